@@ -1,0 +1,15 @@
+"""Checkpoint files: opened lazily, checked before use, written whole or not at all."""
+
+from rebasin_cli.checkpoint.layout import Layout, layout_for
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.writer import Written, write_checkpoint, write_tensors
+
+__all__ = [
+    "Checkpoint",
+    "Layout",
+    "Written",
+    "layout_for",
+    "open_checkpoint",
+    "write_checkpoint",
+    "write_tensors",
+]

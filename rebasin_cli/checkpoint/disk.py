@@ -1,0 +1,99 @@
+"""A file held open for positioned reads, which notices when it changes underneath."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import weakref
+from functools import cached_property
+from pathlib import Path
+
+from rebasin_cli.checkpoint.failures import missing, read_failure, reading
+from rebasin_cli.errors import CheckpointError
+
+_CHUNK = 4 << 20
+
+
+class OpenFile:
+    """An open regular file. Reads carry their own position, so threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        require_file(path)
+        with reading(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.path = path
+        self._descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
+        self._stamp = self._current_stamp()
+
+    @property
+    def size(self) -> int:
+        return self._stamp[0]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`."""
+        buffer = bytearray(length)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill a buffer of bytes from `offset`.
+
+        Raises CheckpointError if the file ends early or was changed since it was opened.
+        """
+        while len(buffer):
+            with reading(self.path):
+                count = os.preadv(self._descriptor, [buffer], offset)
+            if count == 0:
+                raise self._changed()
+            buffer, offset = buffer[count:], offset + count
+        self.require_unchanged()
+
+    def require_unchanged(self) -> None:
+        """Raise CheckpointError if size or modification time differ from those at opening."""
+        if self._current_stamp() != self._stamp:
+            raise self._changed()
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the whole file, read in chunks."""
+        digest = hashlib.sha256()
+        chunk = memoryview(bytearray(_CHUNK))
+        for offset in range(0, self.size, _CHUNK):
+            part = chunk[: self.size - offset]
+            self.read_into(part, offset)
+            digest.update(part)
+        self.require_unchanged()
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self._close()
+
+    def _current_stamp(self) -> tuple[int, int]:
+        with reading(self.path):
+            status = os.fstat(self._descriptor)
+        return status.st_size, status.st_mtime_ns
+
+    def _changed(self) -> CheckpointError:
+        return CheckpointError("the file was changed while it was in use", where=str(self.path))
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with `~` expanded, or as it is if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def require_file(path: Path) -> None:
+    """Raise unless the path leads to a regular file; a pipe cannot be read twice."""
+    if "\0" in str(path):
+        raise missing(Path(str(path).replace("\0", "\\0")))
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise read_failure(error, path) from error
+    if not stat.S_ISREG(mode):
+        raise CheckpointError("not a regular file", where=str(path))

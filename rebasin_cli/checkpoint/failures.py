@@ -1,0 +1,88 @@
+"""What the operating system refuses, said in the program's own errors."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rebasin_cli.errors import CheckpointError, MachineError, Problem, RebasinError, suggest
+
+MOST_PROBLEMS = 10
+
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR})
+_HINTS = {
+    errno.ENOSPC: "free some space or write to another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space or write to another disk",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only; write elsewhere",
+    errno.EACCES: "check the permissions of the file and of its folder",
+    errno.EPERM: "check the permissions of the file and of its folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError met while reading into a CheckpointError or a MachineError."""
+    try:
+        yield
+    except OSError as error:
+        raise read_failure(error, path) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError met while writing into a MachineError."""
+    try:
+        yield
+    except OSError as error:
+        raise _machine(error, path, "cannot write") from error
+
+
+def read_failure(error: OSError, path: Path) -> RebasinError:
+    """Return the error to raise: a CheckpointError if the path leads nowhere."""
+    if error.errno in _NOWHERE:
+        return missing(path)
+    return _machine(error, path, "cannot read")
+
+
+def missing(path: Path) -> CheckpointError:
+    """Return the error for a path that does not exist, with a close name from its folder."""
+    folder = path.parent
+    names = _names(folder)
+    if names is None:
+        return CheckpointError("no such file", where=str(path), detail=f"no such folder: {folder}")
+    return CheckpointError("no such file", where=str(path), hint=suggest(path.name, names))
+
+
+def capped(problems: Sequence[Problem]) -> list[Problem]:
+    """Return at most ten problems, and one line that counts the rest."""
+    rest = len(problems) - MOST_PROBLEMS
+    if rest <= 0:
+        return list(problems)
+    return [*problems[:MOST_PROBLEMS], Problem(f"and {rest} more")]
+
+
+def listing(names: Sequence[str], *, most: int = 12) -> str:
+    """Return the names as one line, cut after `most`."""
+    rest = len(names) - most
+    shown = ", ".join(names[:most])
+    return f"{shown}, and {rest} more" if rest > 0 else shown
+
+
+def _machine(error: OSError, path: Path, verb: str) -> MachineError:
+    number = error.errno or 0
+    reason = error.strerror or str(error)
+    return MachineError(f"{verb}: {reason}", where=str(path), hint=_HINTS.get(number, ""))
+
+
+def _names(folder: Path) -> list[str] | None:
+    """Return the names in a folder, None if there is no such folder."""
+    try:
+        return sorted(child.name for child in folder.iterdir())
+    except PermissionError:
+        return []
+    except OSError:
+        return None

@@ -1,0 +1,77 @@
+"""The form of a checkpoint on disk: what a second one needs to be written the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rebasin_cli.checkpoint.folder import INDEX_ENDING
+from rebasin_cli.checkpoint.weight_file import Format
+from rebasin_cli.errors import UsageError, suggest
+
+_SINGLE: Mapping[Format, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that is needed to write another checkpoint in the same form.
+
+    prefix: stands before every name in the file, and nowhere else in the program.
+    folder: where the other files of a folder output come from; None writes a single file.
+    shards: tensor name -> file name within the folder; of one value if there is no index.
+    containers: output file name (`""` for a single file) -> PyTorch file whose nesting is kept.
+    key: the part of the containers that holds the weights, if it was named.
+    ties: alias -> first name, which are one tensor in a PyTorch file.
+    """
+
+    format: Format
+    prefix: str = ""
+    folder: Path | None = None
+    shards: Mapping[str, str] = field(default_factory=dict)
+    index: str | None = None
+    containers: Mapping[str, Path] = field(default_factory=dict)
+    key: str | None = None
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+
+def layout_for(layout: Layout, format: str) -> Layout:
+    """Return the layout changed to `safetensors` or `pt`.
+
+    A nested container becomes flat, a folder stays a folder, a sharded one stays sharded.
+    Raises UsageError for another format.
+    """
+    if format == layout.format:
+        return layout
+    if format == "safetensors":
+        return _converted(layout, "safetensors")
+    if format == "pt":
+        return _converted(layout, "pt")
+    known = tuple(_SINGLE)
+    raise UsageError(
+        f"unknown format {format!r}",
+        detail=f"known: {', '.join(known)}",
+        hint=suggest(format, known),
+    )
+
+
+def _converted(layout: Layout, format: Format) -> Layout:
+    single = _SINGLE[format]
+    names = sorted(set(layout.shards.values()))
+    renamed = {name: _shard_name(name, format) if layout.index else single for name in names}
+    return replace(
+        layout,
+        format=format,
+        shards={tensor: renamed[name] for tensor, name in layout.shards.items()},
+        index=f"{single}{INDEX_ENDING}" if layout.index else None,
+        containers={},
+        key=None,
+    )
+
+
+def _shard_name(name: str, format: Format) -> str:
+    """Return `model-1-of-2.safetensors` for `pytorch_model-1-of-2.bin`, and the reverse."""
+    old, new = ("pytorch_model", "model") if format == "safetensors" else ("model", "pytorch_model")
+    path = Path(name)
+    stem = new + path.stem.removeprefix(old) if path.stem.startswith(old) else path.stem
+    return path.with_name(stem + Path(_SINGLE[format]).suffix).as_posix()

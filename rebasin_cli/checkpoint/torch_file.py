@@ -1,0 +1,65 @@
+"""A PyTorch file as a weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.checkpoint.container import find_state_dict, load_container, tensors_of
+from rebasin_cli.checkpoint.disk import OpenFile
+from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.tensors import TensorInfo
+
+
+class TorchFile:
+    """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole."""
+
+    def __init__(self, file: OpenFile, *, key: str | None) -> None:
+        state = find_state_dict(load_container(file.path), key=key, path=file.path)
+        self.file = file
+        self._tensors = {name: tensor.detach() for name, tensor in tensors_of(state).items()}
+        _require_plain(self._tensors, str(file.path))
+        self.infos = {
+            name: TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+            for name, tensor in self._tensors.items()
+        }
+        self.metadata: Mapping[str, str] = {}
+        self.ties = _ties(self._tensors)
+
+    def load(self, name: str) -> Tensor:
+        # A mapped file that was cut short would kill the process when its pages are touched.
+        self.file.require_unchanged()
+        return self._tensors[name]
+
+
+def _require_plain(tensors: Mapping[str, Tensor], where: str) -> None:
+    kinds = {name: _kind(tensor) for name, tensor in tensors.items()}
+    problems = [
+        Problem(f"tensor {name!r} is {kind}, which is not supported", where=where)
+        for name, kind in kinds.items()
+        if kind
+    ]
+    if problems:
+        raise CheckpointError(*problems)
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided:
+        return "sparse"
+    if tensor.is_quantized:
+        return "quantised"
+    return "without data" if tensor.is_meta else ""
+
+
+def _ties(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return alias -> first name for tensors that are the very same numbers in memory."""
+    first: dict[tuple[object, ...], str] = {}
+    ties = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        original = first.setdefault(place, name) if tensor.numel() else name
+        if original != name:
+            ties[name] = original
+    return ties

@@ -1,0 +1,118 @@
+"""One weight file of either format, opened by what it contains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.checkpoint.container import ZIP_MAGIC
+from rebasin_cli.checkpoint.disk import OpenFile
+from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
+from rebasin_cli.checkpoint.torch_file import TorchFile
+from rebasin_cli.errors import CheckpointError
+from rebasin_cli.tensors import TensorInfo
+
+Format = Literal["safetensors", "pt"]
+TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
+ENDINGS = (".safetensors", *TORCH_ENDINGS)
+
+_FOREIGN = {
+    b"version https://git-lfs": ("a Git LFS pointer, not the weights", "run `git lfs pull`"),
+    b"GGUF": ("a GGUF file, which is not supported", "convert it to safetensors"),
+    b"<!DOCTYPE": ("a web page, not weights", "download the file itself"),
+    b"<html": ("a web page, not weights", "download the file itself"),
+}
+
+
+class WeightFile(Protocol):
+    """One open file of tensors, under the names it stores."""
+
+    @property
+    def file(self) -> OpenFile: ...
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+    @property
+    def ties(self) -> Mapping[str, str]: ...
+
+    def load(self, name: str) -> Tensor:
+        """Return a tensor in CPU memory."""
+
+
+class SafetensorsFile:
+    """A safetensors file. Tensors are read by position: only what is loaded takes memory."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self.file = file
+        self._header = read_header(file)
+        self.infos = {name: entry.info for name, entry in self._header.entries.items()}
+        self.metadata = self._header.metadata
+        self.ties: Mapping[str, str] = {}
+
+    def load(self, name: str) -> Tensor:
+        entry = self._header.entries[name]
+        tensor = torch.empty(entry.info.shape, dtype=entry.info.dtype)
+        if entry.info.nbytes:
+            # numpy knows neither bfloat16 nor float8; every dtype can be seen as bytes.
+            raw = tensor.reshape(-1).view(torch.uint8).numpy()
+            self.file.read_into(raw.data, self._header.start + entry.begin)
+        return tensor
+
+
+def open_weights(path: Path, *, key: str | None) -> WeightFile:
+    """Open one weight file; raise CheckpointError if its ending and its content disagree."""
+    file = OpenFile(path)
+    if _format(file) == "pt":
+        return TorchFile(file, key=key)
+    if key is not None:
+        raise CheckpointError(
+            "a safetensors file has no nested parts", where=str(path), hint="leave out --key"
+        )
+    return SafetensorsFile(file)
+
+
+def format_of(path: Path) -> Format | None:
+    """Return the format that a name's ending stands for."""
+    ending = path.suffix.lower()
+    if ending == ".safetensors":
+        return "safetensors"
+    return "pt" if ending in TORCH_ENDINGS else None
+
+
+def _format(file: OpenFile) -> Format:
+    where = str(file.path)
+    if not file.size:
+        raise CheckpointError("the file is empty", where=where)
+    start = file.read(0, min(file.size, 32))
+    for magic, (what, hint) in _FOREIGN.items():
+        if start.startswith(magic):
+            raise CheckpointError(f"this is {what}", where=where, hint=hint)
+    named, found = format_of(file.path), _sniff(start, file.size)
+    if named and found and named != found:
+        ending = ".safetensors" if found == "safetensors" else ".pt"
+        raise CheckpointError(
+            f"the name ends in {file.path.suffix} but this is a {found} file",
+            where=where,
+            hint=f"rename it to end in {ending}",
+        )
+    if named or found:
+        return named or found or "pt"
+    known = " ".join(ENDINGS)
+    raise CheckpointError("not a known kind of file", where=where, detail=f"known: {known}")
+
+
+def _sniff(start: bytes, size: int) -> Format | None:
+    if start.startswith(ZIP_MAGIC):
+        return "pt"
+    if len(start) <= LENGTH.size or start[LENGTH.size : LENGTH.size + 1] != b"{":
+        return None
+    length = LENGTH.unpack(start[: LENGTH.size])[0]
+    return "safetensors" if length <= min(MAX_HEADER, size) else None

@@ -1,0 +1,117 @@
+"""The commands that look and compare: verify, diff, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.models import Save
+
+ModelA = Annotated[Path, typer.Argument(metavar="A")]
+ModelB = Annotated[Path, typer.Argument(metavar="B")]
+
+
+def verify(
+    ctx: typer.Context,
+    a: ModelA,
+    b: ModelB,
+    save: Save = None,
+    spec: o.Spec = None,
+    sizes: o.Sizes = None,
+    strict: o.Strict = False,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    force: o.Force = False,
+    device: o.Device = "auto",
+    jobs: o.Jobs = 0,
+    max_memory: o.MaxMemory = None,
+    seed: o.Seed = 0,
+    restarts: o.Restarts = 0,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Is B exactly A with its units reordered? Exit code 0: yes, 1: no.
+
+    The permutation is searched for under the spec and proved by comparing every tensor, bit
+    by bit. If there is none, says how far the best one found is off.
+
+    Examples:
+
+        rebasin verify a.safetensors b.safetensors
+
+        rebasin verify a.pt b.pt --save-permutation b.perm.safetensors
+    """
+    from rebasin_cli.plan.apply import plan_verify
+    from rebasin_cli.run.apply import run_verify
+
+    paths = a.expanduser(), b.expanduser()
+    deliver(ctx, lambda: plan_verify(*paths, o.options_from(ctx.params), save=save), run_verify)
+
+
+def diff(
+    ctx: typer.Context,
+    a: ModelA,
+    b: ModelB,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.
+
+    Prints names, shapes and dtypes that differ, and |A - B| beside |A| for each tensor.
+
+    Examples:
+
+        rebasin diff a.pt b.safetensors
+
+        rebasin diff a.pt b.pt --only 'layer4.*' --json
+    """
+    from rebasin_cli.plan.look import plan_look
+    from rebasin_cli.run.inspect import run_diff
+
+    paths = [a.expanduser(), b.expanduser()]
+    deliver(ctx, lambda: plan_look("diff", paths, o.options_from(ctx.params)), run_diff)
+
+
+def inspect(
+    ctx: typer.Context,
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...")],
+    only: o.Only = None,
+    skip: o.Skip = None,
+    sizes: o.Sizes = None,
+    key: o.Key = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.
+
+    Reads headers only.
+
+    Examples:
+
+        rebasin inspect model.safetensors
+
+        rebasin inspect llama/ --json | jq .parameters
+    """
+    from rebasin_cli.plan.look import plan_look
+    from rebasin_cli.run.inspect import run_inspect
+
+    paths = o.model_paths(models)
+    deliver(ctx, lambda: plan_look("inspect", paths, o.options_from(ctx.params)), run_inspect)
+
+
+COMMANDS = (verify, diff, inspect)

@@ -1,0 +1,143 @@
+"""From a plan to what the user sees, and from every failure to an exit code: one place for all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import typer
+
+from rebasin_cli.errors import MachineError, RebasinError
+
+BUG = 70
+PARTIAL = 5
+INTERRUPTED = 130
+TERMINATED = 143
+PIPE_CLOSED = 141
+
+
+class Describable(Protocol):
+    """A plan that can be printed."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+
+
+PlanT = TypeVar("PlanT", bound=Describable)
+
+
+class TerminatedError(BaseException):
+    """SIGTERM arrived: unwind, clean up, leave."""
+
+
+def deliver(
+    ctx: typer.Context,
+    plan: Callable[[], PlanT],
+    run: Callable[[PlanT, Any], Iterator[Any]],
+) -> None:
+    """Make a plan, run it, show each outcome as it comes, and exit with the right code.
+
+    With --dry-run the plan is printed as JSON and nothing is done.
+    """
+    command, params = ctx.info_name or "", ctx.params
+    with guarded(command, json_wanted=bool(params.get("json_"))):
+        made = plan()
+        if params.get("dry_run"):
+            print(json.dumps(made.describe(), indent=2))
+            return
+        code = _run(command, params, lambda progress: run(made, progress))
+        sys.stdout.flush()
+    if code:
+        raise typer.Exit(code)
+
+
+def _run(
+    command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]
+) -> int:
+    """Show the outcomes of a run and return the exit code they amount to."""
+    from rebasin_cli.report.show import Screen
+
+    began, codes = perf_counter(), [0]
+    screen = Screen(
+        json=params.get("json_", False),
+        quiet=params.get("quiet", False),
+        verbose=params.get("verbose", 0),
+    )
+    with screen.progress(not params.get("no_progress")) as progress:
+        for outcome in run(progress):
+            codes.append(screen.show(outcome))
+    screen.finish(command, len(codes) - 1, codes.count(PARTIAL), perf_counter() - began)
+    return max(codes)
+
+
+@contextmanager
+def guarded(command: str, *, json_wanted: bool = False) -> Iterator[None]:
+    """Turn every exception into a message and an exit code; no traceback but for a bug."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except RebasinError as error:
+        _fail(command, error, json_wanted)
+    except BrokenPipeError:
+        _leave_quietly(PIPE_CLOSED)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        _leave_quietly(INTERRUPTED)
+    except TerminatedError:
+        _say("terminated")
+        _leave_quietly(TERMINATED)
+    except MemoryError:
+        _fail(command, MachineError("out of memory", hint="give a smaller --max-memory"), json_wanted)
+    except OSError as error:
+        where = str(error.filename or "")
+        _fail(command, MachineError(error.strerror or str(error), where=where), json_wanted)
+    except Exception:
+        _say(traceback.format_exc())
+        _say("this is a bug in rebasin: please report it with the lines above")
+        _leave_quietly(BUG)
+
+
+def _fail(command: str, error: RebasinError, json_wanted: bool) -> NoReturn:
+    from rebasin_cli.report.events import error_fields, event_line
+
+    for problem in error.problems:
+        _say(f"error: {problem}")
+    if os.environ.get("REBASIN_DEBUG"):
+        _say(traceback.format_exc())
+    try:
+        if json_wanted:
+            print(event_line("error", command, error_fields(error)), flush=True)
+    except BrokenPipeError:
+        _leave_quietly(PIPE_CLOSED)
+    raise typer.Exit(error.exit_code)
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def _leave_quietly(code: int) -> NoReturn:
+    """Exit without the interpreter's own complaint about a stdout that is gone."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(devnull, 1)
+    raise typer.Exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise TerminatedError

@@ -1,0 +1,176 @@
+"""The options of all commands, declared once each, and how they become `Options`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rebasin_cli.plan.options import Options
+
+SPEC, FILES, MEANS, SHOWN = "Spec", "Files", "Machine", "Output"
+
+
+def parse_size(text: str | None) -> int | None:
+    """Return the bytes that `8GB`, `500 MiB` or `1e9` stand for."""
+    if text is None:
+        return None
+    units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    units |= {f"{k}i": 1024**n for n, k in enumerate("kmgt", 1)}
+    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]i?)?b?", text.strip().lower())
+    if not found:
+        raise typer.BadParameter(f"{text!r} is not a size such as 8GB or 500MiB")
+    return int(float(found[1]) * units[found[2] or ""])
+
+
+def parse_sizes(pairs: Sequence[str] | None) -> dict[str, int]:
+    """Return named sizes from `heads=12` and the like."""
+    sizes = {}
+    for pair in pairs or ():
+        name, _, value = pair.partition("=")
+        if not name or not value.isdigit():
+            raise typer.BadParameter(f"{pair!r} is not NAME=INTEGER, such as heads=12")
+        sizes[name] = int(value)
+    return sizes
+
+
+def parse_numbers(texts: Sequence[str] | None) -> list[float]:
+    """Return the numbers of `0.25,0.5` given once or several times."""
+    try:
+        return [float(part) for text in texts or () for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; expected numbers such as 0.25,0.5") from error
+
+
+def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+Spec = Annotated[
+    str | None,
+    _option("--spec", metavar="NAME|FILE", panel=SPEC, help="Spec; default: the bundled one that fits."),
+]
+Sizes = Annotated[
+    list[str] | None, _option("--set", metavar="NAME=N", panel=SPEC, help="A named size, as heads=12.")
+]
+Strict = Annotated[
+    bool, _option("--strict", panel=SPEC, help="Refuse tensors the spec does not mention.")
+]
+Only = Annotated[
+    list[str] | None, _option("--only", metavar="GLOB", panel=SPEC, help="Only these tensors; repeatable.")
+]
+Skip = Annotated[
+    list[str] | None, _option("--skip", metavar="GLOB", panel=SPEC, help="Not these tensors; repeatable.")
+]
+Key = Annotated[
+    str | None,
+    _option("--key", metavar="PATH", panel=FILES, help="Where the weights are in a .pt, as ema.model."),
+]
+Out = Annotated[
+    Path | None, _option("--out", "-o", panel=FILES, help="File for one result, folder for several.")
+]
+Format = Annotated[
+    str | None, _option("--format", metavar="safetensors|pt", panel=FILES, help="Default: the input's.")
+]
+Dtype = Annotated[
+    str,
+    _option(
+        "--dtype",
+        metavar="keep|float32|bfloat16|float16",
+        panel=FILES,
+        help="Of floating tensors in the output.",
+    ),
+]
+Force = Annotated[bool, _option("--force", "-f", panel=FILES, help="Replace existing outputs.")]
+NoClobber = Annotated[
+    bool, _option("--no-clobber", panel=FILES, help="Leave existing outputs as they are and go on.")
+]
+InPlace = Annotated[
+    bool, _option("--in-place", panel=FILES, help="Let an output replace the input it comes from.")
+]
+Device = Annotated[
+    str, _option("--device", metavar="auto|cpu|cuda[:N]|mps", panel=MEANS, help="Where to compute.")
+]
+Jobs = Annotated[
+    int, _option("--jobs", "-j", min=0, panel=MEANS, help="Threads; 0: one for each core.")
+]
+MaxMemory = Annotated[
+    str | None,
+    _option("--max-memory", metavar="SIZE", panel=MEANS, help="For tensors, as 8GB; default: half."),
+]
+Seed = Annotated[int, _option("--seed", panel=MEANS, help="Same seed, same result.")]
+Restarts = Annotated[
+    int, _option("--restarts", min=0, panel=MEANS, help="Random starts to try besides the usual.")
+]
+Start = Annotated[
+    str | None,
+    _option(
+        "--start",
+        metavar="descriptor|identity|random|FILE",
+        panel=MEANS,
+        help="Where to start the search; default: descriptor and identity, the better one wins.",
+    ),
+]
+DryRun = Annotated[
+    bool, _option("--dry-run", "-n", panel=SHOWN, help="Print the plan as JSON; do nothing.")
+]
+Json = Annotated[bool, _option("--json", panel=SHOWN, help="Results as NDJSON events on stdout.")]
+Quiet = Annotated[bool, _option("--quiet", "-q", panel=SHOWN, help="Nothing on stderr but errors.")]
+Verbose = Annotated[
+    int, _option("--verbose", "-v", count=True, panel=SHOWN, help="More: a table of all groups.")
+]
+NoProgress = Annotated[bool, _option("--no-progress", panel=SHOWN, help="No progress bar.")]
+Null = Annotated[
+    bool, _option("--null", "-0", panel=FILES, help="Paths on stdin end in NUL, as of `find -print0`.")
+]
+
+
+def options_from(params: Mapping[str, Any]) -> Options:
+    """Return the common options among a command's parameters."""
+    from rebasin_cli.plan.options import Options
+
+    known = {f.name for f in fields(Options)}
+    chosen = {name: value for name, value in params.items() if name in known}
+    if "max_memory" in chosen:
+        chosen["max_memory"] = parse_size(chosen["max_memory"])
+    if "sizes" in chosen:
+        chosen["sizes"] = parse_sizes(chosen["sizes"])
+    for name in ("only", "skip"):
+        chosen[name] = tuple(chosen.get(name) or ())
+    if chosen.get("out"):
+        chosen["out"] = Path(chosen["out"]).expanduser()
+    named = params.get("start")
+    if named and not start_file(named):
+        chosen["starts"] = (named,)
+    return Options(**chosen)
+
+
+def start_file(start: str | None) -> Path | None:
+    """Return the permutation file that --start names, if it names one."""
+    if start is None or not ("." in start or "/" in start):
+        return None
+    return Path(start).expanduser()
+
+
+def model_paths(models: Sequence[Path] | None) -> list[Path]:
+    """Return the MODEL arguments, `~` expanded."""
+    return [Path(model).expanduser() for model in models or ()]
+
+
+def piped_paths(models: Sequence[Path] | None, null: bool) -> list[Path]:
+    """Return the MODEL arguments, or if there are none the paths on stdin, unless a person types.
+
+    stdin holds one path a line, or NDJSON events of another rebasin command, or with `null`
+    paths that end in NUL. Raises UsageError if an event says that the other command failed.
+    """
+    from rebasin_cli.cli.piped import parse_paths
+
+    if models or sys.stdin is None or sys.stdin.isatty():
+        return model_paths(models)
+    return parse_paths(sys.stdin.buffer.read(), null=null)

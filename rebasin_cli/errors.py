@@ -1,0 +1,90 @@
+"""What can go wrong, one class for each thing a caller can do about it.
+
+* RebasinError            exit code 3   any failure that has an explanation
+  x UsageError            2             the command line contradicts itself
+  x CheckpointError       3             a file cannot be read, or two files do not fit together
+    + NotFiniteError      3             a tensor holds NaN or infinity
+  x SpecError             3             a spec is invalid or does not fit a checkpoint
+  x PermutationError      3             not a permutation, or not one for this checkpoint
+  x MachineError          4             disk full, no such device, no permission, missing package
+
+A bug is any other exception: the command line prints its traceback and exits with 70.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: a sentence, and whatever helps to mend it.
+
+    where: `file` or `file:line:column` (both 1-based).
+    excerpt: the offending source line and carets, already indented.
+    detail: what was expected and what was found. hint: the next thing to do.
+    """
+
+    what: str
+    where: str = ""
+    excerpt: str = ""
+    detail: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        hint = f"hint: {self.hint}" if self.hint else ""
+        return "\n".join(part for part in (head, self.excerpt, self.detail, hint) if part)
+
+
+class RebasinError(Exception):
+    """A failure with one or more problems; `str()` is the text a person reads."""
+
+    exit_code = 3
+
+    def __init__(
+        self, *problems: Problem | str, where: str = "", detail: str = "", hint: str = ""
+    ) -> None:
+        self.problems = tuple(
+            problem
+            if isinstance(problem, Problem)
+            else Problem(problem, where=where, detail=detail, hint=hint)
+            for problem in problems
+        )
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class UsageError(RebasinError):
+    """The options or arguments of a command do not make sense together."""
+
+    exit_code = 2
+
+
+class CheckpointError(RebasinError):
+    """A checkpoint is unreadable, corrupt, or does not fit the others."""
+
+
+class NotFiniteError(CheckpointError):
+    """A tensor that has to be compared holds NaN or infinity."""
+
+
+class SpecError(RebasinError):
+    """A spec is malformed, is not a symmetry, or does not fit a checkpoint."""
+
+
+class PermutationError(RebasinError):
+    """An index is not a permutation, or a permutation file does not fit a checkpoint."""
+
+
+class MachineError(RebasinError):
+    """The machine cannot do it: device, memory, disk, permission or package."""
+
+    exit_code = 4
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `did you mean 'x'?` for the closest of the known names, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,110 @@
+"""Coordinate descent over families, driven by a work list instead of sweeps.
+
+A family is visited again only if a family it shares a block with has moved since. Families
+that share no block are visited side by side; which ones does not depend on the number of
+threads, so neither does the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import torch
+
+from rebasin_cli.matching.families import Family
+from rebasin_cli.matching.joint import Level, solve
+from rebasin_cli.matching.terms import Pair, inner
+from rebasin_cli.permutation import Permutation, Permutations
+from rebasin_cli.progress import Progress
+
+TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's resolution
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where a descent ended. gains: rise of the objective at each accepted step."""
+
+    permutations: Permutations
+    gains: tuple[float, ...]
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Move:
+    """New permutations of one family, and how much the objective rises with them."""
+
+    permutations: Mapping[str, Permutation]
+    gain: float
+
+
+def descend(
+    pair: Pair,
+    families: Mapping[str, Family],
+    start: Permutations,
+    *,
+    order: Sequence[str],
+    visits: int,
+    pool: Executor,
+    progress: Progress,
+) -> Descent:
+    """Improve family after family until none can rise, or each was visited `visits` times.
+
+    order: the roots, in the order of the first visits.
+    """
+    permutations, gains = dict(start), list[float]()
+    waiting, left = list(order), visits * len(order)
+    while waiting and left > 0:
+        batch = _apart(waiting, families)[:left]
+        waiting = [root for root in waiting if root not in batch]
+        left -= len(batch)
+        frozen = dict(permutations)
+        moves = pool.map(lambda root: visit(pair, families[root], frozen), batch)
+        for root, move in zip(batch, moves, strict=True):
+            if move is None:
+                continue
+            permutations.update(move.permutations)
+            gains.append(move.gain)
+            touched = families[root].neighbours & families.keys()
+            waiting += sorted(touched.difference(waiting), key=order.index)
+        progress("matching", len(order) - len(waiting), len(order))
+    return Descent(permutations, tuple(gains), not waiting)
+
+
+def _apart(waiting: Sequence[str], families: Mapping[str, Family]) -> list[str]:
+    """Return the first families of the list that share no block with one another."""
+    batch: list[str] = []
+    for root in waiting:
+        if not families[root].neighbours.intersection(batch):
+            batch.append(root)
+    return batch
+
+
+def visit(pair: Pair, family: Family, permutations: Permutations) -> Move | None:
+    """Return the best move of one family with all others in place, or None if it should stay.
+
+    The move is accepted on the true objective: where the root owns two dimensions of a
+    block, the assignment sees only a linearisation of it.
+    """
+    current = {name: permutations[name].index for name in family.names}
+    solution = solve(family.root, pair.terms(family, permutations), Level(pair.groups, current))
+    moved = {
+        name: replace(permutations[name], index=index)
+        for name, index in solution.index.items()
+        if not torch.equal(index, current[name])
+    }
+    if not moved:
+        return None
+    before = pair.value(family, permutations)
+    gain = pair.value(family, {**permutations, **moved}) - before
+    return Move(moved, gain) if gain > TOLERANCE * scale(pair, family) else None
+
+
+def scale(pair: Pair, family: Family) -> float:
+    """Return the largest value the objective could take in a family's blocks."""
+    total = 0.0
+    for tensor, block in family.sites:
+        reference, other = pair.views(tensor, block)
+        total += (inner(reference, reference) * inner(other, other)) ** 0.5
+    return total

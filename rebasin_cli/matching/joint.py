@@ -1,0 +1,172 @@
+"""The best permutations of a whole family at once, given everything outside it.
+
+The value of giving reference head i the other's head j is the sum of the best assignments of
+everything inside; one assignment over heads then settles both levels. This is exact as long
+as no block holds two groups inside the same parent (queries within a key-value head and the
+dims inside those queries do): there the smaller group is enumerated if it has at most
+`ENUMERATED` orders, and otherwise the groups are improved in turn until none moves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations as orders
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment import assign
+from rebasin_cli.matching.terms import Term
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import BoundGroup
+
+STEP = 1e-7  # a relative rise below float32's resolution is no rise
+ENUMERATED = 24  # 4 queries in a key-value head: few enough to try them all in every pair
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The value of the best permutations, and their indices by group name."""
+
+    value: float
+    index: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Groups by name, and the indices in place now, restricted to one choice of their parents."""
+
+    groups: Mapping[str, BoundGroup]
+    current: Mapping[str, Tensor]
+
+    def inside(self, name: str, row: int, column: int) -> Level:
+        """Return the level inside (row, column) of group `name`; `current` if that is in place."""
+        here = self.current.get(name)
+        if here is None or int(here[row]) != column:
+            return Level(self.groups, {})
+        inner = {g: index[row] for g, index in self.current.items() if index.dim() > 1}
+        return Level(self.groups, inner)
+
+
+def solve(name: str, terms: Sequence[Term], level: Level) -> Solution:
+    """Return the best permutation of a group and, for each of its units, of all inside it.
+
+    terms: all have the group as their first dimension.
+    """
+    flat = [term for term in terms if len(term.groups) == 1]
+    nested = [term for term in terms if len(term.groups) > 1]
+    size = level.groups[name].size
+    values = torch.zeros(size, size, dtype=terms[0].reference.dtype)
+    for term in flat:
+        values += term.similarity().to(values.device)
+    if not nested:
+        index = assign(values, level.current.get(name))
+        return Solution(_trace(values, index), {name: index})
+    pairs = [
+        [_siblings([t.at(i, j) for t in nested], level.inside(name, i, j)) for j in range(size)]
+        for i in range(size)
+    ]
+    values += torch.tensor([[pair.value for pair in row] for row in pairs], dtype=values.dtype)
+    index = assign(values, level.current.get(name))
+    chosen = [row[j] for row, j in zip(pairs, index.tolist(), strict=True)]
+    inside = {g: torch.stack([s.index[g] for s in chosen]) for g in chosen[0].index}
+    return Solution(_trace(values, index), {name: index, **inside})
+
+
+def _trace(values: Tensor, index: Tensor) -> float:
+    return float(values.double()[torch.arange(len(index)), index].sum())
+
+
+def _siblings(terms: Sequence[Term], level: Level) -> Solution:
+    """Return the best permutations of all groups directly inside one pair of parents."""
+    value, index = 0.0, dict[str, Tensor]()
+    for tops, members in _components(terms, level):
+        if len(tops) == 1:
+            part = solve(tops[0], members, level)
+        else:
+            part = _in_turn(tops, members, level)
+        value += part.value
+        index.update(part.index)
+    return Solution(value, index)
+
+
+def _tops(term: Term, level: Level) -> list[str]:
+    """Return the groups of a term that have no parent in it."""
+    return [g for g in term.groups if level.groups[g].parents[-1] not in term.groups]
+
+
+def _components(terms: Sequence[Term], level: Level) -> list[tuple[list[str], list[Term]]]:
+    """Return the groups at the top of the terms, together where a term holds several."""
+    components: list[tuple[list[str], list[Term]]] = []
+    for term in terms:
+        tops, members = _tops(term, level), [term]
+        apart = []
+        for others, theirs in components:
+            if set(others) & set(tops):
+                tops, members = list(dict.fromkeys(others + tops)), theirs + members
+            else:
+                apart.append((others, theirs))
+        components = [*apart, (tops, members)]
+    return components
+
+
+def _in_turn(tops: Sequence[str], terms: Sequence[Term], level: Level) -> Solution:
+    """Return the best permutations of groups that meet in a term, by ascent from several starts."""
+    tops = sorted(tops, key=lambda name: level.groups[name].size)
+    best = Solution(-math.inf, {})
+    for start in _starts(tops, level):
+        found = _ascend(tops, terms, level, start)
+        if found.value > best.value:
+            best = found
+    return best
+
+
+def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation]]:
+    """Yield what to assume of the smallest group: all its orders, or none and the current one."""
+    size = level.groups[tops[0]].size
+    if math.factorial(size) <= ENUMERATED:
+        for order in orders(range(size)):
+            yield {tops[0]: Permutation(torch.tensor(order))}
+        return
+    yield {}
+    if level.current:
+        yield _as_permutations(level.current, level)
+
+
+def _ascend(
+    tops: Sequence[str], terms: Sequence[Term], level: Level, start: Mapping[str, Permutation]
+) -> Solution:
+    """Improve the groups in turn, the others in place, until the value stops rising."""
+    known, value = dict(start), -math.inf
+    while True:
+        trial = dict(known)
+        for name in (*tops[1:], tops[0]):
+            mine = [t.keep(_below(name, t, level), trial) for t in terms if name in t.groups]
+            now = {g: p.index for g, p in trial.items()}
+            solution = solve(name, mine, Level(level.groups, now))
+            trial.update(_as_permutations(solution.index, level))
+        reached = sum(term.value(trial) for term in terms)
+        if value > -math.inf and reached <= value + STEP * abs(value):
+            return Solution(value, {g: p.index for g, p in known.items()})
+        known, value = trial, reached
+
+
+def _below(name: str, term: Term, level: Level) -> set[str]:
+    """Return a group of a term with its descendants in that term."""
+    return {g for g in term.groups if name in (g, *level.groups[g].parents)}
+
+
+def _as_permutations(
+    index: Mapping[str, Tensor], level: Level
+) -> dict[str, Permutation]:
+    """Return indices as permutations; the parents above this level are left out."""
+    return {
+        name: Permutation(rows, _parents(level.groups[name], rows.dim() - 1))
+        for name, rows in index.items()
+    }
+
+
+def _parents(group: BoundGroup, depth: int) -> tuple[str, ...]:
+    return group.parents[len(group.parents) - depth :]

@@ -1,0 +1,67 @@
+"""Tensors ready to be compared: on the device, in the working dtype, checked and kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import NotFiniteError
+from rebasin_cli.tensors import TensorInfo, TensorSource
+
+
+class Loaded:
+    """A TensorSource whose tensors are on `device` in `dtype`; the latest used are kept.
+
+    limit: bytes of converted tensors to keep; more are loaded again when needed, so that a
+    model larger than memory can be matched. Safe to use from several threads.
+    load raises NotFiniteError, naming the tensor, if a value is NaN or infinite.
+    """
+
+    def __init__(
+        self, source: TensorSource, *, label: str, device: torch.device, dtype: torch.dtype, limit: int
+    ) -> None:
+        self._source, self._label = source, label
+        self._device, self._dtype, self._limit = device, dtype, limit
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._source.info(name)
+
+    def load(self, name: str) -> Tensor:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                return self._kept[name]
+        tensor = self._source.load(name).to(self._device, self._dtype).contiguous()
+        if not bool(torch.isfinite(tensor).all()):
+            raise NotFiniteError(
+                f"tensor {name!r} holds NaN or infinity",
+                where=self._label,
+                hint="leave it out with --skip, or repair the checkpoint",
+            )
+        with self._lock:
+            self._keep(name, tensor)
+        return tensor
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        if name in self._kept or tensor.nbytes > self._limit:
+            return
+        self._kept[name] = tensor
+        self._bytes += tensor.nbytes
+        while self._bytes > self._limit:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+
+def working_dtype(*sources: TensorSource) -> torch.dtype:
+    """Return float64 if any tensor has it, float32 otherwise: never less, whatever is stored."""
+    wide = (s.info(name).dtype == torch.float64 for s in sources for name in s.names())
+    return torch.float64 if any(wide) else torch.float32

@@ -1,0 +1,68 @@
+"""What a matching found: permutations, a status that says what it means, and the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from rebasin_cli.permutation import Permutation
+
+
+class Status(Enum):
+    """How a matching ended; the value is the sentence for people."""
+
+    MOVED = "a better order of units was found"
+    EXACT = "the model is the reference with its units reordered"
+    EQUAL = "the two models are equal already"
+    STAYED = "no order of units was found that is better than the present one"
+    NOTHING = "the spec has no group that may move"
+    LIMIT = "stopped at the limit of visits; more might be gained"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure before and after alignment."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class GroupChange:
+    """What became of one group.
+
+    moved: units (of all its parents) that changed place, out of `units`.
+    cosine: of all weights of the group seen as one vector, reference against other.
+    gain: rise of the objective in the blocks the group occurs in.
+    """
+
+    name: str
+    size: int
+    units: int
+    moved: int
+    cosine: Change
+    gain: float
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Permutations that bring the other model next to the reference.
+
+    objective: <reference, permuted other> over the voting tensors; distance: |reference -
+    permuted other| over the same tensors. history: the objective from the start that won,
+    after each accepted step; it never falls.
+    """
+
+    permutations: Mapping[str, Permutation]
+    status: Status
+    objective: Change
+    distance: Change
+    groups: tuple[GroupChange, ...]
+    history: tuple[float, ...]
+    start: str
+
+    @property
+    def moved(self) -> int:
+        """The number of groups in which a unit changes place."""
+        return sum(group.moved > 0 for group in self.groups)

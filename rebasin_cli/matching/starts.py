@@ -1,0 +1,59 @@
+"""Where a search begins. Every start has one signature and stands in `STARTS` by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from rebasin_cli.matching.families import Family
+from rebasin_cli.matching.joint import Level, solve
+from rebasin_cli.matching.terms import Pair
+from rebasin_cli.permutation import Permutation, identity, shuffled
+
+Start = Callable[[Pair, Mapping[str, Family], torch.Generator], dict[str, Permutation]]
+
+
+def identity_start(
+    pair: Pair, families: Mapping[str, Family], generator: torch.Generator
+) -> dict[str, Permutation]:
+    """Leave every unit where it is."""
+    return {g.name: identity(g.shape, g.parents) for g in pair.groups.values()}
+
+
+def random_start(
+    pair: Pair, families: Mapping[str, Family], generator: torch.Generator
+) -> dict[str, Permutation]:
+    """Shuffle every group that may move."""
+    start = identity_start(pair, families, generator)
+    for family in families.values():
+        for group in family.members:
+            start[group.name] = shuffled(group.shape, group.parents, generator)
+    return start
+
+
+def descriptor_start(
+    pair: Pair, families: Mapping[str, Family], generator: torch.Generator
+) -> dict[str, Permutation]:
+    """Match each family on values that do not depend on the families not matched yet.
+
+    The values of a unit over dimensions in unknown order are sorted, those over dimensions
+    in known order stay in place. The family with the most elements (a residual stream)
+    comes first; it is then in place for the others.
+    """
+    everything = identity_start(pair, families, generator)
+    moving = {name for family in families.values() for name in family.names}
+    known = {name: p for name, p in everything.items() if name not in moving}
+    for family in sorted(families.values(), key=lambda f: -f.elements):
+        solution = solve(family.root, pair.terms(family, known), Level(pair.groups, {}))
+        for group in family.members:
+            found = solution.index.get(group.name, everything[group.name].index)
+            known[group.name] = Permutation(found, group.parents)
+    return {name: known[name] for name in everything}
+
+
+STARTS: Mapping[str, Start] = {
+    "descriptor": descriptor_start,
+    "identity": identity_start,
+    "random": random_start,
+}

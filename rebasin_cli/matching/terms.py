@@ -1,0 +1,139 @@
+"""What a family is matched on: pairs of arrays with the family's dimensions in front.
+
+Every block the family occurs in gives one term for each dimension that the root owns. The
+last axis of a term holds everything else, brought into the reference's order as far as that
+order is known; what is not known yet is sorted, so that it does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.families import Family, occurrences
+from rebasin_cli.permutation import Permutation, Permutations, gather
+from rebasin_cli.spec import BoundGroup
+from rebasin_cli.tensors import Block, BoundTensor, TensorSource
+
+
+@dataclass(frozen=True)
+class Term:
+    """Values of reference and other, both (*family dims, m); `groups` names the family dims."""
+
+    groups: tuple[str, ...]
+    reference: Tensor
+    other: Tensor
+
+    def at(self, row: int, column: int) -> Term:
+        """Return the term for reference index `row` and other index `column` of the first dim."""
+        return Term(self.groups[1:], self.reference[row], self.other[column])
+
+    def keep(self, names: Collection[str], known: Permutations) -> Term:
+        """Return the term for some of its groups alone.
+
+        The other family dims are permuted and folded into the last axis, or sorted away
+        where they are not known.
+        """
+        axes = tuple(k for k, group in enumerate(self.groups) if group in names)
+        return arrange(self.reference, self.other, (*self.groups, None), axes, known)
+
+    def similarity(self) -> Tensor:
+        """Return the (n, n) inner products of a term with one family dimension."""
+        return self.reference @ self.other.T
+
+    def value(self, permutations: Permutations) -> float:
+        """Return <reference, permuted other>, summed in float64."""
+        moved = gather(self.other, (*self.groups, None), permutations)
+        return inner(self.reference, moved)
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """Return the inner product of two arrays of one shape, summed in float64."""
+    return float((a * b).sum(dtype=_sum_dtype(a)))
+
+
+def _sum_dtype(values: Tensor) -> torch.dtype:
+    # mps has no float64
+    return torch.float32 if values.device.type == "mps" else torch.float64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Reference and other with the groups that name their dimensions.
+
+    Both sources give floating tensors of one dtype on one device, free of NaN and infinity.
+    """
+
+    reference: TensorSource
+    other: TensorSource
+    groups: Mapping[str, BoundGroup]
+
+    def views(self, tensor: BoundTensor, block: Block) -> tuple[Tensor, Tensor]:
+        """Return a block of the reference and of the other as strided views."""
+        return block.view(tensor.load(self.reference)), block.view(tensor.load(self.other))
+
+    def value(self, family: Family, permutations: Permutations) -> float:
+        """Return the part of the objective in the blocks of a family."""
+        total = 0.0
+        for tensor, block in family.sites:
+            reference, other = self.views(tensor, block)
+            total += inner(reference, gather(other, block.groups, permutations))
+        return total
+
+    def terms(self, family: Family, known: Permutations) -> list[Term]:
+        """Return the terms of a family, given the permutations of the groups that are known.
+
+        With every group known these are the exact terms of the objective (linearised at
+        `known` where the root owns two dimensions of a block). Groups missing from `known`
+        are sorted away: the term is then a descriptor that no permutation of them changes.
+        """
+        return [
+            self._term(tensor, block, axes, known)
+            for tensor, block in family.sites
+            for axes in occurrences(block, family, self.groups)
+        ]
+
+    def _term(
+        self, tensor: BoundTensor, block: Block, axes: tuple[int, ...], known: Permutations
+    ) -> Term:
+        reference, other = self.views(tensor, block)
+        return arrange(reference, other, block.groups, axes, known)
+
+
+def arrange(
+    reference: Tensor,
+    other: Tensor,
+    owners: Sequence[str | None],
+    axes: tuple[int, ...],
+    known: Permutations,
+) -> Term:
+    """Return a term whose family dims are `axes`; see `Pair.terms` for what becomes of the rest."""
+    outside = [None if k in axes else name for k, name in enumerate(owners)]
+    other = gather(other, outside, _with_parents(known, outside))
+    rest = [k for k in range(len(owners)) if k not in axes]
+    order = [*axes, *(k for k in rest if owners[k] is None or owners[k] in known)]
+    lost = [k for k in rest if k not in order]
+    width = prod(reference.shape[k] for k in lost)
+    names = tuple(owners[k] or "" for k in axes)
+    return Term(
+        names,
+        _flattened(reference.permute(*order, *lost), len(axes), width),
+        _flattened(other.permute(*order, *lost), len(axes), width),
+    )
+
+
+def _with_parents(known: Permutations, owners: Sequence[str | None]) -> dict[str, Permutation]:
+    """Return the known permutations whose parents have a dimension among `owners`."""
+    return {name: p for name, p in known.items() if all(q in owners for q in p.parents)}
+
+
+def _flattened(values: Tensor, lead: int, width: int) -> Tensor:
+    """Return (*leading dims, m), with each run of the last `width` values sorted."""
+    head = values.shape[:lead]
+    if width > 1:
+        values = values.reshape(*head, -1, width).sort(-1).values
+    return values.reshape(*head, -1).contiguous()

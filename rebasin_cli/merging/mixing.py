@@ -1,0 +1,63 @@
+"""Averages and interpolations of single tensors, in float32 or wider."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Blend = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def weighted_mean(tensors: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
+    """Return sum(w * tensor) / sum(w), accumulated in float32 (float64 for float64 tensors).
+
+    tensors: consumed one at a time, so that only the sum and one of them are in memory.
+    Weights may be zero or negative; their sum must not be zero.
+    """
+    total: Tensor | None = None
+    weight_sum = 0.0
+    for tensor, weight in zip(tensors, weights, strict=True):
+        weight_sum += weight
+        term = _wide(tensor) * weight
+        total = term if total is None else total.add_(term)
+    if total is None:
+        raise ValueError("the mean of no tensors")
+    return total / weight_sum
+
+
+def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """Return (1 - alpha) a + alpha b; exactly a at 0 and exactly b at 1."""
+    return (1 - alpha) * _wide(a) + alpha * _wide(b)
+
+
+def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """Return the point on the arc from a to b, each tensor seen as one vector.
+
+    Directions closer than 1e-6 radians, or a zero vector, have no arc worth the name: lerp.
+    Source: Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
+    """
+    x, y = _wide(a), _wide(b)
+    scale = (x.norm() * y.norm()).double()
+    cosine = (x.double() * y.double()).sum() / scale if scale > 0 else torch.tensor(1.0)
+    angle = torch.arccos(cosine.clamp(-1, 1))
+    if torch.sin(angle) < 1e-6:
+        return lerp(a, b, alpha)
+    left = torch.sin((1 - alpha) * angle) / torch.sin(angle)
+    right = torch.sin(alpha * angle) / torch.sin(angle)
+    return float(left) * x + float(right) * y
+
+
+MODES: Mapping[str, Blend] = {"linear": lerp, "slerp": slerp}
+
+
+def blend(mode: str, a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    """Return one tensor between two by the named mode; tensors that are not real stay as in a."""
+    if not a.dtype.is_floating_point or alpha == 0:
+        return a
+    return MODES[mode](a, b, alpha) if alpha != 1 else b
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)

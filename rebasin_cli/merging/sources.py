@@ -1,0 +1,67 @@
+"""Models that are computed from others, tensor by tensor, as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from rebasin_cli.merging.mixing import blend, weighted_mean
+from rebasin_cli.tensors import TensorInfo, TensorSource
+
+
+class Mean:
+    """A TensorSource whose floating tensors are weighted means of those of other sources.
+
+    Integers, and tensors that `selects` leaves out, are those of the reference.
+    Floating tensors are loaded in float32 or wider.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TensorSource],
+        weights: Sequence[float],
+        reference: int,
+        selects: Callable[[str], bool],
+    ) -> None:
+        self._sources, self._weights = sources, weights
+        self._reference, self._selects = sources[reference], selects
+
+    def names(self) -> Sequence[str]:
+        return self._reference.names()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._reference.info(name)
+
+    def load(self, name: str) -> Tensor:
+        if not self.info(name).floating or not self._selects(name):
+            return self._reference.load(name)
+        return weighted_mean((source.load(name) for source in self._sources), self._weights)
+
+
+class Between:
+    """A TensorSource on the path from a to b: (1 - alpha) a + alpha b, or the arc.
+
+    Integers, and tensors that `selects` leaves out, are those of a.
+    """
+
+    def __init__(
+        self,
+        ends: tuple[TensorSource, TensorSource],
+        alpha: float,
+        mode: str,
+        selects: Callable[[str], bool],
+    ) -> None:
+        self._a, self._b = ends
+        self._alpha, self._mode, self._selects = alpha, mode, selects
+
+    def names(self) -> Sequence[str]:
+        return self._a.names()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._a.info(name)
+
+    def load(self, name: str) -> Tensor:
+        if not self.info(name).floating or not self._selects(name):
+            return self._a.load(name)
+        return blend(self._mode, self._a.load(name), self._b.load(name), self._alpha)

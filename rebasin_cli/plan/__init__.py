@@ -1,0 +1,1 @@
+"""Decisions, made from headers before any tensor is read; a dry run prints them."""

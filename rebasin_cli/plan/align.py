@@ -1,0 +1,120 @@
+"""The plan of `rebasin align`: which model goes where, under which spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.inputs import check_fit, open_models
+from rebasin_cli.plan.machine import Machine, plan_machine
+from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.targets import Place, Target, check_distinct, ending, plan_place, plan_target
+
+
+@dataclass(frozen=True)
+class AlignItem:
+    """One model to align, where the result goes, and where its permutation is saved."""
+
+    model: Checkpoint
+    target: Target
+    permutation: Place | None
+
+
+@dataclass(frozen=True)
+class AlignPlan:
+    """All that `run_align` needs."""
+
+    reference: Checkpoint
+    items: tuple[AlignItem, ...]
+    choice: Choice
+    machine: Machine
+    start: Path | None
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        models = [item.model for item in self.items]
+        return {
+            "command": "align",
+            "inputs": describe_inputs([self.reference, *models]),
+            "outputs": [describe_target(item.target) for item in self.items],
+            **describe_matching(self.choice, self.machine),
+        }
+
+
+def plan_align(
+    paths: Sequence[Path], options: Options, *, save: Path | None = None, start: Path | None = None
+) -> AlignPlan:
+    """Return what aligning paths[1:] to paths[0] will do; nothing is read but headers.
+
+    save: a file for the permutation, or a folder for several. start: a permutation file.
+    """
+    if len(paths) < 2:
+        raise UsageError(
+            "align needs a reference and at least one model",
+            hint="rebasin align REFERENCE MODEL...",
+        )
+    machine = plan_machine(options)
+    reference, *models = open_models(paths, options)
+    check_fit(reference, models, options)
+    inputs = [reference, *models]
+    outs = output_paths(models, options, word="aligned")
+    check_distinct(outs)
+    several = len(models) > 1
+    targets = [plan_target(o, m, inputs, options, create=several) for o, m in zip(outs, models)]
+    items = map(AlignItem, models, targets, permutation_places(models, save, options))
+    return AlignPlan(
+        reference, tuple(items), choose_spec(reference, options), machine, start, options
+    )
+
+
+def output_paths(models: Sequence[Checkpoint], options: Options, *, word: str) -> list[Path]:
+    """Return where results go: beside each model as NAME.word.EXT, to -o, or into -o."""
+    if options.out is None:
+        if options.in_place:
+            return [model.path for model in models]
+        return [model.path.parent / _name(model, word, options) for model in models]
+    if len(models) == 1 and not _into(options.out, models[0]):
+        return [options.out]
+    names = distinct([_name(model, word, options) for model in models], models)
+    return [options.out / name for name in names]
+
+
+def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str]:
+    """Return the names, each behind its model's folder where two are the same."""
+    if len(set(names)) == len(names):
+        return names
+    folders = [model.path.absolute().parent.name for model in models]
+    return [f"{folder}-{name}" for folder, name in zip(folders, names, strict=True)]
+
+
+def _into(out: Path, model: Checkpoint) -> bool:
+    """Return whether -o means a folder to put the result into; a folder model is its own folder."""
+    return out.is_dir() and not model.path.is_dir()
+
+
+def _name(model: Checkpoint, word: str, options: Options) -> str:
+    suffix = ending(model, options)
+    path = model.path.absolute()
+    stem = path.name if not suffix else path.name.removesuffix(path.suffix)
+    return f"{stem}.{word}{suffix}"
+
+
+def permutation_places(
+    models: Sequence[Checkpoint], save: Path | None, options: Options
+) -> list[Place | None]:
+    """Return where permutations are saved: a file for one model, a folder for several."""
+    if save is None:
+        return [None] * len(models)
+    if len(models) == 1 and not save.is_dir():
+        return [plan_place(save, models, options)]
+    names = [f"{model.path.absolute().stem}.permutation.safetensors" for model in models]
+    paths = [save / name for name in distinct(names, models)]
+    check_distinct(paths)
+    return [plan_place(path, models, options, create=True) for path in paths]

@@ -1,0 +1,28 @@
+"""The plan of `rebasin spec check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.plan.options import Options
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """A spec to check, against a model if there is one."""
+
+    spec: str
+    model: Checkpoint | None
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {"command": "spec check", "spec": self.spec}
+
+
+def plan_check(spec: str, model: Path | None, options: Options) -> CheckPlan:
+    """Return what will be checked; of the model only the header is read."""
+    return CheckPlan(spec, open_checkpoint(model, key=options.key) if model else None, options)

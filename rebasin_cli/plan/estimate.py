@@ -1,0 +1,63 @@
+"""How much memory a matching will take, from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.plan.choice import Choice
+from rebasin_cli.plan.machine import Machine
+from rebasin_cli.plan.targets import Target
+from rebasin_cli.spec import BoundSpec
+
+WORD = 4  # float32, the working dtype
+# The similarity in float32, its float64 copy for the assignment, and the solver's own copy.
+SIMILARITY_BYTES = 4 + 8 + 8
+
+
+def working_set(bound: BoundSpec) -> int:
+    """Return the bytes one group needs at once: its similarity and its permuted tensors."""
+    similarity = max((g.size**2 for g in bound.groups.values()), default=0) * SIMILARITY_BYTES
+    largest = max((prod(t.shape) for t in bound.tensors), default=0) * WORD
+    return similarity + 4 * largest
+
+
+def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
+    """Return the estimated peak in bytes of matching two models, the interpreter left out."""
+    model = sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
+    return min(2 * model, machine.max_memory) + machine.jobs * working_set(bound)
+
+
+def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """Return what a plan says of its inputs."""
+    return [
+        {
+            "path": str(model.path),
+            "tensors": len(model.names()),
+            "bytes": sum(model.info(name).nbytes for name in model.names()),
+        }
+        for model in models
+    ]
+
+
+def describe_target(target: Target) -> dict[str, Any]:
+    """Return what a plan says of one output."""
+    action = "skip" if target.place.skip else "replace" if target.path.exists() else "write"
+    return {"path": str(target.path), "format": target.layout.format, "action": action}
+
+
+def describe_matching(choice: Choice, machine: Machine) -> dict[str, Any]:
+    """Return what a plan says of a matching: the spec, its groups, means and memory."""
+    bound = choice.bound
+    return {
+        "spec": choice.name,
+        "groups": [
+            {"name": g.name, "size": g.size, "per": list(g.parents)} for g in bound.groups.values()
+        ],
+        "untouched": list(bound.untouched),
+        "device": machine.device,
+        "jobs": machine.jobs,
+        "memory": estimate_memory(bound, machine),
+    }

@@ -1,0 +1,89 @@
+"""Opening the models and checking, from their headers, that they belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.errors import CheckpointError, Problem, RebasinError
+from rebasin_cli.plan.options import Options
+from rebasin_cli.tensors import TensorInfo, infos
+
+SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
+
+
+def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
+    """Open every model. Raises one error with the problems of all that cannot be opened."""
+    opened: list[Checkpoint] = []
+    failures: list[RebasinError] = []
+    for path in paths:
+        try:
+            opened.append(open_checkpoint(path, key=options.key))
+        except RebasinError as error:
+            failures.append(error)
+    if not failures:
+        return opened
+    for checkpoint in opened:
+        checkpoint.close()
+    if len(failures) == 1:
+        raise failures[0]
+    raise CheckpointError(*dict.fromkeys(p for failure in failures for p in failure.problems))
+
+
+def check_fit(reference: Checkpoint, models: Sequence[Checkpoint], options: Options) -> None:
+    """Raise CheckpointError if a model has other tensors or shapes than the reference.
+
+    Dtypes may differ. Tensors left out by --only and --skip are not compared.
+    """
+    problems = [p for m in models for p in mismatches(reference, m, options)]
+    if problems:
+        raise CheckpointError(*problems)
+
+
+def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> Iterator[Problem]:
+    """Yield what keeps a model from being compared with the reference, tensor by tensor."""
+    a, b = infos(reference), infos(model)
+    missing = [n for n in a if n not in b and options.selects(n)]
+    extra = [n for n in b if n not in a and options.selects(n)]
+    if missing or extra:
+        yield Problem(
+            f"its tensors are not those of {reference.path}",
+            where=str(model.path),
+            detail="\n".join(_listed("missing", missing) + _listed("not expected", extra)),
+            hint=_names_hint(a, b),
+        )
+    shapes = [n for n in a if n in b and a[n].shape != b[n].shape and options.selects(n)]
+    if shapes:
+        yield Problem(
+            f"{_count(len(shapes), 'tensor')} of another shape than in {reference.path}",
+            where=str(model.path),
+            detail="\n".join(_listed("shape", [_shapes(a[n], b[n]) for n in shapes])),
+            hint="only checkpoints of one architecture and size can be aligned or averaged",
+        )
+
+
+def _shapes(a: TensorInfo, b: TensorInfo) -> str:
+    return f"{a.name} is {list(b.shape)}, expected {list(a.shape)}"
+
+
+def _listed(label: str, names: Sequence[str]) -> list[str]:
+    lines = [f"{label}: {name}" for name in names[:SHOWN]]
+    more = len(names) - SHOWN
+    return [*lines, f"{label}: and {more} more"] if more > 0 else lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _names_hint(a: Mapping[str, TensorInfo], b: Mapping[str, TensorInfo]) -> str:
+    """Return advice if one common prefix explains all differences of names."""
+    for longer, shorter in ((a, b), (b, a)):
+        heads = Counter(name.partition(".")[0] for name in longer)
+        for head in heads:
+            stripped = {name.removeprefix(f"{head}.") for name in longer}
+            if stripped == set(shorter):
+                return f"all {len(shorter)} names match without the prefix '{head}.': rename them"
+    return "--only and --skip leave tensors out of the comparison"

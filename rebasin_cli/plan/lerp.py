@@ -1,0 +1,128 @@
+"""The plan of `rebasin lerp`: which points, between which models, written where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.merging import MODES
+from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.inputs import check_fit, open_models
+from rebasin_cli.plan.machine import Machine, plan_machine
+from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.targets import Target, check_distinct, ending, plan_target
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point: alpha counts along the chain, so 1.25 lies a quarter past the second model."""
+
+    alpha: float
+    target: Target
+
+    def segment(self, models: int) -> tuple[int, float]:
+        """Return the number of the model before the point, and the weight of the next one."""
+        left = min(max(int(self.alpha), 0), models - 2)
+        return left, self.alpha - left
+
+
+@dataclass(frozen=True)
+class LerpPlan:
+    """All that `run_lerp` needs. choice: None unless the models are to be aligned first."""
+
+    models: tuple[Checkpoint, ...]
+    points: tuple[Point, ...]
+    mode: str
+    command: str | None
+    keep: bool
+    choice: Choice | None
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        return {
+            "command": "lerp",
+            "inputs": describe_inputs(self.models),
+            "mode": self.mode,
+            "points": [point.alpha for point in self.points],
+            "outputs": [describe_target(point.target) for point in self.points],
+            **matching,
+        }
+
+
+def plan_lerp(
+    paths: Sequence[Path],
+    options: Options,
+    *,
+    steps: int | None = None,
+    at: Sequence[float] = (),
+    endpoints: bool = False,
+    mode: str = "linear",
+    align: bool = False,
+    chain: bool = False,
+    command: str | None = None,
+    keep: bool = False,
+) -> LerpPlan:
+    """Return what interpolating between the models will do; nothing is read but headers.
+
+    steps: points strictly inside each segment; at: their places instead; endpoints: the ends
+    too. command: run on each point, whose file is then removed unless `keep`.
+    """
+    if mode not in MODES:
+        raise UsageError(f"no mode is called {mode!r}", hint=suggest(mode, MODES) or "linear, slerp")
+    if len(paths) < 2 or (len(paths) > 2 and not chain):
+        hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
+        raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
+    alphas = plan_alphas(len(paths) - 1, steps, at, endpoints)
+    machine = plan_machine(options)
+    models = open_models(paths, options)
+    check_fit(models[0], models[1:], options)
+    places = point_paths(alphas, models[0], options)
+    check_distinct(places)
+    targets = [plan_target(p, models[0], models, options, create=True) for p in places]
+    return LerpPlan(
+        models=tuple(models),
+        points=tuple(map(Point, alphas, targets)),
+        mode=mode,
+        command=command,
+        keep=keep or command is None,
+        choice=choose_spec(models[0], options) if align else None,
+        machine=machine,
+        options=options,
+    )
+
+
+def plan_alphas(
+    segments: int, steps: int | None, at: Sequence[float], endpoints: bool
+) -> tuple[float, ...]:
+    """Return the places of all points along the chain, in order.
+
+    `steps` = N gives k / (N + 1) for k = 1..N in each segment: 99 gives 0.01 to 0.99.
+    """
+    if (steps is None) == (not at):
+        raise UsageError("give either --steps N or --at LIST", hint="--steps 99, or --at 0.25,0.5")
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps {steps}: at least one point is needed")
+    if not all(isfinite(alpha) for alpha in at):
+        raise UsageError("a place in --at is not a finite number")
+    inside = at or [k / ((steps or 0) + 1) for k in range(1, (steps or 0) + 1)]
+    alphas = list(at) if at else [s + a for s in range(segments) for a in inside]
+    ends = range(segments + 1) if endpoints else ()
+    return tuple(sorted({*alphas, *map(float, ends)}))
+
+
+def point_paths(alphas: Sequence[float], like: Checkpoint, options: Options) -> list[Path]:
+    """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
+    if options.out is not None and len(alphas) == 1 and not options.out.is_dir():
+        return [options.out]
+    folder = options.out or Path("lerp")
+    suffix = ending(like, options)
+    return [folder / f"alpha-{alpha:.6f}{suffix}" for alpha in alphas]

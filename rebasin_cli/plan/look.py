@@ -1,0 +1,31 @@
+"""The plans of `rebasin inspect` and `rebasin diff`, which write nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.plan.estimate import describe_inputs
+from rebasin_cli.plan.inputs import open_models
+from rebasin_cli.plan.options import Options
+
+
+@dataclass(frozen=True)
+class LookPlan:
+    """Models to look at."""
+
+    command: str
+    models: tuple[Checkpoint, ...]
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {"command": self.command, "inputs": describe_inputs(self.models)}
+
+
+def plan_look(command: str, paths: Sequence[Path], options: Options) -> LookPlan:
+    """Return which models will be looked at; nothing is read but headers."""
+    return LookPlan(command, tuple(open_models(paths, options)), options)

@@ -1,0 +1,68 @@
+"""What of the machine is used: device, threads, memory. Decided before any work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.matching import Settings
+from rebasin_cli.plan.options import Options
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Device name as torch writes it, threads, and bytes of tensors to keep in memory."""
+
+    device: str
+    jobs: int
+    max_memory: int
+
+    def settings(self, options: Options) -> Settings:
+        """Return how to search with these means."""
+        return Settings(
+            seed=options.seed,
+            starts=options.starts,
+            restarts=options.restarts,
+            jobs=self.jobs,
+            device=self.device,
+            max_memory=self.max_memory,
+        )
+
+
+def plan_machine(options: Options) -> Machine:
+    """Return what to run on. Raises MachineError if the device is absent."""
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    return Machine(plan_device(options.device), jobs, options.max_memory or free_memory() // 2)
+
+
+def plan_device(name: str) -> str:
+    """Return an existing device for a name as the user gives it."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise UsageError(f"there is no device called {name!r}", hint=f"--device {DEVICES}")
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if int(index or 0) >= present[kind]:
+        raise MachineError(
+            f"device {name!r} is not on this machine",
+            detail=f"{int(present['cuda'])} CUDA devices are visible",
+            hint="use --device auto or --device cpu",
+        )
+    return name
+
+
+def free_memory() -> int:
+    """Return the bytes that can be used without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

@@ -1,0 +1,117 @@
+"""The plan of `rebasin merge`: which models, with which weights, in whose frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.merging import STRATEGIES
+from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.inputs import check_fit, open_models
+from rebasin_cli.plan.machine import Machine, plan_machine
+from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.targets import Target, ending, plan_target
+
+MANY = 8  # models up to which the block ascent is the default; it visits each several times
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """All that `run_merge` needs.
+
+    strategy: a key of STRATEGIES. chosen: False if the user asked for it, so that a basin
+    the inputs share may not replace it. choice: None if nothing is aligned.
+    """
+
+    models: tuple[Checkpoint, ...]
+    weights: tuple[float, ...]
+    reference: int
+    strategy: str
+    chosen: bool
+    choice: Choice | None
+    target: Target
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        return {
+            "command": "merge",
+            "inputs": describe_inputs(self.models),
+            "weights": list(self.weights),
+            "reference": str(self.models[self.reference].path),
+            "strategy": self.strategy,
+            "outputs": [describe_target(self.target)],
+            **matching,
+        }
+
+
+def plan_merge(
+    paths: Sequence[Path],
+    options: Options,
+    *,
+    strategy: str | None = None,
+    weights: Sequence[float] = (),
+    reference: Path | None = None,
+) -> MergePlan:
+    """Return what averaging the models will do; nothing is read but headers.
+
+    strategy: None: `many` up to 8 models, else `star`. reference: one of the models, whose
+    frame and integer tensors the result has; None: the first.
+    """
+    if len(paths) < 2:
+        raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
+    if strategy is not None and strategy not in STRATEGIES:
+        hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
+        raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
+    checked = check_weights(weights, len(paths))
+    which = reference_position(reference, paths)
+    machine = plan_machine(options)
+    models = open_models(paths, options)
+    check_fit(models[0], models[1:], options)
+    out = options.out or Path(f"merged{ending(models[0], options)}")
+    return MergePlan(
+        models=tuple(models),
+        weights=checked,
+        reference=which,
+        strategy=strategy or ("many" if len(paths) <= MANY else "star"),
+        chosen=strategy is None,
+        choice=None if strategy == "none" else choose_spec(models[which], options),
+        target=plan_target(out, models[0], models, options),
+        machine=machine,
+        options=options,
+    )
+
+
+def check_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
+    """Return one weight a model, all 1 if none is given. Raises UsageError if they cannot be."""
+    if not weights:
+        return (1.0,) * count
+    if len(weights) != count:
+        raise UsageError(
+            f"{len(weights)} weights for {count} models", hint="-w 0.5,0.3,0.2: one for each model"
+        )
+    if not all(map(isfinite, weights)):
+        raise UsageError("a weight is not a finite number")
+    if abs(sum(weights)) < 1e-12 * sum(map(abs, weights)) or not any(weights):
+        raise UsageError(
+            "the weights add up to zero", hint="the result is divided by their sum: change one"
+        )
+    return tuple(weights)
+
+
+def reference_position(reference: Path | None, paths: Sequence[Path]) -> int:
+    """Return which of the paths is the reference."""
+    if reference is None:
+        return 0
+    if reference not in paths:
+        hint = suggest(str(reference), map(str, paths)) or "give one of the MODEL arguments"
+        raise UsageError(f"the reference {reference} is not among the models", hint=hint)
+    return list(paths).index(reference)

@@ -1,0 +1,44 @@
+"""What the user asked for, common to all commands, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options that mean the same in every command.
+
+    spec: name or file; None: chosen from the bundled ones. sizes: named sizes from --set.
+    only, skip: globs over tensor names. key: dotted path to the state dict inside a .pt file.
+    out, format, dtype: where and how results are written. max_memory: bytes; None: half of
+    what is free. starts: of the search, tried in turn, besides `restarts` random ones.
+    """
+
+    spec: str | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    strict: bool = False
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    key: str | None = None
+    out: Path | None = None
+    format: str | None = None
+    dtype: str = "keep"
+    force: bool = False
+    no_clobber: bool = False
+    in_place: bool = False
+    device: str = "auto"
+    jobs: int = 0
+    max_memory: int | None = None
+    seed: int = 0
+    restarts: int = 0
+    starts: tuple[str, ...] = ("descriptor", "identity")
+
+    def selects(self, name: str) -> bool:
+        """Return whether --only and --skip leave a tensor in the work."""
+        if any(fnmatchcase(name, glob) for glob in self.skip):
+            return False
+        return not self.only or any(fnmatchcase(name, glob) for glob in self.only)

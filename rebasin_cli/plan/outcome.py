@@ -1,0 +1,190 @@
+"""What was done, one frozen value for each kind of result. Reports are made from these alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.matching import Change, Matching
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file that was there already: the reference of an alignment, or one of --no-clobber."""
+
+    command: str
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An item that could not be done; the others go on."""
+
+    command: str
+    path: Path
+    error: RebasinError
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A model that was moved into the reference's basin."""
+
+    model: Path
+    reference: Path
+    spec: str
+    matching: Matching
+    untouched: int
+    written: Written
+    permutation: Written | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A model to which a permutation file was applied."""
+
+    model: Path
+    permutation: Path
+    inverted: bool
+    groups: int
+    moved: int
+    written: Written
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Models that were averaged. objective: sum over pairs, before and after alignment."""
+
+    models: tuple[Path, ...]
+    weights: tuple[float, ...]
+    reference: Path
+    strategy: str
+    reason: str
+    spec: str | None
+    objective: Change | None
+    rounds: int
+    converged: bool
+    written: Written
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """One point on the line between two models.
+
+    written: None if the file was removed after `--exec`. value: what the command's last line
+    of output said (a number or JSON), None without `--exec`.
+    """
+
+    alpha: float
+    path: Path
+    written: Written | None
+    executed: bool
+    value: Any
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Whether B is A with its units reordered.
+
+    different: names of the tensors that differ even under the best permutation found.
+    max_difference: largest |A - permuted B| over the largest |A|, in those tensors.
+    """
+
+    a: Path
+    b: Path
+    spec: str
+    matching: Matching
+    different: tuple[str, ...]
+    max_difference: float
+    permutation: Written | None
+
+    @property
+    def exact(self) -> bool:
+        return not self.different
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """How one tensor differs between two checkpoints.
+
+    kind: `equal`, `values`, `dtype`, `shape`, `only in A` or `only in B`.
+    distance: |A - B|; norm: |A|; max_difference: the largest entry of |A - B|.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    distance: float = 0.0
+    norm: float = 0.0
+    max_difference: float = 0.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two checkpoints tensor by tensor. changes: only those that differ."""
+
+    a: Path
+    b: Path
+    tensors: int
+    changes: tuple[TensorChange, ...]
+    distance: float
+    norm: float
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What is in a checkpoint, from its headers. fits: what each bundled spec says of it."""
+
+    path: Path
+    format: str
+    files: int
+    bytes: int
+    tensors: tuple[Mapping[str, Any], ...]
+    parameters: int
+    dtypes: Mapping[str, int]
+    ties: Mapping[str, str]
+    metadata: Mapping[str, str]
+    fits: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class GroupSeen:
+    """A group of a bound spec and the tensors it occurs in (the first of each stack)."""
+
+    name: str
+    size: int
+    parents: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether a spec is valid, and fits a model if there is one. error: why not."""
+
+    spec: str
+    model: Path | None
+    entries: int
+    groups: tuple[GroupSeen, ...]
+    untouched: tuple[str, ...]
+    error: RebasinError | None
+
+
+Outcome = (
+    Kept
+    | Failed
+    | Aligned
+    | Applied
+    | Merged
+    | Interpolated
+    | Verified
+    | Compared
+    | Inspected
+    | Checked
+)

@@ -1,0 +1,145 @@
+"""Where results go, and whether they may: decided before anything is read or written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from rebasin_cli.checkpoint import Checkpoint, Layout, layout_for
+from rebasin_cli.errors import Problem, UsageError
+from rebasin_cli.plan.options import Options
+from rebasin_cli.tensors import TensorInfo
+
+ENDINGS = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt"}
+FORMATS = {"safetensors": ".safetensors", "pt": ".pt"}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one file goes, and what happens if there is one: replace it, or leave it (`skip`).
+
+    folder: a folder to create first, or None.
+    """
+
+    path: Path
+    overwrite: bool
+    skip: bool
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One result: where it goes, and in which form."""
+
+    place: Place
+    layout: Layout
+
+    @property
+    def path(self) -> Path:
+        return self.place.path
+
+
+def plan_format(options: Options, out: Path | None = None) -> str | None:
+    """Return the format asked for by --format or the ending of `out`; None: keep the input's."""
+    if options.format is not None and options.format not in FORMATS:
+        raise UsageError(f"no format is called {options.format!r}", hint="safetensors or pt")
+    return options.format or (ENDINGS.get(out.suffix) if out else None)
+
+
+def ending(model: Checkpoint, options: Options, out: Path | None = None) -> str:
+    """Return the file ending of a result made like `model`; empty for a folder."""
+    if model.path.is_dir():
+        return ""
+    format = plan_format(options, out)
+    if format is None or format == ENDINGS.get(model.path.suffix, "safetensors"):
+        return model.path.suffix
+    return FORMATS[format]
+
+
+def plan_target(
+    path: Path,
+    like: Checkpoint,
+    inputs: Sequence[Checkpoint],
+    options: Options,
+    *,
+    create: bool = False,
+) -> Target:
+    """Return how one result made like `like` will be written; raises as `plan_place` does."""
+    format = plan_format(options, path)
+    layout = layout_for(like.layout, format) if format else like.layout
+    return Target(plan_place(path, inputs, options, create=create), layout)
+
+
+def plan_place(
+    path: Path, inputs: Sequence[Checkpoint], options: Options, *, create: bool = False
+) -> Place:
+    """Return where one file goes. create: its folder may be made.
+
+    Raises UsageError if it is one of the inputs without --in-place, or exists without
+    --force or --no-clobber, or its folder does not exist.
+    """
+    owner = next((model for model in inputs if _same(path, model)), None)
+    if owner is not None:
+        if not options.in_place:
+            raise UsageError(
+                f"the output {path} is the input {owner.path}",
+                hint="choose another -o, or give --in-place to replace the input",
+            )
+        return Place(path, overwrite=True, skip=False, folder=None)
+    folder = None if path.parent.exists() else path.parent
+    if folder and not (create and folder.parent.exists()):
+        raise UsageError(f"the folder {folder} does not exist", hint="create it first")
+    if folder or not path.exists() or options.force:
+        return Place(path, overwrite=options.force, skip=False, folder=folder)
+    if options.no_clobber:
+        return Place(path, overwrite=False, skip=True, folder=None)
+    raise UsageError(
+        f"{path} exists", hint="--force replaces it, --no-clobber keeps it and goes on"
+    )
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Raise UsageError if two results would go to the same place."""
+    seen = Counter(path.absolute() for path in paths)
+    hint = "give each result a name of its own with -o, or rename the inputs"
+    problems = [
+        Problem(f"{count} results would go to {path}", hint=hint)
+        for path, count in seen.items()
+        if count > 1
+    ]
+    if problems:
+        raise UsageError(*problems)
+
+
+def output_infos(model: Checkpoint, target: Layout, options: Options) -> tuple[TensorInfo, ...]:
+    """Return names, shapes and dtypes of a result made like `model`.
+
+    --dtype changes floating tensors only. A tensor tied to another is left out where the
+    format has no ties.
+    """
+    if options.dtype != "keep" and options.dtype not in DTYPES:
+        raise UsageError(
+            f"no dtype is called {options.dtype!r}", hint=f"keep, {', '.join(DTYPES)}"
+        )
+    names = [n for n in model.names() if target.format == "pt" or n not in model.ties]
+    return tuple(_converted(model.info(name), options) for name in names)
+
+
+def _converted(info: TensorInfo, options: Options) -> TensorInfo:
+    if options.dtype == "keep" or not info.floating or not options.selects(info.name):
+        return info
+    return replace(info, dtype=DTYPES[options.dtype])
+
+
+def _same(path: Path, model: Checkpoint) -> bool:
+    candidates = [model.path, *model.files]
+    return path.exists() and any(c.exists() and path.samefile(c) for c in candidates)

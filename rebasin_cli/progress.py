@@ -1,0 +1,12 @@
+"""How long work tells whoever waits for it how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps are done, and how many there are (0: unknown)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report to nobody."""

@@ -1,0 +1,222 @@
+"""Outcomes as JSON events: one line each, `"schema": "rebasin/1"`. Fields are never renamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any
+
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.matching import Change, Matching
+from rebasin_cli.plan.outcome import (
+    Aligned,
+    Applied,
+    Checked,
+    Compared,
+    Failed,
+    Inspected,
+    Interpolated,
+    Kept,
+    Merged,
+    Outcome,
+    Verified,
+)
+
+SCHEMA = "rebasin/1"
+
+
+def event_line(event: str, command: str, fields: Mapping[str, Any]) -> str:
+    """Return one NDJSON line. Numbers that JSON has no word for become null."""
+    record = {"schema": SCHEMA, "event": event, "command": command, **fields}
+    return json.dumps(_finite(record), separators=(",", ":"), allow_nan=False)
+
+
+def result_line(outcome: Outcome) -> str:
+    """Return the event of one outcome."""
+    if isinstance(outcome, Failed):
+        fields = {"item": str(outcome.path), **error_fields(outcome.error)}
+        return event_line("error", outcome.command, fields)
+    command, fields = _FIELDS[type(outcome)](outcome)
+    return event_line("result", command, fields)
+
+
+def error_fields(error: RebasinError) -> dict[str, Any]:
+    """Return what an error event says: exit code, place, text, and every problem by itself."""
+    return {
+        "code": error.exit_code,
+        "where": error.problems[0].where if error.problems else "",
+        "message": str(error),
+        "problems": [
+            {"what": p.what, "where": p.where, "detail": p.detail, "hint": p.hint}
+            for p in error.problems
+        ],
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _file(written: Written | None) -> dict[str, Any]:
+    if written is None:
+        return {}
+    return {"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
+
+
+def _span(change: Change | None) -> dict[str, float] | None:
+    return {"before": change.before, "after": change.after} if change else None
+
+
+def _groups(matching: Matching) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": group.name,
+            "size": group.size,
+            "moved": group.moved,
+            "cosine": _span(group.cosine),
+            "gain": group.gain,
+        }
+        for group in matching.groups
+    ]
+
+
+def _matched(matching: Matching) -> dict[str, Any]:
+    return {
+        "status": matching.status.name.lower(),
+        "start": matching.start,
+        "objective": _span(matching.objective),
+        "distance": _span(matching.distance),
+        "groups": _groups(matching),
+    }
+
+
+def _kept(outcome: Kept) -> tuple[str, dict[str, Any]]:
+    return outcome.command, {"path": str(outcome.path), "status": outcome.why}
+
+
+def _aligned(outcome: Aligned) -> tuple[str, dict[str, Any]]:
+    return "align", {
+        **_file(outcome.written),
+        "model": str(outcome.model),
+        "reference": str(outcome.reference),
+        "spec": outcome.spec,
+        **_matched(outcome.matching),
+        "untouched": outcome.untouched,
+        "permutation": str(outcome.permutation.path) if outcome.permutation else None,
+        "seconds": outcome.seconds,
+    }
+
+
+def _applied(outcome: Applied) -> tuple[str, dict[str, Any]]:
+    return "apply", {
+        **_file(outcome.written),
+        "model": str(outcome.model),
+        "permutation": str(outcome.permutation),
+        "inverse": outcome.inverted,
+        "groups": outcome.groups,
+        "moved": outcome.moved,
+    }
+
+
+def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
+    return "merge", {
+        **_file(outcome.written),
+        "models": [str(path) for path in outcome.models],
+        "weights": list(outcome.weights),
+        "reference": str(outcome.reference),
+        "strategy": outcome.strategy,
+        "reason": outcome.reason,
+        "spec": outcome.spec,
+        "objective": _span(outcome.objective),
+        "rounds": outcome.rounds,
+        "converged": outcome.converged,
+        "seconds": outcome.seconds,
+    }
+
+
+def _interpolated(outcome: Interpolated) -> tuple[str, dict[str, Any]]:
+    exec_ = {"exec": outcome.value} if outcome.executed else {}
+    return "lerp", {**_file(outcome.written), "alpha": outcome.alpha, **exec_}
+
+
+def _verified(outcome: Verified) -> tuple[str, dict[str, Any]]:
+    return "verify", {
+        "a": str(outcome.a),
+        "b": str(outcome.b),
+        "spec": outcome.spec,
+        "permutation": outcome.exact,
+        "max_difference": outcome.max_difference,
+        "different": list(outcome.different),
+        **_matched(outcome.matching),
+        **_file(outcome.permutation),
+    }
+
+
+def _compared(outcome: Compared) -> tuple[str, dict[str, Any]]:
+    return "diff", {
+        "a": str(outcome.a),
+        "b": str(outcome.b),
+        "equal": not outcome.changes,
+        "tensors": outcome.tensors,
+        "distance": outcome.distance,
+        "norm": outcome.norm,
+        "changes": [
+            {
+                "name": change.name,
+                "kind": change.kind,
+                "detail": change.detail,
+                "distance": change.distance,
+                "norm": change.norm,
+                "max_difference": change.max_difference,
+            }
+            for change in outcome.changes
+        ],
+    }
+
+
+def _inspected(outcome: Inspected) -> tuple[str, dict[str, Any]]:
+    return "inspect", {
+        "path": str(outcome.path),
+        "format": outcome.format,
+        "files": outcome.files,
+        "bytes": outcome.bytes,
+        "parameters": outcome.parameters,
+        "dtypes": dict(outcome.dtypes),
+        "tensors": [dict(tensor) for tensor in outcome.tensors],
+        "ties": dict(outcome.ties),
+        "metadata": dict(outcome.metadata),
+        "specs": dict(outcome.fits),
+    }
+
+
+def _checked(outcome: Checked) -> tuple[str, dict[str, Any]]:
+    return "spec check", {
+        "spec": outcome.spec,
+        "model": str(outcome.model) if outcome.model else None,
+        "valid": outcome.error is None,
+        "groups": [
+            {"name": g.name, "size": g.size, "per": list(g.parents), "tensors": list(g.tensors)}
+            for g in outcome.groups
+        ],
+        "untouched": list(outcome.untouched),
+        **(error_fields(outcome.error) if outcome.error else {}),
+    }
+
+
+_FIELDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
+    Kept: _kept,
+    Aligned: _aligned,
+    Applied: _applied,
+    Merged: _merged,
+    Interpolated: _interpolated,
+    Verified: _verified,
+    Compared: _compared,
+    Inspected: _inspected,
+    Checked: _checked,
+}

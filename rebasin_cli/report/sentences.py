@@ -1,0 +1,230 @@
+"""Outcomes in plain words: what goes to stdout as a result, and to stderr as talk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rebasin_cli.matching import Change, Matching, Status
+from rebasin_cli.plan.outcome import (
+    Aligned,
+    Applied,
+    Checked,
+    Compared,
+    Failed,
+    GroupSeen,
+    Inspected,
+    Interpolated,
+    Kept,
+    Merged,
+    Outcome,
+    Verified,
+)
+
+NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
+
+
+def result_text(outcome: Outcome) -> str:
+    """Return what a result prints on stdout: a path, or a figure where no file is left."""
+    match outcome:
+        case Failed():
+            return ""
+        case Interpolated(written=None):
+            value = outcome.value
+            return f"{outcome.alpha:.6f}\t{value if isinstance(value, str) else json.dumps(value)}"
+        case Verified():
+            return _verdict(outcome)
+        case Compared():
+            return compared_text(outcome)
+        case Inspected():
+            return inspected_text(outcome)
+        case Checked():
+            return "\n".join(_group_line(group) for group in outcome.groups)
+        case Kept():
+            return str(outcome.path)
+        case _:
+            return str(outcome.written.path) if outcome.written else ""
+
+
+def summary_text(outcome: Outcome) -> str:
+    """Return what a person wants to know of an outcome; empty if stdout says it all."""
+    sentence = _SUMMARIES.get(type(outcome))
+    return sentence(outcome) if sentence else ""
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 group` or `1,024 groups`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def cosine(matching: Matching) -> Change:
+    """Return the cosine of the two models, taking them to be equally long."""
+    return Change(
+        _cosine(matching.objective.before, matching.distance.before),
+        _cosine(matching.objective.after, matching.distance.after),
+    )
+
+
+def _cosine(objective: float, distance: float) -> float:
+    length = distance**2 / 2 + objective
+    return objective / length if length > 0 else 0.0
+
+
+def advice(matching: Matching) -> str:
+    """Return one sentence on what the figures mean for whoever wants to merge."""
+    near = cosine(matching)
+    if matching.status in (Status.EQUAL, Status.EXACT, Status.NOTHING, Status.LIMIT):
+        return matching.status.value
+    if matching.status is Status.STAYED and near.before >= NEAR:
+        return "nothing was gained: the two already share a basin and can be averaged as they are"
+    if matching.status is Status.STAYED:
+        return f"nothing was gained: {matching.status.value}"
+    return matching.status.value
+
+
+def _percent(change: Change) -> str:
+    if change.before == 0:
+        return ""
+    return f" ({100 * (change.after - change.before) / change.before:+.1f} %)"
+
+
+def _distance(matching: Matching) -> str:
+    change = matching.distance
+    return f"distance {change.before:.4g} -> {change.after:.4g}{_percent(change)}"
+
+
+def _moved(matching: Matching) -> str:
+    units = sum(group.units for group in matching.groups)
+    moved = sum(group.moved for group in matching.groups)
+    groups = f"{matching.moved} of {count(len(matching.groups), 'group')} moved"
+    return f"{groups} ({moved:,} of {count(units, 'unit')})"
+
+
+def _aligned(outcome: Aligned) -> str:
+    lines = [
+        f"{outcome.model} aligned to {outcome.reference}: {advice(outcome.matching)}",
+        f"  {_distance(outcome.matching)}, {_moved(outcome.matching)}, {outcome.seconds:.1f} s",
+    ]
+    if outcome.untouched:
+        lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
+    if outcome.permutation:
+        lines.append(f"  permutation saved to {outcome.permutation.path}")
+    return "\n".join(lines)
+
+
+def _applied(outcome: Applied) -> str:
+    how = "the inverse of " if outcome.inverted else ""
+    return (
+        f"{outcome.model} permuted by {how}{outcome.permutation}: "
+        f"{outcome.moved} of {count(outcome.groups, 'group')} moved"
+    )
+
+
+def _merged(outcome: Merged) -> str:
+    lines = [f"{count(len(outcome.models), 'model')} merged: {outcome.reason}"]
+    if outcome.objective:
+        change = outcome.objective
+        lines.append(
+            f"  inner product over all pairs {change.before:.4g} -> {change.after:.4g}, "
+            f"{count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
+        )
+    if not outcome.converged:
+        lines.append("  stopped before the models came to rest; more might be gained")
+    return "\n".join(lines)
+
+
+def _failed(outcome: Failed) -> str:
+    return f"error: {outcome.error}"
+
+
+def _verdict(outcome: Verified) -> str:
+    if outcome.exact and outcome.matching.moved == 0:
+        return f"{outcome.b} equals {outcome.a}"
+    if outcome.exact:
+        return f"{outcome.b} is {outcome.a} with its units reordered: {_moved(outcome.matching)}"
+    return (
+        f"{outcome.b} is not a permutation of {outcome.a}: "
+        f"{count(len(outcome.different), 'tensor')} differ under the best one found, "
+        f"by up to {outcome.max_difference:.3g} of the tensor's largest value"
+    )
+
+
+def _verified(outcome: Verified) -> str:
+    shown = outcome.different[:5]
+    more = len(outcome.different) - len(shown)
+    lines = [f"  {_distance(outcome.matching)} under spec {outcome.spec}"]
+    lines += [f"  differs: {name}" for name in shown]
+    return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+
+
+def compared_text(outcome: Compared) -> str:
+    """Return the table of a comparison: one line a tensor that differs, and a total."""
+    lines = []
+    for change in outcome.changes:
+        values = f"|A-B| {change.distance:.4g}, |A| {change.norm:.4g}"
+        texts = [change.detail, values if change.kind in ("values", "dtype") else ""]
+        lines.append(f"{change.name}\t{change.kind}\t{', '.join(t for t in texts if t)}")
+    if not lines:
+        return f"{outcome.a} and {outcome.b} are equal: {count(outcome.tensors, 'tensor')}"
+    lines.append(
+        f"{len(outcome.changes)} of {count(outcome.tensors, 'tensor')} differ, "
+        f"|A-B| {outcome.distance:.4g}, |A| {outcome.norm:.4g}"
+    )
+    return "\n".join(lines)
+
+
+def inspected_text(outcome: Inspected) -> str:
+    """Return what is in a checkpoint: a line for each tensor, then the totals."""
+    lines = [f"{t['name']}\t{t['dtype']}\t{_shape(t)}" for t in outcome.tensors]
+    lines += [f"{alias}\ttied to {name}" for alias, name in outcome.ties.items()]
+    dtypes = ", ".join(f"{n} {dtype}" for dtype, n in outcome.dtypes.items())
+    lines.append(
+        f"{outcome.path}: {outcome.format}, {count(outcome.files, 'file')}, "
+        f"{size_text(outcome.bytes)}, {count(len(outcome.tensors), 'tensor')} ({dtypes}), "
+        f"{count(outcome.parameters, 'parameter')}"
+    )
+    fits = [name for name, verdict in outcome.fits.items() if verdict == "fits"]
+    lines.append(f"spec: {', '.join(fits) if fits else 'no bundled spec fits'}")
+    return "\n".join(lines)
+
+
+def _shape(tensor: Mapping[str, Any]) -> str:
+    return "x".join(map(str, tensor["shape"])) or "scalar"
+
+
+def size_text(size: float) -> str:
+    """Return `3.73 MB`: decimal units, as disks and the safetensors tools count."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _group_line(group: GroupSeen) -> str:
+    per = f" per {group.parents[-1]}" if group.parents else ""
+    shown = ", ".join(group.tensors[:4]) + (", ..." if len(group.tensors) > 4 else "")
+    return f"{group.name}\t{group.size}{per}\t{shown}"
+
+
+def _checked(outcome: Checked) -> str:
+    if outcome.error:
+        return "\n".join(f"error: {problem}" for problem in outcome.error.problems)
+    if outcome.model is None:
+        return f"{outcome.spec} is a valid spec; name a MODEL to check it against"
+    lines = [f"{outcome.spec} fits {outcome.model}: {count(len(outcome.groups), 'group')}"]
+    shown = ", ".join(outcome.untouched[:4]) + (", ..." if len(outcome.untouched) > 4 else "")
+    if outcome.untouched:
+        lines.append(f"  {count(len(outcome.untouched), 'tensor')} not mentioned: {shown}")
+    return "\n".join(lines)
+
+
+_SUMMARIES: Mapping[type, Callable[[Any], str]] = {
+    Aligned: _aligned,
+    Applied: _applied,
+    Merged: _merged,
+    Failed: _failed,
+    Verified: _verified,
+    Checked: _checked,
+}

@@ -1,0 +1,121 @@
+"""Carrying out `rebasin align`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from time import perf_counter
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.matching import Matching, match_weights
+from rebasin_cli.permutation import Permutation, Permuted
+from rebasin_cli.plan.align import AlignItem, AlignPlan
+from rebasin_cli.plan.apply import read_permutations
+from rebasin_cli.plan.choice import Choice
+from rebasin_cli.plan.machine import Machine
+from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.outcome import Aligned, Failed, Kept
+from rebasin_cli.progress import Progress
+from rebasin_cli.run.output import write_model, write_permutations
+from rebasin_cli.run.provenance import basin_of, provenance
+from rebasin_cli.spec import dump
+
+
+def run_align(plan: AlignPlan, progress: Progress) -> Iterator[Kept | Failed | Aligned]:
+    """Yield the reference, then each model as soon as it is written.
+
+    A model that fails is reported and the others go on; a single one raises instead.
+    """
+    yield Kept("align", plan.reference.path, "reference")
+    for item in plan.items:
+        if item.target.place.skip:
+            yield Kept("align", item.target.path, "exists")
+            continue
+        try:
+            yield _align(plan, item, progress)
+        except RebasinError as error:
+            if len(plan.items) == 1:
+                raise
+            yield Failed("align", item.model.path, error)
+
+
+def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
+    began = perf_counter()
+    initial = read_permutations(plan.start, item.model)[1] if plan.start else None
+    matching = match_models(
+        plan.reference,
+        item.model,
+        plan.choice,
+        plan.machine,
+        plan.options,
+        initial=initial,
+        progress=progress,
+    )
+    facts = provenance(
+        "align",
+        [plan.reference, item.model],
+        basin=basin_of(plan.reference),
+        spec=plan.choice.name,
+        seed=plan.options.seed,
+    )
+    moved = Permuted(item.model, plan.choice.bound.tensors, matching.permutations)
+    progress(f"writing {item.target.path.name}", 0, 0)
+    written = write_model(moved, item.model, item.target, plan.options, facts)
+    saved = item.permutation and write_permutations(
+        item.permutation,
+        matching.permutations,
+        permutation_metadata(plan.choice, plan.reference, item.model, plan.options) | facts,
+    )
+    return Aligned(
+        model=item.model.path,
+        reference=plan.reference.path,
+        spec=plan.choice.name,
+        matching=matching,
+        untouched=len(plan.choice.bound.untouched),
+        written=written,
+        permutation=saved,
+        seconds=perf_counter() - began,
+    )
+
+
+def match_models(
+    reference: Checkpoint,
+    model: Checkpoint,
+    choice: Choice,
+    machine: Machine,
+    options: Options,
+    *,
+    initial: dict[str, Permutation] | None = None,
+    progress: Progress,
+) -> Matching:
+    """Return the matching of one model to a reference, under the plan's spec and means."""
+    return match_weights(
+        reference,
+        model,
+        choice.bound,
+        machine.settings(options),
+        movable=choice.movable(options),
+        initial=initial,
+        labels=(str(reference.path), str(model.path)),
+        progress=progress,
+    )
+
+
+def permutation_metadata(
+    choice: Choice, reference: Checkpoint, model: Checkpoint, options: Options
+) -> dict[str, str]:
+    """Return what a permutation file says besides the permutations.
+
+    The sizes that are not in the headers (config.json, --set) come along: a later `apply`
+    may meet the bare weights alone.
+    """
+    groups = {g.name: {"size": g.size, "per": g.parents} for g in choice.bound.groups.values()}
+    return {
+        "rebasin.spec": dump(choice.bound.spec),
+        "rebasin.sizes": json.dumps(dict(options.sizes), sort_keys=True),
+        "rebasin.config": json.dumps(dict(model.config), sort_keys=True),
+        "rebasin.groups": json.dumps(groups, sort_keys=True),
+        "rebasin.reference": reference.sha256(),
+        "rebasin.model": model.sha256(),
+    }

@@ -1,0 +1,81 @@
+"""Carrying out `rebasin apply` and `rebasin verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rebasin_cli.matching import match_weights
+from rebasin_cli.permutation import Permuted, inverse
+from rebasin_cli.plan.apply import ApplyPlan, VerifyPlan
+from rebasin_cli.plan.outcome import Applied, Kept, Verified
+from rebasin_cli.progress import Progress
+from rebasin_cli.run.align import permutation_metadata
+from rebasin_cli.run.compare import max_difference, max_value, same_bits
+from rebasin_cli.run.output import write_model, write_permutations
+from rebasin_cli.run.provenance import provenance
+from rebasin_cli.spec import BoundSpec
+
+
+def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
+    """Yield the permuted model. Tensors the spec does not mention pass through."""
+    if plan.target.place.skip:
+        yield Kept("apply", plan.target.path, "exists")
+        return
+    permutations = inverse(plan.permutations) if plan.inverted else plan.permutations
+    moved = Permuted(plan.model, plan.bound.tensors, permutations)
+    facts = provenance("apply", [plan.model], basin=None, inverse=plan.inverted)
+    progress(f"writing {plan.target.path.name}", 0, 0)
+    yield Applied(
+        model=plan.model.path,
+        permutation=plan.source,
+        inverted=plan.inverted,
+        groups=len(permutations),
+        moved=sum(p.moved > 0 for p in permutations.values()),
+        written=write_model(moved, plan.model, plan.target, plan.options, facts),
+    )
+
+
+def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
+    """Yield whether B is A with its units reordered, with every tensor compared bit by bit.
+
+    Buffers vote here: if B is a permutation of A at all, it brings them together too, and
+    they tell apart units whose weights are equal.
+    """
+    bound = _all_voting(plan)
+    matching = match_weights(
+        plan.a,
+        plan.b,
+        bound,
+        plan.machine.settings(plan.options),
+        movable=plan.choice.movable(plan.options),
+        labels=(str(plan.a.path), str(plan.b.path)),
+        progress=progress,
+    )
+    moved = Permuted(plan.b, bound.tensors, matching.permutations)
+    different, largest = [], 0.0
+    for name in plan.a.names():
+        if not plan.options.selects(name):
+            continue
+        a, b = plan.a.load(name), moved.load(name)
+        if not same_bits(a, b):
+            different.append(name)
+            largest = max(largest, max_difference(a, b) / (max_value(a) or 1.0))
+    metadata = permutation_metadata(plan.choice, plan.a, plan.b, plan.options)
+    yield Verified(
+        a=plan.a.path,
+        b=plan.b.path,
+        spec=plan.choice.name,
+        matching=matching,
+        different=tuple(different),
+        max_difference=largest,
+        permutation=plan.save and write_permutations(plan.save, matching.permutations, metadata),
+    )
+
+
+def _all_voting(plan: VerifyPlan) -> BoundSpec:
+    """Return the plan's bound spec with a vote for everything that has an order at all."""
+    bound = plan.choice.bound
+    ordered = (t for t in bound.tensors if not plan.a.info(t.members[0]).dtype.is_complex)
+    voting = {t.members: replace(t, votes=True) for t in ordered}
+    return replace(bound, tensors=tuple(voting.get(t.members, t) for t in bound.tensors))

@@ -1,0 +1,69 @@
+"""Running a user's command on a file and reading what it says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.errors import RebasinError, UsageError
+
+TAIL = 5  # lines of a failed command's own words that are shown
+
+
+class CommandFailedError(RebasinError):
+    """A command given with --exec did not succeed, or said nothing."""
+
+    exit_code = 5
+
+
+def split_command(command: str) -> list[str]:
+    """Return the words of a command line. Raises UsageError if its quotes do not match."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
+    if not words:
+        raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
+    return words
+
+
+def execute(command: str, path: Path, alpha: float) -> Any:
+    """Run a command without a shell and return its last line of output: a number or JSON.
+
+    `{path}` and `{alpha}` are replaced in each word. The command's stderr passes through.
+    Text that is neither a number nor JSON is returned as it is.
+    Raises CommandFailedError if it cannot be started, fails, or prints nothing.
+    """
+    values = {"{path}": str(path), "{alpha}": repr(alpha)}
+    words = split_command(command)
+    for mark, value in values.items():
+        words = [word.replace(mark, value) for word in words]
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
+        )
+    except OSError as error:
+        raise CommandFailedError(f"cannot run {words[0]!r}: {error.strerror}") from error
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode != 0:
+        raise CommandFailedError(
+            f"the command failed with exit code {done.returncode} at alpha {alpha:g}",
+            detail="\n".join([shlex.join(words), *lines[-TAIL:]]),
+        )
+    if not lines:
+        raise CommandFailedError(
+            f"the command printed nothing at alpha {alpha:g}",
+            detail=shlex.join(words),
+            hint="its last line on stdout should be a number or JSON",
+        )
+    return _parsed(lines[-1].strip())
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line

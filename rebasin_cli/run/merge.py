@@ -1,0 +1,87 @@
+"""Carrying out `rebasin merge`: align, then average tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+
+from rebasin_cli.matching import Change
+from rebasin_cli.merging import STRATEGIES, Alignment, Mean, Request, pair_objective
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.plan.merge import MergePlan
+from rebasin_cli.plan.outcome import Kept, Merged
+from rebasin_cli.progress import Progress
+from rebasin_cli.run.output import write_model
+from rebasin_cli.run.provenance import basin_of, one_basin, provenance
+from rebasin_cli.tensors import TensorSource
+
+REASONS = {
+    "none": "the models are averaged as they are",
+    "star": "each model was aligned to the reference",
+    "many": "each model was aligned to the others in turn",
+    "shared": "their provenance says that they lie in one basin already: averaged as they are",
+}
+
+
+def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
+    """Yield the merged model."""
+    if plan.target.place.skip:
+        yield Kept("merge", plan.target.path, "exists")
+        return
+    began = perf_counter()
+    shared = plan.chosen and one_basin(plan.models)
+    strategy = "none" if shared else plan.strategy
+    alignment, objective = _align(plan, strategy, progress)
+    reference = plan.models[plan.reference]
+    mean = Mean(_aligned(plan, alignment), plan.weights, plan.reference, plan.options.selects)
+    facts = provenance(
+        "merge",
+        plan.models,
+        basin=basin_of(reference),
+        spec=plan.choice.name if plan.choice else None,
+        seed=plan.options.seed,
+        strategy=strategy,
+        weights=list(plan.weights),
+    )
+    progress(f"writing {plan.target.path.name}", 0, 0)
+    yield Merged(
+        models=tuple(model.path for model in plan.models),
+        weights=plan.weights,
+        reference=reference.path,
+        strategy=strategy,
+        reason=REASONS["shared" if shared else strategy],
+        spec=plan.choice.name if plan.choice and not shared else None,
+        objective=objective,
+        rounds=alignment.rounds,
+        converged=alignment.converged,
+        written=write_model(mean, plan.models[0], plan.target, plan.options, facts),
+        seconds=perf_counter() - began,
+    )
+
+
+def _align(
+    plan: MergePlan, strategy: str, progress: Progress
+) -> tuple[Alignment, Change | None]:
+    """Return the models' permutations, and the sum of pair objectives before and after."""
+    if plan.choice is None or strategy == "none":
+        return Alignment(tuple({} for _ in plan.models)), None
+    request = Request(
+        sources=plan.models,
+        bound=plan.choice.bound,
+        settings=plan.machine.settings(plan.options),
+        reference=plan.reference,
+        movable=plan.choice.movable(plan.options),
+        labels=[str(model.path) for model in plan.models],
+        progress=progress,
+    )
+    alignment = STRATEGIES[strategy](request)
+    before = pair_objective(request, STRATEGIES["none"](request).permutations)
+    return alignment, Change(before, pair_objective(request, alignment.permutations))
+
+
+def _aligned(plan: MergePlan, alignment: Alignment) -> Sequence[TensorSource]:
+    if plan.choice is None:
+        return plan.models
+    tensors = plan.choice.bound.tensors
+    pairs = zip(plan.models, alignment.permutations, strict=True)
+    return [Permuted(model, tensors, permutations) for model, permutations in pairs]

@@ -1,0 +1,61 @@
+"""Writing one result the way its target was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from rebasin_cli.checkpoint import Checkpoint, Written, write_checkpoint, write_tensors
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.targets import Place, Target, output_infos
+from rebasin_cli.tensors import TensorSource
+
+
+def write_model(
+    source: TensorSource,
+    like: Checkpoint,
+    target: Target,
+    options: Options,
+    metadata: Mapping[str, str],
+) -> Written:
+    """Write the tensors of `source` in the form of `like`, one at a time."""
+    infos = {info.name: info for info in output_infos(like, target.layout, options)}
+
+    def produce(name: str) -> Tensor:
+        return source.load(name).to(infos[name].dtype)
+
+    with folder_for(target.place):
+        return write_checkpoint(
+            target.path,
+            tuple(infos.values()),
+            produce,
+            target.layout,
+            metadata={**like.metadata, **metadata},
+            overwrite=target.place.overwrite,
+        )
+
+
+def write_permutations(
+    place: Place, permutations: Mapping[str, Permutation], metadata: Mapping[str, str]
+) -> Written:
+    """Write a permutation file: one int32 tensor for each group."""
+    tensors = {name: permutation.index.int().cpu() for name, permutation in permutations.items()}
+    with folder_for(place):
+        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)
+
+
+@contextmanager
+def folder_for(place: Place) -> Iterator[None]:
+    """Make the folder of a place if the plan says so, and unmake it if nothing came of it."""
+    made = place.folder is not None and not place.folder.exists()
+    if place.folder is not None:
+        place.folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if made and place.folder is not None and not any(place.folder.iterdir()):
+            place.folder.rmdir()
+        raise

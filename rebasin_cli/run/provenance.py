@@ -1,0 +1,63 @@
+"""Where a file came from, kept in its metadata, and what can be concluded from it.
+
+`rebasin` is a JSON object: version, command, inputs with their SHA-256, spec, seed, and
+`basin`, the SHA-256 of the reference the model was aligned to. Models of one basin need no
+further alignment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from rebasin_cli import __version__
+from rebasin_cli.checkpoint import Checkpoint
+
+KEY = "rebasin"
+
+
+def provenance(
+    command: str,
+    inputs: Sequence[Checkpoint],
+    *,
+    basin: str | None,
+    spec: str | None = None,
+    seed: int = 0,
+    **facts: object,
+) -> dict[str, str]:
+    """Return the metadata entry of a result. Names only, no folders: the same everywhere."""
+    record = {
+        "version": __version__,
+        "command": command,
+        "inputs": [{"name": model.path.name, "sha256": model.sha256()} for model in inputs],
+        "spec": spec,
+        "seed": seed,
+        "basin": basin,
+        **facts,
+    }
+    return {KEY: json.dumps(record, sort_keys=True, separators=(",", ":"))}
+
+
+def basin_of(model: Checkpoint) -> str:
+    """Return the basin a model lies in: that of its provenance, or its own digest."""
+    return _recorded(model.metadata) or model.sha256()
+
+
+def one_basin(models: Sequence[Checkpoint]) -> bool:
+    """Return whether provenance proves that the models lie in one basin already.
+
+    Digests are computed only if at least one model was aligned by `rebasin` before.
+    """
+    if not any(_recorded(model.metadata) for model in models):
+        return False
+    return len({basin_of(model) for model in models}) == 1
+
+
+def _recorded(metadata: Mapping[str, str]) -> str | None:
+    """Return the basin in a file's metadata, None if there is none or it cannot be read."""
+    try:
+        record = json.loads(metadata.get(KEY, "null"))
+    except ValueError:
+        return None
+    basin = record.get("basin") if isinstance(record, dict) else None
+    return basin if isinstance(basin, str) else None

@@ -1,0 +1,123 @@
+"""The spec as a value: which tensors, which axes, which groups; no sizes and no tensor data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something stands in a spec's text: 1-based line and column, width in characters."""
+
+    line: int
+    column: int
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Named:
+    """A factor with a name: a group, or a size if `sizes:`, `--set` or `config.` defines it.
+
+    The name may hold templates such as `{i}` or `{i.prev}`.
+    """
+
+    name: str
+    at: Place | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A factor that nothing permutes; size None is `~`, any size."""
+
+    size: int | None = None
+    at: Place | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Nested factors in row-major order, the last one fastest. Make it with `product`."""
+
+    factors: tuple[AxisExpr, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Segments that are concatenated along the axis. Make it with `concatenation`."""
+
+    segments: tuple[AxisExpr, ...]
+
+
+AxisExpr = Named | Fixed | Product | Sum
+Axes = tuple[AxisExpr, ...]
+
+
+def product(factors: Sequence[AxisExpr]) -> AxisExpr:
+    """Return the product of one or more factors; products inside it are flattened."""
+    flat = [g for f in factors for g in (f.factors if isinstance(f, Product) else (f,))]
+    return flat[0] if len(flat) == 1 else Product(tuple(flat))
+
+
+def concatenation(segments: Sequence[AxisExpr]) -> AxisExpr:
+    """Return the concatenation of one or more segments; sums inside it are flattened."""
+    flat = [t for s in segments for t in (s.segments if isinstance(s, Sum) else (s,))]
+    return flat[0] if len(flat) == 1 else Sum(tuple(flat))
+
+
+def leaves(expression: AxisExpr) -> Iterator[Named | Fixed]:
+    """Yield the factors of an axis expression from left to right."""
+    if isinstance(expression, Named | Fixed):
+        yield expression
+        return
+    parts = expression.factors if isinstance(expression, Product) else expression.segments
+    for part in parts:
+        yield from leaves(part)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A tensor cut along one axis into parts that have axis lists of their own."""
+
+    axis: int
+    parts: tuple[Axes, ...]
+
+
+Entry = Axes | Split
+
+
+def axes_of(entry: Entry) -> tuple[Axes, ...]:
+    """Return the axis lists of an entry: one, or one for each part of a split."""
+    return entry.parts if isinstance(entry, Split) else (entry,)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What `groups:` says of a group: its size, and the group it has one permutation per index of.
+
+    size: a number, a name from `sizes:`, or a `config.` path.
+    """
+
+    size: int | str | None = None
+    per: str | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Which axes of which tensors belong to which groups. Equality is by meaning.
+
+    tensors: name pattern -> entry. sizes: name -> number or `config.` path. groups: name, with
+    templates -> declaration. transposed: patterns of tensors stored as (in, out).
+    source, text, places: where it was read from, for messages only; the keys of `places` are
+    paths such as ("tensors", PATTERN) or ("groups", NAME, "per").
+    """
+
+    tensors: Mapping[str, Entry]
+    name: str = ""
+    description: str = ""
+    buffers: tuple[str, ...] = ()
+    transposed: tuple[str, ...] = ()
+    sizes: Mapping[str, int | str] = field(default_factory=dict)
+    groups: Mapping[str, Declaration] = field(default_factory=dict)
+    source: str = field(default="<spec>", compare=False)
+    text: str = field(default="", compare=False, repr=False)
+    places: Mapping[tuple[str, ...], Place] = field(default_factory=dict, compare=False, repr=False)

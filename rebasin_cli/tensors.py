@@ -1,0 +1,138 @@
+"""The nouns for tensors: what is known of one, where it comes from, and how it is cut into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, shape and dtype of a tensor, known without reading its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def floating(self) -> bool:
+        """True for real floating dtypes: the only ones that are averaged or that vote."""
+        return self.dtype.is_floating_point
+
+
+class TensorSource(Protocol):
+    """Named tensors on demand. A checkpoint is one; so is `InMemory` around a state dict."""
+
+    def names(self) -> Sequence[str]:
+        """Return the tensor names, in the order in which the source stores them."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Return what is known of a tensor without reading it."""
+
+    def load(self, name: str) -> Tensor:
+        """Return the tensor in CPU memory. The caller must not write to it."""
+
+
+class InMemory:
+    """A state dict as a TensorSource; the tensors are shared, not copied."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def names(self) -> Sequence[str]:
+        return tuple(self._tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        tensor = self._tensors[name]
+        return TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+
+    def load(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def infos(source: TensorSource) -> dict[str, TensorInfo]:
+    """Return what is known of every tensor of a source, by name, in the source's order."""
+    return {name: source.info(name) for name in source.names()}
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of a block: its size, its step in elements, and the group that owns it.
+
+    group: None where the dimension is fixed.
+    """
+
+    size: int
+    stride: int
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A strided view of one tensor with one dimension for each factor.
+
+    Offset and strides are in elements of the contiguous (row-major) tensor. Fixed dimensions
+    of size 1 are left out and neighbouring fixed dimensions are merged, so that `dims` holds
+    what matters: which groups meet here. A dimension of a group stays, whatever its size.
+    """
+
+    offset: int
+    dims: tuple[Dim, ...]
+
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        return tuple(dim.group for dim in self.dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(dim.size for dim in self.dims)
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """Return this block of a contiguous tensor, without copying."""
+        strides = tuple(dim.stride for dim in self.dims)
+        start = tensor.storage_offset() + self.offset
+        return tensor.as_strided(self.shape, strides, start)
+
+
+@dataclass(frozen=True)
+class BoundTensor:
+    """A tensor cut into blocks, or several tensors of one shape stacked along a new axis 0.
+
+    members: one tensor name; for an axis of names (`experts.[e].weight`) all of them, in order.
+    stacked: True for an axis of names; then axis 0 of `shape` counts the members, is owned by
+    one group, and is the first dimension of every block.
+    blocks: cover the tensor exactly, without overlap. votes: False for buffers and integers.
+    """
+
+    members: tuple[str, ...]
+    stacked: bool
+    shape: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    votes: bool
+
+    @property
+    def groups(self) -> frozenset[str]:
+        return frozenset(name for block in self.blocks for name in block.groups if name)
+
+    def load(self, source: TensorSource) -> Tensor:
+        """Return the tensor of this shape, contiguous; a stack is assembled from its members."""
+        if self.stacked:
+            return torch.stack([source.load(name) for name in self.members])
+        return source.load(self.members[0]).contiguous()

@@ -1,0 +1,17 @@
+"""What every test shares: which files are tests, and when a GPU test can run."""
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+
+# Scripts: they run as programs, and importing them would train networks or need extras.
+collect_ignore = ["demo", "benchmarks"]
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no GPU on this machine"))

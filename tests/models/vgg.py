@@ -1,0 +1,41 @@
+"""VGG under torchvision's names, with narrow layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+CHANNELS = (64, 128, 256, 512, 512)
+CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2,) * 5, 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class Vgg(nn.Module):
+    """`features`, a pool to 7 x 7, `classifier`; channels are torchvision's over `divisor`."""
+
+    def __init__(self, depth: int, *, batch_norm: bool = False, divisor: int = 16) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for count, channels in zip(CONVOLUTIONS[depth], CHANNELS, strict=True):
+            for _ in range(count):
+                width = channels // divisor
+                layers.append(nn.Conv2d(before, width, 3, padding=1))
+                layers += [nn.BatchNorm2d(width)] if batch_norm else []
+                layers.append(nn.ReLU())
+                before = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(7)
+        hidden = 4096 // divisor
+        self.classifier = nn.Sequential(
+            nn.Linear(before * 49, hidden),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(hidden, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.avgpool(self.features(x))
+        return self.classifier(x.flatten(1))
