@@ -105,8 +105,8 @@ def gather(
     A parent is the dimension before its child that it owns, or the only one it owns.
     pinned: parents that have no dimension here, with the position they are fixed at.
     """
-    owners = [name for name in groups if name in permutations]
-    for name in sorted(set(owners), key=lambda g: len(permutations[g].parents)):
+    owners = {name for name in groups if name is not None and name in permutations}
+    for name in sorted(owners, key=lambda g: (len(permutations[g].parents), g)):
         for axis, owner in enumerate(groups):
             if owner == name:
                 values = _gather_axis(values, axis, groups, permutations[name], pinned or {})
@@ -139,7 +139,10 @@ def _gather_axis(
 
 
 def parent_axis(groups: Sequence[str | None], axis: int, parent: str) -> int:
-    """Return the dimension of `parent` that a child on `axis` belongs to: the last one before it."""
+    """Return the dimension of `parent` that a child on `axis` belongs to.
+
+    It is the last one before the child, or the only one.
+    """
     before = [k for k, name in enumerate(groups[:axis]) if name == parent]
     return before[-1] if before else groups.index(parent)
 
@@ -164,7 +167,7 @@ def take_member(
     """
     if not tensor.stacked:
         return take(source.load(tensor.members[0]), tensor, permutations)
-    owner = tensor.blocks[0].dims[0].group or ""
+    owner = str(tensor.blocks[0].dims[0].group)
     origin = int(permutations[owner].index[position]) if owner in permutations else position
     member = source.load(tensor.members[origin])
     if not tensor.groups & permutations.keys():

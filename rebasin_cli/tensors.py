@@ -1,4 +1,4 @@
-"""The nouns for tensors: what is known of one, where it comes from, and how it is cut into blocks."""
+"""The nouns for tensors: what is known of one, where it comes from, how it is cut into blocks."""
 
 from __future__ import annotations
 

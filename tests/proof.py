@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,35 +39,58 @@ def draw(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
 
 
 def permuted(
-    state: Mapping[str, Tensor], bound: BoundSpec, permutations: Mapping[str, Permutation]
+    state: Mapping[str, Tensor],
+    tensors: Iterable[BoundTensor],
+    permutations: Mapping[str, Permutation],
 ) -> dict[str, Tensor]:
-    """Return the state dict with every tensor of the spec permuted."""
-    source, result = InMemory(state), dict(state)
-    for tensor in bound.tensors:
-        for position, name in enumerate(tensor.members):
-            result[name] = take_member(source, tensor, position, permutations)
-    return result
+    """Return the members of bound tensors, permuted."""
+    source = InMemory(state)
+    return {
+        name: take_member(source, tensor, position, permutations)
+        for tensor in tensors
+        for position, name in enumerate(tensor.members)
+    }
 
 
 def difference(
     model: nn.Module, inputs: Inputs, bound: BoundSpec, permutations: Mapping[str, Permutation]
 ) -> float:
-    """Return by how much the outputs change, relative to the largest; the model is put back."""
+    """Permute the model in place and return by how much its outputs change."""
+    before = outputs(model, inputs)
+    overwrite(model, permuted(stored(model), bound.tensors, permutations))
+    return change(before, outputs(model, inputs))
+
+
+def corrupted(
+    model: nn.Module, inputs: Inputs, bound: BoundSpec, permutations: Mapping[str, Permutation]
+) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Yield specs in which one tensor has lost one group: a label, and what measures its effect."""
     before, state = outputs(model, inputs), stored(model)
-    model.load_state_dict(permuted(state, bound, permutations), strict=False)
-    after = outputs(model, inputs)
-    model.load_state_dict(state, strict=False)
-    return float((after - before).abs().max() / before.abs().max())
+    right = permuted(state, bound.tensors, permutations)
+    overwrite(model, right)
 
+    def effect(wrong: BoundTensor) -> float:
+        overwrite(model, permuted(state, [wrong], permutations))
+        after = outputs(model, inputs)
+        overwrite(model, {name: right[name] for name in wrong.members})
+        return change(before, after)
 
-def corruptions(bound: BoundSpec) -> Iterator[tuple[str, BoundSpec]]:
-    """Yield specs in which one tensor has lost one group, each with a label."""
-    for number, tensor in enumerate(bound.tensors):
+    for tensor in bound.tensors:
         for name in sorted(tensor.groups):
             lost = {g for g, group in bound.groups.items() if name in (g, *group.parents)}
-            wrong = _without(tensor, lost)
-            tensors = (*bound.tensors[:number], wrong, *bound.tensors[number + 1 :])
-            yield f"{tensor.members[0]} without {name}", replace(bound, tensors=tensors)
+            yield f"{tensor.members[0]} without {name}", partial(effect, _without(tensor, lost))
+
+
+def overwrite(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Write new values into some of a model's tensors."""
+    live = model.state_dict()
+    for name, value in values.items():
+        live[name].copy_(value)
+
+
+def change(before: Tensor, after: Tensor) -> float:
+    """Return the largest difference, relative to the largest value."""
+    return float((after - before).abs().max() / before.abs().max())
 
 
 def _without(tensor: BoundTensor, lost: set[str]) -> BoundTensor:

@@ -12,7 +12,7 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.spec import BoundSpec, Spec, bind, parse, uncovered
 from rebasin_cli.tensors import InMemory, infos
 from tests.models import EXAMPLES
-from tests.proof import BROKEN, EXACT, corruptions, difference, draw, stored
+from tests.proof import BROKEN, EXACT, corrupted, difference, draw, stored
 
 FOLDER = Path(__file__).parents[1] / "specs"
 SPECS = {path.stem: parse(path.read_text("utf-8"), source=path.name) for path in FOLDER.iterdir()}
@@ -174,14 +174,11 @@ def test_permuting_every_group_leaves_the_outputs_alone(name: str) -> None:
 def unnoticed(name: str, limit: int) -> list[str]:
     """Return which of about `limit` wrong specs of a network leave its outputs alone."""
     (spec, _), example = case(name), EXAMPLES[name]
-    model, inputs = example.model(seed=1), example.batch()
+    model = example.model(seed=1)
     bound = bound_to(spec, stored(model), example.sizes)
-    permutations, twins = draw(bound, seed=2), list(corruptions(bound))
-    return [
-        label
-        for label, wrong in twins[:: max(1, len(twins) // limit)]
-        if difference(model, inputs, wrong, permutations) < BROKEN
-    ]
+    twins = list(corrupted(model, example.batch(), bound, draw(bound, seed=2)))
+    tried = twins[:: max(1, len(twins) // limit)]
+    return [label for label, effect in tried if effect() < BROKEN]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -39,7 +39,7 @@ def write_folder(target: Path, job: Job, *, overwrite: bool) -> tuple[int, str]:
     with new_folder(target, overwrite=overwrite, keep=keep) as folder:
         if source != real:
             with writing(target):
-                _copy_others(source, folder, skip=real)
+                _copy_others(source, folder)
         sizes = _write_shards(folder, job, digests)
     return sum(sizes), combined_digest(digests)
 
@@ -117,14 +117,14 @@ def _require_read_back(folder: Path, names: Set[str], *, where: str) -> None:
     )
 
 
-def _copy_others(source: Path, folder: Path, *, skip: Path) -> None:
-    """Copy what goes with the weights: no weights, nothing hidden, not the target itself.
+def _copy_others(source: Path, folder: Path) -> None:
+    """Copy what goes with the weights: no weights and nothing hidden.
 
-    A folder that holds weights is another model, and left out as a whole.
+    A folder that holds weights is another model (perhaps the target itself): left out whole.
     """
     for where, folders, files in os.walk(source):
         here = Path(where)
-        if here != source and (here.resolve() == skip or any(map(is_weight_name, files))):
+        if here != source and any(map(is_weight_name, files)):
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]

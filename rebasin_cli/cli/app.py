@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from rebasin_cli import __version__
-from rebasin_cli.cli import compare, models, specs
+from rebasin_cli.cli import compare, mix, move, specs
 
 EPILOG = """
 Examples:
@@ -30,6 +30,7 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -53,7 +54,7 @@ def rebasin(
     """Align, merge and interpolate checkpoints modulo permutation symmetry."""
 
 
-for module in (models, compare):
+for module in (move, mix, compare):
     for function in module.COMMANDS:
         app.command(function.__name__)(function)
 app.add_typer(specs.app, name="spec")

@@ -9,7 +9,6 @@ import typer
 
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.models import Save
 
 ModelA = Annotated[Path, typer.Argument(metavar="A")]
 ModelB = Annotated[Path, typer.Argument(metavar="B")]
@@ -19,7 +18,7 @@ def verify(
     ctx: typer.Context,
     a: ModelA,
     b: ModelB,
-    save: Save = None,
+    save: o.Save = None,
     spec: o.Spec = None,
     sizes: o.Sizes = None,
     strict: o.Strict = False,

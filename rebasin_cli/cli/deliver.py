@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -59,9 +59,7 @@ def deliver(
         raise typer.Exit(code)
 
 
-def _run(
-    command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]
-) -> int:
+def _run(command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]) -> int:
     """Show the outcomes of a run and return the exit code they amount to."""
     from rebasin_cli.report.show import Screen
 
@@ -97,7 +95,9 @@ def guarded(command: str, *, json_wanted: bool = False) -> Iterator[None]:
         _say("terminated")
         _leave_quietly(TERMINATED)
     except MemoryError:
-        _fail(command, MachineError("out of memory", hint="give a smaller --max-memory"), json_wanted)
+        _fail(
+            command, MachineError("out of memory", hint="give a smaller --max-memory"), json_wanted
+        )
     except OSError as error:
         where = str(error.filename or "")
         _fail(command, MachineError(error.strerror or str(error), where=where), json_wanted)
@@ -123,10 +123,8 @@ def _fail(command: str, error: RebasinError, json_wanted: bool) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    try:
+    with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass
 
 
 def _leave_quietly(code: int) -> NoReturn:

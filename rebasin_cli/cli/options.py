@@ -54,29 +54,38 @@ def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
 
 Spec = Annotated[
     str | None,
-    _option("--spec", metavar="NAME|FILE", panel=SPEC, help="Spec; default: the bundled one that fits."),
+    _option(
+        "--spec", metavar="NAME|FILE", panel=SPEC, help="Spec; default: the bundled one that fits."
+    ),
 ]
 Sizes = Annotated[
-    list[str] | None, _option("--set", metavar="NAME=N", panel=SPEC, help="A named size, as heads=12.")
+    list[str] | None,
+    _option("--set", metavar="NAME=N", panel=SPEC, help="A named size, as heads=12."),
 ]
 Strict = Annotated[
     bool, _option("--strict", panel=SPEC, help="Refuse tensors the spec does not mention.")
 ]
 Only = Annotated[
-    list[str] | None, _option("--only", metavar="GLOB", panel=SPEC, help="Only these tensors; repeatable.")
+    list[str] | None,
+    _option("--only", metavar="GLOB", panel=SPEC, help="Only these tensors; repeatable."),
 ]
 Skip = Annotated[
-    list[str] | None, _option("--skip", metavar="GLOB", panel=SPEC, help="Not these tensors; repeatable.")
+    list[str] | None,
+    _option("--skip", metavar="GLOB", panel=SPEC, help="Not these tensors; repeatable."),
 ]
 Key = Annotated[
     str | None,
-    _option("--key", metavar="PATH", panel=FILES, help="Where the weights are in a .pt, as ema.model."),
+    _option(
+        "--key", metavar="PATH", panel=FILES, help="Where the weights are in a .pt, as ema.model."
+    ),
 ]
 Out = Annotated[
-    Path | None, _option("--out", "-o", panel=FILES, help="File for one result, folder for several.")
+    Path | None,
+    _option("--out", "-o", panel=FILES, help="File for one result, folder for several."),
 ]
 Format = Annotated[
-    str | None, _option("--format", metavar="safetensors|pt", panel=FILES, help="Default: the input's.")
+    str | None,
+    _option("--format", metavar="safetensors|pt", panel=FILES, help="Default: the input's."),
 ]
 Dtype = Annotated[
     str,
@@ -102,7 +111,9 @@ Jobs = Annotated[
 ]
 MaxMemory = Annotated[
     str | None,
-    _option("--max-memory", metavar="SIZE", panel=MEANS, help="For tensors, as 8GB; default: half."),
+    _option(
+        "--max-memory", metavar="SIZE", panel=MEANS, help="For tensors, as 8GB; default: half."
+    ),
 ]
 Seed = Annotated[int, _option("--seed", panel=MEANS, help="Same seed, same result.")]
 Restarts = Annotated[
@@ -117,6 +128,15 @@ Start = Annotated[
         help="Where to start the search; default: descriptor and identity, the better one wins.",
     ),
 ]
+Save = Annotated[
+    Path | None,
+    _option(
+        "--save-permutation",
+        metavar="FILE",
+        panel=FILES,
+        help="Also write the permutation; a folder for several models.",
+    ),
+]
 DryRun = Annotated[
     bool, _option("--dry-run", "-n", panel=SHOWN, help="Print the plan as JSON; do nothing.")
 ]
@@ -127,7 +147,8 @@ Verbose = Annotated[
 ]
 NoProgress = Annotated[bool, _option("--no-progress", panel=SHOWN, help="No progress bar.")]
 Null = Annotated[
-    bool, _option("--null", "-0", panel=FILES, help="Paths on stdin end in NUL, as of `find -print0`.")
+    bool,
+    _option("--null", "-0", panel=FILES, help="Paths on stdin end in NUL, as of `find -print0`."),
 ]
 
 

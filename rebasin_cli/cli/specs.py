@@ -13,6 +13,7 @@ from rebasin_cli.cli.deliver import deliver, guarded
 app = typer.Typer(
     help="List, show, check and start permutation specs.",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -59,8 +60,8 @@ def descend(
         batch = _apart(waiting, families)[:left]
         waiting = [root for root in waiting if root not in batch]
         left -= len(batch)
-        frozen = dict(permutations)
-        moves = pool.map(lambda root: visit(pair, families[root], frozen), batch)
+        step = partial(visit, pair, permutations=dict(permutations))
+        moves = pool.map(step, (families[root] for root in batch))
         for root, move in zip(batch, moves, strict=True):
             if move is None:
                 continue

@@ -92,8 +92,6 @@ def occurrences(
     return [tuple(axes) for axes in found.values()]
 
 
-def _root_axis(
-    axis: int, owners: Sequence[str | None], groups: Mapping[str, BoundGroup]
-) -> int:
+def _root_axis(axis: int, owners: Sequence[str | None], groups: Mapping[str, BoundGroup]) -> int:
     parents = groups[owners[axis] or ""].parents
     return _root_axis(parent_axis(owners, axis, parents[-1]), owners, groups) if parents else axis

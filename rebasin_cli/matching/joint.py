@@ -83,10 +83,8 @@ def _siblings(terms: Sequence[Term], level: Level) -> Solution:
     """Return the best permutations of all groups directly inside one pair of parents."""
     value, index = 0.0, dict[str, Tensor]()
     for tops, members in _components(terms, level):
-        if len(tops) == 1:
-            part = solve(tops[0], members, level)
-        else:
-            part = _in_turn(tops, members, level)
+        alone = len(tops) == 1
+        part = solve(tops[0], members, level) if alone else _in_turn(tops, members, level)
         value += part.value
         index.update(part.index)
     return Solution(value, index)
@@ -158,9 +156,7 @@ def _below(name: str, term: Term, level: Level) -> set[str]:
     return {g for g in term.groups if name in (g, *level.groups[g].parents)}
 
 
-def _as_permutations(
-    index: Mapping[str, Tensor], level: Level
-) -> dict[str, Permutation]:
+def _as_permutations(index: Mapping[str, Tensor], level: Level) -> dict[str, Permutation]:
     """Return indices as permutations; the parents above this level are left out."""
     return {
         name: Permutation(rows, _parents(level.groups[name], rows.dim() - 1))

@@ -22,7 +22,13 @@ class Loaded:
     """
 
     def __init__(
-        self, source: TensorSource, *, label: str, device: torch.device, dtype: torch.dtype, limit: int
+        self,
+        source: TensorSource,
+        *,
+        label: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        limit: int,
     ) -> None:
         self._source, self._label = source, label
         self._device, self._dtype, self._limit = device, dtype, limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -69,7 +69,7 @@ def measure(
             moved = gather(b, block.groups, permutations)
             for sums in (total, *(groups[g] for g in set(block.groups) if g)):
                 sums.add(a, b, moved)
-    for name in constant(bound, reference):
+    for name in constant(bound, other):
         a, b = reference.load(name), other.load(name)
         total.add(a, b, b)
     return Measured(
@@ -82,9 +82,7 @@ def measure(
 def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
     """Return the floating tensors that no group moves and the spec does not mention."""
     return [
-        name
-        for name in bound.untouched
-        if name not in bound.buffers and source.info(name).floating
+        name for name in bound.untouched if name not in bound.buffers and source.info(name).floating
     ]
 
 
@@ -104,4 +102,6 @@ def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> 
 
 
 def _pieces(values: Tensor) -> Iterator[Tensor]:
-    yield from values.reshape(-1).split(PIECE)
+    flat = values.reshape(-1)
+    for start in range(0, len(flat), PIECE):
+        yield flat[start : start + PIECE]

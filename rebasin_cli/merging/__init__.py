@@ -1,15 +1,10 @@
-"""Averages and interpolations of models, and the alignment of many models to one frame."""
+"""Averages and interpolations of models, computed tensor by tensor as they are read."""
 
 from rebasin_cli.merging.mixing import MODES
 from rebasin_cli.merging.sources import Between, Mean
-from rebasin_cli.merging.strategies import STRATEGIES, Alignment, Request, pair_objective
 
 __all__ = [
     "MODES",
-    "STRATEGIES",
-    "Alignment",
     "Between",
     "Mean",
-    "Request",
-    "pair_objective",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
+PARALLEL = 1e-6  # radians: below it the arc and the line are the same in float32
+
 Blend = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -35,14 +37,14 @@ def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """Return the point on the arc from a to b, each tensor seen as one vector.
 
-    Directions closer than 1e-6 radians, or a zero vector, have no arc worth the name: lerp.
+    Directions closer than PARALLEL, or a zero vector, have no arc worth the name: lerp.
     Source: Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
     """
     x, y = _wide(a), _wide(b)
     scale = (x.norm() * y.norm()).double()
     cosine = (x.double() * y.double()).sum() / scale if scale > 0 else torch.tensor(1.0)
     angle = torch.arccos(cosine.clamp(-1, 1))
-    if torch.sin(angle) < 1e-6:
+    if torch.sin(angle) < PARALLEL:
         return lerp(a, b, alpha)
     left = torch.sin((1 - alpha) * angle) / torch.sin(angle)
     right = torch.sin(alpha * angle) / torch.sin(angle)

@@ -67,7 +67,8 @@ def plan_align(
     outs = output_paths(models, options, word="aligned")
     check_distinct(outs)
     several = len(models) > 1
-    targets = [plan_target(o, m, inputs, options, create=several) for o, m in zip(outs, models)]
+    pairs = zip(outs, models, strict=True)
+    targets = [plan_target(out, m, inputs, options, create=several) for out, m in pairs]
     items = map(AlignItem, models, targets, permutation_places(models, save, options))
     return AlignPlan(
         reference, tuple(items), choose_spec(reference, options), machine, start, options

@@ -73,9 +73,7 @@ def read_permutations(
                 hint="`rebasin align --save-permutation FILE` writes one",
             ) from error
         try:
-            bound = bind(
-                spec, infos(checkpoint), config=config, sizes=sizes, ties=checkpoint.ties
-            )
+            bound = bind(spec, infos(checkpoint), config=config, sizes=sizes, ties=checkpoint.ties)
         except SpecError as error:
             raise PermutationError(
                 f"the permutation does not fit {checkpoint.path}",
@@ -93,11 +91,11 @@ def _fitted(
     expected = {group.name: group.shape for group in bound.groups.values()}
     found = {name: file.info(name).shape for name in file.names()}
     if expected != found:
-        wrong = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
+        name = min(n for n in {*expected, *found} if expected.get(n) != found.get(n))
         raise PermutationError(
             f"the permutation does not fit {checkpoint.path}",
             where=str(source),
-            detail=f"group {wrong[0]!r} is {found.get(wrong[0])}, expected {expected.get(wrong[0])}",
+            detail=f"group {name!r} is {found.get(name)}, expected {expected.get(name)}",
             hint="it was found for a checkpoint with other tensors",
         )
     return {

@@ -67,7 +67,7 @@ def _only_fit(checkpoint: Checkpoint, options: Options) -> Choice:
     if len(fits) == 1:
         ((name, bound),) = fits.items()
         return Choice(name, bound, automatic=True)
-    lines = {name: "fits" for name in fits} or {name: str(miss) for name, miss in found.items()}
+    lines = dict.fromkeys(fits, "fits") or {name: str(miss) for name, miss in found.items()}
     raise UsageError(
         "several bundled specs fit" if fits else "no bundled spec fits this checkpoint",
         where=str(checkpoint.path),

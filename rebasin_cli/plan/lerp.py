@@ -77,7 +77,9 @@ def plan_lerp(
     too. command: run on each point, whose file is then removed unless `keep`.
     """
     if mode not in MODES:
-        raise UsageError(f"no mode is called {mode!r}", hint=suggest(mode, MODES) or "linear, slerp")
+        raise UsageError(
+            f"no mode is called {mode!r}", hint=suggest(mode, MODES) or "linear, slerp"
+        )
     if len(paths) < 2 or (len(paths) > 2 and not chain):
         hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
         raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)

@@ -50,7 +50,11 @@ def plan_device(name: str) -> str:
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
         raise UsageError(f"there is no device called {name!r}", hint=f"--device {DEVICES}")
-    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if int(index or 0) >= present[kind]:
         raise MachineError(
             f"device {name!r} is not on this machine",

@@ -10,7 +10,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.merging import STRATEGIES
+from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
 from rebasin_cli.plan.inputs import check_fit, open_models

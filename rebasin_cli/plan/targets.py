@@ -127,9 +127,7 @@ def output_infos(model: Checkpoint, target: Layout, options: Options) -> tuple[T
     format has no ties.
     """
     if options.dtype != "keep" and options.dtype not in DTYPES:
-        raise UsageError(
-            f"no dtype is called {options.dtype!r}", hint=f"keep, {', '.join(DTYPES)}"
-        )
+        raise UsageError(f"no dtype is called {options.dtype!r}", hint=f"keep, {', '.join(DTYPES)}")
     names = [n for n in model.names() if target.format == "pt" or n not in model.ties]
     return tuple(_converted(model.info(name), options) for name in names)
 

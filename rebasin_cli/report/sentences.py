@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rebasin_cli.matching import Change, Matching, Status
@@ -43,14 +43,27 @@ def result_text(outcome: Outcome) -> str:
             return "\n".join(_group_line(group) for group in outcome.groups)
         case Kept():
             return str(outcome.path)
-        case _:
+        case Aligned() | Applied() | Merged() | Interpolated():
             return str(outcome.written.path) if outcome.written else ""
+    raise TypeError(f"no text for {type(outcome).__name__}")
 
 
 def summary_text(outcome: Outcome) -> str:
     """Return what a person wants to know of an outcome; empty if stdout says it all."""
-    sentence = _SUMMARIES.get(type(outcome))
-    return sentence(outcome) if sentence else ""
+    match outcome:
+        case Aligned():
+            return _aligned(outcome)
+        case Applied():
+            return _applied(outcome)
+        case Merged():
+            return _merged(outcome)
+        case Failed():
+            return f"error: {outcome.error}"
+        case Verified():
+            return _verified(outcome)
+        case Checked():
+            return _checked(outcome)
+    return ""
 
 
 def count(number: int, noun: str) -> str:
@@ -73,14 +86,12 @@ def _cosine(objective: float, distance: float) -> float:
 
 def advice(matching: Matching) -> str:
     """Return one sentence on what the figures mean for whoever wants to merge."""
-    near = cosine(matching)
-    if matching.status in (Status.EQUAL, Status.EXACT, Status.NOTHING, Status.LIMIT):
-        return matching.status.value
-    if matching.status is Status.STAYED and near.before >= NEAR:
+    sentence: str = matching.status.value
+    if matching.status is not Status.STAYED:
+        return sentence
+    if cosine(matching).before >= NEAR:
         return "nothing was gained: the two already share a basin and can be averaged as they are"
-    if matching.status is Status.STAYED:
-        return f"nothing was gained: {matching.status.value}"
-    return matching.status.value
+    return f"nothing was gained: {sentence}"
 
 
 def _percent(change: Change) -> str:
@@ -104,7 +115,8 @@ def _moved(matching: Matching) -> str:
 def _aligned(outcome: Aligned) -> str:
     lines = [
         f"{outcome.model} aligned to {outcome.reference}: {advice(outcome.matching)}",
-        f"  {_distance(outcome.matching)}, {_moved(outcome.matching)}, {outcome.seconds:.1f} s",
+        f"  {_distance(outcome.matching)}, {_moved(outcome.matching)}",
+        f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
     ]
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
@@ -127,15 +139,11 @@ def _merged(outcome: Merged) -> str:
         change = outcome.objective
         lines.append(
             f"  inner product over all pairs {change.before:.4g} -> {change.after:.4g}, "
-            f"{count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
+            f"spec {outcome.spec}, {count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
         )
     if not outcome.converged:
         lines.append("  stopped before the models came to rest; more might be gained")
     return "\n".join(lines)
-
-
-def _failed(outcome: Failed) -> str:
-    return f"error: {outcome.error}"
 
 
 def _verdict(outcome: Verified) -> str:
@@ -218,13 +226,3 @@ def _checked(outcome: Checked) -> str:
     if outcome.untouched:
         lines.append(f"  {count(len(outcome.untouched), 'tensor')} not mentioned: {shown}")
     return "\n".join(lines)
-
-
-_SUMMARIES: Mapping[type, Callable[[Any], str]] = {
-    Aligned: _aligned,
-    Applied: _applied,
-    Merged: _merged,
-    Failed: _failed,
-    Verified: _verified,
-    Checked: _checked,
-}

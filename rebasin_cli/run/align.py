@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from time import perf_counter
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching import Matching, match_weights
 from rebasin_cli.permutation import Permutation, Permuted
@@ -16,6 +16,7 @@ from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.machine import Machine
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Aligned, Failed, Kept
+from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.output import write_model, write_permutations
 from rebasin_cli.run.provenance import basin_of, provenance
@@ -62,10 +63,8 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     moved = Permuted(item.model, plan.choice.bound.tensors, matching.permutations)
     progress(f"writing {item.target.path.name}", 0, 0)
     written = write_model(moved, item.model, item.target, plan.options, facts)
-    saved = item.permutation and write_permutations(
-        item.permutation,
-        matching.permutations,
-        permutation_metadata(plan.choice, plan.reference, item.model, plan.options) | facts,
+    saved = save_permutations(
+        item.permutation, matching, plan.choice, (plan.reference, item.model), plan.options
     )
     return Aligned(
         model=item.model.path,
@@ -102,16 +101,23 @@ def match_models(
     )
 
 
-def permutation_metadata(
-    choice: Choice, reference: Checkpoint, model: Checkpoint, options: Options
-) -> dict[str, str]:
-    """Return what a permutation file says besides the permutations.
+def save_permutations(
+    place: Place | None,
+    matching: Matching,
+    choice: Choice,
+    models: tuple[Checkpoint, Checkpoint],
+    options: Options,
+) -> Written | None:
+    """Write the permutation file of a reference and a model, if a place is planned for one.
 
     The sizes that are not in the headers (config.json, --set) come along: a later `apply`
     may meet the bare weights alone.
     """
+    if place is None:
+        return None
+    reference, model = models
     groups = {g.name: {"size": g.size, "per": g.parents} for g in choice.bound.groups.values()}
-    return {
+    metadata = {
         "rebasin.spec": dump(choice.bound.spec),
         "rebasin.sizes": json.dumps(dict(options.sizes), sort_keys=True),
         "rebasin.config": json.dumps(dict(model.config), sort_keys=True),
@@ -119,3 +125,4 @@ def permutation_metadata(
         "rebasin.reference": reference.sha256(),
         "rebasin.model": model.sha256(),
     }
+    return write_permutations(place, matching.permutations, metadata)

@@ -10,9 +10,9 @@ from rebasin_cli.permutation import Permuted, inverse
 from rebasin_cli.plan.apply import ApplyPlan, VerifyPlan
 from rebasin_cli.plan.outcome import Applied, Kept, Verified
 from rebasin_cli.progress import Progress
-from rebasin_cli.run.align import permutation_metadata
+from rebasin_cli.run.align import save_permutations
 from rebasin_cli.run.compare import max_difference, max_value, same_bits
-from rebasin_cli.run.output import write_model, write_permutations
+from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import provenance
 from rebasin_cli.spec import BoundSpec
 
@@ -61,7 +61,6 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         if not same_bits(a, b):
             different.append(name)
             largest = max(largest, max_difference(a, b) / (max_value(a) or 1.0))
-    metadata = permutation_metadata(plan.choice, plan.a, plan.b, plan.options)
     yield Verified(
         a=plan.a.path,
         b=plan.b.path,
@@ -69,7 +68,9 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         matching=matching,
         different=tuple(different),
         max_difference=largest,
-        permutation=plan.save and write_permutations(plan.save, matching.permutations, metadata),
+        permutation=save_permutations(
+            plan.save, matching, plan.choice, (plan.a, plan.b), plan.options
+        ),
     )
 
 

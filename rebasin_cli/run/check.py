@@ -18,11 +18,11 @@ def run_check(plan: CheckPlan, progress: Progress) -> Iterator[Checked]:
     try:
         spec = load_spec(plan.spec)
         if plan.model is None:
-            yield Checked(plan.spec, None, len(spec.entries), (), (), None)
+            yield Checked(plan.spec, None, len(spec.tensors), (), (), None)
             return
         bound = choose_spec(plan.model, replace(plan.options, spec=plan.spec)).bound
     except SpecError as error:
-        yield Checked(plan.spec, plan.model and plan.model.path, 0, (), (), error)
+        yield Checked(plan.spec, plan.model.path if plan.model else None, 0, (), (), error)
         return
     yield Checked(
         plan.spec, plan.model.path, len(bound.tensors), _groups(bound), bound.untouched, None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
-from rebasin_cli.matching import Change
-from rebasin_cli.merging import STRATEGIES, Alignment, Mean, Request, pair_objective
+from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
+from rebasin_cli.merging import Mean
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.merge import MergePlan
 from rebasin_cli.plan.outcome import Kept, Merged
@@ -59,9 +59,7 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     )
 
 
-def _align(
-    plan: MergePlan, strategy: str, progress: Progress
-) -> tuple[Alignment, Change | None]:
+def _align(plan: MergePlan, strategy: str, progress: Progress) -> tuple[Alignment, Change | None]:
     """Return the models' permutations, and the sum of pair objectives before and after."""
     if plan.choice is None or strategy == "none":
         return Alignment(tuple({} for _ in plan.models)), None

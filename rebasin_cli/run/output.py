@@ -33,7 +33,8 @@ def write_model(
             tuple(infos.values()),
             produce,
             target.layout,
-            metadata={**like.metadata, **metadata},
+            # transformers refuses safetensors files without a format
+            metadata={"format": "pt", **like.metadata, **metadata},
             overwrite=target.place.overwrite,
         )
 

@@ -69,7 +69,7 @@ class _Binder:
         groups = [name for name in used if self._owner(name)]
         declared = declared_groups(spec, groups, problems)
         known, broken = self._known(used, declared)
-        sizes = solve(placements, known, broken, problems)
+        sizes = solve(placements, known, broken, self._sizes, problems)
         per = parents(spec, declared, groups, problems)
         self._check_stacks(placements)
         check_sides(occurrences(placements, self._owner, transposed), per, problems)
@@ -90,10 +90,10 @@ class _Binder:
         for name, at in used.items():
             if name in self._sizes:
                 known[name] = self._sizes.find(name, at, self._problems)
-        for name, declaration in declared.items():
-            if declaration.size is not None:
-                at = self._spec.places.get(("groups", declaration.key))
-                known[name] = self._sizes.find(declaration.size, at, self._problems)
+        for key in dict.fromkeys(d.key for d in declared.values() if d.size is not None):
+            at = self._spec.places.get(("groups", key))
+            size = self._sizes.find(self._spec.groups[key].size or 0, at, self._problems)
+            known |= {name: size for name, d in declared.items() if d.key == key}
         found = {name: size for name, size in known.items() if size is not None}
         return found, known.keys() - found.keys()
 

@@ -67,8 +67,9 @@ def _indices(text: str) -> tuple[str, ...]:
 def _declaration(
     key: str, node: Node, sizes: tuple[str, ...], fields: Fields
 ) -> Declaration | None:
+    pairs = node.pairs if isinstance(node, Table) else ()
     found = dict(fields.known(node, ("size", "per"))) if isinstance(node, Table) else {}
-    if not found:
+    if not pairs:
         hint = f"write `{key}: {{size: 4}}` or `{key}: {{per: PARENT}}`"
         what = "a group declares its size, its parent or both"
         fields.problems.add(what, node.place, hint=hint)

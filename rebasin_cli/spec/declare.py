@@ -20,7 +20,9 @@ class Sizes:
     def __init__(self, spec: Spec, given: Mapping[str, int], config: Mapping[str, Any]) -> None:
         self._spec, self._given, self._config = spec, given, config
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
         return name in self._given or name in self._spec.sizes or name.startswith("config.")
 
     def find(self, size: int | str, at: Place | None, problems: Problems) -> int | None:
@@ -28,7 +30,7 @@ class Sizes:
         if isinstance(size, int):
             return size
         if size in self._given:
-            return self._given[size]
+            return self._given[size] if self._given[size] > 0 else None
         path = self._spec.sizes.get(size, size)
         if isinstance(path, int):
             return path

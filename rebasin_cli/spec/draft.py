@@ -40,8 +40,9 @@ def draft(infos: Mapping[str, TensorInfo]) -> str:
     if not names:
         raise SpecError("the checkpoint has no tensor that a spec could name")
     lines = [f"rebasin: {VERSION}", *_buffers(names), "tensors:"]
+    listed = frozenset(names)
     lines += _aligned(list(_entries(names, infos)))
-    lines += [f"  # cannot be named here: {name!r}" for name in infos if name not in set(names)]
+    lines += [f"  # cannot be named here: {name!r}" for name in infos if name not in listed]
     return _HEADER + "".join(f"{line}\n" for line in lines)
 
 

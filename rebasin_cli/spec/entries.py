@@ -86,6 +86,8 @@ def _axis(node: Node, fields: Fields) -> AxisExpr | None:
 
 def _split(node: Table, fields: Fields) -> Split | None:
     found = dict(fields.known(node, ("split", "parts")))
+    if len(found) < len(node.pairs):
+        return None
     axis, parts = found.get("split"), found.get("parts")
     if not (isinstance(axis, Text) and re.fullmatch("[0-9]", axis.text)):
         place = axis.place if axis else node.place

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 INDEX = "(?:0|[1-9][0-9]{0,8})"
 INDEX_IN_NAME = re.compile(rf"(?<![0-9]){INDEX}(?![0-9A-Za-z])")
@@ -47,11 +48,12 @@ class Names:
 
         Names that differ in their indices only count as one, which keeps this fast.
         """
-        shapes: dict[str, str] = {}
-        for name in self.order:
-            shapes.setdefault(skeleton(name), name)
-        close = difflib.get_close_matches(skeleton(pattern), shapes, n=1)
-        return f"did you mean {shapes[close[0]]!r}?" if close else ""
+        close = difflib.get_close_matches(skeleton(pattern), self._examples, n=1)
+        return f"did you mean {self._examples[close[0]]!r}?" if close else ""
+
+    @cached_property
+    def _examples(self) -> dict[str, str]:
+        return {skeleton(name): name for name in reversed(self.order)}
 
     def neighbour(self, place: str, index: int, template: str) -> int | None:
         """Return the index that `i`, `i.prev` or `i.next.next` means where i is `index`."""

@@ -22,8 +22,9 @@ Rank = tuple[bool, int, bool]
 class Pattern:
     """A compiled name pattern.
 
-    indices: the variables `{i}`, in order. ends: what stands in `{first}`, `{last.prev}`, ...
-    expression: the regular one. names_axis: the variable in square brackets. rank: the lower, the more specific.
+    expression: the regular one. indices: the variables `{i}`, in order. ends: what stands in
+    `{first}`, `{last.prev}`, ... names_axis: the variable in square brackets.
+    rank: the lower, the more specific.
     """
 
     text: str

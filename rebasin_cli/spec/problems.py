@@ -20,6 +20,7 @@ class Problems:
     def __init__(self, source: str, text: str) -> None:
         self.source = source
         self._lines = LINE_BREAK.split(text) if text else []
+        self.added = 0  # calls of `add`, those that were only counted included
         self._found: list[tuple[tuple[int, int], Problem]] = []
         self._doubtful: set[str] = set()
         self._alike: dict[tuple[Place | None, str], list[int]] = {}
@@ -31,6 +32,7 @@ class Problems:
         self, what: str, at: Place | None, *, detail: str = "", hint: str = "", kind: str = ""
     ) -> None:
         """Record a problem; with a kind, only the first one of that kind at that place."""
+        self.added += 1
         alike = self._alike.setdefault((at, kind or what), [len(self._found), 0])
         alike[1] += 1
         if alike[1] > 1:

@@ -174,7 +174,7 @@ class _Converter:
                 yield key, value
 
     def _text(self, node: yaml.ScalarNode) -> Text:
-        place, plain = self._place(node), node.style is None
+        place, plain = self._place(node), not node.style
         start = place.column - 1 + (not plain)
         written = self._lines[place.line - 1][start : start + len(node.value)]
         return Text(node.value.translate(_UNMASK), place, plain, written == node.value)

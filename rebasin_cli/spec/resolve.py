@@ -67,7 +67,7 @@ class _Resolver:
     def place(self, tensor: Matched, groups: frozenset[str]) -> Placement | None:
         """Return the tensor's placement, or None after a problem was added."""
         entry = self._spec.tensors[tensor.pattern.text]
-        before = len(self._problems)
+        before = self._problems.added
         parts = tuple(self._axes(tensor, axes, groups) for axes in axes_of(entry))
         split = entry.axis if isinstance(entry, Split) else None
         at = self._spec.places.get(("tensors", tensor.pattern.text))
@@ -78,7 +78,7 @@ class _Resolver:
                 detail=f"its shape is {list(tensor.shape)}",
                 kind="split",
             )
-        if len(self._problems) > before:
+        if self._problems.added > before:
             self._problems.doubt(entry)
             return None
         return Placement(tensor.members, tensor.stacked, tensor.shape, split, parts, at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.spec.expression import dump_expression
@@ -50,13 +50,15 @@ def solve(
     placements: Iterable[Placement],
     declared: Mapping[str, int],
     broken: Iterable[str],
+    fixed: Container[str],
     problems: Problems,
 ) -> dict[str, int]:
     """Return the size of every name that occurs in the placements, 1 where there is a problem.
 
     declared: sizes known before. broken: names that have none, which was reported already.
+    fixed: the names that are sizes and not groups.
     """
-    solver = _Solver(declared, broken, problems)
+    solver = _Solver(declared, broken, fixed, problems)
     pending = list(equations(placements))
     while pending:
         waiting = [equation for equation in pending if not solver.settle(equation)]
@@ -93,12 +95,17 @@ class _Solver:
     """The sizes known so far and what made them so, such as `x.weight[0] is`."""
 
     def __init__(
-        self, declared: Mapping[str, int], broken: Iterable[str], problems: Problems
+        self,
+        declared: Mapping[str, int],
+        broken: Iterable[str],
+        fixed: Container[str],
+        problems: Problems,
     ) -> None:
         self.known = dict(declared)
         self.broken = set(broken)
         self._origin = dict.fromkeys(declared, "its declaration says")
-        self._problems = problems
+        self._fixed, self._problems = fixed, problems
+        self._mismatched: set[tuple[AxisExpr, int]] = set()
 
     def settle(self, equation: Equation) -> bool:
         """Use an equation if at most one unknown is left in it."""
@@ -113,18 +120,22 @@ class _Solver:
         alone = isinstance(equation.tree, Named)
         size, rest = divmod(equation.size - constant, slope)
         if rest or (size < 1 and not (alone and unknown[0] == "~")):
+            if unknown not in self.broken:
+                self._does_not_divide(equation)
             self.broken.add(unknown)
-            self._does_not_divide(equation)
             return True
         self.known[unknown] = size
         self._origin[unknown] = f"{equation.label} {'is' if alone else 'makes it'}"
         return True
 
     def _mismatch(self, equation: Equation, made: int) -> None:
+        if (equation.tree, equation.size) in self._mismatched:
+            return
+        self._mismatched.add((equation.tree, equation.size))
         tree, here = equation.tree, f"{equation.label} is {equation.size}"
         what, hint = f"{equation.shown!r} does not fit", ""
         detail = f"{here}, not {made if made < _LARGEST else 'as large as that'}"
-        if isinstance(tree, Named):
+        if isinstance(tree, Named) and tree.name not in self._fixed:
             what = f"group {tree.name!r} has two sizes"
             detail = f"{self._origin[tree.name]} {made}, {here}"
             hint = _flattened(tree.name, made, equation.size)
@@ -157,6 +168,7 @@ class _Solver:
         for equation, names in zip(pending, unknown, strict=True):
             if not self.broken & set(names):
                 self._unknown(equation, names)
+                self.broken.update(names)
 
     def _unknown(self, equation: Equation, names: Sequence[str]) -> None:
         listed = " and ".join(dict.fromkeys("~" if n[0] == "~" else repr(n) for n in names))

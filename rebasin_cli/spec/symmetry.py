@@ -130,7 +130,7 @@ def _missing(sides: set[str]) -> tuple[str, str] | None:
 
 
 def _check_child(group: str, where: Sequence[Occurrence], parent: str, problems: Problems) -> None:
-    if sum(occurrence.matrix for occurrence in where) < 2:  # noqa: PLR2004 - the message says it
+    if sum(occurrence.matrix for occurrence in where) < 2:
         problems.add(
             f"group {group!r} (per {parent}) occurs in fewer than two matrices",
             where[0].at,
@@ -156,8 +156,9 @@ def check_parents(
     for piece in cut:
         owners = [(dim.axis, dim.dim.group) for dim in piece.dims]
         for position, (axis, group) in enumerate(owners):
-            for parent in ancestors.get(group or "", ()):
-                what = _unclear(owners, position, axis, parent)
+            line = ancestors.get(group or "", ())
+            for parent in line:
+                what = _unclear(owners, position, parent, direct=parent == line[-1])
                 if what:
                     label = f"{placement.members[0]}[{axis}]"
                     problems.add(
@@ -170,11 +171,13 @@ def check_parents(
 
 
 def _unclear(
-    owners: Sequence[tuple[int, str | None]], position: int, axis: int, parent: str
+    owners: Sequence[tuple[int, str | None]], position: int, parent: str, *, direct: bool
 ) -> str:
+    """Return what is wrong; a missing grandparent is the parent's problem."""
+    axis = owners[position][0]
     occurs = [where for where, (_, owner) in enumerate(owners) if owner == parent]
     if not occurs:
-        return "which does not occur beside it"
+        return "which does not occur beside it" if direct else ""
     beside = any(owners[where][0] == axis for where in occurs if where < position)
     return "" if beside or len(occurs) == 1 else "which occurs more than once beside it"
 

@@ -139,6 +139,19 @@ def test_broken_file(tmp_path: Path, case: str):
     assert all(problem.where == str(path) for problem in caught.value.problems)
 
 
+def test_a_tensor_inside_another_is_one_problem(tmp_path):
+    path = tmp_path / "x.safetensors"
+    places = {"outer": [0, 12], "inner": [4, 8], "after": [12, 16]}
+    fields = {
+        name: {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end]}
+        for name, (begin, end) in places.items()
+    }
+    path.write_bytes(build(fields, bytes(16)))
+    with pytest.raises(CheckpointError, match="tensor 'inner' overlaps") as caught:
+        open_checkpoint(path)
+    assert len(caught.value.problems) == 1
+
+
 def test_the_unbroken_file_opens(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(build({"w": GOOD}, struct.pack("<2f", 1, 2)))

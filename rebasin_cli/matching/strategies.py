@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import Matching, Settings, constant, match_weights
+from rebasin_cli.matching.measure import constant
+from rebasin_cli.matching.result import Matching
+from rebasin_cli.matching.weights import Settings, match_weights
 from rebasin_cli.permutation import Permutation, Permutations, Permuted, compose, identity, inverse
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundSpec
@@ -43,7 +45,7 @@ class Request:
 class Alignment:
     """One permutation to the reference's frame for each model.
 
-    rounds: how often all models were visited; converged: whether none moved in the last.
+    rounds: how often each model was matched; converged: whether none moved in the last round.
     """
 
     permutations: tuple[Permutations, ...]
@@ -69,22 +71,29 @@ def star(request: Request) -> Alignment:
 def many(request: Request) -> Alignment:
     """Align each model to the sum of all others, in turn, until no model moves.
 
-    Source: MergeMany, Ainsworth, Hayase, Srinivasa 2023, Algorithm 3. Deviations: it starts
-    from the star, not from the identity, and the result is mapped back to the reference's
-    frame, which changes no distance. Memory: the sum and one model, however many there are.
+    Source: MergeMany, Ainsworth, Hayase, Srinivasa 2023, Algorithm 3. Deviations: (1) the
+    models join the sum one after another, each matched to those already in it, since from the
+    identity the ascent gets stuck lower on residual networks; (2) the result is mapped back
+    to the reference's frame, which changes no distance. Memory: the sum and one model,
+    however many there are.
     """
-    permutations = list(star(request).permutations)
-    total, moved, rounds = _Total(request, permutations), True, 0
+    total = _Total(request)
+    permutations: list[Permutations] = [_still(request.bound) for _ in request.sources]
+    total.add(request.reference, permutations[request.reference])
+    for which in range(len(permutations)):
+        if which != request.reference:
+            permutations[which] = total.match(which)
+            total.add(which, permutations[which])
+    moved, rounds = True, 1
     generator = torch.Generator().manual_seed(request.settings.seed)
     while moved and rounds < ROUNDS:
         moved, rounds = False, rounds + 1
-        for k in torch.randperm(len(permutations), generator=generator).tolist():
-            found = total.improve(k, permutations[k])
-            moved = moved or not _equal(found, permutations[k])
-            permutations[k] = found
+        for which in torch.randperm(len(permutations), generator=generator).tolist():
+            found = total.improve(which, permutations[which])
+            moved = moved or not _equal(found, permutations[which])
+            permutations[which] = found
     home = inverse(permutations[request.reference])
-    back = tuple(compose(p, home) for p in permutations)
-    return Alignment(back, rounds, not moved)
+    return Alignment(tuple(compose(p, home) for p in permutations), rounds, not moved)
 
 
 def pair_objective(request: Request, permutations: Sequence[Permutations]) -> float:
@@ -104,37 +113,39 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
 
 
 class _Total:
-    """The sum of all aligned models over the voting tensors, kept up to date as models move."""
+    """The sum of aligned models over the voting tensors, kept up to date as models move."""
 
-    def __init__(self, request: Request, permutations: Sequence[Permutations]) -> None:
+    def __init__(self, request: Request) -> None:
         self._request = request
-        self._sum = {name: torch.zeros(()) for name in _voting(request)}
-        for which, own in enumerate(permutations):
-            model = request.permuted(which, own)
-            for name in self._sum:
-                self._sum[name] = self._sum[name] + _wide(model.load(name))
+        first = request.sources[request.reference]
+        self._sum = {name: torch.zeros_like(_wide(first.load(name))) for name in _voting(request)}
 
-    def _add(self, which: int, permutations: Permutations, sign: int) -> None:
+    def add(self, which: int, permutations: Permutations, sign: int = 1) -> None:
+        """Add a permuted model to the sum, or with sign -1 take it out."""
         model = self._request.permuted(which, permutations)
         for name, value in self._sum.items():
             value.add_(model.load(name).to(value.dtype), alpha=sign)
 
-    def improve(self, which: int, permutations: Permutations) -> Permutations:
-        """Match one model to the sum of the others, from where it is now."""
+    def match(self, which: int, initial: Permutations | None = None) -> Permutations:
+        """Return the permutations that bring a model next to the sum."""
         request = self._request
-        self._add(which, permutations, -1)
-        matching = match_weights(
+        return match_weights(
             InMemory(self._sum),
             request.sources[which],
             request.bound,
             request.settings,
             movable=request.movable,
-            initial=permutations,
+            initial=initial,
             labels=("the sum of the other models", request.labels[which]),
             progress=request.progress,
-        )
-        self._add(which, matching.permutations, 1)
-        return matching.permutations
+        ).permutations
+
+    def improve(self, which: int, permutations: Permutations) -> Permutations:
+        """Match one model to the sum of the others, from where it is now."""
+        self.add(which, permutations, -1)
+        found = self.match(which, permutations)
+        self.add(which, found)
+        return found
 
 
 def _voting(request: Request) -> list[str]:

@@ -1,0 +1,202 @@
+"""The commands that make new models out of others: merge and lerp."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.deliver import deliver
+
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        metavar="star|many|none",
+        rich_help_panel=o.MEANS,
+        help="Align to the reference, to all others in turn, or not; default: many up to 8.",
+    ),
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights", "-w", metavar="LIST", rich_help_panel=o.MEANS, help="One for each MODEL."
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        "--ref",
+        metavar="MODEL",
+        rich_help_panel=o.MEANS,
+        help="Whose order of units to keep; default: the first.",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        help="N points inside: alpha = k/(N+1), so 99 gives 0.01 to 0.99.",
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option("--at", metavar="LIST", help="These points instead, as 0.25,0.5."),
+]
+Endpoints = Annotated[bool, typer.Option("--endpoints", help="The ends too.")]
+Mode = Annotated[
+    str,
+    typer.Option("--mode", metavar="linear|slerp", help="Along the line, or each tensor's arc."),
+]
+AlignFirst = Annotated[bool, typer.Option("--align", help="Align B to A first.")]
+Chain = Annotated[
+    bool,
+    typer.Option("--chain", help="More than two models: alpha runs from 0 to the last of them."),
+]
+Exec = Annotated[
+    str | None,
+    typer.Option(
+        "--exec",
+        metavar="CMD",
+        help="Run this on each point, as 'eval.py {path} {alpha}'; its last line counts.",
+    ),
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec was run on.")]
+
+
+def merge(
+    ctx: typer.Context,
+    models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...")] = None,
+    out: o.Out = None,
+    strategy: Strategy = None,
+    weights: Weights = None,
+    ref: Reference = None,
+    null: o.Null = False,
+    spec: o.Spec = None,
+    sizes: o.Sizes = None,
+    strict: o.Strict = False,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    format: o.Format = None,
+    dtype: o.Dtype = "keep",
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    in_place: o.InPlace = False,
+    device: o.Device = "auto",
+    jobs: o.Jobs = 0,
+    max_memory: o.MaxMemory = None,
+    seed: o.Seed = 0,
+    restarts: o.Restarts = 0,
+    start: o.Start = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Align the MODELs to one another and average them into one checkpoint.
+
+    Reads paths from stdin if no MODEL is given. Models that `rebasin align` brought into one
+    basin are only averaged. The result is divided by the sum of the weights; integer tensors
+    are those of the reference.
+
+    Examples:
+
+        rebasin merge run-*/model.safetensors -o soup.safetensors
+
+        rebasin merge a.pt b.pt c.pt -w 0.5,0.3,0.2 --strategy star
+
+        find runs -name '*.pt' -print0 | rebasin merge -0 -o soup.pt
+    """
+    from rebasin_cli.plan.merge import plan_merge
+    from rebasin_cli.run.merge import run_merge
+
+    deliver(
+        ctx,
+        lambda: plan_merge(
+            o.piped_paths(models, null),
+            o.options_from(ctx.params),
+            strategy=strategy,
+            weights=o.parse_numbers(weights),
+            reference=ref,
+        ),
+        run_merge,
+    )
+
+
+def lerp(
+    ctx: typer.Context,
+    models: Annotated[list[Path] | None, typer.Argument(metavar="A B")] = None,
+    steps: Steps = None,
+    at: At = None,
+    endpoints: Endpoints = False,
+    mode: Mode = "linear",
+    align: AlignFirst = False,
+    chain: Chain = False,
+    exec_: Exec = None,
+    keep: Keep = False,
+    out: o.Out = None,
+    null: o.Null = False,
+    spec: o.Spec = None,
+    sizes: o.Sizes = None,
+    strict: o.Strict = False,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    format: o.Format = None,
+    dtype: o.Dtype = "keep",
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    in_place: o.InPlace = False,
+    device: o.Device = "auto",
+    jobs: o.Jobs = 0,
+    max_memory: o.MaxMemory = None,
+    seed: o.Seed = 0,
+    restarts: o.Restarts = 0,
+    start: o.Start = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.
+
+    Reads paths from stdin if no MODEL is given. With --exec a file is removed as soon as the
+    command has seen it, so a curve of 99 points takes the disk of one model, and stdout has
+    one line a point: alpha, a tab, and what the command said.
+
+    Examples:
+
+        rebasin align a.pt b.pt | rebasin lerp --steps 99
+
+        rebasin lerp a.pt b.pt --align --at 0.5 -o midpoint.pt
+
+        rebasin lerp a.pt b.pt --steps 9 --endpoints --exec 'python eval.py {path}' --json
+    """
+    from rebasin_cli.plan.lerp import plan_lerp
+    from rebasin_cli.run.lerp import run_lerp
+
+    deliver(
+        ctx,
+        lambda: plan_lerp(
+            o.piped_paths(models, null),
+            o.options_from(ctx.params),
+            steps=steps,
+            at=o.parse_numbers(at),
+            endpoints=endpoints,
+            mode=mode,
+            align=align,
+            chain=chain,
+            command=exec_,
+            keep=keep,
+        ),
+        run_lerp,
+    )
+
+
+COMMANDS = (merge, lerp)

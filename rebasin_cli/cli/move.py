@@ -1,0 +1,115 @@
+"""The commands that reorder the units of models: align and apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli.deliver import deliver
+
+
+def align(
+    ctx: typer.Context,
+    models: Annotated[list[Path] | None, typer.Argument(metavar="REF MODEL...")] = None,
+    out: o.Out = None,
+    save: o.Save = None,
+    spec: o.Spec = None,
+    sizes: o.Sizes = None,
+    strict: o.Strict = False,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    format: o.Format = None,
+    dtype: o.Dtype = "keep",
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    in_place: o.InPlace = False,
+    device: o.Device = "auto",
+    jobs: o.Jobs = 0,
+    max_memory: o.MaxMemory = None,
+    seed: o.Seed = 0,
+    restarts: o.Restarts = 0,
+    start: o.Start = None,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Permute the units of each MODEL so that it lies in REF's basin. Its function stays the same.
+
+    Writes NAME.aligned.EXT beside each MODEL and prints REF and the new paths: the set that
+    now lies in one basin, ready for `rebasin merge` or `rebasin lerp`.
+
+    Examples:
+
+        rebasin align a.safetensors b.safetensors
+
+        rebasin align ref.pt run-*.pt -o aligned/ --spec vgg --save-permutation aligned/
+
+        rebasin align a.pt b.pt | rebasin merge
+    """
+    from rebasin_cli.plan.align import plan_align
+    from rebasin_cli.run.align import run_align
+
+    deliver(
+        ctx,
+        lambda: plan_align(
+            o.model_paths(models),
+            o.options_from(ctx.params),
+            save=save,
+            start=o.start_file(start),
+        ),
+        run_align,
+    )
+
+
+def apply(
+    ctx: typer.Context,
+    permutation: Annotated[Path, typer.Argument(metavar="PERM")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
+    out: o.Out = None,
+    key: o.Key = None,
+    format: o.Format = None,
+    dtype: o.Dtype = "keep",
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    in_place: o.InPlace = False,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Apply a saved permutation to a checkpoint with the same tensors.
+
+    For EMA weights, other dtypes and other stages of the model the permutation was found for.
+    Writes NAME.permuted.EXT. Exact: --inverse gives back the same bytes.
+
+    Examples:
+
+        rebasin align a.pt b.pt --save-permutation b.perm.safetensors
+
+        rebasin apply b.perm.safetensors b-ema.pt
+
+        rebasin apply b.perm.safetensors b-ema.permuted.pt --inverse -o back.pt
+    """
+    from rebasin_cli.plan.apply import plan_apply
+    from rebasin_cli.run.apply import run_apply
+
+    deliver(
+        ctx,
+        lambda: plan_apply(
+            permutation.expanduser(),
+            model.expanduser(),
+            o.options_from(ctx.params),
+            inverted=inverse,
+        ),
+        run_apply,
+    )
+
+
+COMMANDS = (align, apply)

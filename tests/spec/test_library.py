@@ -1,0 +1,104 @@
+"""Bundled specs, spec files, and drafts."""
+
+import pytest
+import torch
+
+from rebasin_cli.errors import SpecError, UsageError
+from rebasin_cli.spec import bind, bundled, draft, dump, load_spec, parse
+from tests.models.mlp import LayeredMlp, sequential_mlp
+from tests.spec.shapes import group_shapes, infos
+
+
+def headers(model):
+    return infos({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_spec_survives_its_canonical_text(name):
+    spec = load_spec(name)
+    assert parse(dump(spec)) == spec
+    assert spec.name == name
+    assert spec.source == f"{name}.yaml"
+    assert spec.description
+
+
+def test_the_mlp_spec_covers_both_ways_to_name_layers():
+    sequential = bind(load_spec("mlp"), headers(sequential_mlp()))
+    assert group_shapes(sequential) == {"hidden.0": (8,), "hidden.2": (11,), "hidden.4": (9,)}
+    layered = bind(load_spec("mlp"), headers(LayeredMlp()))
+    assert group_shapes(layered) == {"hidden.0": (8,), "hidden.1": (11,), "hidden.2": (9,)}
+    assert sequential.untouched == layered.untouched == ()
+
+
+def test_the_mlp_spec_does_not_fit_other_networks():
+    shapes = {"0.weight": (4, 3, 3, 3), "0.bias": (4,), "1.weight": (4,), "2.weight": (2, 4)}
+    with pytest.raises(SpecError, match=r"'1\.weight' has 1 axes"):
+        bind(load_spec("mlp"), infos(shapes))
+
+
+def test_a_spec_is_read_from_a_file(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("rebasin: 1\ntensors: {é: [x]}\n", "utf-8")
+    spec = load_spec(str(path))
+    assert list(spec.tensors) == ["é"]
+    assert spec.source == str(path)
+
+
+def test_an_unknown_name_lists_close_ones():
+    with pytest.raises(UsageError, match=r"no bundled spec 'mpl'(.|\n)*did you mean 'mlp'\?"):
+        load_spec("mpl")
+    with pytest.raises(UsageError, match=r"bundled specs: .*mlp"):
+        load_spec("something-else-entirely")
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    with pytest.raises(SpecError, match=r"gone\.yaml: the spec cannot be read: No such file"):
+        load_spec(str(tmp_path / "gone.yaml"))
+    with pytest.raises(SpecError, match="the spec cannot be read: Is a directory"):
+        load_spec(str(tmp_path))
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("rebasin: 1\nname: ä\n".encode("latin-1"))
+    with pytest.raises(SpecError, match=r"latin\.yaml:2:7: the spec is not UTF-8 text"):
+        load_spec(str(path))
+
+
+DRAFTED = {
+    "stem.weight": (8, 1, 3, 3),
+    "stem.running_mean": (8,),
+    "layers.0.fc1.weight": (8, 8),
+    "layers.1.fc1.weight": (8, 8),
+    "layers.0.fc2.weight": (4, 8),
+    "layers.1.fc2.weight": (5, 8),
+    "steps": (),
+}
+
+
+def test_a_draft_lists_every_tensor_and_binds():
+    shapes = infos(DRAFTED, {"steps": torch.int64})
+    spec = parse(draft(shapes))
+    assert list(spec.tensors) == [
+        "stem.weight",
+        "stem.running_mean",
+        "layers.{i}.fc1.weight",
+        "layers.0.fc2.weight",
+        "layers.1.fc2.weight",
+        "steps",
+    ]
+    assert spec.buffers == ("*.running_mean",)
+    assert bind(spec, shapes).untouched == ()
+
+
+def test_a_draft_says_the_shapes():
+    text = draft(infos(DRAFTED, {"steps": torch.int64}))
+    lines = text.splitlines()
+    assert "  layers.{i}.fc1.weight: [~, ~]  # 8x8 float32, 2 of them" in lines
+    assert "  stem.weight: [~, ~, ~, ~]      # 8x1x3x3 float32" in lines
+    assert "  steps: []                      # scalar int64" in lines
+    assert text.startswith("# A start: every axis is `~`")
+
+
+def test_a_draft_of_names_that_patterns_cannot_say():
+    spec = parse(draft(infos({"a[0]": (3,), "b c": (3,), "null": (2,), "-": (1,), "é: 1": (2,)})))
+    assert list(spec.tensors) == ["b c", "null", "-", "é: 1"]
+    with pytest.raises(SpecError, match="no tensor that a spec could name"):
+        draft(infos({"a*": (3,)}))

@@ -1,0 +1,454 @@
+"""Specs that do not fit, or that are no symmetry: one row for each refusal, with its place."""
+
+import re
+
+import pytest
+import torch
+
+from rebasin_cli.errors import SpecError
+from rebasin_cli.spec import bind
+from rebasin_cli.spec.model import Named, Product, Spec
+from tests.spec.shapes import bound, infos
+
+CHAIN = ["a.weight: [x, ~]", "b.weight: [~, x]"]
+SHAPES = {"a.weight": (4, 3), "b.weight": (2, 4)}
+
+
+def problems(tensors, shapes, **options):
+    with pytest.raises(SpecError) as caught:
+        bound(tensors, shapes, **options)
+    return caught.value.problems
+
+
+def head(**declarations):
+    lines = "".join(f"{key}: {value}\n" for key, value in declarations.items())
+    return {"head": lines}
+
+
+# label: tensors, shapes, options, line:column, what, detail, hint
+REFUSED = {
+    "two sizes": (
+        ["c.weight: [c3, ~]", "fc.weight: [~, c3]"],
+        {"c.weight": (256, 3, 3, 3), "fc.weight": (9, 12544)},
+        {},
+        "4:18",
+        "group 'c3' has two sizes",
+        "c.weight[0] is 256, fc.weight[1] is 12544",
+        '12544 = 256 * 49; a flattened (channel, h, w) axis is written "c3 * 49"',
+    ),
+    "declared size": (
+        CHAIN,
+        SHAPES,
+        head(groups="{x: {size: 5}}"),
+        "4:14",
+        "group 'x' has two sizes",
+        "its declaration says 5, a.weight[0] is 4",
+        "",
+    ),
+    "named size": (
+        ["a: [n, ~]"],
+        {"a": (3, 4)},
+        head(sizes="{n: 5}"),
+        "4:7",
+        "'n' does not fit",
+        "a[0] is 3, not 5",
+        "",
+    ),
+    "integer": (["a: [~, 10]"], {"a": (3, 12)}, {}, "3:10", "'10' does not fit", "a[1] is 12", ""),
+    "product that does not fit": (
+        ["a: [x, ~]", 'b: [~, "x * 3"]'],
+        {"a": (4, 2), "b": (2, 13)},
+        {},
+        "4:11",
+        "'x * 3' does not fit",
+        "b[1] is 13, not 12; 'x': a[0] is 4",
+        "",
+    ),
+    "product that does not divide": (
+        ['a: ["x * 5", ~]', 'b: [~, "x * 5"]'],
+        {"a": (12, 2), "b": (2, 12)},
+        {},
+        "3:8",
+        "'x * 5' does not divide the axis",
+        "a[0] is 12",
+        "",
+    ),
+    "sum that leaves nothing": (
+        ['a: ["x + 5", x]'],
+        {"a": (5, 5)},
+        {},
+        "3:8",
+        "'x + 5' does not divide the axis",
+        "a[0] is 5",
+        "",
+    ),
+    "no units": (
+        ["a: [x, ~]", "b: [~, x]"],
+        {"a": (0, 2), "b": (2, 0)},
+        {},
+        "3:7",
+        "a group needs units",
+        "a[0] is 0",
+        "",
+    ),
+    "sizes of two unknowns": (
+        ['a: ["h * d", ~]', 'b: [~, "h * d"]'],
+        {"a": (12, 2), "b": (2, 12)},
+        {},
+        "3:8",
+        "the size of 'h' and 'd' cannot be inferred",
+        "a[0] is 12 = h * d",
+        "declare a `size:` under `groups:`",
+    ),
+    "square of an unknown": (
+        ['a: ["h * h", h]'],
+        {"a": (9, 3)},
+        head(groups="{h: {size: k}}", sizes="{k: config.k}"),
+        "2:10",
+        "the size 'k' is not available",
+        "config.json has no 'k'",
+        "--set k=N",
+    ),
+    "config of the wrong type": (
+        ['a: ["h * config.k.n", h]'],
+        {"a": (9, 3)},
+        {"config": {"k": {"n": "3"}}},
+        "3:12",
+        "the size 'config.k.n' is not available",
+        "config.k.n is '3', not a positive integer",
+        "--set config.k.n=N",
+    ),
+    "size that no one asked for": (
+        CHAIN,
+        SHAPES,
+        {"sizes": {"haeds": 3}} | head(sizes="{heads: 2}"),
+        "",
+        "the spec has no size 'haeds'",
+        "",
+        "did you mean 'heads'?",
+    ),
+    "size that is negative": (
+        ["a: [n]"],
+        {"a": (3,)},
+        {"sizes": {"n": -3}},
+        "",
+        "size 'n' is given as -3",
+        "",
+        "",
+    ),
+    # sides
+    "only writes": (
+        ["a: [p, ~]", "norm: [p]"],
+        {"a": (4, 3), "norm": (4,)},
+        {},
+        "3:7",
+        "group 'p' only writes: nothing reads its units",
+        "it occurs in a[0], norm[0]",
+        "name the tensor that reads it, or list tensors stored as (in, out)",
+    ),
+    "only reads": (
+        ["a: [~, p]"],
+        {"a": (4, 3)},
+        {},
+        "3:10",
+        "group 'p' only reads: nothing writes its units",
+        "it occurs in a[1]",
+        "under `transposed:`",
+    ),
+    "norms only": (
+        ["n.{weight,bias}: [p]"],
+        {"n.weight": (4,), "n.bias": (4,)},
+        {},
+        "3:21",
+        "group 'p' stands on no matrix",
+        "it occurs in n.weight[0], n.bias[0]",
+        "",
+    ),
+    "depthwise does not read": (
+        ["a: [p, ~]", "dw: [p, ~, ~]"],
+        {"a": (4, 3), "dw": (4, 1, 3)},
+        {},
+        "3:7",
+        "group 'p' only writes",
+        "",
+        "",
+    ),
+    "child in one matrix": (
+        ['a: ["h * d", ~]', 'b: [~, "h * 2"]', 'bias: ["h * d"]'],
+        {"a": (6, 3), "b": (3, 6), "bias": (6,)},
+        head(groups="{d: {per: h}}"),
+        "4:12",
+        "group 'd' (per h) occurs in fewer than two matrices",
+        "it occurs in a[0], bias[0]",
+        "",
+    ),
+    # per
+    "child without its parent": (
+        ['a: ["h * d", ~]', 'b: ["h * d"]', "c: [~, d]", 'e: [~, "h * d"]'],
+        {"a": (6, 3), "b": (6,), "c": (3, 3), "e": (3, 6)},
+        head(groups="{h: {size: 2}, d: {per: h}}"),
+        "6:10",
+        "group 'd' has one permutation per 'h', which does not occur beside it",
+        "in c[1], a block of 3 * d",
+        "write the parent beside it: h * d",
+    ),
+    "parent of two minds": (
+        ['a: ["h * d", ~]', 'b: [~, "h * d"]', "c: [h, h, d]"],
+        {"a": (6, 3), "b": (3, 6), "c": (2, 2, 3)},
+        head(groups="{h: {size: 2}, d: {per: h}}"),
+        "6:13",
+        "group 'd' has one permutation per 'h', which occurs more than once beside it",
+        "in c[2], a block of h * h * d",
+        "",
+    ),
+    "grandparent missing": (
+        ['a: ["l * h * d", x]', 'b: [x, "h * d"]', "c: [x, l]"],
+        {"a": (24, 5), "b": (5, 12), "c": (5, 2)},
+        head(groups="{l: {size: 2}, h: {size: 3, per: l}, d: {per: h}}"),
+        "5:11",
+        "group 'h' has one permutation per 'l', which does not occur beside it",
+        "in b[1], a block of x * h * d",
+        "",
+    ),
+    "parent that no tensor has": (
+        CHAIN,
+        SHAPES,
+        head(groups="{x: {per: h}}"),
+        "2:19",
+        "group 'x' is per 'h', which no tensor has",
+        "",
+        "",
+    ),
+    "circle": (
+        ['a: ["x * y", ~]', 'b: [~, "x * y"]'],
+        {"a": (6, 3), "b": (3, 6)},
+        head(groups="{x: {per: y, size: 2}, y: {per: x}}"),
+        "2:19",
+        "group 'x' is its own parent: x per y per x",
+        "",
+        "",
+    ),
+    "declaration of no group": (
+        CHAIN,
+        SHAPES,
+        head(groups="{xs.{i}: {size: 3}}"),
+        "2:10",
+        "no group is called 'xs.{i}'",
+        "",
+        "",
+    ),
+    "two declarations": (
+        ["a: [x.1.2, ~]", "b: [~, x.1.2]"],
+        {"a": (4, 3), "b": (3, 4)},
+        head(groups="{'x.{i}.2': {size: 4}, 'x.1.{i}': {size: 4}}"),
+        "2:32",
+        "'x.{i}.2' and 'x.1.{i}' both declare group 'x.1.2'",
+        "",
+        "",
+    ),
+    # patterns
+    "matches nothing": (
+        [*CHAIN, "blocks.{i}.wieght: [x]"],
+        SHAPES | {"blocks.3.weight": (4,)},
+        {},
+        "5:3",
+        "pattern 'blocks.{i}.wieght' matches no tensor",
+        "",
+        "did you mean 'blocks.3.weight'?",
+    ),
+    "buffers match nothing": (
+        CHAIN,
+        SHAPES,
+        head(buffers='["*.running_mean"]'),
+        "2:11",
+        "pattern '*.running_mean' matches no tensor",
+        "",
+        "",
+    ),
+    "transposed matches nothing": (
+        CHAIN,
+        SHAPES,
+        head(transposed="[a.wight]"),
+        "2:14",
+        "pattern 'a.wight' matches no tensor",
+        "",
+        "did you mean 'a.weight'?",
+    ),
+    "equally specific": (
+        ["a.{i}.w: [x, x]", "a.{j}.{w,v}: [x, x]"],
+        {"a.1.w": (3, 3), "a.2.v": (3, 3)},
+        {},
+        "4:3",
+        "two equally specific patterns match 'a.1.w'",
+        "'a.{i}.w' (line 3) and 'a.{j}.{w,v}'",
+        "",
+    ),
+    "too many axes": (
+        ["a: [x, x, y]"],
+        {"a": (3, 3)},
+        {},
+        "3:13",
+        "'a' has 2 axes, the spec lists 3",
+        "its shape is [3, 3]",
+        "",
+    ),
+    "axis to split": (
+        ["a: {split: 2, parts: [[x], [x]]}"],
+        {"a": (3, 3)},
+        {},
+        "3:3",
+        "'a' has no axis 2 to split",
+        "its shape is [3, 3]",
+        "",
+    ),
+    "neighbour of the first": (
+        ["a.{i}.w: [x.{i}, x.{i.prev}]"],
+        {"a.0.w": (3, 3), "a.1.w": (3, 3)},
+        {},
+        "3:20",
+        "{i.prev} of 'a.0.w' does not exist",
+        "there is no such index beside 'a.': 0, 1",
+        "{first}",
+    ),
+    "last of no groups": (
+        [*CHAIN, 'c: [~, "g.{last} * 2"]'],
+        SHAPES | {"c": (3, 8)},
+        {},
+        "5:11",
+        "{last} of 'c' does not exist",
+        "no other entry makes a group like 'g.{last}'",
+        "",
+    ),
+    # axes of names
+    "gap": (
+        ["e.[e].w: [e, x, x]"],
+        {"e.0.w": (3, 3), "e.2.w": (3, 3)},
+        {},
+        "3:3",
+        "the names of 'e.[...].w' have a gap: there is no 1",
+        "found 0, 2",
+        "counts 0, 1, 2",
+    ),
+    "stack of two shapes": (
+        ["e.[e].w: [e, x, x]"],
+        {"e.0.w": (3, 3), "e.1.w": (3, 4)},
+        {},
+        "3:3",
+        "the tensors of 'e.[...].w' differ",
+        "e.0.w is float32 [3, 3], e.1.w is float32 [3, 4]",
+        "",
+    ),
+    "stack of two dtypes": (
+        ["e.[e].w: [e, x, x]"],
+        {"e.0.w": (3, 3), "e.1.w": (3, 3)},
+        {"dtypes": {"e.1.w": torch.float16}},
+        "3:3",
+        "the tensors of 'e.[...].w' differ",
+        "e.0.w is float32 [3, 3], e.1.w is float16 [3, 3]",
+        "",
+    ),
+    "stack along a size": (
+        ["e.[e].w: [n, x, x]"],
+        {"e.0.w": (3, 3), "e.1.w": (3, 3)},
+        head(sizes="{n: 2}"),
+        "4:13",
+        "'n' is a size, but an axis of names belongs to a group",
+        "",
+        "",
+    ),
+    # the rest
+    "ties": (
+        ["a: [x, x]", "b: [x, ~]"],
+        {"a": (3, 3), "b": (3, 3)},
+        {"ties": {"b": "a"}},
+        "4:3",
+        "'b' and 'a' are tied but have different axes",
+        "'a' has its entry in line 3",
+        "name only one",
+    ),
+    "many blocks": (
+        [f'a: ["{" * ".join(["(x + x)"] * 15)}", x]'],
+        {"a": (2**15, 1)},
+        head(groups="{x: {size: 1}}"),
+        "4:3",
+        "'a' falls into more than 10,000 blocks",
+        "",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED.values(), ids=list(REFUSED))
+def test_what_does_not_fit_is_refused_in_its_place(row):
+    tensors, shapes, options, where, what, detail, hint = row
+    place = f"s.yaml:{where}: " if where else "s.yaml: "
+    with pytest.raises(SpecError, match=re.escape(place + what)) as caught:
+        bound(tensors, shapes, **options)
+    (problem,) = caught.value.problems
+    assert detail in problem.detail
+    assert hint in problem.hint
+    assert problem.excerpt.count("^") >= bool(where)
+
+
+def test_independent_problems_are_reported_together_in_order():
+    tensors = ["a: [x, ~]", "b: [x, x]", "c: [y, ~]", "d.{i}: [z]", "e: [1, 2, 3]"]
+    found = problems(tensors, {"a": (3, 2), "b": (4, 3), "c": (3, 2), "e": (1, 2)})
+    assert [(p.where.split(":")[1], p.what.split(":")[0]) for p in found] == [
+        ("4", "group 'x' has two sizes"),
+        ("5", "group 'y' only writes"),
+        ("6", "pattern 'd.{i}' matches no tensor"),
+        ("7", "'e' has 2 axes, the spec lists 3"),
+    ]
+
+
+def test_what_follows_from_a_reported_problem_is_not_reported():
+    tensors = ["a: [x.0, ~]", "b.{i}.wight: [~, x.{i}]", 'c: ["y.0 * 5", x.0]', "d: [~, y.0]"]
+    shapes = {"a": (3, 2), "b.0.weight": (4, 3), "c": (12, 3), "d": (2, 2)}
+    found = problems(tensors, shapes, head="groups: {x.{i}: {size: 3}}\n")
+    assert [p.what for p in found] == [
+        "pattern 'b.{i}.wight' matches no tensor",
+        "'y.0 * 5' does not divide the axis",
+    ]
+
+
+def test_one_mistake_in_a_template_is_reported_once_and_counted():
+    shapes = {f"b.{i}.{w}": (3, 4) for i in range(12) for w in ("up", "down")}
+    (problem,) = problems(["b.{i}.{up,down}: [x.{i}, ~]"], shapes)
+    assert problem.what == "group 'x.0' only writes: nothing reads its units"
+    assert "(and 11 more like it)" in problem.detail
+
+
+def test_a_size_error_is_shown_as_designed():
+    tensors = ["features.7.weight: [c3, ~]", "classifier.0.weight: [fc1, c3]", "x: [c3, fc1]"]
+    shapes = {
+        "features.7.weight": (256, 3, 3, 3),
+        "classifier.0.weight": (4096, 12544),
+        "x": (256, 4096),
+    }
+    (problem,) = problems(tensors, shapes)
+    assert str(problem) == (
+        "s.yaml:4:30: group 'c3' has two sizes\n"
+        "    4 |   classifier.0.weight: [fc1, c3]\n"
+        "      |                              ^^\n"
+        "features.7.weight[0] is 256, classifier.0.weight[1] is 12544\n"
+        'hint: 12544 = 256 * 49; a flattened (channel, h, w) axis is written "c3 * 49"'
+    )
+
+
+def test_a_wrong_declaration_is_reported_once_for_each_size_that_it_meets():
+    shapes = {"a.weight": (4, 3), "b.weight": (2, 4)}
+    found = problems(
+        [*CHAIN, "bias: [x]"], shapes | {"bias": (6,)}, **head(groups="{x: {size: 5}}")
+    )
+    assert [p.detail.split(", ")[1] for p in found] == ["a.weight[0] is 4", "bias[0] is 6"]
+
+
+def test_a_spec_made_without_text_has_no_positions_and_is_refused_all_the_same():
+    spec = Spec(tensors={"a": (Product((Named("x"), Named("y"))),)}, source="traced")
+    with pytest.raises(SpecError, match=r"^traced: the size of 'x' and 'y' cannot be inferred"):
+        bind(spec, infos({"a": (12,)}))
+
+
+def test_a_pattern_that_is_shadowed_everywhere_is_fine():
+    tensors = [*CHAIN, "{a,b}.weight: [x, x]".replace("{a,b}.weight", '"*.weight"')]
+    assert list(bound(tensors, SHAPES).groups) == ["x"]
