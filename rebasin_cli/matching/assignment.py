@@ -19,6 +19,6 @@ def assign(similarity: Tensor, current: Tensor | None = None) -> Tensor:
     # scipy's own maximize=True would allocate another copy of the matrix.
     cost = -similarity.double().cpu().numpy()
     if current is not None and cost.size:
-        step = torch.finfo(similarity.dtype).eps * float(np.abs(cost).max())
+        step = torch.finfo(similarity.dtype).eps * float(np.abs(cost).max()) or 1.0
         cost[np.arange(len(cost)), current.cpu().numpy()] -= step
     return torch.from_numpy(linear_sum_assignment(cost)[1].astype(np.int64))

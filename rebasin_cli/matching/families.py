@@ -76,22 +76,23 @@ def roots_in(block: Block, groups: Mapping[str, BoundGroup]) -> list[str]:
 
 
 def occurrences(
-    block: Block, family: Family, groups: Mapping[str, BoundGroup]
+    owners: Sequence[str | None], root: str, groups: Mapping[str, BoundGroup]
 ) -> list[tuple[int, ...]]:
-    """Return, for each dimension the root owns, that dimension and those of its descendants.
+    """Return, for each dimension that `root` owns, that dimension and those of its descendants.
 
-    Dimensions are listed root first, then by depth: the order in which they are solved.
+    owners: the group of each dimension. Dimensions are listed root first, then by depth: the
+    order in which they are solved.
     """
-    owners = block.groups
-    found: dict[int, list[int]] = {
-        axis: [axis] for axis, name in enumerate(owners) if name == family.root
-    }
-    inner = [axis for axis, name in enumerate(owners) if name in family.names - {family.root}]
-    for axis in sorted(inner, key=lambda a: (len(groups[owners[a] or ""].parents), a)):
-        found[_root_axis(axis, owners, groups)].append(axis)
+    found: dict[int, list[int]] = {k: [k] for k, name in enumerate(owners) if name == root}
+    below = [k for k, name in enumerate(owners) if name and root in groups[name].parents]
+    for axis in sorted(below, key=lambda k: (len(groups[owners[k] or ""].parents), k)):
+        found[_root_axis(axis, owners, root, groups)].append(axis)
     return [tuple(axes) for axes in found.values()]
 
 
-def _root_axis(axis: int, owners: Sequence[str | None], groups: Mapping[str, BoundGroup]) -> int:
-    parents = groups[owners[axis] or ""].parents
-    return _root_axis(parent_axis(owners, axis, parents[-1]), owners, groups) if parents else axis
+def _root_axis(
+    axis: int, owners: Sequence[str | None], root: str, groups: Mapping[str, BoundGroup]
+) -> int:
+    while owners[axis] != root:
+        axis = parent_axis(owners, axis, groups[owners[axis] or ""].parents[-1])
+    return axis

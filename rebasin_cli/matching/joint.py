@@ -2,9 +2,10 @@
 
 The value of giving reference head i the other's head j is the sum of the best assignments of
 everything inside; one assignment over heads then settles both levels. This is exact as long
-as no block holds two groups inside the same parent (queries within a key-value head and the
-dims inside those queries do): there the smaller group is enumerated if it has at most
-`ENUMERATED` orders, and otherwise the groups are improved in turn until none moves.
+as no block holds two dimensions inside the same parent (queries within a key-value head and
+the dims inside those queries; a square recurrent matrix inside each head): there the smaller
+group is enumerated if it has at most `ENUMERATED` orders, and otherwise the groups are
+improved in turn, from several starts, until none moves.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _siblings(terms: Sequence[Term], level: Level) -> Solution:
     """Return the best permutations of all groups directly inside one pair of parents."""
     value, index = 0.0, dict[str, Tensor]()
     for tops, members in _components(terms, level):
-        alone = len(tops) == 1
+        alone = len(tops) == 1 and not any(_repeats(term) for term in members)
         part = solve(tops[0], members, level) if alone else _in_turn(tops, members, level)
         value += part.value
         index.update(part.index)
@@ -91,8 +92,14 @@ def _siblings(terms: Sequence[Term], level: Level) -> Solution:
 
 
 def _tops(term: Term, level: Level) -> list[str]:
-    """Return the groups of a term that have no parent in it."""
-    return [g for g in term.groups if level.groups[g].parents[-1] not in term.groups]
+    """Return the groups of a term that have no parent in it, each once."""
+    outer = [g for g in term.groups if level.groups[g].parents[-1] not in term.groups]
+    return list(dict.fromkeys(outer))
+
+
+def _repeats(term: Term) -> bool:
+    """Return whether a group owns two dimensions: the value is then quadratic in it."""
+    return len(set(term.groups)) < len(term.groups)
 
 
 def _components(terms: Sequence[Term], level: Level) -> list[tuple[list[str], list[Term]]]:
@@ -138,10 +145,12 @@ def _ascend(
 ) -> Solution:
     """Improve the groups in turn, the others in place, until the value stops rising."""
     known, value = dict(start), -math.inf
+    if set(tops) <= known.keys():
+        value = sum(term.value(known) for term in terms)
     while True:
         trial = dict(known)
         for name in (*tops[1:], tops[0]):
-            mine = [t.keep(_below(name, t, level), trial) for t in terms if name in t.groups]
+            mine = [part for term in terms for part in term.parts(name, level.groups, trial)]
             now = {g: p.index for g, p in trial.items()}
             solution = solve(name, mine, Level(level.groups, now))
             trial.update(_as_permutations(solution.index, level))
@@ -149,11 +158,6 @@ def _ascend(
         if value > -math.inf and reached <= value + STEP * abs(value):
             return Solution(value, {g: p.index for g, p in known.items()})
         known, value = trial, reached
-
-
-def _below(name: str, term: Term, level: Level) -> set[str]:
-    """Return a group of a term with its descendants in that term."""
-    return {g for g in term.groups if name in (g, *level.groups[g].parents)}
 
 
 def _as_permutations(index: Mapping[str, Tensor], level: Level) -> dict[str, Permutation]:

@@ -7,7 +7,7 @@ order is known; what is not known yet is sorted, so that it does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -32,14 +32,17 @@ class Term:
         """Return the term for reference index `row` and other index `column` of the first dim."""
         return Term(self.groups[1:], self.reference[row], self.other[column])
 
-    def keep(self, names: Collection[str], known: Permutations) -> Term:
-        """Return the term for some of its groups alone.
+    def parts(self, name: str, groups: Mapping[str, BoundGroup], known: Permutations) -> list[Term]:
+        """Return one term for each dimension of a group, with its descendants' dims alone.
 
         The other family dims are permuted and folded into the last axis, or sorted away
         where they are not known.
         """
-        axes = tuple(k for k, group in enumerate(self.groups) if group in names)
-        return arrange(self.reference, self.other, (*self.groups, None), axes, known)
+        owners = (*self.groups, None)
+        return [
+            arrange(self.reference, self.other, owners, axes, known)
+            for axes in occurrences(owners, name, groups)
+        ]
 
     def similarity(self) -> Tensor:
         """Return the (n, n) inner products of a term with one family dimension."""
@@ -94,7 +97,7 @@ class Pair:
         return [
             self._term(tensor, block, axes, known)
             for tensor, block in family.sites
-            for axes in occurrences(block, family, self.groups)
+            for axes in occurrences(block.groups, family.root, self.groups)
         ]
 
     def _term(

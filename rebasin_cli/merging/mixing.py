@@ -41,7 +41,7 @@ def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     Source: Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
     """
     x, y = _wide(a), _wide(b)
-    scale = (x.norm() * y.norm()).double()
+    scale = x.double().norm() * y.double().norm()
     cosine = (x.double() * y.double()).sum() / scale if scale > 0 else torch.tensor(1.0)
     angle = torch.arccos(cosine.clamp(-1, 1))
     if torch.sin(angle) < PARALLEL:

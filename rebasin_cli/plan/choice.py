@@ -11,6 +11,8 @@ from rebasin_cli.plan.options import Options
 from rebasin_cli.spec import BoundSpec, bind, bundled, load_spec, uncovered
 from rebasin_cli.tensors import infos
 
+NEAREST = 5  # specs listed when none fits, those with the fewest problems first
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -61,32 +63,54 @@ def _bind(name: str, checkpoint: Checkpoint, options: Options) -> BoundSpec:
     )
 
 
+@dataclass(frozen=True)
+class Miss:
+    """Why a bundled spec is not the one: how many problems, the first of them, what to do."""
+
+    problems: int
+    reason: str
+    hint: str = ""
+
+
 def _only_fit(checkpoint: Checkpoint, options: Options) -> Choice:
     found = {name: _try(name, checkpoint, options) for name in bundled()}
     fits = {name: found for name, found in found.items() if isinstance(found, BoundSpec)}
     if len(fits) == 1:
         ((name, bound),) = fits.items()
         return Choice(name, bound, automatic=True)
-    lines = dict.fromkeys(fits, "fits") or {name: str(miss) for name, miss in found.items()}
+    if fits:
+        raise UsageError(
+            f"several bundled specs fit: {', '.join(fits)}",
+            where=str(checkpoint.path),
+            hint="name one with --spec",
+        )
+    misses = {name: miss for name, miss in found.items() if isinstance(miss, Miss)}
+    nearest = sorted(misses, key=lambda name: misses[name].problems)
+    start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
     raise UsageError(
-        "several bundled specs fit" if fits else "no bundled spec fits this checkpoint",
+        "no bundled spec fits this checkpoint",
         where=str(checkpoint.path),
-        detail="\n".join(f"  {name}: {line}" for name, line in lines.items()),
-        hint="name one with --spec, or start one with `rebasin spec init MODEL > spec.yaml`",
+        detail="\n".join(f"  {name}: {misses[name].reason}" for name in nearest[:NEAREST])
+        + f"\n  and {len(nearest) - NEAREST} others, further off" * (len(nearest) > NEAREST),
+        hint=misses[nearest[0]].hint or start,
     )
 
 
 def fitting(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
     """Return what each bundled spec says of a checkpoint: `fits`, or why it does not."""
     found = {name: _try(name, checkpoint, options) for name in bundled()}
-    return {n: "fits" if isinstance(f, BoundSpec) else f for n, f in found.items()}
+    return {n: f.reason if isinstance(f, Miss) else "fits" for n, f in found.items()}
 
 
-def _try(name: str, checkpoint: Checkpoint, options: Options) -> BoundSpec | str:
+def _try(name: str, checkpoint: Checkpoint, options: Options) -> BoundSpec | Miss:
     """Return a bundled spec bound to all tensors of a checkpoint, or why it is not the one."""
     try:
         bound = _bind(name, checkpoint, options)
     except SpecError as error:
-        return error.problems[0].what
+        first = error.problems[0]
+        count, hint = len(error.problems), first.hint
+        return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
     left = uncovered(bound, infos(checkpoint))
-    return f"leaves {len(left)} tensors uncovered, such as {left[0]}" if left else bound
+    if left:
+        return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
+    return bound

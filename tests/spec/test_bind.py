@@ -278,6 +278,15 @@ def test_parents_nest():
     assert spec.groups["d"] == BoundGroup("d", (2, 3, 4), ("l", "h"))
 
 
+def test_the_declaration_with_the_fewest_indices_wins():
+    lines = ['a.{i}: ["h.{i} * d", ~]', 'b.{i}: [~, "h.{i} * d"]']
+    shapes = {f"a.{i}": (12, 2) for i in (0, 1)} | {f"b.{i}": (2, 12) for i in (0, 1)}
+    head = "groups: {h.{i}: {size: 5}, h.1: {size: 4}, h.0: {size: 4}}\n"
+    assert group_shapes(bound(lines, shapes, head=head)) == {"h.0": (4,), "d": (3,), "h.1": (4,)}
+    swapped = "groups: {h.1: {size: 4}, h.0: {size: 4}, h.{i}: {size: 5}}\n"
+    assert group_shapes(bound(lines, shapes, head=swapped))["d"] == (3,)
+
+
 # patterns
 
 
@@ -341,10 +350,11 @@ def test_an_index_is_a_whole_decimal():
 
 
 def test_the_most_specific_pattern_wins():
-    lines = ["b.{i}.w: [i, i]", "b.2.w: [two, two]", '"*.w": [glob, glob]', "b.{last}.w: [l, l]"]
-    shapes = {f"b.{k}.w": (3, 3) for k in (1, 2, 3)} | {"c.w": (3, 3)}
+    lines = ["b.{i}.w: [i, i]", "b.2.w: [two, two]", "b.{first}.w: [f, f]", "b.1.w: [one, one]"]
+    lines += ['"*.w": [glob, glob]', "b.{last}.w: [l, l]"]
+    shapes = {f"b.{k}.w": (3, 3) for k in (1, 2, 3, 4)} | {"c.w": (3, 3)}
     found = {name: groups[0] for name, groups in names_to_groups(lines, shapes).items()}
-    assert found == {"b.1.w": "i", "b.2.w": "two", "b.3.w": "l", "c.w": "glob"}
+    assert list(found.values()) == ["one", "two", "i", "l", "glob"]
 
 
 def test_alternatives_may_be_absent_empty_and_dotted():
@@ -359,6 +369,13 @@ def test_alternatives_may_be_absent_empty_and_dotted():
 def test_a_first_layer_of_one_channel_writes():
     shapes = {"a": (4, 1, 3, 3), "b": (2, 4)}
     assert group_shapes(bound(["a: [x, ~]", "b: [~, x]"], shapes)) == {"x": (4,)}
+
+
+def test_a_transposed_layer_to_one_channel_reads():
+    lines, shapes = ["a: [x, ~]", "up: [x, ~, ~]"], {"a": (4, 3), "up": (4, 1, 2)}
+    assert group_shapes(bound(lines, shapes, head="transposed: [up]\n")) == {"x": (4,)}
+    with pytest.raises(SpecError, match="only writes"):
+        bound(lines, shapes)
 
 
 def test_a_batch_of_matrices_reads_and_writes_its_batch():

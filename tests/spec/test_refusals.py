@@ -173,6 +173,15 @@ REFUSED = {
         "",
         "",
     ),
+    "depthwise and norm only": (
+        ["dw: [p, ~, ~]", "norm: [p]"],
+        {"dw": (4, 1, 3), "norm": (4,)},
+        {},
+        "3:8",
+        "group 'p' stands on no matrix",
+        "it occurs in dw[0], norm[0]",
+        "",
+    ),
     "child in one matrix": (
         ['a: ["h * d", ~]', 'b: [~, "h * 2"]', 'bias: ["h * d"]'],
         {"a": (6, 3), "b": (3, 6), "bias": (6,)},

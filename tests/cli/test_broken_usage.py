@@ -1,0 +1,215 @@
+"""Commands that contradict themselves or their folder: refused before anything is done."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.cli.broken import Row, refused, rows, writes
+from tests.cli.build import mlp, save, sharded
+
+PAIR = "a.safetensors b.safetensors --spec mlp"
+CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+
+
+def existing(name):
+    return writes(name, b"precious")
+
+
+def third(folder):
+    save(folder / "c.safetensors", mlp(3))
+
+
+def same_names(folder):
+    """Make two models whose results would have one name."""
+    save(folder / "x" / "b.safetensors", mlp(3))
+    save(folder / "y" / "x" / "b.safetensors", mlp(3)) if (folder / "y").mkdir() is None else None
+
+
+def twin(folder):
+    shutil.copy(folder / "b.safetensors", folder / "b.pt.safetensors")
+    save(folder / "b.pt", mlp(2))
+
+
+def linked(folder):
+    (folder / "link.safetensors").symlink_to("a.safetensors")
+
+
+OUTPUTS = rows(
+    Row("output is an input", f"align {PAIR} -o b.safetensors", 2, ("b.safetensors", "--in-place")),
+    Row(
+        "output is an input even with --force",
+        f"merge {PAIR} -o a.safetensors --force",
+        2,
+        ("a.safetensors", "--in-place"),
+    ),
+    Row(
+        "output is a link to an input",
+        f"merge {PAIR} -o link.safetensors --force",
+        2,
+        ("link.safetensors is the input", "--in-place"),
+        linked,
+    ),
+    Row(
+        "output exists",
+        f"align {PAIR}",
+        2,
+        ("b.aligned.safetensors exists", "--force"),
+        existing("b.aligned.safetensors"),
+    ),
+    Row("merged exists", f"merge {PAIR}", 2, ("merged", "--force"), existing("merged.safetensors")),
+    Row("output folder missing", f"align {PAIR} -o no/x.safetensors", 2, ("the folder no",)),
+    Row("output folder missing in lerp", f"lerp {PAIR} --steps 2 -o no/deep", 2, ("no",)),
+    Row(
+        "parent is a file",
+        f"align {PAIR} -o a.safetensors/x.safetensors",
+        2,
+        ("a.safetensors",),
+    ),
+    Row(
+        "folder for several is a file",
+        "align a.safetensors b.safetensors c.safetensors --spec mlp -o good.yaml",
+        2,
+        ("good.yaml",),
+        third,
+    ),
+    Row("unwritable folder", f"align {PAIR} -o /proc/x.safetensors", 4, ("/proc/x.safetensors",)),
+    Row("output is a device", f"align {PAIR} -o /dev/full --force", 2, ("/dev/full",)),
+    Row(
+        "full disk",
+        f"align {PAIR}",
+        4,
+        ("b.aligned.safetensors", "cannot write"),
+        limits={"RLIMIT_FSIZE": 500},
+    ),
+    Row(
+        "full disk for a folder",
+        "align a bad --spec mlp",
+        4,
+        ("bad.aligned", "cannot write"),
+        lambda folder: [sharded(folder / name, mlp(3), {}) for name in ("a", "bad")],
+        limits={"RLIMIT_FSIZE": 500},
+    ),
+    Row(
+        "full disk for a torch file",
+        f"align {PAIR} --format pt",
+        4,
+        ("b.aligned.pt", "cannot write"),
+        limits={"RLIMIT_FSIZE": 500},
+    ),
+    Row(
+        "two results of one name",
+        f"align {PAIR} b.pt --format pt",
+        2,
+        ("2 results would go to", "b.aligned.pt"),
+        twin,
+    ),
+    Row(
+        "permutation over the result",
+        f"align {PAIR} -o x.safetensors --save-permutation x.safetensors",
+        2,
+        ("x.safetensors",),
+    ),
+    Row(
+        "permutation over the reference",
+        f"align {PAIR} --save-permutation a.safetensors --force",
+        2,
+        ("a.safetensors",),
+    ),
+)
+
+VALUES = rows(
+    Row("unknown device", f"align {PAIR} --device bogus", 2, ("'bogus'", "cpu")),
+    Row("device with an odd number", f"align {PAIR} --device cuda:x", 2, ("'cuda:x'",)),
+    Row("device with no number", f"align {PAIR} --device cpu:", 2, ("'cpu:'",)),
+    Row("unknown dtype", f"align {PAIR} --dtype bogus", 2, ("'bogus'", "bfloat16")),
+    Row("unknown dtype in a dry run", f"merge {PAIR} --dtype bogus -n", 2, ("'bogus'",)),
+    Row("unknown format", f"align {PAIR} --format bogus", 2, ("'bogus'", "safetensors")),
+    Row("unknown strategy", f"merge {PAIR} --strategy stars", 2, ("'stars'", "'star'")),
+    Row("unknown mode", f"lerp {PAIR} --steps 1 --mode cubic", 2, ("'cubic'", "slerp")),
+    Row("unknown start", f"align {PAIR} --start bogus", 2, ("bogus", "identity")),
+    Row("start file missing", f"align {PAIR} --start no.safetensors", 3, ("no.safetensors",)),
+    Row("memory that is no size", f"align {PAIR} --max-memory lots", 2, ("'lots'", "8GB")),
+    Row("memory with two points", f"align {PAIR} --max-memory 1.2.3GB", 2, ("1.2.3GB",)),
+    Row("memory beyond numbers", f"align {PAIR} --max-memory 1e999", 2, ("1e999",)),
+    Row("seed beyond numbers", f"align {PAIR} --seed {10**30}", 2, (str(10**30),)),
+    Row("set without value", f"align {PAIR} --set heads", 2, ("'heads'", "heads=12")),
+    Row("set with an odd digit", f"align {PAIR} --set heads=²", 2, ("heads=",)),
+    Row("unknown size", f"align {PAIR} --set heads=2", 3, ("heads",)),
+    Row("negative jobs", f"align {PAIR} -j -1", 2, ("-1",)),
+    Row("unknown option", f"align {PAIR} --forse", 2, ("--forse", "--force")),
+    Row("unknown command", "algin a b", 2, ("algin", "align")),
+)
+
+MODELS = rows(
+    Row("no model", "align", 2, ("a reference and at least one model",)),
+    Row("one model to align", "align a.safetensors", 2, ("at least one model",)),
+    Row("one model to merge", "merge a.safetensors", 2, ("at least two models",)),
+    Row("one model to lerp", "lerp a.safetensors --steps 1", 2, ("two models, not 1",)),
+    Row(
+        "three models to lerp",
+        f"lerp {PAIR} c.safetensors --steps 1",
+        2,
+        ("two models, not 3", "--chain"),
+        third,
+    ),
+    Row(
+        "reference not among the models",
+        f"merge {PAIR} --ref c.safetensors",
+        2,
+        ("c.safetensors is not among the models",),
+        third,
+    ),
+    Row("too few weights", f"merge {PAIR} -w 1", 2, ("1 weights for 2 models",)),
+    Row("too many weights", f"merge {PAIR} -w 1,2,3", 2, ("3 weights for 2 models",)),
+    Row("weights without a sum", f"merge {PAIR} -w 1,-1", 2, ("add up to zero",)),
+    Row("zero weights", f"merge {PAIR} -w 0,0", 2, ("add up to zero",)),
+    Row("a weight of words", f"merge {PAIR} -w half,half", 2, ("'half'", "0.25,0.5")),
+    Row("a weight that is no number", f"merge {PAIR} -w nan,1", 2, ("not a finite number",)),
+    Row("no steps", f"lerp {PAIR} --steps 0", 2, ("--steps 0",)),
+    Row("neither steps nor places", f"lerp {PAIR}", 2, ("--steps", "--at")),
+    Row("steps and places", f"lerp {PAIR} --steps 1 --at 0.5", 2, ("--steps", "--at")),
+    Row("a place that is no number", f"lerp {PAIR} --at nan", 2, ("--at", "finite")),
+    Row("two places of one name", f"lerp {PAIR} --at 1e-9,2e-9", 2, ("2 results would go to",)),
+    Row("empty command", f"lerp {PAIR} --steps 1 --exec ''", 2, ("--exec",)),
+    Row("command with one quote", f"lerp {PAIR} --steps 1 --exec \"eval '\"", 2, ("--exec",)),
+)
+
+STDIN = rows(
+    Row("empty stdin", "merge", 2, ("at least two models",)),
+    Row("garbage on stdin", "merge", 2, ("stdin", "{garbage"), stdin=b"{garbage\n"),
+    Row(
+        "an error event on stdin",
+        "merge",
+        2,
+        ("the command before this one failed", "disk full"),
+        stdin=b'{"event":"result","path":"a.safetensors"}\n{"event":"error","message":"disk full"}\n',
+    ),
+    Row(
+        "an event with a path that is none",
+        "merge",
+        2,
+        ("stdin",),
+        stdin=b'{"event":"result","path":5}\n{"event":"result","path":null}\n',
+    ),
+    Row(
+        "a missing file on stdin",
+        "merge",
+        3,
+        ("gone.safetensors: no such file",),
+        stdin=b"a.safetensors\ngone.safetensors\n",
+    ),
+    Row("a NUL in a path", "merge", 3, ("no such file",), stdin=b"a.safetensors\nx\0y\n"),
+)
+
+
+@pytest.mark.parametrize("row", [*OUTPUTS, *VALUES, *MODELS, *STDIN])
+def test_a_contradiction_is_refused_by_name_and_nothing_changes(tmp_path, row):
+    done = refused(tmp_path, row)
+    assert row.code == 4 or done.out == "" or "start_file" in row.name
+
+
+@CPU_ONLY
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_absent_is_the_machines_fault(tmp_path, device):
+    refused(tmp_path, Row("absent", f"align {PAIR} --device {device}", 4, (repr(device), "CPU" if False else "cpu")))

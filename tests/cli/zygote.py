@@ -1,0 +1,122 @@
+"""A process that has torch in memory and forks one `rebasin` process for each request.
+
+Starting a fresh interpreter costs seconds of imports; a fork costs milliseconds, and is as real:
+its own descriptors, exit code, signals and limits. Nothing here has run a thread before the fork.
+
+A request is one JSON message on the socket that argv[1] names, with the descriptors of stdin,
+stdout, stderr and a pipe, on which the process's id and, when it ends, its wait status are sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import resource
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import rebasin_cli
+
+LARGEST_REQUEST = 1 << 16
+
+
+def main() -> None:
+    """Serve requests until the other side closes the socket."""
+    with socket.socket(fileno=int(sys.argv[1])) as requests:
+        _import_all()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 4)
+            if not message:
+                return
+            if os.fork() == 0:
+                requests.close()
+                _watch(json.loads(message), descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _import_all() -> None:
+    """Import what the commands would, so that no fork has to."""
+    for module in pkgutil.walk_packages(rebasin_cli.__path__, "rebasin_cli."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    # The first command that parses its arguments makes typer import half a second of pydantic.
+    sys.argv = ["rebasin", "inspect", "/nowhere/none"]
+    with contextlib.redirect_stderr(io.StringIO()):
+        _run()
+    gc.freeze()
+
+
+def _watch(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Fork the command, report its process id and its status, and leave."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    *streams, report = descriptors
+    child = os.fork()
+    if child == 0:
+        os.close(report)
+        _become(request, streams)
+    for descriptor in streams:
+        os.close(descriptor)
+    os.write(report, f"{child}\n".encode())
+    _, status = os.waitpid(child, 0)
+    os.write(report, f"{status}\n".encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    """Turn this process into `rebasin ARGV` and never return."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+    os.closerange(3, 256)
+    _open_streams()
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    for name, limit in request["limits"].items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    sys.argv = ["rebasin", *request["argv"]]
+    os._exit(_run())
+
+
+def _open_streams() -> None:
+    """Give Python the streams that a fresh interpreter would have made."""
+    sys.stdin = io.TextIOWrapper(os.fdopen(0, "rb", closefd=False), encoding="utf-8")
+    out, err = (os.fdopen(number, "wb", closefd=False) for number in (1, 2))
+    sys.stdout = io.TextIOWrapper(out, encoding="utf-8", line_buffering=out.isatty())
+    sys.stderr = io.TextIOWrapper(
+        err, encoding="utf-8", errors="backslashreplace", line_buffering=True
+    )
+
+
+def _run() -> int:
+    """Run the command line and return its exit code, as the interpreter would."""
+    from rebasin_cli.cli import main as rebasin
+
+    try:
+        rebasin()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return 120  # what the interpreter says of a stdout that it cannot flush at its end
+    return code
+
+
+if __name__ == "__main__":
+    main()
