@@ -32,7 +32,7 @@ def align(
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,
     restarts: o.Restarts = 0,
-    start: o.Start = None,
+    start: o.StartOrFile = None,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,
@@ -55,14 +55,11 @@ def align(
     from rebasin_cli.plan.align import plan_align
     from rebasin_cli.run.align import run_align
 
+    file = o.start_file(start)
+    params = {**ctx.params, "start": None if file else start}
     deliver(
         ctx,
-        lambda: plan_align(
-            o.model_paths(models),
-            o.options_from(ctx.params),
-            save=save,
-            start=o.start_file(start),
-        ),
+        lambda: plan_align(o.model_paths(models), o.options_from(params), save=save, start=file),
         run_align,
     )
 

@@ -23,7 +23,7 @@ def parse_size(text: str | None) -> int | None:
         return None
     units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
     units |= {f"{k}i": 1024**n for n, k in enumerate("kmgt", 1)}
-    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]i?)?b?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[0-9])?)\s*([kmgt]i?)?b?", text.strip().lower())
     if not found:
         raise typer.BadParameter(f"{text!r} is not a size such as 8GB or 500MiB")
     return int(float(found[1]) * units[found[2] or ""])
@@ -34,7 +34,7 @@ def parse_sizes(pairs: Sequence[str] | None) -> dict[str, int]:
     sizes = {}
     for pair in pairs or ():
         name, _, value = pair.partition("=")
-        if not name or not value.isdigit():
+        if not name or not re.fullmatch("[0-9]{1,18}", value):
             raise typer.BadParameter(f"{pair!r} is not NAME=INTEGER, such as heads=12")
         sizes[name] = int(value)
     return sizes
@@ -115,7 +115,9 @@ MaxMemory = Annotated[
         "--max-memory", metavar="SIZE", panel=MEANS, help="For tensors, as 8GB; default: half."
     ),
 ]
-Seed = Annotated[int, _option("--seed", panel=MEANS, help="Same seed, same result.")]
+Seed = Annotated[
+    int, _option("--seed", min=0, max=2**63 - 1, panel=MEANS, help="Same seed, same result.")
+]
 Restarts = Annotated[
     int, _option("--restarts", min=0, panel=MEANS, help="Random starts to try besides the usual.")
 ]
@@ -123,9 +125,19 @@ Start = Annotated[
     str | None,
     _option(
         "--start",
-        metavar="descriptor|identity|random|FILE",
+        metavar="descriptor|identity|random",
         panel=MEANS,
         help="Where to start the search; default: descriptor and identity, the better one wins.",
+    ),
+]
+StartOrFile = Annotated[
+    str | None,
+    _option(
+        "--start",
+        metavar="descriptor|identity|random|FILE",
+        panel=MEANS,
+        help="Where to start: by default descriptor and identity, the better one wins; "
+        "or a permutation file.",
     ),
 ]
 Save = Annotated[
@@ -166,14 +178,13 @@ def options_from(params: Mapping[str, Any]) -> Options:
         chosen[name] = tuple(chosen.get(name) or ())
     if chosen.get("out"):
         chosen["out"] = Path(chosen["out"]).expanduser()
-    named = params.get("start")
-    if named and not start_file(named):
-        chosen["starts"] = (named,)
+    if params.get("start"):
+        chosen["starts"] = (params["start"],)
     return Options(**chosen)
 
 
 def start_file(start: str | None) -> Path | None:
-    """Return the permutation file that --start names, if it names one."""
+    """Return the permutation file that --start names, if it looks like a path."""
     if start is None or not ("." in start or "/" in start):
         return None
     return Path(start).expanduser()

@@ -34,4 +34,8 @@ def _path(line: str) -> Path | None:
             "stdin: the command before this one failed, so its models are incomplete",
             detail=str(event.get("message", "")),
         )
-    return Path(event["path"]) if event.get("event") == "result" and "path" in event else None
+    if event.get("event") != "result" or "path" not in event:
+        return None
+    if not isinstance(event["path"], str):
+        raise UsageError(f"stdin: an event whose path is no text: {line[:80]}")
+    return Path(event["path"])

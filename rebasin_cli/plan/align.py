@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
+from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.targets import Place, Target, check_distinct, ending, plan_place, plan_target
+from rebasin_cli.plan.saved import read_permutations
+from rebasin_cli.plan.targets import (
+    Place,
+    Target,
+    check_distinct,
+    ending,
+    files_of,
+    plan_place,
+    plan_target,
+)
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,13 @@ class AlignItem:
 
 @dataclass(frozen=True)
 class AlignPlan:
-    """All that `run_align` needs."""
+    """All that `run_align` needs. initial: where every search starts; None: by the options."""
 
     reference: Checkpoint
     items: tuple[AlignItem, ...]
     choice: Choice
     machine: Machine
-    start: Path | None
+    initial: Mapping[str, Permutation] | None
     options: Options
 
     def describe(self) -> dict[str, Any]:
@@ -63,16 +74,33 @@ def plan_align(
     machine = plan_machine(options)
     reference, *models = open_models(paths, options)
     check_fit(reference, models, options)
-    inputs = [reference, *models]
+    choice = choose_spec(reference, options)
+    initial = read_permutations(start, reference)[1] if start else None
+    items = _items(reference, models, save, start, options)
+    return AlignPlan(reference, items, choice, machine, initial, options)
+
+
+def _items(
+    reference: Checkpoint,
+    models: Sequence[Checkpoint],
+    save: Path | None,
+    start: Path | None,
+    options: Options,
+) -> tuple[AlignItem, ...]:
+    """Return what becomes of each model; no output may be an input but the model's own."""
     outs = output_paths(models, options, word="aligned")
-    check_distinct(outs)
+    saves = permutation_paths(models, save)
+    check_distinct([*outs, *saves])
     several = len(models) > 1
-    pairs = zip(outs, models, strict=True)
-    targets = [plan_target(out, m, inputs, options, create=several) for out, m in pairs]
-    items = map(AlignItem, models, targets, permutation_places(models, save, options))
-    return AlignPlan(
-        reference, tuple(items), choose_spec(reference, options), machine, start, options
-    )
+    inputs = [file for model in (reference, *models) for file in files_of(model)]
+    inputs += [start] if start else []
+    items = []
+    for out, place, model in zip_longest(outs, saves, models):
+        others = [file for file in inputs if file not in files_of(model)]
+        target = plan_target(out, model, options, own=[model], others=others, create=several)
+        saved = plan_place(place, options, others=inputs, create=several) if place else None
+        items.append(AlignItem(model, target, saved))
+    return tuple(items)
 
 
 def output_paths(models: Sequence[Checkpoint], options: Options, *, word: str) -> list[Path]:
@@ -107,15 +135,11 @@ def _name(model: Checkpoint, word: str, options: Options) -> str:
     return f"{stem}.{word}{suffix}"
 
 
-def permutation_places(
-    models: Sequence[Checkpoint], save: Path | None, options: Options
-) -> list[Place | None]:
+def permutation_paths(models: Sequence[Checkpoint], save: Path | None) -> list[Path]:
     """Return where permutations are saved: a file for one model, a folder for several."""
     if save is None:
-        return [None] * len(models)
+        return []
     if len(models) == 1 and not save.is_dir():
-        return [plan_place(save, models, options)]
+        return [save]
     names = [f"{model.path.absolute().stem}.permutation.safetensors" for model in models]
-    paths = [save / name for name in distinct(names, models)]
-    check_distinct(paths)
-    return [plan_place(path, models, options, create=True) for path in paths]
+    return [save / name for name in distinct(names, models)]

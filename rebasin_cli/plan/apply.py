@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
-from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
 from rebasin_cli.plan.choice import Choice, choose_spec
@@ -17,9 +15,9 @@ from rebasin_cli.plan.estimate import describe_inputs, describe_matching, descri
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.targets import Place, Target, plan_place, plan_target
-from rebasin_cli.spec import BoundSpec, bind, parse
-from rebasin_cli.tensors import infos
+from rebasin_cli.plan.saved import read_permutations
+from rebasin_cli.plan.targets import Place, Target, files_of, plan_place, plan_target
+from rebasin_cli.spec import BoundSpec
 
 
 @dataclass(frozen=True)
@@ -53,55 +51,8 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
     checkpoint = open_checkpoint(model, key=options.key)
     bound, permutations = read_permutations(source, checkpoint)
     (out,) = output_paths([checkpoint], options, word="permuted")
-    target = plan_target(out, checkpoint, [checkpoint], options)
+    target = plan_target(out, checkpoint, options, own=[checkpoint], others=[source])
     return ApplyPlan(checkpoint, source, permutations, bound, inverted, target, options)
-
-
-def read_permutations(
-    source: Path, checkpoint: Checkpoint
-) -> tuple[BoundSpec, dict[str, Permutation]]:
-    """Return the spec of a permutation file bound to a checkpoint, and its permutations."""
-    with open_checkpoint(source) as file:
-        try:
-            spec = parse(file.metadata["rebasin.spec"], source=f"{source} (spec)")
-            sizes = json.loads(file.metadata.get("rebasin.sizes", "{}"))
-            config = json.loads(file.metadata.get("rebasin.config", "{}"))
-        except (KeyError, ValueError) as error:
-            raise PermutationError(
-                "this is not a permutation file",
-                where=str(source),
-                hint="`rebasin align --save-permutation FILE` writes one",
-            ) from error
-        try:
-            bound = bind(spec, infos(checkpoint), config=config, sizes=sizes, ties=checkpoint.ties)
-        except SpecError as error:
-            raise PermutationError(
-                f"the permutation does not fit {checkpoint.path}",
-                where=str(source),
-                detail=error.problems[0].what,
-                hint="it was found for a checkpoint with other tensors",
-            ) from error
-        return bound, _fitted(bound, file, source, checkpoint)
-
-
-def _fitted(
-    bound: BoundSpec, file: Checkpoint, source: Path, checkpoint: Checkpoint
-) -> dict[str, Permutation]:
-    """Return the file's permutations. Raises PermutationError unless they are those of `bound`."""
-    expected = {group.name: group.shape for group in bound.groups.values()}
-    found = {name: file.info(name).shape for name in file.names()}
-    if expected != found:
-        name = min(n for n in {*expected, *found} if expected.get(n) != found.get(n))
-        raise PermutationError(
-            f"the permutation does not fit {checkpoint.path}",
-            where=str(source),
-            detail=f"group {name!r} is {found.get(name)}, expected {expected.get(name)}",
-            hint="it was found for a checkpoint with other tensors",
-        )
-    return {
-        group.name: Permutation(file.load(group.name).long(), group.parents)
-        for group in bound.groups.values()
-    }
 
 
 @dataclass(frozen=True)
@@ -129,5 +80,6 @@ def plan_verify(a: Path, b: Path, options: Options, *, save: Path | None) -> Ver
     machine = plan_machine(options)
     first, second = open_models([a, b], options)
     check_fit(first, [second], options)
-    place = plan_place(save, [first, second], options) if save else None
+    inputs = files_of(first) + files_of(second)
+    place = plan_place(save, options, others=inputs) if save else None
     return VerifyPlan(first, second, choose_spec(first, options), place, machine, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -34,12 +35,16 @@ class Point:
 
 @dataclass(frozen=True)
 class LerpPlan:
-    """All that `run_lerp` needs. choice: None unless the models are to be aligned first."""
+    """All that `run_lerp` needs.
+
+    choice: None unless the models are to be aligned first. command: the words of what is run
+    on each point; none: nothing is.
+    """
 
     models: tuple[Checkpoint, ...]
     points: tuple[Point, ...]
     mode: str
-    command: str | None
+    command: tuple[str, ...]
     keep: bool
     choice: Choice | None
     machine: Machine
@@ -83,23 +88,35 @@ def plan_lerp(
     if len(paths) < 2 or (len(paths) > 2 and not chain):
         hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
         raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
+    words = split_command(command) if command is not None else ()
     alphas = plan_alphas(len(paths) - 1, steps, at, endpoints)
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
     places = point_paths(alphas, models[0], options)
     check_distinct(places)
-    targets = [plan_target(p, models[0], models, options, create=True) for p in places]
+    targets = [plan_target(p, models[0], options, own=models, create=True) for p in places]
     return LerpPlan(
         models=tuple(models),
         points=tuple(map(Point, alphas, targets)),
         mode=mode,
-        command=command,
-        keep=keep or command is None,
+        command=words,
+        keep=keep or not words,
         choice=choose_spec(models[0], options) if align else None,
         machine=machine,
         options=options,
     )
+
+
+def split_command(command: str) -> tuple[str, ...]:
+    """Return the words of a command line. Raises UsageError if there are none, or open quotes."""
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
+    if not words:
+        raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
+    return words
 
 
 def plan_alphas(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from rebasin_cli.errors import MachineError, UsageError
-from rebasin_cli.matching import Settings
+from rebasin_cli.errors import MachineError, UsageError, suggest
+from rebasin_cli.matching import STARTS, Settings
 from rebasin_cli.plan.options import Options
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -36,7 +37,16 @@ class Machine:
 
 
 def plan_machine(options: Options) -> Machine:
-    """Return what to run on. Raises MachineError if the device is absent."""
+    """Return what to run on, and how.
+
+    Raises UsageError for an unknown start or device, MachineError if the device is absent.
+    """
+    for start in options.starts:
+        if start not in STARTS:
+            raise UsageError(
+                f"no start is called {start!r}",
+                hint=suggest(start, STARTS) or f"{', '.join(STARTS)}, or for align a file",
+            )
     jobs = options.jobs or len(os.sched_getaffinity(0))
     return Machine(plan_device(options.device), jobs, options.max_memory or free_memory() // 2)
 
@@ -47,15 +57,15 @@ def plan_device(name: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+    found = re.fullmatch(r"(cpu|cuda|mps)(?::([0-9]+))?", name)
+    if not found:
         raise UsageError(f"there is no device called {name!r}", hint=f"--device {DEVICES}")
     present = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if int(index or 0) >= present[kind]:
+    if int(found[2] or 0) >= present[found[1]]:
         raise MachineError(
             f"device {name!r} is not on this machine",
             detail=f"{int(present['cuda'])} CUDA devices are visible",

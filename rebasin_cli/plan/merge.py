@@ -84,7 +84,7 @@ def plan_merge(
         strategy=strategy or ("many" if len(paths) <= MANY else "star"),
         chosen=strategy is None,
         choice=None if strategy == "none" else choose_spec(models[which], options),
-        target=plan_target(out, models[0], models, options),
+        target=plan_target(out, models[0], options, own=models),
         machine=machine,
         options=options,
     )

@@ -68,43 +68,78 @@ def ending(model: Checkpoint, options: Options, out: Path | None = None) -> str:
 def plan_target(
     path: Path,
     like: Checkpoint,
-    inputs: Sequence[Checkpoint],
     options: Options,
     *,
+    own: Sequence[Checkpoint],
+    others: Sequence[Path] = (),
     create: bool = False,
 ) -> Target:
-    """Return how one result made like `like` will be written; raises as `plan_place` does."""
+    """Return how one result made like `like` will be written; raises as `plan_place` does.
+
+    own: the models the result is made of, which it may replace with --in-place.
+    """
+    if options.dtype != "keep" and options.dtype not in DTYPES:
+        raise UsageError(f"no dtype is called {options.dtype!r}", hint=f"keep, {', '.join(DTYPES)}")
     format = plan_format(options, path)
     layout = layout_for(like.layout, format) if format else like.layout
-    return Target(plan_place(path, inputs, options, create=create), layout)
+    mine = [file for model in own for file in files_of(model)]
+    return Target(plan_place(path, options, own=mine, others=others, create=create), layout)
 
 
 def plan_place(
-    path: Path, inputs: Sequence[Checkpoint], options: Options, *, create: bool = False
+    path: Path,
+    options: Options,
+    *,
+    own: Sequence[Path] = (),
+    others: Sequence[Path] = (),
+    create: bool = False,
 ) -> Place:
-    """Return where one file goes. create: its folder may be made.
+    """Return where one file goes.
 
-    Raises UsageError if it is one of the inputs without --in-place, or exists without
-    --force or --no-clobber, or its folder does not exist.
+    own: files it may replace with --in-place; others: inputs it may never replace.
+    create: its folder may be made. Raises UsageError if that is not allowed, if the place
+    exists without --force or --no-clobber, or if there can be no file.
     """
-    owner = next((model for model in inputs if _same(path, model)), None)
-    if owner is not None:
-        if not options.in_place:
-            raise UsageError(
-                f"the output {path} is the input {owner.path}",
-                hint="choose another -o, or give --in-place to replace the input",
-            )
+    if _same(path, others) or (_same(path, own) and not options.in_place):
+        in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
+        raise UsageError(
+            f"the output {path} is one of the inputs", hint=f"choose another{in_place}"
+        )
+    if _same(path, own):
         return Place(path, overwrite=True, skip=False, folder=None)
-    folder = None if path.parent.exists() else path.parent
-    if folder and not (create and folder.parent.exists()):
-        raise UsageError(f"the folder {folder} does not exist", hint="create it first")
-    if folder or not path.exists() or options.force:
+    folder = _folder_to_make(path, create=create)
+    if folder or not path.exists():
         return Place(path, overwrite=options.force, skip=False, folder=folder)
+    if not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} is not a regular file", hint="choose another output")
+    if options.force:
+        return Place(path, overwrite=True, skip=False, folder=None)
     if options.no_clobber:
         return Place(path, overwrite=False, skip=True, folder=None)
     raise UsageError(
         f"{path} exists", hint="--force replaces it, --no-clobber keeps it and goes on"
     )
+
+
+def files_of(model: Checkpoint) -> list[Path]:
+    """Return everything that is part of a model on disk."""
+    return [model.path, *model.files]
+
+
+def _folder_to_make(path: Path, *, create: bool) -> Path | None:
+    """Return the folder that has to be made for a path, None if it is there."""
+    folder = path.parent
+    if folder.is_dir():
+        return None
+    if folder.exists():
+        raise UsageError(f"{folder} is not a folder", hint="choose another output")
+    if not (create and folder.parent.is_dir()):
+        raise UsageError(f"the folder {folder} does not exist", hint="create it first")
+    return folder
+
+
+def _same(path: Path, files: Sequence[Path]) -> bool:
+    return path.exists() and any(file.exists() and path.samefile(file) for file in files)
 
 
 def check_distinct(paths: Sequence[Path]) -> None:
@@ -126,8 +161,6 @@ def output_infos(model: Checkpoint, target: Layout, options: Options) -> tuple[T
     --dtype changes floating tensors only. A tensor tied to another is left out where the
     format has no ties.
     """
-    if options.dtype != "keep" and options.dtype not in DTYPES:
-        raise UsageError(f"no dtype is called {options.dtype!r}", hint=f"keep, {', '.join(DTYPES)}")
     names = [n for n in model.names() if target.format == "pt" or n not in model.ties]
     return tuple(_converted(model.info(name), options) for name in names)
 
@@ -136,8 +169,3 @@ def _converted(info: TensorInfo, options: Options) -> TensorInfo:
     if options.dtype == "keep" or not info.floating or not options.selects(info.name):
         return info
     return replace(info, dtype=DTYPES[options.dtype])
-
-
-def _same(path: Path, model: Checkpoint) -> bool:
-    candidates = [model.path, *model.files]
-    return path.exists() and any(c.exists() and path.samefile(c) for c in candidates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 
 from rebasin_cli.checkpoint import Checkpoint, Written
@@ -11,11 +11,11 @@ from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching import Matching, match_weights
 from rebasin_cli.permutation import Permutation, Permuted
 from rebasin_cli.plan.align import AlignItem, AlignPlan
-from rebasin_cli.plan.apply import read_permutations
 from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.machine import Machine
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Aligned, Failed, Kept
+from rebasin_cli.plan.saved import CONFIG, SIZES, SPEC
 from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.output import write_model, write_permutations
@@ -43,14 +43,13 @@ def run_align(plan: AlignPlan, progress: Progress) -> Iterator[Kept | Failed | A
 
 def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     began = perf_counter()
-    initial = read_permutations(plan.start, item.model)[1] if plan.start else None
     matching = match_models(
         plan.reference,
         item.model,
         plan.choice,
         plan.machine,
         plan.options,
-        initial=initial,
+        initial=plan.initial,
         progress=progress,
     )
     facts = provenance(
@@ -85,7 +84,7 @@ def match_models(
     machine: Machine,
     options: Options,
     *,
-    initial: dict[str, Permutation] | None = None,
+    initial: Mapping[str, Permutation] | None = None,
     progress: Progress,
 ) -> Matching:
     """Return the matching of one model to a reference, under the plan's spec and means."""
@@ -118,9 +117,9 @@ def save_permutations(
     reference, model = models
     groups = {g.name: {"size": g.size, "per": g.parents} for g in choice.bound.groups.values()}
     metadata = {
-        "rebasin.spec": dump(choice.bound.spec),
-        "rebasin.sizes": json.dumps(dict(options.sizes), sort_keys=True),
-        "rebasin.config": json.dumps(dict(model.config), sort_keys=True),
+        SPEC: dump(choice.bound.spec),
+        SIZES: json.dumps(dict(options.sizes), sort_keys=True),
+        CONFIG: json.dumps(dict(model.config), sort_keys=True),
         "rebasin.groups": json.dumps(groups, sort_keys=True),
         "rebasin.reference": reference.sha256(),
         "rebasin.model": model.sha256(),

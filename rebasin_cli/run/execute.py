@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import RebasinError, UsageError
+from rebasin_cli.errors import RebasinError
 
 TAIL = 5  # lines of a failed command's own words that are shown
 
@@ -19,18 +20,7 @@ class CommandFailedError(RebasinError):
     exit_code = 5
 
 
-def split_command(command: str) -> list[str]:
-    """Return the words of a command line. Raises UsageError if its quotes do not match."""
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
-    if not words:
-        raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
-    return words
-
-
-def execute(command: str, path: Path, alpha: float) -> Any:
+def execute(command: Sequence[str], path: Path, alpha: float) -> Any:
     """Run a command without a shell and return its last line of output: a number or JSON.
 
     `{path}` and `{alpha}` are replaced in each word. The command's stderr passes through.
@@ -38,7 +28,7 @@ def execute(command: str, path: Path, alpha: float) -> Any:
     Raises CommandFailedError if it cannot be started, fails, or prints nothing.
     """
     values = {"{path}": str(path), "{alpha}": repr(alpha)}
-    words = split_command(command)
+    words = list(command)
     for mark, value in values.items():
         words = [word.replace(mark, value) for word in words]
     try:

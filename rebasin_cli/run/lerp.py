@@ -34,7 +34,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[Kept | Failed | Int
         try:
             yield _point(plan, point, sources, basin)
         except RebasinError as error:
-            if plan.command is None:
+            if not plan.command:
                 raise
             yield Failed("lerp", point.target.path, error)
     progress("interpolating", len(plan.points), len(plan.points))
@@ -88,7 +88,7 @@ def _point(
         alpha=point.alpha,
         path=written.path,
         written=written if plan.keep else None,
-        executed=plan.command is not None,
+        executed=bool(plan.command),
         value=value,
         seconds=perf_counter() - began,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rebasin_cli.errors import Problem, SpecError, UsageError, suggest
+from rebasin_cli.errors import Problem, RebasinError, SpecError, UsageError, suggest
 from rebasin_cli.spec.model import Spec
 from rebasin_cli.spec.parse import parse
 from rebasin_cli.spec.reader import MAX_CHARACTERS
@@ -59,7 +59,8 @@ def _read(path: Path) -> str:
         return content.decode("utf-8")
     except OSError as error:
         what = f"the spec cannot be read: {error.strerror or error}"
-        raise SpecError(Problem(what, where=str(path))) from error
+        # Not a SpecError: the check cannot be made, which is no verdict on the spec.
+        raise RebasinError(Problem(what, where=str(path))) from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 INDEX = "(?:0|[1-9][0-9]{0,8})"
 INDEX_IN_NAME = re.compile(rf"(?<![0-9]){INDEX}(?![0-9A-Za-z])")
+_COMPARED = 1000  # names that differ in their indices only
 
 
 class Names:
@@ -46,14 +47,21 @@ class Names:
     def close_to(self, pattern: str) -> str:
         """Return `did you mean ...?` for the name that looks most like a pattern, or nothing.
 
-        Names that differ in their indices only count as one, which keeps this fast.
+        Shapes of names are compared first, and names of that shape only then: this stays fast.
         """
-        close = difflib.get_close_matches(skeleton(pattern), self._examples, n=1)
-        return f"did you mean {self._examples[close[0]]!r}?" if close else ""
+        close = difflib.get_close_matches(skeleton(pattern), self._alike, n=1)
+        if not close:
+            return ""
+        alike = self._alike[close[0]][:_COMPARED]
+        (name,) = difflib.get_close_matches(pattern, alike, n=1, cutoff=0)
+        return f"did you mean {name!r}?"
 
     @cached_property
-    def _examples(self) -> dict[str, str]:
-        return {skeleton(name): name for name in reversed(self.order)}
+    def _alike(self) -> dict[str, list[str]]:
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.order:
+            alike[skeleton(name)].append(name)
+        return alike
 
     def neighbour(self, place: str, index: int, template: str) -> int | None:
         """Return the index that `i`, `i.prev` or `i.next.next` means where i is `index`."""

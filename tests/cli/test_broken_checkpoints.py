@@ -85,7 +85,13 @@ def duplicate_index_keys(folder):
 
 SAFETENSORS = rows(
     Row("truncated", ALIGN, 3, ("bad.safetensors",), truncated),
-    Row("zero bytes", ALIGN, 3, ("bad.safetensors: the file is empty",), writes("bad.safetensors", b"")),
+    Row(
+        "zero bytes",
+        ALIGN,
+        3,
+        ("bad.safetensors: the file is empty",),
+        writes("bad.safetensors", b""),
+    ),
     Row(
         "overlapping offsets",
         ALIGN,

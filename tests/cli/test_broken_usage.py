@@ -20,12 +20,6 @@ def third(folder):
     save(folder / "c.safetensors", mlp(3))
 
 
-def same_names(folder):
-    """Make two models whose results would have one name."""
-    save(folder / "x" / "b.safetensors", mlp(3))
-    save(folder / "y" / "x" / "b.safetensors", mlp(3)) if (folder / "y").mkdir() is None else None
-
-
 def twin(folder):
     shutil.copy(folder / "b.safetensors", folder / "b.pt.safetensors")
     save(folder / "b.pt", mlp(2))
@@ -136,7 +130,7 @@ VALUES = rows(
     Row("set without value", f"align {PAIR} --set heads", 2, ("'heads'", "heads=12")),
     Row("set with an odd digit", f"align {PAIR} --set heads=²", 2, ("heads=",)),
     Row("unknown size", f"align {PAIR} --set heads=2", 3, ("heads",)),
-    Row("negative jobs", f"align {PAIR} -j -1", 2, ("-1",)),
+    Row("negative jobs", f"align {PAIR} -j -1", 2, ("--jobs",)),
     Row("unknown option", f"align {PAIR} --forse", 2, ("--forse", "--force")),
     Row("unknown command", "algin a b", 2, ("algin", "align")),
 )
@@ -172,7 +166,7 @@ MODELS = rows(
     Row("a place that is no number", f"lerp {PAIR} --at nan", 2, ("--at", "finite")),
     Row("two places of one name", f"lerp {PAIR} --at 1e-9,2e-9", 2, ("2 results would go to",)),
     Row("empty command", f"lerp {PAIR} --steps 1 --exec ''", 2, ("--exec",)),
-    Row("command with one quote", f"lerp {PAIR} --steps 1 --exec \"eval '\"", 2, ("--exec",)),
+    Row("command with one quote", f'lerp {PAIR} --steps 1 --exec "eval \'"', 2, ("--exec",)),
 )
 
 STDIN = rows(
@@ -183,7 +177,7 @@ STDIN = rows(
         "merge",
         2,
         ("the command before this one failed", "disk full"),
-        stdin=b'{"event":"result","path":"a.safetensors"}\n{"event":"error","message":"disk full"}\n',
+        stdin=b'{"event":"result","path":"x"}\n{"event":"error","message":"disk full"}\n',
     ),
     Row(
         "an event with a path that is none",
@@ -206,10 +200,10 @@ STDIN = rows(
 @pytest.mark.parametrize("row", [*OUTPUTS, *VALUES, *MODELS, *STDIN])
 def test_a_contradiction_is_refused_by_name_and_nothing_changes(tmp_path, row):
     done = refused(tmp_path, row)
-    assert row.code == 4 or done.out == "" or "start_file" in row.name
+    assert row.code == 4 or done.out == "", "work had begun"
 
 
 @CPU_ONLY
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_device_that_is_absent_is_the_machines_fault(tmp_path, device):
-    refused(tmp_path, Row("absent", f"align {PAIR} --device {device}", 4, (repr(device), "CPU" if False else "cpu")))
+    refused(tmp_path, Row("absent", f"align {PAIR} --device {device}", 4, (device, "--device cpu")))

@@ -86,6 +86,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     os.environ.update(request["env"])
     for name, limit in request["limits"].items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
+    sys.modules["__main__"].__package__ = None  # where typer looks for the name of the program
     sys.argv = ["rebasin", *request["argv"]]
     os._exit(_run())
 

@@ -5,6 +5,7 @@ import torch
 
 from rebasin_cli.matching import Status
 from tests.matching.problems import example, same
+from rebasin_cli.permutation import inverse
 
 NETWORKS = [
     "mlp_sequential",
@@ -24,15 +25,16 @@ NETWORKS = [
 SEEDS = range(10)
 
 
-def recovered(name, amount=0.0, **settings):
+def recovered(name, amount=0.0, seeds=SEEDS):
     """Return the seeds with which a planted order is found again; noise: see `Problem.noisy`."""
-    problem = example(name)
     found = []
-    for seed in SEEDS:
+    for seed in seeds:
+        problem = example(name, seed)
         noisy = problem.noisy(seed + 100, amount) if amount else problem.state
-        permutations = problem.draw(seed)
-        other = problem.permuted(permutations, noisy)
-        matching = problem.match(other, seed=seed, **settings)
-        if same(matching.permutations, problem.planted(seed)[1]):
+        permutations = problem.draw(seed + 200)
+        matching = problem.match(problem.permuted(permutations, noisy), seed=seed)
+        if same(matching.permutations, inverse(permutations)):
             found.append(seed)
     return found
+
+

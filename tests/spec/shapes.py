@@ -1,10 +1,13 @@
 """Headers and blocks for tests: what a checkpoint would say, and what a spec makes of it."""
 
+import re
 from itertools import product
 from math import prod
 
+import pytest
 import torch
 
+from rebasin_cli.errors import SpecError
 from rebasin_cli.spec import bind, parse
 from rebasin_cli.tensors import Block, TensorInfo
 
@@ -50,3 +53,20 @@ def positions(block: Block):
 def covers_exactly(tensor):
     found = sorted(place for block in tensor.blocks for place in positions(block))
     return found == list(range(prod(tensor.shape)))
+
+
+def head(**declarations):
+    """Return the option `head` of `bound`: top-level keys and their YAML."""
+    return {"head": "".join(f"{key}: {value}\n" for key, value in declarations.items())}
+
+
+def check_refusal(row):
+    """Bind (tensors, shapes, options) and check the one problem: place, what, detail, hint."""
+    tensors, shapes, options, where, what, detail, hint = row
+    place = f"s.yaml:{where}: " if where else "s.yaml: "
+    with pytest.raises(SpecError, match=re.escape(place + what)) as caught:
+        bound(tensors, shapes, **options)
+    (problem,) = caught.value.problems
+    assert detail in problem.detail
+    assert hint in problem.hint
+    assert problem.excerpt.count("^") >= bool(where)

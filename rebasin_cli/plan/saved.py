@@ -1,0 +1,90 @@
+"""Reading a permutation file and checking that it fits a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.errors import PermutationError, SpecError
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import BoundGroup, BoundSpec, bind, parse
+from rebasin_cli.tensors import infos
+
+SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
+
+
+def read_permutations(
+    source: Path, checkpoint: Checkpoint
+) -> tuple[BoundSpec, dict[str, Permutation]]:
+    """Return the spec of a permutation file bound to a checkpoint, and its permutations.
+
+    Raises PermutationError if it is not such a file, or not one for this checkpoint.
+    """
+    with open_checkpoint(source) as file:
+        bound = _bound(file, source, checkpoint)
+        expected = {group.name: group.shape for group in bound.groups.values()}
+        found = {name: file.info(name).shape for name in file.names()}
+        for name in sorted({*expected, *found}):
+            if expected.get(name) != found.get(name):
+                detail = f"group {name!r} is {found.get(name)}, expected {expected.get(name)}"
+                raise _unfit(source, checkpoint, detail)
+        return bound, {g.name: _permutation(file, source, g) for g in bound.groups.values()}
+
+
+def _bound(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:
+    if SPEC not in file.metadata:
+        raise PermutationError(
+            "this is not a permutation file",
+            where=str(source),
+            hint="`rebasin align --save-permutation FILE` writes one",
+        )
+    sizes = _object(file, source, SIZES)
+    if not all(isinstance(size, int) for size in sizes.values()):
+        raise _corrupt(source, SIZES)
+    try:
+        return bind(
+            parse(file.metadata[SPEC], source=f"{source} (spec)"),
+            infos(checkpoint),
+            config=_object(file, source, CONFIG),
+            sizes=sizes,
+            ties=checkpoint.ties,
+        )
+    except SpecError as error:
+        raise _unfit(source, checkpoint, error.problems[0].what) from error
+
+
+def _object(file: Checkpoint, source: Path, key: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(file.metadata.get(key, "{}"))
+    except ValueError as error:
+        raise _corrupt(source, key) from error
+    if not isinstance(value, dict):
+        raise _corrupt(source, key)
+    return value
+
+
+def _permutation(file: Checkpoint, source: Path, group: BoundGroup) -> Permutation:
+    index = file.load(group.name)
+    try:
+        if index.is_floating_point() or index.is_complex():
+            raise PermutationError("its values are not integers")
+        return Permutation(index.long(), group.parents)
+    except PermutationError as error:
+        what = f"group {group.name!r}: {error.problems[0].what}"
+        raise PermutationError(what, where=str(source)) from error
+
+
+def _corrupt(source: Path, key: str) -> PermutationError:
+    return PermutationError(f"its metadata entry {key!r} is damaged", where=str(source))
+
+
+def _unfit(source: Path, checkpoint: Checkpoint, detail: str) -> PermutationError:
+    return PermutationError(
+        f"the permutation does not fit {checkpoint.path}",
+        where=str(source),
+        detail=detail,
+        hint="it was found for a checkpoint with other tensors",
+    )

@@ -1,0 +1,1 @@
+"""What the benchmarks share: the checkpoints, how a command is run, how a model is judged."""

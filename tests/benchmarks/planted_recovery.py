@@ -1,0 +1,190 @@
+"""Claim: a planted permutation is recovered exactly, whatever the network.
+
+Every group of a model is permuted at random, and the matching has to find the way back. It is
+recovered if undoing what was found gives the model bit by bit (units that are equal may change
+places). Columns: "planted": every group, but the dims inside heads and experts stay; "inside too":
+those as well; "noise": Gaussian noise as large as the weights, tensor by tensor, is added to the
+permuted model before the search. "worst": the lowest objective found with noise, relative to that
+of the planted permutation. Starts: the default (descriptors, then the identity), the identity
+alone. Networks: the trained ones if they are present, and random ones of tests/models.
+The matching is called in this process: 10 seeds with --full, 3 without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rebasin_cli.matching import Settings, match_weights, measure
+from rebasin_cli.permutation import Permutation, identity, inverse
+from rebasin_cli.spec import BoundSpec, bind, load_spec
+from rebasin_cli.tensors import InMemory, infos
+from tests.benchmarks.bed.networks import FOLDER, NETWORKS, VARIABLE, Network, present
+from tests.benchmarks.bed.tables import Row, number, table
+from tests.models import EXAMPLES
+from tests.proof import draw, permuted, stored
+
+STARTS = {"default": ("descriptor", "identity"), "identity": ("identity",)}
+TRAINED_SPECS = {"mlp_512x3": "mlp", "resnet20_bn_x1": "resnet20-cifar"}
+TRAINED_SPECS |= {"vit_small": "preln-vit", "char_gpt": "preln-gpt"}
+RANDOM = {
+    "mlp_sequential": "mlp",
+    "vgg11": "vgg",
+    "resnet18": "resnet-basic",
+    "resnet20_stages": "resnet20-cifar",
+    "vit_timm": "preln-vit",
+    "char_gpt": "preln-gpt",
+    "llama": "llama",
+}
+HEADS = ("network", "start", "planted", "inside too", "noise", "worst", "CPU s, median")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its spec, and whether some groups have a permutation for each head."""
+
+    name: str
+    state: Mapping[str, Tensor]
+    bound: BoundSpec
+
+    @property
+    def nested(self) -> bool:
+        return any(group.parents for group in self.bound.groups.values())
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One search: whether the model came back, the objective over the planted one's, seconds."""
+
+    recovered: bool
+    quality: float
+    cpu: float
+
+
+def trained(network: Network) -> Problem:
+    """Return seed 0 of a trained network."""
+    state = load_file(network.path(0))
+    spec = load_spec(network.spec or TRAINED_SPECS[network.name])
+    bound = bind(spec, infos(InMemory(state)), sizes=network.sizes)
+    return Problem(network.name, state, bound)
+
+
+def random_weights(name: str, spec: str) -> Problem:
+    """Return a network of tests/models with random weights."""
+    example = EXAMPLES[name]
+    state = stored(example.model(seed=0))
+    bound = bind(load_spec(spec), infos(InMemory(state)), sizes=example.sizes)
+    return Problem(f"{name}, random", state, bound)
+
+
+def attempt(problem: Problem, starts: tuple[str, ...], seed: int, *, inside: bool) -> Attempt:
+    """Plant a permutation and search for it."""
+    hidden = plant(problem, seed, inside=inside)
+    return search(problem, hidden, moved(problem, problem.state, hidden), starts, seed)
+
+
+def noisy_attempt(problem: Problem, starts: tuple[str, ...], seed: int) -> Attempt:
+    """Plant a permutation of every group and noise on top, and search for the permutation."""
+    hidden = plant(problem, seed, inside=True)
+    other = noisy(moved(problem, problem.state, hidden), seed)
+    return search(problem, hidden, other, starts, seed)
+
+
+def search(
+    problem: Problem,
+    hidden: Mapping[str, Permutation],
+    other: Mapping[str, Tensor],
+    starts: tuple[str, ...],
+    seed: int,
+) -> Attempt:
+    """Match `other` to the model and compare what was found with what was hidden."""
+    reference, began = InMemory(problem.state), time.process_time()
+    settings = Settings(seed=seed, starts=starts)
+    found = match_weights(reference, InMemory(other), problem.bound, settings)
+    cpu = time.process_time() - began
+    clean = moved(problem, problem.state, hidden)
+    back = moved(problem, clean, found.permutations)
+    same = all(torch.equal(value, back[name]) for name, value in problem.state.items())
+    best = planted_objective(problem, other, inverse(hidden))
+    return Attempt(same, found.objective.after / best, cpu)
+
+
+def planted_objective(
+    problem: Problem, other: Mapping[str, Tensor], permutations: Mapping[str, Permutation]
+) -> float:
+    """Return the objective of known permutations."""
+    source = InMemory(problem.state), InMemory(other)
+    return measure(*source, problem.bound, permutations).objective.after
+
+
+def plant(problem: Problem, seed: int, *, inside: bool) -> dict[str, Permutation]:
+    """Return a random permutation of every group, or of those alone that have no parent."""
+    drawn = draw(problem.bound, seed)
+    if inside:
+        return drawn
+    groups = problem.bound.groups
+    return {
+        name: identity(groups[name].shape, p.parents) if p.parents else p
+        for name, p in drawn.items()
+    }
+
+
+def moved(
+    problem: Problem, state: Mapping[str, Tensor], permutations: Mapping[str, Permutation]
+) -> dict[str, Tensor]:
+    return {**state, **permuted(state, problem.bound.tensors, permutations)}
+
+
+def noisy(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Return the model with noise of each tensor's own root mean square added to it."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    return {
+        name: value + torch.randn(value.shape, generator=generator) * value.square().mean().sqrt()
+        if value.is_floating_point()
+        else value
+        for name, value in state.items()
+    }
+
+
+def row(problem: Problem, start: str, seeds: range) -> Row:
+    """Return one row: how often each kind of planted permutation was recovered."""
+    names = STARTS[start]
+    plain = [attempt(problem, names, seed, inside=False) for seed in seeds]
+    inner = [attempt(problem, names, seed, inside=True) for seed in seeds if problem.nested]
+    noise = [noisy_attempt(problem, names, seed) for seed in seeds]
+    seconds = median(one.cpu for one in (*plain, *inner, *noise))
+    worst = number(min(one.quality for one in noise), 4)
+    cells = [count(plain), count(inner) if inner else "-", count(noise), worst]
+    return (problem.name, start, *cells, number(seconds, 2))
+
+
+def count(attempts: list[Attempt]) -> str:
+    return f"{sum(one.recovered for one in attempts)}/{len(attempts)}"
+
+
+def problems() -> Iterator[Problem]:
+    """Yield the trained networks, where there are any, then the random ones."""
+    if present():
+        yield from (trained(network) for network in NETWORKS)
+    else:
+        print(f"No trained networks in {FOLDER} ({VARIABLE}): random ones alone.\n")
+    yield from (random_weights(name, spec) for name, spec in RANDOM.items())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="10 seeds instead of 3")
+    seeds = range(10 if parser.parse_args().full else 3)
+    torch.set_num_threads(1)
+    print(table(HEADS, [row(p, start, seeds) for p in problems() for start in STARTS]))
+
+
+if __name__ == "__main__":
+    main()
