@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib import metadata
 from typing import Annotated, NoReturn
 
@@ -10,6 +11,9 @@ import typer
 
 from rebasin_cli import __version__
 from rebasin_cli.cli import compare, mix, move, specs
+from rebasin_cli.cli.deliver import COMPLAINT, fail, guarded
+from rebasin_cli.cli.streams import PIPE_CLOSED, prepare_streams, settled
+from rebasin_cli.errors import Problem, UsageError
 
 EPILOG = """
 Examples:
@@ -62,5 +66,29 @@ app.add_typer(specs.app, name="spec")
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    app()
-    raise SystemExit(0)
+    prepare_streams()
+    raise SystemExit(settled(_exit_code()))
+
+
+def _exit_code() -> int:
+    json_wanted, stdout = "--json" in sys.argv, sys.stdout
+    try:
+        with guarded("rebasin", json_wanted=json_wanted):
+            try:
+                return app(standalone_mode=False) or 0
+            except COMPLAINT as complaint:
+                fail("rebasin", _usage_error(complaint), json_wanted)
+    except typer.Exit as end:
+        return end.exit_code
+    except SystemExit as end:
+        # rich and typer leave like this, and only when the reader of the help has gone
+        sys.stdout = stdout
+        return PIPE_CLOSED if end.code == 1 else int(end.code or 0)
+
+
+def _usage_error(complaint: Exception) -> UsageError:
+    """Return what typer complains about in the form of our own errors."""
+    context = getattr(complaint, "ctx", None)
+    text = complaint.format_message() if hasattr(complaint, "format_message") else str(complaint)
+    hint = f"{context.command_path} --help" if context else ""
+    return UsageError(*([Problem(text.rstrip("."), hint=hint)] if text else []))

@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from time import perf_counter
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import typer
 
+from rebasin_cli.cli.streams import PIPE_CLOSED, say
 from rebasin_cli.errors import MachineError, RebasinError
 
 BUG = 70
 PARTIAL = 5
 INTERRUPTED = 130
 TERMINATED = 143
-PIPE_CLOSED = 141
 
 
 class Describable(Protocol):
@@ -30,6 +29,9 @@ class Describable(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
 
+
+# What typer raises for a command line it cannot read; it names only this descendant in public.
+COMPLAINT = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 PlanT = TypeVar("PlanT", bound=Describable)
 
@@ -54,7 +56,6 @@ def deliver(
             print(json.dumps(made.describe(), indent=2))
             return
         code = _run(command, params, lambda progress: run(made, progress))
-        sys.stdout.flush()
     if code:
         raise typer.Exit(code)
 
@@ -82,59 +83,40 @@ def guarded(command: str, *, json_wanted: bool = False) -> Iterator[None]:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except (typer.Exit, typer.BadParameter):
+    except (typer.Exit, COMPLAINT):
         raise
     except RebasinError as error:
-        _fail(command, error, json_wanted)
-    except BrokenPipeError:
-        _leave_quietly(PIPE_CLOSED)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        _leave_quietly(INTERRUPTED)
-    except TerminatedError:
-        _say("terminated")
-        _leave_quietly(TERMINATED)
+        fail(command, error, json_wanted)
+    except BrokenPipeError as error:
+        raise typer.Exit(PIPE_CLOSED) from error
+    except KeyboardInterrupt as error:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED) from error
+    except TerminatedError as error:
+        say("terminated")
+        raise typer.Exit(TERMINATED) from error
     except MemoryError:
-        _fail(
-            command, MachineError("out of memory", hint="give a smaller --max-memory"), json_wanted
-        )
+        fail(command, MachineError("out of memory", hint="--max-memory SIZE"), json_wanted)
     except OSError as error:
         where = str(error.filename or "")
-        _fail(command, MachineError(error.strerror or str(error), where=where), json_wanted)
-    except Exception:
-        _say(traceback.format_exc())
-        _say("this is a bug in rebasin: please report it with the lines above")
-        _leave_quietly(BUG)
+        fail(command, MachineError(error.strerror or str(error), where=where), json_wanted)
+    except Exception as error:
+        say(traceback.format_exc())
+        say("this is a bug in rebasin: please report it with the lines above")
+        raise typer.Exit(BUG) from error
 
 
-def _fail(command: str, error: RebasinError, json_wanted: bool) -> NoReturn:
+def fail(command: str, error: RebasinError, json_wanted: bool) -> NoReturn:
+    """Say what is wrong, to a program too if it listens, and exit with the error's code."""
     from rebasin_cli.report.events import error_fields, event_line
 
     for problem in error.problems:
-        _say(f"error: {problem}")
+        say(f"error: {problem}")
     if os.environ.get("REBASIN_DEBUG"):
-        _say(traceback.format_exc())
-    try:
-        if json_wanted:
-            print(event_line("error", command, error_fields(error)), flush=True)
-    except BrokenPipeError:
-        _leave_quietly(PIPE_CLOSED)
+        say(traceback.format_exc())
+    if json_wanted:
+        print(event_line("error", command, error_fields(error)))
     raise typer.Exit(error.exit_code)
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def _leave_quietly(code: int) -> NoReturn:
-    """Exit without the interpreter's own complaint about a stdout that is gone."""
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(devnull, 1)
-    raise typer.Exit(code)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

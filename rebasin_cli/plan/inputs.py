@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
-from rebasin_cli.errors import CheckpointError, Problem, RebasinError
+from rebasin_cli.errors import CheckpointError, Problem, RebasinError, UsageError, suggest
 from rebasin_cli.plan.options import Options
 from rebasin_cli.tensors import TensorInfo, infos
 
@@ -24,12 +25,24 @@ def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
         except RebasinError as error:
             failures.append(error)
     if not failures:
+        check_globs(opened, options)
         return opened
     for checkpoint in opened:
         checkpoint.close()
     if len(failures) == 1:
         raise failures[0]
     raise CheckpointError(*dict.fromkeys(p for failure in failures for p in failure.problems))
+
+
+def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
+    """Raise UsageError if a glob of --only or --skip names no tensor: it is a typing error."""
+    names = {name for model in models for name in model.names()}
+    idle = [g for g in (*options.only, *options.skip) if not fnmatch.filter(names, g)]
+    if idle:
+        problems = [
+            Problem(f"no tensor is called {glob!r}", hint=suggest(glob, names)) for glob in idle
+        ]
+        raise UsageError(*problems)
 
 
 def check_fit(reference: Checkpoint, models: Sequence[Checkpoint], options: Options) -> None:

@@ -95,6 +95,8 @@ def plan_lerp(
     check_fit(models[0], models[1:], options)
     places = point_paths(alphas, models[0], options)
     check_distinct(places)
+    if words and not keep:
+        check_temporary(places)
     targets = [plan_target(p, models[0], options, own=models, create=True) for p in places]
     return LerpPlan(
         models=tuple(models),
@@ -117,6 +119,16 @@ def split_command(command: str) -> tuple[str, ...]:
     if not words:
         raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
     return words
+
+
+def check_temporary(places: Sequence[Path]) -> None:
+    """Raise UsageError if a file is there already that would be removed after --exec."""
+    for path in places:
+        if path.exists():
+            raise UsageError(
+                f"{path} exists, and --exec removes each point again",
+                hint="choose another -o, or keep the points with --keep",
+            )
 
 
 def plan_alphas(

@@ -32,12 +32,11 @@ def execute(command: Sequence[str], path: Path, alpha: float) -> Any:
     for mark, value in values.items():
         words = [word.replace(mark, value) for word in words]
     try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     except OSError as error:
         raise CommandFailedError(f"cannot run {words[0]!r}: {error.strerror}") from error
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    said = done.stdout.decode("utf-8", "replace")
+    lines = [line for line in said.splitlines() if line.strip()]
     if done.returncode != 0:
         raise CommandFailedError(
             f"the command failed with exit code {done.returncode} at alpha {alpha:g}",
@@ -55,5 +54,5 @@ def execute(command: Sequence[str], path: Path, alpha: float) -> Any:
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line

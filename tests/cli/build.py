@@ -89,6 +89,6 @@ def sharded(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, obje
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Tell whether two state dicts agree in names, dtypes and every bit."""
-    return list(one) == list(other) and all(
+    return set(one) == set(other) and all(
         one[name].dtype == other[name].dtype and torch.equal(one[name], other[name]) for name in one
     )

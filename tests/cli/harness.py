@@ -7,6 +7,7 @@ assert done.code == 0 and done.lines == ["a.pt", "b.aligned.pt"]
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import select
@@ -15,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +29,14 @@ PATIENCE = 60  # seconds for one command; on a free machine each takes a tenth o
 COMMAND = (sys.executable, "-m", "rebasin_cli")
 
 # What makes output depend on the machine that the tests run on.
-_PERSONAL = ("FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "COLUMNS", "REBASIN_DEBUG")
+_PERSONAL = (
+    "FORCE_COLOR",
+    "NO_COLOR",
+    "GITHUB_ACTIONS",
+    "COLUMNS",
+    "REBASIN_DEBUG",
+    "PYTHONUNBUFFERED",
+)
 
 
 @dataclass(frozen=True)
@@ -83,23 +91,26 @@ class Running:
 def start(
     *argv: str | Path,
     cwd: Path,
-    stdin: int,
-    stdout: int,
-    stderr: int,
+    streams: Sequence[int],
     env: Mapping[str, str] | None = None,
     limits: Mapping[str, int] | None = None,
+    closed: Sequence[int] = (),
 ) -> Running:
-    """Fork a `rebasin` process on these descriptors. limits: by their names in `resource`."""
+    """Fork a `rebasin` process on descriptors for stdin, stdout and stderr.
+
+    limits: by their names in `resource`. closed: numbers of the streams that it does not get.
+    """
     request = {
         "argv": [os.fspath(word) for word in argv],
         "cwd": str(cwd),
         "env": {**plain_environment(), **(env or {})},
         "limits": dict(limits or {}),
+        "closed": list(closed),
     }
     mine, theirs = os.pipe()
     try:
         message = [json.dumps(request).encode()]
-        socket.send_fds(_zygote(), message, [stdin, stdout, stderr, theirs])
+        socket.send_fds(_zygote(), message, [*streams, theirs])
     finally:
         os.close(theirs)
     return Running(mine)
@@ -108,21 +119,16 @@ def start(
 def rebasin(
     *argv: str | Path,
     cwd: Path,
-    stdin: bytes | None = b"",
+    stdin: bytes = b"",
+    stdout: int | None = None,
     env: Mapping[str, str] | None = None,
     limits: Mapping[str, int] | None = None,
+    closed: Sequence[int] = (),
 ) -> Done:
-    """Run a forked `rebasin` process to its end."""
-    with captured(stdin or b"") as (given, out, err):
-        running = start(
-            *argv,
-            cwd=cwd,
-            stdin=given.fileno(),
-            stdout=out.fileno(),
-            stderr=err.fileno(),
-            env=env,
-            limits=limits,
-        )
+    """Run a forked `rebasin` process to its end. stdout: a descriptor in place of a file."""
+    with captured(stdin) as (given, out, err):
+        streams = [given.fileno(), out.fileno() if stdout is None else stdout, err.fileno()]
+        running = start(*argv, cwd=cwd, streams=streams, env=env, limits=limits, closed=closed)
         return Done(running.wait(), _text(out), _text(err))
 
 
@@ -187,7 +193,8 @@ def _facts(path: Path) -> tuple[object, ...]:
         return ("link", str(path.readlink()))
     if not path.is_file():
         return ("other", status.st_mode)
-    return ("file", status.st_mode, status.st_mtime_ns, path.read_bytes())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ("file", status.st_mode, status.st_mtime_ns, digest)
 
 
 def _text(file: IO[bytes]) -> str:

@@ -1,12 +1,15 @@
 """Commands that contradict themselves or their folder: refused before anything is done."""
 
+import resource
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.cli.broken import Row, refused, rows, writes
 from tests.cli.build import mlp, save, sharded
+from tests.cli.harness import image, rebasin
 
 PAIR = "a.safetensors b.safetensors --spec mlp"
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -207,3 +210,17 @@ def test_a_contradiction_is_refused_by_name_and_nothing_changes(tmp_path, row):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_device_that_is_absent_is_the_machines_fault(tmp_path, device):
     refused(tmp_path, Row("absent", f"align {PAIR} --device {device}", 4, (device, "--device cpu")))
+
+
+def test_too_little_memory_is_the_machines_fault(tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.safetensors", mlp(ord(name), (1, 20_000, 1)))
+    before = image(tmp_path)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 500_000_000  # of this process, which has torch too
+    argv = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp")
+    done = rebasin(*argv, cwd=tmp_path, limits={"RLIMIT_AS": limit})
+    assert done.code == 4
+    assert "out of memory" in done.err
+    assert "Traceback" not in done.err
+    assert image(tmp_path) == before

@@ -81,6 +81,9 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
         os.dup2(descriptor, number)
     os.closerange(3, 256)
     _open_streams()
+    for number in request["closed"]:
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as a fresh interpreter has it
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -113,7 +116,8 @@ def _run() -> int:
         traceback.print_exc()
         code = 1
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         return 120  # what the interpreter says of a stdout that it cannot flush at its end
     return code

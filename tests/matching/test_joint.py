@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rebasin_cli.matching.joint import ENUMERATED
-from rebasin_cli.permutation import Permutation, shuffled
+from rebasin_cli.permutation import Permutation
 from tests.matching.problems import objective, random_problem, random_state, still
 
-SEEDS = range(4)
+SEEDS = range(2)
 
 # Spec lines, shapes and groups of problems with one family: what every visit must solve exactly.
 HEADS_AND_DIMS = (
@@ -24,8 +24,8 @@ QUERIES_AND_VALUES = (
     "groups: {head: {size: 3}, qk: {per: head}, vo: {per: head}}\n",
 )
 WITH_ROWS_OF_THE_HEAD = (
-    ["qkv: ['head * qk + head * vo', ~]", "out: [~, 'head * vo']", "scale: [head, ~]"],
-    {"qkv": (10, 4), "out": (4, 6), "scale": (2, 3)},
+    ["qkv: ['head * (qk + qk + vo)', ~]", "out: [~, 'head * vo']", "scale: [head, ~]"],
+    {"qkv": (14, 4), "out": (4, 6), "scale": (2, 3)},
     "groups: {head: {size: 2}, qk: {per: head, size: 2}, vo: {per: head}}\n",
 )
 NESTED = (
@@ -39,7 +39,12 @@ GROUPED_QUERIES = (  # q and vo meet in `out`
     "groups: {kv: {size: 2}, q: {per: kv, size: 3}, vo: {per: kv}}\n",
 )
 GROUPED_QUERIES_WITH_DIMS = (  # the same, and another group inside each query
-    ["q: ['kv * q * d', ~]", "u: [~, 'kv * q * d']", "v: ['kv * vo', ~]", "out: [~, 'kv * q * vo']"],
+    [
+        "q: ['kv * q * d', ~]",
+        "u: [~, 'kv * q * d']",
+        "v: ['kv * vo', ~]",
+        "out: [~, 'kv * q * vo']",
+    ],
     {"q": (8, 3), "u": (3, 8), "v": (4, 3), "out": (3, 8)},
     "groups: {kv: {size: 2}, q: {per: kv, size: 2}, d: {per: q}, vo: {per: kv, size: 2}}\n",
 )
@@ -104,7 +109,7 @@ def test_a_family_is_solved_as_well_as_by_trying_everything(name):
 def test_a_family_is_solved_exactly_from_a_start_that_is_not_the_identity(name):
     problem, other = pair(FAMILIES[name], seed=9)
     best = best_of_all(problem, other)
-    for seed in range(6):
+    for seed in range(3):
         found = problem.match(other, initial=problem.draw(seed))
         assert found.objective.after == pytest.approx(best, rel=1e-12)
 
@@ -121,7 +126,7 @@ def test_a_group_twice_inside_one_parent_ends_no_lower_than_it_began(name):
 
 @pytest.mark.parametrize("name", QUADRATIC)
 def test_a_group_twice_inside_one_parent_is_solved_as_well_as_by_trying_everything(name):
-    assert 6 <= ENUMERATED  # three units are tried in every order
+    assert ENUMERATED >= 6  # three units are tried in every order
     for seed in SEEDS:
         problem, other = pair(QUADRATIC[name], seed)
         found = problem.match(other, starts=("identity",))
@@ -158,17 +163,21 @@ def test_a_family_that_is_in_its_best_order_stays_there():
     assert problem.match(problem.permuted(best, other)).permutations == still(problem)
 
 
-def test_equal_dims_inside_a_head_that_stays_keep_their_order():
-    problem, other = pair(HEADS_AND_DIMS, seed=5)
-    for state in (problem.state, other):
-        for name, axis in (("in", 0), ("b", 0), ("out", 1)):
-            state[name].movedim(axis, 0)[:2] = 0.0  # both dims of head 0 are dead
+def test_dead_dims_inside_a_head_stay_where_they_are_when_others_move():
+    problem, _ = pair(HEADS_AND_DIMS, seed=5)
+    for name, axis in (("in", 0), ("b", 0), ("out", 1)):
+        problem.state[name].movedim(axis, 0)[:2] = 0.0  # the dims of head 0
     start = still(problem)
-    start["d"] = Permutation(torch.tensor([[1, 0], [0, 1], [0, 1]]), ("head",))
-    found = problem.match(other, initial=start).permutations
-    if int(found["head"].index[0]) == 0:
-        assert found["d"].index[0].tolist() == [1, 0]
+    start["d"] = Permutation(torch.tensor([[1, 0], [1, 0], [0, 1]]), ("head",))
+    found = problem.match(problem.noisy(seed=1, amount=0.1), initial=start).permutations
+    assert found["d"].index.tolist() == [[1, 0], [0, 1], [0, 1]]
 
 
-def test_the_draws_of_these_tests_differ_from_the_identity():
-    assert shuffled((3, 2), ("head",), torch.Generator().manual_seed(2)).moved
+def test_dead_queries_stay_where_they_are_when_others_move():
+    problem, _ = pair(GROUPED_QUERIES, seed=5)
+    for name, axis in (("q", 0), ("out", 1)):
+        problem.state[name].movedim(axis, 0)[:6] = 0.0  # the queries of head 0
+    start = still(problem)
+    start["q"] = Permutation(torch.tensor([[1, 2, 0], [1, 2, 0]]), ("kv",))
+    found = problem.match(problem.noisy(seed=1, amount=0.1), initial=start).permutations
+    assert found["q"].index.tolist() == [[1, 2, 0], [0, 1, 2]]

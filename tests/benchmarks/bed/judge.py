@@ -64,7 +64,11 @@ def judge(network: Network, state: State, *, reset: bool = False) -> Judged:
 
 
 def walk(
-    network: Network, ends: tuple[State, State], judged: tuple[Judged, Judged], points: int, *,
+    network: Network,
+    ends: tuple[State, State],
+    judged: tuple[Judged, Judged],
+    points: int,
+    *,
     reset: bool = False,
 ) -> Line:
     """Return the line between two models; points: with both ends, odd. judged: of the ends.

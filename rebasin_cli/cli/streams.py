@@ -1,0 +1,44 @@
+"""The three standard streams, made fit for use at the start and settled at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
+
+PIPE_CLOSED = 141
+MACHINE = 4
+
+
+def prepare_streams() -> None:
+    """Stand in for streams that were closed, and let file names pass that are not Unicode."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - open for the whole process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+
+
+def say(text: str) -> None:
+    """Print a line on stderr, if that is still there."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def settled(code: int) -> int:
+    """Return the exit code once stdout has taken everything, or that of its failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = PIPE_CLOSED
+    except OSError as error:
+        say(f"error: stdout: {error.strerror}")
+        code = MACHINE
+    else:
+        return code
+    # What is left in the buffer goes nowhere, and the interpreter does not complain about it.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    return code

@@ -1,0 +1,180 @@
+"""Claim: SIGKILL at any moment of an `align` onto an existing target leaves the old or the new file.
+
+`rebasin align --force` writes 40 MB over an existing file and is killed at a random moment: every
+other time anywhere in the run, else while the new file is being written (from the first sight of
+its temporary neighbour). After each kill the target must be the old bytes or the new ones, and the
+two inputs must be as they were. What else lies in the folder is counted, and after all kills the
+command must still do its work with that lying around. 50 kills with --full, 15 without. The
+processes are forked from one that has loaded torch, so that kills meet work and not imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from tests.benchmarks.bed.commands import warm
+from tests.benchmarks.bed.tables import Row, table
+
+INPUTS, UNITS, OUTPUTS = 40_000, 256, 10
+HEADS = ("killed", "kills", "old", "new", "broken", "missing", "ended before", "debris")
+PAUSE = 0.0002  # between looks at the folder
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder with two models and a target, and a place for what the command says."""
+
+    folder: Path
+    said: Path
+
+    @property
+    def target(self) -> Path:
+        return self.folder / "target.safetensors"
+
+    @property
+    def inputs(self) -> list[Path]:
+        return [self.folder / "a.safetensors", self.folder / "b.safetensors"]
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["align", *map(str, self.inputs), "-o", str(self.target), "--force", "-q", "-j", "1"]
+
+    def debris(self) -> list[Path]:
+        """Return what neither the inputs nor the target account for."""
+        known = {*self.inputs, self.target}
+        return [path for path in self.folder.iterdir() if path not in known]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one kill left behind."""
+
+    when: str
+    target: str
+    ended: bool
+    debris: int
+    inputs_kept: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """Digests of the target before and after, of the inputs, and the seconds of a whole run."""
+
+    old: str
+    new: str
+    inputs: tuple[str, ...]
+    seconds: float
+
+
+def write_model(path: Path, seed: int) -> None:
+    """Write a perceptron with one hidden layer; most of it is the first matrix."""
+    rng = np.random.default_rng(seed)
+    shapes = {"0.weight": (UNITS, INPUTS), "0.bias": (UNITS,)}
+    shapes |= {"2.weight": (OUTPUTS, UNITS), "2.bias": (OUTPUTS,)}
+    state = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    save_file(state, path)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def rehearse(bench: Bench) -> Known:
+    """Run the command to its end twice: what it writes, and how long it takes when warm."""
+    old = digest(bench.inputs[1])
+    for _ in range(2):
+        shutil.copyfile(bench.inputs[1], bench.target)
+        began = time.perf_counter()
+        process = warm(bench.arguments, bench.said)
+        process.join()
+        seconds = time.perf_counter() - began
+        if process.exitcode:
+            raise SystemExit(f"align ended with {process.exitcode}: see {bench.said}")
+    inputs = tuple(map(digest, bench.inputs))
+    return Known(old, digest(bench.target), inputs, seconds)
+
+
+def kill(bench: Bench, known: Known, when: str, chance: random.Random) -> Outcome:
+    """Start the command onto the old file, kill it, and look; the folder is put right again."""
+    shutil.copyfile(bench.inputs[1], bench.target)
+    process = warm(bench.arguments, bench.said)
+    if when == "while writing":
+        while process.is_alive() and not bench.debris():
+            time.sleep(PAUSE)
+        time.sleep(chance.uniform(0, 0.15 * known.seconds))
+    else:
+        time.sleep(chance.uniform(0, known.seconds))
+    ended = not process.is_alive()
+    process.kill()
+    process.join()
+    found = digest(bench.target)
+    state = {known.old: "old", known.new: "new", "": "missing"}.get(found, "broken")
+    kept = tuple(map(digest, bench.inputs)) == known.inputs
+    return Outcome(when, state, ended, len(bench.debris()), kept)
+
+
+def row(when: str, outcomes: list[Outcome]) -> Row:
+    states = Counter(one.target for one in outcomes)
+    counts = [str(states[name]) for name in ("old", "new", "broken", "missing")]
+    ended = str(sum(one.ended for one in outcomes))
+    return (when, str(len(outcomes)), *counts, ended, str(sum(one.debris for one in outcomes)))
+
+
+def trials(bench: Bench, known: Known, count: int) -> Iterator[Outcome]:
+    """Yield what each kill left; debris is moved out of the way until all are done."""
+    chance = random.Random(0)
+    for k in range(count):
+        yield kill(bench, known, ("any moment", "while writing")[k % 2], chance)
+        for path in bench.debris():
+            path.rename(bench.said / path.name)
+
+
+def survives(bench: Bench, known: Known) -> bool:
+    """Return whether the command still works among everything that the kills left behind."""
+    for path in bench.said.glob(".*.tmp"):
+        path.rename(bench.folder / path.name)
+    process = warm(bench.arguments, bench.said)
+    process.join()
+    return digest(bench.target) == known.new
+
+
+def report(bench: Bench, known: Known, outcomes: list[Outcome]) -> None:
+    kinds = ("any moment", "while writing")
+    print(f"One run takes {known.seconds:.2f} s without its start.\n")
+    print(table(HEADS, [row(kind, [o for o in outcomes if o.when == kind]) for kind in kinds]))
+    print(
+        f"\nInputs unchanged after {sum(o.inputs_kept for o in outcomes)} of {len(outcomes)} kills."
+    )
+    print("Debris: hidden temporary files (.NAME.*.tmp), which nothing can remove after SIGKILL.")
+    verdict = "the new file" if survives(bench, known) else "SOMETHING ELSE"
+    print(f"Another run among the debris wrote {verdict}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="50 kills")
+    count = 50 if parser.parse_args().full else 15
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name, "models"), Path(name, "said"))
+        bench.folder.mkdir()
+        bench.said.mkdir()
+        for seed, path in enumerate(bench.inputs):
+            write_model(path, seed)
+        known = rehearse(bench)
+        report(bench, known, list(trials(bench, known, count)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Claim: `rebasin merge` of many checkpoints takes the memory of merging two.
+
+Models of 38 MB (bed/chain.py) are merged 2, 5 and 20 at a time by the real command, started from
+cold, with the default strategy (`many` up to 8 models, else `star`) and with `star`; --full adds
+`many` for 20 and the same for .pt files, of which the short form merges 2 and 20. Peak: the
+largest resident set of the process, the pages of files that it has mapped included. "beyond
+start": less that of a process that only imports the packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.bed.commands import COMMAND, Spent, spend
+from tests.benchmarks.bed.tables import Row, number, table
+
+CHAIN = Path(__file__).parent / "bed" / "chain.py"
+MOST = 20
+MB = 1e6
+IMPORTS = (sys.executable, "-c", "import torch, scipy.optimize, safetensors, rebasin_cli.run.merge")
+HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, to 2", "peak, to 2")
+HEADS += ("seconds", "CPU s")
+
+
+@dataclass(frozen=True)
+class Series:
+    """Merges of growing numbers of models, all else equal; strategy None: the default."""
+
+    ending: str
+    strategy: str | None
+    counts: tuple[int, ...]
+
+
+SHORT = (
+    Series("safetensors", None, (2, 5, MOST)),
+    Series("safetensors", "star", (2, 5, MOST)),
+    Series("pt", None, (2, MOST)),
+)
+FULL = (
+    *SHORT[:2],
+    Series("safetensors", "many", (2, 5, MOST)),
+    Series("pt", None, (2, 5, MOST)),
+    Series("pt", "star", (2, 5, MOST)),
+)
+
+
+def rows(series: Series, folder: Path, start: int) -> Iterator[Row]:
+    """Yield a row for each number of models; start: the peak of the imports alone."""
+    spent = {count: merge(series, folder, count) for count in series.counts}
+    base = spent[series.counts[0]].peak
+    for count, one in spent.items():
+        beyond, growth = one.peak - start, (one.peak - start) / (base - start)
+        yield (
+            f".{series.ending}",
+            series.strategy or "default",
+            str(count),
+            *(number(value / MB, 0) for value in (one.peak, beyond)),
+            *(number(value, 2) for value in (growth, one.peak / base)),
+            *(number(value, 1) for value in (one.wall, one.cpu)),
+        )
+
+
+def merge(series: Series, folder: Path, count: int) -> Spent:
+    """Merge the first models of a folder into a file that is removed again."""
+    models = sorted(folder.glob(f"model-*.{series.ending}"))[:count]
+    out = folder / f"merged.{series.ending}"
+    options = ["--strategy", series.strategy] if series.strategy else []
+    spent = spend([*COMMAND, "merge", *map(str, models), "-o", str(out), "-q", *options])
+    out.unlink()
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more strategies and files")
+    chosen = FULL if parser.parse_args().full else SHORT
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        start = spend(IMPORTS).peak
+        for ending in ("safetensors", "pt"):
+            folder = Path(name, ending)
+            folder.mkdir()
+            spend([sys.executable, str(CHAIN), str(folder), str(MOST), ending])
+            for series in chosen:
+                if series.ending == ending:
+                    found += list(rows(series, folder, start))
+            for model in folder.iterdir():
+                model.unlink()
+    print(f"Start (imports alone): {start / MB:.0f} MB.\n")
+    print(table(HEADS, found))
+
+
+if __name__ == "__main__":
+    main()

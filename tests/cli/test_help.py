@@ -1,0 +1,120 @@
+"""Help, versions and names: what the program says of itself, and that README says it too."""
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import typer
+
+from rebasin_cli import __version__
+from rebasin_cli.cli import app
+from tests.cli.harness import ROOT, rebasin
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def commands(group, words=()):
+    """Yield the words and the object of every command, subcommands included."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+OPTIONS = sorted(
+    {
+        option
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+)
+
+
+def label(words):
+    return "-".join(words)
+
+
+def test_the_introspection_finds_the_commands_of_the_contract():
+    assert {("align",), ("merge",), ("lerp",), ("apply",), ("verify",)} <= COMMANDS.keys()
+    assert {("diff",), ("inspect",), ("spec", "check"), ("spec", "init")} <= COMMANDS.keys()
+    assert {"--out", "--dry-run", "--exec", "--no-clobber"} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=label)
+def test_every_command_has_help_with_an_example(words):
+    sentence, _, examples = (COMMANDS[words].help or "").partition("Example")
+    assert re.match(r"[A-Z].*[.?]", sentence)
+    assert re.search(rf"^ {{4}}.*rebasin {' '.join(words)}\b", examples, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=label)
+def test_every_option_of_a_command_says_what_it_does(words):
+    for parameter in COMMANDS[words].params:
+        if parameter.opts[0].startswith("-"):
+            assert getattr(parameter, "help", None), parameter.opts
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=label)
+def test_every_command_is_in_the_readme(words):
+    assert f"rebasin {' '.join(words)}" in README
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_in_the_readme(option):
+    assert re.search(rf"{re.escape(option)}(?![a-z-])", README)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("words", [(), ("align",), ("spec", "check")], ids=label)
+def test_help_is_on_stdout(tmp_path, words, flag):
+    done = rebasin(*words, flag, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "Usage: rebasin" in done.out
+    assert "rebasin " in done.out.partition("Example")[2]
+
+
+def test_examples_keep_their_lines(tmp_path):
+    done = rebasin("align", "--help", cwd=tmp_path)
+    lines = [line.strip(" │") for line in done.lines]
+    assert "rebasin align a.safetensors b.safetensors" in lines
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_names_all_that_matters(tmp_path, flag):
+    done = rebasin(flag, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"rebasin {__version__} (python 3.")
+    assert f"torch {metadata.version('torch')}" in done.out
+    assert f"safetensors {metadata.version('safetensors')}" in done.out
+
+
+def test_no_command_is_a_usage_error_that_shows_the_commands(tmp_path):
+    done = rebasin(cwd=tmp_path)
+    assert done.code == 2
+    assert "align" in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("mrege", "merge"), ("spec chek", "check"), ("align --forse", "--force")]
+)
+def test_a_slip_is_answered_with_what_may_be_meant(tmp_path, typed, meant):
+    done = rebasin(*typed.split(), cwd=tmp_path)
+    assert done.code == 2
+    assert done.out == ""
+    assert meant in re.findall(r"[-\w]+", done.err.replace(typed.split()[-1], ""))
+
+
+def test_the_exit_codes_of_the_contract_are_in_the_readme():
+    for code in ("0", "1", "2", "3", "4", "5", "70", "130", "141"):
+        assert re.search(rf"(?<![\d.]){code}(?![\d.])", README)
+
+
+def test_the_command_is_installed_under_its_name():
+    (entry,) = metadata.entry_points(group="console_scripts", name="rebasin")
+    assert entry.value == "rebasin_cli.cli:main"
+    assert Path(ROOT / "rebasin_cli" / "cli").is_dir()

@@ -1,0 +1,110 @@
+"""Being told to stop: quick, quiet, with the right code, and nothing left behind."""
+
+import os
+import signal
+from contextlib import suppress
+from time import monotonic, sleep
+
+import pytest
+
+from tests.cli.build import mlp, save
+from tests.cli.harness import captured, image, start
+
+WIDE = (8, 1200, 1200, 1200, 4)  # some seconds of assignments
+
+
+def large_pair(folder):
+    for name, seed in (("a", 1), ("b", 2)):
+        save(folder / f"{name}.safetensors", mlp(seed, WIDE))
+
+
+def interrupted(folder, number, *argv, after):
+    """Send a signal once `after` is true; return exit code, stdout, stderr and seconds to stop."""
+    with captured() as files:
+        running = start(*argv, cwd=folder, streams=[file.fileno() for file in files])
+        end = monotonic() + 30
+        while not after(files) and monotonic() < end:
+            sleep(0.01)
+        running.send(number)
+        began = monotonic()
+        code = running.wait()
+        seconds = monotonic() - began
+        texts = []
+        for file in files[1:]:
+            file.seek(0)
+            texts.append(file.read().decode())
+        return code, *texts, seconds
+
+
+def begun(files):
+    """Tell whether the first result is out, so that the search is running."""
+    return os.fstat(files[1].fileno()).st_size > 0
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_long_align_stops_when_told_and_leaves_nothing(tmp_path, number, expected):
+    large_pair(tmp_path)
+    before = image(tmp_path)
+    argv = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp", "--restarts", "50")
+    code, out, err, seconds = interrupted(tmp_path, number, *argv, after=begun)
+    assert code == expected
+    assert out == "a.safetensors\n"
+    assert "Traceback" not in err
+    assert image(tmp_path) == before
+    assert seconds < 15
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_curve_that_is_stopped_takes_its_point_away(tmp_path, number, expected):
+    large_pair(tmp_path)
+    before = image(tmp_path)
+    argv = ("lerp", "a.safetensors", "b.safetensors", "--steps", "2", "--exec", "sleep 30")
+
+    def exists(files):
+        return any((tmp_path / "lerp").glob("[!.]*"))
+
+    code, out, err, seconds = interrupted(tmp_path, number, *argv, after=exists)
+    assert (code, out) == (expected, "")
+    assert "Traceback" not in err
+    assert image(tmp_path) == before
+    assert seconds < 15
+
+
+def test_a_write_that_is_stopped_leaves_no_temporary_file(tmp_path):
+    large_pair(tmp_path)
+    before = image(tmp_path)
+    argv = ("lerp", "a.safetensors", "b.safetensors", "--steps", "99", "-o", ".", "-f")
+
+    def writing(files):
+        return any(tmp_path.glob(".*.tmp"))
+
+    code, out, err, _ = interrupted(tmp_path, signal.SIGTERM, *argv, after=writing)
+    assert code == 143
+    assert not list(tmp_path.glob(".*"))
+    complete = {tmp_path / line for line in out.splitlines()}
+    new = {path for path in tmp_path.iterdir() if path.name not in before}
+    assert len(new - complete) <= 1
+    assert {path.stat().st_size for path in new} <= {
+        (tmp_path / "a.safetensors").stat().st_size
+    } | {path.stat().st_size for path in complete}
+    assert "Traceback" not in err
+
+
+def test_a_second_interrupt_is_no_traceback_either(tmp_path):
+    large_pair(tmp_path)
+    before = image(tmp_path)
+    argv = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp", "--restarts", "50")
+    with captured() as files:
+        running = start(*argv, cwd=tmp_path, streams=[file.fileno() for file in files])
+        while not begun(files):
+            sleep(0.01)
+        running.send(signal.SIGINT)
+        sleep(0.02)
+        with suppress(ProcessLookupError):
+            running.send(signal.SIGINT)
+        code = running.wait()
+        files[2].seek(0)
+        err = files[2].read().decode()
+    assert code in (130, -signal.SIGINT)
+    assert "Traceback" not in err
+    assert image(tmp_path) == before

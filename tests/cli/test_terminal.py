@@ -1,0 +1,109 @@
+"""What a person at a terminal sees: a bar on stderr, and no command that waits for typing."""
+
+import os
+import pty
+import select
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.build import pair
+from tests.cli.harness import captured, start
+
+ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp")
+ERASE = "\x1b[2K"  # what every redrawn line begins with
+
+
+@contextmanager
+def terminal():
+    """Yield both ends of a new terminal."""
+    person, program = pty.openpty()
+    try:
+        yield person, program
+    finally:
+        os.close(person)
+        os.close(program)
+
+
+def at_a_terminal(*argv, cwd, numbers, env=None):
+    """Run with the streams of these numbers on a terminal: code, what it shows, stdout, stderr."""
+    with terminal() as (person, program), captured() as files:
+        streams = [program if n in numbers else file.fileno() for n, file in enumerate(files)]
+        running = start(*argv, cwd=cwd, streams=streams, env=env)
+        shown = b""
+        while not _over(running.pid):
+            shown += _typed(person, 0.05)
+        shown += _typed(person, 0)
+        code = running.wait()
+        texts = []
+        for file in files[1:]:
+            file.seek(0)
+            texts.append(file.read().decode())
+        return code, shown.decode().replace("\r\n", "\n"), *texts
+
+
+def _over(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _typed(person, seconds):
+    """Return all that has arrived at a terminal."""
+    data = b""
+    while select.select([person], [], [], seconds)[0]:
+        data, seconds = data + os.read(person, 65536), 0
+    return data
+
+
+def test_a_bar_shows_on_a_terminal_and_never_in_the_results(tmp_path):
+    pair(tmp_path)
+    code, shown, out, _ = at_a_terminal(*ALIGN, cwd=tmp_path, numbers=[2])
+    assert code == 0
+    assert ERASE in shown
+    assert out == "a.safetensors\nb.aligned.safetensors\n"
+
+
+def test_paths_are_whole_lines_on_a_terminal_that_shows_both_streams(tmp_path):
+    pair(tmp_path)
+    _, shown, _, _ = at_a_terminal(*ALIGN, cwd=tmp_path, numbers=[1, 2])
+    plain = [line.rpartition("\x1b[2K")[2].rpartition("\r")[2] for line in shown.splitlines()]
+    assert any(line.endswith("a.safetensors") for line in plain)
+    assert any(line.endswith("b.aligned.safetensors") for line in plain)
+
+
+@pytest.mark.parametrize(
+    ("extra", "env"),
+    [(("--no-progress",), {}), (("-q",), {}), ((), {"TERM": "dumb"})],
+    ids=["no-progress", "quiet", "dumb"],
+)
+def test_no_bar_where_none_is_wanted_or_possible(tmp_path, extra, env):
+    pair(tmp_path)
+    code, shown, out, _ = at_a_terminal(*ALIGN, *extra, cwd=tmp_path, numbers=[2], env=env)
+    assert code == 0
+    assert ERASE not in shown
+    assert out.count("\n") == 2
+
+
+def test_no_bar_on_a_pipe(tmp_path):
+    pair(tmp_path)
+    _, _, out, err = at_a_terminal(*ALIGN, cwd=tmp_path, numbers=[0])
+    assert "\x1b" not in out + err
+
+
+@pytest.mark.parametrize("command", ["merge", "lerp --steps 3"])
+def test_a_command_without_models_does_not_wait_for_a_person(tmp_path, command):
+    code, _, out, err = at_a_terminal(*command.split(), cwd=tmp_path, numbers=[0])
+    assert code == 2
+    assert "models" in err
+    assert out == ""
+
+
+def test_no_colour_is_respected(tmp_path):
+    pair(tmp_path)
+    argv = (*ALIGN, "-v", "--no-progress")
+    _, shown, _, _ = at_a_terminal(*argv, cwd=tmp_path, numbers=[2], env={"NO_COLOR": "1"})
+    assert "hidden.0" in shown
+    assert "\x1b[3" not in shown

@@ -1,0 +1,104 @@
+"""Models computed as they are read: which tensors are mixed, and which are the reference's."""
+
+import pytest
+import torch
+
+from rebasin_cli.merging import Between, Mean
+from rebasin_cli.merging.mixing import lerp, slerp, weighted_mean
+from rebasin_cli.tensors import InMemory
+
+
+def model(seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return InMemory(
+        {
+            "w": torch.randn(3, 4, generator=generator).to(dtype),
+            "b": torch.randn(3, generator=generator).to(dtype),
+            "steps": torch.tensor(seed),
+            "mask": torch.rand(3, generator=generator) < 0.5,
+            "wide": torch.randn(2, generator=generator, dtype=torch.float64),
+        }
+    )
+
+
+MODELS = [model(seed) for seed in (1, 2, 3)]
+WEIGHTS = [1.0, 2.0, -0.5]
+
+
+def everything(name):
+    return True
+
+
+def mean(reference=0, selects=everything):
+    return Mean(MODELS, WEIGHTS, reference, selects)
+
+
+def between(alpha=0.25, mode="linear", selects=everything):
+    return Between((MODELS[0], MODELS[1]), alpha, mode, selects)
+
+
+@pytest.mark.parametrize("name", ["w", "b", "wide"])
+def test_a_floating_tensor_of_a_mean_is_the_weighted_mean(name):
+    expected = weighted_mean([m.load(name) for m in MODELS], WEIGHTS)
+    assert torch.equal(mean().load(name), expected)
+
+
+@pytest.mark.parametrize("reference", [0, 2])
+@pytest.mark.parametrize("name", ["steps", "mask"])
+def test_integers_of_a_mean_are_those_of_the_reference(name, reference):
+    assert mean(reference).load(name) is MODELS[reference].load(name)
+
+
+@pytest.mark.parametrize("reference", [0, 2])
+def test_tensors_that_a_mean_leaves_out_are_those_of_the_reference(reference):
+    found = mean(reference, selects=lambda name: name != "b")
+    assert found.load("b") is MODELS[reference].load("b")
+    assert torch.equal(found.load("w"), mean().load("w"))
+
+
+def test_a_mean_keeps_float64():
+    assert mean().load("wide").dtype == torch.float64
+
+
+def test_a_mean_of_narrow_tensors_is_loaded_in_float32():
+    narrow = [model(seed, torch.bfloat16) for seed in (1, 2)]
+    assert Mean(narrow, [1.0, 1.0], 0, everything).load("w").dtype == torch.float32
+
+
+def test_a_mean_has_the_headers_of_the_reference():
+    narrow = [model(1), model(2, torch.float16)]
+    found = Mean(narrow, [1.0, 1.0], 1, everything)
+    assert found.names() == narrow[1].names()
+    assert found.info("w") == narrow[1].info("w")
+
+
+@pytest.mark.parametrize(("mode", "path"), [("linear", lerp), ("slerp", slerp)])
+@pytest.mark.parametrize("name", ["w", "b", "wide"])
+def test_a_floating_tensor_between_two_models_lies_on_the_path(mode, path, name):
+    a, b = (m.load(name) for m in MODELS[:2])
+    assert torch.equal(between(0.25, mode).load(name), path(a, b, 0.25))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["steps", "mask"])
+def test_integers_between_two_models_are_those_of_the_first(name, alpha):
+    assert between(alpha).load(name) is MODELS[0].load(name)
+
+
+def test_tensors_that_a_path_leaves_out_are_those_of_the_first_model():
+    found = between(0.75, selects=lambda name: name != "b")
+    assert found.load("b") is MODELS[0].load("b")
+    assert torch.equal(found.load("w"), between(0.75).load("w"))
+
+
+@pytest.mark.parametrize("mode", ["linear", "slerp"])
+def test_a_path_begins_at_one_model_and_ends_at_the_other(mode):
+    for name in ("w", "b", "wide"):
+        assert torch.equal(between(0.0, mode).load(name), MODELS[0].load(name))
+        assert torch.equal(between(1.0, mode).load(name), MODELS[1].load(name))
+
+
+def test_a_path_has_the_headers_of_the_first_model():
+    found = between()
+    assert found.names() == MODELS[0].names()
+    assert found.info("w") == MODELS[0].info("w")
