@@ -4,8 +4,8 @@ The value of giving reference head i the other's head j is the sum of the best a
 everything inside; one assignment over heads then settles both levels. This is exact as long
 as no block holds two dimensions inside the same parent (queries within a key-value head and
 the dims inside those queries; a square recurrent matrix inside each head): there the smaller
-group is enumerated if it has at most `ENUMERATED` orders, and otherwise the groups are
-improved in turn, from several starts, until none moves.
+group's orders are enumerated if they are few, and otherwise the groups are improved in turn,
+from several starts, until none moves.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations as orders
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment import assign
+from rebasin_cli.matching.enumeration import all_orders, enumeration
 from rebasin_cli.matching.terms import Term
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundGroup
 
 STEP = 1e-7  # a relative rise below float32's resolution is no rise
-ENUMERATED = 24  # 4 queries in a key-value head: few enough to try them all in every pair
 
 
 @dataclass(frozen=True)
@@ -118,26 +117,28 @@ def _components(terms: Sequence[Term], level: Level) -> list[tuple[list[str], li
 
 
 def _in_turn(tops: Sequence[str], terms: Sequence[Term], level: Level) -> Solution:
-    """Return the best permutations of groups that meet in a term, by ascent from several starts."""
+    """Return the best permutations of groups that meet in a term.
+
+    Exact where the orders of the smallest can be enumerated and leave nothing else to meet;
+    otherwise an ascent from several starts, groups that are not known being sorted away.
+    """
     tops = sorted(tops, key=lambda name: level.groups[name].size)
-    best = Solution(-math.inf, {})
-    for start in _starts(tops, level):
-        found = _ascend(tops, terms, level, start)
-        if found.value > best.value:
-            best = found
+    problem = enumeration(tops, terms)
+    if problem:
+        return Solution(*problem.best(level.current, STEP))
+    best, *others = (_ascend(tops, terms, level, start) for start in _starts(tops[0], level))
+    for found in others:
+        best = found if found.value > best.value + STEP * abs(best.value) else best
     return best
 
 
-def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation]]:
-    """Yield what to assume of the smallest group: all its orders, or none and the current one."""
-    size = level.groups[tops[0]].size
-    if math.factorial(size) <= ENUMERATED:
-        for order in orders(range(size)):
-            yield {tops[0]: Permutation(torch.tensor(order))}
-        return
-    yield {}
+def _starts(smallest: str, level: Level) -> Iterator[dict[str, Permutation]]:
+    """Yield what to assume at first: what is in place, nothing, each order of a small group."""
     if level.current:
         yield _as_permutations(level.current, level)
+    yield {}
+    for order in all_orders(level.groups[smallest].size):
+        yield {smallest: Permutation(order)}
 
 
 def _ascend(
@@ -151,7 +152,7 @@ def _ascend(
         trial = dict(known)
         for name in (*tops[1:], tops[0]):
             mine = [part for term in terms for part in term.parts(name, level.groups, trial)]
-            now = {g: p.index for g, p in trial.items()}
+            now = {**level.current, **{g: p.index for g, p in trial.items()}}
             solution = solve(name, mine, Level(level.groups, now))
             trial.update(_as_permutations(solution.index, level))
         reached = sum(term.value(trial) for term in terms)

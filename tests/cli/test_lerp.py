@@ -84,6 +84,13 @@ def test_align_shortens_the_way(tmp_path):
     assert (end[name] - a[name]).norm() < (b[name] - a[name]).norm() / 5
 
 
+def test_align_names_the_spec_and_what_was_gained(tmp_path):
+    pair(tmp_path)
+    done = rebasin(*LERP, "--at", "0.5", "--align", cwd=tmp_path)
+    assert "mlp" in done.err
+    assert "distance" in done.err
+
+
 def test_a_chain_counts_alpha_from_model_to_model(tmp_path):
     pair(tmp_path)
     save(tmp_path / "c.safetensors", mlp(3))

@@ -68,7 +68,8 @@ def _watch(request: dict[str, Any], descriptors: list[int]) -> None:
         os.close(descriptor)
     os.write(report, f"{child}\n".encode())
     _, status = os.waitpid(child, 0)
-    os.write(report, f"{status}\n".encode())
+    with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+        os.write(report, f"{status}\n".encode())
     os._exit(0)
 
 

@@ -44,8 +44,8 @@ class Problem:
     def request(self, states, *, reference=0, movable=None, **settings):
         sources = [InMemory(state) for state in states]
         labels = [f"model {k}" for k in range(len(sources))]
-        settings = Settings(**settings)
-        return Request(sources, self.bound, settings, reference, movable, labels, silent)
+        search = Settings(**settings)
+        return Request(sources, self.bound, search, reference, movable, labels, silent)
 
     def draw(self, seed):
         """Return a random permutation of every group."""

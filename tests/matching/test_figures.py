@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
 from rebasin_cli.matching import measure
 from rebasin_cli.permutation import take
@@ -93,7 +92,8 @@ def test_a_groups_cosine_is_that_of_all_weights_it_occurs_in(name):
     problem, other, found = matched(name)
     for group in found.groups:
         a = vector(problem, problem.state, group.name, {})
-        before, after = (vector(problem, other, group.name, p) for p in ({}, found.permutations))
+        before = vector(problem, other, group.name, {})
+        after = vector(problem, other, group.name, found.permutations)
         scale = np.linalg.norm(a) * np.linalg.norm(before)
         assert group.cosine.before == pytest.approx(a @ before / scale, abs=TOLERANCE)
         assert group.cosine.after == pytest.approx(a @ after / scale, abs=TOLERANCE)
@@ -104,7 +104,8 @@ def test_a_groups_gain_is_the_rise_in_the_blocks_it_occurs_in(name):
     problem, other, found = matched(name)
     for group in found.groups:
         a = vector(problem, problem.state, group.name, {})
-        before, after = (vector(problem, other, group.name, p) for p in ({}, found.permutations))
+        before = vector(problem, other, group.name, {})
+        after = vector(problem, other, group.name, found.permutations)
         assert group.gain == pytest.approx(a @ after - a @ before, abs=1e-4)
 
 
@@ -134,8 +135,9 @@ def test_tensors_the_spec_does_not_mention_count_as_a_constant():
     rest = {"rest": (4,)}
     states = [random_state(shapes | rest, seed) for seed in (1, 2)]
     spec = replace(problem.bound, untouched=("rest",))
-    with_it = measure(*map(InMemory, states), spec, still(problem))
-    without = measure(*map(InMemory, states), problem.bound, still(problem))
+    a, b = map(InMemory, states)
+    with_it = measure(a, b, spec, still(problem))
+    without = measure(a, b, problem.bound, still(problem))
     constant = float((states[0]["rest"].double() * states[1]["rest"].double()).sum())
     assert with_it.objective.before == pytest.approx(without.objective.before + constant, rel=1e-6)
     assert with_it.objective.after == pytest.approx(without.objective.after + constant, rel=1e-6)
@@ -143,13 +145,15 @@ def test_tensors_the_spec_does_not_mention_count_as_a_constant():
 
 def test_integers_and_buffers_do_not_count():
     problem, other = unrelated("resnet20_stages")
-    states = problem.state, dict(other)
-    spec, order = problem.bound, problem.draw(1)
-    found = measure(*map(InMemory, states), spec, order)
+    moved = dict(other)
     for name in other:
         if name.endswith(("num_batches_tracked", "running_mean", "running_var")):
-            states[1][name] = other[name] + 1000
-    assert measure(*map(InMemory, states), spec, order) == found
+            moved[name] = other[name] + 1000
+    order, reference = problem.draw(1), InMemory(problem.state)
+    found, expected = (
+        measure(reference, InMemory(state), problem.bound, order) for state in (moved, other)
+    )
+    assert found == expected
 
 
 def test_a_large_tensor_is_measured_in_pieces_that_add_up(monkeypatch):

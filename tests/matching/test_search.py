@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import NotFiniteError, UsageError
-from rebasin_cli.matching import Settings, Status, match_weights
+from rebasin_cli.matching import Status, match_weights
 from rebasin_cli.permutation import Permutation, inverse
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import (
@@ -74,8 +74,9 @@ def test_a_value_that_is_not_finite_is_an_error_that_names_tensor_and_model(valu
     states = [dict(problem.state), dict(mlp(2).state)]
     states[broken]["out.weight"] = states[broken]["out.weight"].clone()
     states[broken]["out.weight"][1, 1] = value
+    a, b = map(InMemory, states)
     with pytest.raises(NotFiniteError, match=f"^{label}: tensor 'out.weight' holds NaN or inf"):
-        match_weights(*map(InMemory, states), problem.bound, labels=("left.pt", "right.pt"))
+        match_weights(a, b, problem.bound, labels=("left.pt", "right.pt"))
 
 
 # who votes
@@ -240,9 +241,8 @@ def test_a_search_leaves_the_number_of_threads_of_the_program_alone():
     seen, before = [], torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        states = [InMemory(mlp(seed).state) for seed in (1, 2)]
-        watch = lambda *_: seen.append(torch.get_num_threads())  # noqa: E731
-        match_weights(*states, mlp().bound, Settings(), progress=watch)
+        a, b = (InMemory(mlp(seed).state) for seed in (1, 2))
+        match_weights(a, b, mlp().bound, progress=lambda *_: seen.append(torch.get_num_threads()))
         assert (set(seen), torch.get_num_threads()) == ({1}, 2)
     finally:
         torch.set_num_threads(before)
