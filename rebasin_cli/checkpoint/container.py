@@ -74,7 +74,7 @@ def load_container(path: Path) -> Any:
 
     Raises CheckpointError if the file is damaged or reading it would run code.
     """
-    mapped = _is_zip(path)
+    mapped = is_mapped(path)
     if mapped:
         _require_weights_archive(path)
     try:
@@ -184,7 +184,8 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_zip(path: Path) -> bool:
+def is_mapped(path: Path) -> bool:
+    """Tell whether tensors stay on disk until touched: in a zip archive, not in an old pickle."""
     with reading(path), path.open("rb") as file:
         return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import mmap
 import os
 import stat
 import weakref
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from rebasin_cli.checkpoint.failures import missing, read_failure, reading
 from rebasin_cli.errors import CheckpointError
 
 _CHUNK = 4 << 20
+_DONTNEED = 4  # MADV_DONTNEED of Linux and macOS
 
 
 class OpenFile:
@@ -77,6 +81,17 @@ class OpenFile:
 
     def _changed(self) -> CheckpointError:
         return CheckpointError("the file was changed while it was in use", where=str(self.path))
+
+
+def forget_pages(address: int, length: int) -> None:
+    """Give back the memory of pages of a mapped file; they are read again when touched.
+
+    Only for mappings that nobody writes to. Where the system cannot, nothing happens.
+    """
+    start = address - address % mmap.PAGESIZE
+    with suppress(AttributeError, OSError):
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
 
 
 def expanded(path: str | Path) -> Path:

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import find_state_dict, load_container, tensors_of
-from rebasin_cli.checkpoint.disk import OpenFile
+from rebasin_cli.checkpoint.container import (
+    find_state_dict,
+    is_mapped,
+    load_container,
+    tensors_of,
+)
+from rebasin_cli.checkpoint.disk import OpenFile, forget_pages
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo
 
@@ -19,6 +24,7 @@ class TorchFile:
     def __init__(self, file: OpenFile, *, key: str | None) -> None:
         state = find_state_dict(load_container(file.path), key=key, path=file.path)
         self.file = file
+        self._mapped = is_mapped(file.path)
         self._tensors = {name: tensor.detach() for name, tensor in tensors_of(state).items()}
         _require_plain(self._tensors, str(file.path))
         self.infos = {
@@ -31,7 +37,14 @@ class TorchFile:
     def load(self, name: str) -> Tensor:
         # A mapped file that was cut short would kill the process when its pages are touched.
         self.file.require_unchanged()
-        return self._tensors[name]
+        tensor = self._tensors[name]
+        if not self._mapped:
+            return tensor
+        # A copy, so that the pages can go: what is held in memory is what the caller holds.
+        copy = tensor.clone()
+        storage = tensor.untyped_storage()
+        forget_pages(storage.data_ptr(), storage.nbytes())
+        return copy
 
 
 def _require_plain(tensors: Mapping[str, Tensor], where: str) -> None:

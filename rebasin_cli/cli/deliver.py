@@ -63,7 +63,9 @@ def deliver(
 def _run(command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]) -> int:
     """Show the outcomes of a run and return the exit code they amount to."""
     from rebasin_cli.report.show import Screen
+    from rebasin_cli.run.heap import release_large_blocks
 
+    release_large_blocks()
     began, codes = perf_counter(), [0]
     screen = Screen(
         json=params.get("json_", False),

@@ -37,8 +37,8 @@ from tests.benchmarks.bed.tables import Row, number, table
 
 SHORT_POINTS, FULL_POINTS = 3, 11
 TRANSFORMERS = ("vit_small", "char_gpt")
-HEADS = ("network", "pair", "tool", "objective", "distance", "outputs change", "accuracy")
-HEADS += ("barrier", "middle acc", "barrier, reset", "middle acc, reset", "CPU s")
+HEADS = ("network", "pair", "tool", "objective", "distance", "outputs change", "accuracy",
+         "barrier", "middle acc", "barrier, reset", "middle acc, reset", "CPU s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Pair:
     naive: Lines
     aligned: Lines
     cpu: float
+
+    @property
+    def label(self) -> str:
+        return "-".join(map(str, self.seeds))
 
 
 def measure(network: Network, seeds: tuple[int, int], points: int) -> Pair:
@@ -103,7 +107,7 @@ def lines(
 
 def rows_of(pair: Pair) -> Iterator[Row]:
     """Yield the table's rows of one pair: as trained, and aligned."""
-    name, seeds = pair.network.name, "%d-%d" % pair.seeds
+    name, seeds = pair.network.name, pair.label
     was, now = pair.accuracy
     yield (name, seeds, "naive", number(pair.objective[0], 1), number(pair.distance[0], 2), "",
            number(was, 4), *line_cells(pair.naive), "")  # fmt: skip
@@ -157,8 +161,8 @@ def verdict(pairs: list[Pair]) -> Iterator[str]:
     yield f"Distance after / before alignment: median {cut:.3f}.\n"
     small = [pair for pair in pairs if pair.network.name in TRANSFORMERS]
     others = [pair for pair in pairs if pair not in small]
-    yield f"Barrier after / before alignment (reset where BatchNorm is): median {ratio(others):.2f} "
-    yield f"on the MLP, VGG and ResNet, {ratio(small):.2f} on the transformers.\n"
+    yield "Barrier after / before alignment (reset where BatchNorm is): median "
+    yield f"{ratio(others):.2f} on the MLP, VGG and ResNet, {ratio(small):.2f} on the transformers.\n"
     yield from confession(small)
 
 
@@ -166,7 +170,7 @@ def confession(small: list[Pair]) -> Iterator[str]:
     """Yield what the figures say about the transformers."""
     for pair in small:
         naive, aligned = pair.naive.plain, pair.aligned.plain
-        yield f"{pair.network.name}, seeds {'%d-%d' % pair.seeds}: the loss rises by "
+        yield f"{pair.network.name}, seeds {pair.label}: the loss rises by "
         yield f"{naive.barrier:.2f} before and {aligned.barrier:.2f} after alignment, accuracy in "
         yield f"the middle {naive.middle.accuracy:.3f} and {aligned.middle.accuracy:.3f}, where a "
         yield f"model by itself has {pair.accuracy[0]:.3f}.\n"

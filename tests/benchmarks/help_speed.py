@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +30,7 @@ def model(path: Path) -> Path:
     """Write a small perceptron under the names of nn.Sequential."""
     rng = np.random.default_rng(0)
     state = {}
-    for layer, (read, written) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True)):
+    for layer, (read, written) in enumerate(pairwise(WIDTHS)):
         state[f"{2 * layer}.weight"] = rng.normal(size=(written, read)).astype(np.float32)
         state[f"{2 * layer}.bias"] = np.zeros(written, np.float32)
     save_file(state, path)

@@ -1,4 +1,4 @@
-"""Claim: SIGKILL at any moment of an `align` onto an existing target leaves the old or the new file.
+"""Claim: SIGKILL at any moment of an `align` onto an existing file leaves it old or new, and whole.
 
 `rebasin align --force` writes 40 MB over an existing file and is killed at a random moment: every
 other time anywhere in the run, else while the new file is being written (from the first sight of

@@ -1,8 +1,8 @@
 """Claim: `rebasin merge` of many checkpoints takes the memory of merging two.
 
-Models of 38 MB (bed/chain.py) are merged 2, 5 and 20 at a time by the real command, started from
-cold, with the default strategy (`many` up to 8 models, else `star`) and with `star`; --full adds
-`many` for 20 and the same for .pt files, of which the short form merges 2 and 20. Peak: the
+Perceptrons of 38 MB (bed/perceptrons.py) are merged 2, 5 and 20 at a time by the real command,
+started from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. .pt
+files: 2 and 20. --full: all numbers for .pt too, `star` and `many` for all numbers. Peak: the
 largest resident set of the process, the pages of files that it has mapped included. "beyond
 start": less that of a process that only imports the packages.
 """
@@ -19,12 +19,13 @@ from pathlib import Path
 from tests.benchmarks.bed.commands import COMMAND, Spent, spend
 from tests.benchmarks.bed.tables import Row, number, table
 
-CHAIN = Path(__file__).parent / "bed" / "chain.py"
+WRITER = Path(__file__).parent / "bed" / "perceptrons.py"
 MOST = 20
 MB = 1e6
+QUIET = ("--quiet", "--jobs", "1")
 IMPORTS = (sys.executable, "-c", "import torch, scipy.optimize, safetensors, rebasin_cli.run.merge")
-HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, to 2", "peak, to 2")
-HEADS += ("seconds", "CPU s")
+HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, to 2",
+         "peak, to 2", "seconds", "CPU s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,12 @@ class Series:
     counts: tuple[int, ...]
 
 
-SHORT = (
-    Series("safetensors", None, (2, 5, MOST)),
-    Series("safetensors", "star", (2, 5, MOST)),
-    Series("pt", None, (2, MOST)),
-)
-FULL = (
-    *SHORT[:2],
-    Series("safetensors", "many", (2, 5, MOST)),
-    Series("pt", None, (2, 5, MOST)),
-    Series("pt", "star", (2, 5, MOST)),
+ALL = (2, 5, MOST)
+SHORT = (Series("safetensors", None, ALL), Series("pt", None, (2, MOST)))
+FULL = tuple(
+    Series(ending, strategy, ALL)
+    for ending in ("safetensors", "pt")
+    for strategy in (None, "star", "many")
 )
 
 
@@ -70,7 +67,7 @@ def merge(series: Series, folder: Path, count: int) -> Spent:
     models = sorted(folder.glob(f"model-*.{series.ending}"))[:count]
     out = folder / f"merged.{series.ending}"
     options = ["--strategy", series.strategy] if series.strategy else []
-    spent = spend([*COMMAND, "merge", *map(str, models), "-o", str(out), "-q", *options])
+    spent = spend([*COMMAND, "merge", *map(str, models), "-o", str(out), *QUIET, *options])
     out.unlink()
     return spent
 
@@ -85,7 +82,7 @@ def main() -> None:
         for ending in ("safetensors", "pt"):
             folder = Path(name, ending)
             folder.mkdir()
-            spend([sys.executable, str(CHAIN), str(folder), str(MOST), ending])
+            spend([sys.executable, str(WRITER), str(folder), str(MOST), ending])
             for series in chosen:
                 if series.ending == ending:
                     found += list(rows(series, folder, start))

@@ -6,8 +6,8 @@ places). Columns: "planted": every group, but the dims inside heads and experts 
 those as well; "noise": Gaussian noise as large as the weights, tensor by tensor, is added to the
 permuted model before the search. "worst": the lowest objective found with noise, relative to that
 of the planted permutation; where it is 1 or more, a miss means that the noise has made another
-order better than the planted one. Starts: the default (descriptors, then the identity), the identity
-alone. Networks: the trained ones if they are present, and small random ones of tests/models.
+order better than the planted one. Starts: the default (descriptors, then the identity), or the
+identity alone. Networks: the trained ones if they are present, small random ones of tests/models.
 The matching is called in this process. --full: 10 seeds instead of 3, and all random networks
 instead of those whose structure the trained ones lack.
 """

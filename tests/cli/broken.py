@@ -1,7 +1,7 @@
 """What every broken input must end with, and rows for the tables of them.
 
-A row stands in a folder with the good models a.safetensors, b.safetensors (six-layer names of
-`build.mlp`), and the spec file good.yaml.
+A row stands in a folder with the good models a.safetensors and b.safetensors (`build.pair`) and
+the spec file good.yaml.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def sharded(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, obje
     """Write a Hugging Face folder of two shards, with an index and other files."""
     names = list(state)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, half in enumerate(halves, 1):
         shard = f"model-{number:05}-of-00002.safetensors"
         save(folder / shard, {name: state[name] for name in half})

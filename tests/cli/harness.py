@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -64,7 +64,8 @@ class Running:
         self.pid = int(self._line(PATIENCE))
 
     def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.kill(self.pid, number)
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """Return the exit code, negative for a signal; kill the process if it takes too long."""

@@ -21,6 +21,9 @@ def edited(old: str, new: str):
     return writes("bad.yaml", GOOD_SPEC.replace(old, new))
 
 
+SIZED = "sizes: {heads: config.num_heads}\ngroups:\n  h0: {size: heads}\ntensors:"
+
+
 def bomb(folder):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 30)]
@@ -105,7 +108,7 @@ FITS = rows(
     row(
         "named size missing",
         ("'heads'", "--set heads=N"),
-        edited("tensors:", "sizes: {heads: config.num_heads}\ntensors:"),
+        edited("tensors:", SIZED),
     ),
     row(
         "two problems at once",
@@ -214,7 +217,7 @@ PERMUTATIONS = rows(
     ),
     row(
         "over the permutation",
-        ("bad.safetensors", "--in-place"),
+        ("bad.safetensors is one of the inputs",),
         rewritten(lambda t, m: None),
         argv=f"{APPLY} -o bad.safetensors --force",
         code=2,

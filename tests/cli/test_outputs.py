@@ -105,6 +105,31 @@ def test_several_results_go_into_one_folder(tmp_path):
     assert all((tmp_path / line).exists() for line in done.lines)
 
 
+@pytest.mark.parametrize(
+    ("argv", "path"),
+    [
+        ((*ALIGN, "-o", "out/"), "out/b.aligned.safetensors"),
+        (
+            ("lerp", "a.safetensors", "b.safetensors", "--at", "0.5", "-o", "out/"),
+            "out/alpha-0.500000.safetensors",
+        ),
+    ],
+    ids=["align", "lerp"],
+)
+def test_a_slash_at_the_end_means_a_folder(tmp_path, argv, path):
+    pair(tmp_path)
+    assert rebasin(*argv, cwd=tmp_path).lines[-1] == path
+
+
+def test_no_clobber_leaves_a_permutation_too(tmp_path):
+    pair(tmp_path)
+    (tmp_path / "p.safetensors").write_bytes(b"old")
+    argv = (*ALIGN, "--no-clobber", "--save-permutation", "p.safetensors")
+    done = rebasin(*argv, cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["a.safetensors", "b.aligned.safetensors"])
+    assert (tmp_path / "p.safetensors").read_bytes() == b"old"
+
+
 def test_a_dry_run_prints_a_plan_and_writes_nothing(tmp_path):
     pair(tmp_path)
     before = image(tmp_path)

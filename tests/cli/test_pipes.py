@@ -111,6 +111,14 @@ def test_merge_sees_that_its_models_lie_in_one_basin_and_says_so(tmp_path):
     assert "one basin already" in done.err
 
 
+@pytest.mark.parametrize("part", [("--skip", "0.*"), ("--only", "6.*")], ids=["skip", "only"])
+def test_a_model_that_was_aligned_in_part_does_not_pass_for_aligned(tmp_path, part):
+    pair(tmp_path)
+    done = piped(*ALIGN, *part, cwd=tmp_path, then=("merge",))
+    assert "one basin already" not in done.err
+    assert "aligned to the others" in done.err
+
+
 def test_merge_of_models_without_provenance_aligns_them(tmp_path):
     pair(tmp_path)
     done = rebasin("merge", "a.safetensors", "b.safetensors", "--json", cwd=tmp_path)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from contextlib import suppress
 from time import monotonic, sleep
 
 import pytest
@@ -72,22 +71,17 @@ def test_a_curve_that_is_stopped_takes_its_point_away(tmp_path, number, expected
 
 def test_a_write_that_is_stopped_leaves_no_temporary_file(tmp_path):
     large_pair(tmp_path)
-    before = image(tmp_path)
-    argv = ("lerp", "a.safetensors", "b.safetensors", "--steps", "99", "-o", ".", "-f")
+    argv = ("lerp", "a.safetensors", "b.safetensors", "--steps", "9", "-o", ".", "-f")
 
     def writing(files):
         return any(tmp_path.glob(".*.tmp"))
 
-    code, out, err, _ = interrupted(tmp_path, signal.SIGTERM, *argv, after=writing)
+    code, _, err, _ = interrupted(tmp_path, signal.SIGTERM, *argv, after=writing)
     assert code == 143
-    assert not list(tmp_path.glob(".*"))
-    complete = {tmp_path / line for line in out.splitlines()}
-    new = {path for path in tmp_path.iterdir() if path.name not in before}
-    assert len(new - complete) <= 1
-    assert {path.stat().st_size for path in new} <= {
-        (tmp_path / "a.safetensors").stat().st_size
-    } | {path.stat().st_size for path in complete}
     assert "Traceback" not in err
+    assert not list(tmp_path.glob(".*"))
+    complete = {path.stat().st_size for path in tmp_path.glob("alpha-*.safetensors")}
+    assert len(complete) <= 1, "every point that is there is whole"
 
 
 def test_a_second_interrupt_is_no_traceback_either(tmp_path):
@@ -100,8 +94,7 @@ def test_a_second_interrupt_is_no_traceback_either(tmp_path):
             sleep(0.01)
         running.send(signal.SIGINT)
         sleep(0.02)
-        with suppress(ProcessLookupError):
-            running.send(signal.SIGINT)
+        running.send(signal.SIGINT)
         code = running.wait()
         files[2].seek(0)
         err = files[2].read().decode()

@@ -1,5 +1,6 @@
 """What goes to which stream: results to stdout, talk to stderr, in text and in events."""
 
+import hashlib
 import json
 
 import pytest
@@ -66,9 +67,9 @@ def test_verbose_adds_a_row_for_each_group(tmp_path):
 )
 def test_quiet_leaves_stderr_empty_and_stdout_as_it_is(tmp_path, argv):
     pair(tmp_path)
-    loud = rebasin(*argv, *(["-f"] if argv[0] in ("align", "merge", "lerp") else []), cwd=tmp_path)
-    extra = ["-f"] if argv[0] in ("align", "merge", "lerp") else []
-    quiet = rebasin(*argv, *extra, "-q", cwd=tmp_path)
+    again = ("-f",) if argv[0] in ("align", "merge", "lerp") else ()
+    loud = rebasin(*argv, cwd=tmp_path)
+    quiet = rebasin(*argv, *again, "-q", cwd=tmp_path)
     assert quiet.err == ""
     assert quiet.out == loud.out != ""
     assert quiet.code == loud.code
@@ -113,8 +114,6 @@ def test_align_tells_programs_all_that_the_contract_lists(tmp_path):
 
 
 def test_the_size_and_digest_of_an_event_are_those_of_the_file(tmp_path):
-    import hashlib
-
     pair(tmp_path)
     aligned = events(*ALIGN, cwd=tmp_path)[1]
     data = (tmp_path / aligned["path"]).read_bytes()

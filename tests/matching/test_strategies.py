@@ -160,13 +160,12 @@ def test_of_two_models_many_makes_no_less_than_star(name, seed):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("seed", range(2))
-def test_of_three_models_more_rounds_never_make_less(name, seed, monkeypatch):
+def test_of_three_models_more_rounds_never_make_less(name, monkeypatch):
     problem, states = models(name)
     reached = []
-    for rounds in (1, 2, 3, 100):
+    for rounds in (1, 2, 100):
         monkeypatch.setattr("rebasin_cli.matching.strategies.ROUNDS", rounds)
-        reached.append(worth(problem, states, "many", seed=seed))
+        reached.append(worth(problem, states, "many"))
     falls = [low - high for low, high in pairwise(reached)]
     assert max(falls) <= 1e-5 * abs(reached[-1])
 

@@ -36,8 +36,10 @@ class Network:
     @property
     def options(self) -> list[str]:
         """Return what the command line needs to know of the network."""
-        named = ["--spec", self.spec] if self.spec else []
-        return named + [part for size in self.sizes.items() for part in ("--set", "%s=%d" % size)]
+        options = ["--spec", self.spec] if self.spec else []
+        for name, size in self.sizes.items():
+            options += ["--set", f"{name}={size}"]
+        return options
 
     def path(self, seed: int) -> Path:
         return FOLDER / f"{self.name}_s{seed}.safetensors"
