@@ -51,7 +51,7 @@ def verify(
     from rebasin_cli.plan.apply import plan_verify
     from rebasin_cli.run.apply import run_verify
 
-    paths = a.expanduser(), b.expanduser()
+    paths = o.home_path(a), o.home_path(b)
     deliver(ctx, lambda: plan_verify(*paths, o.options_from(ctx.params), save=save), run_verify)
 
 
@@ -80,7 +80,7 @@ def diff(
     from rebasin_cli.plan.look import plan_look
     from rebasin_cli.run.inspect import run_diff
 
-    paths = [a.expanduser(), b.expanduser()]
+    paths = [o.home_path(a), o.home_path(b)]
     deliver(ctx, lambda: plan_look("diff", paths, o.options_from(ctx.params)), run_diff)
 
 

@@ -53,7 +53,7 @@ def deliver(
     with guarded(command, json_wanted=bool(params.get("json_"))):
         made = plan()
         if params.get("dry_run"):
-            print(json.dumps(made.describe(), indent=2))
+            print(json.dumps(made.describe(), indent=None if params.get("json_") else 2))
             return
         code = _run(command, params, lambda progress: run(made, progress))
     if code:
@@ -75,7 +75,7 @@ def _run(command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[
     with screen.progress(not params.get("no_progress")) as progress:
         for outcome in run(progress):
             codes.append(screen.show(outcome))
-    screen.finish(command, len(codes) - 1, codes.count(PARTIAL), perf_counter() - began)
+    screen.finish(command, codes.count(PARTIAL), perf_counter() - began)
     return max(codes)
 
 

@@ -100,8 +100,8 @@ def apply(
     deliver(
         ctx,
         lambda: plan_apply(
-            permutation.expanduser(),
-            model.expanduser(),
+            o.home_path(permutation),
+            o.home_path(model),
             o.options_from(ctx.params),
             inverted=inverse,
         ),

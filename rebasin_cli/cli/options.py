@@ -26,7 +26,10 @@ def parse_size(text: str | None) -> int | None:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[0-9])?)\s*([kmgt]i?)?b?", text.strip().lower())
     if not found:
         raise typer.BadParameter(f"{text!r} is not a size such as 8GB or 500MiB")
-    return int(float(found[1]) * units[found[2] or ""])
+    size = int(float(found[1]) * units[found[2] or ""])
+    if size == 0:
+        raise typer.BadParameter(f"--max-memory {text} leaves no room for anything")
+    return size
 
 
 def parse_sizes(pairs: Sequence[str] | None) -> dict[str, int]:
@@ -80,7 +83,7 @@ Key = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None,
+    str | None,
     _option("--out", "-o", panel=FILES, help="File for one result, folder for several."),
 ]
 Format = Annotated[
@@ -177,7 +180,8 @@ def options_from(params: Mapping[str, Any]) -> Options:
     for name in ("only", "skip"):
         chosen[name] = tuple(chosen.get(name) or ())
     if chosen.get("out"):
-        chosen["out"] = Path(chosen["out"]).expanduser()
+        chosen["out_folder"] = chosen["out"].endswith("/")
+        chosen["out"] = home_path(chosen["out"])
     if params.get("start"):
         chosen["starts"] = (params["start"],)
     return Options(**chosen)
@@ -187,12 +191,20 @@ def start_file(start: str | None) -> Path | None:
     """Return the permutation file that --start names, if it looks like a path."""
     if start is None or not ("." in start or "/" in start):
         return None
-    return Path(start).expanduser()
+    return home_path(start)
 
 
 def model_paths(models: Sequence[Path] | None) -> list[Path]:
     """Return the MODEL arguments, `~` expanded."""
-    return [Path(model).expanduser() for model in models or ()]
+    return [home_path(model) for model in models or ()]
+
+
+def home_path(path: str | Path) -> Path:
+    """Return a path with `~` expanded, or as it is if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def piped_paths(models: Sequence[Path] | None, null: bool) -> list[Path]:
@@ -205,4 +217,4 @@ def piped_paths(models: Sequence[Path] | None, null: bool) -> list[Path]:
 
     if models or sys.stdin is None or sys.stdin.isatty():
         return model_paths(models)
-    return parse_paths(sys.stdin.buffer.read(), null=null)
+    return [home_path(path) for path in parse_paths(sys.stdin.buffer.read(), null=null)]

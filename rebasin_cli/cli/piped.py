@@ -24,7 +24,7 @@ def parse_paths(data: bytes, *, null: bool) -> list[Path]:
 def _path(line: str) -> Path | None:
     """Return the path a line names; None for an event without a file."""
     if not line.startswith("{"):
-        return Path(line).expanduser()
+        return Path(line)
     try:
         event = json.loads(line)
     except ValueError as error:

@@ -22,7 +22,12 @@ SpecName = Annotated[str, typer.Argument(metavar="NAME|FILE")]
 
 @app.command("list")
 def list_(json_: o.Json = False) -> None:
-    """List the bundled specs, one name a line."""
+    """List the bundled specs: a name and what it is for on each line.
+
+    Example:
+
+        rebasin spec list
+    """
     with guarded("spec list", json_wanted=json_):
         from rebasin_cli.report.specs import list_lines
 
@@ -69,7 +74,7 @@ def check(
     from rebasin_cli.plan.check import plan_check
     from rebasin_cli.run.check import run_check
 
-    path = model.expanduser() if model else None
+    path = o.home_path(model) if model else None
     deliver(ctx, lambda: plan_check(spec, path, o.options_from(ctx.params)), run_check)
 
 
@@ -89,5 +94,5 @@ def init(
         from rebasin_cli.spec import draft
         from rebasin_cli.tensors import infos
 
-        with open_checkpoint(model.expanduser(), key=key) as checkpoint:
+        with open_checkpoint(o.home_path(model), key=key) as checkpoint:
             print(draft(infos(checkpoint)), end="")

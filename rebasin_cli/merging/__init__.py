@@ -1,10 +1,12 @@
 """Averages and interpolations of models, computed tensor by tensor as they are read."""
 
 from rebasin_cli.merging.mixing import MODES
-from rebasin_cli.merging.sources import Between, Mean
+from rebasin_cli.merging.sources import Between, Finite, Mean, all_finite
 
 __all__ = [
     "MODES",
     "Between",
+    "Finite",
     "Mean",
+    "all_finite",
 ]

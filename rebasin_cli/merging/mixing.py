@@ -18,15 +18,15 @@ def weighted_mean(tensors: Iterable[Tensor], weights: Iterable[float]) -> Tensor
     tensors: consumed one at a time, so that only the sum and one of them are in memory.
     Weights may be zero or negative; their sum must not be zero.
     """
+    shares = list(weights)
+    weight_sum = sum(shares)
     total: Tensor | None = None
-    weight_sum = 0.0
-    for tensor, weight in zip(tensors, weights, strict=True):
-        weight_sum += weight
-        term = _wide(tensor) * weight
+    for tensor, weight in zip(tensors, shares, strict=True):
+        term = _wide(tensor) * (weight / weight_sum)
         total = term if total is None else total.add_(term)
     if total is None:
         raise ValueError("the mean of no tensors")
-    return total / weight_sum
+    return total
 
 
 def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:

@@ -4,10 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
+from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging.mixing import blend, weighted_mean
 from rebasin_cli.tensors import TensorInfo, TensorSource
+
+
+class Finite:
+    """A TensorSource that refuses what cannot be averaged.
+
+    load raises NotFiniteError, naming the tensor and `label`, if a value is NaN or infinite.
+    Tensors that `selects` leaves out pass through.
+    """
+
+    def __init__(
+        self, source: TensorSource, label: str, hint: str, selects: Callable[[str], bool]
+    ) -> None:
+        self._source, self._label, self._hint = source, label, hint
+        self._selects = selects
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._source.info(name)
+
+    def load(self, name: str) -> Tensor:
+        tensor = self._source.load(name)
+        checked = tensor.dtype.is_floating_point and self._selects(name)
+        if checked and not all_finite(tensor):
+            what = f"tensor {name!r} holds NaN or infinity"
+            raise NotFiniteError(what, where=self._label, hint=self._hint)
+        return tensor
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite; float8 types are widened to be asked."""
+    narrow = tensor.dtype.itemsize == 1
+    return bool(torch.isfinite(tensor.to(torch.float32) if narrow else tensor).all())
 
 
 class Mean:

@@ -12,7 +12,12 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.choice import Choice, choose_spec
-from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.estimate import (
+    check_memory,
+    describe_inputs,
+    describe_matching,
+    describe_target,
+)
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
@@ -75,6 +80,7 @@ def plan_align(
     reference, *models = open_models(paths, options)
     check_fit(reference, models, options)
     choice = choose_spec(reference, options)
+    check_memory(choice.bound, machine)
     initial = read_permutations(start, reference)[1] if start else None
     items = _items(reference, models, save, start, options)
     return AlignPlan(reference, items, choice, machine, initial, options)
@@ -91,7 +97,7 @@ def _items(
     outs = output_paths(models, options, word="aligned")
     saves = permutation_paths(models, save)
     check_distinct([*outs, *saves])
-    several = len(models) > 1
+    several = len(models) > 1 or options.out_folder
     inputs = [file for model in (reference, *models) for file in files_of(model)]
     inputs += [start] if start else []
     items = []
@@ -109,7 +115,7 @@ def output_paths(models: Sequence[Checkpoint], options: Options, *, word: str) -
         if options.in_place:
             return [model.path for model in models]
         return [model.path.parent / _name(model, word, options) for model in models]
-    if len(models) == 1 and not _into(options.out, models[0]):
+    if len(models) == 1 and not _into(options, models[0]):
         return [options.out]
     names = distinct([_name(model, word, options) for model in models], models)
     return [options.out / name for name in names]
@@ -123,9 +129,10 @@ def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str
     return [f"{folder}-{name}" for folder, name in zip(folders, names, strict=True)]
 
 
-def _into(out: Path, model: Checkpoint) -> bool:
+def _into(options: Options, model: Checkpoint) -> bool:
     """Return whether -o means a folder to put the result into; a folder model is its own folder."""
-    return out.is_dir() and not model.path.is_dir()
+    folder = options.out_folder or bool(options.out and options.out.is_dir())
+    return folder and not model.path.is_dir()
 
 
 def _name(model: Checkpoint, word: str, options: Options) -> str:

@@ -11,7 +11,12 @@ from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
 from rebasin_cli.plan.choice import Choice, choose_spec
-from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.estimate import (
+    check_memory,
+    describe_inputs,
+    describe_matching,
+    describe_target,
+)
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
@@ -51,7 +56,9 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
     checkpoint = open_checkpoint(model, key=options.key)
     bound, permutations = read_permutations(source, checkpoint)
     (out,) = output_paths([checkpoint], options, word="permuted")
-    target = plan_target(out, checkpoint, options, own=[checkpoint], others=[source])
+    target = plan_target(
+        out, checkpoint, options, own=[checkpoint], others=[source], create=options.out_folder
+    )
     return ApplyPlan(checkpoint, source, permutations, bound, inverted, target, options)
 
 
@@ -82,4 +89,6 @@ def plan_verify(a: Path, b: Path, options: Options, *, save: Path | None) -> Ver
     check_fit(first, [second], options)
     inputs = files_of(first) + files_of(second)
     place = plan_place(save, options, others=inputs) if save else None
-    return VerifyPlan(first, second, choose_spec(first, options), place, machine, options)
+    choice = choose_spec(first, options)
+    check_memory(choice.bound, machine)
+    return VerifyPlan(first, second, choice, place, machine, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import SpecError, UsageError
@@ -30,7 +30,16 @@ class Choice:
             for group in tensor.groups
             if not all(options.selects(name) for name in tensor.members)
         }
-        return frozenset(map(root_of, self.bound.groups.values())) - held
+        return self.roots - held
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The roots of all families."""
+        return frozenset(map(root_of, self.bound.groups.values()))
+
+    def whole(self, options: Options) -> bool:
+        """Return whether everything may move: only then an aligned model lies in the basin."""
+        return self.movable(options) == self.roots
 
 
 def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
@@ -43,6 +52,7 @@ def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
         choice = _only_fit(checkpoint, options)
     else:
         choice = Choice(options.spec, _bind(options.spec, checkpoint, options), automatic=False)
+    choice = replace(choice, bound=_selected(choice.bound, options))
     if options.strict and choice.bound.untouched:
         raise SpecError(
             f"spec {choice.name!r} does not mention {len(choice.bound.untouched)} tensors",
@@ -51,6 +61,16 @@ def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
             hint="list them with fixed axes [~], or leave out --strict",
         )
     return choice
+
+
+def _selected(bound: BoundSpec, options: Options) -> BoundSpec:
+    """Return the bound spec with votes for the tensors that --only and --skip leave in."""
+    tensors = tuple(
+        replace(tensor, votes=tensor.votes and all(map(options.selects, tensor.members)))
+        for tensor in bound.tensors
+    )
+    out = frozenset(name for name in bound.untouched if not options.selects(name))
+    return replace(bound, tensors=tensors, buffers=bound.buffers | out)
 
 
 def _bind(name: str, checkpoint: Checkpoint, options: Options) -> BoundSpec:

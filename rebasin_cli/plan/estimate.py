@@ -7,8 +7,9 @@ from math import prod
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import MachineError
 from rebasin_cli.plan.choice import Choice
-from rebasin_cli.plan.machine import Machine
+from rebasin_cli.plan.machine import Machine, free_memory
 from rebasin_cli.plan.targets import Target
 from rebasin_cli.spec import BoundSpec
 
@@ -28,6 +29,20 @@ def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
     """Return the estimated peak in bytes of matching two models, the interpreter left out."""
     model = sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
     return min(2 * model, machine.max_memory) + machine.jobs * working_set(bound)
+
+
+def check_memory(bound: BoundSpec, machine: Machine) -> None:
+    """Raise MachineError if the largest group does not fit into memory, whatever is kept."""
+    needed, free = working_set(bound), free_memory()
+    if needed <= free:
+        return
+    largest = max(bound.groups.values(), key=lambda group: group.size)
+    raise MachineError(
+        "not enough memory",
+        detail=f"group {largest.name!r} of {largest.size:,} units takes about "
+        f"{needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB are free",
+        hint="--skip the tensors of the group to leave it as it is",
+    )
 
 
 def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:

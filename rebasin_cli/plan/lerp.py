@@ -13,11 +13,19 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.merging import MODES
 from rebasin_cli.plan.choice import Choice, choose_spec
-from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.estimate import (
+    check_memory,
+    describe_inputs,
+    describe_matching,
+    describe_target,
+)
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.targets import Target, check_distinct, ending, plan_target
+
+MOST = 999_999  # file names have six decimals
+FARTHEST = 1e6  # beyond it nothing of the models is left in float32
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,9 @@ def plan_lerp(
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
+    choice = choose_spec(models[0], options) if align else None
+    if choice:
+        check_memory(choice.bound, machine)
     places = point_paths(alphas, models[0], options)
     check_distinct(places)
     if words and not keep:
@@ -104,7 +115,7 @@ def plan_lerp(
         mode=mode,
         command=words,
         keep=keep or not words,
-        choice=choose_spec(models[0], options) if align else None,
+        choice=choice,
         machine=machine,
         options=options,
     )
@@ -140,10 +151,11 @@ def plan_alphas(
     """
     if (steps is None) == (not at):
         raise UsageError("give either --steps N or --at LIST", hint="--steps 99, or --at 0.25,0.5")
-    if steps is not None and steps < 1:
-        raise UsageError(f"--steps {steps}: at least one point is needed")
-    if not all(isfinite(alpha) for alpha in at):
-        raise UsageError("a place in --at is not a finite number")
+    if steps is not None and not 1 <= steps <= MOST:
+        raise UsageError(f"--steps {steps}: from 1 to {MOST:,} points are possible")
+    for alpha in at:
+        if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
+            raise UsageError(f"--at {alpha}: a place is a finite number up to {FARTHEST:g}")
     inside = at or [k / ((steps or 0) + 1) for k in range(1, (steps or 0) + 1)]
     alphas = list(at) if at else [s + a for s in range(segments) for a in inside]
     ends = range(segments + 1) if endpoints else ()
@@ -152,7 +164,7 @@ def plan_alphas(
 
 def point_paths(alphas: Sequence[float], like: Checkpoint, options: Options) -> list[Path]:
     """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
-    if options.out is not None and len(alphas) == 1 and not options.out.is_dir():
+    if options.out and len(alphas) == 1 and not (options.out_folder or options.out.is_dir()):
         return [options.out]
     folder = options.out or Path("lerp")
     suffix = ending(like, options)

@@ -12,11 +12,16 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.plan.choice import Choice, choose_spec
-from rebasin_cli.plan.estimate import describe_inputs, describe_matching, describe_target
+from rebasin_cli.plan.estimate import (
+    check_memory,
+    describe_inputs,
+    describe_matching,
+    describe_target,
+)
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.targets import Target, ending, plan_target
+from rebasin_cli.plan.targets import Target, ending, output_file, plan_target
 
 MANY = 8  # models up to which the block ascent is the default; it visits each several times
 
@@ -76,15 +81,18 @@ def plan_merge(
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
-    out = options.out or Path(f"merged{ending(models[0], options)}")
+    choice = None if strategy == "none" else choose_spec(models[which], options)
+    if choice:
+        check_memory(choice.bound, machine)
+    out = output_file(options, f"merged{ending(models[0], options)}")
     return MergePlan(
         models=tuple(models),
         weights=checked,
         reference=which,
         strategy=strategy or ("many" if len(paths) <= MANY else "star"),
         chosen=strategy is None,
-        choice=None if strategy == "none" else choose_spec(models[which], options),
-        target=plan_target(out, models[0], options, own=models),
+        choice=choice,
+        target=plan_target(out, models[0], options, own=models, create=options.out_folder),
         machine=machine,
         options=options,
     )
@@ -100,6 +108,8 @@ def check_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
         )
     if not all(map(isfinite, weights)):
         raise UsageError("a weight is not a finite number")
+    if not isfinite(sum(map(abs, weights))):
+        raise UsageError("the sum of the weights is beyond the largest number")
     if abs(sum(weights)) < 1e-12 * sum(map(abs, weights)) or not any(weights):
         raise UsageError(
             "the weights add up to zero", hint="the result is divided by their sum: change one"
@@ -111,7 +121,12 @@ def reference_position(reference: Path | None, paths: Sequence[Path]) -> int:
     """Return which of the paths is the reference."""
     if reference is None:
         return 0
-    if reference not in paths:
+    same = [k for k, path in enumerate(paths) if path == reference or _one_file(path, reference)]
+    if not same:
         hint = suggest(str(reference), map(str, paths)) or "give one of the MODEL arguments"
         raise UsageError(f"the reference {reference} is not among the models", hint=hint)
-    return list(paths).index(reference)
+    return same[0]
+
+
+def _one_file(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)

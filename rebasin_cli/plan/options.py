@@ -14,8 +14,9 @@ class Options:
 
     spec: name or file; None: chosen from the bundled ones. sizes: named sizes from --set.
     only, skip: globs over tensor names. key: dotted path to the state dict inside a .pt file.
-    out, format, dtype: where and how results are written. max_memory: bytes; None: half of
-    what is free. starts: of the search, tried in turn, besides `restarts` random ones.
+    out, format, dtype: where and how results are written; out_folder: `out` was written with a
+    slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
+    half of what is free. starts: of the search, tried in turn, besides `restarts` random ones.
     """
 
     spec: str | None = None
@@ -25,6 +26,7 @@ class Options:
     skip: Sequence[str] = ()
     key: str | None = None
     out: Path | None = None
+    out_folder: bool = False
     format: str | None = None
     dtype: str = "keep"
     force: bool = False

@@ -32,14 +32,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A model that was moved into the reference's basin."""
+    """A model that was moved into the reference's basin; written: None if only for the moment."""
 
     model: Path
     reference: Path
     spec: str
     matching: Matching
     untouched: int
-    written: Written
+    written: Written | None
     permutation: Written | None
     seconds: float
 

@@ -52,7 +52,21 @@ def plan_format(options: Options, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""
     if options.format is not None and options.format not in FORMATS:
         raise UsageError(f"no format is called {options.format!r}", hint="safetensors or pt")
-    return options.format or (ENDINGS.get(out.suffix) if out else None)
+    ended = ENDINGS.get(out.suffix) if out else None
+    if options.format and ended and ended != options.format:
+        raise UsageError(
+            f"--format {options.format} contradicts the ending of {out}",
+            hint="leave out --format, or name the output accordingly",
+        )
+    return options.format or ended
+
+
+def output_file(options: Options, name: str) -> Path:
+    """Return -o, or if that is a folder or missing the file called `name` in it or here."""
+    if options.out is None:
+        return Path(name)
+    into = options.out_folder and Path(name).suffix
+    return options.out / name if into else options.out
 
 
 def ending(model: Checkpoint, options: Options, out: Path | None = None) -> str:

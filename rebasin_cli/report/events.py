@@ -34,7 +34,9 @@ def event_line(event: str, command: str, fields: Mapping[str, Any]) -> str:
 
 
 def result_line(outcome: Outcome) -> str:
-    """Return the event of one outcome."""
+    """Return the event of one outcome; empty for a step on the way that left no file."""
+    if isinstance(outcome, Aligned) and outcome.written is None:
+        return ""
     if isinstance(outcome, Failed):
         fields = {"item": str(outcome.path), **error_fields(outcome.error)}
         return event_line("error", outcome.command, fields)

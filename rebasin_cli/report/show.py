@@ -21,6 +21,7 @@ class Screen:
     json: bool
     quiet: bool
     verbose: int
+    _results: int = 0
     _bar: Bar = field(default_factory=Bar)
 
     @contextmanager
@@ -35,6 +36,7 @@ class Screen:
             line = result_line(outcome) if self.json else result_text(outcome)
             if line:
                 print(line, flush=True)
+                self._results += 1
             self._talk(outcome)
         match outcome:
             case Failed():
@@ -54,8 +56,8 @@ class Screen:
         if self.verbose and not self.quiet and isinstance(outcome, Aligned | Verified):
             print_groups(outcome.matching)
 
-    def finish(self, command: str, results: int, failed: int, seconds: float) -> None:
+    def finish(self, command: str, failed: int, seconds: float) -> None:
         """Say that the work is over; programs are told how it went."""
         if self.json:
-            fields = {"results": results - failed, "failed": failed, "seconds": seconds}
+            fields = {"results": self._results - failed, "failed": failed, "seconds": seconds}
             print(event_line("summary", command, fields), flush=True)

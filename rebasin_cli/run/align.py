@@ -55,7 +55,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     facts = provenance(
         "align",
         [plan.reference, item.model],
-        basin=basin_of(plan.reference),
+        basin=basin_of(plan.reference) if plan.choice.whole(plan.options) else None,
         spec=plan.choice.name,
         seed=plan.options.seed,
     )

@@ -6,25 +6,30 @@ from collections.abc import Iterator, Sequence
 from shutil import rmtree
 from time import perf_counter
 
-from rebasin_cli.errors import RebasinError
 from rebasin_cli.merging import Between
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.lerp import LerpPlan, Point
-from rebasin_cli.plan.outcome import Failed, Interpolated, Kept
+from rebasin_cli.plan.outcome import Aligned, Failed, Interpolated, Kept
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import match_models
-from rebasin_cli.run.execute import execute
+from rebasin_cli.run.execute import CommandFailedError, execute
+from rebasin_cli.run.merge import finite
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import basin_of, one_basin, provenance
 from rebasin_cli.tensors import TensorSource
 
+LerpOutcome = Kept | Failed | Aligned | Interpolated
 
-def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[Kept | Failed | Interpolated]:
+
+def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     """Yield each point as soon as it is written, and evaluated if there is a command.
 
-    A command that fails at one point is reported and the others go on.
+    What an alignment found comes first. A command that fails at one point is reported and
+    the others go on.
     """
-    sources = _aligned(plan, progress)
+    aligned = list(_aligned(plan, progress))
+    yield from aligned
+    sources = _sources(plan, aligned)
     basin = _basin(plan)
     for count, point in enumerate(plan.points):
         progress("interpolating", count, len(plan.points))
@@ -33,33 +38,50 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[Kept | Failed | Int
             continue
         try:
             yield _point(plan, point, sources, basin)
-        except RebasinError as error:
-            if not plan.command:
-                raise
+        except CommandFailedError as error:
             yield Failed("lerp", point.target.path, error)
     progress("interpolating", len(plan.points), len(plan.points))
 
 
-def _aligned(plan: LerpPlan, progress: Progress) -> Sequence[TensorSource]:
-    """Return the models, all but the first permuted on the fly if they are to be aligned."""
-    if plan.choice is None:
-        return plan.models
+def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
+    """Yield what aligning each model to the first found, if they are to be aligned."""
     first, *others = plan.models
-    tensors = plan.choice.bound.tensors
-    sources: list[TensorSource] = [first]
+    if plan.choice is None:
+        return
     for model in others:
+        began = perf_counter()
         found = match_models(
             first, model, plan.choice, plan.machine, plan.options, progress=progress
         )
-        sources.append(Permuted(model, tensors, found.permutations))
-    return sources
+        yield Aligned(
+            model=model.path,
+            reference=first.path,
+            spec=plan.choice.name,
+            matching=found,
+            untouched=len(plan.choice.bound.untouched),
+            written=None,
+            permutation=None,
+            seconds=perf_counter() - began,
+        )
+
+
+def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
+    """Return the models, all but the first permuted on the fly if they were aligned."""
+    sources: list[TensorSource] = [finite(model, plan.options) for model in plan.models]
+    if plan.choice is None:
+        return sources
+    tensors = plan.choice.bound.tensors
+    moved = [
+        Permuted(source, tensors, found.matching.permutations)
+        for source, found in zip(sources[1:], aligned, strict=True)
+    ]
+    return [sources[0], *moved]
 
 
 def _basin(plan: LerpPlan) -> str | None:
     """Return the basin of the points: known if the ends were aligned here or before."""
-    if plan.choice is not None or one_basin(plan.models):
-        return basin_of(plan.models[0])
-    return None
+    whole = plan.choice is not None and plan.choice.whole(plan.options)
+    return basin_of(plan.models[0]) if whole or one_basin(plan.models) else None
 
 
 def _point(
@@ -78,10 +100,11 @@ def _point(
         alpha=point.alpha,
         mode=plan.mode,
     )
-    written = write_model(between, plan.models[0], point.target, plan.options, facts)
     try:
+        written = write_model(between, plan.models[0], point.target, plan.options, facts)
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
     finally:
+        # also where a signal comes between the file's appearance and the command
         if not plan.keep:
             _remove(point)
     return Interpolated(
@@ -100,6 +123,6 @@ def _remove(point: Point) -> None:
     if place.path.is_dir():
         rmtree(place.path)
     else:
-        place.path.unlink()
-    if place.folder is not None and not any(place.folder.iterdir()):
+        place.path.unlink(missing_ok=True)
+    if place.folder is not None and place.folder.is_dir() and not any(place.folder.iterdir()):
         place.folder.rmdir()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
+from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
-from rebasin_cli.merging import Mean
+from rebasin_cli.merging import Finite, Mean
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.merge import MergePlan
+from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Kept, Merged
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.output import write_model
@@ -31,13 +33,16 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     began = perf_counter()
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
-    alignment, objective = _align(plan, strategy, progress)
+    sources = [finite(model, plan.options) for model in plan.models]
+    alignment, objective = _align(plan, sources, strategy, progress)
     reference = plan.models[plan.reference]
-    mean = Mean(_aligned(plan, alignment), plan.weights, plan.reference, plan.options.selects)
+    aligned = _aligned(plan, sources, alignment)
+    mean = Mean(aligned, plan.weights, plan.reference, plan.options.selects)
+    whole = plan.choice is not None and plan.choice.whole(plan.options)
     facts = provenance(
         "merge",
         plan.models,
-        basin=basin_of(reference),
+        basin=basin_of(reference) if shared or (whole and strategy != "none") else None,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.options.seed,
         strategy=strategy,
@@ -59,12 +64,14 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     )
 
 
-def _align(plan: MergePlan, strategy: str, progress: Progress) -> tuple[Alignment, Change | None]:
+def _align(
+    plan: MergePlan, sources: Sequence[TensorSource], strategy: str, progress: Progress
+) -> tuple[Alignment, Change | None]:
     """Return the models' permutations, and the sum of pair objectives before and after."""
     if plan.choice is None or strategy == "none":
         return Alignment(tuple({} for _ in plan.models)), None
     request = Request(
-        sources=plan.models,
+        sources=sources,
         bound=plan.choice.bound,
         settings=plan.machine.settings(plan.options),
         reference=plan.reference,
@@ -77,9 +84,17 @@ def _align(plan: MergePlan, strategy: str, progress: Progress) -> tuple[Alignmen
     return alignment, Change(before, pair_objective(request, alignment.permutations))
 
 
-def _aligned(plan: MergePlan, alignment: Alignment) -> Sequence[TensorSource]:
+def _aligned(
+    plan: MergePlan, sources: Sequence[TensorSource], alignment: Alignment
+) -> Sequence[TensorSource]:
     if plan.choice is None:
-        return plan.models
+        return sources
     tensors = plan.choice.bound.tensors
-    pairs = zip(plan.models, alignment.permutations, strict=True)
-    return [Permuted(model, tensors, permutations) for model, permutations in pairs]
+    pairs = zip(sources, alignment.permutations, strict=True)
+    return [Permuted(source, tensors, permutations) for source, permutations in pairs]
+
+
+def finite(model: Checkpoint, options: Options) -> Finite:
+    """Return a model that refuses to give NaN or infinity to an average."""
+    hint = "repair the checkpoint, or keep the tensor out of the average with --skip"
+    return Finite(model, str(model.path), hint, options.selects)

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from rebasin_cli.checkpoint import Checkpoint, Written, write_checkpoint, write_tensors
+from rebasin_cli.errors import NotFiniteError
+from rebasin_cli.merging import all_finite
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.targets import Place, Target, output_infos
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import TensorInfo, TensorSource
 
 
 def write_model(
@@ -25,7 +27,7 @@ def write_model(
     infos = {info.name: info for info in output_infos(like, target.layout, options)}
 
     def produce(name: str) -> Tensor:
-        return source.load(name).to(infos[name].dtype)
+        return _converted(source.load(name), infos[name], target)
 
     with folder_for(target.place):
         return write_checkpoint(
@@ -39,10 +41,26 @@ def write_model(
         )
 
 
+def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
+    """Return a tensor in the dtype it is written in. Raises NotFiniteError if it overflows."""
+    result = tensor.to(info.dtype)
+    changed = result.dtype != tensor.dtype and info.floating
+    if changed and not all_finite(result) and all_finite(tensor):
+        raise NotFiniteError(
+            f"tensor {info.name!r} does not fit {str(info.dtype).removeprefix('torch.')}",
+            where=str(target.path),
+            detail=f"its largest value is {float(tensor.abs().max()):.4g}",
+            hint="choose another --dtype",
+        )
+    return result
+
+
 def write_permutations(
     place: Place, permutations: Mapping[str, Permutation], metadata: Mapping[str, str]
-) -> Written:
-    """Write a permutation file: one int32 tensor for each group."""
+) -> Written | None:
+    """Write a permutation file: one int32 tensor for each group. None if an old one stays."""
+    if place.skip:
+        return None
     tensors = {name: permutation.index.int().cpu() for name, permutation in permutations.items()}
     with folder_for(place):
         return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)

@@ -162,7 +162,8 @@ def verdict(pairs: list[Pair]) -> Iterator[str]:
     small = [pair for pair in pairs if pair.network.name in TRANSFORMERS]
     others = [pair for pair in pairs if pair not in small]
     yield "Barrier after / before alignment (reset where BatchNorm is): median "
-    yield f"{ratio(others):.2f} on the MLP, VGG and ResNet, {ratio(small):.2f} on the transformers.\n"
+    yield f"{ratio(others):.2f} on the MLP, VGG and ResNet, "
+    yield f"{ratio(small):.2f} on the transformers.\n"
     yield from confession(small)
 
 

@@ -1,8 +1,8 @@
 """Claim: `rebasin merge` of many checkpoints takes the memory of merging two.
 
-Perceptrons of 38 MB (bed/perceptrons.py) are merged 2, 5 and 20 at a time by the real command,
+Perceptrons of 12 MB (bed/perceptrons.py) are merged 2, 5 and 20 at a time by the real command,
 started from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. .pt
-files: 2 and 20. --full: all numbers for .pt too, `star` and `many` for all numbers. Peak: the
+files: 2 and 20. --full: 37 MB, all numbers for .pt too, and `star` for all numbers. Peak: the
 largest resident set of the process, the pages of files that it has mapped included. "beyond
 start": less that of a process that only imports the packages.
 """
@@ -40,10 +40,9 @@ class Series:
 ALL = (2, 5, MOST)
 SHORT = (Series("safetensors", None, ALL), Series("pt", None, (2, MOST)))
 FULL = tuple(
-    Series(ending, strategy, ALL)
-    for ending in ("safetensors", "pt")
-    for strategy in (None, "star", "many")
+    Series(ending, strategy, ALL) for ending in ("safetensors", "pt") for strategy in (None, "star")
 )
+SHORT_INPUTS, FULL_INPUTS = 2048, 8192
 
 
 def rows(series: Series, folder: Path, start: int) -> Iterator[Row]:
@@ -74,15 +73,16 @@ def merge(series: Series, folder: Path, count: int) -> Spent:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="more strategies and files")
-    chosen = FULL if parser.parse_args().full else SHORT
+    parser.add_argument("--full", action="store_true", help="larger models, more strategies")
+    full = parser.parse_args().full
+    chosen, inputs = (FULL, FULL_INPUTS) if full else (SHORT, SHORT_INPUTS)
     found = []
     with tempfile.TemporaryDirectory() as name:
         start = spend(IMPORTS).peak
         for ending in ("safetensors", "pt"):
             folder = Path(name, ending)
             folder.mkdir()
-            spend([sys.executable, str(WRITER), str(folder), str(MOST), ending])
+            spend([sys.executable, str(WRITER), str(folder), str(MOST), ending, str(inputs)])
             for series in chosen:
                 if series.ending == ending:
                     found += list(rows(series, folder, start))

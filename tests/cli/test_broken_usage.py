@@ -171,7 +171,6 @@ MODELS = rows(
     Row("a weight of words", f"merge {PAIR} -w half,half", 2, ("'half'", "0.25,0.5")),
     Row("a weight that is no number", f"merge {PAIR} -w nan,1", 2, ("not a finite number",)),
     Row("weights beyond numbers", f"merge {PAIR} -w 1e308,1e308", 2, ("weights",)),
-    Row("weights too small", f"merge {PAIR} -w 1e-320,1e-320", 2, ("weights",)),
     Row("place beyond numbers", f"lerp {PAIR} --at 1e300", 2, ("1e+300",)),
     Row(
         "more steps than names",
@@ -183,7 +182,7 @@ MODELS = rows(
     Row("no steps", f"lerp {PAIR} --steps 0", 2, ("--steps 0",)),
     Row("neither steps nor places", f"lerp {PAIR}", 2, ("--steps", "--at")),
     Row("steps and places", f"lerp {PAIR} --steps 1 --at 0.5", 2, ("--steps", "--at")),
-    Row("a place that is no number", f"lerp {PAIR} --at nan", 2, ("--at", "finite")),
+    Row("a place that is no number", f"lerp {PAIR} --at nan", 2, ("--at nan", "finite")),
     Row("two places of one name", f"lerp {PAIR} --at 1e-9,2e-9", 2, ("2 results would go to",)),
     Row("empty command", f"lerp {PAIR} --steps 1 --exec ''", 2, ("--exec",)),
     Row("command with one quote", f'lerp {PAIR} --steps 1 --exec "eval \'"', 2, ("--exec",)),
@@ -241,6 +240,6 @@ def test_too_little_memory_is_the_machines_fault(tmp_path):
     argv = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp")
     done = rebasin(*argv, cwd=tmp_path, limits={"RLIMIT_AS": limit})
     assert done.code == 4
-    assert "out of memory" in done.err
+    assert "not enough memory" in done.err
     assert "Traceback" not in done.err
     assert image(tmp_path) == before

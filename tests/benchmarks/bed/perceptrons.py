@@ -1,6 +1,6 @@
-"""Write perceptrons of one basin: perceptrons.py FOLDER COUNT ENDING; ENDING: safetensors or pt.
+"""Write perceptrons of one basin: perceptrons.py FOLDER COUNT ENDING INPUTS.
 
-38 MB each. Every model is the first with its hidden units reordered, and a tenth of noise, as
+ENDING: safetensors or pt. With 8192 inputs a model has 37 MB, with 2048 12 MB. Every model is the first with its hidden units reordered, and a tenth of noise, as
 weights trained from one start would be, so that aligning them ends after a few rounds, like that
 of real networks. A program, because the one that measures memory has to stay small: a process
 inherits the peak of the one that starts it.
@@ -16,22 +16,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-WIDTHS = (8192, 512, 512, 512, 512, 8192)
+HIDDEN = (512, 512, 512, 512)
 NOISE = 0.1
 
 
-def first() -> list[Tensor]:
-    """Return the weights (out, in) of the first model."""
+def first(inputs: int) -> list[Tensor]:
+    """Return the weights (out, in) of the first model; it has as many outputs as inputs."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(written, read) for read, written in pairwise(WIDTHS)]
+    shapes = [(written, read) for read, written in pairwise((inputs, *HIDDEN, inputs))]
     return [torch.randn(shape, generator=generator) * shape[1] ** -0.5 for shape in shapes]
 
 
 def relative(weights: list[Tensor], seed: int) -> dict[str, Tensor]:
     """Return the model with its hidden units reordered, and noise, as a state dict."""
     generator = torch.Generator().manual_seed(seed)
-    hidden = [torch.randperm(size, generator=generator) for size in WIDTHS[1:-1]]
-    orders = [torch.arange(WIDTHS[0]), *hidden, torch.arange(WIDTHS[-1])]
+    hidden = [torch.randperm(size, generator=generator) for size in HIDDEN]
+    fixed = torch.arange(len(weights[-1]))
+    orders = [fixed, *hidden, fixed]
     state = {}
     for layer, weight in enumerate(weights):
         noise = torch.randn(weight.shape, generator=generator) * weight.std() * NOISE
@@ -40,8 +41,8 @@ def relative(weights: list[Tensor], seed: int) -> dict[str, Tensor]:
     return state
 
 
-def main(folder: Path, count: int, ending: str) -> None:
-    weights = first()
+def main(folder: Path, count: int, ending: str, inputs: int) -> None:
+    weights = first(inputs)
     for seed in range(count):
         state, path = relative(weights, seed), folder / f"model-{seed:02}.{ending}"
         if ending == "pt":
@@ -51,4 +52,4 @@ def main(folder: Path, count: int, ending: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
