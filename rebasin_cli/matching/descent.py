@@ -16,7 +16,7 @@ import torch
 
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.joint import Level, solve
-from rebasin_cli.matching.terms import Pair, inner
+from rebasin_cli.matching.terms import Pair
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.progress import Progress
 
@@ -99,13 +99,4 @@ def visit(pair: Pair, family: Family, permutations: Permutations) -> Move | None
         return None
     before = pair.value(family, permutations)
     gain = pair.value(family, {**permutations, **moved}) - before
-    return Move(moved, gain) if gain > TOLERANCE * scale(pair, family) else None
-
-
-def scale(pair: Pair, family: Family) -> float:
-    """Return the largest value the objective could take in a family's blocks."""
-    total = 0.0
-    for tensor, block in family.sites:
-        reference, other = pair.views(tensor, block)
-        total += (inner(reference, reference) * inner(other, other)) ** 0.5
-    return total
+    return Move(moved, gain) if gain > TOLERANCE * pair.scale(family) else None

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import sqrt
 
 from torch import Tensor
 
+from rebasin_cli.matching.products import inner, square, square_distance
 from rebasin_cli.matching.result import Change, GroupChange
-from rebasin_cli.matching.terms import inner
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.spec import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
-
-PIECE = 1 << 22  # elements compared at a time: 32 MB in float64
 
 
 @dataclass
@@ -26,14 +23,12 @@ class Sums:
     reference: float = 0.0
     other: float = 0.0
 
-    def add(self, reference: Tensor, before: Tensor, after: Tensor) -> None:
-        for a, b, c in zip(_pieces(reference), _pieces(before), _pieces(after), strict=True):
-            self.dot[0] += inner(a, b)
-            self.dot[1] += inner(a, c)
-            self.apart[0] += inner(a - b, a - b)
-            self.apart[1] += inner(a - c, a - c)
-            self.reference += inner(a, a)
-            self.other += inner(b, b)
+    def add(self, other: Sums) -> None:
+        """Add the sums over other blocks."""
+        self.dot = [x + y for x, y in zip(self.dot, other.dot, strict=True)]
+        self.apart = [x + y for x, y in zip(self.apart, other.apart, strict=True)]
+        self.reference += other.reference
+        self.other += other.other
 
     @property
     def cosine(self) -> Change:
@@ -58,6 +53,7 @@ def measure(
     Floating tensors that the spec does not mention count too, as a constant part, unless
     they are buffers. Sums are accumulated in float64.
     """
+    moving = {name: p for name, p in permutations.items() if p.moved}
     total = Sums()
     groups = {name: Sums() for name in bound.groups}
     for tensor in bound.tensors:
@@ -66,16 +62,29 @@ def measure(
         values = tensor.load(reference), tensor.load(other)
         for block in tensor.blocks:
             a, b = (block.view(v) for v in values)
-            moved = gather(b, block.groups, permutations)
+            moved = gather(b, block.groups, moving)
+            here = compared(a, b, moved)
             for sums in (total, *(groups[g] for g in set(block.groups) if g)):
-                sums.add(a, b, moved)
+                sums.add(here)
     for name in constant(bound, other):
         a, b = reference.load(name), other.load(name)
-        total.add(a, b, b)
+        total.add(compared(a, b, b))
     return Measured(
         Change(total.dot[0], total.dot[1]),
         Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
         tuple(_group_change(bound.groups[g], s, permutations) for g, s in groups.items()),
+    )
+
+
+def compared(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
+    """Return the sums of one block; `after` is `before` where nothing moved."""
+    dot, apart = inner(reference, before), square_distance(reference, before)
+    still = after is before
+    return Sums(
+        dot=[dot, dot if still else inner(reference, after)],
+        apart=[apart, apart if still else square_distance(reference, after)],
+        reference=square(reference),
+        other=square(before),
     )
 
 
@@ -99,9 +108,3 @@ def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> 
         cosine=sums.cosine,
         gain=sums.dot[1] - sums.dot[0],
     )
-
-
-def _pieces(values: Tensor) -> Iterator[Tensor]:
-    flat = values.reshape(-1)
-    for start in range(0, len(flat), PIECE):
-        yield flat[start : start + PIECE]

@@ -8,13 +8,13 @@ order is known; what is not known yet is sorted, so that it does not matter.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field
+from math import prod, sqrt
 
-import torch
 from torch import Tensor
 
 from rebasin_cli.matching.families import Family, occurrences
+from rebasin_cli.matching.products import inner, square
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec import BoundGroup
 from rebasin_cli.tensors import Block, BoundTensor, TensorSource
@@ -54,16 +54,6 @@ class Term:
         return inner(self.reference, moved)
 
 
-def inner(a: Tensor, b: Tensor) -> float:
-    """Return the inner product of two arrays of one shape, summed in float64."""
-    return float((a * b).sum(dtype=_sum_dtype(a)))
-
-
-def _sum_dtype(values: Tensor) -> torch.dtype:
-    # mps has no float64
-    return torch.float32 if values.device.type == "mps" else torch.float64
-
-
 @dataclass(frozen=True)
 class Pair:
     """Reference and other with the groups that name their dimensions.
@@ -74,6 +64,8 @@ class Pair:
     reference: TensorSource
     other: TensorSource
     groups: Mapping[str, BoundGroup]
+    # norms do not change with the order of units, so they are computed once a family
+    _scales: dict[str, float] = field(default_factory=dict, repr=False)
 
     def views(self, tensor: BoundTensor, block: Block) -> tuple[Tensor, Tensor]:
         """Return a block of the reference and of the other as strided views."""
@@ -86,6 +78,13 @@ class Pair:
             reference, other = self.views(tensor, block)
             total += inner(reference, gather(other, block.groups, permutations))
         return total
+
+    def scale(self, family: Family) -> float:
+        """Return the largest value the objective could take in the blocks of a family."""
+        if family.root not in self._scales:
+            views = (self.views(tensor, block) for tensor, block in family.sites)
+            self._scales[family.root] = sum(sqrt(square(a) * square(b)) for a, b in views)
+        return self._scales[family.root]
 
     def terms(self, family: Family, known: Permutations) -> list[Term]:
         """Return the terms of a family, given the permutations of the groups that are known.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,21 +12,23 @@ PARALLEL = 1e-6  # radians: below it the arc and the line are the same in float3
 Blend = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def weighted_mean(tensors: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
+def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
     """Return sum(w * tensor) / sum(w), accumulated in float32 (float64 for float64 tensors).
 
     tensors: consumed one at a time, so that only the sum and one of them are in memory.
     Weights may be zero or negative; their sum must not be zero.
     """
-    shares = list(weights)
-    weight_sum = sum(shares)
+    # In units of the largest weight, so that neither tiny nor huge ones leave float32's range;
+    # divided at the end, so that the mean of equal tensors is that tensor.
+    largest = max(map(abs, weights), default=1.0)
+    shares = [weight / largest for weight in weights]
     total: Tensor | None = None
     for tensor, weight in zip(tensors, shares, strict=True):
-        term = _wide(tensor) * (weight / weight_sum)
+        term = _wide(tensor) * weight
         total = term if total is None else total.add_(term)
     if total is None:
         raise ValueError("the mean of no tensors")
-    return total
+    return total / sum(shares)
 
 
 def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:

@@ -1,6 +1,5 @@
 """The figures of a matching, computed once more from permuted copies of the tensors."""
 
-import sys
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -8,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rebasin_cli.matching import measure
+from rebasin_cli.matching import measure, products
 from rebasin_cli.permutation import take
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import distance, example, mlp, objective, random_state, still
@@ -159,7 +158,7 @@ def test_integers_and_buffers_do_not_count():
 def test_a_large_tensor_is_measured_in_pieces_that_add_up(monkeypatch):
     problem, other = unrelated("interleaved_heads")
     whole = problem.match(other)
-    monkeypatch.setattr(sys.modules[measure.__module__], "PIECE", 50)
+    monkeypatch.setattr(products, "IN_CACHE", 50)
     pieces = problem.match(other)
     assert pieces.objective.after == pytest.approx(whole.objective.after, rel=1e-9)
     assert pieces.distance.after == pytest.approx(whole.distance.after, rel=1e-9)

@@ -180,6 +180,18 @@ def test_dead_dims_inside_a_head_stay_where_they_are_when_others_move():
     assert found["d"].index.tolist() == [[1, 0], [0, 1], [0, 1]]
 
 
+def test_dead_heads_stay_where_they_are_when_others_move():
+    problem, _ = pair(HEADS_AND_DIMS, seed=5)
+    for name, axis in (("in", 0), ("b", 0), ("out", 1)):
+        problem.state[name].movedim(axis, 0)[:4] = 0.0  # heads 0 and 1
+    start = still(problem)
+    start["head"] = Permutation(torch.tensor([1, 0, 2]))
+    start["d"] = Permutation(torch.tensor([[0, 1], [0, 1], [1, 0]]), ("head",))
+    found = problem.match(problem.noisy(seed=1, amount=0.1), initial=start).permutations
+    assert found["head"].index.tolist() == [1, 0, 2]
+    assert found["d"].index.tolist() == [[0, 1], [0, 1], [0, 1]]
+
+
 @pytest.mark.parametrize(("queries", "dims"), [(3, 2), (3, 4), (5, 6)])
 def test_dead_queries_stay_where_they_are_when_others_move(queries, dims):
     problem, _ = grouped(5, queries, dims)

@@ -56,6 +56,14 @@ def test_with_nothing_movable_there_is_nothing_to_do():
     assert same(found.permutations, still(problem))
 
 
+def test_a_group_on_two_axes_is_visited_until_it_rises_no_more():
+    problem, other = example("mlp_residual", 1), example("mlp_residual", 11).state
+    found = problem.match(other, starts=("identity",))
+    assert len(found.history) > 2
+    aligned = problem.permuted(found.permutations, other)
+    assert len(problem.match(aligned, starts=("identity",)).history) == 1
+
+
 def test_a_limit_of_visits_is_reported():
     problem, other = example("mlp_sequential", 1), example("mlp_sequential", 2).state
     assert problem.match(other, visits=1).status is Status.LIMIT
