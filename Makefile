@@ -16,10 +16,10 @@ demo: $(VENV)/.demo ## train two networks, align them, and show the barrier vani
 	$(BIN)/python tests/demo/demo.py
 
 test: $(VENV)/.dev ## the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-all: $(VENV)/.dev ## every test; those that need a GPU are skipped where there is none
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 -m ""
 
 check: $(VENV)/.dev ## formatting, lint, types, layers, style
 	$(BIN)/ruff format --check .

@@ -298,7 +298,7 @@ def state_of(shapes):
     return {n: numbered(*s) + 1000 * k for k, (n, s) in enumerate(shapes.items())}
 
 
-@pytest.mark.parametrize("left_out", [set(), {"expert"}, {"hidden"}, {"s", "hidden"}], ids=str)
+@pytest.mark.parametrize("left_out", [(), ("expert",), ("hidden",), ("s", "hidden")], ids="-".join)
 def test_each_member_is_a_slice_of_the_stack_that_was_taken(left_out):
     spec, shapes = mixture()
     source = InMemory(state_of(shapes))

@@ -8,7 +8,7 @@ map to one another by construction.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,27 +73,45 @@ def many(request: Request) -> Alignment:
 
     Source: MergeMany, Ainsworth, Hayase, Srinivasa 2023, Algorithm 3. Deviations: (1) the
     models join the sum one after another, each matched to those already in it, since from the
-    identity the ascent gets stuck lower on residual networks; (2) the result is mapped back
-    to the reference's frame, which changes no distance. Memory: the sum and one model,
-    however many there are.
+    identity the ascent gets stuck lower on residual networks; `restarts` ascents from the
+    identity, in other orders, are tried as well; (2) the result is mapped back to the
+    reference's frame, which changes no distance. Memory: the sum and one model, however many
+    there are.
     """
-    total = _Total(request)
-    permutations: list[Permutations] = [_still(request.bound) for _ in request.sources]
+    best = _ascent(request, _joined(request), request.settings.seed)
+    for restart in range(request.settings.restarts):
+        found = _ascent(request, none(request), request.settings.seed + 1 + restart)
+        if pair_objective(request, found.permutations) > pair_objective(request, best.permutations):
+            best = found
+    home = inverse(best.permutations[request.reference])
+    return replace(best, permutations=tuple(compose(p, home) for p in best.permutations))
+
+
+def _joined(request: Request) -> Alignment:
+    """Match each model to the sum of the reference and those before it."""
+    total, permutations = _Total(request), list(none(request).permutations)
     total.add(request.reference, permutations[request.reference])
     for which in range(len(permutations)):
         if which != request.reference:
             permutations[which] = total.match(which)
             total.add(which, permutations[which])
-    moved, rounds = True, 1
-    generator = torch.Generator().manual_seed(request.settings.seed)
+    return Alignment(tuple(permutations), rounds=1)
+
+
+def _ascent(request: Request, start: Alignment, seed: int) -> Alignment:
+    """Match each model to the sum of all others, in random order, until none moves."""
+    total, permutations = _Total(request), list(start.permutations)
+    for which, own in enumerate(permutations):
+        total.add(which, own)
+    moved, rounds = True, start.rounds
+    generator = torch.Generator().manual_seed(seed)
     while moved and rounds < ROUNDS:
         moved, rounds = False, rounds + 1
         for which in torch.randperm(len(permutations), generator=generator).tolist():
             found = total.improve(which, permutations[which])
             moved = moved or not _equal(found, permutations[which])
             permutations[which] = found
-    home = inverse(permutations[request.reference])
-    return Alignment(tuple(compose(p, home) for p in permutations), rounds, not moved)
+    return Alignment(tuple(permutations), rounds, not moved)
 
 
 def pair_objective(request: Request, permutations: Sequence[Permutations]) -> float:

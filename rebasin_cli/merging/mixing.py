@@ -13,22 +13,24 @@ Blend = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return sum(w * tensor) / sum(w), accumulated in float32 (float64 for float64 tensors).
+    """Return sum(w * tensor) / sum(w), accumulated in float64 and rounded once.
 
-    tensors: consumed one at a time, so that only the sum and one of them are in memory.
-    Weights may be zero or negative; their sum must not be zero.
+    The result is float32, or float64 if a tensor is. tensors: consumed one at a time, so that
+    only the sum and one of them are in memory. Weights may be zero or negative; their sum must
+    not be zero.
     """
-    # In units of the largest weight, so that neither tiny nor huge ones leave float32's range;
-    # divided at the end, so that the mean of equal tensors is that tensor.
+    # in units of the largest weight, so that sums of tiny or huge weights stay in range
     largest = max(map(abs, weights), default=1.0)
     shares = [weight / largest for weight in weights]
     total: Tensor | None = None
-    for tensor, weight in zip(tensors, shares, strict=True):
-        term = _wide(tensor) * weight
+    dtype = torch.float32
+    for tensor, share in zip(tensors, shares, strict=True):
+        dtype = torch.promote_types(dtype, _wide_dtype(tensor))
+        term = tensor.to(torch.float64) * share
         total = term if total is None else total.add_(term)
     if total is None:
         raise ValueError("the mean of no tensors")
-    return total / sum(shares)
+    return (total / sum(shares)).to(dtype)
 
 
 def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -64,4 +66,8 @@ def blend(mode: str, a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+    return tensor.to(_wide_dtype(tensor))
+
+
+def _wide_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rebasin_cli.errors import NotFiniteError, UsageError
-from rebasin_cli.matching import Status, match_weights
+from rebasin_cli.matching import Change, Measured, Status, match_weights
+from rebasin_cli.matching.descent import Descent
+from rebasin_cli.matching.weights import Attempt
 from rebasin_cli.permutation import Permutation, inverse
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import (
@@ -126,6 +128,34 @@ def test_dead_units_stay_where_they_are_while_others_move(start):
     moved = Permutation(torch.tensor([0, 4, 2, 1, 3, 5]))
     found = problem.match(problem.permuted({"h": moved}), starts=start)
     assert same(found.permutations, inverse({"h": moved}))
+
+
+def test_a_small_gain_is_a_reason_to_move():
+    """Two units differ by 2 % in one tensor: of the scale of the objective, some 1e-5."""
+    problem = mlp()
+    for name, axis in (("inp.weight", 0), ("inp.bias", 0), ("out.weight", 1)):
+        units = problem.state[name].movedim(axis, 0)
+        units[1] = units[0] * (1.02 if name == "inp.weight" else 1.0)
+    swapped = {"h": Permutation(torch.tensor([1, 0, 2, 3, 4, 5]))}
+    found = problem.match(problem.permuted(swapped), starts=("identity",))
+    assert same(found.permutations, swapped)
+
+
+def attempt(start, value):
+    figures = Measured(Change(0.0, value), Change(1.0, 1.0), ())
+    return Attempt(start, Descent({}, (), True), figures)
+
+
+@pytest.mark.parametrize("start", ["descriptor", "random", "given"])
+def test_of_two_starts_worth_the_same_the_identity_is_preferred(start):
+    assert attempt("identity", 5.0).beats(attempt(start, 5.0))
+    assert not attempt(start, 5.0).beats(attempt("identity", 5.0))
+
+
+@pytest.mark.parametrize("start", ["descriptor", "identity"])
+def test_a_start_that_reaches_more_is_preferred(start):
+    assert attempt(start, 5.001).beats(attempt("random", 5.0))
+    assert not attempt(start, 5.0).beats(attempt("random", 5.001))
 
 
 # what may move

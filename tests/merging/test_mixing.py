@@ -91,6 +91,12 @@ def test_a_mean_holds_one_tensor_at_a_time():
     assert weighted_mean(read(), [1.0] * 4).tolist() == [1.5] * 3
 
 
+@pytest.mark.parametrize("weights", [[1.0] * 3, [1.0] * 7, [0.3, 0.7], [2.0, 1.0, -0.5]], ids=str)
+def test_the_mean_of_equal_tensors_is_that_tensor(weights):
+    (a,) = drawn(4, shape=(1000,))
+    assert torch.equal(weighted_mean([a] * len(weights), weights), a)
+
+
 def test_the_mean_of_nothing_is_refused():
     with pytest.raises(ValueError, match="the mean of no tensors"):
         weighted_mean([], [])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.errors import SpecError, UsageError
+from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.spec import bind, bundled, draft, dump, load_spec, parse
 from tests.models.mlp import LayeredMlp, sequential_mlp
 from tests.spec.shapes import group_shapes, infos
@@ -52,9 +52,9 @@ def test_an_unknown_name_lists_close_ones():
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(SpecError, match=r"gone\.yaml: the spec cannot be read: No such file"):
+    with pytest.raises(RebasinError, match=r"gone\.yaml: the spec cannot be read: No such file"):
         load_spec(str(tmp_path / "gone.yaml"))
-    with pytest.raises(SpecError, match="the spec cannot be read: Is a directory"):
+    with pytest.raises(RebasinError, match="the spec cannot be read: Is a directory"):
         load_spec(str(tmp_path))
     path = tmp_path / "latin.yaml"
     path.write_bytes("rebasin: 1\nname: ä\n".encode("latin-1"))
