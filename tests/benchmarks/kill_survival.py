@@ -97,7 +97,7 @@ def digest(path: Path) -> str:
 
 
 def rehearse(bench: Bench) -> Known:
-    """Run the command to its end, warm: what it writes, how long it takes, and how long it writes."""
+    """Run the command to its end, warm; return what it writes and how long that takes."""
     old = digest(bench.inputs[1])
     for _ in range(2):  # the first start loads the packages
         shutil.copyfile(bench.inputs[1], bench.target)
@@ -164,9 +164,8 @@ def survives(bench: Bench, known: Known) -> bool:
 
 def report(bench: Bench, known: Known, outcomes: list[Outcome]) -> None:
     kinds = ("any moment", "while writing")
-    print(
-        f"A run takes {known.seconds:.2f} s without its start, {known.writing:.2f} s of it writing.\n"
-    )
+    span = f"{known.seconds:.2f} s without its start, {known.writing:.2f} s of it writing"
+    print(f"A run takes {span}.\n")
     print(table(HEADS, [row(kind, [o for o in outcomes if o.when == kind]) for kind in kinds]))
     print(
         f"\nInputs unchanged after {sum(o.inputs_kept for o in outcomes)} of {len(outcomes)} kills."

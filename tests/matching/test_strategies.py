@@ -170,11 +170,28 @@ def test_of_three_models_more_rounds_never_make_less(name, monkeypatch):
     assert max(falls) <= 1e-5 * abs(reached[-1])
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_restarts_of_many_never_make_less(name):
+    problem, states = models(name)
+    without = worth(problem, states, "many")
+    assert worth(problem, states, "many", restarts=2) >= without - 1e-6 * abs(without)
+
+
 def test_many_stops_when_no_model_moves():
     problem, states = models("interleaved_heads")
     found = STRATEGIES["many"](problem.request(states))
     assert found.converged
     assert found.rounds < 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(seed):
+    problem, states = models("lstm", (seed + 1, seed + 11, seed + 21))
+    found = STRATEGIES["many"](problem.request(states, seed=seed))
+    ends = [problem.permuted(p, s) for p, s in zip(found.permutations, states, strict=True)]
+    for k, end in enumerate(ends):
+        rest = {n: sum(e[n] for e in ends[:k] + ends[k + 1 :]) for n in end}
+        assert same(problem.match(end, rest, starts=("identity",)).permutations, still(problem))
 
 
 def test_many_says_when_it_was_stopped(monkeypatch):

@@ -51,6 +51,11 @@ def test_a_negative_weight_takes_a_tensor_away():
     assert weighted_mean([a, b], [2.0, -1.0]).tolist() == [8.0]
 
 
+def test_weights_of_a_negative_sum_turn_the_mean_round():
+    a, b = torch.tensor([1.0]), torch.tensor([4.0])
+    assert weighted_mean([a, b], [-2.0, 1.0]).tolist() == [-2.0]
+
+
 def test_weights_are_relative_to_their_sum():
     a, b = torch.tensor([1.0]), torch.tensor([4.0])
     assert weighted_mean([a, b], [2.0, 4.0]).tolist() == [3.0]
@@ -178,7 +183,8 @@ def test_an_angle_below_the_limit_is_no_arc():
 
 
 def test_an_angle_above_the_limit_is_an_arc():
-    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.9, 0.1])
+    a = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    b = torch.tensor([2.0, 2e-3], dtype=torch.float64)
     assert not torch.equal(slerp(a, b, 0.5), lerp(a, b, 0.5))
 
 

@@ -99,6 +99,7 @@ def test_a_path_begins_at_one_model_and_ends_at_the_other(mode):
 
 
 def test_a_path_has_the_headers_of_the_first_model():
-    found = between()
-    assert found.names() == MODELS[0].names()
-    assert found.info("w") == MODELS[0].info("w")
+    ends = model(1), model(2, torch.float16)
+    found = Between(ends, 0.5, "linear", everything)
+    assert found.names() == ends[0].names()
+    assert found.info("w") == ends[0].info("w")
