@@ -49,7 +49,7 @@ def deliver(
 
     With --dry-run the plan is printed as JSON and nothing is done.
     """
-    command, params = ctx.info_name or "", ctx.params
+    command, params = command_name(ctx), ctx.params
     with guarded(command, json_wanted=bool(params.get("json_"))):
         made = plan()
         if params.get("dry_run"):
@@ -58,6 +58,12 @@ def deliver(
         code = _run(command, params, lambda progress: run(made, progress))
     if code:
         raise typer.Exit(code)
+
+
+def command_name(ctx: typer.Context) -> str:
+    """Return `align` or `spec check`, however the program itself was called."""
+    above = command_name(ctx.parent) if ctx.parent and ctx.parent.parent else ""
+    return f"{above} {ctx.info_name}".strip()
 
 
 def _run(command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]) -> int:

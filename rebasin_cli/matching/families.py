@@ -35,16 +35,11 @@ class Family:
         return frozenset(group.name for group in self.members)
 
 
-def root_of(group: BoundGroup) -> str:
-    """Return the name of the family a group belongs to."""
-    return group.parents[0] if group.parents else group.name
-
-
 def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[str, Family]:
     """Return the families that may move (None: all), by root, in the order of the groups."""
     members: dict[str, list[BoundGroup]] = {}
     for group in bound.groups.values():
-        members.setdefault(root_of(group), []).append(group)
+        members.setdefault(group.root, []).append(group)
     sites: dict[str, list[tuple[BoundTensor, Block]]] = {root: [] for root in members}
     for tensor in bound.tensors:
         for block in tensor.blocks if tensor.votes else ():
@@ -72,7 +67,7 @@ def _family(
 
 def roots_in(block: Block, groups: Mapping[str, BoundGroup]) -> list[str]:
     """Return the roots of the families that own a dimension of a block, each once."""
-    return list(dict.fromkeys(root_of(groups[name]) for name in block.groups if name))
+    return list(dict.fromkeys(groups[name].root for name in block.groups if name))
 
 
 def occurrences(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import SpecError, UsageError
-from rebasin_cli.matching.families import root_of
 from rebasin_cli.plan.options import Options
 from rebasin_cli.spec import BoundSpec, bind, bundled, load_spec, uncovered
 from rebasin_cli.tensors import infos
@@ -25,7 +24,7 @@ class Choice:
     def movable(self, options: Options) -> frozenset[str]:
         """Return the roots of the families all of whose tensors --only and --skip leave in."""
         held = {
-            root_of(self.bound.groups[group])
+            self.bound.groups[group].root
             for tensor in self.bound.tensors
             for group in tensor.groups
             if not all(options.selects(name) for name in tensor.members)
@@ -35,7 +34,7 @@ class Choice:
     @property
     def roots(self) -> frozenset[str]:
         """The roots of all families."""
-        return frozenset(map(root_of, self.bound.groups.values()))
+        return frozenset(group.root for group in self.bound.groups.values())
 
     def whole(self, options: Options) -> bool:
         """Return whether everything may move: only then an aligned model lies in the basin."""

@@ -15,6 +15,7 @@ from rebasin_cli.run.compare import max_difference, max_value, same_bits
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import provenance
 from rebasin_cli.spec import BoundSpec
+from rebasin_cli.tensors import BoundTensor
 
 
 def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
@@ -75,8 +76,11 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
 
 
 def _all_voting(plan: VerifyPlan) -> BoundSpec:
-    """Return the plan's bound spec with a vote for everything that has an order at all."""
+    """Return the plan's bound spec with a vote for all that takes part and has an order."""
+
+    def votes(tensor: BoundTensor) -> bool:
+        ordered = not plan.a.info(tensor.members[0]).dtype.is_complex
+        return ordered and all(map(plan.options.selects, tensor.members))
+
     bound = plan.choice.bound
-    ordered = (t for t in bound.tensors if not plan.a.info(t.members[0]).dtype.is_complex)
-    voting = {t.members: replace(t, votes=True) for t in ordered}
-    return replace(bound, tensors=tuple(voting.get(t.members, t) for t in bound.tensors))
+    return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))

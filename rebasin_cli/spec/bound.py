@@ -24,6 +24,11 @@ class BoundGroup:
     def size(self) -> int:
         return self.shape[-1]
 
+    @property
+    def root(self) -> str:
+        """The outermost parent, or the group itself: what it is matched together with."""
+        return self.parents[0] if self.parents else self.name
+
 
 @dataclass(frozen=True)
 class BoundSpec:

@@ -184,9 +184,12 @@ def test_many_stops_when_no_model_moves():
     assert found.rounds < 100
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(seed):
-    problem, states = models("lstm", (seed + 1, seed + 11, seed + 21))
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [("mlp_sequential", 1), ("mlp_sequential", 7), ("mlp_residual", 2), ("moe", 3)],
+)
+def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(name, seed):
+    problem, states = models(name, (seed + 1, seed + 11, seed + 21))
     found = STRATEGIES["many"](problem.request(states, seed=seed))
     ends = [problem.permuted(p, s) for p, s in zip(found.permutations, states, strict=True)]
     for k, end in enumerate(ends):
