@@ -62,8 +62,12 @@ def deliver(
 
 def command_name(ctx: typer.Context) -> str:
     """Return `align` or `spec check`, however the program itself was called."""
-    above = command_name(ctx.parent) if ctx.parent and ctx.parent.parent else ""
-    return f"{above} {ctx.info_name}".strip()
+    here: Any = ctx  # its parents are of a class that typer does not name in public
+    names = []
+    while here.parent is not None:
+        names.insert(0, here.info_name)
+        here = here.parent
+    return " ".join(names)
 
 
 def _run(command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]) -> int:
