@@ -63,7 +63,7 @@ def deliver(
 def command_name(ctx: typer.Context) -> str:
     """Return `align` or `spec check`, however the program itself was called."""
     here: Any = ctx  # its parents are of a class that typer does not name in public
-    names = []
+    names: list[str] = []
     while here.parent is not None:
         names.insert(0, here.info_name)
         here = here.parent
