@@ -67,7 +67,12 @@ class Loaded:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
-def working_dtype(*sources: TensorSource) -> torch.dtype:
-    """Return float64 if any tensor has it, float32 otherwise: never less, whatever is stored."""
+def working_dtype(device: torch.device, *sources: TensorSource) -> torch.dtype:
+    """Return float64 if any tensor has it, float32 otherwise: never less, whatever is stored.
+
+    mps has no float64 at all.
+    """
+    if device.type == "mps":
+        return torch.float32
     wide = (s.info(name).dtype == torch.float64 for s in sources for name in s.names())
     return torch.float64 if any(wide) else torch.float32

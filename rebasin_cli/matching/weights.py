@@ -85,7 +85,8 @@ def match_weights(
     instead of `settings.starts`. labels: what to call the models in an error.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown start.
     """
-    device, dtype = torch.device(settings.device), working_dtype(reference, other)
+    device = torch.device(settings.device)
+    dtype = working_dtype(device, reference, other)
     limit = settings.max_memory // 2
     a = Loaded(reference, label=labels[0], device=device, dtype=dtype, limit=limit)
     b = Loaded(other, label=labels[1], device=device, dtype=dtype, limit=limit)

@@ -83,4 +83,4 @@ def test_a_value_that_is_not_finite_is_found_before_it_is_kept():
 )
 def test_models_are_compared_in_float32_unless_one_tensor_is_wider(dtypes, expected):
     sources = [InMemory({"a": torch.ones(2).to(dtype)}) for dtype in dtypes]
-    assert working_dtype(*sources) == expected
+    assert working_dtype(torch.device("cpu"), *sources) == expected
