@@ -131,10 +131,14 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
 
 
 class _Total:
-    """The sum of aligned models over the voting tensors, kept up to date as models move."""
+    """The sum of aligned models over the voting tensors, kept up to date as models move.
+
+    Restarts are those of the whole ascent: within it every match has the usual starts, so
+    that the first ascent is the same with and without them.
+    """
 
     def __init__(self, request: Request) -> None:
-        self._request = request
+        self._request = replace(request, settings=replace(request.settings, restarts=0))
         first = request.sources[request.reference]
         self._sum = {name: torch.zeros_like(_wide(first.load(name))) for name in _voting(request)}
 
