@@ -73,14 +73,15 @@ def many(request: Request) -> Alignment:
 
     Source: MergeMany, Ainsworth, Hayase, Srinivasa 2023, Algorithm 3. Deviations: (1) the
     models join the sum one after another, each matched to those already in it, since from the
-    identity the ascent gets stuck lower on residual networks; `restarts` ascents from the
-    identity, in other orders, are tried as well; (2) the result is mapped back to the
-    reference's frame, which changes no distance. Memory: the sum and one model, however many
-    there are.
+    identity the ascent gets stuck lower on residual networks; each of `restarts` does the same
+    from random orders of units; (2) the result is mapped back to the reference's frame, which
+    changes no distance. Memory: the sum and one model, however many there are.
     """
-    best = _ascent(request, _joined(request), request.settings.seed)
+    best = _ascent(request, _joined(request))
     for restart in range(request.settings.restarts):
-        found = _ascent(request, none(request), request.settings.seed + 1 + restart)
+        seed = request.settings.seed + 1 + restart
+        random = replace(request, settings=replace(request.settings, starts=("random",), seed=seed))
+        found = _ascent(random, _joined(random))
         if pair_objective(request, found.permutations) > pair_objective(request, best.permutations):
             best = found
     home = inverse(best.permutations[request.reference])
@@ -98,13 +99,13 @@ def _joined(request: Request) -> Alignment:
     return Alignment(tuple(permutations), rounds=1)
 
 
-def _ascent(request: Request, start: Alignment, seed: int) -> Alignment:
+def _ascent(request: Request, start: Alignment) -> Alignment:
     """Match each model to the sum of all others, in random order, until none moves."""
     total, permutations = _Total(request), list(start.permutations)
     for which, own in enumerate(permutations):
         total.add(which, own)
     moved, rounds = True, start.rounds
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(request.settings.seed)
     while moved and rounds < ROUNDS:
         moved, rounds = False, rounds + 1
         for which in torch.randperm(len(permutations), generator=generator).tolist():
@@ -133,8 +134,8 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
 class _Total:
     """The sum of aligned models over the voting tensors, kept up to date as models move.
 
-    Restarts are those of the whole ascent: within it every match has the usual starts, so
-    that the first ascent is the same with and without them.
+    Restarts are those of the whole ascent, not of the matches within it: the first ascent is
+    then the same with and without them, and more of them never make the result worse.
     """
 
     def __init__(self, request: Request) -> None:
