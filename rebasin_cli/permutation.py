@@ -53,7 +53,8 @@ class Permutation:
             and torch.equal(self.index, other.index)
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash((self.parents, tuple(self.index.flatten().tolist())))
 
 
 Permutations = Mapping[str, Permutation]
