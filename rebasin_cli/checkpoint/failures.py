@@ -51,6 +51,8 @@ def read_failure(error: OSError, path: Path) -> RebasinError:
 def missing(path: Path) -> CheckpointError:
     """Return the error for a path that does not exist, with a close name from its folder."""
     folder = path.parent
+    if path.is_symlink():
+        return CheckpointError("a link to nothing", where=str(path))
     names = _names(folder)
     if names is None:
         return CheckpointError("no such file", where=str(path), detail=f"no such folder: {folder}")

@@ -63,6 +63,8 @@ def summary_text(outcome: Outcome) -> str:
             return _verified(outcome)
         case Checked():
             return _checked(outcome)
+        case Kept(why="exists"):
+            return f"{outcome.path} is there already: nothing was done for it"
     return ""
 
 

@@ -223,6 +223,13 @@ def test_a_file_replaced_while_open_still_gives_the_old_values(tmp_path):
     assert checkpoint.load("a").tolist() == [1, 1, 1]
 
 
+def test_a_link_to_nothing_is_called_that(tmp_path):
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("gone.safetensors")
+    with pytest.raises(CheckpointError, match="a link to nothing"):
+        open_checkpoint(link)
+
+
 def test_a_missing_file_suggests_a_close_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(
