@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rebasin_cli.errors import CheckpointError, MachineError, Problem, RebasinError, suggest
@@ -51,8 +51,9 @@ def read_failure(error: OSError, path: Path) -> RebasinError:
 def missing(path: Path) -> CheckpointError:
     """Return the error for a path that does not exist, with a close name from its folder."""
     folder = path.parent
-    if path.is_symlink():
-        return CheckpointError("a link to nothing", where=str(path))
+    with suppress(OSError, ValueError):  # a name that is too long, or no name at all
+        if path.is_symlink():
+            return CheckpointError("a link to nothing", where=str(path))
     names = _names(folder)
     if names is None:
         return CheckpointError("no such file", where=str(path), detail=f"no such folder: {folder}")
