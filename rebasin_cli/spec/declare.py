@@ -53,6 +53,10 @@ class Sizes:
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
+    def _listed(self) -> str:
+        names = ", ".join(self._spec.sizes)
+        return f"its sizes are: {names}" if names else "this spec has no named sizes"
+
     def check_given(self, problems: Problems) -> None:
         """Add a problem for each given size that the spec does not use or that is no size."""
         entries = self._spec.tensors.values()
@@ -62,7 +66,7 @@ class Sizes:
         known = used | declared | self._spec.sizes.keys()
         for name, value in self._given.items():
             if name not in known:
-                hint = suggest(name, self._spec.sizes) or f"sizes: {', '.join(self._spec.sizes)}"
+                hint = suggest(name, self._spec.sizes) or self._listed()
                 problems.add(f"the spec has no size {name!r}", None, hint=hint)
             if value < 1:
                 problems.add(f"size {name!r} is given as {value}, it is at least 1", None)
