@@ -1,12 +1,12 @@
 """Claim: three networks trained apart merge into one that works, where permutations can do it.
 
-The real command merges seeds 0, 1 and 2 of five networks: as they are (`none`), each aligned to
-the first (`star`), each to all others in turn (`many`). Loss and accuracy are of the merged file,
-on test data; "reset": with BatchNorm statistics measured anew on training images. "pairs": the
-sum over pairs of inner products of the aligned models in float64. It is computed from the merged
-file alone, since a permutation changes no norm: (|3 merged|^2 - sum |model|^2) / 2. CPU seconds:
-of the whole command on one thread without its start. Published: other tools' figures (peers.yaml).
---full: `many` with two more seeds of the search.
+The real command merges seeds 0, 1 and 2 of five networks: as they are (`none`), and each aligned
+to all others in turn (`many`); --full adds each aligned to the first (`star`), and `many` with two
+more seeds of the search. Loss and accuracy are of the merged file, on test data; "reset": with
+BatchNorm statistics measured anew on training images. "pairs": the sum over pairs of inner products
+of the aligned models in float64. It is computed from the merged file alone, since a permutation
+changes no norm: (|3 merged|^2 - sum |model|^2) / 2. CPU seconds: of the whole command on one
+thread without its start. Published: other tools' figures (peers.yaml).
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ from tests.benchmarks.bed.networks import NETWORKS, SEEDS, Network, peers, requi
 from tests.benchmarks.bed.tables import Row, number, table
 
 HEADS = ("network", "merge", "loss", "accuracy", "accuracy, reset", "pairs", "rounds", "CPU s")
-STRATEGIES: Mapping[str, Sequence[str]] = {
-    "none": ("--strategy", "none"),
-    "star": ("--strategy", "star"),
-    "many": ("--strategy", "many"),
-}
+SHORT = {name: ("--strategy", name) for name in ("none", "many")}
 SEEDED = {f"many, seed {seed}": ("--strategy", "many", "--seed", str(seed)) for seed in (1, 2)}
+FULL = {**SHORT, "star": ("--strategy", "star"), **SEEDED}
 
 
 def merge(network: Network, options: Sequence[str]) -> tuple[State, dict[str, Any], float]:
@@ -69,10 +66,10 @@ def rows(strategies: Mapping[str, Sequence[str]]) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="more seeds")
+    parser.add_argument("--full", action="store_true", help="`star`, and more seeds")
     full = parser.parse_args().full
     require()
-    print(table(HEADS, list(rows({**STRATEGIES, **(SEEDED if full else {})}))))
+    print(table(HEADS, list(rows(FULL if full else SHORT))))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Write perceptrons of one basin: perceptrons.py FOLDER COUNT ENDING INPUTS.
 
 ENDING: safetensors or pt. With 8192 inputs a model has 37 MB, with 2048 12 MB. Every model is the
-first with its hidden units reordered, so that aligning them is quick and the memory is that of any
-other models. A program, because the one that measures memory has to stay small: a process
-inherits the peak of the one that starts it.
+first with its hidden units reordered and a tenth of noise, as weights trained from one start would
+be, so that aligning them ends after a few rounds, like that of real networks. A program, because
+the one that measures memory has to stay small: a process inherits the peak of the one that starts
+it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 HIDDEN = (512, 512, 512, 512)
+NOISE = 0.1
 
 
 def first(inputs: int) -> list[Tensor]:
@@ -27,14 +29,15 @@ def first(inputs: int) -> list[Tensor]:
 
 
 def relative(weights: list[Tensor], seed: int) -> dict[str, Tensor]:
-    """Return the model with its hidden units reordered, as a state dict."""
+    """Return the model with its hidden units reordered, and noise, as a state dict."""
     generator = torch.Generator().manual_seed(seed)
     hidden = [torch.randperm(size, generator=generator) for size in HIDDEN]
     fixed = torch.arange(len(weights[-1]))
     orders = [fixed, *hidden, fixed]
     state = {}
     for layer, weight in enumerate(weights):
-        state[f"layers.{layer}.weight"] = weight[orders[layer + 1]][:, orders[layer]]
+        noise = torch.randn(weight.shape, generator=generator) * weight.std() * NOISE
+        state[f"layers.{layer}.weight"] = weight[orders[layer + 1]][:, orders[layer]] + noise
         state[f"layers.{layer}.bias"] = torch.zeros(len(weight))
     return state
 
