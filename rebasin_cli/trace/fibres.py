@@ -1,0 +1,137 @@
+"""Which groups have a permutation of their own for every index of another group.
+
+The dims inside attention heads do, one for each head; the hidden units of experts do, one for
+each expert. A child may depend on a parent if the parent stands beside it wherever it occurs,
+in parameters and in everything computed from them, and no operator mixes along the parent for a
+fixed index of the child.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from rebasin_cli.trace.analysis import Analysis, Axes
+from rebasin_cli.trace.terms import Atom, Term, atoms, paths
+
+Paths = tuple[tuple[frozenset[Atom], ...], ...]  # for each dimension, the atoms of each block
+
+
+def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
+    """Return the parent of each free atom that has one.
+
+    parameters: the axes of the parameters, in order; the first occurrence ranks the atoms, so
+    that of two that could each be the other's parent the outer one is it. A frozen atom may be
+    a parent: its units stay, and the child still moves separately for each of them.
+    """
+    candidates = _candidates(analysis, [analysis.of(value) for value in list(analysis.axes)])
+    for child, parent in _forbidden(analysis):
+        candidates.get(child, set()).discard(parent)
+    rank = _ranks(analysis, parameters)
+    kept = {
+        child: {p for p in found if p in rank and _above(child, p, candidates, rank)}
+        for child, found in candidates.items()
+        if child in rank
+    }
+    return _nearest(analysis, kept, rank)
+
+
+def _ranks(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, int]:
+    rank: dict[Atom, int] = {}
+    for axes in parameters:
+        for term in axes:
+            for atom in atoms(analysis.terms.resolve(term)):
+                rank.setdefault(atom, len(rank))
+    return rank
+
+
+def _above(
+    child: Atom, parent: Atom, candidates: Mapping[Atom, set[Atom]], rank: Mapping[Atom, int]
+) -> bool:
+    mutual = child in candidates.get(parent, ())
+    return not mutual or rank[parent] < rank[child]
+
+
+def _candidates(analysis: Analysis, rows: Iterable[Axes]) -> dict[Atom, set[Atom]]:
+    """Return for each free atom those that stand beside it in every block it occurs in."""
+    found: dict[Atom, set[Atom]] = {}
+    slots = _slots(analysis)
+    seen: set[Axes] = set()
+    for row in rows:
+        axes = tuple(analysis.terms.resolve(term) for term in row)
+        if axes in seen:
+            continue
+        seen.add(axes)
+        for child, beside in _neighbours(_paths(axes, slots)):
+            if analysis.terms.reason(child) is None:
+                found[child] = found[child] & beside if child in found else set(beside)
+    return found
+
+
+def _neighbours(dims: Paths) -> Iterator[tuple[Atom, set[Atom]]]:
+    """Yield each atom of each block with the atoms that could govern it there.
+
+    Those are the others on its own axis, and those that every block has on exactly one other.
+    """
+    always = [frozenset.intersection(*blocks) if blocks else frozenset() for blocks in dims]
+    ever = [frozenset[Atom]().union(*blocks) for blocks in dims]
+    for here, blocks in enumerate(dims):
+        others = [k for k in range(len(dims)) if k != here]
+        counts: defaultdict[Atom, int] = defaultdict(int)
+        for k in others:
+            for atom in ever[k]:
+                counts[atom] += 1
+        outside = {atom for k in others for atom in always[k] if counts[atom] == 1}
+        for block in blocks:
+            for atom in block:
+                yield atom, (outside | block) - {atom}
+
+
+def _paths(axes: Sequence[Term], slots: Mapping[Atom, frozenset[Atom]]) -> Paths:
+    return tuple(
+        tuple(
+            block.union(*(slots[atom] for atom in block if atom in slots)) for block in paths(term)
+        )
+        for term in axes
+    )
+
+
+def _slots(analysis: Analysis) -> dict[Atom, frozenset[Atom]]:
+    """Return what the positions of ranked axes stand for: slot atom -> atoms of the domain."""
+    found: dict[Atom, frozenset[Atom]] = {}
+    for slot, domain in analysis.slots:
+        for atom in atoms(analysis.terms.resolve(slot)):
+            named = frozenset(atoms(analysis.terms.resolve(domain)))
+            found[atom] = found.get(atom, frozenset()) | named
+    return found
+
+
+def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
+    """Return (child, parent) pairs where an operator mixes along the parent beside the child."""
+    slots = _slots(analysis)
+    found: set[tuple[Atom, Atom]] = set()
+    seen: set[tuple[Axes, Axes]] = set()
+    for pair in analysis.mixed:
+        kept, mixed = (tuple(analysis.terms.resolve(term) for term in axes) for axes in pair)
+        if (kept, mixed) in seen:
+            continue
+        seen.add((kept, mixed))
+        along = frozenset[Atom]().union(*(b for dim in _paths(mixed, slots) for b in dim))
+        for block in (b for dim in _paths(kept, slots) for b in dim):
+            found.update((child, parent) for child in block for parent in along - block)
+    return found
+
+
+def _nearest(
+    analysis: Analysis, candidates: Mapping[Atom, set[Atom]], rank: Mapping[Atom, int]
+) -> dict[Atom, Atom]:
+    """Return for each child the innermost of its candidates.
+
+    Parents that move come before frozen ones; with equal claims, the outer one.
+    """
+
+    def claim(parent: Atom) -> tuple[bool, int, int]:
+        held = analysis.terms.reason(parent) is not None
+        return held, -len(candidates.get(parent, ())), rank[parent]
+
+    return {child: min(found, key=claim) for child, found in candidates.items() if found}

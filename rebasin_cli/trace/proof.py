@@ -1,0 +1,134 @@
+"""Proof by running: permute every group at once and compare what the model returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.permutation import Permutation, take_member
+from rebasin_cli.spec import BoundSpec, drawn
+from rebasin_cli.tensors import InMemory
+from rebasin_cli.trace.capture import Arguments, named_outputs
+from rebasin_cli.trace.recorder import primitive_kernels
+
+EXACT = 1e-9  # relative: above it, something in the model computes in float32
+ACCEPTED = 1e-4  # relative: wrong groups change outputs by 1e-3 to 1
+NOISE = 0.1  # of what is added to parameters that do not vary
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far outputs moved under random permutations, relative to their scale.
+
+    difference: the largest over all inputs and chosen outputs. refuted: groups that were dropped
+    or lost their parent because the outputs moved, with what was done.
+    """
+
+    difference: float
+    dtype: torch.dtype
+    examples: int
+    refuted: Mapping[str, str]
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= ACCEPTED
+
+
+class Trial:
+    """A real model whose parameters are random, ready to be permuted; the model is changed.
+
+    outputs: the names of those that must stay. Everything is seeded: two runs are equal.
+    """
+
+    def __init__(
+        self, model: nn.Module, calls: Sequence[Arguments], outputs: Sequence[str]
+    ) -> None:
+        self._model, self._calls, self._outputs = model, calls, outputs
+        self.dtype = next((p.dtype for p in model.parameters()), torch.float64)
+        randomise(model, torch.Generator().manual_seed(0))
+        self._state = {name: t.clone() for name, t in _tensors(model).items()}
+        self._before = [self._run(call) for call in calls]
+
+    def difference(self, bound: BoundSpec, permutations: Mapping[str, Permutation]) -> float:
+        """Return by how much the outputs move, relative to their scale; then undo everything."""
+        live, source = _tensors(self._model), InMemory(self._state)
+        touched: list[str] = []
+        for tensor in bound.tensors:
+            if tensor.groups & permutations.keys():
+                for position, name in enumerate(tensor.members):
+                    live[name].copy_(take_member(source, tensor, position, permutations))
+                    touched.append(name)
+        after = [self._run(call) for call in self._calls]
+        for name in touched:
+            live[name].copy_(self._state[name])
+        return max(map(_moved, self._before, after), default=math.inf)
+
+    def finite(self) -> bool:
+        """Return whether the outputs are numbers, and not all equal."""
+        rows = [value for run in self._before for value in run.values()]
+        return bool(rows) and all(bool(torch.isfinite(value).all()) for value in rows)
+
+    def _run(self, call: Arguments) -> dict[str, Tensor]:
+        args, kwargs = call
+        torch.manual_seed(0)
+        with primitive_kernels():
+            found = named_outputs(self._model(*args, **kwargs))
+        return {name: found[name].clone() for name in self._outputs if name in found}
+
+
+def random_permutations(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
+    """Return a random permutation of every group of a spec."""
+    return drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+
+
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give all floating parameters and statistics values that hide no error.
+
+    Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
+    wrong permutation changes nothing. Noise is added to everything that hardly varies.
+    """
+    statistics = {
+        n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
+    }
+    for name, tensor in _tensors(model).items():
+        if not tensor.is_floating_point() or tensor.numel() < 2:
+            continue
+        movable = isinstance(tensor, nn.Parameter) or name in statistics
+        if movable:
+            _vary(tensor, generator, positive=name.endswith("running_var"))
+
+
+def _vary(tensor: Tensor, generator: torch.Generator, *, positive: bool) -> None:
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
+    if tensor.dim() > 1 and float(tensor.std()) > NOISE / 10:
+        return
+    tensor.add_(noise.abs() if positive else noise, alpha=NOISE)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by state-dict name; writing to them changes the model."""
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        return {n: t for n, t in state.items() if isinstance(t, Tensor)}
+
+
+def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    return max((_relative(before[name], after[name]) for name in before), default=math.inf)
+
+
+def _relative(before: Tensor, after: Tensor) -> float:
+    if before.shape != after.shape:
+        return math.inf
+    if not before.is_floating_point():
+        return 0.0 if torch.equal(before, after) else math.inf
+    scale = (
+        before[before.isfinite()].abs().max() if before.isfinite().any() else before.new_ones(())
+    )
+    gap = (before - after).abs().nan_to_num(nan=math.inf)
+    same = (before == after) | (before.isnan() & after.isnan())
+    gap = torch.where(same, torch.zeros_like(gap), gap)
+    return float(gap.max() / scale.clamp_min(1e-30)) if gap.numel() else 0.0

@@ -1,0 +1,120 @@
+"""What a model does, as a list of operator calls on numbered values; no tensor is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor that was seen during the run.
+
+    root: the value whose storage it shares, itself if it is not a view.
+    source: "parameter NAME", "buffer NAME", "input" or "constant"; empty for a result.
+    data: the numbers of a constant, where they are known.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    source: str = ""
+    data: Tensor | None = field(default=None, repr=False)
+    base: Value | None = field(default=None, repr=False)
+
+    @property
+    def root(self) -> Value:
+        return self if self.base is None else self.base.root
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operator call; tensors among its arguments and results are `Value`s.
+
+    name: the operator without overload, namespace kept unless it is aten (`addmm`).
+    written: the values that the operator writes into.
+    """
+
+    index: int
+    name: str
+    op: Any = field(repr=False)
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    results: tuple[Value | None, ...]
+    written: tuple[Value, ...] = ()
+
+    def arg(self, name: str) -> Any:
+        """Return an argument by the name it has in the operator's schema, or its default."""
+        for position, argument in enumerate(self.op._schema.arguments):
+            if argument.name == name:
+                if position < len(self.args):
+                    return self.args[position]
+                return self.kwargs.get(name, argument.default_value)
+        raise KeyError(name)
+
+    def has(self, name: str) -> bool:
+        """Return whether the operator has an argument of this name."""
+        return any(argument.name == name for argument in self.op._schema.arguments)
+
+    @property
+    def operands(self) -> tuple[Value, ...]:
+        """The tensors among the arguments, lists of them opened."""
+        return tuple(values_in((self.args, self.kwargs)))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run of a model: its calls in order, its parameters and buffers, its outputs.
+
+    tensors: state-dict name -> value; tied names share one value.
+    outputs: by name as the model returned them, or by position. chosen: those that a user of the
+    model looks at, not what it returns for a later call or for inspection.
+    """
+
+    calls: tuple[Call, ...]
+    tensors: Mapping[str, Value]
+    outputs: Mapping[str, Value]
+    chosen: tuple[str, ...] = ()
+
+
+def values_in(tree: object) -> Iterator[Value]:
+    """Yield the values in nested tuples, lists and mappings."""
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
+            yield from values_in(item)
+    elif isinstance(tree, tuple | list):
+        for item in tree:
+            yield from values_in(item)
+
+
+def mapped(tree: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Return nested tuples, lists and mappings with everything of one type replaced."""
+    if isinstance(tree, kind):
+        return change(tree)
+    if isinstance(tree, Mapping):
+        return {key: mapped(item, kind, change) for key, item in tree.items()}
+    if isinstance(tree, tuple | list):
+        items = [mapped(item, kind, change) for item in tree]
+        return items if isinstance(tree, list) else tuple(items)
+    return tree
+
+
+def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
+    """Return the calls on which some outputs depend, in order.
+
+    A storage counts as a whole: a write to any part of it is kept if any part is read later.
+    """
+    wanted = {output.root for output in outputs}
+    kept = []
+    for call in reversed(record.calls):
+        touched = [*call.results, *call.written]
+        if any(value is not None and value.root in wanted for value in touched):
+            wanted.update(operand.root for operand in call.operands)
+            kept.append(call)
+    return kept[::-1]

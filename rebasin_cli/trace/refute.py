@@ -1,0 +1,90 @@
+"""Find the groups that break the function, and take them out of a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec.model import (
+    AxisExpr,
+    Entry,
+    Fixed,
+    Named,
+    Product,
+    Split,
+    Sum,
+    concatenation,
+    product,
+)
+
+Breaks = Callable[[Mapping[str, Permutation]], bool]
+
+
+def culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
+    """Return the groups whose permutations break the function, found by halving.
+
+    Groups that only break it together are all returned.
+    """
+    names = list(permutations)
+    if not breaks(permutations):
+        return []
+    if len(names) == 1:
+        return names
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    found = [
+        name
+        for half in halves
+        for name in culprits({name: permutations[name] for name in half}, breaks)
+    ]
+    return found or names
+
+
+def without_own(permutation: Permutation) -> Permutation:
+    """Return a child's permutation that is the same for every index of its parents."""
+    row = permutation.index.reshape(-1, permutation.index.shape[-1])[0]
+    return replace(permutation, index=row.expand_as(permutation.index).clone())
+
+
+def dropped(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
+    """Return the spec with some groups fixed; as parents of others they stay, fixed."""
+    gone = set(names)
+    parents = {group.per for group in spec.groups.values() if group.per}
+    held = gone & {parent for parent in parents if parent is not None}
+    sizes = {name: bound.groups[name].size for name in gone - held}
+    groups = {
+        name: replace(declared, fixed=True) if name in held else declared
+        for name, declared in spec.groups.items()
+        if name not in sizes
+    }
+    tensors = {name: _entry(entry, sizes) for name, entry in spec.tensors.items()}
+    return replace(spec, tensors=tensors, groups=groups)
+
+
+def orphaned(spec: Spec, names: Iterable[str]) -> Spec:
+    """Return the spec in which some groups have one permutation for all indices of a parent."""
+    groups = dict(spec.groups)
+    for name in names:
+        groups[name] = replace(groups[name], per=None)
+    return replace(spec, groups=groups)
+
+
+def _entry(entry: Entry, sizes: Mapping[str, int]) -> Entry:
+    if isinstance(entry, Split):
+        return Split(entry.axis, tuple(_axes(part, sizes) for part in entry.parts))
+    return _axes(entry, sizes)
+
+
+def _axes(axes: Sequence[AxisExpr], sizes: Mapping[str, int]) -> tuple[AxisExpr, ...]:
+    return tuple(_fixed(axis, sizes) for axis in axes)
+
+
+def _fixed(tree: AxisExpr, sizes: Mapping[str, int]) -> AxisExpr:
+    if isinstance(tree, Named):
+        return Fixed(sizes[tree.name]) if tree.name in sizes else tree
+    if isinstance(tree, Product):
+        return product([_fixed(factor, sizes) for factor in tree.factors])
+    if isinstance(tree, Sum):
+        return concatenation([_fixed(segment, sizes) for segment in tree.segments])
+    return tree

@@ -1,0 +1,100 @@
+"""What each operator does to the axes of its arguments and results, in one table by name.
+
+A rule takes the analysis and a call and returns the axes of each result; on the way it unifies
+axes that move together, freezes those whose order matters, and says along which axes the
+operator mixes. Its twin is `tests/trace/test_rules.py`, which permutes real operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rebasin_cli.trace.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.rules import arithmetic, indexing, shapes, spatial
+from rebasin_cli.trace.terms import Term, extent
+
+RULES: dict[str, Rule] = {
+    **shapes.RULES,
+    **arithmetic.RULES,
+    **spatial.RULES,
+    **indexing.RULES,
+}
+
+
+def apply_rule(analysis: Analysis, call: Call) -> Sequence[Axes | None]:
+    """Return the axes of a call's results, by the rule of its operator."""
+    name = base_name(call)
+    rule = RULES.get(name)
+    if rule is None and torch.Tag.pointwise in call.op.tags:
+        rule = arithmetic.pointwise
+    if rule is None:
+        analysis.unknown.add(call.name)
+        rule = indexing.freezing
+    made = rule(analysis, call)
+    _pass_domains(analysis, call, name)
+    _pass_stems(analysis, call, name)
+    return made
+
+
+def base_name(call: Call) -> str:
+    """Return an operator's name without the underscore of its in-place form."""
+    name = call.name
+    in_place = name.endswith("_") and not name.endswith("__")
+    return name[:-1] if in_place and name not in RULES else name
+
+
+COPIES = frozenset({"clone", "_to_copy", "index", "index_select", "_unsafe_view", "mul"})
+
+
+def _pass_stems(analysis: Analysis, call: Call, name: str) -> None:
+    """Remember of which parameter a value is a copy, or some rows."""
+    if name not in COPIES or not isinstance(call.args[0], Value) or call.results[0] is None:
+        return
+    root = call.args[0].root
+    stem = analysis.stems.get(root, root)
+    if stem.source.startswith("parameter"):
+        analysis.stems[call.results[0]] = stem
+
+
+def _pass_domains(analysis: Analysis, call: Call, name: str) -> None:
+    """Hand on what index tensors name, or freeze it where the numbers are computed with."""
+    domains = {v: d for v in call.operands if (d := analysis.domain(v)) is not None}
+    if not domains:
+        return
+    if name in indexing.KEEP_DOMAINS | indexing.JOIN_DOMAINS:
+        _hand_on(analysis, call, list(domains.values()), len(domains) < len(call.operands))
+        return
+    if name in indexing.LOOK_UP:
+        _looked_up(analysis, call, domains)
+        return
+    analysis.freeze(domains.values(), f"its indices are numbers for {call.name}")
+
+
+def _hand_on(analysis: Analysis, call: Call, domains: list[Term], partly: bool) -> None:
+    first, *rest = domains
+    for other in rest:
+        if extent(other) == extent(first):
+            analysis.terms.unify(first, other)
+        else:
+            analysis.freeze([first, other], "indices of two axes in one tensor")
+    if partly:
+        analysis.freeze(domains, "indices and other numbers in one tensor")
+    for value in call.results:
+        if value is not None:
+            analysis.domains[value] = first
+
+
+def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, Term]) -> None:
+    """The first argument may itself hold indices; the indices that look into it are handled."""
+    held = domains.get(call.args[0])
+    if held is None:
+        return
+    if base_name(call) in {"index", "index_select", "gather"}:
+        for value in call.results:
+            if value is not None:
+                analysis.domains[value] = held
+        return
+    analysis.freeze([held], "indices that are written into")

@@ -1,0 +1,335 @@
+"""Rules of operators that only rearrange axes: views, slices, concatenations, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from rebasin_cli.trace.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.rules.views import regroup
+from rebasin_cli.trace.terms import ONE, Atom, Dependent, Sum, Term, add, extent, multiply
+
+
+def identity(analysis: Analysis, call: Call) -> list[Axes]:
+    return [analysis.of(call.args[0])]
+
+
+def view(analysis: Analysis, call: Call) -> list[Axes]:
+    result = _result(call)
+    return [regroup(analysis, call, analysis.of(call.args[0]), result.shape)]
+
+
+def unsqueeze(analysis: Analysis, call: Call) -> list[Axes]:
+    axes = list(analysis.of(call.args[0]))
+    axes.insert(call.arg("dim") % (len(axes) + 1), ONE)
+    return [tuple(axes)]
+
+
+def squeeze(analysis: Analysis, call: Call) -> list[Axes]:
+    axes = analysis.of(call.args[0])
+    dims = call.arg("dim") if call.has("dim") else range(len(axes))
+    gone = {dim % len(axes) for dim in ([dims] if isinstance(dims, int) else dims)} if axes else ()
+    shape = call.args[0].shape
+    return [tuple(t for dim, t in enumerate(axes) if dim not in gone or shape[dim] != 1)]
+
+
+def permute(analysis: Analysis, call: Call) -> list[Axes]:
+    axes = analysis.of(call.args[0])
+    return [tuple(axes[dim] for dim in call.arg("dims"))]
+
+
+def transpose(analysis: Analysis, call: Call) -> list[Axes]:
+    axes = list(analysis.of(call.args[0]))
+    if len(axes) > 1:
+        one, two = (call.arg("dim0"), call.arg("dim1")) if call.has("dim0") else (0, 1)
+        axes[one], axes[two] = axes[two], axes[one]
+    return [tuple(axes)]
+
+
+def expand(analysis: Analysis, call: Call) -> list[Axes]:
+    """An axis of size 1 that is repeated says nothing about the order of its copies."""
+    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    padded = (ONE,) * (len(shape) - len(axes)) + axes
+    return [
+        tuple(
+            term if extent(term) == size else analysis.terms.atom(size)
+            for term, size in zip(padded, shape, strict=True)
+        )
+    ]
+
+
+def repeat(analysis: Analysis, call: Call) -> list[Axes]:
+    axes, times = analysis.of(call.args[0]), call.arg("repeats")
+    padded = (ONE,) * (len(times) - len(axes)) + axes
+    return [
+        tuple(
+            term
+            if count == 1
+            else multiply([analysis.terms.atom(count), analysis.terms.collapse(term)])
+            for count, term in zip(times, padded, strict=True)
+        )
+    ]
+
+
+def select(analysis: Analysis, call: Call) -> list[Axes]:
+    axes, dim = analysis.of(call.args[0]), call.arg("dim")
+    position = call.arg("index") % call.args[0].shape[dim]
+    dim %= len(axes)
+    taken = narrowed(analysis, axes, dim, position, position + 1)
+    return [taken[:dim] + taken[dim + 1 :]]
+
+
+def slice_(analysis: Analysis, call: Call) -> list[Axes]:
+    value: Value = call.args[0]
+    axes, dim = analysis.of(value), call.arg("dim") % len(value.shape)
+    start, stop, _ = slice(call.arg("start"), call.arg("end")).indices(value.shape[dim])
+    return [strided(analysis, call, axes, dim, range(start, max(start, stop), call.arg("step")))]
+
+
+def strided(analysis: Analysis, call: Call, axes: Axes, dim: int, taken: range) -> Axes:
+    """Return the axes of a slice; every k-th unit is a slice of the inner factor k."""
+    size = extent(axes[dim])
+    if taken.step == 1:
+        return narrowed(analysis, axes, dim, taken.start, taken.stop)
+    if size % taken.step or len(taken) * taken.step != size:
+        return _lost(analysis, axes, dim, len(taken), f"every {taken.step}th of {size}")
+    outer, inner = analysis.terms.split(axes[dim], size // taken.step)
+    if taken.start:
+        analysis.terms.cut(inner, [taken.start % taken.step])
+    else:
+        analysis.terms.cut(inner, [1])
+    return (*axes[:dim], outer, *axes[dim + 1 :])
+
+
+def _lost(analysis: Analysis, axes: Axes, dim: int, size: int, text: str) -> Axes:
+    """Return the axes with one frozen and replaced by a frozen one of another size."""
+    soft = not analysis.terms.is_frozen(axes[dim])
+    analysis.freeze([axes[dim]], text, soft=True)
+    return axes[:dim] + analysis.frozen([size], text, soft=soft) + axes[dim + 1 :]
+
+
+def narrowed(analysis: Analysis, axes: Axes, dim: int, start: int, stop: int) -> Axes:
+    """Return the axes after keeping the units from start to stop of one of them."""
+    term, size = axes[dim], extent(axes[dim])
+    if stop - start == size:
+        return axes
+    if stop == start:
+        return axes[:dim] + analysis.frozen([0], "empty") + axes[dim + 1 :]
+    if isinstance(term, Atom) and any(_hangs_on(other, term) for other in axes):
+        return _narrowed_index(analysis, axes, dim, start, stop)
+    if analysis.terms.is_frozen(term) and stop - start > 1:
+        return (
+            axes[:dim] + analysis.frozen([stop - start], "part of a fixed axis") + axes[dim + 1 :]
+        )
+    offsets = [offset for offset in (start, stop) if 0 < offset < size]
+    pieces = analysis.terms.cut(term, offsets)
+    return (*axes[:dim], pieces[1 if start else 0], *axes[dim + 1 :])
+
+
+def _hangs_on(term: Term, index: Atom) -> bool:
+    return isinstance(term, Dependent) and term.index is index
+
+
+def _narrowed_index(analysis: Analysis, axes: Axes, dim: int, start: int, stop: int) -> Axes:
+    """Keep part of an axis on which others depend: of those, only the cases in that part."""
+    index = axes[dim]
+    assert isinstance(index, Atom)
+    dependents = [term for term in axes if _hangs_on(term, index)]
+    assert isinstance(dependents[0], Dependent)
+    inside = [offset for offset in (start, stop) if 0 < offset < index.size]
+    analysis.terms.cut(index, inside)
+    kept: dict[int, Term] = {}
+    at = 0
+    for case, segment in enumerate(dependents[0].segments):
+        low, high = max(start - at, 0), min(stop - at, extent(segment))
+        if low < high:
+            kept[case] = narrowed(analysis, (segment,), 0, low, high)[0]
+        at += extent(segment)
+    segments = tuple(kept.values())
+    if len(segments) == 1:
+        part, new = segments[0], None
+    else:
+        part = new = Atom(stop - start)
+        analysis.terms.inherit(new, index, start)
+        analysis.terms.unify(new, Sum(segments))
+    result = list(axes)
+    for place, term in enumerate(axes):
+        if isinstance(term, Dependent) and term.index is index:
+            cases = tuple(term.cases[case] for case in kept)
+            result[place] = Dependent(new, segments, cases) if new is not None else cases[0]
+    result[dim] = part
+    return tuple(result)
+
+
+def split(analysis: Analysis, call: Call) -> list[Axes]:
+    """Any operator that cuts an axis into the pieces which its results are."""
+    value: Value = call.args[0]
+    axes, dim = analysis.of(value), call.arg("dim") % len(value.shape)
+    pieces, start = [], 0
+    for result in call.results:
+        assert result is not None
+        stop = start + result.shape[dim]
+        pieces.append(narrowed(analysis, axes, dim, start, stop))
+        start = stop
+    return pieces
+
+
+def unbind(analysis: Analysis, call: Call) -> list[Axes]:
+    value: Value = call.args[0]
+    axes, dim = analysis.of(value), call.arg("dim") % len(value.shape)
+    taken = [narrowed(analysis, axes, dim, k, k + 1) for k in range(value.shape[dim])]
+    return [piece[:dim] + piece[dim + 1 :] for piece in taken]
+
+
+def cat(analysis: Analysis, call: Call) -> list[Axes]:
+    values = [value for value in call.args[0] if prod(value.shape) or len(value.shape) > 1]
+    dim = call.arg("dim") % len(values[0].shape)
+    return [joined(analysis, [analysis.of(value) for value in values], dim)]
+
+
+def stack(analysis: Analysis, call: Call) -> list[Axes]:
+    rows = [analysis.of(value) for value in call.args[0]]
+    dim = call.arg("dim") % (len(rows[0]) + 1)
+    return [joined(analysis, [(*row[:dim], ONE, *row[dim:]) for row in rows], dim)]
+
+
+def joined(analysis: Analysis, rows: Sequence[Axes], dim: int) -> Axes:
+    """Return the axes of a concatenation.
+
+    Slices of size 1 may mean different things along their other axes; larger pieces may not.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    pieces = [analysis.terms.collapse(row[dim]) for row in rows]
+    if all(piece == ONE for piece in pieces):
+        return _stacked(analysis, rows, dim)
+    for row in rows[1:]:
+        for place, (one, two) in enumerate(zip(rows[0], row, strict=True)):
+            if place != dim:
+                analysis.terms.unify(one, two)
+    return (*rows[0][:dim], add(pieces), *rows[0][dim + 1 :])
+
+
+def _stacked(analysis: Analysis, rows: Sequence[Axes], dim: int) -> Axes:
+    index = Atom(len(rows))
+    segments = (ONE,) * len(rows)
+    analysis.terms.unify(index, Sum(segments))
+    axes: list[Term] = []
+    for terms in zip(*rows, strict=True):
+        plain = [analysis.terms.collapse(term) for term in terms]
+        same = len({analysis.terms.resolve(term) for term in plain}) == 1
+        axes.append(plain[0] if same else Dependent(index, segments, tuple(plain)))
+    axes[dim] = index
+    return tuple(axes)
+
+
+def pad(analysis: Analysis, call: Call) -> list[Axes]:
+    """Constant padding puts fixed segments around an axis; negative padding cuts it."""
+    axes, widths = analysis.of(call.args[0]), call.arg("pad")
+    for pair in range(len(widths) // 2):
+        before, after = widths[2 * pair : 2 * pair + 2]
+        axes = _padded(analysis, axes, len(axes) - 1 - pair, before, after)
+    return [axes]
+
+
+def _padded(analysis: Analysis, axes: Axes, dim: int, before: int, after: int) -> Axes:
+    size = extent(axes[dim])
+    axes = narrowed(analysis, axes, dim, max(-before, 0), size - max(-after, 0))
+    if before <= 0 and after <= 0:
+        return axes
+    inner = analysis.terms.collapse(axes[dim])
+    outside = [analysis.frozen([max(width, 0)], "padding") for width in (before, after)]
+    row = [*(outside[0] if before > 0 else ()), inner, *(outside[1] if after > 0 else ())]
+    return (*axes[:dim], add(row), *axes[dim + 1 :])
+
+
+def reordered(analysis: Analysis, call: Call) -> list[Axes]:
+    """Flip and roll: the order of units matters, and the result has another one."""
+    axes = analysis.of(call.args[0])
+    chosen = [dim % len(axes) for dim in call.arg("dims")] or range(len(axes))
+    analysis.freeze([axes[dim] for dim in chosen], "units change places")
+    moved = analysis.frozen([extent(axes[dim]) for dim in chosen], "units change places")
+    places = dict(zip(chosen, moved, strict=True))
+    return [tuple(places.get(dim, term) for dim, term in enumerate(axes))]
+
+
+def triangle(analysis: Analysis, call: Call) -> list[Axes]:
+    axes = analysis.of(call.args[0])
+    analysis.freeze(axes[-2:], "triangle of a matrix")
+    return [axes]
+
+
+def glu(analysis: Analysis, call: Call) -> list[Axes]:
+    axes, dim = analysis.of(call.args[0]), call.arg("dim")
+    dim %= len(axes)
+    half = extent(axes[dim]) // 2
+    one = narrowed(analysis, axes, dim, 0, half)
+    two = narrowed(analysis, axes, dim, half, 2 * half)
+    analysis.terms.unify_all(one, two)
+    return [one]
+
+
+def windows(analysis: Analysis, call: Call) -> list[Axes]:
+    """`Tensor.unfold`: windows along one axis, as a new last axis."""
+    axes, dim = analysis.of(call.args[0]), call.arg("dimension")
+    dim %= len(axes)
+    analysis.freeze([axes[dim]], "windows")
+    shape = _result(call).shape
+    count, width = analysis.frozen([shape[dim], shape[-1]], "windows")
+    return [(*axes[:dim], count, *axes[dim + 1 :], width)]
+
+
+def to_complex(analysis: Analysis, call: Call) -> list[Axes]:
+    axes = analysis.of(call.args[0])
+    analysis.freeze(axes[-1:], "real and imaginary part")
+    return [axes[:-1]]
+
+
+def to_real(analysis: Analysis, call: Call) -> list[Axes]:
+    return [(*analysis.of(call.args[0]), *analysis.frozen([2], "real and imaginary part"))]
+
+
+def same_shape(analysis: Analysis, call: Call) -> list[Axes | None]:
+    """`as_strided` to the same shape only changes the layout in memory."""
+    axes = analysis.of(call.args[0])
+    result = _result(call)
+    if result.shape == call.args[0].shape:
+        return [axes]
+    analysis.freeze(axes, "as_strided", soft=True)
+    return [analysis.frozen(result.shape, "as_strided", soft=True)]
+
+
+def _result(call: Call) -> Value:
+    value = call.results[0]
+    assert value is not None
+    return value
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("clone", "detach", "alias", "_to_copy", "lift_fresh", "lift", "contiguous", "positive"),
+        identity,
+    ),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"), view),
+    "unsqueeze": unsqueeze,
+    "squeeze": squeeze,
+    "permute": permute,
+    **dict.fromkeys(("transpose", "t", "numpy_T"), transpose),
+    "expand": expand,
+    "repeat": repeat,
+    "select": select,
+    "slice": slice_,
+    **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), split),
+    "unbind": unbind,
+    "cat": cat,
+    "stack": stack,
+    "constant_pad_nd": pad,
+    **dict.fromkeys(("flip", "roll"), reordered),
+    **dict.fromkeys(("tril", "triu"), triangle),
+    "glu": glu,
+    "unfold": windows,
+    "view_as_complex": to_complex,
+    "view_as_real": to_real,
+    "as_strided": same_shape,
+}

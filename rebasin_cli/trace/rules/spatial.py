@@ -1,0 +1,167 @@
+"""Rules of operators on images and signals: the order of places matters, that of channels not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rebasin_cli.trace.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.rules.views import regroup
+from rebasin_cli.trace.terms import Term, extent, multiply
+
+CHANNELS = 2  # batch and channel come first
+
+
+def convolution(analysis: Analysis, call: Call) -> list[Axes]:
+    """out[n, g * o] = sum over i and the kernel of x[n, g * i] * w[g * o, i, ...].
+
+    Transposed, the weight is [g * i, o, ...].
+    """
+    axes, weight = analysis.of(call.args[0]), analysis.of(call.args[1])
+    groups = call.arg("groups")
+    group, inner = analysis.terms.split(axes[1], groups)
+    first_group, first = analysis.terms.split(weight[0], groups)
+    analysis.terms.unify(group, first_group)
+    into, out = (first, weight[1]) if call.arg("transposed") else (weight[1], first)
+    analysis.terms.unify(inner, into)
+    analysis.read(call.args[1], into)
+    analysis.freeze(weight[2:], "convolution kernel")
+    analysis.mix((axes[0], group, inner, *axes[2:]), range(2, len(axes) + 1))
+    analysis.mix((group, into, out), [1])
+    result = multiply([group, analysis.terms.collapse(out)]) if groups > 1 else out
+    if not call.arg("transposed"):
+        result = weight[0]
+    if call.arg("bias") is not None:
+        analysis.terms.unify(result, analysis.of(call.arg("bias"))[0])
+    return [(axes[0], result, *_places(analysis, call, axes))]
+
+
+def _places(analysis: Analysis, call: Call, axes: Axes) -> Sequence[Term]:
+    """Return the spatial axes of a convolution; one that looks at single places keeps them."""
+    shape = _result(call).shape
+    pointlike = all(size == 1 for size in call.args[1].shape[2:])
+    if pointlike and set(call.arg("stride")) == {1} and not any(call.arg("padding")):
+        return axes[2:]
+    analysis.freeze(axes[2:], "places of a convolution")
+    return analysis.frozen(shape[2:], "places of a convolution")
+
+
+def places(analysis: Analysis, call: Call) -> list[Axes]:
+    """Pooling, resizing, padding: the trailing axes are places, the leading ones stay."""
+    axes = analysis.of(call.args[0])
+    spatial = _SPATIAL[call.name]
+    analysis.freeze(axes[-spatial:], "places")
+    made = [result.shape if result is not None else () for result in call.results]
+    return [(*axes[:-spatial], *analysis.frozen(shape[-spatial:], "places")) for shape in made]
+
+
+def sample(analysis: Analysis, call: Call) -> list[Axes]:
+    """`grid_sample`: reads places that another tensor names."""
+    axes, grid = analysis.of(call.args[0]), analysis.of(call.args[1])
+    analysis.freeze(axes[2:], "places")
+    analysis.freeze(grid[-1:], "coordinates")
+    analysis.terms.unify(axes[0], grid[0])
+    return [(*axes[:2], *grid[1:-1])]
+
+
+def patches(analysis: Analysis, call: Call) -> list[Axes]:
+    """im2col: (n, c, h, w) -> (n, c * kernel places, windows)."""
+    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    analysis.freeze(axes[-2:], "places")
+    kernel = analysis.frozen([shape[-2] // extent(axes[-3])], "places")
+    count = analysis.frozen([shape[-1]], "places")
+    return [(*axes[:-3], multiply([analysis.terms.collapse(axes[-3]), *kernel]), *count)]
+
+
+def unpatched(analysis: Analysis, call: Call) -> list[Axes]:
+    """col2im: (n, c * kernel places, windows) -> (n, c, h, w)."""
+    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    channels, kernel = analysis.terms.split(axes[-2], shape[-3])
+    analysis.freeze([kernel, axes[-1]], "places")
+    return [(*axes[:-2], channels, *analysis.frozen(shape[-2:], "places"))]
+
+
+def pixel_shuffle(analysis: Analysis, call: Call) -> list[Axes]:
+    """(..., c * r * r, h, w) -> (..., c, h * r, w * r)."""
+    factor = call.arg("upscale_factor")
+    *lead, channels, height, width = call.args[0].shape
+    split = (*lead, channels // factor**2, factor, factor, height, width)
+    axes = regroup(analysis, call, analysis.of(call.args[0]), split)
+    n = len(lead)
+    order = [*range(n), n, n + 3, n + 1, n + 4, n + 2]
+    return [regroup(analysis, call, tuple(axes[dim] for dim in order), _result(call).shape)]
+
+
+def pixel_unshuffle(analysis: Analysis, call: Call) -> list[Axes]:
+    """(..., c, h * r, w * r) -> (..., c * r * r, h, w)."""
+    factor = call.arg("downscale_factor")
+    *lead, channels, height, width = call.args[0].shape
+    split = (*lead, channels, height // factor, factor, width // factor, factor)
+    axes = regroup(analysis, call, analysis.of(call.args[0]), split)
+    n = len(lead)
+    order = [*range(n), n, n + 2, n + 4, n + 1, n + 3]
+    return [regroup(analysis, call, tuple(axes[dim] for dim in order), _result(call).shape)]
+
+
+def channel_shuffle(analysis: Analysis, call: Call) -> list[Axes]:
+    groups = call.arg("groups")
+    batch, channels, *rest = call.args[0].shape
+    split = (batch, groups, channels // groups, *rest)
+    axes = regroup(analysis, call, analysis.of(call.args[0]), split)
+    turned = (axes[0], axes[2], axes[1], *axes[3:])
+    return [regroup(analysis, call, turned, call.args[0].shape)]
+
+
+def regions(analysis: Analysis, call: Call) -> list[Axes]:
+    """`roi_align`, `roi_pool`: channels of places that boxes name."""
+    axes, boxes = analysis.of(call.args[0]), analysis.of(call.args[1])
+    analysis.freeze((axes[0], *axes[2:], *boxes), "places")
+    shape = _result(call).shape
+    count, high, wide = analysis.frozen([shape[0], *shape[2:]], "places")
+    made: list[Axes] = [(count, axes[1], high, wide)]
+    return made * len(call.results)
+
+
+def _result(call: Call) -> Value:
+    value = call.results[0]
+    assert value is not None
+    return value
+
+
+_SPATIAL: dict[str, int] = {
+    f"{name}{rank}d{ending}": rank
+    for rank in (1, 2, 3)
+    for name, endings in {
+        "avg_pool": ("",),
+        "max_pool": ("", "_with_indices"),
+        "fractional_max_pool": ("",),
+        "_adaptive_avg_pool": ("",),
+        "adaptive_avg_pool": ("",),
+        "adaptive_max_pool": ("",),
+        "max_unpool": ("",),
+        "upsample_nearest": ("",),
+        "_upsample_nearest_exact": ("",),
+        "reflection_pad": ("",),
+        "replication_pad": ("",),
+    }.items()
+    for ending in endings
+} | {
+    "upsample_linear1d": 1,
+    "upsample_bilinear2d": 2,
+    "_upsample_bilinear2d_aa": 2,
+    "upsample_bicubic2d": 2,
+    "_upsample_bicubic2d_aa": 2,
+    "upsample_trilinear3d": 3,
+}
+
+RULES: dict[str, Rule] = {
+    "convolution": convolution,
+    **dict.fromkeys(_SPATIAL, places),
+    **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), sample),
+    "im2col": patches,
+    "col2im": unpatched,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
+    **dict.fromkeys(("torchvision::roi_align", "torchvision::roi_pool"), regions),
+}

@@ -1,0 +1,120 @@
+"""What an axis is made of while a model is traced: atoms, products, sums and dependent axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+
+@dataclass(frozen=True, eq=False)
+class Atom:
+    """A set of `size` units that move together; equal only to itself.
+
+    What an atom turns out to be (another atom, a product, a sum, frozen) is kept by `Bindings`.
+    """
+
+    size: int
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Nested factors in row-major order; the empty product is an axis of size 1."""
+
+    factors: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Segments that are concatenated along the axis."""
+
+    segments: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """An axis that means something else in each segment of another axis of the same tensor.
+
+    index: the atom that stands for the other axis. segments: what that is made of, one a case.
+    Only a whole axis is dependent: it never stands inside a product or a sum.
+    """
+
+    index: Atom
+    segments: tuple[Term, ...]
+    cases: tuple[Term, ...]
+
+
+Term = Atom | Product | Sum | Dependent
+
+ONE = Product(())
+
+
+def extent(term: Term) -> int:
+    """Return the size of an axis."""
+    if isinstance(term, Atom):
+        return term.size
+    if isinstance(term, Dependent):
+        return extent(term.cases[0])
+    if isinstance(term, Product):
+        return prod(extent(factor) for factor in term.factors)
+    return sum(extent(segment) for segment in term.segments)
+
+
+def multiply(factors: Sequence[Term]) -> Term:
+    """Return the product of terms; products inside it are flattened."""
+    flat = [g for f in factors for g in (f.factors if isinstance(f, Product) else (f,))]
+    return flat[0] if len(flat) == 1 else Product(tuple(flat))
+
+
+def add(segments: Sequence[Term]) -> Term:
+    """Return the concatenation of one or more terms; sums inside it are flattened."""
+    flat = [t for s in segments for t in (s.segments if isinstance(s, Sum) else (s,))]
+    return flat[0] if len(flat) == 1 else Sum(tuple(flat))
+
+
+def atoms(term: Term) -> Iterator[Atom]:
+    """Yield the atoms of a term from left to right, repeated ones included."""
+    if isinstance(term, Atom):
+        yield term
+        return
+    for part in parts(term):
+        yield from atoms(part)
+
+
+def parts(term: Term) -> tuple[Term, ...]:
+    """Return the factors, segments or cases of a term; of an atom, none."""
+    if isinstance(term, Product):
+        return term.factors
+    if isinstance(term, Sum):
+        return term.segments
+    return term.cases if isinstance(term, Dependent) else ()
+
+
+def paths(term: Term) -> Iterator[frozenset[Atom]]:
+    """Yield, for each block that an axis is cut into by its sums, the atoms that meet there."""
+    if isinstance(term, Atom):
+        yield frozenset((term,))
+    elif isinstance(term, Product):
+        yield from _crossed(term.factors)
+    else:
+        for part in parts(term):
+            yield from paths(part)
+
+
+def _crossed(factors: Sequence[Term]) -> Iterator[frozenset[Atom]]:
+    if not factors:
+        yield frozenset()
+        return
+    for first in paths(factors[0]):
+        for rest in _crossed(factors[1:]):
+            yield first | rest
+
+
+def boundaries(segments: Sequence[Term]) -> list[int]:
+    """Return where one segment ends and the next begins, without 0 and the end."""
+    ends, total = [], 0
+    for segment in segments[:-1]:
+        total += extent(segment)
+        ends.append(total)
+    return ends

@@ -1,0 +1,169 @@
+"""Trace a model: record it, derive its spec, and prove that by running the model permuted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.models import Subject
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import BoundSpec, Spec, bind
+from rebasin_cli.spec.compress import compress
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.trace.capture import Arguments, record
+from rebasin_cli.trace.derive import FixedAxis
+from rebasin_cli.trace.proof import ACCEPTED, Proof, Trial, random_permutations
+from rebasin_cli.trace.record import Record, mapped
+from rebasin_cli.trace.refute import culprits, dropped, orphaned, without_own
+from rebasin_cli.trace.symmetry import Choices, Symmetry, symmetry
+
+REAL = 1 << 27  # parameters: models up to this size are run for real
+ROUNDS = 4  # of refutation
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The symmetry of a model, and how well it is founded.
+
+    spec: with templates where layers repeat. explicit: one entry for each tensor. infos: of all
+    tensors in the state dict. ties: alias -> the name of the same tensor.
+    fixed: what does not move, with reasons. unused: parameters that no output depends on.
+    proof: None if the model was not run.
+    """
+
+    spec: Spec
+    explicit: Spec
+    bound: BoundSpec
+    infos: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    fixed: tuple[FixedAxis, ...]
+    unused: tuple[str, ...]
+    outputs: tuple[str, ...]
+    unknown: tuple[str, ...]
+    proof: Proof | None
+
+    @property
+    def share(self) -> float:
+        """The share of floating elements that some group moves."""
+        every = sum(
+            info.numel
+            for name, info in self.infos.items()
+            if info.floating and info.numel > 1 and name not in self.ties
+        )
+        moved = sum(
+            block.numel for t in self.bound.tensors for block in t.blocks if any(block.groups)
+        )
+        return moved / every if every else 0.0
+
+
+def trace(subject: Subject, choices: Choices = Choices()) -> Trace:  # noqa: B008 frozen
+    """Return the symmetry of a model, proved on it.
+
+    Up to `REAL` parameters the model is built and run for real. Raises what the model raises.
+    """
+    model = subject.build()
+    examples = [(example.args, example.kwargs) for example in subject.examples(model)]
+    with torch.no_grad():
+        found = record(model, examples[:1])
+        derived = symmetry(found, model, choices, _name(subject))
+        return _proved(_unproved(derived, found, model), model, examples)
+
+
+def _name(subject: Subject) -> str:
+    return subject.name.rpartition(":")[2].rpartition("/")[2] or subject.name
+
+
+def _unproved(found: Symmetry, record_: Record, model: nn.Module) -> Trace:
+    stored = model.state_dict()
+    infos = {
+        name: TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+        for name, tensor in stored.items()
+        if isinstance(tensor, Tensor)
+    }
+    ties = _ties(record_)
+    spec = found.derived.spec
+    return Trace(
+        spec=spec,
+        explicit=spec,
+        bound=bind(spec, infos, ties=ties),
+        infos=infos,
+        ties=ties,
+        fixed=found.derived.fixed,
+        unused=found.derived.unused,
+        outputs=found.outputs,
+        unknown=found.unknown,
+        proof=None,
+    )
+
+
+def _ties(found: Record) -> dict[str, str]:
+    first: dict[object, str] = {}
+    ties = {}
+    for name, value in found.tensors.items():
+        if value in first:
+            ties[name] = first[value]
+        else:
+            first[value] = name
+    return ties
+
+
+def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trace:
+    """Return the trace with its proof; groups that break the function are dropped before."""
+    trial = _trial(traced, model, examples)
+    refuted: dict[str, str] = {}
+    for _ in range(ROUNDS):
+        permutations = random_permutations(traced.bound, seed=1)
+        difference = trial.difference(traced.bound, permutations)
+        if difference <= ACCEPTED:
+            break
+        traced, more = _refuted(traced, permutations, trial)
+        refuted |= more
+    proof = Proof(difference, trial.dtype, len(examples), refuted)
+    return replace(
+        traced, proof=proof, spec=compress(traced.explicit, traced.infos, ties=traced.ties)
+    )
+
+
+def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trial:
+    """Return the model ready to be run in float64, or in float32 where that gives no numbers."""
+    for dtype in (torch.float64, torch.float32):
+        model.to(dtype)
+        try:
+            trial = Trial(model, [_cast(e, dtype) for e in examples], traced.outputs)
+        except RuntimeError:
+            if dtype == torch.float32:
+                raise
+            continue
+        if trial.finite():
+            break
+    return trial
+
+
+def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:
+    cast: Arguments = mapped(example, Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
+    return cast
+
+
+def _refuted(
+    traced: Trace, permutations: Mapping[str, Permutation], trial: Trial
+) -> tuple[Trace, dict[str, str]]:
+    """Drop the groups that break the function, or their parent if that is enough."""
+
+    def breaks(some: Mapping[str, Permutation]) -> bool:
+        return trial.difference(traced.bound, some) > ACCEPTED
+
+    bad = culprits(permutations, breaks)
+    lonely = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
+    gone = [name for name in bad if name not in lonely]
+    spec = dropped(orphaned(traced.explicit, lonely), traced.bound, gone)
+    notes = dict.fromkeys(gone, "fixed: permuting it changes the outputs")
+    notes |= dict.fromkeys(lonely, "one permutation for all indices of its parent")
+    bound = bind(spec, traced.infos, ties=traced.ties)
+    return replace(traced, explicit=spec, spec=spec, bound=bound), notes
+
+
+def _same(permutations: Mapping[str, Permutation], name: str) -> dict[str, Permutation]:
+    return {name: without_own(permutations[name])}

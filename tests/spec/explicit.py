@@ -1,0 +1,57 @@
+"""Explicit specs for tests: an entry for each tensor, as the tracer derives them."""
+
+from dataclasses import replace
+
+from rebasin_cli.spec.compress_forms import names_in
+from rebasin_cli.spec.declare import Sizes, declared_groups
+from rebasin_cli.spec.match import match_tensors, matching_names
+from rebasin_cli.spec.model import Fixed, Named, Product, Split, Sum
+from rebasin_cli.spec.names import Names
+from rebasin_cli.spec.problems import Problems
+from rebasin_cli.spec.resolve import resolve
+
+
+def explicit(spec, infos, sizes):
+    """Return a spec with an entry for each tensor and stack, and numbers for named sizes."""
+    names, problems = Names(infos), Problems("s.yaml", "")
+    matched = match_tensors(spec, infos, names, problems)
+    placements = resolve(spec, matched, names, problems)
+    tensors = {}
+    for placement, tensor in zip(placements, matched, strict=True):
+        parts = tuple(tuple(said(axis, sizes) for axis in part) for part in placement.parts)
+        entry = parts[0] if placement.split is None else Split(placement.split, parts)
+        before, after, _ = tensor.match.stack or ("", "", 0)
+        tensors[f"{before}[e]{after}" if placement.stacked else placement.members[0]] = entry
+    groups = dict.fromkeys(name for entry in tensors.values() for name in names_in(entry))
+    declared = declared_groups(spec, groups, problems)
+    known = Sizes(spec, sizes, {})
+    listed = {
+        key: tuple(sorted(matching_names(spec, key, getattr(spec, key), names, problems)))
+        for key in ("buffers", "transposed")
+    }
+    problems.stop()
+    return replace(
+        spec,
+        tensors=tensors,
+        groups={
+            name: replace(
+                spec.groups[declared[name].key],
+                size=declared[name].size and known.find(declared[name].size, None, problems),
+                per=declared[name].per,
+            )
+            for name in groups
+            if name in declared
+        },
+        sizes={},
+        **listed,
+    )
+
+
+def said(tree, sizes):
+    """Return an axis expression as it was written: `~` and numbers are names after `resolve`."""
+    if isinstance(tree, Named):
+        fixed = tree.name.startswith("~") or tree.name in sizes
+        return Fixed(sizes.get(tree.name)) if fixed else tree
+    if isinstance(tree, Product):
+        return Product(tuple(said(factor, sizes) for factor in tree.factors))
+    return Sum(tuple(said(s, sizes) for s in tree.segments)) if isinstance(tree, Sum) else tree
