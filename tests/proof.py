@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.permutation import Permutation, shuffled, take_member
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.permutation import Permutation, take_member
+from rebasin_cli.spec import BoundSpec, drawn
 from rebasin_cli.tensors import Block, BoundTensor, InMemory
 from tests.models import Inputs, outputs
 
@@ -30,12 +30,8 @@ def stored(model: nn.Module) -> dict[str, Tensor]:
 
 
 def draw(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
-    """Return a random permutation for every group of a spec."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: shuffled(group.shape, group.parents, generator)
-        for name, group in bound.groups.items()
-    }
+    """Return a random permutation for every group of a spec that is not fixed."""
+    return drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
 
 
 def permuted(
@@ -76,7 +72,7 @@ def corrupted(
         return change(before, after)
 
     for tensor in bound.tensors:
-        for name in sorted(tensor.groups):
+        for name in sorted(g for g in tensor.groups if not bound.groups[g].fixed):
             lost = {g for g, group in bound.groups.items() if name in (g, *group.parents)}
             yield f"{tensor.members[0]} without {name}", partial(effect, _without(tensor, lost))
 

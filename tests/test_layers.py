@@ -12,7 +12,7 @@ STOREYS = [  # lowest first; the units of one line do not know each other
     "errors progress",
     "tensors",
     "permutation",
-    "spec checkpoint",
+    "spec checkpoint models",
     "matching trace merging evaluate",
     "plan",
     "run report",

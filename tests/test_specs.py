@@ -41,7 +41,10 @@ BUNDLED = [
     ("vit_timm", "preln-vit", 1 + 3 * 4),  # stream, then head, qk, vo, hidden for each block
     ("vit_flat", "preln-vit", 1 + 3 * 4),
     ("char_gpt", "preln-gpt", 1 + 3 * 4),
-    ("llama", "llama", 1 + 2 * 4),  # stream, then kv, q, vo, hidden for each layer
+    ("llama", "llama", 1 + 2 * 5),  # stream, then kv, q, rope, vo, hidden for each layer
+    ("llama_biased", "llama", 1 + 2 * 5),
+    ("qwen2", "llama", 1 + 2 * 5),
+    ("qwen3", "llama", 1 + 2 * 5),
 ]
 
 CONSTRUCTS = {
@@ -107,6 +110,23 @@ groups:
   vo: {per: kv}
 """,
     ),
+    # Heads that differ in what no tensor holds, and must stay: only the dims inside them move.
+    "alibi": (
+        4,
+        """
+  inp.weight: [stream, ~]
+  {inp,dense}.bias: [stream]
+  qkv.weight: ["head * (qk + qk + vo)", stream]
+  qkv.bias: ["head * (qk + qk + vo)"]
+  dense.weight: [stream, "head * vo"]
+  out.weight: [~, stream]
+  out.bias: [~]
+groups:
+  head: {size: 4, fixed: true}
+  qk: {per: head}
+  vo: {per: head}
+""",
+    ),
     # Four gates in a row that one permutation moves alike; recurrent weights have it twice.
     "lstm": (
         2,
@@ -167,8 +187,17 @@ def test_permuting_every_group_leaves_the_outputs_alone(name: str) -> None:
     assert len(bound.groups) == count
     assert uncovered(bound, infos(InMemory(stored(model)))) == ()
     permutations = draw(bound, seed=2)
-    assert all(permutation.moved for permutation in permutations.values())
+    assert all(p.moved or bound.groups[name].fixed for name, p in permutations.items())
     assert difference(model, example.batch(), bound, permutations) < EXACT
+
+
+def test_heads_with_slopes_of_their_own_are_no_group_that_moves() -> None:
+    example = EXAMPLES["alibi"]
+    free = parse(f"rebasin: 1\ntensors:{CONSTRUCTS['alibi'][1]}".replace(", fixed: true", ""))
+    model = example.model(seed=1)
+    bound = bound_to(free, stored(model), {})
+    moved = {name: p for name, p in draw(bound, seed=2).items() if name == "head"}
+    assert difference(model, example.batch(), bound, moved) > BROKEN
 
 
 def unnoticed(name: str, limit: int) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.permutation import parent_axis
-from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.spec import BoundGroup, BoundSpec, without
 from rebasin_cli.tensors import Block, BoundTensor
 
 
@@ -19,9 +19,10 @@ from rebasin_cli.tensors import Block, BoundTensor
 class Family:
     """A root group, its members (root first, parents before children), and where they occur.
 
-    sites: the voting blocks in which the family occurs. elements: their total size.
-    neighbours: roots of the families that meet this one in a block, itself included if it
-    owns two dimensions of one block.
+    The root may be fixed; then only what is inside its units moves.
+    sites: the voting blocks in which the family occurs; idle groups are fixed dimensions there.
+    elements: their total size. neighbours: roots of the families that meet this one in a block,
+    itself included if it owns two dimensions of one block.
     """
 
     root: str
@@ -41,14 +42,18 @@ def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[st
     for group in bound.groups.values():
         members.setdefault(group.root, []).append(group)
     sites: dict[str, list[tuple[BoundTensor, Block]]] = {root: [] for root in members}
+    idle = bound.idle
     for tensor in bound.tensors:
-        for block in tensor.blocks if tensor.votes else ():
+        for whole in tensor.blocks if tensor.votes else ():
+            block = without(whole, idle) if idle else whole
             for root in roots_in(block, bound.groups):
                 sites[root].append((tensor, block))
     return {
         root: _family(root, members[root], sites[root], bound.groups)
         for root in members
-        if sites[root] and (movable is None or root in movable)
+        if sites[root]
+        and (movable is None or root in movable)
+        and not all(group.fixed for group in members[root])
     }
 
 

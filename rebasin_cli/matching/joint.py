@@ -19,8 +19,9 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment import assign
 from rebasin_cli.matching.enumeration import all_orders, enumeration
+from rebasin_cli.matching.products import inner
 from rebasin_cli.matching.terms import Term
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.spec import BoundGroup
 
 STEP = 1e-7  # a relative rise below float32's resolution is no rise
@@ -53,8 +54,11 @@ class Level:
 def solve(name: str, terms: Sequence[Term], level: Level) -> Solution:
     """Return the best permutation of a group and, for each of its units, of all inside it.
 
-    terms: all have the group as their first dimension.
+    terms: all have the group as their first dimension. The units of a fixed group stay.
     """
+    terms = [term.folded(level.groups) for term in terms]
+    if level.groups[name].fixed:
+        return _in_place(name, terms, level)
     flat = [term for term in terms if len(term.groups) == 1]
     nested = [term for term in terms if len(term.groups) > 1]
     size = level.groups[name].size
@@ -73,6 +77,22 @@ def solve(name: str, terms: Sequence[Term], level: Level) -> Solution:
     chosen = [row[j] for row, j in zip(pairs, index.tolist(), strict=True)]
     inside = {g: torch.stack([s.index[g] for s in chosen]) for g in chosen[0].index}
     return Solution(_trace(values, index), {name: index, **inside})
+
+
+def _in_place(name: str, terms: Sequence[Term], level: Level) -> Solution:
+    """Return the best permutations of all inside each unit of a group that does not move."""
+    flat = [term for term in terms if len(term.groups) == 1]
+    nested = [term for term in terms if len(term.groups) > 1]
+    index = torch.arange(level.groups[name].size)
+    value = sum(inner(term.reference, term.other) for term in flat)
+    if not nested:
+        return Solution(value, {name: index})
+    chosen = [
+        _siblings([term.at(k, k) for term in nested], level.inside(name, k, k))
+        for k in index.tolist()
+    ]
+    inside = {g: torch.stack([s.index[g] for s in chosen]) for g in chosen[0].index}
+    return Solution(value + sum(s.value for s in chosen), {name: index, **inside})
 
 
 def _trace(values: Tensor, index: Tensor) -> float:
@@ -122,23 +142,29 @@ def _in_turn(tops: Sequence[str], terms: Sequence[Term], level: Level) -> Soluti
     Exact where the orders of the smallest can be enumerated and leave nothing else to meet;
     otherwise an ascent from several starts, groups that are not known being sorted away.
     """
-    tops = sorted(tops, key=lambda name: level.groups[name].size)
+    tops = sorted(tops, key=lambda name: (level.groups[name].fixed, level.groups[name].size))
     problem = enumeration(tops, terms)
     if problem:
         return Solution(*problem.best(level.current, STEP))
-    best, *others = (_ascend(tops, terms, level, start) for start in _starts(tops[0], level))
+    best, *others = (_ascend(tops, terms, level, start) for start in _starts(tops, level))
     for found in others:
         best = found if found.value > best.value + STEP * abs(best.value) else best
     return best
 
 
-def _starts(smallest: str, level: Level) -> Iterator[dict[str, Permutation]]:
-    """Yield what to assume at first: what is in place, nothing, each order of a small group."""
+def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation]]:
+    """Yield what to assume at first: what is in place, nothing, each order of a small group.
+
+    tops: the smallest group that moves first. What is fixed is known from the start.
+    """
     if level.current:
         yield _as_permutations(level.current, level)
-    yield {}
-    for order in all_orders(level.groups[smallest].size):
-        yield {smallest: Permutation(order)}
+    still = [name for name in tops if level.groups[name].fixed]
+    known = {name: identity((level.groups[name].size,)) for name in still}
+    yield known
+    if tops[0] not in known:
+        for order in all_orders(level.groups[tops[0]].size):
+            yield {**known, tops[0]: Permutation(order)}
 
 
 def _ascend(

@@ -107,4 +107,5 @@ def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> 
         moved=permutation.moved if permutation else 0,
         cosine=sums.cosine,
         gain=sums.dot[1] - sums.dot[0],
+        fixed=group.fixed,
     )

@@ -34,7 +34,7 @@ class GroupChange:
 
     moved: units (of all its parents) that changed place, out of `units`.
     cosine: of all weights of the group seen as one vector, reference against other.
-    gain: rise of the objective in the blocks the group occurs in.
+    gain: rise of the objective in the blocks the group occurs in. fixed: it could not move.
     """
 
     name: str
@@ -43,6 +43,7 @@ class GroupChange:
     moved: int
     cosine: Change
     gain: float
+    fixed: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.joint import Level, solve
 from rebasin_cli.matching.terms import Pair
-from rebasin_cli.permutation import Permutation, identity, shuffled
+from rebasin_cli.permutation import Permutation, identity
+from rebasin_cli.spec import drawn
 
 Start = Callable[[Pair, Mapping[str, Family], torch.Generator], dict[str, Permutation]]
 
@@ -25,11 +26,8 @@ def random_start(
     pair: Pair, families: Mapping[str, Family], generator: torch.Generator
 ) -> dict[str, Permutation]:
     """Shuffle every group that may move."""
-    start = identity_start(pair, families, generator)
-    for family in families.values():
-        for group in family.members:
-            start[group.name] = shuffled(group.shape, group.parents, generator)
-    return start
+    moving = [group for family in families.values() for group in family.members]
+    return {**identity_start(pair, families, generator), **drawn(moving, generator)}
 
 
 def descriptor_start(
@@ -42,7 +40,7 @@ def descriptor_start(
     comes first; it is then in place for the others.
     """
     everything = identity_start(pair, families, generator)
-    moving = {name for family in families.values() for name in family.names}
+    moving = {g.name for family in families.values() for g in family.members if not g.fixed}
     known = {name: p for name, p in everything.items() if name not in moving}
     for family in sorted(families.values(), key=lambda f: -f.elements):
         solution = solve(family.root, pair.terms(family, known), Level(pair.groups, {}))

@@ -44,6 +44,23 @@ class Term:
             for axes in occurrences(owners, name, groups)
         ]
 
+    def folded(self, groups: Mapping[str, BoundGroup]) -> Term:
+        """Return the term with what never moves in its last axis, unless something is inside it.
+
+        The first dimension stays: it is the one that is solved for.
+        """
+        parents = {parent for name in self.groups for parent in groups[name].parents}
+        still = [k for k, g in enumerate(self.groups) if k and groups[g].fixed and g not in parents]
+        if not still:
+            return self
+        front = [k for k in range(len(self.groups)) if k not in still]
+        head = [self.reference.shape[k] for k in front]
+        arrays = (
+            values.permute(*front, *still, -1).reshape(*head, -1).contiguous()
+            for values in (self.reference, self.other)
+        )
+        return Term(tuple(self.groups[k] for k in front), *arrays)
+
     def similarity(self) -> Tensor:
         """Return the (n, n) inner products of a term with one family dimension."""
         return self.reference @ self.other.T

@@ -5,36 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.errors import SpecError, UsageError
+from rebasin_cli.errors import SpecError
+from rebasin_cli.plan.automatic import bound_to, only_fit
 from rebasin_cli.plan.options import Options
-from rebasin_cli.spec import BoundSpec, bind, bundled, load_spec, uncovered
-from rebasin_cli.tensors import infos
-
-NEAREST = 5  # specs listed when none fits, those with the fewest problems first
+from rebasin_cli.spec import BoundSpec, load_spec
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A spec bound to a checkpoint, its name, and whether it was chosen automatically."""
+    """A spec bound to a checkpoint, its name, and whether it was chosen automatically.
+
+    alike: bundled specs that would have done as well, since they allow the same permutations.
+    """
 
     name: str
     bound: BoundSpec
     automatic: bool
+    alike: tuple[str, ...] = ()
 
     def movable(self, options: Options) -> frozenset[str]:
-        """Return the roots of the families all of whose tensors --only and --skip leave in."""
+        """Return the roots of the families that --only and --skip let move.
+
+        They leave in all tensors in which a group of the family occurs that is not fixed.
+        """
+        groups = self.bound.groups
         held = {
-            self.bound.groups[group].root
+            groups[name].root
             for tensor in self.bound.tensors
-            for group in tensor.groups
-            if not all(options.selects(name) for name in tensor.members)
+            for name in tensor.groups
+            if not (groups[name].fixed or all(map(options.selects, tensor.members)))
         }
         return self.roots - held
 
     @property
     def roots(self) -> frozenset[str]:
-        """The roots of all families."""
-        return frozenset(group.root for group in self.bound.groups.values())
+        """The roots of all families in which a group can move."""
+        return frozenset(g.root for g in self.bound.groups.values() if not g.fixed)
 
     def whole(self, options: Options) -> bool:
         """Return whether everything may move: only then an aligned model lies in the basin."""
@@ -45,12 +51,14 @@ def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
     """Return the spec for a checkpoint.
 
     Raises SpecError if the named spec does not fit (or, with --strict, leaves a tensor
-    unmentioned), UsageError if none is named and not exactly one bundled spec fits.
+    unmentioned), UsageError if none is named and no bundled spec fits, or several that differ.
     """
     if options.spec is None:
-        choice = _only_fit(checkpoint, options)
+        fit = only_fit(checkpoint, options)
+        choice = Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
     else:
-        choice = Choice(options.spec, _bind(options.spec, checkpoint, options), automatic=False)
+        bound = bound_to(load_spec(options.spec), checkpoint, options)
+        choice = Choice(options.spec, bound, automatic=False)
     choice = replace(choice, bound=_selected(choice.bound, options))
     if options.strict and choice.bound.untouched:
         raise SpecError(
@@ -70,66 +78,3 @@ def _selected(bound: BoundSpec, options: Options) -> BoundSpec:
     )
     out = frozenset(name for name in bound.untouched if not options.selects(name))
     return replace(bound, tensors=tensors, buffers=bound.buffers | out)
-
-
-def _bind(name: str, checkpoint: Checkpoint, options: Options) -> BoundSpec:
-    return bind(
-        load_spec(name),
-        infos(checkpoint),
-        config=checkpoint.config,
-        sizes=options.sizes,
-        ties=checkpoint.ties,
-    )
-
-
-@dataclass(frozen=True)
-class Miss:
-    """Why a bundled spec is not the one: how many problems, the first of them, what to do."""
-
-    problems: int
-    reason: str
-    hint: str = ""
-
-
-def _only_fit(checkpoint: Checkpoint, options: Options) -> Choice:
-    found = {name: _try(name, checkpoint, options) for name in bundled()}
-    fits = {name: found for name, found in found.items() if isinstance(found, BoundSpec)}
-    if len(fits) == 1:
-        ((name, bound),) = fits.items()
-        return Choice(name, bound, automatic=True)
-    if fits:
-        raise UsageError(
-            f"several bundled specs fit: {', '.join(fits)}",
-            where=str(checkpoint.path),
-            hint="name one with --spec",
-        )
-    misses = {name: miss for name, miss in found.items() if isinstance(miss, Miss)}
-    nearest = sorted(misses, key=lambda name: misses[name].problems)
-    start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
-    raise UsageError(
-        "no bundled spec fits this checkpoint",
-        where=str(checkpoint.path),
-        detail="\n".join(f"  {name}: {misses[name].reason}" for name in nearest[:NEAREST])
-        + f"\n  and {len(nearest) - NEAREST} others, further off" * (len(nearest) > NEAREST),
-        hint=misses[nearest[0]].hint or start,
-    )
-
-
-def fitting(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
-    """Return what each bundled spec says of a checkpoint: `fits`, or why it does not."""
-    found = {name: _try(name, checkpoint, options) for name in bundled()}
-    return {n: f.reason if isinstance(f, Miss) else "fits" for n, f in found.items()}
-
-
-def _try(name: str, checkpoint: Checkpoint, options: Options) -> BoundSpec | Miss:
-    """Return a bundled spec bound to all tensors of a checkpoint, or why it is not the one."""
-    try:
-        bound = _bind(name, checkpoint, options)
-    except SpecError as error:
-        first = error.problems[0]
-        count, hint = len(error.problems), first.hint
-        return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
-    left = uncovered(bound, infos(checkpoint))
-    if left:
-        return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
-    return bound

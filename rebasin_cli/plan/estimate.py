@@ -20,7 +20,8 @@ SIMILARITY_BYTES = 4 + 8 + 8
 
 def working_set(bound: BoundSpec) -> int:
     """Return the bytes one group needs at once: its similarity and its permuted tensors."""
-    similarity = max((g.size**2 for g in bound.groups.values()), default=0) * SIMILARITY_BYTES
+    units = max((g.size for g in bound.groups.values() if not g.fixed), default=0)
+    similarity = units**2 * SIMILARITY_BYTES
     largest = max((prod(t.shape) for t in bound.tensors), default=0) * WORD
     return similarity + 4 * largest
 
@@ -36,7 +37,7 @@ def check_memory(bound: BoundSpec, machine: Machine) -> None:
     needed, free = working_set(bound), free_memory()
     if needed <= free:
         return
-    largest = max(bound.groups.values(), key=lambda group: group.size)
+    largest = max(bound.groups.values(), key=lambda group: (not group.fixed, group.size))
     raise MachineError(
         "not enough memory",
         detail=f"group {largest.name!r} of {largest.size:,} units takes about "
@@ -69,7 +70,8 @@ def describe_matching(choice: Choice, machine: Machine) -> dict[str, Any]:
     return {
         "spec": choice.name,
         "groups": [
-            {"name": g.name, "size": g.size, "per": list(g.parents)} for g in bound.groups.values()
+            {"name": g.name, "size": g.size, "per": list(g.parents), "fixed": g.fixed}
+            for g in bound.groups.values()
         ],
         "untouched": list(bound.untouched),
         "device": machine.device,

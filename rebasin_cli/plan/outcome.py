@@ -32,7 +32,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A model that was moved into the reference's basin; written: None if only for the moment."""
+    """A model that was moved into the reference's basin; written: None if only for the moment.
+
+    alike: bundled specs beside the chosen one that allow the same permutations.
+    """
 
     model: Path
     reference: Path
@@ -42,6 +45,7 @@ class Aligned:
     written: Written | None
     permutation: Written | None
     seconds: float
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Merged:
     converged: bool
     written: Written
     seconds: float
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Verified:
     different: tuple[str, ...]
     max_difference: float
     permutation: Written | None
+    alike: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -161,6 +167,7 @@ class GroupSeen:
     name: str
     size: int
     parents: tuple[str, ...]
+    fixed: bool
     tensors: tuple[str, ...]
 
 

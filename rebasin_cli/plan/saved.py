@@ -71,7 +71,10 @@ def _permutation(file: Checkpoint, source: Path, group: BoundGroup) -> Permutati
     try:
         if index.is_floating_point() or index.is_complex():
             raise PermutationError("its values are not integers")
-        return Permutation(index.long(), group.parents)
+        found = Permutation(index.long(), group.parents)
+        if group.fixed and found.moved:
+            raise PermutationError("it is fixed by the spec, but this file moves it")
+        return found
     except PermutationError as error:
         what = f"group {group.name!r}: {error.problems[0].what}"
         raise PermutationError(what, where=str(source)) from error

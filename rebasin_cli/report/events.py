@@ -81,6 +81,7 @@ def _groups(matching: Matching) -> list[dict[str, Any]]:
             "name": group.name,
             "size": group.size,
             "moved": group.moved,
+            "fixed": group.fixed,
             "cosine": _span(group.cosine),
             "gain": group.gain,
         }
@@ -108,6 +109,7 @@ def _aligned(outcome: Aligned) -> tuple[str, dict[str, Any]]:
         "model": str(outcome.model),
         "reference": str(outcome.reference),
         "spec": outcome.spec,
+        "alike": list(outcome.alike),
         **_matched(outcome.matching),
         "untouched": outcome.untouched,
         "permutation": str(outcome.permutation.path) if outcome.permutation else None,
@@ -135,6 +137,7 @@ def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
         "strategy": outcome.strategy,
         "reason": outcome.reason,
         "spec": outcome.spec,
+        "alike": list(outcome.alike),
         "objective": _span(outcome.objective),
         "rounds": outcome.rounds,
         "converged": outcome.converged,
@@ -152,6 +155,7 @@ def _verified(outcome: Verified) -> tuple[str, dict[str, Any]]:
         "a": str(outcome.a),
         "b": str(outcome.b),
         "spec": outcome.spec,
+        "alike": list(outcome.alike),
         "permutation": outcome.exact,
         "max_difference": outcome.max_difference,
         "different": list(outcome.different),
@@ -203,7 +207,13 @@ def _checked(outcome: Checked) -> tuple[str, dict[str, Any]]:
         "model": str(outcome.model) if outcome.model else None,
         "valid": outcome.error is None,
         "groups": [
-            {"name": g.name, "size": g.size, "per": list(g.parents), "tensors": list(g.tensors)}
+            {
+                "name": g.name,
+                "size": g.size,
+                "per": list(g.parents),
+                "fixed": g.fixed,
+                "tensors": list(g.tensors),
+            }
             for g in outcome.groups
         ],
         "untouched": list(outcome.untouched),

@@ -108,17 +108,23 @@ def _distance(matching: Matching) -> str:
 
 
 def _moved(matching: Matching) -> str:
-    units = sum(group.units for group in matching.groups)
-    moved = sum(group.moved for group in matching.groups)
-    groups = f"{matching.moved} of {count(len(matching.groups), 'group')} moved"
+    movable = [group for group in matching.groups if not group.fixed]
+    units = sum(group.units for group in movable)
+    moved = sum(group.moved for group in movable)
+    groups = f"{matching.moved} of {count(len(movable), 'group')} moved"
     return f"{groups} ({moved:,} of {count(units, 'unit')})"
+
+
+def _spec(outcome: Aligned | Merged | Verified) -> str:
+    same = ", ".join(outcome.alike)
+    return f"{outcome.spec} ({same} would do the same)" if same else str(outcome.spec)
 
 
 def _aligned(outcome: Aligned) -> str:
     lines = [
         f"{outcome.model} aligned to {outcome.reference}: {advice(outcome.matching)}",
         f"  {_distance(outcome.matching)}, {_moved(outcome.matching)}",
-        f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
+        f"  spec {_spec(outcome)}, {outcome.seconds:.1f} s",
     ]
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
@@ -141,7 +147,7 @@ def _merged(outcome: Merged) -> str:
         change = outcome.objective
         lines.append(
             f"  inner product over all pairs {change.before:.4g} -> {change.after:.4g}, "
-            f"spec {outcome.spec}, {count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
+            f"spec {_spec(outcome)}, {count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
         )
     if not outcome.converged:
         lines.append("  stopped before the models came to rest; more might be gained")
@@ -163,7 +169,7 @@ def _verdict(outcome: Verified) -> str:
 def _verified(outcome: Verified) -> str:
     shown = outcome.different[:5]
     more = len(outcome.different) - len(shown)
-    lines = [f"  {_distance(outcome.matching)} under spec {outcome.spec}"]
+    lines = [f"  {_distance(outcome.matching)} under spec {_spec(outcome)}"]
     lines += [f"  differs: {name}" for name in shown]
     return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
 
@@ -214,6 +220,7 @@ def size_text(size: float) -> str:
 
 def _group_line(group: GroupSeen) -> str:
     per = f" per {group.parents[-1]}" if group.parents else ""
+    per += " fixed" if group.fixed else ""
     shown = ", ".join(group.tensors[:4]) + (", ..." if len(group.tensors) > 4 else "")
     return f"{group.name}\t{group.size}{per}\t{shown}"
 
@@ -223,7 +230,9 @@ def _checked(outcome: Checked) -> str:
         return "\n".join(f"error: {problem}" for problem in outcome.error.problems)
     if outcome.model is None:
         return f"{outcome.spec} is a valid spec; name a MODEL to check it against"
-    lines = [f"{outcome.spec} fits {outcome.model}: {count(len(outcome.groups), 'group')}"]
+    fixed = sum(group.fixed for group in outcome.groups)
+    groups = count(len(outcome.groups), "group") + (f", {fixed} of them fixed" if fixed else "")
+    lines = [f"{outcome.spec} fits {outcome.model}: {groups}"]
     shown = ", ".join(outcome.untouched[:4]) + (", ..." if len(outcome.untouched) > 4 else "")
     if outcome.untouched:
         lines.append(f"  {count(len(outcome.untouched), 'tensor')} not mentioned: {shown}")

@@ -58,12 +58,15 @@ class Bar:
 
 
 def print_groups(matching: Matching) -> None:
-    """Print one row a group on stderr: size, units moved, cosine before and after, gain."""
+    """Print one row a group on stderr: size, units moved, cosine before and after, gain.
+
+    Groups that are fixed have no row.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group")
     for heading in ("size", "moved", "cosine before", "after", "gain"):
         table.add_column(heading, justify="right")
-    for group in matching.groups:
+    for group in (group for group in matching.groups if not group.fixed):
         table.add_row(
             escape(group.name),
             f"{group.size}",

@@ -74,6 +74,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         written=written,
         permutation=saved,
         seconds=perf_counter() - began,
+        alike=plan.choice.alike,
     )
 
 
@@ -115,7 +116,10 @@ def save_permutations(
     if place is None:
         return None
     reference, model = models
-    groups = {g.name: {"size": g.size, "per": g.parents} for g in choice.bound.groups.values()}
+    groups = {
+        g.name: {"size": g.size, "per": g.parents, "fixed": g.fixed}
+        for g in choice.bound.groups.values()
+    }
     metadata = {
         SPEC: dump(choice.bound.spec),
         SIZES: json.dumps(dict(options.sizes), sort_keys=True),

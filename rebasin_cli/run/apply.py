@@ -31,7 +31,7 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
         model=plan.model.path,
         permutation=plan.source,
         inverted=plan.inverted,
-        groups=len(permutations),
+        groups=sum(not group.fixed for group in plan.bound.groups.values()),
         moved=sum(p.moved > 0 for p in permutations.values()),
         written=write_model(moved, plan.model, plan.target, plan.options, facts),
     )
@@ -72,6 +72,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         permutation=save_permutations(
             plan.save, matching, plan.choice, (plan.a, plan.b), plan.options
         ),
+        alike=plan.choice.alike,
     )
 
 

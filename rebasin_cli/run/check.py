@@ -35,6 +35,7 @@ def _groups(bound: BoundSpec) -> tuple[GroupSeen, ...]:
             group.name,
             group.size,
             group.parents,
+            group.fixed,
             tuple(t.members[0] for t in bound.tensors if group.name in t.groups),
         )
         for group in bound.groups.values()

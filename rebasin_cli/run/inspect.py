@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.plan.choice import fitting
+from rebasin_cli.plan.automatic import fitting
 from rebasin_cli.plan.look import LookPlan
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Compared, Inspected, TensorChange

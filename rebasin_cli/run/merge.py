@@ -61,6 +61,7 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
         converged=alignment.converged,
         written=write_model(mean, plan.models[0], plan.target, plan.options, facts),
         seconds=perf_counter() - began,
+        alike=plan.choice.alike if plan.choice and not shared else (),
     )
 
 

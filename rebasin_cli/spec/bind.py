@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.spec.bound import BoundGroup, BoundSpec
@@ -72,12 +72,14 @@ class _Binder:
         sizes = solve(placements, known, broken, self._sizes, problems)
         per = parents(spec, declared, groups, problems)
         self._check_stacks(placements)
-        check_sides(occurrences(placements, self._owner, transposed), per, problems)
+        fixed = frozenset(name for name, d in declared.items() if d.fixed)
+        check_sides(occurrences(placements, self._owner, transposed), per, fixed, problems)
         ancestors = {name: chain(per, name)[:0:-1] for name in per}
         cut = [self._cut(placement, sizes, ancestors) for placement in placements]
         self._ties.check(placements, cut, problems)
         problems.stop()
-        return self._result(placements, cut, _bound_groups(groups, sizes, ancestors), buffers)
+        found = _bound_groups(groups, sizes, ancestors, fixed)
+        return self._result(placements, cut, found, buffers)
 
     def _owner(self, name: str) -> str | None:
         return None if name.startswith("~") or name in self._sizes else name
@@ -156,7 +158,10 @@ def _first_uses(placements: Iterable[Placement]) -> dict[str, Place | None]:
 
 
 def _bound_groups(
-    groups: Iterable[str], sizes: Mapping[str, int], ancestors: Mapping[str, Sequence[str]]
+    groups: Iterable[str],
+    sizes: Mapping[str, int],
+    ancestors: Mapping[str, Sequence[str]],
+    fixed: Container[str],
 ) -> dict[str, BoundGroup]:
     """Return the groups with parents before their children."""
     found: dict[str, BoundGroup] = {}
@@ -164,5 +169,5 @@ def _bound_groups(
         for name in (*ancestors.get(group, ()), group):
             above = tuple(ancestors.get(name, ()))
             shape = tuple(sizes[member] for member in (*above, name))
-            found.setdefault(name, BoundGroup(name, shape, above))
+            found.setdefault(name, BoundGroup(name, shape, above, name in fixed))
     return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
+
+from rebasin_cli.permutation import Permutation, identity, shuffled
 from rebasin_cli.spec.model import Spec
 from rebasin_cli.tensors import BoundTensor
 
@@ -14,11 +17,13 @@ class BoundGroup:
     """A group with its size and the groups it has one permutation for each index of.
 
     shape: (*parent sizes, size), the shape of its permutation's index. parents: outermost first.
+    fixed: its permutation is always the identity.
     """
 
     name: str
     shape: tuple[int, ...]
     parents: tuple[str, ...] = ()
+    fixed: bool = False
 
     @property
     def size(self) -> int:
@@ -28,6 +33,16 @@ class BoundGroup:
     def root(self) -> str:
         """The outermost parent, or the group itself: what it is matched together with."""
         return self.parents[0] if self.parents else self.name
+
+
+def drawn(groups: Iterable[BoundGroup], generator: torch.Generator) -> dict[str, Permutation]:
+    """Return a random permutation of each group, the identity of those that are fixed."""
+    return {
+        group.name: identity(group.shape, group.parents)
+        if group.fixed
+        else shuffled(group.shape, group.parents, generator)
+        for group in groups
+    }
 
 
 @dataclass(frozen=True)
@@ -45,3 +60,9 @@ class BoundSpec:
     tensors: tuple[BoundTensor, ...]
     untouched: tuple[str, ...]
     buffers: frozenset[str]
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The groups that are fixed and the parents of none: no different from fixed axes."""
+        parents = {parent for group in self.groups.values() for parent in group.parents}
+        return frozenset(g.name for g in self.groups.values() if g.fixed) - parents

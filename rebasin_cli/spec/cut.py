@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -117,16 +117,22 @@ def _joined(parts: Sequence[Piece]) -> Piece:
     return Piece(sum(part.offset for part in parts), dims)
 
 
+def without(block: Block, groups: Container[str | None]) -> Block:
+    """Return a block with fixed dimensions where some groups stand."""
+    dims = [Dim(d.size, d.stride) if d.group in groups else d for d in block.dims]
+    return Block(block.offset, tuple(_merged(dims)))
+
+
 def _merged(dims: Sequence[Dim]) -> list[Dim]:
     """Drop fixed dimensions of size 1 and merge fixed neighbours that are contiguous."""
-    merged: list[Dim] = []
+    found: list[Dim] = []
     for dim in dims:
         if dim.group is None and dim.size == 1:
             continue
-        last = merged[-1] if merged else None
+        last = found[-1] if found else None
         fixed = last is not None and last.group is None and dim.group is None
         if last is not None and fixed and last.stride == dim.size * dim.stride:
-            merged[-1] = Dim(last.size * dim.size, dim.stride)
+            found[-1] = Dim(last.size * dim.size, dim.stride)
         else:
-            merged.append(dim)
-    return merged
+            found.append(dim)
+    return found

@@ -12,6 +12,7 @@ from rebasin_cli.spec.model import Declaration
 from rebasin_cli.spec.pattern import END
 from rebasin_cli.spec.reader import Node, Table, Text
 
+_TRUTH = {"true": True, "false": False}
 _CONFIG_PATH = re.compile(r"config(\.[^\s.]+)+")
 
 
@@ -68,14 +69,23 @@ def _declaration(
     key: str, node: Node, sizes: tuple[str, ...], fields: Fields
 ) -> Declaration | None:
     pairs = node.pairs if isinstance(node, Table) else ()
-    found = dict(fields.known(node, ("size", "per"))) if isinstance(node, Table) else {}
+    known = ("size", "per", "fixed")
+    found = dict(fields.known(node, known)) if isinstance(node, Table) else {}
     if not pairs:
         hint = f"write `{key}: {{size: 4}}` or `{key}: {{per: PARENT}}`"
-        what = "a group declares its size, its parent or both"
+        what = "a group declares its size, its parent or that it is fixed"
         fields.problems.add(what, node.place, hint=hint)
         return None
     size = _size(found["size"], sizes, fields) if "size" in found else None
-    return Declaration(size, _parent(key, found["per"], fields) if "per" in found else None)
+    parent = _parent(key, found["per"], fields) if "per" in found else None
+    return Declaration(size, parent, "fixed" in found and _truth(found["fixed"], fields))
+
+
+def _truth(node: Node, fields: Fields) -> bool:
+    text = node.text if isinstance(node, Text) else ""
+    if text not in _TRUTH:
+        fields.problems.add("'fixed' is true or false", node.place)
+    return _TRUTH.get(text, False)
 
 
 def _parent(key: str, node: Node, fields: Fields) -> str | None:

@@ -79,6 +79,7 @@ class Declared:
     key: str
     size: int | str | None
     per: str | None
+    fixed: bool
 
 
 def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> dict[str, Declared]:
@@ -88,7 +89,7 @@ def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> di
     for key, declaration in spec.groups.items():
         shape, place = _shape(key), spec.places.get(("groups", key))
         matched = [match for match in map(shape.fullmatch, names) if match]
-        if not matched and not problems.doubtful(key):
+        if not matched and not problems.doubtful(key) and not problems.absent(key):
             problems.add(f"no group is called {key!r}", place, hint=suggest(key, names))
         for match in matched:
             other = found.get(match[0])
@@ -102,7 +103,7 @@ def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> di
 
 def _concrete(key: str, declaration: Declaration, indices: re.Match[str]) -> Declared:
     per = declaration.per and TEMPLATE.sub(lambda t: indices[f"i_{t[1]}"], declaration.per)
-    return Declared(key, declaration.size, per)
+    return Declared(key, declaration.size, per, declaration.fixed)
 
 
 def _free(key: str) -> int:

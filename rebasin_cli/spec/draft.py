@@ -16,7 +16,7 @@ from rebasin_cli.tensors import TensorInfo
 _LAYER = re.compile(rf"(?<![^.]){INDEX}(?![^.])")
 _VARIABLES = "ijklmnopq"
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
-_NAMEABLE = re.compile(r"[^{}\[\]*\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_NAMEABLE = re.compile(r"[^{}\[\]*\x00-\x1f\x7f-\x9f\u2028\u2029]+(?<!\?)")
 _HEADER = """\
 # A start: every axis is `~`, fixed. Go on like this:
 # 1. Give one name to all axes that count the same units. A layer that writes units has their

@@ -11,7 +11,7 @@ from rebasin_cli.spec.parse import VERSION
 
 # Text that every YAML reader takes as it stands, in a flow list and as a key of a block.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*|~", re.ASCII)
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-{},\[\]*]*", re.ASCII)
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-{},\[\]*]*\??", re.ASCII)
 _LONGEST_KEY = 1000  # YAML ends an implicit key after 1024 characters
 _LAST_LATIN, _LAST_SHORT = 0xFF, 0xFFFF
 
@@ -69,8 +69,10 @@ def _table(values: Mapping[str, int | str]) -> str:
 
 
 def _declaration(declaration: Declaration) -> str:
-    fields = {"size": declaration.size, "per": declaration.per}
-    return _table({key: value for key, value in fields.items() if value is not None})
+    fixed = "true" if declaration.fixed else None
+    fields = {"size": declaration.size, "per": declaration.per, "fixed": fixed}
+    said = {key: value for key, value in fields.items() if value is not None}
+    return _table(said or {"fixed": "false"})
 
 
 def _entry(entry: Entry) -> str:

@@ -13,6 +13,7 @@ from rebasin_cli.spec.problems import Problems
 from rebasin_cli.tensors import TensorInfo
 
 _SHOWN = 8  # indices in a message
+_OPTIONAL_HINT = "write `{text}?` if a model may lack it"
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def matching_names(
     """Return the names that any of the patterns under a key (`buffers`) matches."""
     found: set[str] = set()
     for text in patterns:
-        matched = [match.name for match in matches(compile_pattern(text), names)]
+        pattern = compile_pattern(text)
+        matched = [match.name for match in matches(pattern, names)]
         found.update(matched)
-        if not matched:
+        if not (matched or pattern.optional):
             _no_match(text, spec.places.get((key, text)), names, problems)
     return frozenset(found)
 
@@ -98,7 +100,9 @@ def _winners(spec: Spec, names: Names, problems: Problems) -> dict[str, tuple[Pa
         for match in matches(pattern, names):
             found[match.name].append((pattern, match))
             anything = True
-        if not anything:
+        if not anything and pattern.optional:
+            problems.excuse(spec.tensors[text])
+        elif not anything:
             problems.doubt(spec.tensors[text])
             _no_match(text, spec.places.get(("tensors", text)), names, problems)
     best: dict[str, tuple[Pattern, Match]] = {}
@@ -126,9 +130,8 @@ def _equally_specific(
 
 
 def _no_match(text: str, place: Place | None, names: Names, problems: Problems) -> None:
-    problems.add(
-        f"pattern {text!r} matches no tensor", place, hint=names.close_to(text), kind="no match"
-    )
+    hint = " or ".join(filter(None, (names.close_to(text), _OPTIONAL_HINT.format(text=text))))
+    problems.add(f"pattern {text!r} matches no tensor", place, hint=hint, kind="no match")
 
 
 def _stackable(

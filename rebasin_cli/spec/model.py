@@ -94,19 +94,22 @@ def axes_of(entry: Entry) -> tuple[Axes, ...]:
 class Declaration:
     """What `groups:` says of a group: its size, and the group it has one permutation per index of.
 
-    size: a number, a name from `sizes:`, or a `config.` path.
+    size: a number, a name from `sizes:`, or a `config.` path. fixed: nothing may reorder it, but
+    it may be the parent of groups that are reordered inside each of its units.
     """
 
     size: int | str | None = None
     per: str | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
 class Spec:
     """Which axes of which tensors belong to which groups. Equality is by meaning.
 
-    tensors: name pattern -> entry. sizes: name -> number or `config.` path. groups: name, with
-    templates -> declaration. transposed: patterns of tensors stored as (in, out).
+    tensors: name pattern (ending in `?` if it is optional) -> entry. sizes: name -> number or
+    `config.` path. groups: name, with templates -> declaration. transposed: patterns of tensors
+    stored as (in, out).
     source, text, places: where it was read from, for messages only; the keys of `places` are
     paths such as ("tensors", PATTERN) or ("groups", NAME, "per").
     """

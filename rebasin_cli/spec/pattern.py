@@ -24,7 +24,7 @@ class Pattern:
 
     expression: the regular one. indices: the variables `{i}`, in order. ends: what stands in
     `{first}`, `{last.prev}`, ... names_axis: the variable in square brackets.
-    rank: the lower, the more specific.
+    rank: the lower, the more specific. optional: the text ends in `?`, and may match nothing.
     """
 
     text: str
@@ -33,11 +33,12 @@ class Pattern:
     ends: tuple[str, ...]
     names_axis: str | None
     rank: Rank
+    optional: bool
 
     @property
-    def literal(self) -> bool:
-        """True if the text is a name."""
-        return not re.search(r"[{\[*]", self.text)
+    def literal(self) -> str | None:
+        """The name that the text is, if it is one."""
+        return None if re.search(r"[{\[*]", self.text) else _required(self.text)
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,32 @@ class Match:
 def compile_pattern(text: str) -> Pattern:
     """Return the pattern for its text. Raises SyntaxProblem."""
     builder = _Builder()
-    for piece in _PIECE.finditer(text):
+    required = _required(text)
+    for piece in _PIECE.finditer(required):
         builder.add(piece[0], piece.start())
-    if not text:
+    if not required:
         raise SyntaxProblem("a pattern cannot be empty", 0)
     free = len(builder.indices) + (builder.names_axis is not None)
-    rank = ("*" in text, free, bool(builder.ends))
+    rank = ("*" in required, free, bool(builder.ends))
     ends, names_axis = tuple(builder.ends), builder.names_axis
-    return Pattern(text, "".join(builder.parts), tuple(builder.indices), ends, names_axis, rank)
+    return Pattern(
+        text=text,
+        expression="".join(builder.parts),
+        indices=tuple(builder.indices),
+        ends=ends,
+        names_axis=names_axis,
+        rank=rank,
+        optional=required != text,
+    )
+
+
+def pieces(text: str) -> list[str]:
+    """Return what a pattern consists of: literal text, `{...}`, `[...]`, `*`; without its `?`."""
+    return _PIECE.findall(_required(text))
+
+
+def _required(text: str) -> str:
+    return text.removesuffix("?")
 
 
 class _Builder:
@@ -157,9 +176,9 @@ def _stack(pattern: Pattern, found: re.Match[str]) -> tuple[str, str, int] | Non
 
 def matches(pattern: Pattern, names: Names) -> Iterator[Match]:
     """Yield the matches among all names, in their order."""
-    if pattern.literal:
-        if pattern.text in names:
-            yield Match(pattern.text, {}, (), None)
+    if pattern.literal is not None:
+        if pattern.literal in names:
+            yield Match(pattern.literal, {}, (), None)
         return
     for name in names.order:
         match = match_name(pattern, name, names)

@@ -23,6 +23,7 @@ class Problems:
         self.added = 0  # calls of `add`, those that were only counted included
         self._found: list[tuple[tuple[int, int], Problem]] = []
         self._doubtful: set[str] = set()
+        self._absent: set[str] = set()
         self._alike: dict[tuple[Place | None, str], list[int]] = {}
 
     def __len__(self) -> int:
@@ -43,12 +44,19 @@ class Problems:
 
     def doubt(self, entry: Entry) -> None:
         """Remember that an entry was not used: what follows for its groups is no news."""
-        found = (leaf for axes in axes_of(entry) for axis in axes for leaf in leaves(axis))
-        self._doubtful |= {skeleton(leaf.name) for leaf in found if isinstance(leaf, Named)}
+        self._doubtful |= _skeletons(entry)
 
     def doubtful(self, group: str) -> bool:
         """Return whether an entry that names a group like this was not used."""
         return skeleton(group) in self._doubtful
+
+    def excuse(self, entry: Entry) -> None:
+        """Remember that an optional entry matched nothing: its groups need not exist."""
+        self._absent |= _skeletons(entry)
+
+    def absent(self, group: str) -> bool:
+        """Return whether an optional entry that names a group like this matched nothing."""
+        return skeleton(group) in self._absent
 
     def stop(self) -> None:
         """Raise SpecError with all problems, in the order of the text, if there are any."""
@@ -71,6 +79,11 @@ class Problems:
         width = max(1, min(at.width, start + _WINDOW - column, len(line) - column))
         caret = " " * (column - start) + "^" * width
         return f"{at.line:>5} | {shown}\n{'':>5} | {caret}"
+
+
+def _skeletons(entry: Entry) -> set[str]:
+    found = (leaf for axes in axes_of(entry) for axis in axes for leaf in leaves(axis))
+    return {skeleton(leaf.name) for leaf in found if isinstance(leaf, Named)}
 
 
 def _counted(problem: Problem, others: int) -> Problem:

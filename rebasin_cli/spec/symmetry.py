@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.spec.cut import Owner, Piece
@@ -97,10 +97,15 @@ def _sides(shape: Sequence[int], owned: Sequence[bool], flip: bool) -> list[tupl
     return sides
 
 
-def check_sides(found: Occurrences, per: Mapping[str, str], problems: Problems) -> None:
-    """Refuse groups that no tensor writes or none reads. per: child group -> parent group."""
+def check_sides(
+    found: Occurrences, per: Mapping[str, str], fixed: Container[str], problems: Problems
+) -> None:
+    """Refuse groups that no tensor writes or none reads. per: child group -> parent group.
+
+    Groups that are fixed may stand anywhere: nothing moves them.
+    """
     for group, where in found.items():
-        if problems.doubtful(group):
+        if group in fixed or problems.doubtful(group):
             continue
         if group in per:
             _check_child(group, where, per[group], problems)

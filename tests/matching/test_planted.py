@@ -9,7 +9,8 @@ from tests.matching.problems import example, mlp, objective, same
 
 # What each has: layers in a chain; a flatten; identity and projection shortcuts; a stream, heads
 # and dims inside them; grouped queries; square layers on a stream; experts under an axis of names
-# with hidden units in each; recurrent weights; fused projections; two streams.
+# with hidden units in each; recurrent weights; fused projections; heads that may not move; two
+# streams.
 NETWORKS = [
     "mlp_sequential",
     "vgg11_bn",
@@ -19,6 +20,7 @@ NETWORKS = [
     "moe",
     "lstm",
     "interleaved_heads",
+    "alibi",
     "cross_attention",
 ]
 COSTLY = ["llama", "interleaved_groups"]  # queries are tried in every order

@@ -10,9 +10,9 @@ from functools import partial
 
 import torch
 
-from tests.models.constructs import CrossAttention, Interleaved, MoeMlp, Recurrent
+from tests.models.constructs import Alibi, CrossAttention, Interleaved, MoeMlp, Recurrent
 from tests.models.example import Example, Inputs, features, outputs, randomise, tokens
-from tests.models.llama import VOCABULARY, Llama
+from tests.models.llama import VOCABULARY, Extras, Llama
 from tests.models.mlp import LayeredMlp, ResidualMlp, sequential_mlp
 from tests.models.resnet import BASIC, BOTTLENECK, Names, ResNet
 from tests.models.transformer import CharGpt, FlatVit, TimmVit
@@ -33,6 +33,12 @@ TORCHVISION_DEPTHS = {
     "resnet50": (BOTTLENECK, (3, 4, 6, 3)),
     "resnet101": (BOTTLENECK, (3, 4, 23, 3)),
     "resnet152": (BOTTLENECK, (3, 8, 36, 3)),
+}
+LLAMAS = {
+    "llama": Extras(),
+    "llama_biased": Extras(qkv_bias=True, other_biases=True),
+    "qwen2": Extras(qkv_bias=True),
+    "qwen3": Extras(norms=True),
 }
 
 
@@ -63,10 +69,14 @@ EXAMPLES: dict[str, Example] = {
     "vit_timm": Example(TimmVit, features(2, 3, 8, 8), {"heads": 4}),
     "vit_flat": Example(FlatVit, features(2, 3, 8, 8), {"heads": 4}),
     "char_gpt": Example(CharGpt, tokens(17, 2, 9), {"heads": 4}),
-    "llama": Example(Llama, tokens(VOCABULARY, 2, 7), {"kv": 4}),
+    **{
+        name: Example(partial(Llama, extras), tokens(VOCABULARY, 2, 7), {"kv": 4})
+        for name, extras in LLAMAS.items()
+    },
     "moe": Example(MoeMlp, ROWS),
     "interleaved_heads": Example(partial(Interleaved, groups=4, queries=1), features(2, 5, 6)),
     "interleaved_groups": Example(partial(Interleaved, groups=4, queries=3), features(2, 5, 6)),
+    "alibi": Example(Alibi, features(2, 5, 6)),
     "lstm": Example(Recurrent, features(3, 4, 5)),
     "cross_attention": Example(CrossAttention, _two_streams),
 }

@@ -72,6 +72,27 @@ class Interleaved(nn.Module):
         return self.out(x + self.dense(mixed.permute(0, 3, 1, 2, 4).flatten(2)))
 
 
+class Alibi(nn.Module):
+    """Attention as in BLOOM: what head h sees of the past fades at a slope that belongs to h."""
+
+    def __init__(self, heads: int = 4, dim: int = 5) -> None:
+        super().__init__()
+        self.heads, self.dim = heads, dim
+        self.inp = nn.Linear(6, 12)
+        self.qkv = nn.Linear(12, heads * 3 * dim)
+        self.dense = nn.Linear(heads * dim, 12)
+        self.out = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        q, k, v = self.qkv(x).unflatten(-1, (self.heads, 3, self.dim)).permute(3, 0, 2, 1, 4)
+        places = torch.arange(x.shape[1], dtype=x.dtype)
+        slopes = 2.0 ** -torch.arange(1, self.heads + 1, dtype=x.dtype)
+        fading = slopes[:, None, None] * (places[None, :] - places[:, None]).clamp(max=0)
+        mixed = (q @ k.transpose(-1, -2) + fading).softmax(-1) @ v
+        return self.out(x + self.dense(mixed.transpose(1, 2).flatten(2)))
+
+
 class Recurrent(nn.Module):
     """Two layers of LSTM and a linear head on the last step."""
 

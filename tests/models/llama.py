@@ -1,6 +1,12 @@
-"""A Llama under Hugging Face's names: RMSNorm, rotary positions, grouped queries, gated units."""
+"""A Llama under Hugging Face's names: RMSNorm, rotary positions, grouped queries, gated units.
+
+And what its relatives add: biases of queries, keys and values in Qwen 2, of every layer in some,
+norms of queries and keys in Qwen 3.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +15,22 @@ from torch.nn import functional as F
 DIM, KV_HEADS, QUERIES, HEAD_DIM, HIDDEN, VOCABULARY, DEPTH = 20, 4, 3, 6, 28, 19, 2
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a relative has and a Llama has not."""
+
+    qkv_bias: bool = False
+    other_biases: bool = False
+    norms: bool = False
+
+
+LLAMA = Extras()
+
+
 class RmsNorm(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dim: int = DIM) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(DIM))
+        self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight
@@ -21,36 +39,39 @@ class RmsNorm(nn.Module):
 class Attention(nn.Module):
     """KV_HEADS keys and values, each shared by QUERIES query heads that follow one another."""
 
-    def __init__(self) -> None:
+    def __init__(self, extras: Extras) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(DIM, KV_HEADS * QUERIES * HEAD_DIM, bias=False)
-        self.k_proj = nn.Linear(DIM, KV_HEADS * HEAD_DIM, bias=False)
-        self.v_proj = nn.Linear(DIM, KV_HEADS * HEAD_DIM, bias=False)
-        self.o_proj = nn.Linear(KV_HEADS * QUERIES * HEAD_DIM, DIM, bias=False)
+        self.q_proj = nn.Linear(DIM, KV_HEADS * QUERIES * HEAD_DIM, bias=extras.qkv_bias)
+        self.k_proj = nn.Linear(DIM, KV_HEADS * HEAD_DIM, bias=extras.qkv_bias)
+        self.v_proj = nn.Linear(DIM, KV_HEADS * HEAD_DIM, bias=extras.qkv_bias)
+        self.o_proj = nn.Linear(KV_HEADS * QUERIES * HEAD_DIM, DIM, bias=extras.other_biases)
+        self.q_norm = RmsNorm(HEAD_DIM) if extras.norms else nn.Identity()
+        self.k_norm = RmsNorm(HEAD_DIM) if extras.norms else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (heads(part(x)) for part in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = self.q_norm(q), self.k_norm(k)
         k, v = (part.repeat_interleave(QUERIES, 1) for part in (rotated(k), v))
         mixed = F.scaled_dot_product_attention(rotated(q), k, v, is_causal=True)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class GatedMlp(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, extras: Extras) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(DIM, HIDDEN, bias=False)
-        self.up_proj = nn.Linear(DIM, HIDDEN, bias=False)
-        self.down_proj = nn.Linear(HIDDEN, DIM, bias=False)
+        self.gate_proj = nn.Linear(DIM, HIDDEN, bias=extras.other_biases)
+        self.up_proj = nn.Linear(DIM, HIDDEN, bias=extras.other_biases)
+        self.down_proj = nn.Linear(HIDDEN, DIM, bias=extras.other_biases)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Layer(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, extras: Extras) -> None:
         super().__init__()
-        self.self_attn = Attention()
-        self.mlp = GatedMlp()
+        self.self_attn = Attention(extras)
+        self.mlp = GatedMlp(extras)
         self.input_layernorm = RmsNorm()
         self.post_attention_layernorm = RmsNorm()
 
@@ -60,10 +81,10 @@ class Layer(nn.Module):
 
 
 class Body(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, extras: Extras) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(VOCABULARY, DIM)
-        self.layers = nn.Sequential(*(Layer() for _ in range(DEPTH)))
+        self.layers = nn.Sequential(*(Layer(extras) for _ in range(DEPTH)))
         self.norm = RmsNorm()
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -73,9 +94,9 @@ class Body(nn.Module):
 class Llama(nn.Module):
     """The whole network: ids (batch, length) to logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, extras: Extras = LLAMA) -> None:
         super().__init__()
-        self.model = Body()
+        self.model = Body(extras)
         self.lm_head = nn.Linear(DIM, VOCABULARY, bias=False)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -34,12 +34,15 @@ ENTRIES = st.one_of(
     AXES, st.builds(Split, st.integers(0, 9), st.lists(AXES, min_size=2, max_size=3).map(tuple))
 )
 PATTERNS = st.sampled_from(["{i}.{last}.", "*.{i}.{a,b,}.", "{,x.}{i}.{first}.", "é.{i}.{first}."])
+OPTIONAL = st.sampled_from(["", "?", "??"])
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Co", "Cn"]), max_size=20)
 SIZES = st.one_of(st.integers(1, 10**9), st.sampled_from(["config.a", "config.b.c-d", "config.é"]))
 SPECS = st.builds(
     Spec,
     tensors=st.dictionaries(
-        st.tuples(PATTERNS, st.integers(0, 9)).map(lambda p: f"{p[0]}{p[1]}"), ENTRIES, min_size=1
+        st.tuples(PATTERNS, st.integers(0, 9), OPTIONAL).map(lambda p: f"{p[0]}{p[1]}{p[2]}"),
+        ENTRIES,
+        min_size=1,
     ),
     name=TEXTS,
     description=TEXTS,
@@ -49,8 +52,9 @@ SPECS = st.builds(
     groups=st.dictionaries(
         st.sampled_from(["g.{i}", "h"]),
         st.one_of(
-            st.builds(Declaration, SIZES, st.none()),
-            st.builds(Declaration, st.none() | SIZES, st.just("p")),
+            st.builds(Declaration, SIZES, st.none(), st.booleans()),
+            st.builds(Declaration, st.none() | SIZES, st.just("p"), st.booleans()),
+            st.builds(Declaration, fixed=st.booleans()),
         ),
     ),
 )

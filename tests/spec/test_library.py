@@ -5,6 +5,7 @@ import torch
 
 from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.spec import bind, bundled, draft, dump, load_spec, parse
+from tests.models import EXAMPLES
 from tests.models.mlp import LayeredMlp, sequential_mlp
 from tests.spec.shapes import group_shapes, infos
 
@@ -34,6 +35,27 @@ def test_the_mlp_spec_does_not_fit_other_networks():
     shapes = {"0.weight": (4, 3, 3, 3), "0.bias": (4,), "1.weight": (4,), "2.weight": (2, 4)}
     with pytest.raises(SpecError, match=r"'1\.weight' has 1 axes"):
         bind(load_spec("mlp"), infos(shapes))
+
+
+def llama(**changed):
+    """Return the headers of a llama of 4 heads of keys and 12 of queries, with more tensors."""
+    state = EXAMPLES["llama"].model().state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    attention = {f"model.layers.{i}.self_attn.{k}": v for i in (0, 1) for k, v in changed.items()}
+    return infos(shapes | {name.replace("__", "."): shape for name, shape in attention.items()})
+
+
+def test_the_llama_spec_takes_norms_over_dims_and_stored_frequencies():
+    shapes = llama(q_norm__weight=(6,), k_norm__weight=(6,), rotary_emb__inv_freq=(3,))
+    bound = bind(load_spec("llama"), shapes, sizes={"kv": 4})
+    assert bound.untouched == ()
+    assert bound.groups["rope.1"].fixed
+
+
+@pytest.mark.parametrize("shape", [(72,), (12, 6)], ids=["as in OLMo 2", "as in Command R+"])
+def test_the_llama_spec_refuses_norms_over_heads(shape):
+    with pytest.raises(SpecError, match=r"group 'rope\.0' has two sizes"):
+        bind(load_spec("llama"), llama(q_norm__weight=shape), sizes={"kv": 4})
 
 
 def test_a_spec_is_read_from_a_file(tmp_path):

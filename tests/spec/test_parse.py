@@ -83,7 +83,7 @@ BROKEN = {
     "group that declares nothing": (
         HEAD + "groups: {g: {}}\n" + BODY,
         "2:13",
-        "a group declares its size, its parent or both",
+        "a group declares its size, its parent or that it is fixed",
     ),
     "group of an unknown size": (
         HEAD + "sizes: {heads: 3}\ngroups: {g: {size: head}}\n" + BODY,
@@ -105,6 +105,16 @@ BROKEN = {
         "2:12",
         "unknown index {i.prev}",
     ),
+    "fixed that is no truth": (
+        HEAD + "groups: {g: {fixed: yes}}\n" + BODY,
+        "2:21",
+        "'fixed' is true or false",
+    ),
+    "fixed that is a list": (
+        HEAD + "groups: {g: {fixed: [true]}}\n" + BODY,
+        "2:21",
+        "'fixed' is true or false",
+    ),
     # patterns
     "brace that is open": (tensors('"a.{i": [x]'), "3:6", "'{' has no partner"),
     "bracket that is open": (tensors('"a.[e": [x]'), "3:6", "'[' has no partner"),
@@ -123,6 +133,7 @@ BROKEN = {
         "3:9",
         "'e' is an axis of names already",
     ),
+    "optional pattern of nothing": (tensors('"?": [x]'), "3:4", "a pattern cannot be empty"),
     "empty pattern": (tensors('"": [x]'), "3:4", "a pattern cannot be empty"),
     "names axis of two groups": (
         tensors('a.[e]: ["x * y"]'),

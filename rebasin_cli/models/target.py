@@ -1,0 +1,60 @@
+"""A TARGET of the command line, turned into a subject."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.models.folder import folder_subject
+from rebasin_cli.models.given import examples_of_function, examples_of_shape
+from rebasin_cli.models.own import own_subject
+from rebasin_cli.models.source import FORMS
+from rebasin_cli.models.subject import Subject
+from rebasin_cli.models.timm_models import timm_subject
+from rebasin_cli.models.torchvision_models import torchvision_subject
+
+SCHEMES: Mapping[str, Callable[[str, Mapping[str, object]], Subject]] = {
+    "torchvision": torchvision_subject,
+    "timm": timm_subject,
+    "hf": folder_subject,
+    "diffusers": folder_subject,
+}
+
+
+def subject(
+    target: str,
+    *,
+    model_args: Mapping[str, object] | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    input_function: str | None = None,
+) -> Subject:
+    """Return the model that a TARGET names; nothing is built yet.
+
+    The inputs are the user's where he gives a shape or a function, otherwise those of the library,
+    or guessed. UsageError for what does not exist or cannot be called so, MachineError for a
+    library that is not installed.
+    """
+    if input_shape is not None and input_function is not None:
+        raise UsageError("--input-shape and --input exclude each other")
+    found = _named(target, model_args or {})
+    if input_shape is not None:
+        examples, given = examples_of_shape(input_shape), f"input {input_shape}"
+    elif input_function is not None:
+        examples, given = examples_of_function(input_function), f"input {input_function}"
+    else:
+        return found
+    return dataclasses.replace(found, examples=examples, version=f"{found.version} {given}")
+
+
+def _named(target: str, arguments: Mapping[str, object]) -> Subject:
+    """Return the subject of a target with its own inputs."""
+    scheme, colon, rest = target.partition(":")
+    if (Path(target) / "config.json").is_file():
+        return folder_subject(target, arguments)
+    if not colon or not rest:
+        raise UsageError(f"{target!r} names no model", hint=FORMS)
+    if scheme in SCHEMES:
+        return SCHEMES[scheme](rest, arguments)
+    return own_subject(target, arguments)

@@ -1,0 +1,147 @@
+"""The bundled spec that fits a checkpoint, found without binding all of them.
+
+The names alone rule out nearly every spec (`least_problems`); the rest are bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import SpecError, UsageError
+from rebasin_cli.plan.options import Options
+from rebasin_cli.spec import (
+    BoundSpec,
+    Spec,
+    bind,
+    bundled,
+    idle_patterns,
+    least_problems,
+    load_spec,
+    outlines,
+    same_symmetry,
+    uncovered,
+)
+from rebasin_cli.tensors import infos
+
+NEAREST = 5  # specs listed when none fits, those with the fewest problems first
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The bundled spec that fits. alike: others that fit too, and allow the same permutations."""
+
+    name: str
+    bound: BoundSpec
+    alike: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a bundled spec is not the one: how many problems, the first of them, what to do."""
+
+    problems: int
+    reason: str
+    hint: str = ""
+
+
+def only_fit(checkpoint: Checkpoint, options: Options) -> Fit:
+    """Return the one bundled spec that fits all tensors of a checkpoint.
+
+    Raises UsageError if none does, or several that do not allow the same permutations.
+    """
+    trial = _Trial(checkpoint, options)
+    found = {name: trial.bound(name) for name, least in trial.least.items() if not least}
+    fits = {name: bound for name, bound in found.items() if isinstance(bound, BoundSpec)}
+    if not fits:
+        _none_fits(trial, {n: miss for n, miss in found.items() if isinstance(miss, Miss)})
+    (name, first), *others = fits.items()
+    if all(same_symmetry(first, bound) for _, bound in others):
+        return Fit(name, first, tuple(other for other, _ in others))
+    raise UsageError(
+        f"several bundled specs fit: {', '.join(fits)}",
+        where=str(checkpoint.path),
+        hint="name one with --spec",
+    )
+
+
+def fitting(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
+    """Return what each bundled spec says of a checkpoint: `fits`, or why it does not."""
+    trial = _Trial(checkpoint, options)
+    return {name: trial.verdict(name) for name in trial.least}
+
+
+def bound_to(spec: Spec, checkpoint: Checkpoint, options: Options) -> BoundSpec:
+    """Return a spec bound to a checkpoint. Raises SpecError with every problem."""
+    return bind(
+        spec,
+        infos(checkpoint),
+        config=checkpoint.config,
+        sizes=options.sizes,
+        ties=checkpoint.ties,
+    )
+
+
+class _Trial:
+    """All bundled specs against one checkpoint. least: the fewest problems each can have."""
+
+    def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
+        self._checkpoint, self._options = checkpoint, options
+        self._specs = {name: load_spec(name) for name in bundled()}
+        self._names = outlines(infos(checkpoint), checkpoint.ties)
+        self.least = {n: least_problems(spec, self._names) for n, spec in self._specs.items()}
+        self.path = str(checkpoint.path)
+
+    def bound(self, name: str) -> BoundSpec | Miss:
+        """Return a bundled spec bound to all tensors of the checkpoint, or why it is not."""
+        try:
+            bound = bound_to(self._specs[name], self._checkpoint, self._options)
+        except SpecError as error:
+            first = error.problems[0]
+            count, hint = len(error.problems), first.hint
+            return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
+        left = uncovered(bound, infos(self._checkpoint))
+        if left:
+            return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
+        return bound
+
+    def verdict(self, name: str) -> str:
+        """Return `fits`, or why not; that may be told without binding."""
+        idle = next(idle_patterns(self._specs[name], self._names), None)
+        if idle is not None:
+            return f"pattern {idle!r} matches no tensor"
+        found = self.bound(name)
+        return found.reason if isinstance(found, Miss) else "fits"
+
+
+def _none_fits(trial: _Trial, known: Mapping[str, Miss]) -> NoReturn:
+    misses = _nearest(trial, known)
+    names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
+    others = len(trial.least) - NEAREST
+    start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
+    raise UsageError(
+        "no bundled spec fits this checkpoint",
+        where=trial.path,
+        detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])
+        + f"\n  and {others} others, further off" * (others > 0),
+        hint=misses[names[0]].hint or start,
+    )
+
+
+def _nearest(trial: _Trial, known: Mapping[str, Miss]) -> dict[str, Miss]:
+    """Return the misses with the fewest problems, NEAREST of them or more.
+
+    Specs are bound in the order of the fewest problems they can have, until no other spec can
+    have as few as those.
+    """
+    misses = dict(known)
+    for name in sorted(trial.least, key=lambda name: trial.least[name]):
+        counts = sorted(miss.problems for miss in misses.values())
+        if len(counts) >= NEAREST and trial.least[name] > counts[NEAREST - 1]:
+            break
+        found = trial.bound(name) if name not in misses else None
+        if isinstance(found, Miss):
+            misses[name] = found
+    return misses

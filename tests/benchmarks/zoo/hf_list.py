@@ -1,0 +1,85 @@
+"""Claim: every architecture of transformers can be made small, built and run.
+
+    python tests/benchmarks/zoo/hf_list.py [MODEL_TYPE ...]
+
+One line for each model type: ok or the reason, seconds, parameters of the small model. Needs
+transformers; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections import Counter
+from typing import NoReturn
+
+import torch
+import transformers
+
+from rebasin_cli.models.attempt import failure, quiet
+from rebasin_cli.models.transformers_models import config_subject
+
+SECONDS = 60
+# Defaults that are incomplete: the class refuses them, or its parts do not fit together.
+COMPLETE = {
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "nemotron": {"head_dim": 256, "num_key_value_heads": 8},
+    "informer": {"prediction_length": 4},
+    "autoformer": {"prediction_length": 4},
+    "time_series_transformer": {"prediction_length": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16, "num_hidden_layers": 32},
+    "mistral4": {"num_key_value_heads": 32},
+    "blip-2": {"image_token_index": 50265},
+    "qwen2_vl": {"text_config": {"hidden_size": 3584}, "vision_config": {"hidden_size": 3584}},
+    "qwen2_5_vl": {"text_config": {"hidden_size": 3584}, "vision_config": {}},
+}
+
+
+def expired(*_: object) -> NoReturn:
+    """Stop the model type that takes too long."""
+    raise TimeoutError(f"longer than {SECONDS} s")
+
+
+def outcome(kind: str) -> str:
+    """Return `ok ...`, or what went wrong with one model type and where."""
+    place = "config"
+    try:
+        with quiet():
+            config = transformers.CONFIG_MAPPING[kind](**COMPLETE.get(kind, {}))
+        place = "shrink"
+        subject = config_subject(kind, config).small
+        place = "build"
+        model = subject.build()
+        place = "inputs"
+        examples = subject.examples(model)
+        place = "run"
+        errors = [error for error in (failure(model, one) for one in examples) if error]
+        if errors:
+            raise errors[0]
+    except Exception as error:
+        return f"{place}: {type(error).__name__}: {str(error)[:300]}".replace("\n", " ")
+    count = sum(tensor.numel() for tensor in model.parameters())
+    names = ",".join(examples[0].kwargs)
+    return f"ok {type(model).__name__} {count} parameters, {len(examples)} x {names}"
+
+
+def main(kinds: list[str]) -> None:
+    """Print a line for each model type and the count at the end."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGALRM, expired)
+    names = transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+    counts: Counter[str] = Counter()
+    for kind in kinds or list(names):
+        start = time.perf_counter()
+        signal.alarm(SECONDS)
+        text = outcome(kind)
+        signal.alarm(0)
+        counts[text.split()[0]] += 1
+        print(f"{kind:32} {time.perf_counter() - start:5.1f}s {text}", flush=True)
+    print(dict(counts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
