@@ -1,6 +1,6 @@
 """The spec language: text to `Spec`, and `Spec` with a checkpoint's headers to `BoundSpec`."""
 
-from rebasin_cli.spec.bind import bind, uncovered
+from rebasin_cli.spec.bind import bind, one_sided_groups, uncovered
 from rebasin_cli.spec.bound import BoundGroup, BoundSpec, drawn
 from rebasin_cli.spec.cut import without
 from rebasin_cli.spec.draft import draft
@@ -24,6 +24,7 @@ __all__ = [
     "idle_patterns",
     "least_problems",
     "load_spec",
+    "one_sided_groups",
     "outlines",
     "parse",
     "same_symmetry",

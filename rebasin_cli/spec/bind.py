@@ -14,7 +14,13 @@ from rebasin_cli.spec.names import Names
 from rebasin_cli.spec.problems import Problems
 from rebasin_cli.spec.resolve import resolve
 from rebasin_cli.spec.solve import solve
-from rebasin_cli.spec.symmetry import check_parents, check_sides, occurrences
+from rebasin_cli.spec.symmetry import (
+    Occurrences,
+    check_parents,
+    check_sides,
+    occurrences,
+    one_sided,
+)
 from rebasin_cli.spec.ties import Ties
 from rebasin_cli.tensors import BoundTensor, TensorInfo
 
@@ -35,6 +41,17 @@ def bind(
     ties: alias name -> canonical name of the same storage. Raises SpecError with every problem.
     """
     return _Binder(spec, infos, Sizes(spec, sizes or {}, config or {}), ties or {}).bound()
+
+
+def one_sided_groups(
+    spec: Spec, infos: Mapping[str, TensorInfo], *, ties: Mapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """Return the groups that, by their places, no tensor writes or none reads.
+
+    `bind` refuses them unless the spec declares them so: mostly a tensor was forgotten. But two
+    projections that are only multiplied with each other write units that nothing reads.
+    """
+    return _Binder(spec, infos, Sizes(spec, {}, {}), ties or {}).one_sided()
 
 
 def uncovered(bound: BoundSpec, infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
@@ -61,10 +78,8 @@ class _Binder:
     def bound(self) -> BoundSpec:
         spec, problems, names = self._spec, self._problems, self._names
         self._sizes.check_given(problems)
-        matched = match_tensors(spec, self._ties.infos, names, problems)
+        placements = self._placements()
         buffers = matching_names(spec, "buffers", spec.buffers, names, problems)
-        transposed = matching_names(spec, "transposed", spec.transposed, names, problems)
-        placements = self._ties.inherited(resolve(spec, matched, names, problems))
         used = _first_uses(placements)
         groups = [name for name in used if self._owner(name)]
         declared = declared_groups(spec, groups, problems)
@@ -72,14 +87,32 @@ class _Binder:
         sizes = solve(placements, known, broken, self._sizes, problems)
         per = parents(spec, declared, groups, problems)
         self._check_stacks(placements)
-        fixed = frozenset(name for name, d in declared.items() if d.fixed)
-        check_sides(occurrences(placements, self._owner, transposed), per, fixed, problems)
+        excused = {name for name, d in declared.items() if d.fixed or d.one_sided}
+        check_sides(self._occurrences(placements), per, excused, problems)
         ancestors = {name: chain(per, name)[:0:-1] for name in per}
         cut = [self._cut(placement, sizes, ancestors) for placement in placements]
         self._ties.check(placements, cut, problems)
         problems.stop()
+        fixed = frozenset(name for name, d in declared.items() if d.fixed)
         found = _bound_groups(groups, sizes, ancestors, fixed)
         return self._result(placements, cut, found, buffers)
+
+    def one_sided(self) -> tuple[str, ...]:
+        placements = self._placements()
+        groups = [name for name in _first_uses(placements) if self._owner(name)]
+        declared = declared_groups(self._spec, groups, self._problems)
+        per = parents(self._spec, declared, groups, self._problems)
+        return tuple(one_sided(self._occurrences(placements), per))
+
+    def _placements(self) -> list[Placement]:
+        matched = match_tensors(self._spec, self._ties.infos, self._names, self._problems)
+        resolved = resolve(self._spec, matched, self._names, self._problems)
+        return list(self._ties.inherited(resolved))
+
+    def _occurrences(self, placements: Sequence[Placement]) -> Occurrences:
+        spec, names = self._spec, self._names
+        transposed = matching_names(spec, "transposed", spec.transposed, names, self._problems)
+        return occurrences(placements, self._owner, transposed)
 
     def _owner(self, name: str) -> str | None:
         return None if name.startswith("~") or name in self._sizes else name

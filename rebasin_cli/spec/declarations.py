@@ -69,7 +69,7 @@ def _declaration(
     key: str, node: Node, sizes: tuple[str, ...], fields: Fields
 ) -> Declaration | None:
     pairs = node.pairs if isinstance(node, Table) else ()
-    known = ("size", "per", "fixed")
+    known = ("size", "per", "fixed", "one-sided")
     found = dict(fields.known(node, known)) if isinstance(node, Table) else {}
     if not pairs:
         hint = f"write `{key}: {{size: 4}}` or `{key}: {{per: PARENT}}`"
@@ -78,13 +78,16 @@ def _declaration(
         return None
     size = _size(found["size"], sizes, fields) if "size" in found else None
     parent = _parent(key, found["per"], fields) if "per" in found else None
-    return Declaration(size, parent, "fixed" in found and _truth(found["fixed"], fields))
+    fixed, one_sided = (
+        key in found and _truth(key, found[key], fields) for key in ("fixed", "one-sided")
+    )
+    return Declaration(size, parent, fixed, one_sided)
 
 
-def _truth(node: Node, fields: Fields) -> bool:
+def _truth(key: str, node: Node, fields: Fields) -> bool:
     text = node.text if isinstance(node, Text) else ""
     if text not in _TRUTH:
-        fields.problems.add("'fixed' is true or false", node.place)
+        fields.problems.add(f"{key!r} is true or false", node.place)
     return _TRUTH.get(text, False)
 
 

@@ -80,6 +80,7 @@ class Declared:
     size: int | str | None
     per: str | None
     fixed: bool
+    one_sided: bool
 
 
 def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> dict[str, Declared]:
@@ -103,7 +104,7 @@ def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> di
 
 def _concrete(key: str, declaration: Declaration, indices: re.Match[str]) -> Declared:
     per = declaration.per and TEMPLATE.sub(lambda t: indices[f"i_{t[1]}"], declaration.per)
-    return Declared(key, declaration.size, per, declaration.fixed)
+    return Declared(key, declaration.size, per, declaration.fixed, declaration.one_sided)
 
 
 def _free(key: str) -> int:

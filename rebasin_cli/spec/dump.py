@@ -69,8 +69,9 @@ def _table(values: Mapping[str, int | str]) -> str:
 
 
 def _declaration(declaration: Declaration) -> str:
-    fixed = "true" if declaration.fixed else None
-    fields = {"size": declaration.size, "per": declaration.per, "fixed": fixed}
+    flags = {"fixed": declaration.fixed, "one-sided": declaration.one_sided}
+    true = {key: "true" for key, flag in flags.items() if flag}
+    fields = {"size": declaration.size, "per": declaration.per, **true}
     said = {key: value for key, value in fields.items() if value is not None}
     return _table(said or {"fixed": "false"})
 

@@ -95,12 +95,14 @@ class Declaration:
     """What `groups:` says of a group: its size, and the group it has one permutation per index of.
 
     size: a number, a name from `sizes:`, or a `config.` path. fixed: nothing may reorder it, but
-    it may be the parent of groups that are reordered inside each of its units.
+    it may be the parent of groups that are reordered inside each of its units. one_sided: its
+    units are only written, or only read: two tensors write them and a product sums over them.
     """
 
     size: int | str | None = None
     per: str | None = None
     fixed: bool = False
+    one_sided: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rebasin_cli.spec.problems import Problems
 WRITE, READ, MAY_WRITE, MAY_READ = "write", "read", "may write", "may read"
 _BOTH = (WRITE, READ)
 _MATRIX = 2  # axes
+_MATRICES = 2  # one that writes the units of a child and one that reads them
 _SHOWN = 4  # places in a message
 
 _ONE_SIDED = {
@@ -98,14 +99,14 @@ def _sides(shape: Sequence[int], owned: Sequence[bool], flip: bool) -> list[tupl
 
 
 def check_sides(
-    found: Occurrences, per: Mapping[str, str], fixed: Container[str], problems: Problems
+    found: Occurrences, per: Mapping[str, str], excused: Container[str], problems: Problems
 ) -> None:
     """Refuse groups that no tensor writes or none reads. per: child group -> parent group.
 
-    Groups that are fixed may stand anywhere: nothing moves them.
+    excused: groups that may stand anywhere, because nothing moves them or the spec says so.
     """
     for group, where in found.items():
-        if group in fixed or problems.doubtful(group):
+        if group in excused or problems.doubtful(group):
             continue
         if group in per:
             _check_child(group, where, per[group], problems)
@@ -124,6 +125,15 @@ def check_sides(
         )
 
 
+def one_sided(found: Occurrences, per: Container[str]) -> Iterator[str]:
+    """Yield the groups that `check_sides` would refuse."""
+    for group, where in found.items():
+        sides = {side for occurrence in where for side in occurrence.sides}
+        lonely = sum(occurrence.matrix for occurrence in where) < _MATRICES
+        if lonely if group in per else _missing(sides) is not None:
+            yield group
+
+
 def _missing(sides: set[str]) -> tuple[str, str] | None:
     if not sides & {WRITE, READ}:
         return "stands on no matrix: nothing writes or reads its units", "writes and reads"
@@ -135,7 +145,7 @@ def _missing(sides: set[str]) -> tuple[str, str] | None:
 
 
 def _check_child(group: str, where: Sequence[Occurrence], parent: str, problems: Problems) -> None:
-    if sum(occurrence.matrix for occurrence in where) < 2:
+    if sum(occurrence.matrix for occurrence in where) < _MATRICES:
         problems.add(
             f"group {group!r} (per {parent}) occurs in fewer than two matrices",
             where[0].at,

@@ -9,6 +9,7 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec
 from rebasin_cli.spec.model import (
     AxisExpr,
+    Declaration,
     Entry,
     Fixed,
     Named,
@@ -67,6 +68,14 @@ def orphaned(spec: Spec, names: Iterable[str]) -> Spec:
     groups = dict(spec.groups)
     for name in names:
         groups[name] = replace(groups[name], per=None)
+    return replace(spec, groups=groups)
+
+
+def declared_one_sided(spec: Spec, names: Iterable[str]) -> Spec:
+    """Return the spec that says of some groups that they are only written, or only read."""
+    groups = dict(spec.groups)
+    for name in names:
+        groups[name] = replace(groups.get(name, Declaration()), one_sided=True)
     return replace(spec, groups=groups)
 
 

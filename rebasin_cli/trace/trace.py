@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from rebasin_cli.models import Subject
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundSpec, Spec, bind
+from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compress import compress
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace.capture import Arguments, record
 from rebasin_cli.trace.derive import FixedAxis
 from rebasin_cli.trace.proof import ACCEPTED, Proof, Trial, random_permutations
 from rebasin_cli.trace.record import Record, mapped
-from rebasin_cli.trace.refute import culprits, dropped, orphaned, without_own
+from rebasin_cli.trace.refute import culprits, declared_one_sided, dropped, orphaned, without_own
 from rebasin_cli.trace.symmetry import Choices, Symmetry, symmetry
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
@@ -54,7 +54,11 @@ class Trace:
             if info.floating and info.numel > 1 and name not in self.ties
         )
         moved = sum(
-            block.numel for t in self.bound.tensors for block in t.blocks if any(block.groups)
+            block.numel
+            for tensor in self.bound.tensors
+            if not self.ties.keys() & set(tensor.members)
+            for block in tensor.blocks
+            if any(block.groups)
         )
         return moved / every if every else 0.0
 
@@ -85,6 +89,7 @@ def _unproved(found: Symmetry, record_: Record, model: nn.Module) -> Trace:
     }
     ties = _ties(record_)
     spec = found.derived.spec
+    spec = declared_one_sided(spec, one_sided_groups(spec, infos, ties=ties))
     return Trace(
         spec=spec,
         explicit=spec,
