@@ -29,7 +29,13 @@ def record_fake(model: nn.Module, examples: Sequence[Arguments]) -> Record:
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         data = _make_fake(model, mode)
-        fakes = [mapped(example, Tensor, mode.from_tensor) for example in examples]
+
+        def fake(tensor: Tensor) -> Tensor:
+            made = mode.from_tensor(tensor)
+            data[id(made)] = tensor
+            return made
+
+        fakes = [mapped(example, Tensor, fake) for example in examples]
         return _record(model, fakes, Recorder(fake=True), data)
 
 
@@ -43,7 +49,7 @@ def _record(
     outputs: dict[str, Value] = {}
     chosen: list[str] = []
     for number, (args, kwargs) in enumerate(examples):
-        mapped((args, kwargs), Tensor, lambda tensor: recorder.name(tensor, "input"))
+        mapped((args, kwargs), Tensor, lambda t: recorder.name(t, "input", data.get(id(t))))
         torch.manual_seed(0)
         with primitive_kernels(), recorder:
             returned = model(*args, **kwargs)

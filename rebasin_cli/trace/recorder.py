@@ -27,11 +27,13 @@ FOLDED = 1 << 22  # elements; larger constants keep no numbers
 @contextmanager
 def primitive_kernels() -> Iterator[None]:
     """Keep fused kernels off, so that a model runs as the same operators on every machine."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        # `torch.backends.mkldnn.flags` would also set a TF32 option, and warn that it cannot.
+        stack.callback(torch._C._set_mkldnn_enabled, onednn)
+        torch._C._set_mkldnn_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.no_grad())
         yield
@@ -40,8 +42,8 @@ def primitive_kernels() -> Iterator[None]:
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """Records calls while it is entered; the innermost mode, over a fake mode or none.
 
-    Constants (made from no parameter and no input) keep their numbers: next to fake tensors
-    each operator on constants alone is also run for real.
+    What is made from no parameter keeps its numbers: next to fake tensors each operator on
+    constants and inputs alone is also run for real, because control flow may ask for them.
     """
 
     def __init__(self, *, fake: bool) -> None:
@@ -71,7 +73,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         constant = _plain(func) in SHAPE_ONLY or all(
             self._constant(value) for value in values_in((inputs, options))
         )
-        real = _real(func, inputs, options) if constant and self.fake else None
+        real = _real(func, inputs, options) if self.fake else None
         result = func(*args, **kwargs)
         written = tuple(_written(func, inputs, options))
         if not constant:
@@ -175,8 +177,8 @@ def _real(func: Any, args: Any, kwargs: Any) -> Any:
     values = list(values_in((args, kwargs)))
     if any(v.data is None or prod(v.shape) > FOLDED for v in values) and not shape_only:
         return None
-    real_args, real_kwargs = mapped((args, kwargs), Value, number)
     with _disable_current_modes():
+        real_args, real_kwargs = mapped((args, kwargs), Value, number)
         try:
             return func(*real_args, **real_kwargs)
         except (RuntimeError, NotImplementedError):

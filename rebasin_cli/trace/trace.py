@@ -13,11 +13,12 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compress import compress
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.trace.capture import Arguments, record
+from rebasin_cli.trace.capture import Arguments, record, record_fake
 from rebasin_cli.trace.derive import FixedAxis
 from rebasin_cli.trace.proof import ACCEPTED, Proof, Trial, random_permutations
 from rebasin_cli.trace.record import Record, mapped
 from rebasin_cli.trace.refute import culprits, declared_one_sided, dropped, orphaned, without_own
+from rebasin_cli.trace.sizeless import same_but_sizes
 from rebasin_cli.trace.symmetry import Choices, Symmetry, symmetry
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
@@ -63,17 +64,51 @@ class Trace:
         return moved / every if every else 0.0
 
 
-def trace(subject: Subject, choices: Choices = Choices()) -> Trace:  # noqa: B008 frozen
-    """Return the symmetry of a model, proved on it.
+def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1) -> Trace:
+    """Return the symmetry of a model, proved by running it permuted.
 
-    Up to `REAL` parameters the model is built and run for real. Raises what the model raises.
+    recorded: how many of the examples are recorded, their constraints joined; all serve the proof.
+    Models of up to `REAL` parameters are built and run. Of larger ones only the operators are
+    recorded, without memory for their tensors, and the proof is that of `subject.small`, if that
+    has the same spec but for sizes. Raises what the model raises.
     """
-    model = subject.build()
-    examples = [(example.args, example.kwargs) for example in subject.examples(model)]
+    choices = choices or Choices()
     with torch.no_grad():
-        found = record(model, examples[:1])
-        derived = symmetry(found, model, choices, _name(subject))
-        return _proved(_unproved(derived, found, model), model, examples)
+        large = _large(subject)
+        if large is not None:
+            return _traced_fake(subject, large, choices, recorded)
+        model = subject.build()
+        examples = _examples(subject, model)
+        found = record(model, examples[:recorded])
+        traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
+        return _proved(traced, model, examples)
+
+
+def _large(subject: Subject) -> nn.Module | None:
+    """Return the model without memory for its tensors if it is too large to be run for real."""
+    try:
+        with torch.device("meta"):
+            model = subject.build()
+    except Exception:  # many constructors look at numbers; then the model is built for real
+        return None
+    return model if sum(tensor.numel() for tensor in model.parameters()) > REAL else None
+
+
+def _examples(subject: Subject, model: nn.Module) -> list[Arguments]:
+    return [(example.args, example.kwargs) for example in subject.examples(model)]
+
+
+def _traced_fake(subject: Subject, model: nn.Module, choices: Choices, recorded: int) -> Trace:
+    examples = _examples(subject, model)
+    found = record_fake(model, examples[:recorded])
+    traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
+    traced = replace(traced, spec=compress(traced.explicit, traced.infos, ties=traced.ties))
+    if subject.small is None:
+        return traced
+    small = trace(subject.small, choices, recorded=recorded)
+    if small.proof is None or not same_but_sizes(small.spec, traced.spec):
+        return traced
+    return replace(traced, proof=replace(small.proof, on_small=True))
 
 
 def _name(subject: Subject) -> str:

@@ -13,14 +13,27 @@ import torch
 
 from rebasin_cli.trace.analysis import Analysis, Axes, Rule
 from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.recorder import SHAPE_ONLY
 from rebasin_cli.trace.rules import arithmetic, indexing, shapes, spatial
 from rebasin_cli.trace.terms import Term, extent
+
+CREATORS = (
+    *("empty", "zeros", "ones", "full", "empty_strided", "empty_permuted", "scalar_tensor"),
+    *SHAPE_ONLY,
+)
+
+
+def created(analysis: Analysis, call: Call) -> list[Axes]:
+    """A new tensor that is written into later: what is written says what its axes are."""
+    return [analysis.fresh(value.shape) for value in call.results if value is not None]
+
 
 RULES: dict[str, Rule] = {
     **shapes.RULES,
     **arithmetic.RULES,
     **spatial.RULES,
     **indexing.RULES,
+    **dict.fromkeys(CREATORS, created),
 }
 
 

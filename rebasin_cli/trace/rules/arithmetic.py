@@ -222,5 +222,7 @@ RULES: dict[str, Rule] = {
     "native_group_norm": group_norm,
     "_weight_norm_interface": weight_norm,
     **dict.fromkeys(("fill", "zero", "normal_", "uniform_"), written),
-    **dict.fromkeys(("copy", "_prelu_kernel", "where", "floor_divide", "hardswish"), pointwise),
+    **dict.fromkeys(
+        ("copy", "masked_fill", "_prelu_kernel", "where", "floor_divide", "hardswish"), pointwise
+    ),
 }

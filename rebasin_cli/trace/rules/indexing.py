@@ -41,7 +41,7 @@ def embedding(analysis: Analysis, call: Call) -> list[Axes]:
 def index(analysis: Analysis, call: Call) -> list[Axes]:
     """`x[i, j, ...]` with tensors: their broadcast shape stands where the first of them stood."""
     value, given = call.args[0], call.args[1]
-    axes, run = analysis.of(value), _contiguous_run(given)
+    axes, run = analysis.of(value), _contiguous_run(given, value.shape)
     if run is not None:
         dim, start, stop = run
         return [narrowed(analysis, axes, dim, start, stop)]
@@ -51,7 +51,9 @@ def index(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*rest[:first], *chosen, *rest[first:])]
 
 
-def _contiguous_run(given: Sequence[Value | None]) -> tuple[int, int, int] | None:
+def _contiguous_run(
+    given: Sequence[Value | None], shape: Sequence[int]
+) -> tuple[int, int, int] | None:
     """Return (dimension, start, stop) if the only index is a constant run of integers."""
     used = [(dim, value) for dim, value in enumerate(given) if value is not None]
     if len(used) != 1:
@@ -60,9 +62,9 @@ def _contiguous_run(given: Sequence[Value | None]) -> tuple[int, int, int] | Non
     data = value.data if value.root.source == "constant" else None
     if data is None or data.dim() != 1 or data.dtype != torch.int64 or not len(data):
         return None
-    numbers = data.tolist()
+    numbers = [number % shape[dim] for number in data.tolist()]
     steps = {after - before for before, after in pairwise(numbers)}
-    return (dim, numbers[0], numbers[-1] + 1) if steps <= {1} and numbers[0] >= 0 else None
+    return (dim, numbers[0], numbers[-1] + 1) if steps <= {1} else None
 
 
 def _indexed(

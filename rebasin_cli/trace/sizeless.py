@@ -1,0 +1,44 @@
+"""Specs without their sizes: what a model and its small copy have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rebasin_cli.spec import Spec
+from rebasin_cli.spec.model import AxisExpr, Entry, Fixed, Product, Split, Sum
+
+
+def same_but_sizes(one: Spec, other: Spec) -> bool:
+    """Return whether two specs say the same of the same patterns, whatever the sizes are."""
+    return _sizeless(one) == _sizeless(other)
+
+
+def _sizeless(spec: Spec) -> Spec:
+    tensors = {name: _entry(entry) for name, entry in spec.tensors.items()}
+    groups = {name: replace(declared, size=None) for name, declared in spec.groups.items()}
+    return replace(spec, name="", description="", tensors=tensors, groups=groups)
+
+
+def _entry(entry: Entry) -> Entry:
+    if isinstance(entry, Split):
+        return Split(entry.axis, tuple(_axes(part) for part in entry.parts))
+    return _axes(entry)
+
+
+def _axes(axes: Sequence[AxisExpr]) -> tuple[AxisExpr, ...]:
+    """Return axes whose fixed factors have no size; fixed axes at the end say nothing."""
+    sizeless = [_axis(axis) for axis in axes]
+    while sizeless and sizeless[-1] == Fixed():
+        sizeless.pop()
+    return tuple(sizeless)
+
+
+def _axis(axis: AxisExpr) -> AxisExpr:
+    if isinstance(axis, Fixed):
+        return Fixed()
+    if isinstance(axis, Product):
+        return Product(tuple(_axis(factor) for factor in axis.factors))
+    if isinstance(axis, Sum):
+        return Sum(tuple(_axis(segment) for segment in axis.segments))
+    return axis
