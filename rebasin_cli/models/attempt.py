@@ -17,7 +17,7 @@ from torch import nn
 from rebasin_cli.models.subject import Example
 
 CPU = torch.device("cpu")
-GROWTH = 3.0  # the second example has at most so many times the positions: it is run for real
+_GROWTH = 3.0  # the second example has at most so many times the positions: it is run for real
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def failure(model: nn.Module, example: Example) -> Exception | None:
     return None
 
 
-def accepted(model: nn.Module, candidates: Iterable[Example]) -> Example | None:
+def _accepted(model: nn.Module, candidates: Iterable[Example]) -> Example | None:
     """Return the first of the candidates that the model accepts, or None."""
     return next((example for example in candidates if failure(model, example) is None), None)
 
@@ -81,8 +81,8 @@ def two_sizes(model: nn.Module, families: Iterable[Family]) -> tuple[Example, ..
             first = family.make((2, *shape))
             if failure(model, first) is None:
                 rest = (*family.shapes[place + 1 :], *family.shapes[:place], shape)
-                others = [other for other in rest if prod(other) <= GROWTH * prod(shape)]
-                second = accepted(model, (family.make((3, *other)) for other in others))
+                others = [other for other in rest if prod(other) <= _GROWTH * prod(shape)]
+                second = _accepted(model, (family.make((3, *other)) for other in others))
                 return (first,) if second is None else (first, second)
     return ()
 

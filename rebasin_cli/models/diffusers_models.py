@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -61,10 +62,16 @@ def diffusers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
         raise UsageError(f"{name}: diffusers has no model class {title!r}", hint=hint)
     arguments = {key: value for key, value in fields.items() if not key.startswith("_")}
     check_arguments(name, architecture.__init__, {"self": None, **arguments})
-    tiny = shrunk_arguments(arguments)
+    tiny = shrunk_arguments({**_defaults(architecture), **arguments})
     build = partial(constructed, f"{name} (small)", partial(architecture.from_config, tiny))
     small = _subject(f"{name} (small)", architecture, tiny, build)
     return replace(_subject(name, architecture, arguments, build), small=small)
+
+
+def _defaults(architecture: Any) -> dict[str, Any]:
+    """Return what a class takes for arguments that a configuration leaves out."""
+    parameters = inspect.signature(architecture.__init__).parameters.values()
+    return {item.name: item.default for item in parameters if item.default is not item.empty}
 
 
 def _subject(

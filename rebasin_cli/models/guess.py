@@ -18,7 +18,7 @@ SIDES = (64, 32, 28, 96, 128, 224, 299)
 LENGTHS = (64, 128, 256, 1024)
 VOLUMES = (32, 16, 64)
 STEPS = ((5,), (7,))
-TRIES = 12
+_TRIES = 12
 SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.Transformer)
 
 
@@ -32,7 +32,7 @@ def guessed_families(model: nn.Module) -> Iterator[Family]:
     seen: set[tuple[object, ...]] = set()
     for layer in model.modules():
         for kind, shapes in _inputs(layer, sequential):
-            if (kind, *shapes) in seen or len(seen) == TRIES:
+            if (kind, *shapes) in seen or len(seen) == _TRIES:
                 continue
             seen.add((kind, *shapes))
             yield Family(_caller(model, vocabulary if kind == "ids" else None), shapes)

@@ -14,22 +14,7 @@ from itertools import chain, count
 from typing import Any
 
 from rebasin_cli.models.attempt import quiet
-from rebasin_cli.models.shrink_names import (
-    FEEDFORWARD,
-    HEAD_COUNTS,
-    HEAD_SIZES,
-    HIDDEN,
-    IMAGES,
-    INDICES,
-    INNER,
-    KEPT,
-    LIMITS,
-    PATCHES,
-    SHARED_HEADS,
-    TOKENS,
-    VOCABULARY,
-    WIDTHS,
-)
+from rebasin_cli.models.shrink_names import FEEDFORWARD, HIDDEN, LIMITS, VOCABULARY, means
 
 LAYERS, HEADS = 3, 4
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -109,7 +94,7 @@ def _numbers(config: Any) -> Iterator[tuple[str, int]]:
 def _widths(numbers: Sequence[tuple[str, int]]) -> dict[int, int]:
     """Return new widths in the order of the old ones; inner widths differ from hidden ones."""
     wide = [(name, value) for name, value in numbers if value > PLAIN and _is_width(name)]
-    outer = {value for name, value in wide if not INNER.fullmatch(name)}
+    outer = {value for name, value in wide if not means("inner", name)}
     inner = {value for _, value in wide} - outer
     hidden = chain(HIDDEN, count(HIDDEN[-1] + 8, 8))
     feedforward = chain(FEEDFORWARD, count(FEEDFORWARD[-1] + 8, 8))
@@ -120,13 +105,15 @@ def _widths(numbers: Sequence[tuple[str, int]]) -> dict[int, int]:
 
 
 def _is_width(name: str) -> bool:
-    other = (HEAD_SIZES, SHARED_HEADS, HEAD_COUNTS, KEPT, PATCHES, IMAGES, *(p for p, _ in LIMITS))
-    return bool(WIDTHS.fullmatch(name)) and not any(one.fullmatch(name) for one in other)
+    others = ("head sizes", "shared heads", "head counts", "kept", "patches", "images")
+    if any(means(other, name) for other in others):
+        return False
+    return means("widths", name) and not any(pattern.fullmatch(name) for pattern, _ in LIMITS)
 
 
 def _tokens(numbers: Sequence[tuple[str, int]]) -> dict[int, int]:
     """Return new special ids, distinct, the large ones from the end of the small vocabulary."""
-    old = [value for name, value in numbers if TOKENS.fullmatch(name) and value > PLAIN]
+    old = [value for name, value in numbers if means("tokens", name) and value > PLAIN]
     return dict(zip(dict.fromkeys(old), count(VOCABULARY - 1, -1), strict=False))
 
 
@@ -157,7 +144,7 @@ def _level(fields: Mapping[str, Any], outputs: int) -> Level:
     each = [v for v in fields.values() if isinstance(v, (list, tuple)) and len(v) == depth]
     kinds = [tuple(str(one[layer]) for one in each) for layer in range(depth)]
     first = [place for place, kind in enumerate(kinds) if kinds.index(kind) == place]
-    indices = [value for name, value in fields.items() if INDICES.fullmatch(name) and value]
+    indices = [value for name, value in fields.items() if means("indices", name) and value]
     wanted = max(LAYERS, outputs, *(len(value) for value in indices), 0)
     rest = [place for place in range(depth) if place not in first]
     chosen = sorted([*first[:STAGES], *rest[: max(0, wanted - len(first))]])
@@ -185,7 +172,7 @@ def _is_table(value: Mapping[Any, Any]) -> bool:
 def _list(name: str, value: Sequence[Any], level: Level, sizes: Sizes) -> Any:
     """Return a list for the chosen layers, or the same list of smaller numbers."""
     kind: Any = type(value)
-    if INDICES.fullmatch(name) and level.depth and value and type(value[0]) is int:
+    if means("indices", name) and level.depth and value and type(value[0]) is int:
         last = len(level.layers)
         return kind(range(last - len(value), last) if len(value) <= last else value)
     if len(value) == level.depth > STAGES:
@@ -198,28 +185,28 @@ def _list(name: str, value: Sequence[Any], level: Level, sizes: Sizes) -> Any:
 
 def _number(name: str, value: int, fields: Mapping[str, Any], sizes: Sizes) -> int:
     """Return what a positive number becomes."""
-    if TOKENS.fullmatch(name):
+    if means("tokens", name):
         return sizes.tokens.get(value, value)
     if name.endswith("window_size"):  # of windows of patches; larger ones count something else
         return 2 if value <= 2 * PLAIN else value
     for pattern, limit in LIMITS:
         if pattern.fullmatch(name):
             return min(value, limit)
-    if SHARED_HEADS.fullmatch(name):
+    if means("shared heads", name):
         return _shared(value, fields)
-    if HEAD_COUNTS.fullmatch(name):
+    if means("head counts", name):
         return next(count for count in (HEADS, 2, 1) if count <= value)
-    if HEAD_SIZES.fullmatch(name) or PATCHES.fullmatch(name):
+    if means("head sizes", name) or means("patches", name):
         return min(value, 8)
-    if IMAGES.fullmatch(name):
+    if means("images", name):
         return min(value, _image(fields))
     return sizes.widths.get(value, value) if _is_width(name) else value
 
 
 def _shared(value: int, fields: Mapping[str, Any]) -> int:
     """Return key-value heads: as many as queries have, one, or half."""
-    queries = [v for k, v in fields.items() if HEAD_COUNTS.fullmatch(k) and type(v) is int]
-    if value in queries or value == 1:
+    counts = [k for k in fields if means("head counts", k) and not means("shared heads", k)]
+    if value == 1 or value in [fields[name] for name in counts]:
         return min(value, HEADS)
     return 2
 
@@ -235,7 +222,7 @@ def _reconciled(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with products as they were: heads * size = width, widths * expansion."""
     if {"qk_nope_head_dim", "qk_rope_head_dim"} <= old.keys():
         return {**new, **_latent_heads(old, new)}
-    sizes = [name for name, value in old.items() if HEAD_SIZES.fullmatch(name) and value]
+    sizes = [name for name, value in old.items() if means("head sizes", name) and value]
     made = {**new, **{name: _head_size(name, old, new) for name in sizes}}
     before, after = (fields.get("head_dim") or _ratio(fields) for fields in (old, made))
     ropes = [name for name in made if name.startswith("rope_")]
@@ -260,7 +247,9 @@ def _latent_heads(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, i
 def _head_size(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Any:
     """Return a size of heads that fills the width it filled before, if it filled one."""
     counts = [
-        key for key, value in old.items() if HEAD_COUNTS.fullmatch(key) and type(value) is int
+        key
+        for key, value in old.items()
+        if means("head counts", key) and not means("shared heads", key) and type(value) is int
     ]
     counts.sort(key=lambda key: key.split("_")[0] != name.split("_", maxsplit=1)[0])
     widths = [key for key, value in old.items() if _is_width(key) and type(value) is int]

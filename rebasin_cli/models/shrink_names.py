@@ -5,11 +5,6 @@ from __future__ import annotations
 import re
 
 
-def _names(text: str) -> re.Pattern[str]:
-    """Return a pattern of whole names."""
-    return re.compile(text)
-
-
 def _limits(*lines: str) -> tuple[tuple[re.Pattern[str], int], ...]:
     """Return patterns of whole names with the largest value that each keeps."""
     pairs = (line.rsplit(maxsplit=1) for line in lines)
@@ -48,20 +43,33 @@ LIMITS = _limits(
     r"num_conv_pos_embedding_groups|mm_tokens_per_image 4",
     r".*(codebook_size|num_codevectors_per_group|num_codebooks) 16",
 )
-SHARED_HEADS = _names(r".*(key_value_heads|kv_heads|num_key_heads)|n_head_kv")
-HEAD_COUNTS = _names(r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads|heads)")
-HEAD_SIZES = _names(r".*(head_dim|d_kv|d_head|dim_head|kv_channels|head_size)")
-TOKENS = _names(r".*(token_id|token_index|_tokens_ids?|mask_index|unk_index|_start_id|_end_id)")
-PATCHES = _names(r"(?!temporal).*patch_size")
-IMAGES = _names(r".*(image_size|img_size|crop_size)")
-INDICES = _names(r".*(indexes|indices|hook_ids|extract_layers|layers_idx)")
-KEPT = _names(
-    r".*(kernel|stride|num_labels|window_size|merge_size|padding|scale|factor|ratio|pool_shape).*"
-    r"|num_channels|num_stages|num_encoder_blocks"
-)
-WIDTHS = _names(
-    r".*(hidden_size|d_model|n_embd|dim(s|ension)?|width|units|channels|hidden_sizes|embed_size"
-    r"|embedding_size|output_size|proj_size|projection_size|filters|planes|intermediate_size|ffn.*|d_ff|d_inner"
-    r"|n_inner|dff|dim_feedforward|dim_ff|channel_list|upsample_groups|d_ssm)"
-)
-INNER = _names(r".*(intermediate|ffn|mlp|d_ff|inner|feedforward|dff|dim_ff|feed_forward).*")
+_MEANINGS = {
+    "shared heads": re.compile(r".*(key_value_heads|kv_heads|num_key_heads)|n_head_kv"),
+    "head counts": re.compile(
+        r"(.*_)?(num_attention_heads|num_heads|n_heads?|attention_heads|heads)"
+    ),
+    "head sizes": re.compile(r".*(head_dim|d_kv|d_head|dim_head|kv_channels|head_size)"),
+    "tokens": re.compile(
+        r".*(token_id|token_index|_tokens_ids?|mask_index|unk_index|_start_id|_end_id)"
+    ),
+    "patches": re.compile(r"(?!temporal).*patch_size"),
+    "images": re.compile(r".*(image_size|img_size|crop_size)"),
+    "indices": re.compile(r".*(indexes|indices|hook_ids|extract_layers|layers_idx)"),
+    "kept": re.compile(
+        r".*(kernel|stride|num_labels|window_size|merge_size|padding|scale|factor|ratio|pool_shape).*"
+        r"|num_channels|num_stages|num_encoder_blocks"
+    ),
+    "widths": re.compile(
+        r".*(hidden_size|d_model|n_embd|dim(s|ension)?|width|units|channels|hidden_sizes|embed_size"
+        r"|embedding_size|output_size|proj_size|projection_size|filters|planes|intermediate_size|ffn.*"
+        r"|d_ff|d_inner|n_inner|dff|dim_feedforward|dim_ff|channel_list|upsample_groups|d_ssm)"
+    ),
+    "inner": re.compile(
+        r".*(intermediate|ffn|mlp|d_ff|inner|feedforward|dff|dim_ff|feed_forward).*"
+    ),
+}
+
+
+def means(what: str, name: str) -> bool:
+    """Return whether a field counts something: what is a key of the table above."""
+    return bool(_MEANINGS[what].fullmatch(name))

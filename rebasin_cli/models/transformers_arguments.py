@@ -69,24 +69,39 @@ def _boxes(frame: Frame) -> torch.Tensor:
 
 def text_with_image(frame: Frame, picture: Mapping[str, Maker]) -> torch.Tensor:
     """Return a text and then one image's worth of image tokens, as many as the model makes."""
+    count = _grid_tokens(frame) if "image_grid_thw" in picture else _feature_rows(frame, picture)
+    image = torch.full((frame.batch, count), image_token(frame), device=CPU)
+    return torch.cat([_tokens(frame, frame.length), image], dim=1)
+
+
+def token_kinds(frame: Frame, picture: Mapping[str, Maker]) -> torch.Tensor:
+    """Return which tokens of such a text are the image's: 1 there, otherwise 0."""
+    return (text_with_image(frame, picture) == image_token(frame)).int()
+
+
+def image_token(frame: Frame) -> int:
+    """Return the id that stands for a piece of an image in a text, 0 if there is none."""
+    return frame.get("image_token_id", "image_token_index", "img_context_token_id")
+
+
+def _grid_tokens(frame: Frame) -> int:
+    """Return how many tokens one image's grid of patches becomes.
+
+    Counted, not run: these models turn the grid into a list, which needs its values.
+    """
+    merged = frame.get("spatial_merge_size", default=1) ** 2
+    return int(_grid(frame)[0].prod()) // merged
+
+
+def _feature_rows(frame: Frame, picture: Mapping[str, Maker]) -> int:
+    """Run the part of the model that sees, and return how many vectors it makes of an image."""
     device = next(frame.model.parameters()).device
     inputs = {name: on(device, make(frame)) for name, make in picture.items()}
     with torch.no_grad(), quiet(), device:
         found = frame.model.get_image_features(**inputs)
     found = getattr(found, "pooler_output", found)
     rows = found if isinstance(found, (list, tuple)) else [found]
-    count = sum(row.numel() // row.shape[-1] for row in rows) // frame.batch
-    image = torch.full((frame.batch, count), _image_token(frame), device=CPU)
-    return torch.cat([_tokens(frame, frame.length), image], dim=1)
-
-
-def token_kinds(frame: Frame, picture: Mapping[str, Maker]) -> torch.Tensor:
-    """Return which tokens of such a text are the image's: 1 there, otherwise 0."""
-    return (text_with_image(frame, picture) == _image_token(frame)).int()
-
-
-def _image_token(frame: Frame) -> int:
-    return frame.get("image_token_id", "image_token_index", "img_context_token_id")
+    return int(sum(row.numel() // row.shape[-1] for row in rows)) // frame.batch
 
 
 def _image(frame: Frame, *frames: int) -> torch.Tensor:

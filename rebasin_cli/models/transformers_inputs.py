@@ -19,6 +19,7 @@ from rebasin_cli.models.transformers_arguments import (
     WAYS,
     Frame,
     Maker,
+    image_token,
     patches,
     text_with_image,
     token_kinds,
@@ -82,7 +83,7 @@ def _combinations(model: Any) -> Iterator[dict[str, Maker]]:
     known = [name for name in inspect.signature(model.forward).parameters if name in WAYS]
     if "decoder_input_ids" in known and not model.config.is_encoder_decoder:
         known.remove("decoder_input_ids")
-    if {"pixel_values", "input_ids"} <= set(known) and hasattr(model, "get_image_features"):
+    if {"pixel_values", "input_ids"} <= set(known) and image_token(Frame(model, *SIZES[0])):
         yield from _illustrated(known)
     # What belongs to images alone, and the second form of an image, a video.
     rest = [name for name in known if name not in (*PICTURED, "pixel_values_videos")]

@@ -260,9 +260,10 @@ class Bindings:
         return self._split_product(term, outer, inner)
 
     def _split_sum(self, term: Sum, outer: int, inner: int) -> tuple[Term, Term]:
-        if any(extent(segment) % inner for segment in term.segments):
+        rows = _whole_rows(term.segments, inner)
+        if len(rows) == 1:
             return self._give_up_split(term, outer, inner)
-        pairs = [self.split(segment, extent(segment) // inner) for segment in term.segments]
+        pairs = [self.split(row, extent(row) // inner) for row in rows]
         for _, rest in pairs[1:]:
             self.unify(pairs[0][1], rest)
         return add([first for first, _ in pairs]), pairs[0][1]
@@ -290,3 +291,13 @@ class Bindings:
         for term in terms:
             self.freeze(term, reason)
         return [self.held(size, reason) for size in sizes]
+
+
+def _whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
+    """Join neighbouring segments until each piece is a whole number of rows of a size."""
+    rows: list[list[Term]] = [[]]
+    for segment in segments:
+        if sum(map(extent, rows[-1])) % size == 0 and rows[-1]:
+            rows.append([])
+        rows[-1].append(segment)
+    return [add(row) for row in rows]

@@ -84,7 +84,8 @@ def primary_outputs(returned: Any) -> list[str]:
     Those with `logits` in their name, or the first of an object that also carries hidden states
     and caches; of a plain tuple, list or dictionary, all floating tensors.
     """
-    floating = [name for name, t in named_outputs(returned).items() if t.is_floating_point()]
+    found = named_outputs(returned)
+    floating = [name for name, t in found.items() if t.is_floating_point()] or list(found)
     logits = [name for name in floating if "logits" in name and "router" not in name]
     return logits or (floating[:1] if hasattr(returned, "to_tuple") else floating)
 

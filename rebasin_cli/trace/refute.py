@@ -29,7 +29,7 @@ def culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[st
     Groups that only break it together are all returned.
     """
     names = list(permutations)
-    if not breaks(permutations):
+    if not names or not breaks(permutations):
         return []
     if len(names) == 1:
         return names

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.record import Call, Value, values_in
 from rebasin_cli.trace.recorder import SHAPE_ONLY
 from rebasin_cli.trace.rules import arithmetic, indexing, shapes, spatial
 from rebasin_cli.trace.terms import Term, extent
@@ -101,13 +101,12 @@ def _hand_on(analysis: Analysis, call: Call, domains: list[Term], partly: bool) 
 
 
 def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, Term]) -> None:
-    """The first argument may itself hold indices; the indices that look into it are handled."""
-    held = domains.get(call.args[0])
-    if held is None:
-        return
-    if base_name(call) in {"index", "index_select", "gather"}:
-        for value in call.results:
-            if value is not None:
-                analysis.domains[value] = held
-        return
-    analysis.freeze([held], "indices that are written into")
+    """The index that looks up is dealt with; what is looked up may hold indices itself."""
+    index = list(values_in(call.arg("indices" if call.has("indices") else "index")))
+    held = {value: domain for value, domain in domains.items() if value not in index}
+    first = held.pop(call.args[0], None)
+    if first is not None and base_name(call) in {"index", "index_select", "gather"}:
+        analysis.domains.update({v: first for v in call.results if v is not None})
+    elif first is not None:
+        analysis.freeze([first], "indices that are written into")
+    analysis.freeze(held.values(), "indices that are written")

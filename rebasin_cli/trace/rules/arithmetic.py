@@ -157,7 +157,10 @@ def batch_norm(analysis: Analysis, call: Call) -> list[Axes]:
     for value in values_in([call.arg(name) for name in names if call.has(name)]):
         analysis.terms.unify(axes[1], analysis.of(value)[0])
     analysis.mix(axes, [dim for dim in range(len(axes)) if dim != 1])
-    return [axes, (axes[1],), (axes[1],)]
+    sizes = [result.shape if result is not None else () for result in call.results[1:]]
+    channel = extent(axes[1])
+    kept = [(axes[1],) if size == (channel,) else analysis.frozen(size, "empty") for size in sizes]
+    return [axes, *kept]
 
 
 def group_norm(analysis: Analysis, call: Call) -> list[Axes]:
@@ -205,7 +208,7 @@ RULES: dict[str, Rule] = {
         (
             *("sum", "mean", "prod", "amax", "amin", "aminmax", "all", "any", "norm", "nansum"),
             *("var", "std", "var_mean", "std_mean", "logsumexp", "linalg_vector_norm"),
-            *("count_nonzero", "_foreach_norm"),
+            "count_nonzero",
         ),
         reduction,
     ),

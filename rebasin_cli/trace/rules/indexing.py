@@ -13,11 +13,12 @@ import torch
 
 from rebasin_cli.trace.analysis import Analysis, Axes, Rule
 from rebasin_cli.trace.record import Call, Value
-from rebasin_cli.trace.rules.arithmetic import broadcast, reduced
+from rebasin_cli.trace.rules.arithmetic import broadcast, pointwise, reduced
 from rebasin_cli.trace.rules.shapes import narrowed
 from rebasin_cli.trace.terms import ONE, Term, extent
 
 LOOKED_UP = "looked up by index"
+MASKS = frozenset({torch.bool, torch.uint8})
 
 
 def looked_into(analysis: Analysis, term: Term, index: Value, text: str = LOOKED_UP) -> None:
@@ -25,6 +26,7 @@ def looked_into(analysis: Analysis, term: Term, index: Value, text: str = LOOKED
     domain = analysis.domain(index)
     if domain is not None and extent(domain) == extent(term):
         analysis.terms.unify(term, domain)
+        analysis.slots.extend((axis, domain) for axis in analysis.of(index) if axis != ONE)
         return
     if domain is not None:
         analysis.freeze([domain], text)
@@ -80,7 +82,7 @@ def _indexed(
     for value in given:
         if value is None:
             dim += 1
-        elif value.dtype in {torch.bool, torch.uint8}:
+        elif value.dtype in MASKS:
             covered = range(dim, dim + len(value.shape))
             analysis.freeze([*(axes[d] for d in covered), *analysis.of(value)], "chosen by a mask")
             into.extend(covered)
@@ -106,14 +108,14 @@ def masked(analysis: Analysis, call: Call) -> list[Axes] | None:
     result = call.results[0]
     assert result is not None
     rest = [term for dim, term in enumerate(axes) if dim not in into]
-    count = analysis.frozen(result.shape[: len(result.shape) - len(rest)], "chosen by a mask")
     first = into[0] if into == list(range(into[0], into[-1] + 1)) else 0
-    return [(*rest[:first], *count, *rest[first:])]
+    chosen = result.shape[first : first + len(result.shape) - len(rest)]
+    return [(*rest[:first], *analysis.frozen(chosen, "chosen by a mask"), *rest[first:])]
 
 
 def index_any(analysis: Analysis, call: Call) -> list[Axes]:
     given = [value for value in call.args[1] if value is not None]
-    if any(value.dtype in {torch.bool, torch.uint8} for value in given):
+    if any(value.dtype in MASKS for value in given):
         return masked(analysis, call) or []
     return index(analysis, call)
 
@@ -122,7 +124,7 @@ def index_select(analysis: Analysis, call: Call) -> list[Axes]:
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     dim %= len(axes)
     looked_into(analysis, axes[dim], chosen)
-    return [(*axes[:dim], *analysis.of(chosen), *axes[dim + 1 :])]
+    return [(*axes[:dim], *(analysis.of(chosen) or (ONE,)), *axes[dim + 1 :])]
 
 
 def gather(analysis: Analysis, call: Call) -> list[Axes]:
@@ -176,23 +178,16 @@ def index_put(analysis: Analysis, call: Call) -> list[Axes]:
     """`x[i, j] = values`: the values have the axes that `x[i, j]` would have."""
     axes, values = analysis.of(call.args[0]), call.args[2]
     given = [value for value in call.args[1] if value is not None]
-    if any(value.dtype in {torch.bool, torch.uint8} for value in given):
-        _indexed(analysis, axes, call.args[1])
-        analysis.freeze(analysis.of(values)[:1] if len(values.shape) else (), "chosen by a mask")
-        _trailing(analysis, axes, analysis.of(values))
-        return [axes]
     into, chosen = _indexed(analysis, axes, call.args[1])
     rest = [term for dim, term in enumerate(axes) if dim not in into]
     first = into[0] if into == list(range(into[0], into[-1] + 1)) else 0
+    if any(value.dtype in MASKS for value in given):
+        count = len(values.shape) - len(rest) + first
+        shape = values.shape[first:count] if count > first else ()
+        chosen = analysis.frozen(shape or (1,), "chosen by a mask")
     picked = (*rest[:first], *chosen, *rest[first:])
     broadcast(analysis, [picked, analysis.of(values)], [extent(term) for term in picked])
     return [axes]
-
-
-def _trailing(analysis: Analysis, axes: Axes, values: Axes) -> None:
-    for one, two in zip(axes[::-1], values[:0:-1], strict=False):
-        if extent(one) == extent(two):
-            analysis.terms.unify(one, two)
 
 
 def slice_scatter(analysis: Analysis, call: Call) -> list[Axes]:
@@ -218,13 +213,18 @@ def select_scatter(analysis: Analysis, call: Call) -> list[Axes]:
 
 
 def masked_scatter(analysis: Analysis, call: Call) -> list[Axes]:
-    """Fill the places of a mask with rows of a source; axes that every place has go together."""
+    """Fill the places of a mask with the elements of a source, in order.
+
+    Where the mask chooses whole rows, the last axes of both move together.
+    """
     axes, mask, source = (analysis.of(value) for value in call.args[:3])
-    analysis.freeze([*mask, *axes[:-1], *source[:-1]], "chosen by a mask")
-    if extent(axes[-1]) == extent(source[-1]) and not analysis.terms.is_frozen(axes[-1]):
+    whole = not mask or extent(mask[-1]) == 1 or not analysis.terms.is_frozen(mask[-1])
+    broadcast(analysis, [axes, mask], [extent(term) for term in axes])
+    analysis.freeze([*axes[:-1], *source[:-1]], "chosen by a mask")
+    if whole and source and extent(axes[-1]) == extent(source[-1]):
         analysis.terms.unify(axes[-1], source[-1])
     else:
-        analysis.freeze([axes[-1], source[-1]], "chosen by a mask")
+        analysis.freeze([*axes, *source], "chosen by a mask")
     return [axes]
 
 
@@ -237,8 +237,6 @@ def ranked(analysis: Analysis, call: Call) -> list[Axes]:
     values = call.results[0]
     assert values is not None
     rank = analysis.frozen([values.shape[dim]], "rank")[0]
-    if rank != ONE:
-        analysis.slots.append((rank, axes[dim]))
     analysis.mix(axes, [dim])
     made = (*axes[:dim], rank, *axes[dim + 1 :])
     _names(analysis, call, axes[dim])
@@ -246,7 +244,9 @@ def ranked(analysis: Analysis, call: Call) -> list[Axes]:
 
 
 def extreme(analysis: Analysis, call: Call) -> list[Axes]:
-    """The largest or smallest along a dimension, and where it is."""
+    """The largest or smallest along a dimension, and where it is; or of two tensors."""
+    if call.has("other"):
+        return pointwise(analysis, call)
     axes = analysis.of(call.args[0])
     dims = reduced(call)
     if len(dims) == 1:

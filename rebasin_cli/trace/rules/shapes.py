@@ -95,10 +95,8 @@ def strided(analysis: Analysis, call: Call, axes: Axes, dim: int, taken: range) 
     if size % taken.step or len(taken) * taken.step != size:
         return _lost(analysis, axes, dim, len(taken), f"every {taken.step}th of {size}")
     outer, inner = analysis.terms.split(axes[dim], size // taken.step)
-    if taken.start:
-        analysis.terms.cut(inner, [taken.start % taken.step])
-    else:
-        analysis.terms.cut(inner, [1])
+    alone = taken.start % taken.step
+    analysis.terms.cut(inner, [end for end in (alone, alone + 1) if 0 < end < taken.step])
     return (*axes[:dim], outer, *axes[dim + 1 :])
 
 
@@ -290,14 +288,26 @@ def to_real(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*analysis.of(call.args[0]), *analysis.frozen([2], "real and imaginary part"))]
 
 
-def same_shape(analysis: Analysis, call: Call) -> list[Axes | None]:
-    """`as_strided` to the same shape only changes the layout in memory."""
-    axes = analysis.of(call.args[0])
-    result = _result(call)
-    if result.shape == call.args[0].shape:
+def restrided(analysis: Analysis, call: Call) -> list[Axes]:
+    """`as_strided` to the same shape mostly changes the layout in memory, as for channels last.
+
+    With two axes of one size it might also swap them.
+    """
+    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    long = [size for size in shape if size > 1]
+    moved = call.arg("storage_offset") or len(set(long)) < len(long)
+    if shape == call.args[0].shape and (_contiguous(shape, call.arg("stride")) or not moved):
         return [axes]
     analysis.freeze(axes, "as_strided", soft=True)
-    return [analysis.frozen(result.shape, "as_strided", soft=True)]
+    return [analysis.frozen(shape, "as_strided", soft=True)]
+
+
+def _contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    steps = [prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    return all(
+        size == 1 or step == stride
+        for size, step, stride in zip(shape, steps, strides, strict=True)
+    )
 
 
 def _result(call: Call) -> Value:
@@ -331,5 +341,5 @@ RULES: dict[str, Rule] = {
     "unfold": windows,
     "view_as_complex": to_complex,
     "view_as_real": to_real,
-    "as_strided": same_shape,
+    "as_strided": restrided,
 }

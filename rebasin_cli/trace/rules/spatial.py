@@ -49,8 +49,12 @@ def _places(analysis: Analysis, call: Call, axes: Axes) -> Sequence[Term]:
 def places(analysis: Analysis, call: Call) -> list[Axes]:
     """Pooling, resizing, padding: the trailing axes are places, the leading ones stay."""
     axes = analysis.of(call.args[0])
-    spatial = _SPATIAL[call.name]
+    spatial = _SPATIAL[call.name.removesuffix("_")]
     analysis.freeze(axes[-spatial:], "places")
+    for value in call.operands[1:]:  # chosen places of an unpooling, random ones of a pooling
+        other = analysis.of(value)
+        analysis.freeze(other[CHANNELS:], "places")
+        analysis.terms.unify_all(axes[:CHANNELS], other[:CHANNELS])
     made = [result.shape if result is not None else () for result in call.results]
     return [(*axes[:-spatial], *analysis.frozen(shape[-spatial:], "places")) for shape in made]
 

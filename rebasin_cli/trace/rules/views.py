@@ -86,8 +86,7 @@ def opened(
     cuts = set(analysis.terms.cuts.get(births[0], ()))
     resolved = analysis.terms.resolve(term)
     if isinstance(resolved, Sum) and not analysis.terms.is_frozen(resolved):
-        ends = boundaries(resolved.segments)
-        cuts |= {end // inner for end in ends} if not any(end % inner for end in ends) else set()
+        cuts |= {end // inner for end in boundaries(resolved.segments) if end % inner == 0}
     if cuts:
         return _opened_in_segments(analysis, term, sizes, births[0], sorted(cuts))
     first, rest = analysis.terms.split(term, sizes[0])

@@ -8,32 +8,49 @@ transformers; nothing is downloaded.
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import time
 from collections import Counter
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-import transformers
 
 from rebasin_cli.models.attempt import failure, quiet
 from rebasin_cli.models.transformers_models import config_subject
 
-SECONDS = 60
+SECONDS = 30
+transformers: Any = importlib.import_module("transformers")
 # Defaults that are incomplete: the class refuses them, or its parts do not fit together.
-COMPLETE = {
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 24, 24]}
+COMPLETE: dict[str, dict[str, object]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "nemotron": {"head_dim": 256, "num_key_value_heads": 8},
-    "informer": {"prediction_length": 4},
-    "autoformer": {"prediction_length": 4},
-    "time_series_transformer": {"prediction_length": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16, "num_hidden_layers": 32},
-    "mistral4": {"num_key_value_heads": 32},
     "blip-2": {"image_token_index": 50265},
-    "qwen2_vl": {"text_config": {"hidden_size": 3584}, "vision_config": {"hidden_size": 3584}},
-    "qwen2_5_vl": {"text_config": {"hidden_size": 3584}, "vision_config": {}},
+    **{
+        kind: {"head_dim": 128}
+        for kind in ("ministral", "hunyuan_v1_dense", "hunyuan_v1_moe", "hunyuan_vl_text")
+    },
+    **{
+        kind: {"rope_parameters": MROPE}
+        for kind in ("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm_ocr_text")
+    },
+    "qwen2_vl": {
+        "text_config": {"hidden_size": 3584, "num_attention_heads": 28, "rope_parameters": MROPE},
+        "vision_config": {"hidden_size": 3584},
+    },
+    "qwen2_5_vl": {
+        "text_config": {"hidden_size": 3584, "num_attention_heads": 28, "rope_parameters": MROPE},
+        "vision_config": {"out_hidden_size": 3584},
+    },
+    "qwen3_vl": {
+        "text_config": {"hidden_size": 4096, "rope_parameters": MROPE},
+        "vision_config": {"out_hidden_size": 4096},
+    },
+    "glm4v": {"text_config": {"rope_parameters": MROPE}},
 }
 
 
@@ -42,14 +59,20 @@ def expired(*_: object) -> NoReturn:
     raise TimeoutError(f"longer than {SECONDS} s")
 
 
+def configuration(kind: str) -> Any:
+    """Return the default configuration of a model type, completed where that is needed."""
+    return transformers.CONFIG_MAPPING[kind](**COMPLETE.get(kind, {}))
+
+
 def outcome(kind: str) -> str:
     """Return `ok ...`, or what went wrong with one model type and where."""
     place = "config"
     try:
         with quiet():
-            config = transformers.CONFIG_MAPPING[kind](**COMPLETE.get(kind, {}))
+            config = configuration(kind)
         place = "shrink"
-        subject = config_subject(kind, config).small
+        whole = config_subject(kind, config)
+        subject = whole.small or whole
         place = "build"
         model = subject.build()
         place = "inputs"
