@@ -20,8 +20,8 @@ class Analysis:
 
     axes: value -> one term a dimension. domains: integer value -> the term whose units its
     numbers name (the indices of a top-k over experts). mixed: (kept, mixed) axes of every
-    operation that mixes along some axes for each index of the others. slots: axes whose
-    positions stand for units of a domain (the k of a top-k), with that domain.
+    operation that mixes along some axes for each index of the others. slots: the axes of an index
+    that looked into its domain: a position on all of them stands for a unit.
     reads: axes of parameters over which an operator sums: by them the parameter reads units, by
     its others it writes them. stems: copies of parameters, or of some rows of them.
     """
@@ -32,7 +32,7 @@ class Analysis:
     axes: dict[Value, Axes] = field(default_factory=dict)
     domains: dict[Value, Term] = field(default_factory=dict)
     mixed: list[tuple[Axes, Axes]] = field(default_factory=list)
-    slots: list[tuple[Term, Term]] = field(default_factory=list)
+    slots: list[tuple[Axes, Term]] = field(default_factory=list)
     reads: list[tuple[Value, Term]] = field(default_factory=list)
     stems: dict[Value, Value] = field(default_factory=dict)
     overwritten: frozenset[Value] = frozenset()
@@ -198,7 +198,7 @@ def analyse(
 def _run(analysis: Analysis, calls: Sequence[Call], rule_for: Callable[[Call], Rule]) -> None:
     for call in calls:
         results = [value for value in call.results if value is not None]
-        touched = [*results, *call.written]
+        touched = [*results, *call.written] or call.operands
         if all(analysis.constant(value) for value in touched):
             continue
         made = rule_for(call)(analysis, call)

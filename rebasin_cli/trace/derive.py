@@ -19,13 +19,11 @@ from rebasin_cli.spec.model import (
     product,
 )
 from rebasin_cli.trace.analysis import Analysis, Axes
+from rebasin_cli.trace.exercise import hold_unused
 from rebasin_cli.trace.fibres import parents
 from rebasin_cli.trace.naming import Occurrence, names, occurrences
 from rebasin_cli.trace.record import Call, Record, Value
 from rebasin_cli.trace.terms import Atom, Dependent, Product, Sum, Term, atoms, extent
-
-UNUSED = "not exercised: nothing that the outputs depend on reads it"
-_SLICES = frozenset({"select", "slice", "split", "split_with_sizes", "unbind", "chunk", "narrow"})
 
 
 @dataclass(frozen=True)
@@ -44,21 +42,22 @@ class Derived:
     """What an analysis says of a model's parameters.
 
     spec: one entry for each tensor, no templates. fixed: what stays, with reasons.
-    unused: parameters that no output depends on.
+    unused: parameters that no output depends on. outputs: the axes of what the model returns.
     """
 
     spec: Spec
     fixed: tuple[FixedAxis, ...]
     unused: tuple[str, ...]
+    outputs: Mapping[str, Entry]
 
 
-def derive(analysis: Analysis, calls: Sequence[Call], name: str) -> Derived:
+def derive(
+    analysis: Analysis, calls: Sequence[Call], outputs: Mapping[str, Value], name: str
+) -> Derived:
     """Return the spec of an analysed record; freezes what no call exercised."""
     record = analysis.record
-    used = _used(calls)
     tensors = {n: value for n, value in record.tensors.items() if _concerns(value, analysis)}
-    unused = tuple(n for n, value in tensors.items() if value not in used)
-    _hold_unused(analysis, tensors, unused, calls)
+    unused = hold_unused(analysis, tensors, calls, outputs.values())
     axes = {n: _resolved(analysis, value) for n, value in tensors.items()}
     lines = parents(analysis, list(axes.values()))
     free = _free(analysis, axes.values())
@@ -75,60 +74,13 @@ def derive(analysis: Analysis, calls: Sequence[Call], name: str) -> Derived:
         transposed=_transposed({atom: found[atom] for atom in named}),
         groups=_declared(axes.values(), named, lines, held),
     )
-    return Derived(spec, tuple(_fixed(analysis, axes)), unused)
+    returned = {n: _entry(_resolved(analysis, value), named) for n, value in outputs.items()}
+    return Derived(spec, tuple(_fixed(analysis, axes)), unused, returned)
 
 
 def _concerns(value: Value, analysis: Analysis) -> bool:
     moves = value.source.startswith("parameter") or value.source[7:] in analysis.movable
     return moves and prod(value.shape) > 1 and value.dtype.is_floating_point
-
-
-def _used(calls: Iterable[Call]) -> set[Value]:
-    return {operand.root for call in calls for operand in call.operands}
-
-
-def _hold_unused(
-    analysis: Analysis, tensors: Mapping[str, Value], unused: Sequence[str], calls: Sequence[Call]
-) -> None:
-    """Freeze what no call reads: whole parameters, and segments that every slice leaves out."""
-    for name in unused:
-        analysis.freeze(analysis.of(tensors[name]), UNUSED)
-    exercised = _exercised(analysis, calls)
-    for value in tensors.values():
-        for term in analysis.of(value):
-            _join_cases(analysis, term, exercised)
-    for value in tensors.values():
-        for atom in (a for term in analysis.of(value) for a in atoms(analysis.terms.resolve(term))):
-            if atom not in exercised:
-                analysis.freeze([atom], UNUSED)
-
-
-def _join_cases(analysis: Analysis, term: Term, exercised: set[Atom]) -> None:
-    """Let the cases that nothing reads mean what the others mean: their rows move along."""
-    if not isinstance(term, Dependent):
-        return
-    idle = [case for case in term.cases if not _any(analysis, case, exercised)]
-    busy = [case for case in term.cases if _any(analysis, case, exercised)]
-    for case in idle:
-        analysis.terms.unify(case, (busy or idle)[0])
-    if busy:
-        exercised.update(atoms(analysis.terms.resolve(busy[0])))
-
-
-def _any(analysis: Analysis, term: Term, exercised: set[Atom]) -> bool:
-    return not exercised.isdisjoint(atoms(analysis.terms.resolve(term)))
-
-
-def _exercised(analysis: Analysis, calls: Iterable[Call]) -> set[Atom]:
-    """Return the atoms that calls compute with; a slice exercises only what it takes."""
-    seen: set[Axes] = set()
-    for call in calls:
-        values = [value for value in call.results if value is not None]
-        if call.name not in _SLICES:
-            values.extend(call.operands)
-        seen.update(analysis.of(value) for value in values if not analysis.constant(value))
-    terms = {term for axes in seen for term in axes}
-    return {atom for term in terms for atom in atoms(analysis.terms.resolve(term))}
 
 
 def _resolved(analysis: Analysis, value: Value) -> Axes:

@@ -8,13 +8,13 @@ fixed index of the child.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rebasin_cli.trace.analysis import Analysis, Axes
-from rebasin_cli.trace.terms import Atom, Term, atoms, paths
+from rebasin_cli.trace.terms import Atom, Block, Term, atoms, paths
 
-Paths = tuple[tuple[frozenset[Atom], ...], ...]  # for each dimension, the atoms of each block
+Slot = tuple[frozenset[Atom], frozenset[Atom]]  # the axes of an index, the units it names
 
 
 def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
@@ -62,48 +62,51 @@ def _candidates(analysis: Analysis, rows: Iterable[Axes]) -> dict[Atom, set[Atom
         if axes in seen:
             continue
         seen.add(axes)
-        for child, beside in _neighbours(_paths(axes, slots)):
+        for child, beside in _neighbours([tuple(paths(term)) for term in axes], slots):
             if analysis.terms.reason(child) is None:
-                found[child] = found[child] & beside if child in found else set(beside)
+                found[child] = found[child] & beside if child in found else beside
     return found
 
 
-def _neighbours(dims: Paths) -> Iterator[tuple[Atom, set[Atom]]]:
+def _neighbours(
+    dims: Sequence[Sequence[Block]], slots: Sequence[Slot]
+) -> Iterator[tuple[Atom, set[Atom]]]:
     """Yield each atom of each block with the atoms that could govern it there.
 
-    Those are the others on its own axis, and those that every block has on exactly one other.
+    On its own axis those are the ones before it, elsewhere those that every block has. One after
+    it, or on another axis, has to be the only one of its kind.
     """
-    always = [frozenset.intersection(*blocks) if blocks else frozenset() for blocks in dims]
+    always = [frozenset[Atom]().union(*blocks[:1]).intersection(*blocks) for blocks in dims]
     ever = [frozenset[Atom]().union(*blocks) for blocks in dims]
     for here, blocks in enumerate(dims):
         others = [k for k in range(len(dims)) if k != here]
-        counts: defaultdict[Atom, int] = defaultdict(int)
-        for k in others:
-            for atom in ever[k]:
-                counts[atom] += 1
-        outside = {atom for k in others for atom in always[k] if counts[atom] == 1}
+        counts = Counter(atom for k in others for atom in ever[k])
+        outside = frozenset[Atom]().union(*(always[k] for k in others))
         for block in blocks:
-            for atom in block:
-                yield atom, (outside | block) - {atom}
+            chosen = _chosen(outside.union(block), slots)
+            for place, atom in enumerate(block):
+                before = set(block[:place])
+                alone = {
+                    other
+                    for other in outside.union(block[place + 1 :]) - before
+                    if counts[other] + block.count(other) == 1
+                }
+                unnamed = chosen - ever[here] - counts.keys()
+                yield atom, (before | alone | unnamed) - {atom}
 
 
-def _paths(axes: Sequence[Term], slots: Mapping[Atom, frozenset[Atom]]) -> Paths:
-    return tuple(
-        tuple(
-            block.union(*(slots[atom] for atom in block if atom in slots)) for block in paths(term)
-        )
-        for term in axes
-    )
+def _chosen(present: frozenset[Atom], slots: Sequence[Slot]) -> frozenset[Atom]:
+    """Return the atoms a unit of which is given by the position on the axes that are present."""
+    return frozenset[Atom]().union(*(named for axes, named in slots if axes <= present))
 
 
-def _slots(analysis: Analysis) -> dict[Atom, frozenset[Atom]]:
-    """Return what the positions of ranked axes stand for: slot atom -> atoms of the domain."""
-    found: dict[Atom, frozenset[Atom]] = {}
-    for slot, domain in analysis.slots:
-        for atom in atoms(analysis.terms.resolve(slot)):
-            named = frozenset(atoms(analysis.terms.resolve(domain)))
-            found[atom] = found.get(atom, frozenset()) | named
-    return found
+def _slots(analysis: Analysis) -> list[Slot]:
+    """Return, for each index that looked into its domain, the atoms of both."""
+
+    def of(terms: Iterable[Term]) -> frozenset[Atom]:
+        return frozenset(a for term in terms for a in atoms(analysis.terms.resolve(term)))
+
+    return list({(of(axes), of([domain])) for axes, domain in analysis.slots})
 
 
 def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
@@ -116,9 +119,10 @@ def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
         if (kept, mixed) in seen:
             continue
         seen.add((kept, mixed))
-        along = frozenset[Atom]().union(*(b for dim in _paths(mixed, slots) for b in dim))
-        for block in (b for dim in _paths(kept, slots) for b in dim):
-            found.update((child, parent) for child in block for parent in along - block)
+        along = frozenset(atom for term in mixed for atom in atoms(term))
+        along = along.union(*(named for axes, named in slots if axes & along))
+        for block in (block for term in kept for block in paths(term)):
+            found.update((child, parent) for child in block for parent in along.difference(block))
     return found
 
 

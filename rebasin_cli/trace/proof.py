@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.permutation import Permutation, take_member
-from rebasin_cli.spec import BoundSpec, drawn
-from rebasin_cli.tensors import InMemory
+from rebasin_cli.permutation import Permutation, take, take_member
+from rebasin_cli.spec import BoundSpec, Spec, bind, drawn
+from rebasin_cli.spec.model import Declaration, Entry, Named, axes_of, leaves
+from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.trace.capture import Arguments, named_outputs
 from rebasin_cli.trace.recorder import primitive_kernels
+from rebasin_cli.trace.sizeless import unsized
 
 EXACT = 1e-9  # relative: above it, something in the model computes in float32
 ACCEPTED = 1e-4  # relative: wrong groups change outputs by 1e-3 to 1
@@ -43,20 +45,29 @@ class Proof:
 class Trial:
     """A real model whose parameters are random, ready to be permuted; the model is changed.
 
-    outputs: the names of those that must stay. Everything is seeded: two runs are equal.
+    outputs: names of those that count. returned: what their axes are made of.
+    Everything is seeded: two runs are equal.
     """
 
     def __init__(
-        self, model: nn.Module, calls: Sequence[Arguments], outputs: Sequence[str]
+        self,
+        model: nn.Module,
+        calls: Sequence[Arguments],
+        outputs: Sequence[str],
+        returned: Mapping[str, Entry] | None = None,
     ) -> None:
         self._model, self._calls, self._outputs = model, calls, outputs
+        self._returned = returned or {}
         self.dtype = next((p.dtype for p in model.parameters()), torch.float64)
         randomise(model, torch.Generator().manual_seed(0))
         self._state = {name: t.clone() for name, t in _tensors(model).items()}
         self._before = [self._run(call) for call in calls]
 
     def difference(self, bound: BoundSpec, permutations: Mapping[str, Permutation]) -> float:
-        """Return by how much the outputs move, relative to their scale; then undo everything."""
+        """Return by how much the outputs move, relative to their scale; then undo everything.
+
+        Outputs that may be permuted are expected to be.
+        """
         live, source = _tensors(self._model), InMemory(self._state)
         touched: list[str] = []
         for tensor in bound.tensors:
@@ -67,7 +78,35 @@ class Trial:
         after = [self._run(call) for call in self._calls]
         for name in touched:
             live[name].copy_(self._state[name])
-        return max(map(_moved, self._before, after), default=math.inf)
+        gaps = (
+            _relative(self._expected(name, values, bound, permutations), run[name])
+            for before, run in zip(self._before, after, strict=True)
+            for name, values in before.items()
+        )
+        return max(gaps, default=math.inf)
+
+    def _expected(
+        self, name: str, values: Tensor, bound: BoundSpec, permutations: Mapping[str, Permutation]
+    ) -> Tensor:
+        """Return an output as the permutations leave it."""
+        entry = self._returned.get(name, ())
+        groups = {
+            leaf.name: bound.groups[leaf.name]
+            for axes in axes_of(entry)
+            for axis in axes
+            for leaf in leaves(axis)
+            if isinstance(leaf, Named) and leaf.name in bound.groups
+        }
+        if not groups:
+            return values
+        declared = {
+            group: Declaration(found.size, (found.parents or (None,))[-1], one_sided=True)
+            for group, found in groups.items()
+        }
+        spec = Spec(tensors={"output": unsized(entry)}, groups=declared)
+        info = TensorInfo("output", tuple(values.shape), values.dtype)
+        (tensor,) = bind(spec, {"output": info}).tensors
+        return take(values, tensor, permutations)
 
     def finite(self) -> bool:
         """Return whether the outputs are numbers, and not all equal."""
@@ -123,10 +162,6 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict(keep_vars=True)
     with torch.no_grad():
         return {n: t for n, t in state.items() if isinstance(t, Tensor)}
-
-
-def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    return max((_relative(before[name], after[name]) for name in before), default=math.inf)
 
 
 def _relative(before: Tensor, after: Tensor) -> float:

@@ -105,16 +105,30 @@ def mapped(tree: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return tree
 
 
+# What these return decides which operators run, or how large their results are.
+STEERING = frozenset({"_local_scalar_dense", "is_nonzero", "equal"})
+EXTREMES = frozenset({"min", "max", "amin", "amax", "aminmax"})
+
+
 def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
-    """Return the calls on which some outputs depend, in order.
+    """Return the calls on which some outputs depend, in order, or on which the program depends.
 
     A storage counts as a whole: a write to any part of it is kept if any part is read later.
     """
+    checks = _bounds(record)
     wanted = {output.root for output in outputs}
     kept = []
     for call in reversed(record.calls):
-        touched = [*call.results, *call.written]
-        if any(value is not None and value.root in wanted for value in touched):
+        touched = [value.root for value in (*call.results, *call.written) if value is not None]
+        steers = call.name in STEERING and checks.isdisjoint(call.operands)
+        if steers or not wanted.isdisjoint(touched):
             wanted.update(operand.root for operand in call.operands)
             kept.append(call)
     return kept[::-1]
+
+
+def _bounds(record: Record) -> set[Value]:
+    """Return the extremes of integer tensors: programs read them to check that indices fit."""
+    extremes = (call for call in record.calls if call.name in EXTREMES)
+    integers = (call for call in extremes if not call.operands[0].dtype.is_floating_point)
+    return {value for call in integers for value in call.results if value is not None}

@@ -15,12 +15,13 @@ def same_but_sizes(one: Spec, other: Spec) -> bool:
 
 
 def _sizeless(spec: Spec) -> Spec:
-    tensors = {name: _entry(entry) for name, entry in spec.tensors.items()}
+    tensors = {name: unsized(entry) for name, entry in spec.tensors.items()}
     groups = {name: replace(declared, size=None) for name, declared in spec.groups.items()}
     return replace(spec, name="", description="", tensors=tensors, groups=groups)
 
 
-def _entry(entry: Entry) -> Entry:
+def unsized(entry: Entry) -> Entry:
+    """Return an entry whose fixed factors may have any size."""
     if isinstance(entry, Split):
         return Split(entry.axis, tuple(_axes(part) for part in entry.parts))
     return _axes(entry)

@@ -50,7 +50,8 @@ def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> S
     movable = movable_buffers(model, choices.buffers)
     frozen = [] if choices.free_outputs else outputs
     analysis = analyse(record, calls, frozen, lambda _: apply_rule, movable)
-    derived = derive(analysis, calls, name)
+    returned = {output.partition(":")[2]: record.outputs[output] for output in reversed(chosen)}
+    derived = derive(analysis, calls, returned, name)
     short = tuple(dict.fromkeys(output.partition(":")[2] for output in chosen))
     return Symmetry(derived, short, tuple(sorted(analysis.unknown)), len(calls))
 

@@ -91,10 +91,16 @@ def parts(term: Term) -> tuple[Term, ...]:
     return term.cases if isinstance(term, Dependent) else ()
 
 
-def paths(term: Term) -> Iterator[frozenset[Atom]]:
-    """Yield, for each block that an axis is cut into by its sums, the atoms that meet there."""
+Block = tuple[Atom, ...]
+
+
+def paths(term: Term) -> Iterator[Block]:
+    """Yield, for each block that an axis is cut into by its sums, the atoms that meet there.
+
+    The outer ones come first.
+    """
     if isinstance(term, Atom):
-        yield frozenset((term,))
+        yield (term,)
     elif isinstance(term, Product):
         yield from _crossed(term.factors)
     else:
@@ -102,13 +108,13 @@ def paths(term: Term) -> Iterator[frozenset[Atom]]:
             yield from paths(part)
 
 
-def _crossed(factors: Sequence[Term]) -> Iterator[frozenset[Atom]]:
+def _crossed(factors: Sequence[Term]) -> Iterator[Block]:
     if not factors:
-        yield frozenset()
+        yield ()
         return
     for first in paths(factors[0]):
         for rest in _crossed(factors[1:]):
-            yield first | rest
+            yield first + rest
 
 
 def boundaries(segments: Sequence[Term]) -> list[int]:

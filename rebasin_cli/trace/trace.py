@@ -12,6 +12,7 @@ from rebasin_cli.models import Subject
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compress import compress
+from rebasin_cli.spec.model import Entry
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace.capture import Arguments, record, record_fake
 from rebasin_cli.trace.derive import FixedAxis
@@ -32,6 +33,7 @@ class Trace:
     spec: with templates where layers repeat. explicit: one entry for each tensor. infos: of all
     tensors in the state dict. ties: alias -> the name of the same tensor.
     fixed: what does not move, with reasons. unused: parameters that no output depends on.
+    returned: what the axes of the outputs are made of.
     proof: None if the model was not run.
     """
 
@@ -44,6 +46,7 @@ class Trace:
     unused: tuple[str, ...]
     outputs: tuple[str, ...]
     unknown: tuple[str, ...]
+    returned: Mapping[str, Entry]
     proof: Proof | None
 
     @property
@@ -135,6 +138,7 @@ def _unproved(found: Symmetry, record_: Record, model: nn.Module) -> Trace:
         unused=found.derived.unused,
         outputs=found.outputs,
         unknown=found.unknown,
+        returned=found.derived.outputs,
         proof=None,
     )
 
@@ -172,7 +176,9 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
     for dtype in (torch.float64, torch.float32):
         model.to(dtype)
         try:
-            trial = Trial(model, [_cast(e, dtype) for e in examples], traced.outputs)
+            trial = Trial(
+                model, [_cast(e, dtype) for e in examples], traced.outputs, traced.returned
+            )
         except RuntimeError:
             if dtype == torch.float32:
                 raise

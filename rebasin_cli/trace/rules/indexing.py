@@ -26,7 +26,7 @@ def looked_into(analysis: Analysis, term: Term, index: Value, text: str = LOOKED
     domain = analysis.domain(index)
     if domain is not None and extent(domain) == extent(term):
         analysis.terms.unify(term, domain)
-        analysis.slots.extend((axis, domain) for axis in analysis.of(index) if axis != ONE)
+        analysis.slots.append((analysis.of(index), domain))
         return
     if domain is not None:
         analysis.freeze([domain], text)

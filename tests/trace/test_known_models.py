@@ -1,0 +1,128 @@
+"""Published architectures, with numbers of groups counted by hand from their papers and code."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from rebasin_cli.models import subject
+from rebasin_cli.trace import Trace, trace
+
+EXACT = 1e-9
+FLOAT32 = 1e-4  # where the model itself computes in float32
+
+# name -> groups, of them with a parent, share of elements that move (to 3 places)
+TORCHVISION = {
+    # 4 streams; the hidden units of 8 blocks
+    "resnet18": (4 + 8, 0, 0.999),
+    # the stem, which 3 blocks widen; 4 streams; two hidden layers in each of 16 blocks
+    "resnet50": (5 + 32, 0, 0.999),
+    # every convolution but none of the last linear layer
+    "vgg16_bn": (13 + 2, 0, 0.999),
+    # the stem; a bottleneck and a growth in each of 58 layers; 3 transitions
+    "densenet121": (1 + 2 * 58 + 3, 0, 0.999),
+    # streams of 16, 24, 40, 80, 112, 160 units; 14 expansions; 8 squeezes; the last 2 layers
+    "mobilenet_v3_large": (6 + 14 + 8 + 2, 0, 0.999),
+    # 4 streams; the hidden units of 3 + 3 + 9 + 3 blocks
+    "convnext_tiny": (4 + 18, 0, 0.999),
+    # 4 streams; in each of 12 blocks heads, two kinds of dims, hidden units
+    "swin_t": (4 + 12 * 4, 24, 0.999),
+}
+VIT = {"vit_b_16": (1 + 12 * 4, 24, 0.999)}  # one stream; 12 blocks as in swin
+TIMM = {
+    # one stream; the hidden units of 12 blocks; tokens are places
+    "resmlp_12_224": (12 + 1, 0, 0.969),
+    # one stream; in each of 8 blocks hidden units for tokens and for channels
+    "mixer_s32_224": (8 * 2 + 1, 0, 0.999),
+}
+ATTENTION = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 32}
+COMMON = ATTENTION | {"vocab_size": 99, "intermediate_size": 48}
+LLAMA = COMMON | {"num_key_value_heads": 2}
+HF = {
+    # the stream; heads, two kinds of dims, hidden units in 2 layers; the transform of the head
+    # writes to units of its own, which the tied decoder reads: it is the stream
+    "bert": ({"architectures": ["BertForMaskedLM"]} | COMMON, 9, 4),
+    "gpt2": (
+        {"architectures": ["GPT2LMHeadModel"], "vocab_size": 99}
+        | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+        9,
+        4,
+    ),
+    # the stream; kv heads, queries in each, values, hidden units in 2 layers; rotary dims stay
+    "llama": ({"architectures": ["LlamaForCausalLM"]} | LLAMA, 9, 4),
+    # the stream of each side; an encoder layer has heads, dims (2) and hidden units, but the
+    # position bias, which all layers share, ties the heads of a side; a decoder layer has
+    # cross-attention with heads and dims (2) besides: 1 + (1 + 2 * 3) + (1 + 2 * 6)
+    "t5": (
+        {"architectures": ["T5ForConditionalGeneration"], "vocab_size": 99, "d_model": 32}
+        | {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+        1 + (1 + 2 * 3) + (1 + 2 * 6),
+        12,
+    ),
+    # the stream; in 2 layers kv heads, queries in each, values, experts, units in each expert
+    "mixtral": (
+        {"architectures": ["MixtralForCausalLM"], "num_local_experts": 4} | LLAMA,
+        1 + 2 * 5,
+        6,
+    ),
+    "qwen3_next": (
+        {"architectures": ["Qwen3NextForCausalLM"], "head_dim": 8, "num_experts": 4}
+        | {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        | {"shared_expert_intermediate_size": 24, "linear_num_value_heads": 4}
+        | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+        | {"layer_types": ["linear_attention", "full_attention"] * 2, "decoder_sparse_step": 1}
+        | LLAMA
+        | {"num_hidden_layers": 4},
+        29,
+        9,
+    ),
+}
+
+
+def traced(target: str, limit: float = EXACT) -> Trace:
+    """Trace a model and check that its proof holds and nothing was refuted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other packages
+        found = trace(subject(target))
+    assert found.proof is not None
+    assert (found.proof.refuted, found.unknown) == ({}, ())
+    assert found.proof.difference <= limit
+    return found
+
+
+def counted(found: Trace) -> tuple[int, int]:
+    """Return the number of groups that move, and of those that have a parent."""
+    moving = [group for group in found.bound.groups.values() if not group.fixed]
+    return len(moving), sum(bool(group.parents) for group in moving)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TORCHVISION | VIT)
+def test_torchvision(name) -> None:
+    pytest.importorskip("torchvision")
+    groups, children, share = (TORCHVISION | VIT)[name]
+    found = traced(f"torchvision:{name}")
+    assert counted(found) == (groups, children)
+    assert found.share >= share
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name) -> None:
+    pytest.importorskip("timm")
+    groups, children, share = TIMM[name]
+    found = traced(f"timm:{name}")
+    assert counted(found) == (groups, children)
+    assert found.share >= share
+
+
+@pytest.mark.parametrize("name", HF)
+def test_transformers(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    config, groups, children = HF[name]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": name} | config), "utf-8")
+    found = traced(f"hf:{tmp_path}", FLOAT32)
+    assert counted(found) == (groups, children)
