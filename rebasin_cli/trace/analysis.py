@@ -71,6 +71,13 @@ class Analysis:
         kept = tuple(term for dim, term in enumerate(axes) if dim not in chosen)
         self.mixed.append((kept, tuple(axes[dim] for dim in sorted(chosen))))
 
+    def meet(self, summed: Term, free: Axes) -> None:
+        """Say that every unit along some axes meets every one along others of another factor.
+
+        What is summed over cannot have its order from an axis that each factor has for itself.
+        """
+        self.mixed.append(((summed,), free))
+
     def read(self, value: Value, term: Term) -> None:
         """Note that an operator sums over an axis of a parameter, or of a copy of one."""
         root = self.stems.get(value.root, value.root)

@@ -24,7 +24,7 @@ def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
     that of two that could each be the other's parent the outer one is it. A frozen atom may be
     a parent: its units stay, and the child still moves separately for each of them.
     """
-    candidates = _candidates(analysis, [analysis.of(value) for value in list(analysis.axes)])
+    candidates = _candidates(analysis)
     for child, parent in _forbidden(analysis):
         candidates.get(child, set()).discard(parent)
     rank = _ranks(analysis, parameters)
@@ -52,17 +52,21 @@ def _above(
     return not mutual or rank[parent] < rank[child]
 
 
-def _candidates(analysis: Analysis, rows: Iterable[Axes]) -> dict[Atom, set[Atom]]:
-    """Return for each free atom those that stand beside it in every block it occurs in."""
+def _candidates(analysis: Analysis) -> dict[Atom, set[Atom]]:
+    """Return for each free atom those that stand beside it in every block it occurs in.
+
+    In what was computed a chosen unit may stand for them; a parameter has to have them itself.
+    """
     found: dict[Atom, set[Atom]] = {}
     slots = _slots(analysis)
-    seen: set[Axes] = set()
-    for row in rows:
-        axes = tuple(analysis.terms.resolve(term) for term in row)
-        if axes in seen:
+    seen: set[tuple[bool, Axes]] = set()
+    for value, row in analysis.axes.items():
+        computed, axes = not value.source, tuple(analysis.terms.resolve(term) for term in row)
+        if (computed, axes) in seen:
             continue
-        seen.add(axes)
-        for child, beside in _neighbours([tuple(paths(term)) for term in axes], slots):
+        seen.add((computed, axes))
+        dims = [tuple(paths(term)) for term in axes]
+        for child, beside in _neighbours(dims, slots if computed else []):
             if analysis.terms.reason(child) is None:
                 found[child] = found[child] & beside if child in found else beside
     return found

@@ -130,11 +130,17 @@ def _stage(writers: Sequence[Occurrence]) -> str:
 
     The stem writes the stream of the first stage, and may stand outside it.
     """
-    paths = [_base(writer.tensor).split(".")[0] for writer in writers]
-    common, count = Counter(paths).most_common(1)[0]
-    inside = [w for w, path in zip(writers, paths, strict=True) if path == common]
-    numbered = re.search(r"\d$", common) and 3 * count >= 2 * len(writers)
-    return _module(inside if numbered else writers)
+    paths = [tuple(_base(writer.tensor).split(".")) for writer in writers]
+    inside = paths
+    stage: tuple[str, ...] = ()
+    for depth in range(1, max(map(len, paths))):
+        prefix, count = Counter(path[:depth] for path in inside).most_common(1)[0]
+        if 3 * count < 2 * len(paths):
+            break
+        inside = [path for path in inside if path[:depth] == prefix]
+        stage = prefix
+    numbered = stage and re.search(r"\d$", stage[-1])
+    return _safe(".".join(stage) + ".") if numbered else _module(writers)
 
 
 def _module(found: Iterable[Occurrence]) -> str:

@@ -1,63 +1,20 @@
-"""What an operator without a rule does to its axes, found by running it on permuted numbers.
+"""The rule of operators without one: what permuted numbers tell about their axes.
 
-Axes of one size that may be permuted together, so that the results are the old ones or the old
-ones permuted along one or two axes, move together; all others are fixed. That holds for whole
-axes: what a permutation for each index of another axis would do is not tried, and so ruled out.
+It is known of whole axes only: what a permutation for each index of another axis would do is not
+tried, and so ruled out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, combinations
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from rebasin_cli.trace.analysis import Analysis, Axes
-from rebasin_cli.trace.record import Call, Value, mapped, values_in
-from rebasin_cli.trace.terms import Term
+from rebasin_cli.trace.equivariance import Layout, Operand, Relation, relations
+from rebasin_cli.trace.record import Call, Value, mapped
 
 ELEMENTS = 300_000  # of one tensor; above that a probe takes too long
-RUNS = 400  # of the operator, for one layout of arguments
-TOGETHER = 5  # axes of arguments that move together: batch norm has five
-MOVED = 2  # axes of one result that move together: Gram matrices have two
-EQUAL = 1e-6  # relative; what is no symmetry changes random numbers by as much as they are
-
-Place = tuple[int, int]  # an operand or a result, and an axis of it
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Axes of operands and results that move together."""
-
-    operands: tuple[Place, ...]
-    results: tuple[Place, ...]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor among the arguments: which one, and its numbers if it is no floating one."""
-
-    position: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    numbers: tuple[int, ...] | None
-
-    @property
-    def random(self) -> bool:
-        return self.dtype.is_floating_point or self.dtype.is_complex
-
-    def tensor(self, generator: torch.Generator) -> Tensor:
-        """Return its numbers, or random ones in double precision."""
-        if self.random:
-            wide = torch.complex128 if self.dtype.is_complex else torch.float64
-            return torch.randn(self.shape, dtype=wide, generator=generator)
-        return torch.tensor(self.numbers, dtype=self.dtype).reshape(self.shape)
 
 
 def probed(analysis: Analysis, call: Call) -> list[Axes] | None:
@@ -70,23 +27,19 @@ def probed(analysis: Analysis, call: Call) -> list[Axes] | None:
     layout = _layout(call, values)
     if layout is None:
         return None
-    found = _relations(call.op, *layout)
+    found = relations(call.op, *layout)
     if found is None:
         return None
-    for value in values:
-        _mix_all(analysis, tuple(analysis.terms.collapse(t) for t in analysis.of(value)))
-    return _tied(analysis, call, values, found)
-
-
-def _mix_all(analysis: Analysis, axes: Axes) -> None:
-    for dim in range(len(axes)):
-        analysis.mix(axes, [dim])
+    rows = [tuple(analysis.terms.collapse(t) for t in analysis.of(value)) for value in values]
+    for row in rows:
+        for dim in range(len(row)):
+            analysis.mix(row, [dim])
+    return _tied(analysis, call, rows, found)
 
 
 def _tied(
-    analysis: Analysis, call: Call, values: Sequence[Value], found: Sequence[Relation]
+    analysis: Analysis, call: Call, rows: Sequence[Axes], found: Sequence[Relation]
 ) -> list[Axes]:
-    rows = [[analysis.terms.collapse(t) for t in analysis.of(value)] for value in values]
     shapes = [() if result is None else result.shape for result in call.results]
     text = f"no rule for {call.name}; probing found no symmetry"
     made = [list(analysis.frozen(shape, text, soft=True)) for shape in shapes]
@@ -98,21 +51,15 @@ def _tied(
         for k, dim in relation.results:
             made[k][dim] = first
     fixed: list[Term] = [
-        term
-        for k, row in enumerate(rows)
-        for dim, term in enumerate(row)
-        if (k, dim) not in free
+        term for k, row in enumerate(rows) for dim, term in enumerate(row) if (k, dim) not in free
     ]
     analysis.freeze(fixed, text, soft=True)
     return [tuple(row) for row in made]
 
 
-# -- arguments ----------------------------------------------------------------------------------
-
-
-def _layout(call: Call, values: Sequence[Value]) -> tuple[Any, Any, Any] | None:
+def _layout(call: Call, values: Sequence[Value]) -> Layout | None:
     """Return all that decides what a call does but its floating numbers, or None."""
-    if torch.Tag.nondeterministic_seeded in call.op.tags or _writes(call):
+    if any(value not in call.results for value in call.written):
         return None
     operands: dict[Value, Operand] = {}
     for position, value in enumerate(values):
@@ -122,13 +69,8 @@ def _layout(call: Call, values: Sequence[Value]) -> tuple[Any, Any, Any] | None:
         operands[value] = operand
     args, options = mapped((call.args, call.kwargs), Value, operands.__getitem__)
     shapes = tuple(None if result is None else result.shape for result in call.results)
-    layout = _hashable(args), _hashable(options), shapes
+    layout: Layout = _hashable(args), _hashable(options), shapes
     return layout if _is_hashable(layout) else None
-
-
-def _writes(call: Call) -> bool:
-    """Return whether a call changes an argument that is not among its results."""
-    return any(value not in call.results for value in call.written)
 
 
 def _operand(position: int, value: Value) -> Operand | None:
@@ -137,9 +79,10 @@ def _operand(position: int, value: Value) -> Operand | None:
     plain = Operand(position, value.shape, value.dtype, None)
     if plain.random:
         return plain
-    constant = value.root.source == "constant" and value.data is not None
-    numbers = tuple(value.data.flatten().tolist()) if constant and value.data is not None else None
-    return None if numbers is None else Operand(position, value.shape, value.dtype, numbers)
+    if value.root.source != "constant" or value.data is None:
+        return None
+    numbers = value.data.contiguous().numpy().tobytes()
+    return Operand(position, value.shape, value.dtype, numbers)
 
 
 def _hashable(tree: Any) -> Any:
@@ -154,11 +97,3 @@ def _is_hashable(tree: Any) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _operands_in(tree: Any) -> Iterator[Operand]:
-    if isinstance(tree, Operand):
-        yield tree
-    elif isinstance(tree, tuple):
-        for item in tree:
-            yield from _operands_in(item)

@@ -108,6 +108,18 @@ class Trial:
         (tensor,) = bind(spec, {"output": info}).tensors
         return take(values, tensor, permutations)
 
+    def depends_on(self, name: str) -> bool:
+        """Return whether the outputs notice when a tensor changes."""
+        live = _tensors(self._model)[name]
+        live.add_(live.abs().mean() + 1)
+        after = [self._run(call) for call in self._calls]
+        live.copy_(self._state[name])
+        return any(
+            _relative(values, run[output]) > EXACT
+            for before, run in zip(self._before, after, strict=True)
+            for output, values in before.items()
+        )
+
     def finite(self) -> bool:
         """Return whether the outputs are numbers, and not all equal."""
         rows = [value for run in self._before for value in run.values()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from rebasin_cli.errors import SpecError
 from rebasin_cli.models import Subject
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
@@ -16,6 +17,7 @@ from rebasin_cli.spec.model import Entry
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace.capture import Arguments, record, record_fake
 from rebasin_cli.trace.derive import FixedAxis
+from rebasin_cli.trace.experts import Family, families, routers, stacked
 from rebasin_cli.trace.proof import ACCEPTED, Proof, Trial, random_permutations
 from rebasin_cli.trace.record import Record, mapped
 from rebasin_cli.trace.refute import culprits, declared_one_sided, dropped, orphaned, without_own
@@ -165,9 +167,41 @@ def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> T
             break
         traced, more = _refuted(traced, permutations, trial)
         refuted |= more
+    traced = _with_experts(traced, trial)
     proof = Proof(difference, trial.dtype, len(examples), refuted)
     return replace(
         traced, proof=proof, spec=compress(traced.explicit, traced.infos, ties=traced.ties)
+    )
+
+
+def _with_experts(traced: Trace, trial: Trial) -> Trace:
+    """Return the trace with the experts of each list as one axis of names, where that is proved."""
+    for family in list(families(traced.explicit, traced.infos)):
+        found = routers(traced.explicit, family)
+        for router in (found, *([place] for place in found if len(found) > 1)):
+            spec = stacked(traced.explicit, family, router) if router else None
+            bound = _bound(spec, traced) if spec is not None else None
+            if bound is not None and spec is not None and _proves(trial, bound, family):
+                traced = replace(traced, explicit=spec, spec=spec, bound=bound)
+                break
+    return traced
+
+
+def _bound(spec: Spec, traced: Trace) -> BoundSpec | None:
+    try:
+        return bind(spec, traced.infos, ties=traced.ties)
+    except SpecError:
+        return None
+
+
+def _proves(trial: Trial, bound: BoundSpec, family: Family) -> bool:
+    """Return whether experts may change places; each has to be reached by some input."""
+    permutations = random_permutations(bound, seed=2)
+    if trial.difference(bound, permutations) > ACCEPTED:
+        return False
+    return all(
+        any(trial.depends_on(family.member(index, suffix)) for suffix in family.suffixes)
+        for index in range(family.count)
     )
 
 

@@ -27,7 +27,9 @@ GROUPS = "s 12; h 3; d 4 per h; e 4 per h"
 
 def qkv(layout: str, o: str = "h * e") -> str:
     """Return the claim for one fused projection."""
-    return f'{AROUND}  qkv.weight: ["{layout}", s]\n  qkv.bias: ["{layout}"]\n  o.weight: [s, "{o}"]'
+    return (
+        f'{AROUND}  qkv.weight: ["{layout}", s]\n  qkv.bias: ["{layout}"]\n  o.weight: [s, "{o}"]'
+    )
 
 
 def apart(q: str, k: str = "", v: str = "h * e", o: str = "") -> str:
@@ -195,7 +197,7 @@ def test_grouped_queries_without_repetition() -> None:
         mixed = (q @ k.transpose(-1, -2)).softmax(-1) @ v
         return mixed.permute(0, 3, 1, 2, 4).flatten(2)
 
-    given = block(mix, 36, q=nn.Linear(12, 36), k=nn.Linear(12, 12), v=nn.Linear(12, 12))
+    given = block(mix, wide=36, q=nn.Linear(12, 36), k=nn.Linear(12, 12), v=nn.Linear(12, 12))
     groups = "s 12; kv 3; g 3 per kv; d 4 per kv; e 4 per kv"
     check(given, groups, apart("kv * g * d", "kv * d", "kv * e", "kv * g * e"))
 

@@ -158,6 +158,33 @@ def test_rows_of_an_embedding_chosen_by_argmax_are_units_of_the_codebook() -> No
     check(given, "s 8; code 9", text)
 
 
+@pytest.mark.parametrize("kind", ["two ranks", "two indices"])
+def test_trap_9_rows_of_two_indices_do_not_agree(kind) -> None:
+    # Unit c of one code is added to unit c of another: the codes may not order them separately.
+    def run(m, x):
+        x = m.a(x)
+        ranks = x.topk(2, -1).indices
+        first = x.argmin(-1) if kind == "two indices" else ranks[:, 0]
+        return m.out((m.book(first) + m.book(ranks[:, 1])).sort(-1).values)
+
+    net = Net(run, a=nn.Linear(5, 7), book=nn.Embedding(7, 6), out=nn.Linear(6, 3))
+    given = rows(net, 6, 5)
+    text = "  a.{weight,bias}: [code]\n  book.weight: [code, c]"
+    found = check(given, "code 7; c 6", text)
+    assert harm(given, found, "code 7; c 6 per code", text) >= WRONG
+
+
+def test_trap_9_sorted_columns_of_one_code_belong_to_that_code() -> None:
+    net = Net(
+        lambda m, x: m.out(m.book(m.a(x).argmax(-1)).sort(-1).values),
+        a=nn.Linear(5, 7),
+        book=nn.Embedding(7, 6),
+        out=nn.Linear(6, 3),
+    )
+    text = "  a.{weight,bias}: [code]\n  book.weight: [code, c]"
+    check(rows(net, 6, 5), "code 7; c 6 per code", text)
+
+
 def modules(mix, tokens: int = 5):
     """Return the same mixture with experts as modules."""
     expert = [nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8)) for _ in range(4)]

@@ -130,7 +130,9 @@ def test_gated_units(fused) -> None:
     net = Net(run, a=nn.Linear(5, 16), b=nn.Linear(8, 3))
     given = rows(net, 2, 5)
     found = check(given, "h 8", '  a.{weight,bias}: ["h + h"]\n  b.weight: [~, h]')
-    assert harm(given, found, "h 8; g 8", '  a.{weight,bias}: ["h + g"]\n  b.weight: [~, h]') > WRONG
+    assert (
+        harm(given, found, "h 8; g 8", '  a.{weight,bias}: ["h + g"]\n  b.weight: [~, h]') > WRONG
+    )
 
 
 def test_a_slope_for_each_unit() -> None:

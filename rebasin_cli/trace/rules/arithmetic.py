@@ -48,8 +48,9 @@ def contract(
     analysis.terms.unify_all(one[:batch], two[:batch])
     analysis.mix(one, [left])
     analysis.mix(two, [right])
-    rest_one = [term for dim, term in enumerate(one) if dim >= batch and dim != left]
-    rest_two = [term for dim, term in enumerate(two) if dim >= batch and dim != right]
+    rest_one = tuple(term for dim, term in enumerate(one) if dim >= batch and dim != left)
+    rest_two = tuple(term for dim, term in enumerate(two) if dim >= batch and dim != right)
+    analysis.meet(one[left], (*rest_one, *rest_two))
     return (*one[:batch], *rest_one, *rest_two)
 
 

@@ -41,6 +41,9 @@ class Net(nn.Module):
             else:
                 setattr(self, name, member)
 
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.run(self, *args, **kwargs)
 

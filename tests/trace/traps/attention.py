@@ -33,7 +33,7 @@ def heads(x: Tensor, count: int = HEADS) -> Tensor:
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def block(mix: Callable[[Any, Tensor], Tensor], wide: int = STREAM, **members: Any) -> Case:
+def block(mix: Callable[[Any, Tensor], Tensor], *, wide: int = STREAM, **members: Any) -> Case:
     """Return a residual block around `mix`, which gives `wide` units, and two sequences."""
     net = Net(
         lambda m, x: _residual(m, m.inp(x)),
@@ -52,7 +52,7 @@ def _residual(m: Any, stream: Tensor) -> Tensor:
 
 def separate(mix: Callable[[Any, Tensor], Tensor], **members: Any) -> Case:
     """Return a block with one projection for each of queries, keys and values."""
-    projections = {name: nn.Linear(STREAM, HEADS * DIM) for name in "qkv"}
+    projections: dict[str, Any] = {name: nn.Linear(STREAM, HEADS * DIM) for name in "qkv"}
     return block(mix, **projections, **members)
 
 
