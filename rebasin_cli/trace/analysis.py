@@ -14,14 +14,28 @@ Axes = tuple[Term, ...]
 PASSES = 8  # two are enough for every model seen
 
 
+@dataclass(frozen=True)
+class LookUp:
+    """An index that looked into its domain: a position on all its axes stands for a unit.
+
+    index: which one it was, equal for equal views of one tensor. beside: the other axes of what
+    it looked into.
+    """
+
+    axes: Axes
+    domain: Term
+    index: object
+    beside: Axes
+
+
 @dataclass
 class Analysis:
     """The state of one pass.
 
     axes: value -> one term a dimension. domains: integer value -> the term whose units its
     numbers name (the indices of a top-k over experts). mixed: (kept, mixed) axes of every
-    operation that mixes along some axes for each index of the others. slots: the axes of an index
-    that looked into its domain: a position on all of them stands for a unit.
+    operation that mixes along some axes for each index of the others. identities: equal for
+    index tensors that are equal views of one.
     reads: axes of parameters over which an operator sums: by them the parameter reads units, by
     its others it writes them. stems: copies of parameters, or of some rows of them.
     """
@@ -32,7 +46,8 @@ class Analysis:
     axes: dict[Value, Axes] = field(default_factory=dict)
     domains: dict[Value, Term] = field(default_factory=dict)
     mixed: list[tuple[Axes, Axes]] = field(default_factory=list)
-    slots: list[tuple[Axes, Term]] = field(default_factory=list)
+    look_ups: list[LookUp] = field(default_factory=list)
+    identities: dict[Value, object] = field(default_factory=dict)
     reads: list[tuple[Value, Term]] = field(default_factory=list)
     stems: dict[Value, Value] = field(default_factory=dict)
     overwritten: frozenset[Value] = frozenset()
@@ -71,12 +86,13 @@ class Analysis:
         kept = tuple(term for dim, term in enumerate(axes) if dim not in chosen)
         self.mixed.append((kept, tuple(axes[dim] for dim in sorted(chosen))))
 
-    def meet(self, summed: Term, free: Axes) -> None:
-        """Say that every unit along some axes meets every one along others of another factor.
+    def meet(self, shared: Axes, free: Axes) -> None:
+        """Say that a product of two tensors has some axes in common, and others of one of them.
 
-        What is summed over cannot have its order from an axis that each factor has for itself.
+        Neither what is summed over nor a batch can have its order from an axis that only one of
+        the two has: the other would have it from another unit.
         """
-        self.mixed.append(((summed,), free))
+        self.mixed.append((shared, free))
 
     def read(self, value: Value, term: Term) -> None:
         """Note that an operator sums over an axis of a parameter, or of a copy of one."""
@@ -87,6 +103,10 @@ class Analysis:
     def domain(self, value: object) -> Term | None:
         """Return what the numbers of an index tensor name, or None."""
         return self.domains.get(value) if isinstance(value, Value) else None
+
+    def identity(self, value: Value) -> object:
+        """Return something that is equal for index tensors which name the same units in order."""
+        return self.identities.get(value, value)
 
     # -- births ---------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ class Reason:
     soft: bool = False
 
 
+STEPS = 64  # an axis that is compared with itself shifted by less than its 64th part is frozen
+
 Birth = tuple[str, int]  # a parameter or a call by name, and the axis that an atom was made for
 Origin = tuple[Birth, int]  # the birth, and how far into that axis
 
@@ -127,6 +129,9 @@ class Bindings:
         if isinstance(one, Product) and isinstance(two, Product):
             self._unify_products(list(one.factors), list(two.factors))
             return
+        if _shifted(one, two):
+            self._give_up([one, two], "an axis that meets itself shifted")
+            return
         bounds = {b for t in (one, two) if isinstance(t, Sum) for b in boundaries(t.segments)}
         self.unify_all(self._cut(one, sorted(bounds)), self._cut(two, sorted(bounds)))
 
@@ -201,6 +206,7 @@ class Bindings:
             self.cuts[birth].update(start + offset for offset in offsets)
 
     def _cut(self, term: Term, offsets: Sequence[int]) -> list[Term]:
+        term = self.resolve(term)  # the same atom may stand twice in what is being cut
         if not offsets:
             return [term]
         if isinstance(term, Atom):
@@ -301,3 +307,29 @@ def _whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
             rows.append([])
         rows[-1].append(segment)
     return [add(row) for row in rows]
+
+
+def _shifted(one: Term, two: Term) -> bool:
+    """Return whether two concatenations have an atom at places near each other, but not equal.
+
+    To make them one would cut it into as many pieces as it has steps of that length.
+    """
+    first, second = _places(one), _places(two)
+    steps = (
+        abs(a - b)
+        for atom in first.keys() & second.keys()
+        for a in first[atom]
+        for b in second[atom]
+    )
+    return any(0 < step * STEPS < extent(one) for step in steps)
+
+
+def _places(term: Term) -> dict[Atom, set[int]]:
+    """Return where each atom that is a whole segment begins."""
+    places: defaultdict[Atom, set[int]] = defaultdict(set)
+    start = 0
+    for segment in term.segments if isinstance(term, Sum) else (term,):
+        for atom in atoms(segment):
+            places[atom].add(start)
+        start += extent(segment)
+    return places

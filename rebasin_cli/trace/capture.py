@@ -85,7 +85,8 @@ def primary_outputs(returned: Any) -> list[str]:
     and caches; of a plain tuple, list or dictionary, all floating tensors.
     """
     found = named_outputs(returned)
-    floating = [name for name, t in found.items() if t.is_floating_point()] or list(found)
+    inner = {n: t for n, t in found.items() if n.rpartition("_")[2] != "loss"} or found
+    floating = [name for name, t in inner.items() if t.is_floating_point()] or list(inner)
     logits = [name for name in floating if "logits" in name and "router" not in name]
     return logits or (floating[:1] if hasattr(returned, "to_tuple") else floating)
 

@@ -21,6 +21,7 @@ from rebasin_cli.trace.record import mapped
 RUNS = 400  # of the operator, for one layout of arguments
 TOGETHER = 5  # axes of arguments that move together: batch norm has five
 MOVED = 2  # axes of one result that move together: Gram matrices have two
+COARSE = 8  # examples of an operator whose results are not all floating
 ROUNDING = 1e3  # times the precision: what sums in another order may change
 
 Place = tuple[int, int]  # an operand or a result, and an axis of it
@@ -48,11 +49,12 @@ class Operand:
     def random(self) -> bool:
         return self.dtype.is_floating_point or self.dtype.is_complex
 
-    def tensor(self, generator: torch.Generator) -> Tensor:
+    def tensor(self, generator: torch.Generator, *, positive: bool) -> Tensor:
         """Return its numbers, or random ones in double precision."""
         if self.random:
             wide = torch.complex128 if self.dtype.is_complex else torch.float64
-            return torch.randn(self.shape, dtype=wide, generator=generator)
+            drawn = torch.randn(self.shape, dtype=wide, generator=generator)
+            return drawn.abs().to(wide) if positive else drawn
         if not self.numbers:
             return torch.zeros(self.shape, dtype=self.dtype)
         return torch.frombuffer(bytearray(self.numbers), dtype=self.dtype).reshape(self.shape)
@@ -69,10 +71,15 @@ class _Operator:
 
     def run(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
         self.left -= 1
+        copies = [tensor.clone() for tensor in given]
         arguments = self.args, dict(self.options)
-        args, options = mapped(arguments, Operand, lambda o: given[o.position].clone())
+        args, options = mapped(arguments, Operand, lambda o: copies[o.position])
         made = self.op(*args, **options)
-        return tuple(made) if isinstance(made, tuple | list) else (made,)
+        results = tuple(made) if isinstance(made, tuple | list) else (made,)
+        for before, after in zip(given, copies, strict=True):
+            if not torch.equal(before, after) and not any(after is result for result in results):
+                raise ValueError("an argument is overwritten and not returned")
+        return results
 
 
 @dataclass(frozen=True)
@@ -84,10 +91,11 @@ class _Example:
     seed: int
 
     def order(self, size: int) -> Tensor:
-        """Return a permutation; those of seeds 0 and 1 generate all permutations."""
-        units = torch.randperm(size, generator=torch.Generator().manual_seed(size))
+        """Return a permutation; those of an even seed and the next generate all permutations."""
+        generator = torch.Generator().manual_seed(self.seed // 2)
+        units = torch.randperm(size, generator=generator)
         order = torch.arange(size)
-        if self.seed:
+        if self.seed % 2:
             order[units[:2]] = units[:2].flip(0)
         else:
             order[units] = units.roll(1)
@@ -101,7 +109,9 @@ def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[Relation, 
     operator = _Operator(op, args, options)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            examples = [_example(operator, operands, seed) for seed in (0, 1)]
+            examples = _examples(operator, operands, positive=False)
+            if not all(map(_is_finite, examples)):
+                examples = _examples(operator, operands, positive=True)
             if not _telling(examples, shapes) or not _repeats(operator, examples[0]):
                 return None
             return _without_clashes(tuple(_search(operator, examples)))
@@ -109,9 +119,25 @@ def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[Relation, 
         return None
 
 
-def _example(operator: _Operator, operands: Sequence[Operand], seed: int) -> _Example:
+def _examples(
+    operator: _Operator, operands: Sequence[Operand], *, positive: bool
+) -> list[_Example]:
+    """Return two examples, or more where truth values and integers tell less."""
+    first = _example(operator, operands, 0, positive)
+    coarse = any(isinstance(r, Tensor) and not _is_fine(r) for r in first.results)
+    seeds = range(1, COARSE if coarse else 2)
+    return [first, *(_example(operator, operands, seed, positive) for seed in seeds)]
+
+
+def _is_fine(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _example(
+    operator: _Operator, operands: Sequence[Operand], seed: int, positive: bool
+) -> _Example:
     generator = torch.Generator().manual_seed(seed)
-    given = tuple(operand.tensor(generator) for operand in operands)
+    given = tuple(operand.tensor(generator, positive=positive) for operand in operands)
     return _Example(given, operator.run(given), seed)
 
 
@@ -121,10 +147,15 @@ def _telling(examples: Sequence[_Example], shapes: Sequence[tuple[int, ...] | No
         made = tuple(tuple(r.shape) if isinstance(r, Tensor) else None for r in example.results)
         if made != tuple(shapes) or any(not isinstance(r, Tensor) for r in example.results):
             return False
-        if not all(bool(torch.isfinite(result).all()) for result in example.results):
+        if not _is_finite(example):
             return False
-    one, two = (example.results for example in examples)
+    one, two = (example.results for example in examples[:2])
     return any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def _is_finite(example: _Example) -> bool:
+    tensors = (result for result in example.results if isinstance(result, Tensor))
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _repeats(operator: _Operator, example: _Example) -> bool:
@@ -198,7 +229,7 @@ def _ways(k: int, before: Tensor, after: Tensor, order: Tensor) -> list[tuple[Pl
 
 
 def _equal(one: Tensor, two: Tensor) -> bool:
-    if one.shape != two.shape or not (one.is_floating_point() or one.is_complex()):
+    if one.shape != two.shape or not _is_fine(one):
         return torch.equal(one, two)
     if not one.numel():
         return True

@@ -64,14 +64,14 @@ def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[Family]:
 def routers(spec: Spec, family: Family) -> list[tuple[str, int]]:
     """Return the fixed axes (tensor, position) with as many units as there are experts.
 
-    Only those in the module that holds the list.
+    Only those in the module that holds the list, and none of kernels.
     """
     holder = family.place.rstrip(".").rpartition(".")[0]
     return [
         (name, axis)
         for name, entry in spec.tensors.items()
         if name.startswith(f"{holder}." if holder else "") and name not in family.names
-        for axis, term in enumerate(() if isinstance(entry, Split) else entry)
+        for axis, term in enumerate(() if isinstance(entry, Split) else entry[:2])
         if term == Fixed(family.count)
     ]
 

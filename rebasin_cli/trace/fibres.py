@@ -8,13 +8,25 @@ fixed index of the child.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from rebasin_cli.trace.analysis import Analysis, Axes
 from rebasin_cli.trace.terms import Atom, Block, Term, atoms, paths
 
-Slot = tuple[frozenset[Atom], frozenset[Atom]]  # the axes of an index, the units it names
+
+@dataclass(frozen=True)
+class Slot:
+    """The axes of an index tensor, positions on which stand for units of some atoms.
+
+    confused: atoms that two different indices looked up beside those units; for them a position
+    may stand for two.
+    """
+
+    axes: frozenset[Atom]
+    named: frozenset[Atom]
+    confused: frozenset[Atom]
 
 
 def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
@@ -87,8 +99,8 @@ def _neighbours(
         counts = Counter(atom for k in others for atom in ever[k])
         outside = frozenset[Atom]().union(*(always[k] for k in others))
         for block in blocks:
-            chosen = _chosen(outside.union(block), slots)
             for place, atom in enumerate(block):
+                chosen = _chosen(outside.union(block), atom, slots)
                 before = set(block[:place])
                 alone = {
                     other
@@ -99,18 +111,29 @@ def _neighbours(
                 yield atom, (before | alone | unnamed) - {atom}
 
 
-def _chosen(present: frozenset[Atom], slots: Sequence[Slot]) -> frozenset[Atom]:
+def _chosen(present: frozenset[Atom], child: Atom, slots: Sequence[Slot]) -> frozenset[Atom]:
     """Return the atoms a unit of which is given by the position on the axes that are present."""
-    return frozenset[Atom]().union(*(named for axes, named in slots if axes <= present))
+    clear = (slot for slot in slots if slot.axes <= present and child not in slot.confused)
+    return frozenset[Atom]().union(*(slot.named for slot in clear))
 
 
 def _slots(analysis: Analysis) -> list[Slot]:
-    """Return, for each index that looked into its domain, the atoms of both."""
+    """Return what each index that looked into its domain says about the atoms of its axes."""
 
-    def of(terms: Iterable[Term]) -> frozenset[Atom]:
+    def of(*terms: Term) -> frozenset[Atom]:
         return frozenset(a for term in terms for a in atoms(analysis.terms.resolve(term)))
 
-    return list({(of(axes), of([domain])) for axes, domain in analysis.slots})
+    indices: defaultdict[tuple[frozenset[Atom], Atom], set[object]] = defaultdict(set)
+    for look_up in analysis.look_ups:
+        for atom in of(*look_up.beside):
+            indices[of(look_up.domain), atom].add(look_up.index)
+    twice = {key for key, found in indices.items() if len(found) > 1}
+    slots = {}
+    for look_up in analysis.look_ups:
+        axes, named = of(*look_up.axes), of(look_up.domain)
+        confused = frozenset(atom for domain, atom in twice if domain == named)
+        slots[axes, named] = Slot(axes, named, confused)
+    return list(slots.values())
 
 
 def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
@@ -124,7 +147,8 @@ def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
             continue
         seen.add((kept, mixed))
         along = frozenset(atom for term in mixed for atom in atoms(term))
-        along = along.union(*(named for axes, named in slots if axes & along))
+        present = {atom for term in kept for atom in atoms(term)}
+        along = along.union(*(slot.named - present for slot in slots if slot.axes & along))
         for block in (block for term in kept for block in paths(term)):
             found.update((child, parent) for child in block for parent in along.difference(block))
     return found

@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+from torch import Tensor
+
 from rebasin_cli.trace.analysis import Analysis, Axes
 from rebasin_cli.trace.equivariance import Layout, Operand, Relation, relations
 from rebasin_cli.trace.record import Call, Value, mapped
+from rebasin_cli.trace.terms import Term
 
 ELEMENTS = 300_000  # of one tensor; above that a probe takes too long
 
@@ -79,7 +82,7 @@ def _operand(position: int, value: Value) -> Operand | None:
     plain = Operand(position, value.shape, value.dtype, None)
     if plain.random:
         return plain
-    if value.root.source != "constant" or value.data is None:
+    if value.root.source != "constant" or type(value.data) is not Tensor:
         return None
     numbers = value.data.contiguous().numpy().tobytes()
     return Operand(position, value.shape, value.dtype, numbers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from rebasin_cli.trace.sizeless import unsized
 
 EXACT = 1e-9  # relative: above it, something in the model computes in float32
 ACCEPTED = 1e-4  # relative: wrong groups change outputs by 1e-3 to 1
+KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
 
 
@@ -134,8 +135,16 @@ class Trial:
 
 
 def random_permutations(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
-    """Return a random permutation of every group of a spec."""
-    return drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+    """Return a random permutation of every group of a spec; each that may move something moves."""
+    found = drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+    return {
+        name: p if p.moved or bound.groups[name].fixed else rotated(p) for name, p in found.items()
+    }
+
+
+def rotated(permutation: Permutation) -> Permutation:
+    """Return the permutation followed by a step of all units to the next place."""
+    return replace(permutation, index=permutation.index.roll(1, dims=-1))
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
@@ -163,7 +172,8 @@ def _vary(tensor: Tensor, generator: torch.Generator, *, positive: bool) -> None
     noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
     scale = NOISE
     if tensor.dim() > 1:
-        scale = (tensor.numel() / tensor.shape[0]) ** -0.5
+        stack = tensor.dim() == 3 and tensor.shape[-1] > KERNEL
+        scale = (tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5
         if float(tensor.std()) > scale / 2:
             return
     tensor.add_(noise.abs() if positive else noise, alpha=scale)

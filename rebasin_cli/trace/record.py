@@ -113,16 +113,19 @@ EXTREMES = frozenset({"min", "max", "amin", "amax", "aminmax"})
 def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
     """Return the calls on which some outputs depend, in order, or on which the program depends.
 
-    A storage counts as a whole: a write to any part of it is kept if any part is read later.
+    A write to any part of a storage counts if any part of it is read later; a view only if the
+    view itself is read or written.
     """
     checks = _bounds(record)
-    wanted = {output.root for output in outputs}
+    wanted, storages = set(outputs), {output.root for output in outputs}
     kept = []
     for call in reversed(record.calls):
-        touched = [value.root for value in (*call.results, *call.written) if value is not None]
-        steers = call.name in STEERING and checks.isdisjoint(call.operands)
-        if steers or not wanted.isdisjoint(touched):
-            wanted.update(operand.root for operand in call.operands)
+        dynamic = torch.Tag.dynamic_output_shape in call.op.tags
+        steers = (dynamic or call.name in STEERING) and checks.isdisjoint(call.operands)
+        writes = not storages.isdisjoint(value.root for value in call.written)
+        if steers or writes or not wanted.isdisjoint(call.results):
+            wanted.update(call.operands)
+            storages.update(operand.root for operand in call.operands)
             kept.append(call)
     return kept[::-1]
 

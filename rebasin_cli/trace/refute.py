@@ -63,12 +63,17 @@ def dropped(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
     return replace(spec, tensors=tensors, groups=groups)
 
 
-def orphaned(spec: Spec, names: Iterable[str]) -> Spec:
-    """Return the spec in which some groups have one permutation for all indices of a parent."""
+def orphaned(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
+    """Return the spec in which some groups have one permutation for all indices of a parent.
+
+    A fixed group that is nobody's parent any more is a fixed axis.
+    """
     groups = dict(spec.groups)
     for name in names:
         groups[name] = replace(groups[name], per=None)
-    return replace(spec, groups=groups)
+    parents = {declared.per for declared in groups.values()}
+    idle = [n for n, declared in groups.items() if declared.fixed and n not in parents]
+    return dropped(replace(spec, groups=groups), bound, idle)
 
 
 def declared_one_sided(spec: Spec, names: Iterable[str]) -> Spec:

@@ -42,44 +42,50 @@ TIMM = {
 }
 # More parameters than a trace runs; vgg11_bn differs in its depth only.
 TOO_LARGE = ("torchvision:vgg16_bn",)
-ATTENTION: dict[str, object] = {"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 32}
-COMMON = ATTENTION | {"vocab_size": 99, "intermediate_size": 48}
-LLAMA = COMMON | {"num_key_value_heads": 2}
-HF: dict[str, tuple[dict[str, object], int, int]] = {
-    # the stream; heads, two kinds of dims, hidden units in 2 layers; the transform of the head
-    # writes to units of its own, which the tied decoder reads: it is the stream
-    "bert": ({"architectures": ["BertForMaskedLM"]} | COMMON, 9, 4),
+
+
+def tiny(architecture: str, **more: object) -> dict[str, object]:
+    """Return the configuration of a model with 2 layers of 32 units and 4 heads."""
+    common = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}
+    return {"architectures": [architecture], "vocab_size": 99, "intermediate_size": 48} | (
+        common | more
+    )
+
+
+# model type -> configuration, groups, of them with a parent
+HF = {
+    # the stream; in 2 layers heads, two kinds of dims, hidden units; the head's transform writes
+    # what the tied embedding reads, so its units are those of the stream
+    "bert": (tiny("BertForMaskedLM"), 1 + 2 * 4, 4),
     "gpt2": (
-        {"architectures": ["GPT2LMHeadModel"]}
-        | {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-        9,
+        tiny("GPT2LMHeadModel", n_embd=32, n_layer=2, n_head=4, n_positions=64),
+        1 + 2 * 4,
         4,
     ),
-    # the stream; kv heads, queries in each, values, hidden units in 2 layers; rotary dims stay
-    "llama": ({"architectures": ["LlamaForCausalLM"]} | LLAMA, 9, 4),
-    # the stream of each side; an encoder layer has heads, dims (2) and hidden units, but the
-    # position bias, which all layers share, ties the heads of a side; a decoder layer has
-    # cross-attention with heads and dims (2) besides: 1 + (1 + 2 * 3) + (1 + 2 * 6)
+    # in each layer kv heads, queries in each, values, hidden units; rotary dims stay
+    "llama": (tiny("LlamaForCausalLM", num_key_value_heads=2), 1 + 2 * 4, 4),
+    # one stream, for the embedding is shared. The position bias of the first layer serves all
+    # layers of its side and ties their heads; a layer has two kinds of dims and hidden units, in
+    # the decoder heads and two kinds of dims of the cross-attention besides
     "t5": (
-        {"architectures": ["T5ForConditionalGeneration"], "vocab_size": 99, "d_model": 32}
-        | {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
+        tiny("T5ForConditionalGeneration", d_model=32, d_kv=8, d_ff=48, num_layers=2)
+        | {"num_heads": 4, "decoder_start_token_id": 0},
         1 + (1 + 2 * 3) + (1 + 2 * 6),
         12,
     ),
-    # the stream; in 2 layers kv heads, queries in each, values, experts, units in each expert
+    # in each layer kv heads, queries in each, values, experts, hidden units in each
     "mixtral": (
-        {"architectures": ["MixtralForCausalLM"], "num_local_experts": 4} | LLAMA,
+        tiny("MixtralForCausalLM", num_key_value_heads=2, num_local_experts=4),
         1 + 2 * 5,
         6,
     ),
+    # The count of tracing.md, not made by hand.
     "qwen3_next": (
-        {"architectures": ["Qwen3NextForCausalLM"], "head_dim": 8, "num_experts": 4}
-        | {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+        tiny("Qwen3NextForCausalLM", num_key_value_heads=2, head_dim=8, num_experts=4)
+        | {"num_hidden_layers": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
         | {"shared_expert_intermediate_size": 24, "linear_num_value_heads": 4}
         | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-        | {"layer_types": ["linear_attention", "full_attention"] * 2, "decoder_sparse_step": 1}
-        | LLAMA
-        | {"num_hidden_layers": 4},
+        | {"layer_types": ["linear_attention", "full_attention"] * 2, "decoder_sparse_step": 1},
         29,
         9,
     ),

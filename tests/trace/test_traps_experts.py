@@ -243,8 +243,25 @@ def masked_loop(m, x, share):
     return made
 
 
-@pytest.mark.parametrize("mix", [all_modules, routed_loop, masked_loop])
-def test_trap_18_experts_as_modules(mix) -> None:
+def test_trap_18_experts_as_modules_change_names() -> None:
+    given = modules(all_modules)
+    text = """
+  inp.{weight,bias}: [s]
+  router.weight: [E, s]
+  router.bias: [E]
+  experts.[e].0.weight: [E, h, s]
+  experts.[e].0.bias: [E, h]
+  experts.[e].2.weight: [E, s, h]
+  experts.[e].2.bias: [E, s]
+  out.weight: [~, s]
+"""
+    found = check(given, GROUPS, text)
+    unrouted = text.replace("router.weight: [E, s]", "router.weight: [~, s]")
+    assert harm(given, found, GROUPS, unrouted) >= WRONG
+
+
+@pytest.mark.parametrize("mix", [routed_loop, masked_loop])
+def test_trap_18_a_program_that_compares_indices_with_numbers_fixes_the_experts(mix) -> None:
     given = modules(mix, tokens=40)  # so many that every expert gets some
     found = check(given, SEPARATE, MODULES)
     routed = MODULES.replace("router.weight: [~, s]", "router.weight: [E, s]\n  router.bias: [E]")

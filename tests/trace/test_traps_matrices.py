@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, parametrize
 
-from rebasin_cli.trace import Choices
-from tests.trace.traps import WRONG, Net, case, check, harm, noise, rows, weight
+from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, noise, rows, weight
 
 
 def test_trap_24_a_weight_and_its_transpose() -> None:
@@ -62,6 +62,41 @@ def test_trap_10_a_sum_over_an_axis_has_no_parent_on_either_side() -> None:
     text = '  a.{weight,bias}: ["o * i"]\n  b.weight: [~, "i * i"]'
     found = check(given, "o 5; i 4", text)
     assert harm(given, found, "o 5 per i; i 4", text) >= WRONG
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: x.flip(-1),
+        lambda x: x.roll(1, -1),
+        lambda x: x[..., torch.tensor([2, 0, 3, 1])],
+        lambda x: x.index_select(-1, torch.tensor([2, 0, 3, 1])),
+        lambda x: F.max_pool1d(x, 3, stride=1, padding=1),
+        lambda x: F.avg_pool1d(x, 3, stride=1, padding=1),
+    ],
+    ids=["flip", "roll", "index", "index_select", "max_pool", "avg_pool"],
+)
+def test_trap_10_a_fixed_axis_whose_places_meet_others_is_no_parent(move) -> None:
+    # u per place would be right if place i met place i only; here it meets another one too.
+    def run(m, x):
+        x = m.a(x)[:, :, None] * m.table
+        return m.b((x * move(x)).sum(1))
+
+    net = Net(run, a=nn.Linear(5, 1), table=weight(6, 4), b=nn.Linear(4, 3))
+    given = rows(net, 2, 5)
+    found = check(given, "u 6", "  table: [u]")
+    assert harm(given, found, "u 6 per p; p 4 fixed", "  table: [u, p]") >= WRONG
+
+
+def test_trap_10_a_fixed_axis_whose_places_stay_is_a_parent() -> None:
+    net = Net(
+        lambda m, x: m.b((m.a(x)[:, :, None] * m.table).exp().sum(1)),
+        a=nn.Linear(5, 1),
+        table=weight(6, 4),
+        b=nn.Linear(4, 3),
+    )
+    # The places are units too: each has 6 terms of its own.
+    check(rows(net, 2, 5), "u 6 per p; p 4", "  table: [u, p]\n  b.weight: [~, p]")
 
 
 def test_trap_24_a_square_added_to_its_transpose() -> None:
@@ -182,6 +217,34 @@ def test_where_the_order_of_units_matters_they_stay(change) -> None:
     assert harm(given, found, "h 8", HIDDEN) >= WRONG
 
 
+@pytest.mark.parametrize("width", [8, 12, 24, 50])
+@pytest.mark.parametrize("shift", [1, 2, 3, 5])
+def test_differences_at_a_distance_move_chains_of_equal_length(width, shift) -> None:
+    # Unit i goes where unit i + shift goes, so whole chains of them change places: `shift` chains,
+    # of two lengths. What an axis is made of changes while it is tied to itself.
+    net = Net(
+        lambda m, x: m.b((m.a(x)[:, shift:] - m.a(x)[:, :-shift]).tanh()),
+        a=nn.Linear(5, width),
+        b=nn.Linear(width - shift, 3),
+    )
+    found = rows(net, 3, 5).traced()
+    assert found.proof is not None
+    assert (found.proof.refuted, found.proof.difference <= EXACT) == ({}, True)
+    lengths = Counter(len(range(first, width, shift)) for first in range(shift))
+    sizes = [count for length, count in lengths.items() if length > 1 and count > 1]
+    assert sorted(group.size for group in found.bound.groups.values()) == sorted(sizes)
+
+
+def test_halves_that_are_subtracted_move_together() -> None:
+    net = Net(
+        lambda m, x: m.b((m.a(x)[:, 8:] - m.a(x)[:, :-8]).tanh()),
+        a=nn.Linear(5, 24),
+        b=nn.Linear(16, 3),
+    )
+    text = '  a.{weight,bias}: ["h + h + h"]\n  b.weight: [~, "h + h"]'
+    check(rows(net, 3, 5), "h 8", text)
+
+
 def test_sums_over_time_leave_units_alone() -> None:
     net = Net(
         lambda m, x: m.b(m.a(x).cumsum(1).flip(1).roll(1, 1).sort(1).values[:, -1]),
@@ -214,86 +277,6 @@ def test_trap_16_an_axis_of_one_unit_is_nobodys() -> None:
         c=nn.Linear(1, 1),
     )
     check(rows(net, 2, 5), "h 8", "  a.{weight,bias}: [h]\n  b.weight: [~, h]")
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
-def test_weight_norm_as_it_was() -> None:
-    with torch.no_grad():  # otherwise the net cannot be copied
-        a, b = (nn.utils.weight_norm(layer) for layer in (nn.Linear(5, 8), nn.Linear(8, 3)))
-    net = Net(lambda m, x: m.b(m.a(x).relu()), a=a, b=b)
-    text = "  a.{weight_g,weight_v,bias}: [h]\n  b.weight_v: [~, h]"
-    check(rows(net, 2, 5), "h 8", text)
-
-
-def test_weight_norm_as_a_parametrization() -> None:
-    a, b = (parametrizations.weight_norm(layer) for layer in (nn.Linear(5, 8), nn.Linear(8, 3)))
-    net = Net(lambda m, x: m.b(m.a(x).relu()), a=a, b=b)
-    text = """
-  a.bias: [h]
-  a.parametrizations.weight.{original0,original1}: [h]
-  b.parametrizations.weight.original1: [~, h]
-"""
-    check(rows(net, 2, 5), "h 8", text)
-
-
-def test_weight_norm_over_the_other_axis() -> None:
-    a, b = nn.Linear(5, 8), parametrizations.weight_norm(nn.Linear(8, 3), dim=1)
-    net = Net(lambda m, x: m.b(m.a(x).relu()), a=a, b=b)
-    text = """
-  a.{weight,bias}: [h]
-  b.parametrizations.weight.{original0,original1}: [~, h]
-"""
-    check(rows(net, 2, 5), "h 8", text)
-
-
-def test_spectral_norm_moves_its_vectors() -> None:
-    a, b = (parametrizations.spectral_norm(layer) for layer in (nn.Linear(5, 8), nn.Linear(8, 6)))
-    net = Net(lambda m, x: m.b(m.a(x).relu()), a=a, b=b)
-    text = """
-  a.bias: [h]
-  a.parametrizations.weight.{original,0._u}: [h]
-  b.parametrizations.weight.original: [~, h]
-"""
-    given = rows(net, 2, 5)
-    right = text + "  b.parametrizations.weight.0._v: [h]"
-    found = check(given, "h 8", right)
-    assert harm(given, found, "h 8", text) >= WRONG
-
-
-def test_spectral_norm_as_it_was_moves_its_vectors_if_asked() -> None:
-    a, b = (nn.utils.spectral_norm(layer) for layer in (nn.Linear(5, 8), nn.Linear(8, 6)))
-    with torch.no_grad():  # otherwise the net cannot be copied
-        a.weight, b.weight = a.weight.detach(), b.weight.detach()
-    net = Net(lambda m, x: m.b(m.a(x).relu()), a=a, b=b)
-    text = """
-  a.{weight_orig,weight_u,bias}: [h]
-  b.weight_orig: [~, h]
-  b.weight_v: [h]
-"""
-    choices = Choices(buffers=("*.weight_u", "*.weight_v"))
-    check(rows(net, 2, 5), "h 8", text, choices=choices)
-
-
-class Skew(nn.Module):
-    """X - X^T"""
-
-    def forward(self, x):
-        return x - x.t()
-
-
-def test_a_parametrization_with_a_transpose() -> None:
-    inner = nn.Linear(8, 8)
-    parametrize.register_parametrization(inner, "weight", Skew())
-    net = Net(
-        lambda m, x: m.b(m.inner(m.a(x)).relu()), a=nn.Linear(5, 8), inner=inner, b=nn.Linear(8, 3)
-    )
-    text = """
-  a.{weight,bias}: [h]
-  inner.bias: [h]
-  inner.parametrizations.weight.original: [h, h]
-  b.weight: [~, h]
-"""
-    check(rows(net, 2, 5), "h 8", text)
 
 
 def test_tied_embeddings_share_the_stream() -> None:

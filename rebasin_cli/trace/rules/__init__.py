@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value, values_in
+from rebasin_cli.trace.probing import probed
+from rebasin_cli.trace.record import Call, Value, mapped, values_in
 from rebasin_cli.trace.recorder import SHAPE_ONLY
 from rebasin_cli.trace.rules import arithmetic, indexing, shapes, spatial
 from rebasin_cli.trace.terms import Term, extent
@@ -43,13 +44,17 @@ def apply_rule(analysis: Analysis, call: Call) -> Sequence[Axes | None]:
     rule = RULES.get(name)
     if rule is None and torch.Tag.pointwise in call.op.tags:
         rule = arithmetic.pointwise
-    if rule is None:
-        analysis.unknown.add(call.name)
-        rule = indexing.freezing
-    made = rule(analysis, call)
+    made = _without_rule(analysis, call) if rule is None else rule(analysis, call)
     _pass_domains(analysis, call, name)
     _pass_stems(analysis, call, name)
     return made
+
+
+def _without_rule(analysis: Analysis, call: Call) -> Sequence[Axes]:
+    """Find out by running the operator, or freeze everything."""
+    analysis.unknown.add(call.name)
+    made = probed(analysis, call)
+    return indexing.freezing(analysis, call) if made is None else made
 
 
 def base_name(call: Call) -> str:
@@ -95,9 +100,11 @@ def _hand_on(analysis: Analysis, call: Call, domains: list[Term], partly: bool) 
             analysis.freeze([first, other], "indices of two axes in one tensor")
     if partly:
         analysis.freeze(domains, "indices and other numbers in one tensor")
-    for value in call.results:
+    rest_of_call = str(mapped((call.args, call.kwargs), Value, analysis.identity))
+    for place, value in enumerate(call.results):
         if value is not None:
             analysis.domains[value] = first
+            analysis.identities[value] = (call.name, rest_of_call, place)
 
 
 def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, Term]) -> None:

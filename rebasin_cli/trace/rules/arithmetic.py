@@ -50,7 +50,7 @@ def contract(
     analysis.mix(two, [right])
     rest_one = tuple(term for dim, term in enumerate(one) if dim >= batch and dim != left)
     rest_two = tuple(term for dim, term in enumerate(two) if dim >= batch and dim != right)
-    analysis.meet(one[left], (*rest_one, *rest_two))
+    analysis.meet((*one[:batch], one[left]), (*rest_one, *rest_two))
     return (*one[:batch], *rest_one, *rest_two)
 
 
@@ -209,7 +209,7 @@ RULES: dict[str, Rule] = {
         (
             *("sum", "mean", "prod", "amax", "amin", "aminmax", "all", "any", "norm", "nansum"),
             *("var", "std", "var_mean", "std_mean", "logsumexp", "linalg_vector_norm"),
-            "count_nonzero",
+            *("count_nonzero", "_is_all_true", "_is_any_true"),
         ),
         reduction,
     ),

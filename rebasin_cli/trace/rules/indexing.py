@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import torch
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.analysis import Analysis, Axes, LookUp, Rule
 from rebasin_cli.trace.record import Call, Value
 from rebasin_cli.trace.rules.arithmetic import broadcast, pointwise, reduced
 from rebasin_cli.trace.rules.shapes import narrowed
@@ -21,21 +21,27 @@ LOOKED_UP = "looked up by index"
 MASKS = frozenset({torch.bool, torch.uint8})
 
 
-def looked_into(analysis: Analysis, term: Term, index: Value, text: str = LOOKED_UP) -> None:
+def looked_into(
+    analysis: Analysis, axes: Axes, dim: int, index: Value, text: str = LOOKED_UP
+) -> None:
     """Tie an axis to the domain of the index that looks into it, or freeze it."""
+    term = axes[dim]
     domain = analysis.domain(index)
     if domain is not None and extent(domain) == extent(term):
         analysis.terms.unify(term, domain)
-        analysis.slots.append((analysis.of(index), domain))
+        beside = tuple(other for place, other in enumerate(axes) if place != dim % len(axes))
+        which = analysis.identity(index)
+        analysis.look_ups.append(LookUp(analysis.of(index), domain, which, beside))
         return
     if domain is not None:
         analysis.freeze([domain], text)
     analysis.freeze([term], text)
+    analysis.mix(axes, [dim])
 
 
 def embedding(analysis: Analysis, call: Call) -> list[Axes]:
     table, index = analysis.of(call.args[0]), call.args[1]
-    looked_into(analysis, table[0], index, "embedding rows")
+    looked_into(analysis, table, 0, index, "embedding rows")
     analysis.read(call.args[0], table[0])
     return [(*analysis.of(index), *table[1:])]
 
@@ -88,7 +94,7 @@ def _indexed(
             into.extend(covered)
             dim = covered.stop
         else:
-            looked_into(analysis, axes[dim], value)
+            looked_into(analysis, axes, dim, value)
             rows.append(analysis.of(value))
             into.append(dim)
             dim += 1
@@ -123,7 +129,7 @@ def index_any(analysis: Analysis, call: Call) -> list[Axes]:
 def index_select(analysis: Analysis, call: Call) -> list[Axes]:
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     dim %= len(axes)
-    looked_into(analysis, axes[dim], chosen)
+    looked_into(analysis, axes, dim, chosen)
     return [(*axes[:dim], *(analysis.of(chosen) or (ONE,)), *axes[dim + 1 :])]
 
 
@@ -131,7 +137,7 @@ def gather(analysis: Analysis, call: Call) -> list[Axes]:
     """out[i, j] = x[i, index[i, j]]: the other axes go together."""
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     row = analysis.of(chosen)
-    looked_into(analysis, axes[dim], chosen)
+    looked_into(analysis, axes, dim, chosen)
     _together(analysis, axes, row, dim)
     return [row]
 
@@ -151,7 +157,7 @@ def scatter(analysis: Analysis, call: Call) -> list[Axes]:
     """x[i, index[i, j]] = source[i, j], added or not."""
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     row = analysis.of(chosen)
-    looked_into(analysis, axes[dim], chosen)
+    looked_into(analysis, axes, dim, chosen)
     _together(analysis, axes, row, dim)
     source = call.arg("src") if call.has("src") else None
     if isinstance(source, Value):
@@ -167,7 +173,7 @@ def index_add(analysis: Analysis, call: Call) -> list[Axes]:
     """x[index[j], ...] += source[j, ...], for `index_add` and `index_copy`."""
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     source = analysis.of(call.arg("source"))
-    looked_into(analysis, axes[dim], chosen)
+    looked_into(analysis, axes, dim, chosen)
     _together(analysis, axes, source, dim)
     if extent(source[dim]) > 1:
         analysis.terms.unify(source[dim], analysis.of(chosen)[0])

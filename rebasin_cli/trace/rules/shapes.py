@@ -247,6 +247,7 @@ def reordered(analysis: Analysis, call: Call) -> list[Axes]:
     axes = analysis.of(call.args[0])
     chosen = [dim % len(axes) for dim in call.arg("dims")] or range(len(axes))
     analysis.freeze([axes[dim] for dim in chosen], "units change places")
+    analysis.mix(axes, chosen)
     moved = analysis.frozen([extent(axes[dim]) for dim in chosen], "units change places")
     places = dict(zip(chosen, moved, strict=True))
     return [tuple(places.get(dim, term) for dim, term in enumerate(axes))]
@@ -273,6 +274,7 @@ def windows(analysis: Analysis, call: Call) -> list[Axes]:
     axes, dim = analysis.of(call.args[0]), call.arg("dimension")
     dim %= len(axes)
     analysis.freeze([axes[dim]], "windows")
+    analysis.mix(axes, [dim])
     shape = _result(call).shape
     count, width = analysis.frozen([shape[dim], shape[-1]], "windows")
     return [(*axes[:dim], count, *axes[dim + 1 :], width)]

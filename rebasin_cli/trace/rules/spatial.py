@@ -51,6 +51,7 @@ def places(analysis: Analysis, call: Call) -> list[Axes]:
     axes = analysis.of(call.args[0])
     spatial = _SPATIAL[call.name.removesuffix("_")]
     analysis.freeze(axes[-spatial:], "places")
+    analysis.mix(axes, range(len(axes) - spatial, len(axes)))
     for value in call.operands[1:]:  # chosen places of an unpooling, random ones of a pooling
         other = analysis.of(value)
         analysis.freeze(other[CHANNELS:], "places")
@@ -63,6 +64,7 @@ def sample(analysis: Analysis, call: Call) -> list[Axes]:
     """`grid_sample`: reads places that another tensor names."""
     axes, grid = analysis.of(call.args[0]), analysis.of(call.args[1])
     analysis.freeze(axes[2:], "places")
+    analysis.mix(axes, range(CHANNELS, len(axes)))
     analysis.freeze(grid[-1:], "coordinates")
     analysis.terms.unify(axes[0], grid[0])
     return [(*axes[:2], *grid[1:-1])]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from tests.trace.operators.probe import Case, Maker, Sizes, one
+import torch
+from torch import Tensor
+
+from tests.trace.operators.probe import Case, Maker, Run, Sizes, one
 
 aten = torch.ops.aten
 
@@ -22,9 +25,7 @@ def _batch_norm(op: str, training: bool) -> Maker:
 
 
 def _bare_batch_norm(s: Sizes) -> Case:
-    return one(
-        aten.native_batch_norm.default, s("n c"), None, None, None, None, True, 0.1, 1e-5
-    )
+    return one(aten.native_batch_norm.default, s("n c"), None, None, None, None, True, 0.1, 1e-5)
 
 
 def _dim(op: object, dim: object, *rest: object, words: str = "a b c", **kwargs: object) -> Maker:
@@ -188,6 +189,23 @@ _ALONG: dict[str, list[Maker]] = {
     },
 }
 _ALONG["_softmax"].append(lambda s: one(aten._softmax.default, s(""), 0, False))
+
+
+def _across(op: Any, *args: Any) -> Maker:
+    """Two parameters are stacked, and the operator compares them place by place."""
+
+    def make(s: Sizes) -> Case:
+        def body(run: Run, one_: Tensor, two: Tensor) -> Any:
+            return run(op, run(aten.stack.default, [one_, two], -1), *args)
+
+        return Case((s("a b"), s("a b")), body)
+
+    return make
+
+
+_ALONG["_softmax"].append(_across(aten._softmax.default, -1, False))
+_ALONG["cumsum"].append(_across(aten.cumsum.default, 2))
+_NORMS["rms_norm"].append(_across(aten.rms_norm.default, [2], None, 1e-5))
 
 CASES: dict[str, list[Maker]] = {
     **_REDUCTIONS,

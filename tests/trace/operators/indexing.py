@@ -129,7 +129,9 @@ _LOOKUP: dict[str, list[Maker]] = {
     ],
     "scatter": [
         lambda s: one(aten.scatter.value, s("a b"), 1, s.numbers("a 2", 2), 1.0),
-        lambda s: one(aten.scatter.src, s("a b"), 0, s.order(2)[:, None].repeat(1, s["b"]), s("2 b")),
+        lambda s: one(
+            aten.scatter.src, s("a b"), 0, s.order(2)[:, None].repeat(1, s["b"]), s("2 b")
+        ),
         lambda s: one(aten.scatter.src, s("a 4"), 1, torch.ones(s["a"], 1).long(), s("a 1")),
         chosen(lambda run, s, x, i: run(aten.scatter.value, x, 1, i, 1.0), "n e", "n e"),
         _indices_written("scatter"),
@@ -137,12 +139,12 @@ _LOOKUP: dict[str, list[Maker]] = {
     "scatter_add": [
         lambda s: one(aten.scatter_add.default, s("a b"), 1, s.numbers("a c", 2), s("a c")),
         lambda s: one(aten.scatter_add.default, s("4 b"), 1, s.numbers("3 c", 2), s("4 c")),
-        lambda s: one(aten.scatter_add.default, s("a b"), 1, torch.ones(s["a"], 3).long(), s("a 3")),
+        lambda s: one(
+            aten.scatter_add.default, s("a b"), 1, torch.ones(s["a"], 3).long(), s("a 3")
+        ),
     ],
     "scatter_reduce": [
-        lambda s: one(
-            aten.scatter_reduce.two, s("a b"), 1, s.numbers("a c", 2), s("a c"), "amax"
-        ),
+        lambda s: one(aten.scatter_reduce.two, s("a b"), 1, s.numbers("a c", 2), s("a c"), "amax"),
     ],
     "index_add": [
         lambda s: one(aten.index_add.default, s("a b"), 0, s.numbers("c", 2), s("c b")),
@@ -175,9 +177,7 @@ _LOOKUP: dict[str, list[Maker]] = {
     ],
     "select_scatter": [lambda s: one(aten.select_scatter.default, s("a 4 b"), s("a b"), -2, 1)],
     "masked_scatter": [
-        lambda s: one(
-            aten.masked_scatter.default, s("3 b"), _column([0, 1, 1], s["b"]), s("2 b")
-        ),
+        lambda s: one(aten.masked_scatter.default, s("3 b"), _column([0, 1, 1], s["b"]), s("2 b")),
         lambda s: one(aten.masked_scatter.default, s("3 b"), _column([0, 1, 1], s["b"]), s("9 b")),
         lambda s: one(aten.masked_scatter.default, s("a 3"), _row([0, 1, 1], s["a"]), s("a 3")),
     ],
@@ -192,6 +192,10 @@ def _row(truth: list[int], height: int) -> Tensor:
     return torch.tensor(truth, dtype=TRUTH).repeat(height, 1)
 
 
+def _extreme(op: Any, words: str, *rest: Any) -> Maker:
+    return lambda s: one(op, s(words), *rest)
+
+
 _RANKED: dict[str, list[Maker]] = {
     "topk": [
         *_along(aten.topk.default, 2),
@@ -203,17 +207,17 @@ _RANKED: dict[str, list[Maker]] = {
     **{
         name: [
             *_along(op),
-            lambda s, op=op: one(op, s("a b")),
-            lambda s, op=op: one(op, s("a b"), 1, True),
-            lambda s, op=op: one(op, s("a")),
+            _extreme(op, "a b"),
+            _extreme(op, "a b", 1, True),
+            _extreme(op, "a"),
         ]
         for name, op in (("argmax", aten.argmax.default), ("argmin", aten.argmin.default))
     },
     **{
         name: [
             *_along(packet.dim),
-            lambda s, op=packet.default: one(op, s("a b")),
-            lambda s, op=packet.dim: one(op, s("a b"), 0, True),
+            _extreme(packet.default, "a b"),
+            _extreme(packet.dim, "a b", 0, True),
         ]
         for name, packet in (("max", aten.max), ("min", aten.min), ("median", aten.median))
     },
@@ -229,7 +233,9 @@ _FREEZING: dict[str, list[Maker]] = {
     "_unique2": [lambda s: one(aten._unique2.default, s("a b"), True, True)],
     "unique_dim": [lambda s: one(aten.unique_dim.default, s("a b"), 0)],
     "unique_consecutive": [lambda s: one(aten.unique_consecutive.default, s("a b"))],
-    "bincount": [_domain(lambda run, i: run(aten.bincount.default, run(aten.view.default, i, [-1])))],
+    "bincount": [
+        _domain(lambda run, i: run(aten.bincount.default, run(aten.view.default, i, [-1])))
+    ],
     "equal": [lambda s: one(aten.equal.default, s("a b"), s("a b"))],
     "is_nonzero": [lambda s: one(aten.is_nonzero.default, s("1"))],
     "bucketize": [lambda s: one(aten.bucketize.Tensor, s("a b"), s("3").sort()[0])],
@@ -238,9 +244,7 @@ _FREEZING: dict[str, list[Maker]] = {
         lambda s: one(aten._fft_c2c.default, s("a b", dtype=torch.complex128), [1], 0, True)
     ],
     "_fft_r2c": [lambda s: one(aten._fft_r2c.default, s("a b"), [1], 0, True)],
-    "_fft_c2r": [
-        lambda s: one(aten._fft_c2r.default, s("a 3", dtype=torch.complex128), [1], 0, 4)
-    ],
+    "_fft_c2r": [lambda s: one(aten._fft_c2r.default, s("a 3", dtype=torch.complex128), [1], 0, 4)],
     "multinomial": [lambda s: one(aten.multinomial.default, s("a b").abs(), 2)],
     "repeat_interleave": [
         _domain(lambda run, i: run(aten.repeat_interleave.Tensor, run(aten.view.default, i, [-1])))

@@ -31,11 +31,13 @@ Run = Callable[..., Any]
 class Sizes:
     """Makes random tensors; each letter stands for one size, adjacent letters for a product."""
 
-    def __init__(self, seed: int, *, equal: bool = False, **sizes: int) -> None:
+    def __init__(
+        self, seed: int, *, equal: bool = False, sizes: Mapping[str, int] | None = None
+    ) -> None:
         self._random = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._equal = self._random.choice([3, 4]) if equal else 0
-        self._sizes = dict(sizes)
+        self._sizes = dict(sizes or {})
 
     def __getitem__(self, word: str) -> int:
         parts = re.findall(r"\d+|[a-z]", word)
@@ -175,7 +177,7 @@ def _inside(found: Probe, row: Sequence[Term]) -> list[Atom]:
 def _visible(found: Probe, child: Atom, parent: Atom) -> bool:
     """Return whether no output has the child with a rank in the place of its parent."""
     rows = [_inside(found, found.axes(value)) for value in found.outputs]
-    ranked = {a for _, domain in found.analysis.slots for a in _inside(found, [domain])}
+    ranked = {a for look_up in found.analysis.look_ups for a in _inside(found, [look_up.domain])}
     return parent not in ranked or all(parent in row for row in rows if child in row)
 
 

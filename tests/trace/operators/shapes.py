@@ -73,6 +73,10 @@ def _pieces(op: Any, count: Any, dim: int = 0) -> Maker:
     return lambda s: one(op, s("6 b"), count, dim)
 
 
+def _matrix(op: Any) -> Maker:
+    return lambda s: one(op, s("a b"))
+
+
 _SAME: dict[str, Any] = {
     "clone": aten.clone.default,
     "detach": aten.detach.default,
@@ -86,7 +90,7 @@ _SAME: dict[str, Any] = {
 }
 
 CASES: dict[str, list[Maker]] = {
-    **{name: [lambda s, op=op: one(op, s("a b"))] for name, op in _SAME.items()},
+    **{name: [_matrix(op)] for name, op in _SAME.items()},
     "_to_copy": [lambda s: one(aten._to_copy.default, s("a b"), dtype=torch.float32)],
     "view": [*_view(aten.view.default), _crossing, _fused, _interleaved],
     "_unsafe_view": _view(aten._unsafe_view.default),

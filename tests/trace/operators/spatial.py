@@ -55,7 +55,9 @@ def _indexed_pool(rank: int) -> Maker:
 
 
 def _constant_unpool(s: Sizes) -> Case:
-    index = torch.stack([torch.arange(4).roll(k) for k in range(s["nc"])]).view(s["n"], s["c"], 4, 1)
+    index = torch.stack([torch.arange(4).roll(k) for k in range(s["nc"])]).view(
+        s["n"], s["c"], 4, 1
+    )
     return one(aten.max_unpool2d.default, s("n c 4 1"), index, [4, 1])
 
 
@@ -79,7 +81,10 @@ def _resize(name: str, rank: int) -> list[Maker]:
     size = [6, 7, 5][:rank]
     return [
         lambda s: one(
-            getattr(aten, name).default, s(f"n c {PLACES[rank]}"), size, *([False] if smooth else ())
+            getattr(aten, name).default,
+            s(f"n c {PLACES[rank]}"),
+            size,
+            *([False] if smooth else ()),
         )
     ]
 
@@ -144,9 +149,7 @@ CASES: dict[str, list[Maker]] = {
         lambda s: one(aten.im2col.default, s("n c 4 5"), [2, 2], [1, 1], [0, 0], [1, 1]),
     ],
     "col2im": [
-        lambda s: one(
-            aten.col2im.default, s("n c4 12"), [4, 5], [2, 2], [1, 1], [0, 0], [1, 1]
-        ),
+        lambda s: one(aten.col2im.default, s("n c4 12"), [4, 5], [2, 2], [1, 1], [0, 0], [1, 1]),
     ],
     "pixel_shuffle": [
         lambda s: one(aten.pixel_shuffle.default, s("n c4 3 2"), 2),
