@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed before everything else, because a bare `torch` brings gigabytes of CUDA: see CONTRIBUTING.md.
 TORCH ?= torch==2.13.0
+# The tests trace models of torchvision, which fits one version of torch only.
+TORCH_DEV ?= torch==2.14.1 torchvision==0.29.1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -44,6 +46,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp is newer than pyproject.toml exactly when the environment has what that file asks for.
+$(VENV)/.dev: TORCH := $(TORCH_DEV)
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	$(PIP) $(TORCH)
 	$(PIP) --editable '.[$*]'

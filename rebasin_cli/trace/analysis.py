@@ -83,6 +83,9 @@ class Analysis:
     def mix(self, axes: Axes, mixed: Iterable[int]) -> None:
         """Say that an operation mixes along some dimensions for each index of the others."""
         chosen = {dim % len(axes) for dim in mixed}
+        for term in axes:
+            if isinstance(term, Dependent) and any(axes[dim] is term.index for dim in chosen):
+                self.terms.collapse(term)
         kept = tuple(term for dim, term in enumerate(axes) if dim not in chosen)
         self.mixed.append((kept, tuple(axes[dim] for dim in sorted(chosen))))
 

@@ -95,8 +95,9 @@ def names(
 
 def _named(found: Sequence[Occurrence], *, has_children: bool) -> str:
     matrices = [place for place in found if place.rank >= _MATRIX] or list(found)
-    if not any(place.alone for place in found):
-        return _of_factor(found, matrices, has_children)
+    factors = [place for place in matrices if not place.alone]
+    if factors and (has_children or len(factors) == len(matrices)):
+        return _of_factor(factors, has_children)
     if has_children and any(place.rank >= _STACK and place.axis == 0 for place in matrices):
         return f"{_module(matrices)}experts"
     writers = [place for place in matrices if place.alone and not place.read]
@@ -106,17 +107,15 @@ def _named(found: Sequence[Occurrence], *, has_children: bool) -> str:
     return _base(first.tensor)
 
 
-def _of_factor(
-    found: Sequence[Occurrence], matrices: Sequence[Occurrence], has_children: bool
-) -> str:
+def _of_factor(matrices: Sequence[Occurrence], has_children: bool) -> str:
     """Name a factor by its place in products: outer ones are heads, inner ones their dims."""
     module = _module(matrices)
-    if all(place.outer and not place.inner for place in found):
+    if all(place.outer and not place.inner for place in matrices):
         convolution = all(place.rank > _MATRIX for place in matrices)
         return f"{module}{'groups' if convolution else 'heads'}"
-    if any(place.inner and place.outer for place in found):
+    if any(place.inner and place.outer for place in matrices):
         return f"{module}queries"
-    if any(place.read for place in found):
+    if any(place.read for place in matrices):
         return f"{module}vo" if len(_owners(matrices)) > 1 or has_children else f"{module}units"
     return f"{module}qk"
 

@@ -139,7 +139,8 @@ def _flat(result: Any) -> list[Any]:
 def _numbers(tensor: Tensor) -> Tensor | None:
     """Return the numbers of a tensor made outside the run; fake and meta tensors have none."""
     plain = type(tensor) in {Tensor, torch.nn.Parameter} and not tensor.is_meta
-    return _small(tensor.detach()) if plain else None
+    with _disable_current_modes():
+        return _small(tensor.detach()) if plain else None
 
 
 def _small(tensor: Any) -> Tensor | None:

@@ -29,6 +29,7 @@ from rebasin_cli.trace.sizeless import same_but_sizes
 from rebasin_cli.trace.symmetry import Choices, Symmetry, symmetry
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
+LARGEST = 1 << 28  # and up to this size, where there is no small copy to run instead
 ROUNDS = 4  # of refutation
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 DRAWS = 3  # orders of experts that are tried
@@ -105,7 +106,8 @@ def _large(subject: Subject) -> nn.Module | None:
             model = subject.build()
     except Exception:  # many constructors look at numbers; then the model is built for real
         return None
-    return model if sum(tensor.numel() for tensor in model.parameters()) > REAL else None
+    limit = LARGEST if subject.small is None else REAL
+    return model if sum(tensor.numel() for tensor in model.parameters()) > limit else None
 
 
 def _examples(subject: Subject, model: nn.Module) -> list[Arguments]:

@@ -52,6 +52,11 @@ POINTWISE: list[Maker] = [
     lambda s: one(aten.pow.Tensor_Scalar, s(""), 2),
 ]
 
+
+def _of_truth(op: Any) -> Maker:
+    return lambda s: Case((s("a b"),), lambda run, x: run(op, run(aten.gt.Scalar, x, 0)))
+
+
 _REDUCTIONS: dict[str, list[Maker]] = {
     "sum": [
         _dim(aten.sum.dim_IntList, [0]),
@@ -71,6 +76,8 @@ _REDUCTIONS: dict[str, list[Maker]] = {
     ],
     "all": [_dim(aten.all.dim, 1), lambda s: one(aten.all.default, s("a b"))],
     "any": [_dim(aten.any.dim, 0, True), _dim(aten.any.dims, [0, 1])],
+    "_is_any_true": [_of_truth(aten._is_any_true.default)],
+    "_is_all_true": [_of_truth(aten._is_all_true.default)],
     "norm": [
         _dim(aten.norm.ScalarOpt_dim, 2, [0], True),
         lambda s: one(aten.norm.Scalar, s("a b")),
