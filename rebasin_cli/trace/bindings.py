@@ -23,6 +23,8 @@ from rebasin_cli.trace.terms import (
     extent,
     multiply,
     parts,
+    shifted,
+    whole_rows,
 )
 
 
@@ -33,8 +35,6 @@ class Reason:
     text: str
     soft: bool = False
 
-
-STEPS = 64  # an axis that is compared with itself shifted by less than its 64th part is frozen
 
 Birth = tuple[str, int]  # a parameter or a call by name, and the axis that an atom was made for
 Origin = tuple[Birth, int]  # the birth, and how far into that axis
@@ -129,7 +129,7 @@ class Bindings:
         if isinstance(one, Product) and isinstance(two, Product):
             self._unify_products(list(one.factors), list(two.factors))
             return
-        if _shifted(one, two):
+        if shifted(one, two):
             self._give_up([one, two], "an axis that meets itself shifted")
             return
         bounds = {b for t in (one, two) if isinstance(t, Sum) for b in boundaries(t.segments)}
@@ -266,7 +266,7 @@ class Bindings:
         return self._split_product(term, outer, inner)
 
     def _split_sum(self, term: Sum, outer: int, inner: int) -> tuple[Term, Term]:
-        rows = _whole_rows(term.segments, inner)
+        rows = whole_rows(term.segments, inner)
         if len(rows) == 1:
             return self._give_up_split(term, outer, inner)
         pairs = [self.split(row, extent(row) // inner) for row in rows]
@@ -297,39 +297,3 @@ class Bindings:
         for term in terms:
             self.freeze(term, reason)
         return [self.held(size, reason) for size in sizes]
-
-
-def _whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
-    """Join neighbouring segments until each piece is a whole number of rows of a size."""
-    rows: list[list[Term]] = [[]]
-    for segment in segments:
-        if sum(map(extent, rows[-1])) % size == 0 and rows[-1]:
-            rows.append([])
-        rows[-1].append(segment)
-    return [add(row) for row in rows]
-
-
-def _shifted(one: Term, two: Term) -> bool:
-    """Return whether two concatenations have an atom at places near each other, but not equal.
-
-    To make them one would cut it into as many pieces as it has steps of that length.
-    """
-    first, second = _places(one), _places(two)
-    steps = (
-        abs(a - b)
-        for atom in first.keys() & second.keys()
-        for a in first[atom]
-        for b in second[atom]
-    )
-    return any(0 < step * STEPS < extent(one) for step in steps)
-
-
-def _places(term: Term) -> dict[Atom, set[int]]:
-    """Return where each atom that is a whole segment begins."""
-    places: defaultdict[Atom, set[int]] = defaultdict(set)
-    start = 0
-    for segment in term.segments if isinstance(term, Sum) else (term,):
-        for atom in atoms(segment):
-            places[atom].add(start)
-        start += extent(segment)
-    return places

@@ -75,10 +75,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         )
         real = _real(func, inputs, options) if self.fake else None
         result = func(*args, **kwargs)
-        written = tuple(_written(func, inputs, options))
+        in_place = torch.Tag.inplace_view not in func.tags
+        written = tuple(_written(func, inputs, options)) if in_place else ()
         if not constant:
             self._overwritten.update(value.root for value in written)
         numbers = real if self.fake else result if constant else None
+        if not in_place:
+            del self._values[id(args[0])]  # the tensor is a view of what it was from now on
         results = self._results(result, numbers, constant, _viewed(func, inputs))
         self.calls.append(
             Call(len(self.calls), _plain(func), func, inputs, options, results, written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -48,6 +49,7 @@ class Dependent:
 Term = Atom | Product | Sum | Dependent
 
 ONE = Product(())
+STEPS = 64  # an axis that is compared with itself shifted by less than its 64th part is frozen
 
 
 def extent(term: Term) -> int:
@@ -124,3 +126,39 @@ def boundaries(segments: Sequence[Term]) -> list[int]:
         total += extent(segment)
         ends.append(total)
     return ends
+
+
+def whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
+    """Join neighbouring segments until each piece is a whole number of rows of a size."""
+    rows: list[list[Term]] = [[]]
+    for segment in segments:
+        if sum(map(extent, rows[-1])) % size == 0 and rows[-1]:
+            rows.append([])
+        rows[-1].append(segment)
+    return [add(row) for row in rows]
+
+
+def shifted(one: Term, two: Term) -> bool:
+    """Return whether two concatenations have an atom at places near each other, but not equal.
+
+    To make them one would cut it into as many pieces as it has steps of that length.
+    """
+    first, second = _places(one), _places(two)
+    steps = (
+        abs(a - b)
+        for atom in first.keys() & second.keys()
+        for a in first[atom]
+        for b in second[atom]
+    )
+    return any(0 < step * STEPS < extent(one) for step in steps)
+
+
+def _places(term: Term) -> dict[Atom, set[int]]:
+    """Return where each atom that is a whole segment begins."""
+    places: defaultdict[Atom, set[int]] = defaultdict(set)
+    start = 0
+    for segment in term.segments if isinstance(term, Sum) else (term,):
+        for atom in atoms(segment):
+            places[atom].add(start)
+        start += extent(segment)
+    return places

@@ -40,9 +40,6 @@ TIMM = {
     # one stream; in each of 8 blocks hidden units for tokens and for channels
     "mixer_s32_224": (8 * 2 + 1, 0, 0.999),
 }
-# More parameters than a trace runs; vgg11_bn differs in its depth only.
-TOO_LARGE = ("torchvision:vgg16_bn",)
-
 
 def tiny(architecture: str, **more: object) -> dict[str, object]:
     """Return the configuration of a model with 2 layers of 32 units and 4 heads."""
@@ -97,11 +94,9 @@ def traced(target: str, limit: float = EXACT) -> Trace:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other packages
         found = trace(subject(target))
-    if target in TOO_LARGE:
-        assert found.proof is None
-        return found
     assert found.proof is not None
-    assert (found.proof.refuted, found.unknown) == ({}, ())
+    assert found.proof.refuted == {}
+    assert set(found.unknown) <= {"linalg_solve_triangular"}  # which is probed
     assert found.proof.difference <= limit
     return found
 

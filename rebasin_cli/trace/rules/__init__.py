@@ -15,7 +15,7 @@ from rebasin_cli.trace.analysis import Analysis, Axes, Rule
 from rebasin_cli.trace.probing import probed
 from rebasin_cli.trace.record import Call, Value, mapped, values_in
 from rebasin_cli.trace.recorder import SHAPE_ONLY
-from rebasin_cli.trace.rules import arithmetic, indexing, shapes, spatial
+from rebasin_cli.trace.rules import arithmetic, indexing, shapes, slices, spatial
 from rebasin_cli.trace.terms import Term, extent
 
 CREATORS = (
@@ -31,6 +31,7 @@ def created(analysis: Analysis, call: Call) -> list[Axes]:
 
 RULES: dict[str, Rule] = {
     **shapes.RULES,
+    **slices.RULES,
     **arithmetic.RULES,
     **spatial.RULES,
     **indexing.RULES,

@@ -14,7 +14,7 @@ import torch
 from rebasin_cli.trace.analysis import Analysis, Axes, LookUp, Rule
 from rebasin_cli.trace.record import Call, Value
 from rebasin_cli.trace.rules.arithmetic import broadcast, pointwise, reduced
-from rebasin_cli.trace.rules.shapes import narrowed
+from rebasin_cli.trace.rules.slices import narrowed
 from rebasin_cli.trace.terms import ONE, Term, extent
 
 LOOKED_UP = "looked up by index"
