@@ -112,6 +112,25 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Where a tensor of a file lies in a contiguous tensor of a model: a strided view of it.
+
+    source: the name in the model. shape, strides, offset: in elements, as of `as_strided`.
+    """
+
+    source: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @classmethod
+    def whole(cls, info: TensorInfo) -> Window:
+        """Return the window that is all of a tensor."""
+        steps = tuple(prod(info.shape[axis + 1 :]) for axis in range(len(info.shape)))
+        return cls(info.name, info.shape, steps)
+
+
+@dataclass(frozen=True)
 class BoundTensor:
     """A tensor cut into blocks, or several tensors of one shape stacked along a new axis 0.
 

@@ -2,7 +2,7 @@
 
 from rebasin_cli.checkpoint.layout import Layout, layout_for
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from rebasin_cli.checkpoint.writer import Written, write_checkpoint, write_tensors
+from rebasin_cli.checkpoint.writer import Written, write_checkpoint, write_tensors, write_text
 
 __all__ = [
     "Checkpoint",
@@ -12,4 +12,5 @@ __all__ = [
     "open_checkpoint",
     "write_checkpoint",
     "write_tensors",
+    "write_text",
 ]

@@ -61,3 +61,10 @@ def write_tensors(
     return write_checkpoint(
         target, infos, tensors.__getitem__, layout, metadata=metadata, overwrite=overwrite
     )
+
+
+def write_text(target: Path, text: str, *, overwrite: bool) -> Written:
+    """Write a text file in UTF-8, whole or not at all; raises as `write_checkpoint` does."""
+    with new_file(target, overwrite=overwrite) as sink:
+        sink.write(text.encode())
+    return Written(target, sink.bytes, sink.sha256)

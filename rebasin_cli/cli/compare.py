@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
 
 ModelA = Annotated[Path, typer.Argument(metavar="A")]
 ModelB = Annotated[Path, typer.Argument(metavar="B")]
 
 
+@t.with_model
 def verify(
     ctx: typer.Context,
     a: ModelA,
@@ -40,13 +42,16 @@ def verify(
     """Is B exactly A with its units reordered? Exit code 0: yes, 1: no.
 
     The permutation is searched for under the spec and proved by comparing every tensor, bit
-    by bit. If there is none, says how far the best one found is off.
+    by bit. If there is none, says how far the best one found is off. With --model both are also
+    run on random inputs, and the answer is whether they are the same function.
 
     Examples:
 
         rebasin verify a.safetensors b.safetensors
 
         rebasin verify a.pt b.pt --save-permutation b.perm.safetensors
+
+        rebasin verify a.pt b.pt --model net.py:Net --input-shape 1,3,32,32
     """
     from rebasin_cli.plan.apply import plan_verify
     from rebasin_cli.run.apply import run_verify

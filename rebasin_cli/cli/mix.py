@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
 
 Strategy = Annotated[
@@ -67,6 +68,7 @@ Exec = Annotated[
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec was run on.")]
 
 
+@t.with_model
 def merge(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...")] = None,
@@ -128,6 +130,7 @@ def merge(
     )
 
 
+@t.with_model
 def lerp(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="A B")] = None,

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
 
 
+@t.with_model
 def align(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="REF MODEL...")] = None,
@@ -64,6 +66,7 @@ def align(
     )
 
 
+@t.with_model
 def apply(
     ctx: typer.Context,
     permutation: Annotated[Path, typer.Argument(metavar="PERM")],
@@ -84,7 +87,8 @@ def apply(
     """Apply a saved permutation to a checkpoint with the same tensors.
 
     For EMA weights, other dtypes and other stages of the model the permutation was found for.
-    Writes NAME.permuted.EXT. Exact: --inverse gives back the same bytes.
+    Writes NAME.permuted.EXT. Exact: --inverse gives back the same bytes. With --model the
+    permuted model is run before it is written: its outputs must not move.
 
     Examples:
 

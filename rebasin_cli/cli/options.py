@@ -169,10 +169,12 @@ Null = Annotated[
 
 def options_from(params: Mapping[str, Any]) -> Options:
     """Return the common options among a command's parameters."""
+    from rebasin_cli.cli.tracing import tracing_from
     from rebasin_cli.plan.options import Options
 
     known = {f.name for f in fields(Options)}
     chosen = {name: value for name, value in params.items() if name in known}
+    chosen["tracing"] = tracing_from(params)
     if "max_memory" in chosen:
         chosen["max_memory"] = parse_size(chosen["max_memory"])
     if "sizes" in chosen:

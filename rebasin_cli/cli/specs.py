@@ -1,4 +1,4 @@
-"""The commands about specs: list, show, check, init."""
+"""The commands about specs: list, show, check, trace, init."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver, guarded
 
 app = typer.Typer(
-    help="List, show, check and start permutation specs.",
+    help="List, show, check, trace and start permutation specs.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,6 +77,42 @@ def check(
 
     path = o.home_path(model) if model else None
     deliver(ctx, lambda: plan_check(spec, path, o.options_from(ctx.params)), run_check)
+
+
+@app.command()
+@t.with_inputs
+def trace(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="TARGET")],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what moves, what does not, and why.")
+    ] = False,
+    out: o.Out = None,
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Find the complete symmetry of a PyTorch model, prove it by running, and print its spec.
+
+    TARGET is file.py:Class, pkg.mod:Class, torchvision:NAME, timm:NAME, hf:FOLDER or
+    diffusers:FOLDER. No checkpoint is needed. The model is run with every group permuted at
+    random; what changes its outputs is taken out again, and said.
+
+    Examples:
+
+        rebasin spec trace net.py:Net --input-shape 1,3,32,32 > net.yaml
+
+        rebasin spec trace torchvision:resnet50 --explain
+
+        rebasin spec trace hf:llama/ -o llama.yaml
+    """
+    from rebasin_cli.plan.trace import plan_trace
+    from rebasin_cli.run.trace import run_trace
+
+    deliver(ctx, lambda: plan_trace(o.options_from(ctx.params), explain=explain), run_trace)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
 from rebasin_cli.plan.choice import Choice, choose_spec
@@ -22,12 +23,16 @@ from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.saved import read_permutations
 from rebasin_cli.plan.targets import Place, Target, files_of, plan_place, plan_target
+from rebasin_cli.plan.traced import Fitted, fitted
 from rebasin_cli.spec import BoundSpec
 
 
 @dataclass(frozen=True)
 class ApplyPlan:
-    """All that `run_apply` needs: a model, the permutations that fit it, and a target."""
+    """All that `run_apply` needs: a model, the permutations that fit it, and a target.
+
+    traced: the model to check with that its function stays; None: nothing is run.
+    """
 
     model: Checkpoint
     source: Path
@@ -36,6 +41,7 @@ class ApplyPlan:
     inverted: bool
     target: Target
     options: Options
+    traced: Fitted | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -59,7 +65,10 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
     target = plan_target(
         out, checkpoint, options, own=[checkpoint], others=[source], create=options.out_folder
     )
-    return ApplyPlan(checkpoint, source, permutations, bound, inverted, target, options)
+    traced = fitted(checkpoint, options) if options.tracing.target is not None else None
+    if traced and options.tracing.free_outputs:
+        raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
+    return ApplyPlan(checkpoint, source, permutations, bound, inverted, target, options, traced)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ from rebasin_cli.tensors import infos
 NEAREST = 5  # specs listed when none fits, those with the fewest problems first
 
 
+class NoFitError(UsageError):
+    """No bundled spec fits: another way to one may be tried."""
+
+
 @dataclass(frozen=True)
 class Fit:
     """The bundled spec that fits. alike: others that fit too, and allow the same permutations."""
@@ -50,7 +54,7 @@ class Miss:
 def only_fit(checkpoint: Checkpoint, options: Options) -> Fit:
     """Return the one bundled spec that fits all tensors of a checkpoint.
 
-    Raises UsageError if none does, or several that do not allow the same permutations.
+    Raises NoFitError if none does, UsageError if several differ in what they allow.
     """
     trial = _Trial(checkpoint, options)
     found = {name: trial.bound(name) for name, least in trial.least.items() if not least}
@@ -121,7 +125,7 @@ def _none_fits(trial: _Trial, known: Mapping[str, Miss]) -> NoReturn:
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
     others = len(trial.least) - NEAREST
     start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
-    raise UsageError(
+    raise NoFitError(
         "no bundled spec fits this checkpoint",
         where=trial.path,
         detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])

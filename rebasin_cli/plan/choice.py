@@ -1,13 +1,14 @@
-"""Which spec describes a checkpoint: the one asked for, or the only bundled one that fits."""
+"""Which spec describes a checkpoint: the one asked for, that of a model, or the one that fits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.errors import SpecError
-from rebasin_cli.plan.automatic import bound_to, only_fit
+from rebasin_cli.errors import RebasinError, SpecError, UsageError
+from rebasin_cli.plan.automatic import NoFitError, bound_to, only_fit
 from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.traced import Fitted, bound_model, configured
 from rebasin_cli.spec import BoundSpec, load_spec
 
 
@@ -16,12 +17,14 @@ class Choice:
     """A spec bound to a checkpoint, its name, and whether it was chosen automatically.
 
     alike: bundled specs that would have done as well, since they allow the same permutations.
+    traced: the model that the user named, if the spec is that of a model.
     """
 
     name: str
     bound: BoundSpec
     automatic: bool
     alike: tuple[str, ...] = ()
+    traced: Fitted | None = None
 
     def movable(self, options: Options) -> frozenset[str]:
         """Return the roots of the families that --only and --skip let move.
@@ -51,14 +54,10 @@ def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
     """Return the spec for a checkpoint.
 
     Raises SpecError if the named spec does not fit (or, with --strict, leaves a tensor
-    unmentioned), UsageError if none is named and no bundled spec fits, or several that differ.
+    unmentioned), UsageError if none is named and no bundled spec fits, or several that differ, and
+    no config.json says what the model is.
     """
-    if options.spec is None:
-        fit = only_fit(checkpoint, options)
-        choice = Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
-    else:
-        bound = bound_to(load_spec(options.spec), checkpoint, options)
-        choice = Choice(options.spec, bound, automatic=False)
+    choice = _chosen(checkpoint, options)
     choice = replace(choice, bound=_selected(choice.bound, options))
     if options.strict and choice.bound.untouched:
         raise SpecError(
@@ -68,6 +67,37 @@ def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
             hint="list them with fixed axes [~], or leave out --strict",
         )
     return choice
+
+
+def _chosen(checkpoint: Checkpoint, options: Options) -> Choice:
+    target = options.tracing.target
+    if options.spec is not None and target is not None:
+        raise UsageError("--spec and --model exclude each other")
+    if options.spec is not None:
+        bound = bound_to(load_spec(options.spec), checkpoint, options)
+        return Choice(options.spec, bound, automatic=False)
+    if target is not None:
+        bound, found = bound_model(checkpoint, options)
+        name = f"traced from {target}{found.layout.note}"
+        return Choice(name, bound, automatic=False, traced=found)
+    try:
+        fit = only_fit(checkpoint, options)
+    except NoFitError as error:
+        return _traced_config(checkpoint, options, error)
+    return Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
+
+
+def _traced_config(checkpoint: Checkpoint, options: Options, error: NoFitError) -> Choice:
+    """Return the spec traced from a config.json; both problems are told if that fails."""
+    tracing = configured(checkpoint, options.tracing, error)
+    try:
+        bound, found = bound_model(checkpoint, replace(options, tracing=tracing))
+    except RebasinError as other:
+        raise NoFitError(*error.problems, *other.problems) from other
+    architecture = checkpoint.config["architectures"][0]
+    return Choice(
+        f"traced from config.json: {architecture}{found.layout.note}", bound, automatic=True
+    )
 
 
 def _selected(bound: BoundSpec, options: Options) -> BoundSpec:

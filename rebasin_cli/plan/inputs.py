@@ -64,7 +64,7 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
         yield Problem(
             f"its tensors are not those of {reference.path}",
             where=str(model.path),
-            detail="\n".join(_listed("missing", missing) + _listed("not expected", extra)),
+            detail="\n".join(listed("missing", missing) + listed("not expected", extra)),
             hint=_names_hint(a, b),
         )
     shapes = [n for n in a if n in b and a[n].shape != b[n].shape and options.selects(n)]
@@ -72,16 +72,20 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
         yield Problem(
             f"{_count(len(shapes), 'tensor')} of another shape than in {reference.path}",
             where=str(model.path),
-            detail="\n".join(_listed("shape", [_shapes(a[n], b[n]) for n in shapes])),
+            detail="\n".join(
+                listed("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
+            ),
             hint="only checkpoints of one architecture and size can be aligned or averaged",
         )
 
 
-def _shapes(a: TensorInfo, b: TensorInfo) -> str:
-    return f"{a.name} is {list(b.shape)}, expected {list(a.shape)}"
+def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
+    """Return what is wrong with the shape of a tensor."""
+    return f"{name} is {list(found)}, expected {list(expected)}"
 
 
-def _listed(label: str, names: Sequence[str]) -> list[str]:
+def listed(label: str, names: Sequence[str]) -> list[str]:
+    """Return a line for each of the first names, and one that counts the rest."""
     lines = [f"{label}: {name}" for name in names[:SHOWN]]
     more = len(names) - SHOWN
     return [*lines, f"{label}: and {more} more"] if more > 0 else lines

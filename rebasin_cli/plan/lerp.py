@@ -96,6 +96,8 @@ def plan_lerp(
     if len(paths) < 2 or (len(paths) > 2 and not chain):
         hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
         raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
+    if options.tracing.target is not None and not align:
+        raise UsageError("--model says how to align, and needs --align")
     words = split_command(command) if command is not None else ()
     alphas = plan_alphas(len(paths) - 1, steps, at, endpoints)
     machine = plan_machine(options)

@@ -9,10 +9,32 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Tracing:
+    """Which model is traced and how: --model and its companions, the arguments of `spec trace`.
+
+    target: None: none, unless no bundled spec fits. arguments: of its constructor. shape, inputs:
+    what it is fed (`file.py:function`, all of them recorded); neither: what the library or a guess
+    says. outputs, free_outputs, buffers: see `Choices`. trust: also use what was not validated.
+    cache: look up and keep results.
+    """
+
+    target: str | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    free_outputs: bool = False
+    buffers: tuple[str, ...] = ()
+    trust: bool = False
+    cache: bool = True
+
+
+@dataclass(frozen=True)
 class Options:
     """Options that mean the same in every command.
 
-    spec: name or file; None: chosen from the bundled ones. sizes: named sizes from --set.
+    spec: name or file; None: that of `tracing.target`, else chosen from the bundled ones.
+    sizes: named sizes from --set.
     only, skip: globs over tensor names. key: dotted path to the state dict inside a .pt file.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
@@ -20,6 +42,7 @@ class Options:
     """
 
     spec: str | None = None
+    tracing: Tracing = field(default_factory=Tracing)
     sizes: Mapping[str, int] = field(default_factory=dict)
     strict: bool = False
     only: Sequence[str] = ()

@@ -10,6 +10,26 @@ from typing import Any
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching import Change, Matching
+from rebasin_cli.plan.traced_model import TracedModel
+from rebasin_cli.trace import Trace
+
+SAME_FUNCTION = 1e-5  # relative: what float32 inside a model makes of another order of sums
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far apart the outputs of two checkpoints are, in units of their largest value.
+
+    inputs: on how many random inputs. dtype: in which the model was run.
+    """
+
+    difference: float
+    inputs: int
+    dtype: str
+
+    @property
+    def same(self) -> bool:
+        return self.difference <= SAME_FUNCTION
 
 
 @dataclass(frozen=True)
@@ -50,7 +70,10 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Applied:
-    """A model to which a permutation file was applied."""
+    """A model to which a permutation file was applied.
+
+    function: how far its outputs are from those before, if a model was named to run them.
+    """
 
     model: Path
     permutation: Path
@@ -58,6 +81,7 @@ class Applied:
     groups: int
     moved: int
     written: Written
+    function: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,7 @@ class Verified:
 
     different: names of the tensors that differ even under the best permutation found.
     max_difference: largest |A - permuted B| over the largest |A|, in those tensors.
+    function: how far the outputs of the two are apart, if a model was named to run them.
     """
 
     a: Path
@@ -110,10 +135,16 @@ class Verified:
     max_difference: float
     permutation: Written | None
     alike: tuple[str, ...] = ()
+    function: Agreement | None = None
 
     @property
     def exact(self) -> bool:
         return not self.different
+
+    @property
+    def holds(self) -> bool:
+        """Whether the answer is yes: the same function if a model was run, else the same bits."""
+        return self.function.same if self.function else self.exact
 
 
 @dataclass(frozen=True)
@@ -183,6 +214,25 @@ class Checked:
     error: RebasinError | None
 
 
+@dataclass(frozen=True)
+class Traced:
+    """The spec of a traced model. text: as YAML, with where it comes from in comments.
+
+    explain: tables are to be shown instead of the text. written: the file it went to, if any.
+    """
+
+    target: str
+    model: TracedModel
+    text: str
+    explain: bool
+    written: Written | None
+    seconds: float
+
+    @property
+    def trace(self) -> Trace:
+        return self.model.trace
+
+
 Outcome = (
     Kept
     | Failed
@@ -194,4 +244,5 @@ Outcome = (
     | Compared
     | Inspected
     | Checked
+    | Traced
 )

@@ -11,6 +11,7 @@ from rebasin_cli.checkpoint import Written
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching import Change, Matching
 from rebasin_cli.plan.outcome import (
+    Agreement,
     Aligned,
     Applied,
     Checked,
@@ -21,8 +22,10 @@ from rebasin_cli.plan.outcome import (
     Kept,
     Merged,
     Outcome,
+    Traced,
     Verified,
 )
+from rebasin_cli.report.trace import trace_fields
 
 SCHEMA = "rebasin/1"
 
@@ -125,7 +128,14 @@ def _applied(outcome: Applied) -> tuple[str, dict[str, Any]]:
         "inverse": outcome.inverted,
         "groups": outcome.groups,
         "moved": outcome.moved,
+        **_agreement(outcome.function),
     }
+
+
+def _agreement(function: Agreement | None) -> dict[str, Any]:
+    if function is None:
+        return {"same_function": None, "output_difference": None}
+    return {"same_function": function.same, "output_difference": function.difference}
 
 
 def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
@@ -159,6 +169,7 @@ def _verified(outcome: Verified) -> tuple[str, dict[str, Any]]:
         "permutation": outcome.exact,
         "max_difference": outcome.max_difference,
         "different": list(outcome.different),
+        **_agreement(outcome.function),
         **_matched(outcome.matching),
         **_file(outcome.permutation),
     }
@@ -221,6 +232,10 @@ def _checked(outcome: Checked) -> tuple[str, dict[str, Any]]:
     }
 
 
+def _traced(outcome: Traced) -> tuple[str, dict[str, Any]]:
+    return "spec trace", {**_file(outcome.written), **trace_fields(outcome)}
+
+
 _FIELDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     Kept: _kept,
     Aligned: _aligned,
@@ -231,4 +246,5 @@ _FIELDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     Compared: _compared,
     Inspected: _inspected,
     Checked: _checked,
+    Traced: _traced,
 }

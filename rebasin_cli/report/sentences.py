@@ -8,6 +8,7 @@ from typing import Any
 
 from rebasin_cli.matching import Change, Matching, Status
 from rebasin_cli.plan.outcome import (
+    Agreement,
     Aligned,
     Applied,
     Checked,
@@ -19,8 +20,11 @@ from rebasin_cli.plan.outcome import (
     Kept,
     Merged,
     Outcome,
+    Traced,
     Verified,
 )
+from rebasin_cli.report.explain import explained
+from rebasin_cli.report.trace import traced_summary
 
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
@@ -41,9 +45,13 @@ def result_text(outcome: Outcome) -> str:
             return inspected_text(outcome)
         case Checked():
             return "\n".join(_group_line(group) for group in outcome.groups)
+        case Traced(explain=True):
+            return explained(outcome.trace)
+        case Traced(written=None):
+            return outcome.text.rstrip("\n")
         case Kept():
             return str(outcome.path)
-        case Aligned() | Applied() | Merged() | Interpolated():
+        case Aligned() | Applied() | Merged() | Interpolated() | Traced():
             return str(outcome.written.path) if outcome.written else ""
     raise TypeError(f"no text for {type(outcome).__name__}")
 
@@ -63,6 +71,8 @@ def summary_text(outcome: Outcome) -> str:
             return _verified(outcome)
         case Checked():
             return _checked(outcome)
+        case Traced():
+            return traced_summary(outcome)
         case Kept(why="exists"):
             return f"{outcome.path} is there already: nothing was done for it"
     return ""
@@ -135,10 +145,11 @@ def _aligned(outcome: Aligned) -> str:
 
 def _applied(outcome: Applied) -> str:
     how = "the inverse of " if outcome.inverted else ""
-    return (
+    text = (
         f"{outcome.model} permuted by {how}{outcome.permutation}: "
         f"{outcome.moved} of {count(outcome.groups, 'group')} moved"
     )
+    return f"{text}\n  {_agreement(outcome.function)}" if outcome.function else text
 
 
 def _merged(outcome: Merged) -> str:
@@ -155,6 +166,8 @@ def _merged(outcome: Merged) -> str:
 
 
 def _verdict(outcome: Verified) -> str:
+    if outcome.function and outcome.function.same and not outcome.exact:
+        return f"{outcome.b} computes what {outcome.a} does, but is not a permutation of it"
     if outcome.exact and outcome.matching.moved == 0:
         return f"{outcome.b} equals {outcome.a}"
     if outcome.exact:
@@ -171,7 +184,18 @@ def _verified(outcome: Verified) -> str:
     more = len(outcome.different) - len(shown)
     lines = [f"  {_distance(outcome.matching)} under spec {_spec(outcome)}"]
     lines += [f"  differs: {name}" for name in shown]
-    return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+    lines += [f"  and {more} more"] if more > 0 else []
+    lines += [f"  {_agreement(outcome.function)}"] if outcome.function else []
+    return "\n".join(lines)
+
+
+def _agreement(function: Agreement) -> str:
+    verdict = "the same function" if function.same else "not the same function"
+    inputs = count(function.inputs, "random input")
+    return (
+        f"{verdict}: outputs differ by {function.difference:.2g} of their scale "
+        f"({inputs}, {function.dtype})"
+    )
 
 
 def compared_text(outcome: Compared) -> str:

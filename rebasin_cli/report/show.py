@@ -41,7 +41,7 @@ class Screen:
         match outcome:
             case Failed():
                 return 5
-            case Verified(exact=False):
+            case Verified(holds=False):
                 return 1
             case Compared(changes=changes):
                 return 1 if changes else 0

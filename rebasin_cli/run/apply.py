@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from rebasin_cli.errors import PermutationError
 from rebasin_cli.matching import match_weights
 from rebasin_cli.permutation import Permuted, inverse
 from rebasin_cli.plan.apply import ApplyPlan, VerifyPlan
-from rebasin_cli.plan.outcome import Applied, Kept, Verified
+from rebasin_cli.plan.outcome import Agreement, Applied, Kept, Verified
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import save_permutations
 from rebasin_cli.run.compare import max_difference, max_value, same_bits
+from rebasin_cli.run.function import compare_functions
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import provenance
 from rebasin_cli.spec import BoundSpec
-from rebasin_cli.tensors import BoundTensor
+from rebasin_cli.tensors import BoundTensor, TensorSource
 
 
 def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
@@ -25,6 +27,7 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
         return
     permutations = inverse(plan.permutations) if plan.inverted else plan.permutations
     moved = Permuted(plan.model, plan.bound.tensors, permutations)
+    function = _checked(plan, moved)
     facts = provenance("apply", [plan.model], basin=None, inverse=plan.inverted)
     progress(f"writing {plan.target.path.name}", 0, 0)
     yield Applied(
@@ -34,7 +37,23 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
         groups=sum(not group.fixed for group in plan.bound.groups.values()),
         moved=sum(p.moved > 0 for p in permutations.values()),
         written=write_model(moved, plan.model, plan.target, plan.options, facts),
+        function=function,
     )
+
+
+def _checked(plan: ApplyPlan, moved: TensorSource) -> Agreement | None:
+    """Return how far the permuted model's outputs move; raises before a wrong model is written."""
+    if plan.traced is None:
+        return None
+    function = compare_functions(plan.traced, plan.model, moved)
+    if not function.same:
+        raise PermutationError(
+            f"the permutation changes what {plan.traced.known.name} computes",
+            where=str(plan.source),
+            detail=f"its outputs move by {function.difference:.2g} of their scale",
+            hint="without --model it is applied all the same",
+        )
+    return function
 
 
 def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
@@ -73,7 +92,19 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
             plan.save, matching, plan.choice, (plan.a, plan.b), plan.options
         ),
         alike=plan.choice.alike,
+        function=_agreement(plan, moved),
     )
+
+
+def _agreement(plan: VerifyPlan, moved: TensorSource) -> Agreement | None:
+    """Return how far apart A and B are as functions, if the user named a model to run.
+
+    Where units of the outputs may change places, they are put in the order of A before.
+    """
+    traced = plan.choice.traced
+    if traced is None:
+        return None
+    return compare_functions(traced, plan.a, moved if traced.tracing.free_outputs else plan.b)
 
 
 def _all_voting(plan: VerifyPlan) -> BoundSpec:

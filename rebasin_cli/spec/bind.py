@@ -9,7 +9,7 @@ from rebasin_cli.spec.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.cut import Piece, count, pieces
 from rebasin_cli.spec.declare import Declared, Sizes, chain, declared_groups, parents
 from rebasin_cli.spec.match import Placement, match_tensors, matching_names
-from rebasin_cli.spec.model import Named, Place, Spec, leaves
+from rebasin_cli.spec.model import Named, Place, Product, Spec, Sum, leaves
 from rebasin_cli.spec.names import Names
 from rebasin_cli.spec.problems import Problems
 from rebasin_cli.spec.resolve import resolve
@@ -138,6 +138,9 @@ class _Binder:
             if isinstance(first, Named) and self._owner(first.name) is None:
                 what = f"{first.name!r} is a size, but an axis of names belongs to a group"
                 self._problems.add(what, first.at, kind="stack")
+            elif isinstance(first, Product | Sum):
+                what = "an axis of names belongs to one group, not to several factors or segments"
+                self._problems.add(what, placement.at, kind="stack")
 
     def _cut(
         self,

@@ -54,6 +54,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
         self._count = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say that nothing here is compiled: torch would import its compiler to make sure."""
+        return False
+
     def name(self, tensor: Tensor, source: str, data: Tensor | None = None) -> Value:
         """Return the value of a tensor that no call made."""
         return self._known(tensor) or self._add(tensor, source, data, None)

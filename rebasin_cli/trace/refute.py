@@ -54,11 +54,9 @@ def dropped(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
     parents = {group.per for group in spec.groups.values() if group.per}
     held = gone & {parent for parent in parents if parent is not None}
     sizes = {name: bound.groups[name].size for name in gone - held}
-    groups = {
-        name: replace(declared, fixed=True) if name in held else declared
-        for name, declared in spec.groups.items()
-        if name not in sizes
-    }
+    groups = {name: declared for name, declared in spec.groups.items() if name not in sizes}
+    for name in sorted(held):
+        groups[name] = replace(groups.get(name, Declaration()), fixed=True)
     tensors = {name: _entry(entry, sizes) for name, entry in spec.tensors.items()}
     return replace(spec, tensors=tensors, groups=groups)
 

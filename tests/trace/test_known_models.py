@@ -41,6 +41,7 @@ TIMM = {
     "mixer_s32_224": (8 * 2 + 1, 0, 0.999),
 }
 
+
 def tiny(architecture: str, **more: object) -> dict[str, object]:
     """Return the configuration of a model with 2 layers of 32 units and 4 heads."""
     common = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4}

@@ -1,0 +1,93 @@
+"""What decides the result of a trace, as a digest: the same digest, the same trace.
+
+Computed without importing a library of models: that would take longer than reading the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from rebasin_cli import __version__
+from rebasin_cli.models import subject
+from rebasin_cli.plan.options import Tracing
+
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "torchvision": ("torchvision",),
+    "timm": ("timm",),
+    "hf": ("transformers",),
+    "diffusers": ("diffusers",),
+}
+OURS = ("trace", "models", "spec")  # what of this package decides it
+
+
+def identity(tracing: Tracing) -> str:
+    """Return the digest of a request: the model's source, inputs, choices and all versions."""
+    parts = [
+        __version__,
+        torch.__version__,
+        _own_sources(),
+        _version(tracing),
+        *(_beside(function) for function in tracing.inputs),
+        json.dumps(
+            [
+                tracing.target,
+                dict(tracing.arguments),
+                tracing.shape,
+                tracing.inputs,
+                tracing.outputs,
+                tracing.free_outputs,
+                tracing.buffers,
+            ],
+            sort_keys=True,
+        ),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _version(tracing: Tracing) -> str:
+    """Return what decides the model itself: for a user's own, the files it comes from."""
+    target = tracing.target or ""
+    scheme, _, rest = target.partition(":")
+    packages = LIBRARIES.get(scheme)
+    if (Path(target) / "config.json").is_file():
+        packages, rest = ("transformers", "diffusers"), target
+    if packages is None:
+        return subject(target, model_args=tracing.arguments).version
+    return " ".join([*map(_installed, packages), _configuration(Path(rest))])
+
+
+def _installed(package: str) -> str:
+    try:
+        return f"{package}={metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return f"{package}="
+
+
+def _configuration(folder: Path) -> str:
+    path = folder if folder.suffix == ".json" else folder / "config.json"
+    return path.read_text("utf-8", "replace") if path.is_file() else ""
+
+
+def _beside(function: str) -> str:
+    """Return the digest of a user's file of inputs and of the Python files beside it."""
+    place = Path(function.rpartition(":")[0])
+    return _digest(sorted(place.resolve().parent.glob("*.py"))) if place.suffix == ".py" else ""
+
+
+def _own_sources() -> str:
+    """Return the digest of the code that traces: in a checkout it changes under one version."""
+    package = Path(__file__).parents[1]
+    return _digest(sorted(path for part in OURS for path in (package / part).rglob("*.py")))
+
+
+def _digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""Tracing the model that a user names: found in the cache, or recorded and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from torch import nn
+
+from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
+from rebasin_cli.models import Example, Subject, subject
+from rebasin_cli.models.attempt import failure, quiet
+from rebasin_cli.models.called import cause
+from rebasin_cli.models.stored import ignored_names, stored_windows
+from rebasin_cli.plan import trace_cache
+from rebasin_cli.plan.options import Tracing
+from rebasin_cli.plan.saved_names import saved_spec
+from rebasin_cli.plan.trace_identity import identity
+from rebasin_cli.plan.traced_model import TracedModel
+from rebasin_cli.trace import Choices, Trace, trace
+from rebasin_cli.trace.trace import REAL
+
+EVERY = 1 << 30  # examples: more than any user gives
+
+
+def traced(tracing: Tracing) -> TracedModel:
+    """Return the trace of a target, from the cache if it holds that, and keep it there.
+
+    Raises UsageError for what cannot be built or run, MachineError for a missing package.
+    """
+    if not tracing.cache:
+        return _trace(tracing)
+    key = identity(tracing)
+    found = trace_cache.find(key)
+    if found is None:
+        found = _trace(tracing)
+        trace_cache.keep(key, found)
+    return found
+
+
+def check_validated(found: Trace, tracing: Tracing) -> None:
+    """Raise SpecError for a trace that was not proved, unless the user trusts it."""
+    if tracing.trust or (found.proof is not None and found.proof.holds):
+        return
+    why = (
+        "the model was not run with its units permuted"
+        if found.proof is None
+        else f"permuting every group moves its outputs by {found.proof.difference:.2g} "
+        "of their scale"
+    )
+    raise SpecError(
+        f"the trace of {tracing.target} was not validated",
+        detail=why,
+        hint="--trust uses it all the same; "
+        f"`rebasin spec trace {tracing.target} --explain` shows what was found",
+    )
+
+
+def subject_for(tracing: Tracing) -> Subject:
+    """Return the model that a target names, fed with all that the user gives."""
+    if tracing.shape is not None and tracing.inputs:
+        raise UsageError("--input-shape and --input exclude each other")
+    target = tracing.target or ""
+    if not tracing.inputs:
+        return subject(target, model_args=tracing.arguments, input_shape=tracing.shape)
+    several = [
+        subject(target, model_args=tracing.arguments, input_function=function)
+        for function in tracing.inputs
+    ]
+    return replace(several[0], examples=_joined([one.examples for one in several]))
+
+
+def _joined(
+    functions: list[Callable[[nn.Module], tuple[Example, ...]]],
+) -> Callable[[nn.Module], tuple[Example, ...]]:
+    return lambda model: tuple(chain.from_iterable(f(model) for f in functions))
+
+
+def _trace(tracing: Tracing) -> TracedModel:
+    found = subject_for(tracing)
+    done, model = _run(found, tracing), _without_memory(found)
+    if model is None:
+        return TracedModel(found.name, done, done.spec, {}, ())
+    windows = stored_windows(model)
+    spec = saved_spec(done, windows) if windows else done.spec
+    return TracedModel(found.name, done, spec, windows, ignored_names(model))
+
+
+def _run(found: Subject, tracing: Tracing) -> Trace:
+    choices = Choices(tracing.outputs, tracing.free_outputs, tracing.buffers)
+    try:
+        with quiet():
+            return trace(found, choices, recorded=EVERY if tracing.inputs else 1)
+    except RebasinError:
+        raise
+    except MemoryError as error:
+        raise MachineError(f"{found.name} does not fit into memory") from error
+    except Exception as error:
+        complaint = _complaint(found)
+        if complaint is None:
+            raise
+        raise UsageError(
+            f"{found.name} does not run on its input",
+            detail=cause(complaint),
+            hint="--input-shape 1,3,224,224 or --input file.py:function says what it takes",
+        ) from error
+
+
+def _complaint(found: Subject) -> Exception | None:
+    """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
+    model = _small_enough(found)
+    failures = (failure(model, example) for example in found.examples(model))
+    return next((error for error in failures if error is not None), None)
+
+
+def _small_enough(found: Subject) -> nn.Module:
+    """Return the model for real, or on `meta` if it is large."""
+    model = _without_memory(found)
+    size = sum(p.numel() for p in model.parameters()) if model else 0
+    return model if model is not None and size > REAL else found.build()
+
+
+def _without_memory(found: Subject) -> nn.Module | None:
+    """Return the model on `meta`, None where its constructor looks at numbers."""
+    try:
+        with torch.device("meta"):
+            return found.build()
+    except Exception:  # any constructor runs here
+        return None

@@ -1,0 +1,38 @@
+"""Carrying out `rebasin spec trace`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+from rebasin_cli.checkpoint import Written, write_text
+from rebasin_cli.plan.outcome import Kept, Traced
+from rebasin_cli.plan.targets import Place
+from rebasin_cli.plan.trace import TracePlan
+from rebasin_cli.plan.tracing import traced
+from rebasin_cli.progress import Progress
+from rebasin_cli.run.traced_text import traced_text
+
+
+def run_trace(plan: TracePlan, progress: Progress) -> Iterator[Kept | Traced]:
+    """Yield the spec of a model; written to a file only if a place is planned for it."""
+    if plan.place is not None and plan.place.skip:
+        yield Kept("spec trace", plan.place.path, "exists")
+        return
+    began = perf_counter()
+    target = plan.tracing.target or ""
+    progress(f"tracing {target}", 0, 0)
+    found = traced(plan.tracing)
+    text = traced_text(plan.tracing, found)
+    yield Traced(
+        target=target,
+        model=found,
+        text=text,
+        explain=plan.explain,
+        written=_written(plan.place, text),
+        seconds=perf_counter() - began,
+    )
+
+
+def _written(place: Place | None, text: str) -> Written | None:
+    return write_text(place.path, text, overwrite=place.overwrite) if place else None
