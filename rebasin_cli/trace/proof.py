@@ -121,10 +121,10 @@ class Trial:
             for output, values in before.items()
         )
 
-    def finite(self) -> bool:
-        """Return whether the outputs are numbers, and not all equal."""
-        rows = [value for run in self._before for value in run.values()]
-        return bool(rows) and all(bool(torch.isfinite(value).all()) for value in rows)
+    def usable(self) -> bool:
+        """Return whether the outputs are numbers: of others it cannot be said that they stay."""
+        rows = [values for run in self._before for values in run.values()]
+        return bool(rows) and not any(bool(values.isnan().any()) for values in rows)
 
     def _run(self, call: Arguments) -> dict[str, Tensor]:
         args, kwargs = call
@@ -194,7 +194,5 @@ def _relative(before: Tensor, after: Tensor) -> float:
     scale = (
         before[before.isfinite()].abs().max() if before.isfinite().any() else before.new_ones(())
     )
-    gap = (before - after).abs().nan_to_num(nan=math.inf)
-    same = (before == after) | (before.isnan() & after.isnan())
-    gap = torch.where(same, torch.zeros_like(gap), gap)
+    gap = torch.where(before == after, 0.0, (before - after).abs().nan_to_num(nan=math.inf))
     return float(gap.max() / scale.clamp_min(1e-30)) if gap.numel() else 0.0

@@ -118,7 +118,7 @@ def _traced_fake(subject: Subject, model: nn.Module, choices: Choices, recorded:
     examples = _examples(subject, model)
     found = record_fake(model, examples[:recorded])
     traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
-    traced = replace(traced, spec=compress(traced.explicit, traced.infos, ties=traced.ties))
+    traced = _compressed(traced)
     if subject.small is None:
         return traced
     small = trace(subject.small, choices, recorded=recorded)
@@ -170,6 +170,8 @@ def _ties(found: Record) -> dict[str, str]:
 def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trace:
     """Return the trace with its proof; groups that break the function are dropped before."""
     trial = _trial(traced, model, examples)
+    if trial is None:
+        return _compressed(traced)
     refuted: dict[str, str] = {}
     for _ in range(ROUNDS):
         permutations = random_permutations(traced.bound, seed=1)
@@ -180,9 +182,11 @@ def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> T
         refuted |= more
     traced = _with_experts(traced, trial)
     proof = Proof(difference, trial.dtype, len(examples), refuted)
-    return replace(
-        traced, proof=proof, spec=compress(traced.explicit, traced.infos, ties=traced.ties)
-    )
+    return _compressed(replace(traced, proof=proof))
+
+
+def _compressed(traced: Trace) -> Trace:
+    return replace(traced, spec=compress(traced.explicit, traced.infos, ties=traced.ties))
 
 
 def _with_experts(traced: Trace, trial: Trial) -> Trace:
@@ -219,21 +223,23 @@ def _proves(trial: Trial, bound: BoundSpec, family: Family) -> bool:
     )
 
 
-def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trial:
-    """Return the model ready to be run in float64, or in float32 where that gives no numbers."""
+def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trial | None:
+    """Return the model ready to be run, in float64 or, where that fails, in float32.
+
+    None if its outputs are not numbers: then nothing can be proved on it.
+    """
     for dtype in (torch.float64, torch.float32):
         model.to(dtype)
+        cast = [_cast(example, dtype) for example in examples]
         try:
-            trial = Trial(
-                model, [_cast(e, dtype) for e in examples], traced.outputs, traced.returned
-            )
+            trial = Trial(model, cast, traced.outputs, traced.returned)
         except RuntimeError:
             if dtype == torch.float32:
                 raise
             continue
-        if trial.finite():
-            break
-    return trial
+        if trial.usable():
+            return trial
+    return None
 
 
 def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:

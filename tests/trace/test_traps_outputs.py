@@ -230,3 +230,10 @@ def test_two_inputs_of_which_one_skips_ahead() -> None:
     text = "  a.{weight,bias}: [h]\n  c.weight: [~, h]"
     found = check(rows(net, 2, 8), "h 6", text)
     assert {axis.reason for axis in found.fixed if axis.tensor == "c.bias"} == {"input"}
+
+
+def test_outputs_that_are_no_numbers_prove_nothing() -> None:
+    net = Net(lambda m, x: m.b(m.a(x)) * float("nan"), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    found = rows(net, 3, 5).traced()
+    assert found.proof is None
+    assert [group.size for group in found.bound.groups.values()] == [8]
