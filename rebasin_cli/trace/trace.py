@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
-from rebasin_cli.errors import SpecError
+from rebasin_cli.errors import MachineError, SpecError
 from rebasin_cli.models import Subject
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
@@ -86,12 +86,18 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
     """
     choices = choices or Choices()
     with torch.no_grad():
-        large = _large(subject)
-        if large is not None:
-            try:
-                return _traced_fake(subject, large, choices, recorded)
-            except DATA_DEPENDENT:
-                pass  # its control flow looks at numbers: only a real run tells them
+        empty = _without_memory(subject)
+        size = sum(t.numel() for t in empty.parameters()) if empty is not None else 0
+        if empty is not None and size > (LARGEST if subject.small is None else REAL):
+            traced = _traced_fake(subject, empty, choices, recorded)
+            if traced is not None and (traced.proof is not None or size > LARGEST):
+                return traced
+            if size > LARGEST:
+                raise MachineError(
+                    f"{subject.name} has {size / 1e9:.1f} billion parameters, and which operators "
+                    "it runs depends on numbers that only a real run tells",
+                    hint="trace a smaller model of the class, and use its spec with --spec",
+                )
         model = subject.build()
         examples = _examples(subject, model)
         found = record(model, examples[:recorded])
@@ -99,24 +105,28 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
         return _proved(traced, model, examples)
 
 
-def _large(subject: Subject) -> nn.Module | None:
-    """Return the model without memory for its tensors if it is too large to be run for real."""
+def _without_memory(subject: Subject) -> nn.Module | None:
+    """Return the model on the meta device, or None if its constructor looks at numbers."""
     try:
         with torch.device("meta"):
-            model = subject.build()
-    except Exception:  # many constructors look at numbers; then the model is built for real
+            return subject.build()
+    except Exception:  # whatever the constructor of a user's model raises there
         return None
-    limit = LARGEST if subject.small is None else REAL
-    return model if sum(tensor.numel() for tensor in model.parameters()) > limit else None
 
 
 def _examples(subject: Subject, model: nn.Module) -> list[Arguments]:
     return [(example.args, example.kwargs) for example in subject.examples(model)]
 
 
-def _traced_fake(subject: Subject, model: nn.Module, choices: Choices, recorded: int) -> Trace:
+def _traced_fake(
+    subject: Subject, model: nn.Module, choices: Choices, recorded: int
+) -> Trace | None:
+    """Return the trace of a model that is not run, or None if its control flow asks for numbers."""
     examples = _examples(subject, model)
-    found = record_fake(model, examples[:recorded])
+    try:
+        found = record_fake(model, examples[:recorded])
+    except DATA_DEPENDENT:
+        return None
     traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
     traced = _compressed(traced)
     if subject.small is None:

@@ -1,0 +1,75 @@
+"""Models that are too large to be run: recorded without memory, proved by a small copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.errors import MachineError
+from rebasin_cli.models import Example, Subject
+from rebasin_cli.spec import dump
+from rebasin_cli.trace import trace
+
+WIDE = 40_000  # 1.3 billion parameters: 10 GB in float64, no memory on fake tensors
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.up(x).relu())
+
+
+class Net(nn.Module):
+    """A residual network whose `steer` looks at numbers that the parameters decide."""
+
+    def __init__(self, width: int, hidden: int, blocks: int, steer: bool = False) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(5, width), nn.Linear(width, 3)
+        self.blocks = nn.ModuleList(Block(width, hidden) for _ in range(blocks))
+        self.steer = steer
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inp(x)
+        if self.steer and float(x.sum()) > 1e9:
+            return self.out(-x)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x)
+
+
+def subject(build: Callable[[], nn.Module]) -> Subject:
+    examples = (Example((torch.randn(2, 5),)), Example((torch.randn(3, 5),)))
+    return Subject("net", lambda: build().eval(), lambda _: examples)
+
+
+LARGE = subject(lambda: Net(8_000, WIDE, 2))
+SMALL = subject(lambda: Net(12, 20, 2))
+
+
+def test_a_large_model_is_proved_by_its_small_copy() -> None:
+    found = trace(replace(LARGE, small=SMALL))
+    assert found.proof is not None and found.proof.on_small
+    assert dump(found.spec).splitlines()[2:] == dump(trace(SMALL).spec).splitlines()[2:]
+    assert found.bound.groups["stream"].size == 8_000
+
+
+def test_a_small_copy_of_another_structure_proves_nothing() -> None:
+    assert trace(replace(LARGE, small=subject(lambda: Net(12, 20, 1)))).proof is None
+
+
+def test_a_large_model_without_a_small_copy_is_not_proved() -> None:
+    found = trace(LARGE)
+    assert found.proof is None and found.share > 0.99
+
+
+def test_a_large_model_that_looks_at_numbers_is_refused() -> None:
+    steered = subject(lambda: Net(8_000, WIDE, 2, steer=True))
+    with pytest.raises(MachineError, match=r"net has 1\.3 billion parameters, .* a real run tells"):
+        trace(replace(steered, small=SMALL))
