@@ -200,7 +200,7 @@ def analyse(
     record: Record,
     calls: Sequence[Call],
     outputs: Sequence[Value],
-    rule_for: Callable[[Call], Rule],
+    rule: Rule,
     movable: frozenset[str],
 ) -> Analysis:
     """Return the pass over the record after which nothing new is learnt.
@@ -214,7 +214,7 @@ def analyse(
         known = {birth: set(cuts) for birth, cuts in analysis.terms.cuts.items()}
         analysis = Analysis(record, movable, overwritten=written)
         analysis.terms.cuts.update({birth: set(cuts) for birth, cuts in known.items()})
-        _run(analysis, calls, rule_for)
+        _run(analysis, calls, rule)
         for output in outputs:
             analysis.freeze(analysis.of(output), "output")
             domain = analysis.domain(output)
@@ -225,13 +225,13 @@ def analyse(
     return analysis
 
 
-def _run(analysis: Analysis, calls: Sequence[Call], rule_for: Callable[[Call], Rule]) -> None:
+def _run(analysis: Analysis, calls: Sequence[Call], rule: Rule) -> None:
     for call in calls:
         results = [value for value in call.results if value is not None]
         touched = [*results, *call.written] or call.operands
         if all(analysis.constant(value) for value in touched):
             continue
-        made = rule_for(call)(analysis, call)
+        made = rule(analysis, call)
         for value, axes in zip(call.results, made, strict=False):
             if value is not None and axes is not None:
                 analysis.emit(value, axes)

@@ -26,8 +26,6 @@ def hold_unused(
     calls = list(calls)
     used = {operand.root for call in calls for operand in call.operands}
     unused = tuple(name for name, value in tensors.items() if value not in used)
-    for name in unused:
-        analysis.freeze(analysis.of(tensors[name]), UNUSED)
     exercised = _exercised(analysis, calls, outputs)
     for value in tensors.values():
         for term in analysis.of(value):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,22 +109,28 @@ class Trial:
         (tensor,) = bind(spec, {"output": info}).tensors
         return take(values, tensor, permutations)
 
-    def depends_on(self, name: str) -> bool:
-        """Return whether the outputs notice when a tensor changes."""
-        live = _tensors(self._model)[name]
-        live.add_(live.abs().mean() + 1)
+    def notices(self, names: Iterable[str]) -> bool:
+        """Return whether the outputs move when some tensors change, all of them at once.
+
+        If they do not, these tensors do not reach them, and that they stay is no proof.
+        """
+        live, changed = _tensors(self._model), list(names)
+        for name in changed:
+            live[name].add_(live[name].abs().mean() + 1)
         after = [self._run(call) for call in self._calls]
-        live.copy_(self._state[name])
+        for name in changed:
+            live[name].copy_(self._state[name])
         return any(
-            _relative(values, run[output]) > EXACT
+            _relative(values, run[output]) > ACCEPTED
             for before, run in zip(self._before, after, strict=True)
             for output, values in before.items()
         )
 
     def usable(self) -> bool:
-        """Return whether the outputs are numbers: of others it cannot be said that they stay."""
-        rows = [values for run in self._before for values in run.values()]
-        return bool(rows) and not any(bool(values.isnan().any()) for values in rows)
+        """Return whether the outputs are numbers, and not all the same one."""
+        rows = [values for run in self._before for values in run.values() if values.numel()]
+        numbers = not any(bool(values.isnan().any()) for values in rows)
+        return numbers and any(bool((values != values.flatten()[0]).any()) for values in rows)
 
     def _run(self, call: Arguments) -> dict[str, Tensor]:
         args, kwargs = call
@@ -151,16 +157,14 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
     """Give all floating parameters and statistics values that hide no error.
 
     Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
-    wrong permutation changes nothing. Noise is added to everything that hardly varies.
+    wrong permutation changes nothing. Noise is added to everything that hardly varies; what
+    varies enough is left alone, so that doing it again changes nothing.
     """
     statistics = {
         n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
     }
     for name, tensor in _tensors(model).items():
-        if not tensor.is_floating_point() or tensor.numel() < 2:
-            continue
-        movable = isinstance(tensor, nn.Parameter) or name in statistics
-        if movable:
+        if tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name in statistics):
             _vary(tensor, generator, positive=name.endswith("running_var"))
 
 
@@ -169,14 +173,18 @@ def _vary(tensor: Tensor, generator: torch.Generator, *, positive: bool) -> None
 
     With the usual 0.02 of a fresh transformer, attention is nearly uniform whatever it looks at.
     """
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.dtype)
-    scale = NOISE
-    if tensor.dim() > 1:
-        stack = tensor.dim() == 3 and tensor.shape[-1] > KERNEL
-        scale = (tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5
-        if float(tensor.std()) > scale / 2:
-            return
-    tensor.add_(noise.abs() if positive else noise, alpha=scale)
+    scale = _scale(tensor)
+    spread = float(tensor.std()) if tensor.numel() > 1 else float(tensor.abs().sum())
+    if spread <= scale / 2:
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+        tensor.add_((noise.abs() if positive else noise).to(tensor.dtype), alpha=scale)
+
+
+def _scale(tensor: Tensor) -> float:
+    if tensor.dim() < 2 or not tensor.numel():
+        return NOISE
+    stack = tensor.dim() == 3 and tensor.shape[-1] > KERNEL
+    return float((tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -49,7 +49,7 @@ def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> S
     calls = live(record, outputs)
     movable = movable_buffers(model, choices.buffers)
     frozen = [] if choices.free_outputs else outputs
-    analysis = analyse(record, calls, frozen, lambda _: apply_rule, movable)
+    analysis = analyse(record, calls, frozen, apply_rule, movable)
     returned = {output.partition(":")[2]: record.outputs[output] for output in reversed(chosen)}
     derived = derive(analysis, calls, returned, name)
     short = tuple(dict.fromkeys(output.partition(":")[2] for output in chosen))

@@ -22,7 +22,14 @@ from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace.capture import Arguments, record, record_fake
 from rebasin_cli.trace.derive import FixedAxis
 from rebasin_cli.trace.experts import Family, families, routers, stacked
-from rebasin_cli.trace.proof import ACCEPTED, Proof, Trial, random_permutations, rotated
+from rebasin_cli.trace.proof import (
+    ACCEPTED,
+    Proof,
+    Trial,
+    random_permutations,
+    randomise,
+    rotated,
+)
 from rebasin_cli.trace.record import Record, mapped
 from rebasin_cli.trace.refute import culprits, declared_one_sided, dropped, orphaned, without_own
 from rebasin_cli.trace.sizeless import same_but_sizes
@@ -99,6 +106,7 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
                     hint="trace a smaller model of the class, and use its spec with --spec",
                 )
         model = subject.build()
+        randomise(model, torch.Generator().manual_seed(0))
         examples = _examples(subject, model)
         found = record(model, examples[:recorded])
         traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
@@ -190,6 +198,9 @@ def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> T
             break
         traced, more = _refuted(traced, permutations, trial)
         refuted |= more
+    moved = [name for t in traced.bound.tensors if t.groups for name in t.members]
+    if moved and not trial.notices(moved):
+        return _compressed(traced)
     traced = _with_experts(traced, trial)
     proof = Proof(difference, trial.dtype, len(examples), refuted)
     return _compressed(replace(traced, proof=proof))
@@ -228,7 +239,7 @@ def _proves(trial: Trial, bound: BoundSpec, family: Family) -> bool:
         if trial.difference(bound, permutations) > ACCEPTED:
             return False
     return all(
-        any(trial.depends_on(family.member(index, suffix)) for suffix in family.suffixes)
+        any(trial.notices([family.member(index, suffix)]) for suffix in family.suffixes)
         for index in range(family.count)
     )
 

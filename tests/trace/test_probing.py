@@ -252,7 +252,7 @@ class Lookup(nn.Module):
 def test_fake_tensors_are_enough() -> None:
     recorded = record_fake(Lookup(), [((), {})])
     calls = live(recorded, list(recorded.outputs.values()))
-    analysis = analyse(recorded, calls, [], lambda _: fallback, frozenset())
+    analysis = analyse(recorded, calls, [], fallback, frozenset())
     table, weight = (analysis.of(recorded.tensors[name]) for name in ("table", "weight"))
     held = [analysis.terms.is_frozen(term) for term in (*table, *weight)]
     assert held == [True, False, False, False]

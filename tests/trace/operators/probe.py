@@ -135,7 +135,7 @@ def probe(case: Case, rule: Rule = apply_rule) -> Probe:
     results = _results(case, run, given)
     outputs = tuple(recorder.name(t, "unseen") for t in results)
     record = Record(tuple(recorder.calls), {}, {})
-    analysis = analyse(record, record.calls, [], lambda _: rule, frozenset())
+    analysis = analyse(record, record.calls, [], rule, frozenset())
     return Probe(case, analysis, values, outputs, tuple(t.clone() for t in results))
 
 
