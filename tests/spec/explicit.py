@@ -36,7 +36,7 @@ def explicit(spec, infos, sizes):
         groups={
             name: replace(
                 spec.groups[declared[name].key],
-                size=declared[name].size and known.find(declared[name].size, None, problems),
+                size=_known_size(declared[name].size, known, problems),
                 per=declared[name].per,
             )
             for name in groups
@@ -55,3 +55,7 @@ def said(tree, sizes):
     if isinstance(tree, Product):
         return Product(tuple(said(factor, sizes) for factor in tree.factors))
     return Sum(tuple(said(s, sizes) for s in tree.segments)) if isinstance(tree, Sum) else tree
+
+
+def _known_size(size: int | str | None, known: Sizes, problems: Problems) -> int | None:
+    return None if size is None else known.find(size, None, problems)
