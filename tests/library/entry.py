@@ -1,0 +1,111 @@
+"""What the library of bundled specs is written from: models, and names that people can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from rebasin_cli.models import Subject, subject, subject_of
+from rebasin_cli.models.diffusers_models import diffusers_subject
+from rebasin_cli.models.given import examples_of_shape
+from rebasin_cli.models.optional import optional
+from rebasin_cli.models.transformers_models import config_subject
+from rebasin_cli.trace import Choices
+
+Fields = Mapping[str, Any]  # of a configuration
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to trace, and what binds its spec: the content of config.json, or sizes by name.
+
+    choices: what to say to the tracer.
+    """
+
+    subject: Callable[[], Subject]
+    config: Callable[[], Mapping[str, Any]] = dict
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    choices: Choices | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bundled spec.
+
+    about: the comment on top. needs: the package that has the models.
+    variants: the models from which it is written; what some of them lack is optional.
+    larger: deeper and wider models, which the text has to fit as well.
+    groups: expression for traced names of groups -> name in the spec.
+    sizes: name -> number or path in config.json. counted: expression for names of groups -> the
+    size that they are declared with; no other group keeps a size, what binds finds it.
+    held: expression for names of tensors -> the fixed group, or size, that their numbers become.
+    required: expression for names that not all variants have, and that are not optional.
+    spelled: text in patterns -> what replaces it. extra: entries for tensors that files may have
+    and models lack. files: names as the library writes them, where the model has others.
+    """
+
+    name: str
+    about: str
+    description: str
+    needs: str
+    variants: tuple[Model, ...]
+    larger: tuple[Model, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int | str] = field(default_factory=dict)
+    counted: Mapping[str, int | str] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
+    required: str = ""
+    spelled: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+    files: bool = False
+
+
+def hf(
+    kind: str, architecture: str, /, sizes: Mapping[str, int] | None = None, **fields: Any
+) -> Model:
+    """Return a model of transformers, by model_type and class."""
+
+    def config() -> Any:
+        mapping = optional("transformers").CONFIG_MAPPING
+        return mapping[kind](**{"architectures": [architecture], **fields})
+
+    return Model(
+        lambda: config_subject(architecture, config()), lambda: config().to_dict(), sizes or {}
+    )
+
+
+def called(
+    target: str,
+    /,
+    sizes: Mapping[str, int] | None = None,
+    shape: tuple[int, ...] | None = None,
+    **arguments: Any,
+) -> Model:
+    """Return what `package.module:name` makes of arguments. shape: of its input, guessed else."""
+    module, _, name = target.partition(":")
+    examples = examples_of_shape(shape) if shape else None
+
+    def found() -> Subject:
+        made = getattr(optional(module), name)
+        return subject_of(made, model_args=arguments, examples=examples)
+
+    return Model(found, sizes=sizes or {})
+
+
+def listed(
+    target: str,
+    /,
+    sizes: Mapping[str, int] | None = None,
+    shape: tuple[int, ...] | None = None,
+    **arguments: Any,
+) -> Model:
+    """Return a model of a registry: `torchvision:NAME`, `timm:NAME`."""
+    found = partial(subject, target, model_args=arguments, input_shape=shape)
+    return Model(found, sizes=sizes or {})
+
+
+def diffuser(**fields: Any) -> Model:
+    """Return a model of diffusers by the fields of its config.json."""
+    return Model(partial(diffusers_subject, fields["_class_name"], fields), lambda: fields)

@@ -1,0 +1,153 @@
+"""The bundled specs that the tracer writes: current, right on larger models, chosen by themselves.
+
+Skipped where the packages that have the models are absent; `make test-all` runs the slow ones.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rebasin_cli.checkpoint import open_checkpoint
+from rebasin_cli.models.stored import stored_windows
+from rebasin_cli.plan.choice import choose_spec
+from rebasin_cli.plan.options import Options
+from rebasin_cli.spec import load_spec, same_symmetry, spec_text, uncovered
+from rebasin_cli.trace.proof import ACCEPTED, Trial, random_permutations
+from tests.library.entry import Entry, Model
+from tests.library.table import ENTRIES
+from tests.library.written import described, text_of, variants_of
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+
+# Entry, and how many of its first models are tried in the quick tests.
+QUICK = ("gpt2", "bert", "mixtral", "vit", "t5", "lstm", "transformer_encoder")
+FOLDERS = {
+    "gpt2": "gpt2",
+    "bert": "bert",
+    "roberta": "roberta",
+    "llama": "llama",
+    "qwen_moe": "qwen_moe",
+    "mixtral": "mixtral",
+    "t5": "t5",
+    "bart": "bart",
+    "whisper": "whisper",
+    "clip": "clip",
+    "vit": "vit",
+}
+
+
+def entry_of(name: str) -> Entry:
+    entry = ENTRIES[name]
+    pytest.importorskip(entry.needs)
+    return entry
+
+
+def speeds(names: tuple[str, ...]) -> list[object]:
+    rest = [pytest.param(name, marks=pytest.mark.slow) for name in ENTRIES if name not in names]
+    return [*names, *rest]
+
+
+@pytest.mark.parametrize("name", speeds(QUICK))
+def test_a_spec_is_what_the_tracer_writes_and_says_what_it_finds(name: str) -> None:
+    entry = entry_of(name)
+    rows = variants_of(entry)
+    assert spec_text(name) == text_of(entry, rows), "python -m tests.library.write"
+    for row in rows:
+        bound = row.bound(load_spec(name))
+        assert same_symmetry(bound, row.traced)
+        assert uncovered(bound, row.infos) == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.larger])
+def test_a_spec_fits_deeper_and_wider_models_alike(name: str) -> None:
+    entry = entry_of(name)
+    for model in entry.larger:
+        row = described(model, files=entry.files)
+        assert same_symmetry(row.bound(load_spec(name)), row.traced)
+
+
+def moved(model: Model, name: str) -> float:
+    """Return by how much the outputs of a model move if its spec permutes all groups."""
+    row = described(model, files=False)
+    bound, subject = row.bound(load_spec(name)), model.subject()
+    with torch.no_grad():
+        built = subject.build()
+        calls = [(example.args, example.kwargs) for example in subject.examples(built)]
+        built.double()
+        double = [
+            (
+                tuple(_double(value) for value in args),
+                {key: _double(value) for key, value in kwargs.items()},
+            )
+            for args, kwargs in calls
+        ]
+        trial = Trial(built, double, row.trace.outputs)
+        return trial.difference(bound, random_permutations(bound, seed=3))
+
+
+def _double(value: object) -> object:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.double()
+    return value
+
+
+@pytest.mark.parametrize("name", [n for n in speeds(QUICK) if n not in ("mixtral", "vit")])
+def test_permuting_all_groups_of_a_spec_leaves_the_outputs_alone(name: str) -> None:
+    entry = entry_of(name)
+    if entry.files and described(entry.variants[0], files=True).ties == {}:
+        windows = stored_windows(entry.variants[0].subject().build())
+        if windows:
+            pytest.skip("its names are those of files: the model cannot be run with them")
+    assert moved(entry.variants[0], name) < ACCEPTED
+
+
+# the automatic choice
+
+
+def folder_of(entry: Entry, model: Model, folder: Path) -> None:
+    """Save a tiny random model as its library does."""
+    config, subject = model.config(), model.subject()
+    built: Any = subject.build()
+    built.save_pretrained(folder)
+    stored = json.loads((folder / "config.json").read_text("utf-8"))
+    assert stored["model_type"] == config["model_type"]
+
+
+def chosen(path: Path) -> tuple[str, tuple[str, ...]]:
+    with open_checkpoint(path, key=None) as opened:
+        choice = choose_spec(opened, Options())
+    assert choice.automatic
+    return choice.name, choice.alike
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_saved_folder_gets_its_spec(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    entry = ENTRIES[name]
+    for position, model in enumerate(entry.variants):
+        folder = tmp_path / str(position)
+        folder_of(entry, model, folder)
+        assert chosen(folder) == (name, ())
+
+
+@pytest.mark.parametrize("name", ["tv_vit_b", "swin", "convnext", "mobilenet_v3_small", "lstm"])
+def test_a_file_without_a_configuration_gets_its_spec(name: str, tmp_path: Path) -> None:
+    entry = entry_of(name)
+    state = entry.variants[0].subject().build().state_dict()
+    save_file({n: t.clone().contiguous() for n, t in state.items()}, tmp_path / "m.safetensors")
+    assert chosen(tmp_path / "m.safetensors") == (name, ())
+
+
+def test_every_bundled_spec_is_written_by_hand_or_by_the_tracer() -> None:
+    written = importlib.import_module("tests.test_specs").SPECS
+    assert set(ENTRIES) <= set(written)

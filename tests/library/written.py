@@ -1,0 +1,278 @@
+"""The text of a bundled spec, written from the traces of its models."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from rebasin_cli.models.stored import stored_windows
+from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
+from rebasin_cli.spec.compress import compress
+from rebasin_cli.spec.dump import scalar
+from rebasin_cli.spec.model import (
+    AxisExpr,
+    Declaration,
+    Fixed,
+    Named,
+    Product,
+    Split,
+    concatenation,
+    product,
+)
+from rebasin_cli.spec.model import Entry as Lines
+from rebasin_cli.spec.names import Names
+from rebasin_cli.spec.pattern import compile_pattern, matches
+from rebasin_cli.spec.stored import stored_spec
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.trace import Trace, trace
+from tests.library.entry import Entry, Model
+
+STREAM = r"(?:.*\.)?stream"
+FIXED = Declaration(fixed=True)
+Change = Callable[[Named | Fixed], AxisExpr]
+WIDTH = 97  # of a comment, without `# `
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model's traced spec in the names of files, one entry for each tensor.
+
+    ties: alias -> the name of the same tensor.
+    """
+
+    model: Model
+    trace: Trace
+    spec: Spec
+    infos: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+
+    def bound(self, spec: Spec) -> BoundSpec:
+        """Return a spec bound to this model, as its file and its config.json would."""
+        known = {name: size for name, size in self.model.sizes.items() if name in spec.sizes}
+        config = self.model.config()
+        return bind(spec, self.infos, config=config, sizes=known, ties=self.ties)
+
+    @property
+    def traced(self) -> BoundSpec:
+        """What the tracer says, in the names of files."""
+        return bind(self.spec, self.infos, ties=self.ties)
+
+
+def described(model: Model, *, files: bool) -> Described:
+    """Return what tracing says of a model. files: in the names that its library writes."""
+    subject = model.subject()
+    found = trace(subject, model.choices)
+    if found.proof is None or not found.proof.holds or found.proof.refuted:
+        raise AssertionError(f"{subject.name} was not proved: {found.proof}")
+    with torch.device("meta"):
+        windows = stored_windows(subject.build()) if files else {}
+    if not windows:
+        return Described(model, found, found.explicit, found.infos, found.ties)
+    sizes = {group.name: group.size for group in found.bound.groups.values()}
+    place = {name: position for position, name in enumerate(found.infos)}
+    infos = {
+        name: TensorInfo(name, window.shape, found.infos[window.source].dtype)
+        for name, window in sorted(windows.items(), key=lambda row: place[row[1].source])
+    }
+    spec = stored_spec(found.explicit, found.infos, {n: windows[n] for n in infos}, sizes)
+    return Described(model, found, spec, infos, {})
+
+
+def text_of(entry: Entry, rows: Sequence[Described]) -> str:
+    """Return the file of a bundled spec; raises AssertionError if its models disagree.
+
+    rows: its variants, described.
+    """
+    joined = _joined([_renamed(row.spec, entry) for row in rows], entry)
+    infos = {name: info for row in rows for name, info in row.infos.items()}
+    for row in rows:
+        for name, info in row.infos.items():
+            assert infos[name].shape == info.shape, f"{name}: {info.shape}, {infos[name].shape}"
+    groups = {e: name for e, name in entry.held.items() if name not in entry.sizes}
+    sizes = {e: name for e, name in entry.held.items() if name in entry.sizes}
+    held = _held(joined, groups)
+    fixed = dict.fromkeys(set(_group_names(held)) - set(_group_names(joined)), FIXED)
+    short = _shortened(replace(held, groups={**held.groups, **fixed}), infos)
+    return _page(_told(_held(short, sizes), entry), entry)
+
+
+def variants_of(entry: Entry) -> list[Described]:
+    """Return what tracing says of the models that a spec is written from."""
+    return [described(model, files=entry.files) for model in entry.variants]
+
+
+def _renamed(spec: Spec, entry: Entry) -> Spec:
+    """Return the spec with readable names of groups."""
+    used = _group_names(spec)
+    streams = [name for name in used if re.fullmatch(STREAM, name)]
+    only = {STREAM: "stream"} if len(streams) == 1 else {}
+    new = {name: _name(name, {**entry.groups, **only}) for name in used}
+    assert len(set(new.values())) == len(new), f"names of groups collide: {sorted(new.values())}"
+    return replace(
+        spec,
+        tensors={key: _mapped(lines, new) for key, lines in spec.tensors.items()},
+        groups={
+            new[name]: replace(said, per=new[said.per] if said.per else None)
+            for name, said in spec.groups.items()
+        },
+    )
+
+
+def _name(name: str, groups: Mapping[str, str]) -> str:
+    for expression, short in groups.items():
+        found = re.fullmatch(expression, name)
+        if found:
+            return found.expand(short)
+    return name
+
+
+def _group_names(spec: Spec) -> list[str]:
+    found: dict[str, None] = {}
+
+    def note(tree: AxisExpr) -> AxisExpr:
+        if isinstance(tree, Named):
+            found[tree.name] = None
+        return tree
+
+    for lines in spec.tensors.values():
+        _each(lines, note)
+    return list(found)
+
+
+def _mapped(lines: Lines, new: Mapping[str, str]) -> Lines:
+    return _each(lines, lambda leaf: Named(new[leaf.name]) if isinstance(leaf, Named) else leaf)
+
+
+def _each(lines: Lines, change: Change) -> Lines:
+    """Return the entry of a tensor with every factor changed."""
+    if isinstance(lines, Split):
+        parts = (tuple(_tree(axis, change) for axis in part) for part in lines.parts)
+        return Split(lines.axis, tuple(parts))
+    return tuple(_tree(axis, change) for axis in lines)
+
+
+def _tree(tree: AxisExpr, change: Change) -> AxisExpr:
+    if isinstance(tree, (Named, Fixed)):
+        return change(tree)
+    if isinstance(tree, Product):
+        return product([_tree(factor, change) for factor in tree.factors])
+    return concatenation([_tree(segment, change) for segment in tree.segments])
+
+
+def _joined(specs: Sequence[Spec], entry: Entry) -> Spec:
+    """Return one spec for all variants; what one of them lacks is optional."""
+    plain = [{key.removesuffix("?"): lines for key, lines in s.tensors.items()} for s in specs]
+    tensors: dict[str, Lines] = {}
+    for name in _merged([list(row) for row in plain]):
+        said = [row[name] for row in plain if name in row]
+        assert all(lines == said[0] for lines in said), f"{name}: {said}"
+        lacking = len(said) < len(specs) and not re.fullmatch(entry.required, name)
+        optional = lacking or any(f"{name}?" in s.tensors for s in specs)
+        tensors[f"{name}{'?' * optional}"] = said[0]
+    groups: dict[str, Declaration] = {}
+    for spec in specs:
+        for name, declaration in spec.groups.items():
+            assert groups.setdefault(name, declaration) == declaration, f"{name}: {declaration}"
+    return replace(
+        specs[0],
+        tensors=tensors,
+        groups=groups,
+        buffers=tuple(dict.fromkeys(n for s in specs for n in s.buffers)),
+        transposed=tuple(dict.fromkeys(n for s in specs for n in s.transposed)),
+    )
+
+
+def _merged(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return all names; one that only some rows have stands behind its neighbour there."""
+    order = list(rows[0])
+    for row in rows[1:]:
+        for position, name in enumerate(row):
+            if name not in order:
+                behind = order.index(row[position - 1]) + 1 if position else 0
+                order.insert(behind, name)
+    return order
+
+
+def _shortened(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
+    """Return the spec with templates; a pattern is optional if all tensors that it matches are."""
+    plain = {key.removesuffix("?"): lines for key, lines in spec.tensors.items()}
+    short = compress(replace(spec, tensors=plain), infos)
+    # An axis of names has the index 0, among others.
+    required = Names(re.sub(r"\[\w+\]", "0", key) for key in spec.tensors if not key.endswith("?"))
+
+    def needed(pattern: str) -> bool:
+        return any(matches(compile_pattern(pattern), required))
+
+    tensors = {f"{k}{'' if needed(k) else '?'}": lines for k, lines in short.tensors.items()}
+    return replace(short, tensors=tensors)
+
+
+def _held(spec: Spec, held: Mapping[str, str]) -> Spec:
+    """Return the spec with names for the numbers in some tensors."""
+    tensors = dict(spec.tensors)
+    for key, lines in spec.tensors.items():
+        for expression, group in held.items():
+            found = re.fullmatch(expression, key.removesuffix("?"))
+            if found:
+                change = partial(_as_group, found.expand(group))
+                tensors[key] = _each(lines, change)
+    return replace(spec, tensors=tensors)
+
+
+def _as_group(name: str, leaf: AxisExpr) -> AxisExpr:
+    return Named(name) if isinstance(leaf, Fixed) and (leaf.size or 0) > 1 else leaf
+
+
+def _told(spec: Spec, entry: Entry) -> Spec:
+    """Return the spec with named sizes, the spellings of files, and what models lack."""
+    groups = {name: replace(d, size=_size(name, entry)) for name, d in spec.groups.items()}
+    for name in filter(str.isalpha, _group_names(spec)):
+        groups.setdefault(name, Declaration(size=_size(name, entry)))
+    said = {name: d for name, d in groups.items() if d != Declaration()}
+
+    def spell(pattern: str) -> str:
+        for old, new in entry.spelled.items():
+            pattern = re.sub(old, new, pattern)
+        return pattern
+
+    return replace(
+        spec,
+        name=entry.name,
+        description=entry.description,
+        sizes=entry.sizes,
+        groups=said,
+        buffers=tuple(map(spell, spec.buffers)),
+        transposed=tuple(map(spell, spec.transposed)),
+        tensors={**{spell(k): v for k, v in spec.tensors.items()}, **_extra(entry)},
+    )
+
+
+def _extra(entry: Entry) -> Mapping[str, Lines]:
+    lines = [f"  {scalar(name)}: {axes}\n" for name, axes in entry.extra.items()]
+    return parse(f"rebasin: 1\ntensors:\n{''.join(lines)}").tensors if lines else {}
+
+
+def _size(group: str, entry: Entry) -> int | str | None:
+    found = (size for e, size in entry.counted.items() if re.fullmatch(e, group))
+    return next(found, None)
+
+
+def _page(spec: Spec, entry: Entry) -> str:
+    about = "\n".join(_comment(entry.about))
+    page = f"{about}\n{_unquoted(dump(spec))}"
+    assert parse(page) == spec, page
+    return page
+
+
+def _comment(text: str) -> Iterable[str]:
+    return (f"# {line}" for line in textwrap.wrap(" ".join(text.split()), WIDTH))
+
+
+def _unquoted(text: str) -> str:
+    """Return a spec's text without the quotes that no reader of specs needs."""
+    return re.sub(r'(?<=[\[ ])"([A-Za-z_][\w.\-]*(?:\{[\w.]+\}[\w.\-]*)+)"(?=[,\]}])', r"\1", text)
