@@ -94,6 +94,7 @@ def test_experts_in_files_are_an_axis_of_names(tmp_path):
     assert "not mentioned" not in checked.err
 
 
+@pytest.mark.slow
 def test_verify_puts_experts_back_together(tmp_path):
     saved(tmp_path / "a", "mixtral")
     tracing = Options(tracing=Tracing(target=f"hf:{tmp_path / 'a'}"))
@@ -111,6 +112,7 @@ def test_verify_puts_experts_back_together(tmp_path):
     assert done.events[0]["output_difference"] > 1e-3
 
 
+@pytest.mark.slow
 def test_stacked_experts_are_taken_as_they_are(tmp_path):
     model = saved(tmp_path / "a", "mixtral")
     tensors = {n: t.clone() for n, t in model.state_dict().items()}
@@ -119,6 +121,7 @@ def test_stacked_experts_are_taken_as_they_are(tmp_path):
     assert done.code == 0
 
 
+@pytest.mark.slow
 def test_a_backbone_alone_fits_a_model_with_a_head(tmp_path):
     saved(tmp_path / "a", "bert", "BertModel")
     config = json.loads((tmp_path / "a" / "config.json").read_text())

@@ -60,6 +60,11 @@ LIBRARIES = {
 # Adding to all keys of a head what is the same for all places changes no softmax.
 INERT = {"transformers:bert": ("key.bias",)}
 
+HEAVY = ("torchvision:", "timm:", "resnet20", "vgg11")
+TRIED = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(HEAVY) else [])
+    for name in ARCHITECTURES
+]
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
 
 
@@ -224,7 +229,7 @@ def unnoticed(name: str, kind: str, limit: int) -> list[str]:
         ]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRIED)
 def test_the_spec_itself_is_right(name: str) -> None:
     given = bed(name)
     assert given.found.proof is not None
@@ -234,7 +239,7 @@ def test_the_spec_itself_is_right(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", TRIED)
 def test_a_spec_with_one_mistake_is_caught(name: str, kind: str) -> None:
     assert unnoticed(name, kind, QUICK) == []
 

@@ -85,7 +85,8 @@ HF = {
         | {"linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
         | {"layer_types": ["linear_attention", "full_attention"] * 2, "decoder_sparse_step": 1},
         29,
-        9,
+        # 2 for each full attention, the value heads of a key head in each linear one, experts.
+        2 * 2 + 2 + 4,
     ),
 }
 
