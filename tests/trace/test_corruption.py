@@ -60,11 +60,6 @@ LIBRARIES = {
 # Adding to all keys of a head what is the same for all places changes no softmax.
 INERT = {"transformers:bert": ("key.bias",)}
 
-HEAVY = ("torchvision:", "timm:", "resnet20", "vgg11")
-TRIED = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(HEAVY) else [])
-    for name in ARCHITECTURES
-]
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
 
 
@@ -215,6 +210,11 @@ def _tree(tree: AxisExpr, leaf: Mapping[str, AxisExpr]) -> AxisExpr:
 
 CORRUPTIONS = {made.__name__: made for made in (removed, swapped, mistaken, parented)}
 ARCHITECTURES = (*PLAIN, *LIBRARIES)
+HEAVY = ("torchvision:", "timm:", "resnet20", "vgg11")
+TRIED = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith(HEAVY) else [])
+    for name in ARCHITECTURES
+]
 
 
 def unnoticed(name: str, kind: str, limit: int) -> list[str]:
