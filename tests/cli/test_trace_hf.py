@@ -136,19 +136,19 @@ def test_a_backbone_alone_fits_a_model_with_a_head(tmp_path):
 
 
 def test_an_architecture_that_nobody_knows_is_no_bug(tmp_path):
-    saved(tmp_path / "a", "gpt2")
+    saved(tmp_path / "a", "deepseek_v3")  # which no bundled spec fits
     config = json.loads((tmp_path / "a" / "config.json").read_text())
-    config["architectures"] = ["GPT2WithWings"]
+    config["architectures"] = ["DeepseekWithWings"]
     (tmp_path / "a" / "config.json").write_text(json.dumps(config))
     done = run(tmp_path, "align", "a", "a", "-o", "c")
     assert done.code == 2
     assert "no bundled spec fits this checkpoint" in done.err
-    assert "transformers has no class 'GPT2WithWings'" in done.err
+    assert "transformers has no class 'DeepseekWithWings'" in done.err
 
 
 @pytest.mark.slow
 def test_a_cached_trace_needs_no_transformers(tmp_path):
-    saved(tmp_path / "a", "gpt2")
+    saved(tmp_path / "a", "deepseek_v3")  # which no bundled spec fits
     before = run(tmp_path, "spec", "trace", "hf:a")
     (tmp_path / "transformers.py").write_text("raise RuntimeError('imported')\n")
     done = fresh("spec", "trace", "hf:a", cwd=tmp_path, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
