@@ -98,7 +98,7 @@ def _extended(
         command(**{name: value for name, value in params.items() if name in own.parameters})
 
     signature = own.replace(parameters=[*own.parameters.values(), *added])
-    extended.__signature__ = signature  # type: ignore[attr-defined]
+    vars(extended)["__signature__"] = signature
     extended.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
     return extended
 

@@ -2,7 +2,7 @@
 
 from rebasin_cli.models.own import subject_of
 from rebasin_cli.models.shrink import shrunk
-from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.subject import Example, Subject, without_memory
 from rebasin_cli.models.target import subject
 
-__all__ = ["Example", "Subject", "shrunk", "subject", "subject_of"]
+__all__ = ["Example", "Subject", "shrunk", "subject", "subject_of", "without_memory"]

@@ -56,13 +56,13 @@ def home(target: str) -> Path:
     return Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
 
 
-def fingerprint(target: str, found: object) -> str:
+def fingerprint(target: str, found: Any) -> str:
     """Return the SHA-256 of the source files around a user's object, for a cache key.
 
     All Python files beside it count, because a model is often spread over them.
     """
     try:
-        path = Path(inspect.getsourcefile(found) or "")  # type: ignore[arg-type]
+        path = Path(inspect.getsourcefile(found) or "")
     except TypeError:  # instances have no source
         path = Path(inspect.getsourcefile(type(found)) or "")
     digest = hashlib.sha256(target.encode())

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 
-import torch
 from torch import nn
 
 from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
-from rebasin_cli.models import Example, Subject, subject
+from rebasin_cli.models import Example, Subject, subject, without_memory
 from rebasin_cli.models.attempt import failure, quiet
 from rebasin_cli.models.called import cause
 from rebasin_cli.models.stored import ignored_names, stored_windows
@@ -80,7 +79,7 @@ def _joined(
 
 def _trace(tracing: Tracing) -> TracedModel:
     found = subject_for(tracing)
-    done, model = _run(found, tracing), _without_memory(found)
+    done, model = _run(found, tracing), without_memory(found)
     if model is None:
         return TracedModel(found.name, done, done.spec, {}, ())
     windows = stored_windows(model)
@@ -117,15 +116,6 @@ def _complaint(found: Subject) -> Exception | None:
 
 def _small_enough(found: Subject) -> nn.Module:
     """Return the model for real, or on `meta` if it is large."""
-    model = _without_memory(found)
+    model = without_memory(found)
     size = sum(p.numel() for p in model.parameters()) if model else 0
     return model if model is not None and size > REAL else found.build()
-
-
-def _without_memory(found: Subject) -> nn.Module | None:
-    """Return the model on `meta`, None where its constructor looks at numbers."""
-    try:
-        with torch.device("meta"):
-            return found.build()
-    except Exception:  # any constructor runs here
-        return None

@@ -15,9 +15,9 @@ from rebasin_cli.spec.model import (
     Named,
     Product,
     Split,
-    Sum,
     axes_of,
     leaves,
+    rewritten,
 )
 from rebasin_cli.spec.names import INDEX_IN_NAME
 
@@ -95,17 +95,10 @@ def renamed(meaning: Meaning, rename: Callable[[str], str]) -> Meaning:
 
 
 def _renamed_axes(axes: Axes, rename: Callable[[str], str]) -> Axes:
-    return tuple(_renamed_tree(axis, rename) for axis in axes)
+    def renamed(leaf: Named | Fixed) -> AxisExpr:
+        return Named(rename(leaf.name)) if isinstance(leaf, Named) else Fixed(leaf.size)
 
-
-def _renamed_tree(tree: AxisExpr, rename: Callable[[str], str]) -> AxisExpr:
-    if isinstance(tree, Named):
-        return Named(rename(tree.name))
-    if isinstance(tree, Fixed):
-        return Fixed(tree.size)
-    if isinstance(tree, Product):
-        return Product(tuple(_renamed_tree(f, rename) for f in tree.factors))
-    return Sum(tuple(_renamed_tree(s, rename) for s in tree.segments))
+    return tuple(rewritten(axis, renamed) for axis in axes)
 
 
 def plain(entry: Entry, rank: int) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -72,6 +72,15 @@ def leaves(expression: AxisExpr) -> Iterator[Named | Fixed]:
     parts = expression.factors if isinstance(expression, Product) else expression.segments
     for part in parts:
         yield from leaves(part)
+
+
+def rewritten(expression: AxisExpr, change: Callable[[Named | Fixed], AxisExpr]) -> AxisExpr:
+    """Return an axis expression with each of its factors replaced; its shape stays as it is."""
+    if isinstance(expression, Product):
+        return Product(tuple(rewritten(factor, change) for factor in expression.factors))
+    if isinstance(expression, Sum):
+        return Sum(tuple(rewritten(segment, change) for segment in expression.segments))
+    return change(expression)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from rebasin_cli.spec.model import (
     Fixed,
     Named,
     Place,
-    Product,
     Spec,
     Split,
-    Sum,
     axes_of,
     leaves,
+    rewritten,
 )
 from rebasin_cli.spec.names import INDEX, Names, end_of
 from rebasin_cli.spec.pattern import END
@@ -99,13 +98,12 @@ class _Resolver:
         )
 
     def _tree(self, tensor: Matched, tree: AxisExpr, groups: frozenset[str]) -> AxisExpr:
-        if isinstance(tree, Named):
-            return Named(self._name(tensor, tree, groups), tree.at)
-        if isinstance(tree, Fixed):
-            return tree if tree.size is not None else self._any_size(tree.at)
-        if isinstance(tree, Product):
-            return Product(tuple(self._tree(tensor, f, groups) for f in tree.factors))
-        return Sum(tuple(self._tree(tensor, s, groups) for s in tree.segments))
+        def resolved(leaf: Named | Fixed) -> AxisExpr:
+            if isinstance(leaf, Named):
+                return Named(self._name(tensor, leaf, groups), leaf.at)
+            return leaf if leaf.size is not None else self._any_size(leaf.at)
+
+        return rewritten(tree, resolved)
 
     def _any_size(self, at: Place | None) -> Named:
         self._unnamed += 1

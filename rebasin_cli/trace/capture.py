@@ -124,11 +124,11 @@ def _make_fake(model: nn.Module, mode: FakeTensorMode) -> dict[int, Tensor]:
     made: dict[int, Tensor] = {}
     data: dict[int, Tensor] = {}
     for module in model.modules():
-        for store in (module._parameters, module._buffers):
+        stores: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for store in stores:
             for name, tensor in store.items():
                 if tensor is not None:
-                    fake = made.setdefault(id(tensor), _fake(tensor, mode))
-                    store[name] = fake  # type: ignore[assignment]
+                    store[name] = fake = made.setdefault(id(tensor), _fake(tensor, mode))
                     if store is module._buffers and not tensor.is_meta:
                         data[id(fake)] = tensor
     return data

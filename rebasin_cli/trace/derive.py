@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -137,12 +137,12 @@ def _expression(term: Term, named: Mapping[Atom, str]) -> AxisExpr:
     return concatenation(_joined([_expression(s, named) for s in term.segments], sum))
 
 
-def _joined(parts: Sequence[AxisExpr], size: object) -> list[AxisExpr]:
+def _joined(parts: Sequence[AxisExpr], size: Callable[[Iterable[int]], int]) -> list[AxisExpr]:
     joined: list[AxisExpr] = []
     for part in parts:
         last = joined[-1] if joined else None
         if isinstance(part, Fixed) and isinstance(last, Fixed):
-            joined[-1] = Fixed(size((last.size, part.size)))  # type: ignore[operator]
+            joined[-1] = Fixed(size((last.size or 1, part.size or 1)))
         else:
             joined.append(part)
     return joined
@@ -180,7 +180,7 @@ def _declared(
     held: Sequence[Atom],
 ) -> dict[str, Declaration]:
     """Return what must be said of groups: parents, and sizes that no whole axis shows."""
-    whole = {part for axes in rows for term in axes for part in _segments(term)}
+    whole = {term for axes in rows for term in axes}
     declared = {}
     for atom, name in named.items():
         per = named[lines[atom]] if atom in lines else None
@@ -188,10 +188,6 @@ def _declared(
         if per is not None or size is not None or atom in held:
             declared[name] = Declaration(size=size, per=per, fixed=atom in held)
     return declared
-
-
-def _segments(term: Term) -> tuple[Term, ...]:
-    return (term,)
 
 
 def _fixed(analysis: Analysis, axes: Mapping[str, Axes]) -> Iterable[FixedAxis]:

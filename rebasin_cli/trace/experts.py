@@ -19,11 +19,10 @@ from rebasin_cli.spec.model import (
     Entry,
     Fixed,
     Named,
-    Product,
     Split,
-    Sum,
     axes_of,
     leaves,
+    rewritten,
 )
 from rebasin_cli.tensors import TensorInfo
 
@@ -147,10 +146,7 @@ def _routed(entry: Entry, axes: Sequence[int], group: str) -> Entry:
 
 
 def _renamed(tree: AxisExpr, names: Mapping[str, str]) -> AxisExpr:
-    if isinstance(tree, Named):
-        return Named(names.get(tree.name, tree.name))
-    if isinstance(tree, Product):
-        return Product(tuple(_renamed(factor, names) for factor in tree.factors))
-    if isinstance(tree, Sum):
-        return Sum(tuple(_renamed(segment, names) for segment in tree.segments))
-    return tree
+    def renamed(leaf: Named | Fixed) -> AxisExpr:
+        return Named(names.get(leaf.name, leaf.name)) if isinstance(leaf, Named) else leaf
+
+    return rewritten(tree, renamed)

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.trace.terms import Atom, Product, Term, atoms, extent, parts
+from rebasin_cli.trace.terms import Atom, Product, Term, atoms, parts
 
 STREAM_WRITERS = 3  # as many matrices that add to the same units make them a residual stream
 _MATRIX = 2
@@ -168,8 +168,3 @@ def _base(tensor: str) -> str:
 def _safe(name: str) -> str:
     """Return a name that does not look like a number."""
     return f"layer.{name}" if name[0].isdigit() else name
-
-
-def size_known(tensors: Iterable[Sequence[Term]], atom: Atom) -> bool:
-    """Return whether an atom is some tensor's whole axis, so that its size need not be told."""
-    return any(term is atom or (term == atom and extent(term)) for t in tensors for term in t)

@@ -190,5 +190,5 @@ def _real(func: Any, args: Any, kwargs: Any) -> Any:
         real_args, real_kwargs = mapped((args, kwargs), Value, number)
         try:
             return func(*real_args, **real_kwargs)
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:  # an operator that this machine cannot run: its result is unknown
             return None

@@ -13,11 +13,8 @@ from rebasin_cli.spec.model import (
     Entry,
     Fixed,
     Named,
-    Product,
     Split,
-    Sum,
-    concatenation,
-    product,
+    rewritten,
 )
 
 Breaks = Callable[[Mapping[str, Permutation]], bool]
@@ -89,14 +86,9 @@ def _entry(entry: Entry, sizes: Mapping[str, int]) -> Entry:
 
 
 def _axes(axes: Sequence[AxisExpr], sizes: Mapping[str, int]) -> tuple[AxisExpr, ...]:
-    return tuple(_fixed(axis, sizes) for axis in axes)
+    def fixed(factor: Named | Fixed) -> AxisExpr:
+        if isinstance(factor, Named) and factor.name in sizes:
+            return Fixed(sizes[factor.name])
+        return factor
 
-
-def _fixed(tree: AxisExpr, sizes: Mapping[str, int]) -> AxisExpr:
-    if isinstance(tree, Named):
-        return Fixed(sizes[tree.name]) if tree.name in sizes else tree
-    if isinstance(tree, Product):
-        return product([_fixed(factor, sizes) for factor in tree.factors])
-    if isinstance(tree, Sum):
-        return concatenation([_fixed(segment, sizes) for segment in tree.segments])
-    return tree
+    return tuple(rewritten(axis, fixed) for axis in axes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rebasin_cli.spec import Spec
-from rebasin_cli.spec.model import AxisExpr, Entry, Fixed, Product, Split, Sum
+from rebasin_cli.spec.model import AxisExpr, Entry, Fixed, Named, Split, rewritten
 
 
 def same_but_sizes(one: Spec, other: Spec) -> bool:
@@ -29,17 +29,11 @@ def unsized(entry: Entry) -> Entry:
 
 def _axes(axes: Sequence[AxisExpr]) -> tuple[AxisExpr, ...]:
     """Return axes whose fixed factors have no size; fixed axes at the end say nothing."""
-    sizeless = [_axis(axis) for axis in axes]
+    sizeless = [rewritten(axis, _sizeless_factor) for axis in axes]
     while sizeless and sizeless[-1] == Fixed():
         sizeless.pop()
     return tuple(sizeless)
 
 
-def _axis(axis: AxisExpr) -> AxisExpr:
-    if isinstance(axis, Fixed):
-        return Fixed()
-    if isinstance(axis, Product):
-        return Product(tuple(_axis(factor) for factor in axis.factors))
-    if isinstance(axis, Sum):
-        return Sum(tuple(_axis(segment) for segment in axis.segments))
-    return axis
+def _sizeless_factor(factor: Named | Fixed) -> AxisExpr:
+    return Fixed() if isinstance(factor, Fixed) else factor

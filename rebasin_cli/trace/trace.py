@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from rebasin_cli.errors import MachineError, SpecError
-from rebasin_cli.models import Subject
+from rebasin_cli.models import Subject, without_memory
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compress import compress
@@ -93,7 +93,7 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
     """
     choices = choices or Choices()
     with torch.no_grad():
-        empty = _without_memory(subject)
+        empty = without_memory(subject)
         size = sum(t.numel() for t in empty.parameters()) if empty is not None else 0
         if empty is not None and size > (LARGEST if subject.small is None else REAL):
             traced = _traced_fake(subject, empty, choices, recorded)
@@ -111,15 +111,6 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
         found = record(model, examples[:recorded])
         traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
         return _proved(traced, model, examples)
-
-
-def _without_memory(subject: Subject) -> nn.Module | None:
-    """Return the model on the meta device, or None if its constructor looks at numbers."""
-    try:
-        with torch.device("meta"):
-            return subject.build()
-    except Exception:  # whatever the constructor of a user's model raises there
-        return None
 
 
 def _examples(subject: Subject, model: nn.Module) -> list[Arguments]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from math import prod
 
 from rebasin_cli.trace.analysis import Analysis, Axes
@@ -61,9 +62,9 @@ def merged(analysis: Analysis, terms: Sequence[Term]) -> Term:
     rest = list(terms)
     while rest:
         term = rest.pop(0)
-        hanging: list[Dependent] = []
-        while rest and isinstance(rest[0], Dependent) and rest[0].index is term:
-            hanging.append(rest.pop(0))  # type: ignore[arg-type]
+        follow = (t if isinstance(t, Dependent) and t.index is term else None for t in rest)
+        hanging = [axis for axis in takewhile(bool, follow) if axis is not None]
+        del rest[: len(hanging)]
         if hanging:
             rows = zip(hanging[0].segments, *(axis.cases for axis in hanging), strict=True)
             factors.append(add([multiply(row) for row in rows]))
