@@ -181,7 +181,7 @@ def lerp(
 
         rebasin lerp a.pt b.pt --steps 9 --endpoints --exec 'python eval.py {path}' --json
     """
-    from rebasin_cli.plan.lerp import plan_lerp
+    from rebasin_cli.plan.lerp import Line, plan_lerp
     from rebasin_cli.run.lerp import run_lerp
 
     deliver(
@@ -189,14 +189,16 @@ def lerp(
         lambda: plan_lerp(
             o.piped_paths(models, null),
             o.options_from(ctx.params),
-            steps=steps,
-            at=o.parse_numbers(at),
-            endpoints=endpoints,
-            mode=mode,
-            align=align,
-            chain=chain,
-            command=exec_,
-            keep=keep,
+            Line(
+                steps=steps,
+                at=o.parse_numbers(at),
+                endpoints=endpoints,
+                mode=mode,
+                chain=chain,
+                align=align,
+                command=exec_,
+                keep=keep,
+            ),
         ),
         run_lerp,
     )

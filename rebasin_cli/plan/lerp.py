@@ -71,56 +71,64 @@ class LerpPlan:
         }
 
 
-def plan_lerp(
-    paths: Sequence[Path],
-    options: Options,
-    *,
-    steps: int | None = None,
-    at: Sequence[float] = (),
-    endpoints: bool = False,
-    mode: str = "linear",
-    align: bool = False,
-    chain: bool = False,
-    command: str | None = None,
-    keep: bool = False,
-) -> LerpPlan:
-    """Return what interpolating between the models will do; nothing is read but headers.
+@dataclass(frozen=True)
+class Line:
+    """What is asked of the line between models.
 
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
-    too. command: run on each point, whose file is then removed unless `keep`.
+    too. chain: more than two models, one segment after another. align: bring the models into the
+    basin of the first before. command: run on each point, whose file is then removed unless `keep`.
     """
-    if mode not in MODES:
-        raise UsageError(
-            f"no mode is called {mode!r}", hint=suggest(mode, MODES) or "linear, slerp"
-        )
-    if len(paths) < 2 or (len(paths) > 2 and not chain):
-        hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
-        raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
-    if options.tracing.target is not None and not align:
-        raise UsageError("--model says how to align, and needs --align")
-    words = split_command(command) if command is not None else ()
-    alphas = plan_alphas(len(paths) - 1, steps, at, endpoints)
+
+    steps: int | None = None
+    at: Sequence[float] = ()
+    endpoints: bool = False
+    mode: str = "linear"
+    chain: bool = False
+    align: bool = False
+    command: str | None = None
+    keep: bool = False
+
+
+def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
+    """Return what interpolating between the models will do; nothing is read but headers."""
+    _check_line(paths, options, line)
+    words = split_command(line.command) if line.command is not None else ()
+    alphas = plan_alphas(len(paths) - 1, line.steps, line.at, line.endpoints)
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
-    choice = choose_spec(models[0], options) if align else None
+    choice = choose_spec(models[0], options) if line.align else None
     if choice:
         check_memory(choice.bound, machine)
     places = point_paths(alphas, models[0], options)
     check_distinct(places)
-    if words and not keep:
+    if words and not line.keep:
         check_temporary(places)
     targets = [plan_target(p, models[0], options, own=models, create=True) for p in places]
     return LerpPlan(
         models=tuple(models),
         points=tuple(map(Point, alphas, targets)),
-        mode=mode,
+        mode=line.mode,
         command=words,
-        keep=keep or not words,
+        keep=line.keep or not words,
         choice=choice,
         machine=machine,
         options=options,
     )
+
+
+def _check_line(paths: Sequence[Path], options: Options, line: Line) -> None:
+    """Raise UsageError for what no reading of headers is needed to see."""
+    if line.mode not in MODES:
+        raise UsageError(
+            f"no mode is called {line.mode!r}", hint=suggest(line.mode, MODES) or "linear, slerp"
+        )
+    if len(paths) < 2 or (len(paths) > 2 and not line.chain):
+        hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
+        raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
+    if options.tracing.target is not None and not line.align:
+        raise UsageError("--model says how to align, and needs --align")
 
 
 def split_command(command: str) -> tuple[str, ...]:
