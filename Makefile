@@ -46,8 +46,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # A stamp is newer than pyproject.toml exactly when the environment has what that file asks for.
-$(VENV)/.dev: TORCH := $(TORCH_DEV)
+$(VENV)/.demo: PACKAGES = $(TORCH)
+$(VENV)/.dev: PACKAGES = $(TORCH_DEV)
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
-	$(PIP) $(TORCH)
+	$(PIP) $(PACKAGES)
 	$(PIP) --editable '.[$*]'
 	@touch $@

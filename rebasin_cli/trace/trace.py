@@ -105,7 +105,9 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
                     "it runs depends on numbers that only a real run tells",
                     hint="trace a smaller model of the class, and use its spec with --spec",
                 )
-        model = subject.build()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # which experts an input reaches must not differ from run to run
+            model = subject.build()
         randomise(model, torch.Generator().manual_seed(0))
         examples = _examples(subject, model)
         found = record(model, examples[:recorded])

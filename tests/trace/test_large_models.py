@@ -73,3 +73,8 @@ def test_a_large_model_that_looks_at_numbers_is_refused() -> None:
     steered = subject(lambda: Net(8_000, WIDE, 2, steer=True))
     with pytest.raises(MachineError, match=r"net has 1\.3 billion parameters, .* a real run tells"):
         trace(replace(steered, small=SMALL))
+
+
+def test_a_trace_is_the_same_each_time() -> None:
+    one, again = trace(SMALL), trace(SMALL)
+    assert one.proof is not None and one.proof == again.proof

@@ -198,15 +198,15 @@ def modules(mix, tokens: int = 5):
     return rows(net, tokens, 5)
 
 
-# Each expert has hidden units of its own; their order is fixed by the names of the tensors.
-SEPARATE = "s 8; h0 6; h1 6; h2 6; h3 6"
+# Experts are told apart by the names of their tensors only: they change places with the router's.
 MODULES = """
   inp.{weight,bias}: [s]
-  router.weight: [~, s]
-  experts.{i}.0.weight: ["h{i}", s]
-  experts.{i}.0.bias: ["h{i}"]
-  experts.{i}.2.weight: [s, "h{i}"]
-  experts.{i}.2.bias: [s]
+  router.weight: [E, s]
+  router.bias: [E]
+  experts.[e].0.weight: [E, h, s]
+  experts.[e].0.bias: [E, h]
+  experts.[e].2.weight: [E, s, h]
+  experts.[e].2.bias: [E, s]
   out.weight: [~, s]
 """
 
@@ -243,29 +243,13 @@ def masked_loop(m, x, share):
     return made
 
 
-def test_trap_18_experts_as_modules_change_names() -> None:
-    given = modules(all_modules)
-    text = """
-  inp.{weight,bias}: [s]
-  router.weight: [E, s]
-  router.bias: [E]
-  experts.[e].0.weight: [E, h, s]
-  experts.[e].0.bias: [E, h]
-  experts.[e].2.weight: [E, s, h]
-  experts.[e].2.bias: [E, s]
-  out.weight: [~, s]
-"""
-    found = check(given, GROUPS, text)
-    unrouted = text.replace("router.weight: [E, s]", "router.weight: [~, s]")
+@pytest.mark.parametrize("mix", [all_modules, routed_loop, masked_loop])
+def test_trap_18_experts_as_modules_change_names(mix) -> None:
+    torch.manual_seed(2)  # a router that gives every expert some of the tokens
+    given = modules(mix, tokens=40)
+    found = check(given, GROUPS, MODULES)
+    unrouted = MODULES.replace("router.weight: [E, s]", "router.weight: [~, s]")
     assert harm(given, found, GROUPS, unrouted) >= WRONG
-
-
-@pytest.mark.parametrize("mix", [routed_loop, masked_loop])
-def test_trap_18_a_program_that_compares_indices_with_numbers_fixes_the_experts(mix) -> None:
-    given = modules(mix, tokens=40)  # so many that every expert gets some
-    found = check(given, SEPARATE, MODULES)
-    routed = MODULES.replace("router.weight: [~, s]", "router.weight: [E, s]\n  router.bias: [E]")
-    assert harm(given, found, SEPARATE + "; E 4", routed) >= WRONG
 
 
 def test_trap_18_an_expert_that_no_token_reaches_is_not_exercised() -> None:

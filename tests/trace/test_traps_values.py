@@ -268,3 +268,15 @@ def test_embeddings_of_types_and_places_share_the_stream() -> None:
     )
     text = "  {words,kinds}.weight: [~, s]\n  norm.{weight,bias}: [s]\n  b.weight: [~, s]"
     check(case(net, ids(2, 6, below=11), ids(3, 4, below=11)), "s 8", text)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [lambda x: x.unsqueeze_(0).squeeze_(0), lambda x: x.t_().tanh().t_(), lambda x: x.t_().t()],
+    ids=["squeeze", "twice", "back"],
+)
+def test_trap_26_a_tensor_that_is_reshaped_in_place_has_other_axes_from_then_on(turn) -> None:
+    given = mlp(lambda m, x: turn(x.relu()))
+    found = given.traced()
+    assert found.proof is not None and found.proof.difference <= EXACT
+    assert [group.size for group in found.bound.groups.values()] == [8]
