@@ -16,7 +16,7 @@ import torch
 
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.joint import Level, solve
-from rebasin_cli.matching.terms import Pair
+from rebasin_cli.matching.kept import Kept
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.progress import Progress
 
@@ -41,7 +41,7 @@ class Move:
 
 
 def descend(
-    pair: Pair,
+    kept: Kept,
     families: Mapping[str, Family],
     start: Permutations,
     *,
@@ -60,7 +60,7 @@ def descend(
         batch = _apart(waiting, families)[:left]
         waiting = [root for root in waiting if root not in batch]
         left -= len(batch)
-        step = partial(visit, pair, permutations=dict(permutations))
+        step = partial(visit, kept, permutations=dict(permutations))
         moves = pool.map(step, (families[root] for root in batch))
         for root, move in zip(batch, moves, strict=True):
             if move is None:
@@ -82,14 +82,15 @@ def _apart(waiting: Sequence[str], families: Mapping[str, Family]) -> list[str]:
     return batch
 
 
-def visit(pair: Pair, family: Family, permutations: Permutations) -> Move | None:
+def visit(kept: Kept, family: Family, permutations: Permutations) -> Move | None:
     """Return the best move of one family with all others in place, or None if it should stay.
 
-    The move is accepted on the true objective: where the root owns two dimensions of a
-    block, the assignment sees only a linearisation of it.
+    Where the root owns two dimensions of a block, the assignment sees only a linearisation:
+    the move is then accepted on the true objective.
     """
     current = {name: permutations[name].index for name in family.names}
-    solution = solve(family.root, pair.terms(family, permutations), Level(pair.groups, current))
+    votes = kept.votes(family, permutations)
+    solution = solve(family.root, votes, Level(kept.pair.groups, current))
     moved = {
         name: replace(permutations[name], index=index)
         for name, index in solution.index.items()
@@ -97,6 +98,5 @@ def visit(pair: Pair, family: Family, permutations: Permutations) -> Move | None
     }
     if not moved:
         return None
-    before = pair.value(family, permutations)
-    gain = pair.value(family, {**permutations, **moved}) - before
-    return Move(moved, gain) if gain > TOLERANCE * pair.scale(family) else None
+    gain = kept.gain(family, votes, permutations, {**permutations, **moved})
+    return Move(moved, gain) if gain > TOLERANCE * kept.pair.scale(family) else None

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.permutation import parent_axis
+from rebasin_cli.matching.sites import Chain, Site, roots_in, site
 from rebasin_cli.spec import BoundGroup, BoundSpec, without
-from rebasin_cli.tensors import Block, BoundTensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Family:
 
     root: str
     members: tuple[BoundGroup, ...]
-    sites: tuple[tuple[BoundTensor, Block], ...]
+    sites: tuple[Site, ...]
     elements: int
     neighbours: frozenset[str]
 
@@ -35,19 +34,34 @@ class Family:
     def names(self) -> frozenset[str]:
         return frozenset(group.name for group in self.members)
 
+    @property
+    def meets_itself(self) -> bool:
+        """Whether the family owns two dimensions of a block: the objective is quadratic in it."""
+        return self.root in self.neighbours
+
+    def own(self, site: Site) -> list[int]:
+        """Return the positions of the family's chains in a site."""
+        return [k for k, chain in enumerate(site.chains) if chain.groups[0] == self.root]
+
+    def chains(self) -> list[Chain]:
+        """Return the family's chains, each once."""
+        found = (site.chains[k] for site in self.sites for k in self.own(site))
+        return list({chain.groups: chain for chain in found}.values())
+
 
 def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[str, Family]:
     """Return the families that may move (None: all), by root, in the order of the groups."""
     members: dict[str, list[BoundGroup]] = {}
     for group in bound.groups.values():
         members.setdefault(group.root, []).append(group)
-    sites: dict[str, list[tuple[BoundTensor, Block]]] = {root: [] for root in members}
+    sites: dict[str, list[Site]] = {root: [] for root in members}
     idle = bound.idle
     for tensor in bound.tensors:
         for whole in tensor.blocks if tensor.votes else ():
             block = without(whole, idle) if idle else whole
+            here = site(tensor, block, bound.groups)
             for root in roots_in(block, bound.groups):
-                sites[root].append((tensor, block))
+                sites[root].append(here)
     return {
         root: _family(root, members[root], sites[root], bound.groups)
         for root in members
@@ -60,39 +74,11 @@ def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[st
 def _family(
     root: str,
     members: Sequence[BoundGroup],
-    sites: Sequence[tuple[BoundTensor, Block]],
+    sites: Sequence[Site],
     groups: Mapping[str, BoundGroup],
 ) -> Family:
-    met = {other for _, block in sites for other in roots_in(block, groups)} - {root}
-    if any(list(block.groups).count(root) > 1 for _, block in sites):
+    met = {other for site in sites for other in roots_in(site.block, groups)} - {root}
+    if any(list(site.block.groups).count(root) > 1 for site in sites):
         met.add(root)
-    elements = sum(block.numel for _, block in sites)
+    elements = sum(site.numel for site in sites)
     return Family(root, tuple(members), tuple(sites), elements, frozenset(met))
-
-
-def roots_in(block: Block, groups: Mapping[str, BoundGroup]) -> list[str]:
-    """Return the roots of the families that own a dimension of a block, each once."""
-    return list(dict.fromkeys(groups[name].root for name in block.groups if name))
-
-
-def occurrences(
-    owners: Sequence[str | None], root: str, groups: Mapping[str, BoundGroup]
-) -> list[tuple[int, ...]]:
-    """Return, for each dimension that `root` owns, that dimension and those of its descendants.
-
-    owners: the group of each dimension. Dimensions are listed root first, then by depth: the
-    order in which they are solved.
-    """
-    found: dict[int, list[int]] = {k: [k] for k, name in enumerate(owners) if name == root}
-    below = [k for k, name in enumerate(owners) if name and root in groups[name].parents]
-    for axis in sorted(below, key=lambda k: (len(groups[owners[k] or ""].parents), k)):
-        found[_root_axis(axis, owners, root, groups)].append(axis)
-    return [tuple(axes) for axes in found.values()]
-
-
-def _root_axis(
-    axis: int, owners: Sequence[str | None], root: str, groups: Mapping[str, BoundGroup]
-) -> int:
-    while owners[axis] != root:
-        axis = parent_axis(owners, axis, groups[owners[axis] or ""].parents[-1])
-    return axis

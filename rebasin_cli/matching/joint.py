@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment import assign
 from rebasin_cli.matching.enumeration import all_orders, enumeration
-from rebasin_cli.matching.products import inner
+from rebasin_cli.matching.similarity import Similarity
 from rebasin_cli.matching.terms import Term
 from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.spec import BoundGroup
@@ -51,18 +51,21 @@ class Level:
         return Level(self.groups, inner)
 
 
-def solve(name: str, terms: Sequence[Term], level: Level) -> Solution:
+Votes = Sequence[Term | Similarity]
+
+
+def solve(name: str, votes: Votes, level: Level) -> Solution:
     """Return the best permutation of a group and, for each of its units, of all inside it.
 
-    terms: all have the group as their first dimension. The units of a fixed group stay.
+    votes: all have the group as their first dimension. The units of a fixed group stay.
     """
-    terms = [term.folded(level.groups) for term in terms]
+    terms = [term.folded(level.groups) for term in votes]
     if level.groups[name].fixed:
         return _in_place(name, terms, level)
     flat = [term for term in terms if len(term.groups) == 1]
     nested = [term for term in terms if len(term.groups) > 1]
     size = level.groups[name].size
-    values = torch.zeros(size, size, dtype=terms[0].reference.dtype)
+    values = torch.zeros(size, size, dtype=terms[0].dtype)
     for term in flat:
         values += term.similarity().to(values.device)
     if not nested:
@@ -79,12 +82,12 @@ def solve(name: str, terms: Sequence[Term], level: Level) -> Solution:
     return Solution(_trace(values, index), {name: index, **inside})
 
 
-def _in_place(name: str, terms: Sequence[Term], level: Level) -> Solution:
+def _in_place(name: str, terms: Votes, level: Level) -> Solution:
     """Return the best permutations of all inside each unit of a group that does not move."""
     flat = [term for term in terms if len(term.groups) == 1]
     nested = [term for term in terms if len(term.groups) > 1]
     index = torch.arange(level.groups[name].size)
-    value = sum(inner(term.reference, term.other) for term in flat)
+    value = sum(term.in_place() for term in flat)
     if not nested:
         return Solution(value, {name: index})
     chosen = [
@@ -99,31 +102,32 @@ def _trace(values: Tensor, index: Tensor) -> float:
     return float(values.double()[torch.arange(len(index)), index].sum())
 
 
-def _siblings(terms: Sequence[Term], level: Level) -> Solution:
+def _siblings(terms: Votes, level: Level) -> Solution:
     """Return the best permutations of all groups directly inside one pair of parents."""
     value, index = 0.0, dict[str, Tensor]()
     for tops, members in _components(terms, level):
         alone = len(tops) == 1 and not any(_repeats(term) for term in members)
-        part = solve(tops[0], members, level) if alone else _in_turn(tops, members, level)
+        meeting = [term for term in members if isinstance(term, Term)]
+        part = solve(tops[0], members, level) if alone else _in_turn(tops, meeting, level)
         value += part.value
         index.update(part.index)
     return Solution(value, index)
 
 
-def _tops(term: Term, level: Level) -> list[str]:
+def _tops(term: Term | Similarity, level: Level) -> list[str]:
     """Return the groups of a term that have no parent in it, each once."""
     outer = [g for g in term.groups if level.groups[g].parents[-1] not in term.groups]
     return list(dict.fromkeys(outer))
 
 
-def _repeats(term: Term) -> bool:
+def _repeats(term: Term | Similarity) -> bool:
     """Return whether a group owns two dimensions: the value is then quadratic in it."""
     return len(set(term.groups)) < len(term.groups)
 
 
-def _components(terms: Sequence[Term], level: Level) -> list[tuple[list[str], list[Term]]]:
+def _components(terms: Votes, level: Level) -> list[tuple[list[str], list[Term | Similarity]]]:
     """Return the groups at the top of the terms, together where a term holds several."""
-    components: list[tuple[list[str], list[Term]]] = []
+    components: list[tuple[list[str], list[Term | Similarity]]] = []
     for term in terms:
         tops, members = _tops(term, level), [term]
         apart = []

@@ -31,7 +31,7 @@ class Loaded:
         limit: int,
     ) -> None:
         self._source, self._label = source, label
-        self._device, self._dtype, self._limit = device, dtype, limit
+        self.device, self.dtype, self._limit = device, dtype, limit
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
@@ -47,7 +47,7 @@ class Loaded:
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-        tensor = self._source.load(name).to(self._device, self._dtype).contiguous()
+        tensor = self._source.load(name).to(self.device, self.dtype).contiguous()
         if not bool(torch.isfinite(tensor).all()):
             raise NotFiniteError(
                 f"tensor {name!r} holds NaN or infinity",

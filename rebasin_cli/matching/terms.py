@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod, sqrt
 
+import torch
 from torch import Tensor
 
-from rebasin_cli.matching.families import Family, occurrences
+from rebasin_cli.matching.families import Family
+from rebasin_cli.matching.loaded import Loaded
 from rebasin_cli.matching.products import inner, square
+from rebasin_cli.matching.sites import Site, occurrences
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec import BoundGroup
-from rebasin_cli.tensors import Block, BoundTensor, TensorSource
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Term:
     groups: tuple[str, ...]
     reference: Tensor
     other: Tensor
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.reference.dtype
 
     def at(self, row: int, column: int) -> Term:
         """Return the term for reference index `row` and other index `column` of the first dim."""
@@ -65,6 +71,10 @@ class Term:
         """Return the (n, n) inner products of a term with one family dimension."""
         return self.reference @ self.other.T
 
+    def in_place(self) -> float:
+        """Return <reference, other>, summed in float64."""
+        return inner(self.reference, self.other)
+
     def value(self, permutations: Permutations) -> float:
         """Return <reference, permuted other>, summed in float64."""
         moved = gather(self.other, (*self.groups, None), permutations)
@@ -75,31 +85,45 @@ class Term:
 class Pair:
     """Reference and other with the groups that name their dimensions.
 
-    Both sources give floating tensors of one dtype on one device, free of NaN and infinity.
+    Both have the same dtype and are on the same device.
     """
 
-    reference: TensorSource
-    other: TensorSource
+    reference: Loaded
+    other: Loaded
     groups: Mapping[str, BoundGroup]
     # norms do not change with the order of units, so they are computed once a family
     _scales: dict[str, float] = field(default_factory=dict, repr=False)
 
-    def views(self, tensor: BoundTensor, block: Block) -> tuple[Tensor, Tensor]:
+    @property
+    def device(self) -> torch.device:
+        return self.reference.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.reference.dtype
+
+    def views(self, site: Site) -> tuple[Tensor, Tensor]:
         """Return a block of the reference and of the other as strided views."""
-        return block.view(tensor.load(self.reference)), block.view(tensor.load(self.other))
+        sources = self.reference, self.other
+        reference, other = (site.block.view(site.tensor.load(source)) for source in sources)
+        return reference, other
+
+    def arrays(self, site: Site) -> tuple[Tensor, Tensor]:
+        """Return a block of the reference and of the other as (*chain sizes, m)."""
+        return site.array(self.reference), site.array(self.other)
 
     def value(self, family: Family, permutations: Permutations) -> float:
         """Return the part of the objective in the blocks of a family."""
         total = 0.0
-        for tensor, block in family.sites:
-            reference, other = self.views(tensor, block)
-            total += inner(reference, gather(other, block.groups, permutations))
+        for site in family.sites:
+            reference, other = self.views(site)
+            total += inner(reference, gather(other, site.block.groups, permutations))
         return total
 
     def scale(self, family: Family) -> float:
         """Return the largest value the objective could take in the blocks of a family."""
         if family.root not in self._scales:
-            views = (self.views(tensor, block) for tensor, block in family.sites)
+            views = map(self.views, family.sites)
             self._scales[family.root] = sum(sqrt(square(a) * square(b)) for a, b in views)
         return self._scales[family.root]
 
@@ -111,16 +135,10 @@ class Pair:
         are sorted away: the term is then a descriptor that no permutation of them changes.
         """
         return [
-            self._term(tensor, block, axes, known)
-            for tensor, block in family.sites
-            for axes in occurrences(block.groups, family.root, self.groups)
+            arrange(*self.views(site), site.block.groups, axes, known)
+            for site in family.sites
+            for axes in occurrences(site.block.groups, family.root, self.groups)
         ]
-
-    def _term(
-        self, tensor: BoundTensor, block: Block, axes: tuple[int, ...], known: Permutations
-    ) -> Term:
-        reference, other = self.views(tensor, block)
-        return arrange(reference, other, block.groups, axes, known)
 
 
 def arrange(

@@ -20,6 +20,7 @@ import torch
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.descent import TOLERANCE, Descent, descend
 from rebasin_cli.matching.families import Family, families
+from rebasin_cli.matching.kept import Kept
 from rebasin_cli.matching.loaded import Loaded, working_dtype
 from rebasin_cli.matching.measure import Measured, measure
 from rebasin_cli.matching.result import Matching, Status
@@ -92,7 +93,9 @@ def match_weights(
     b = Loaded(other, label=labels[1], device=device, dtype=dtype, limit=limit)
     moving = families(bound, movable)
     with _one_thread_each(), ThreadPoolExecutor(settings.jobs) as pool:
-        search = Search(Pair(a, b, bound.groups), bound, moving, settings, pool, progress)
+        search = Search(
+            Kept(Pair(a, b, bound.groups), limit), bound, moving, settings, pool, progress
+        )
         return search.run({"given": initial} if initial else {})
 
 
@@ -100,12 +103,16 @@ def match_weights(
 class Search:
     """One matching in progress: the pair of models and everything that stays the same."""
 
-    pair: Pair
+    kept: Kept
     bound: BoundSpec
     families: Mapping[str, Family]
     settings: Settings
     pool: Executor
     progress: Progress
+
+    @property
+    def pair(self) -> Pair:
+        return self.kept.pair
 
     def run(self, given: Mapping[str, Permutations]) -> Matching:
         """Descend from every start and return the best attempt as a matching."""
@@ -133,7 +140,7 @@ class Search:
         roots = list(self.families)
         shuffle = torch.randperm(len(roots), generator=torch.Generator().manual_seed(seed))
         descent = descend(
-            self.pair,
+            self.kept,
             self.families,
             start,
             order=[roots[k] for k in shuffle.tolist()],
