@@ -82,3 +82,8 @@ def _family(
         met.add(root)
     elements = sum(site.numel for site in sites)
     return Family(root, tuple(members), tuple(sites), elements, frozenset(met))
+
+
+def sites_of(families: Mapping[str, Family]) -> list[Site]:
+    """Return the sites of all families, each once."""
+    return list({id(site): site for f in families.values() for site in f.sites}.values())

@@ -61,11 +61,12 @@ class Kept:
         Terms, contracted for one pair of parents at a time, where similarities are too large
         or two groups inside one parent meet.
         """
-        if self._dense(family):
+        if self.dense(family):
             return self.similarities(family, permutations)
         return self._pair.terms(family, permutations)
 
-    def _dense(self, family: Family) -> bool:
+    def dense(self, family: Family) -> bool:
+        """Return whether a family is matched on similarities."""
         chains = family.chains()
         return all(
             chain.nested(self._pair.groups) and (len(chain.shape) == 1 or chain.size <= LARGEST)
@@ -76,7 +77,7 @@ class Kept:
         self, family: Family, votes: Votes, before: Permutations, after: Permutations
     ) -> float:
         """Return how much the objective rises from one order of a family to another."""
-        if family.meets_itself or not self._dense(family):
+        if family.meets_itself or not self.dense(family):
             return self._pair.value(family, after) - self._pair.value(family, before)
         return sum(
             similarity.rise(chain.order(before), chain.order(after))
@@ -114,7 +115,7 @@ class Kept:
             groups: (order != state.orders[groups]).nonzero().flatten()
             for groups, order in orders.items()
         }
-        if _work(family, moved) > ANEW * _work(family, None):
+        if work(family, moved) > ANEW * work(family):
             return self._anew(family, orders)
         for site, position in _places(family):
             others = [k for k in range(len(site.chains)) if k != position]
@@ -177,7 +178,7 @@ def _places(family: Family) -> Iterator[tuple[Site, int]]:
             yield site, position
 
 
-def _work(family: Family, moved: Mapping[tuple[str, ...], Tensor] | None) -> float:
+def work(family: Family, moved: Mapping[tuple[str, ...], Tensor] | None = None) -> float:
     """Return the multiplications that an update takes; moved None: of making all anew."""
     total = 0.0
     for site, position in _places(family):

@@ -31,6 +31,10 @@ def pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     step = IN_CACHE if a.device.type == "cpu" else AT_ONCE
     x, y = a.reshape(-1), b.reshape(-1)
+    if len(x) <= step:
+        one = x.to(wide)
+        yield one, one if a is b else y.to(wide)
+        return
     for start in range(0, len(x), step):
         one = x[start : start + step].to(wide)
         yield one, one if a is b else y[start : start + step].to(wide)

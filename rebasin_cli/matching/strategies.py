@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rebasin_cli.matching.measure import constant
 from rebasin_cli.matching.result import Matching
-from rebasin_cli.matching.weights import Settings, match_weights
+from rebasin_cli.matching.settings import Settings
+from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, Permutations, Permuted, compose, identity, inverse
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundSpec

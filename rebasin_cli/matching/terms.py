@@ -14,7 +14,7 @@ from math import prod, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.families import Family
+from rebasin_cli.matching.families import Family, sites_of
 from rebasin_cli.matching.loaded import Loaded
 from rebasin_cli.matching.products import inner, square
 from rebasin_cli.matching.sites import Site, occurrences
@@ -114,11 +114,23 @@ class Pair:
 
     def value(self, family: Family, permutations: Permutations) -> float:
         """Return the part of the objective in the blocks of a family."""
-        total = 0.0
-        for site in family.sites:
-            reference, other = self.views(site)
-            total += inner(reference, gather(other, site.block.groups, permutations))
-        return total
+        return self.total({family.root: family}, permutations)
+
+    def total(self, families: Mapping[str, Family], permutations: Permutations) -> float:
+        """Return the part of the objective in the blocks of all families."""
+        return sum(
+            inner(a, gather(b, site.block.groups, permutations))
+            for site in sites_of(families)
+            for a, b in (self.views(site),)
+        )
+
+    def equal(self, families: Mapping[str, Family], permutations: Permutations) -> bool:
+        """Return whether the permutations make the two models equal in the families' blocks."""
+        return all(
+            torch.equal(a, gather(b, site.block.groups, permutations))
+            for site in sites_of(families)
+            for a, b in (self.views(site),)
+        )
 
     def scale(self, family: Family) -> float:
         """Return the largest value the objective could take in the blocks of a family."""

@@ -42,7 +42,7 @@ def plan_machine(options: Options) -> Machine:
 
     Raises UsageError for an unknown start or device, MachineError if the device is absent.
     """
-    for start in options.starts:
+    for start in options.starts or ():
         if start not in STARTS:
             raise UsageError(
                 f"no start is called {start!r}",

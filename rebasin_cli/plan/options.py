@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from rebasin_cli.progress import Progress, silent
+
 
 @dataclass(frozen=True)
 class Tracing:
@@ -15,7 +17,7 @@ class Tracing:
     target: None: none, unless no bundled spec fits. arguments: of its constructor. shape, inputs:
     what it is fed (`file.py:function`, all of them recorded); neither: what the library or a guess
     says. outputs, free_outputs, buffers: see `Choices`. trust: also use what was not validated.
-    cache: look up and keep results.
+    cache: look up and keep results. progress: told when a model is traced.
     """
 
     target: str | None = None
@@ -27,6 +29,7 @@ class Tracing:
     buffers: tuple[str, ...] = ()
     trust: bool = False
     cache: bool = True
+    progress: Progress = field(default=silent, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ class Options:
     only, skip: globs over tensor names. key: dotted path to the state dict inside a .pt file.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
-    half of what is free. starts: of the search, tried in turn, besides `restarts` random ones.
+    half of what is free. figures: units are compared one by one too; margins: and how sure their
+    assignment is. starts: of the search, tried in turn, besides `restarts` random ones;
+    None: the usual.
     """
 
     spec: str | None = None
@@ -60,7 +65,9 @@ class Options:
     max_memory: int | None = None
     seed: int = 0
     restarts: int = 0
-    starts: tuple[str, ...] = ("descriptor", "identity")
+    starts: tuple[str, ...] | None = None
+    figures: bool = False
+    margins: bool = False
 
     def selects(self, name: str) -> bool:
         """Return whether --only and --skip leave a tensor in the work."""

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rebasin_cli.errors import NotFiniteError, UsageError
-from rebasin_cli.matching import Change, Measured, Status, match_weights
+from rebasin_cli.matching import Status, match_weights
 from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.weights import Attempt
+from rebasin_cli.matching.search import Attempt
 from rebasin_cli.permutation import Permutation, inverse
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import (
@@ -68,7 +68,7 @@ def test_a_group_on_two_axes_is_visited_until_it_rises_no_more():
 
 def test_a_limit_of_visits_is_reported():
     problem, other = example("mlp_sequential", 1), example("mlp_sequential", 2).state
-    assert problem.match(other, visits=1).status is Status.LIMIT
+    assert problem.match(other, visits=1, method="weights").status is Status.LIMIT
 
 
 def test_a_start_that_does_not_exist_is_refused_with_the_nearest_name():
@@ -142,8 +142,7 @@ def test_a_small_gain_is_a_reason_to_move():
 
 
 def attempt(start, value):
-    figures = Measured(Change(0.0, value), Change(1.0, 1.0), ())
-    return Attempt(start, Descent({}, (), True), figures)
+    return Attempt("weights", start, Descent({}, (), True), value)
 
 
 @pytest.mark.parametrize("start", ["descriptor", "random", "given"])
@@ -228,8 +227,8 @@ def test_seeds_search_in_different_orders():
 @pytest.mark.parametrize("max_memory", [0, 20_000])
 def test_memory_for_few_tensors_or_none_gives_the_same_result(name, max_memory):
     problem, other = example(name, 1), example(name, 2).state
-    large = problem.match(other)
-    small = problem.match(other, max_memory=max_memory)
+    large = problem.match(other, method="weights")
+    small = problem.match(other, max_memory=max_memory, method="weights")
     assert same(small.permutations, large.permutations)
     assert small.history == large.history
 

@@ -200,7 +200,7 @@ def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(name, seed
 def test_many_says_when_it_was_stopped(monkeypatch):
     problem, states = models("lstm")
     monkeypatch.setattr("rebasin_cli.matching.strategies.ROUNDS", 2)
-    found = STRATEGIES["many"](problem.request(states))
+    found = STRATEGIES["many"](problem.request(states, method="weights"))
     assert (found.rounds, found.converged) == (2, False)
 
 

@@ -1,0 +1,119 @@
+"""The ways to search for permutations of one model. All have one signature and stand in METHODS.
+
+Each yields attempts; all end in a descent by coordinates, which no rounding of a relaxation
+makes superfluous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.matching.descent import Descent
+from rebasin_cli.matching.frank_wolfe import Walk
+from rebasin_cli.matching.relax import MIDDLE, affordable, polytope
+from rebasin_cli.matching.search import Attempt, Search
+from rebasin_cli.matching.starts import STARTS
+from rebasin_cli.permutation import Permutations
+
+GLIMPSE = 2  # visits of each family before the starts of a costly search are compared
+
+
+def weights(search: Search) -> Iterator[Attempt]:
+    """Descend by coordinates.
+
+    Starts that were asked for are all followed to the end; of the effort's own, the best alone
+    after a few visits. Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), Algorithm 1.
+    """
+    if search.settings.starts is None:
+        yield _race(search, search.effort.starts)
+    for k, name in enumerate(search.settings.starts or ()):
+        yield _descent(search, name, search.settings.seed + k)
+    yield from _restarts(search)
+
+
+def frank_wolfe(search: Search) -> Iterator[Attempt]:
+    """Walk through the polytope of soft permutations, round, and descend by coordinates.
+
+    Families too large or too entangled to be relaxed stay where descriptors put them meanwhile.
+    Source: see `frank_wolfe`.
+    """
+    names = search.settings.starts or (MIDDLE,)
+    for name in names:
+        yield _walk(search, name, _start(search, "descriptor", search.settings.seed))
+
+
+def auto(search: Search) -> Iterator[Attempt]:
+    """Walk through the polytope of soft permutations where that costs little, descend elsewhere."""
+    if search.settings.starts is not None or not search.cheap or not affordable(search):
+        yield from weights(search)
+        return
+    found = list[Attempt]()
+    for k, name in enumerate(search.effort.beside):
+        found.append(_descent(search, name, search.settings.seed + k))
+        yield found[-1]
+    best = max(found, key=lambda attempt: attempt.objective)
+    yield _walk(search, MIDDLE, best.descent.permutations)
+    yield from _restarts(search)
+
+
+def _race(search: Search, names: Sequence[str]) -> Attempt:
+    """Visit each family a few times from every start, then go on from the best of them."""
+    seed = search.settings.seed
+    first, *others = names
+    if not others:
+        return _descent(search, first, seed)
+    tried = [_descent(search, name, seed + k, visits=GLIMPSE) for k, name in enumerate(names)]
+    best = max(tried, key=lambda attempt: attempt.objective)
+    further = search.descend(best.descent.permutations, seed=seed)
+    gains = *best.descent.gains, *further.gains
+    descent = Descent(further.permutations, gains, further.converged)
+    return search.attempt("weights", best.start, descent)
+
+
+def _restarts(search: Search) -> Iterator[Attempt]:
+    """Descend from random starts."""
+    usual = search.effort.restarts if search.settings.starts is None else 0
+    for count in range(search.settings.restarts + usual):
+        yield _descent(search, "random", search.settings.seed + 1000 + count)
+
+
+def _descent(search: Search, name: str, seed: int, visits: int | None = None) -> Attempt:
+    start = _start(search, name, seed)
+    return search.attempt("weights", name, search.descend(start, seed=seed, visits=visits))
+
+
+def _walk(search: Search, name: str, meanwhile: Permutations) -> Attempt:
+    """meanwhile: the permutations of what is not relaxed."""
+    space = polytope(search, meanwhile)
+    if not space.families:
+        return search.attempt(
+            "weights", "descriptor", search.descend(meanwhile, seed=search.settings.seed)
+        )
+    start = None if name == MIDDLE else space.orders(_start(search, name, search.settings.seed))
+    walk = Walk(space, [start])
+    walk.run()
+    rounded = {**meanwhile, **walk.rounded()[0]}
+    descent = search.descend(rounded, seed=search.settings.seed)
+    return search.attempt("frank-wolfe", name, descent)
+
+
+def _start(search: Search, name: str, seed: int) -> Permutations:
+    if name not in STARTS:
+        raise UsageError(f"no start is called {name!r}", hint=suggest(name, STARTS) or known())
+    generator = torch.Generator().manual_seed(seed)
+    return STARTS[name](search.pair, search.families, generator)
+
+
+def known() -> str:
+    """Return the names of the starts, for people."""
+    return f"{', '.join(STARTS)}; {MIDDLE} with --method frank-wolfe"
+
+
+METHODS: Mapping[str, Callable[[Search], Iterator[Attempt]]] = {
+    "auto": auto,
+    "weights": weights,
+    "frank-wolfe": frank_wolfe,
+}
