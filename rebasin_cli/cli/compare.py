@@ -13,6 +13,15 @@ from rebasin_cli.cli.deliver import deliver
 
 ModelA = Annotated[Path, typer.Argument(metavar="A")]
 ModelB = Annotated[Path, typer.Argument(metavar="B")]
+GroupsOf = Annotated[
+    str | None,
+    typer.Option(
+        "--spec",
+        metavar="NAME|FILE",
+        rich_help_panel=o.SPEC,
+        help="Also compare group by group, under this spec.",
+    ),
+]
 
 
 @t.with_model
@@ -60,33 +69,44 @@ def verify(
     deliver(ctx, lambda: plan_verify(*paths, o.options_from(ctx.params), save=save), run_verify)
 
 
+@t.with_model
 def diff(
     ctx: typer.Context,
     a: ModelA,
     b: ModelB,
+    spec: GroupsOf = None,
+    sizes: o.Sizes = None,
+    strict: o.Strict = False,
     only: o.Only = None,
     skip: o.Skip = None,
     key: o.Key = None,
+    device: o.Device = "auto",
+    max_memory: o.MaxMemory = None,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
     no_progress: o.NoProgress = False,
 ) -> None:
     """Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.
 
-    Prints names, shapes and dtypes that differ, and |A - B| beside |A| for each tensor.
+    Prints names, shapes and dtypes that differ, and |A - B| beside |A| for each tensor. With
+    --spec or --model also a table of groups as they are, without a matching: how alike their units
+    are, and what that means. -v: also how sure it is that each unit's partner is the right one.
 
     Examples:
 
         rebasin diff a.pt b.safetensors
 
         rebasin diff a.pt b.pt --only 'layer4.*' --json
+
+        rebasin diff a.safetensors b.aligned.safetensors --spec mlp -v
     """
-    from rebasin_cli.plan.look import plan_look
+    from rebasin_cli.plan.diff import plan_diff
     from rebasin_cli.run.inspect import run_diff
 
     paths = [o.home_path(a), o.home_path(b)]
-    deliver(ctx, lambda: plan_look("diff", paths, o.options_from(ctx.params)), run_diff)
+    deliver(ctx, lambda: plan_diff(paths, o.options_from(ctx.params)), run_diff)
 
 
 def inspect(
@@ -115,7 +135,7 @@ def inspect(
     from rebasin_cli.run.inspect import run_inspect
 
     paths = o.model_paths(models)
-    deliver(ctx, lambda: plan_look("inspect", paths, o.options_from(ctx.params)), run_inspect)
+    deliver(ctx, lambda: plan_look(paths, o.options_from(ctx.params)), run_inspect)
 
 
 COMMANDS = (verify, diff, inspect)

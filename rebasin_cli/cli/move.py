@@ -53,15 +53,19 @@ def align(
         rebasin align ref.pt run-*.pt -o aligned/ --spec vgg --save-permutation aligned/
 
         rebasin align a.pt b.pt | rebasin merge
+
+        rebasin align a.pt b.pt -v
     """
     from rebasin_cli.plan.align import plan_align
     from rebasin_cli.run.align import run_align
 
     file = o.start_file(start)
-    params = {**ctx.params, "start": None if file else start}
+    ctx.params["start"] = None if file else start
     deliver(
         ctx,
-        lambda: plan_align(o.model_paths(models), o.options_from(params), save=save, start=file),
+        lambda: plan_align(
+            o.model_paths(models), o.options_from(ctx.params), save=save, start=file
+        ),
         run_align,
     )
 

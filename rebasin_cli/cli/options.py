@@ -184,6 +184,8 @@ def options_from(params: Mapping[str, Any]) -> Options:
     if chosen.get("out"):
         chosen["out_folder"] = chosen["out"].endswith("/")
         chosen["out"] = home_path(chosen["out"])
+    chosen["margins"] = bool(params.get("verbose"))
+    chosen["figures"] = chosen["margins"] or bool(params.get("json_"))
     if params.get("start"):
         chosen["starts"] = (params["start"],)
     return Options(**chosen)

@@ -1,24 +1,46 @@
 """The search for permutations: two tensor sources and a bound spec in, a Matching out."""
 
+from rebasin_cli.matching.diagnosis import (
+    Diagnosis,
+    Relation,
+    UnitFigures,
+    aligned_relation,
+    diagnose,
+    diagnose_fully,
+    present_relation,
+)
+from rebasin_cli.matching.many import Alignment, Request, pair_objective
 from rebasin_cli.matching.measure import Measured, constant, measure
+from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.result import Change, GroupChange, Matching, Status
+from rebasin_cli.matching.settings import EFFORTS, ORDERS, Settings
 from rebasin_cli.matching.starts import STARTS
-from rebasin_cli.matching.strategies import STRATEGIES, Alignment, Request, pair_objective
-from rebasin_cli.matching.weights import Settings, match_weights
+from rebasin_cli.matching.strategies import STRATEGIES
+from rebasin_cli.matching.weights import match_weights
 
 __all__ = [
+    "EFFORTS",
+    "METHODS",
+    "ORDERS",
     "STARTS",
     "STRATEGIES",
     "Alignment",
     "Change",
+    "Diagnosis",
     "GroupChange",
     "Matching",
     "Measured",
+    "Relation",
     "Request",
     "Settings",
     "Status",
+    "UnitFigures",
+    "aligned_relation",
     "constant",
+    "diagnose",
+    "diagnose_fully",
     "match_weights",
     "measure",
     "pair_objective",
+    "present_relation",
 ]

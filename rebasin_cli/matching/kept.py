@@ -18,6 +18,7 @@ from rebasin_cli.matching.similarity import Similarity
 from rebasin_cli.matching.sites import Chain, Site, front, reordered
 from rebasin_cli.matching.terms import Pair
 from rebasin_cli.permutation import Permutations
+from rebasin_cli.spec import BoundGroup
 
 ANEW = 0.7  # of all products: with more to do, sums are made anew, which also sheds rounding
 UPDATES = 50  # differences added to a float32 sum before it is made anew
@@ -61,23 +62,15 @@ class Kept:
         Terms, contracted for one pair of parents at a time, where similarities are too large
         or two groups inside one parent meet.
         """
-        if self.dense(family):
+        if dense(family, self._pair.groups):
             return self.similarities(family, permutations)
         return self._pair.terms(family, permutations)
-
-    def dense(self, family: Family) -> bool:
-        """Return whether a family is matched on similarities."""
-        chains = family.chains()
-        return all(
-            chain.nested(self._pair.groups) and (len(chain.shape) == 1 or chain.size <= LARGEST)
-            for chain in chains
-        )
 
     def gain(
         self, family: Family, votes: Votes, before: Permutations, after: Permutations
     ) -> float:
         """Return how much the objective rises from one order of a family to another."""
-        if family.meets_itself or not self.dense(family):
+        if family.meets_itself or not dense(family, self._pair.groups):
             return self._pair.value(family, after) - self._pair.value(family, before)
         return sum(
             similarity.rise(chain.order(before), chain.order(after))
@@ -159,6 +152,14 @@ class Kept:
             rows = front(reference.index_select(k, units), position)
             values.addmm_(rows, front(reordered(new - old, rest), position).T)
             now[k] = after[k]
+
+
+def dense(family: Family, groups: Mapping[str, BoundGroup]) -> bool:
+    """Return whether a family is matched on similarities of all pairs of units at once."""
+    return all(
+        chain.nested(groups) and (len(chain.shape) == 1 or chain.size <= LARGEST)
+        for chain in family.chains()
+    )
 
 
 def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:

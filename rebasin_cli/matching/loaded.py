@@ -76,3 +76,16 @@ def working_dtype(device: torch.device, *sources: TensorSource) -> torch.dtype:
         return torch.float32
     wide = (s.info(name).dtype == torch.float64 for s in sources for name in s.names())
     return torch.float64 if any(wide) else torch.float32
+
+
+def loaded(
+    sources: Sequence[TensorSource], labels: Sequence[str], device: str, memory: int
+) -> list[Loaded]:
+    """Return models ready to be compared, all in one dtype, sharing a memory in bytes."""
+    place = torch.device(device)
+    dtype = working_dtype(place, *sources)
+    share = memory // len(sources)
+    return [
+        Loaded(source, label=label, device=place, dtype=dtype, limit=share)
+        for source, label in zip(sources, labels, strict=True)
+    ]

@@ -13,9 +13,9 @@ import torch
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.descent import Descent
 from rebasin_cli.matching.frank_wolfe import Walk
-from rebasin_cli.matching.relax import MIDDLE, affordable, polytope
+from rebasin_cli.matching.relax import MIDDLE, polytope, words
 from rebasin_cli.matching.search import Attempt, Search
-from rebasin_cli.matching.starts import STARTS
+from rebasin_cli.matching.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
 GLIMPSE = 2  # visits of each family before the starts of a costly search are compared
@@ -47,7 +47,7 @@ def frank_wolfe(search: Search) -> Iterator[Attempt]:
 
 def auto(search: Search) -> Iterator[Attempt]:
     """Walk through the polytope of soft permutations where that costs little, descend elsewhere."""
-    if search.settings.starts is not None or not search.cheap or not affordable(search):
+    if search.settings.starts is not None or not search.cheap or not _fits(search):
         yield from weights(search)
         return
     found = list[Attempt]()
@@ -80,6 +80,12 @@ def _restarts(search: Search) -> Iterator[Attempt]:
         yield _descent(search, "random", search.settings.seed + 1000 + count)
 
 
+def _fits(search: Search) -> bool:
+    """Return whether the arrays of a walk fit into the memory that may be used."""
+    needed = words(search.families, models=1) * search.pair.dtype.itemsize
+    return needed <= search.settings.max_memory
+
+
 def _descent(search: Search, name: str, seed: int, visits: int | None = None) -> Attempt:
     start = _start(search, name, seed)
     return search.attempt("weights", name, search.descend(start, seed=seed, visits=visits))
@@ -87,7 +93,9 @@ def _descent(search: Search, name: str, seed: int, visits: int | None = None) ->
 
 def _walk(search: Search, name: str, meanwhile: Permutations) -> Attempt:
     """meanwhile: the permutations of what is not relaxed."""
-    space = polytope(search, meanwhile)
+    models = search.pair.reference, search.pair.other
+    here = identity_start(search.pair, search.families, torch.Generator())
+    space = polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
     if not space.families:
         return search.attempt(
             "weights", "descriptor", search.descend(meanwhile, seed=search.settings.seed)

@@ -1,40 +1,48 @@
-"""Which families of a search can be permuted softly, and what that takes."""
+"""Which families can be permuted softly, and what that takes."""
 
 from __future__ import annotations
 
-from rebasin_cli.matching.families import sites_of
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+
+from rebasin_cli.matching.families import Family, sites_of
 from rebasin_cli.matching.frank_wolfe import Polytope
-from rebasin_cli.matching.search import Search
+from rebasin_cli.matching.kept import dense
+from rebasin_cli.matching.loaded import Loaded
 from rebasin_cli.matching.soft import fields
 from rebasin_cli.permutation import Permutations
+from rebasin_cli.spec import BoundGroup
 
 MIDDLE = "barycenter"  # the start in the middle of all permutations
 COPIES = 4  # of a model's tensors: as it is, and with each set of two chains permuted
+WORDS = 4  # of a chain's soft permutation: itself, the slope, its parts that stay, and a vertex
 
 
-def polytope(search: Search, meanwhile: Permutations) -> Polytope:
-    """Return the soft permutations of the other model. meanwhile: what is not relaxed."""
-    relaxed = frozenset(root for root, f in search.families.items() if search.kept.dense(f))
-    sites = sites_of(search.families)
+def polytope(
+    models: Sequence[Loaded],
+    families: Mapping[str, Family],
+    groups: Mapping[str, BoundGroup],
+    meanwhile: Sequence[Permutations],
+    pool: Executor,
+) -> Polytope:
+    """Return the soft permutations of all models but the first.
+
+    meanwhile: of each model; they hold for the families that are not relaxed, because they are
+    too large or their groups too entangled.
+    """
+    relaxed = {root: family for root, family in families.items() if dense(family, groups)}
+    sites = sites_of(families)
     chains = {chain.groups: chain for site in sites for chain in site.chains}
-    still = {
-        groups: chain.order(meanwhile)
-        for groups, chain in chains.items()
-        if groups[0] not in relaxed
-    }
-    here = {groups: chain.order({}) for groups, chain in chains.items() if groups in still}
-    models = search.pair.reference, search.pair.other
-    return Polytope(
-        fields(models, sites, relaxed, [here, still]),
-        [search.families[root] for root in search.families if root in relaxed],
-        search.pair.groups,
-        search.pool,
-    )
+    still = [
+        {key: chain.order(permutations) for key, chain in chains.items() if key[0] not in relaxed}
+        for permutations in meanwhile
+    ]
+    arrays = fields(models, sites, frozenset(relaxed), still)
+    return Polytope(arrays, list(relaxed.values()), groups, pool)
 
 
-def affordable(search: Search) -> bool:
-    """Return whether the arrays of a walk fit into the memory that may be used."""
-    words = sum(site.numel for site in sites_of(search.families)) * (1 + COPIES)
-    for family in search.families.values():
-        words += sum(3 * chain.size**2 for chain in family.chains())
-    return words * search.pair.dtype.itemsize <= search.settings.max_memory
+def words(families: Mapping[str, Family], models: int) -> int:
+    """Return how many numbers a walk of some models beside a reference holds."""
+    soft = sum(chain.size**2 for f in families.values() for chain in f.chains())
+    arrays = sum(site.numel for site in sites_of(families))
+    return arrays + models * (COPIES * arrays + WORDS * soft)

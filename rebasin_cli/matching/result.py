@@ -52,7 +52,7 @@ class Matching:
 
     objective: <reference, permuted other> over the voting tensors; distance: |reference -
     permuted other| over the same tensors. history: the objective from the start that won,
-    after each accepted step; it never falls.
+    after each accepted step; it never falls. start, method: what led there.
     """
 
     permutations: Mapping[str, Permutation]
@@ -62,6 +62,7 @@ class Matching:
     groups: tuple[GroupChange, ...]
     history: tuple[float, ...]
     start: str
+    method: str = "weights"
 
     @property
     def moved(self) -> int:

@@ -21,7 +21,6 @@ from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundSpec
 
-
 GIVEN = "given"  # the start that the caller gave, which is kept where nothing better is found
 
 

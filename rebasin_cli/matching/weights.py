@@ -10,20 +10,17 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-
-import torch
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.families import families
 from rebasin_cli.matching.kept import Kept
-from rebasin_cli.matching.loaded import Loaded, working_dtype
+from rebasin_cli.matching.loaded import loaded
 from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.result import Matching
 from rebasin_cli.matching.search import GIVEN, Attempt, Search
 from rebasin_cli.matching.settings import Settings
 from rebasin_cli.matching.terms import Pair
+from rebasin_cli.matching.threads import threads
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec import BoundSpec
@@ -49,13 +46,11 @@ def match_weights(
     whatever the method and its starts. labels: what to call the models in an error.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    device = torch.device(settings.device)
-    dtype = working_dtype(device, reference, other)
-    limit = settings.max_memory // 2
-    a = Loaded(reference, label=labels[0], device=device, dtype=dtype, limit=limit)
-    b = Loaded(other, label=labels[1], device=device, dtype=dtype, limit=limit)
-    kept, moving = Kept(Pair(a, b, bound.groups), limit // 2), families(bound, movable)
-    with _threads(settings), ThreadPoolExecutor(settings.jobs) as pool:
+    room = settings.max_memory // 4
+    a, b = loaded((reference, other), labels, settings.device, 3 * room)
+    pair = Pair(a, b, bound.groups)
+    kept, moving = Kept(pair, room), families(bound, movable)
+    with threads(settings) as pool:
         search = Search(kept, bound, moving, settings, pool, progress)
         if initial is None:
             return search.best(_method(settings.method)(search))
@@ -68,20 +63,3 @@ def _method(name: str) -> Callable[[Search], Iterator[Attempt]]:
         hint = suggest(name, METHODS) or ", ".join(METHODS)
         raise UsageError(f"no method is called {name!r}", hint=hint)
     return METHODS[name]
-
-
-@contextmanager
-def _threads(settings: Settings) -> Iterator[None]:
-    """Keep every product on one thread: its rounding then does not depend on the machine's load.
-
-    The threads of the pool work on different families instead.
-    """
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
-    if settings.fast and settings.device != "cpu":  # tf32
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)

@@ -1,4 +1,4 @@
-"""The plans of `rebasin inspect` and `rebasin diff`, which write nothing."""
+"""The plan of `rebasin inspect`, which writes nothing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from rebasin_cli.plan.options import Options
 class LookPlan:
     """Models to look at."""
 
-    command: str
     models: tuple[Checkpoint, ...]
     options: Options
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {"command": self.command, "inputs": describe_inputs(self.models)}
+        return {"command": "inspect", "inputs": describe_inputs(self.models)}
 
 
-def plan_look(command: str, paths: Sequence[Path], options: Options) -> LookPlan:
+def plan_look(paths: Sequence[Path], options: Options) -> LookPlan:
     """Return which models will be looked at; nothing is read but headers."""
-    return LookPlan(command, tuple(open_models(paths, options)), options)
+    return LookPlan(tuple(open_models(paths, options)), options)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.matching import Change, Matching
+from rebasin_cli.matching import Change, Diagnosis, Matching, Measured
 from rebasin_cli.plan.traced_model import TracedModel
 from rebasin_cli.trace import Trace
 
@@ -54,7 +54,8 @@ class Failed:
 class Aligned:
     """A model that was moved into the reference's basin; written: None if only for the moment.
 
-    alike: bundled specs beside the chosen one that allow the same permutations.
+    alike: bundled specs beside the chosen one that allow the same permutations. diagnosis: what
+    the units say one by one, if that was asked for.
     """
 
     model: Path
@@ -66,6 +67,7 @@ class Aligned:
     permutation: Written | None
     seconds: float
     alike: tuple[str, ...] = ()
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,20 @@ class TensorChange:
 
 
 @dataclass(frozen=True)
+class Diagnosed:
+    """Two checkpoints group by group under a spec, as they are."""
+
+    spec: str
+    measured: Measured
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True)
 class Compared:
-    """Two checkpoints tensor by tensor. changes: only those that differ."""
+    """Two checkpoints tensor by tensor. changes: only those that differ.
+
+    groups: the two group by group, if a spec was named.
+    """
 
     a: Path
     b: Path
@@ -173,6 +187,7 @@ class Compared:
     changes: tuple[TensorChange, ...]
     distance: float
     norm: float
+    groups: Diagnosed | None = None
 
 
 @dataclass(frozen=True)

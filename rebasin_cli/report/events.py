@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.matching import Change, Matching
+from rebasin_cli.matching import Diagnosis, Matching
 from rebasin_cli.plan.outcome import (
     Agreement,
     Aligned,
@@ -25,6 +25,7 @@ from rebasin_cli.plan.outcome import (
     Traced,
     Verified,
 )
+from rebasin_cli.report.diagnosis import aligned_fields, present_fields, span, unit_fields
 from rebasin_cli.report.trace import trace_fields
 
 SCHEMA = "rebasin/1"
@@ -74,31 +75,30 @@ def _file(written: Written | None) -> dict[str, Any]:
     return {"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
 
 
-def _span(change: Change | None) -> dict[str, float] | None:
-    return {"before": change.before, "after": change.after} if change else None
-
-
-def _groups(matching: Matching) -> list[dict[str, Any]]:
+def _groups(matching: Matching, found: Diagnosis | None) -> list[dict[str, Any]]:
     return [
         {
             "name": group.name,
             "size": group.size,
+            "units": group.units,
             "moved": group.moved,
             "fixed": group.fixed,
-            "cosine": _span(group.cosine),
+            "cosine": span(group.cosine),
             "gain": group.gain,
+            **(unit_fields(found.groups[group.name]) if found else {}),
         }
         for group in matching.groups
     ]
 
 
-def _matched(matching: Matching) -> dict[str, Any]:
+def _matched(matching: Matching, found: Diagnosis | None = None) -> dict[str, Any]:
     return {
         "status": matching.status.name.lower(),
         "start": matching.start,
-        "objective": _span(matching.objective),
-        "distance": _span(matching.distance),
-        "groups": _groups(matching),
+        "objective": span(matching.objective),
+        "distance": span(matching.distance),
+        **(aligned_fields(matching, found) if found else {}),
+        "groups": _groups(matching, found),
     }
 
 
@@ -113,7 +113,7 @@ def _aligned(outcome: Aligned) -> tuple[str, dict[str, Any]]:
         "reference": str(outcome.reference),
         "spec": outcome.spec,
         "alike": list(outcome.alike),
-        **_matched(outcome.matching),
+        **_matched(outcome.matching, outcome.diagnosis),
         "untouched": outcome.untouched,
         "permutation": str(outcome.permutation.path) if outcome.permutation else None,
         "seconds": outcome.seconds,
@@ -148,7 +148,7 @@ def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
         "reason": outcome.reason,
         "spec": outcome.spec,
         "alike": list(outcome.alike),
-        "objective": _span(outcome.objective),
+        "objective": span(outcome.objective),
         "rounds": outcome.rounds,
         "converged": outcome.converged,
         "seconds": outcome.seconds,
@@ -183,6 +183,7 @@ def _compared(outcome: Compared) -> tuple[str, dict[str, Any]]:
         "tensors": outcome.tensors,
         "distance": outcome.distance,
         "norm": outcome.norm,
+        **present_fields(outcome),
         "changes": [
             {
                 "name": change.name,

@@ -24,7 +24,7 @@ def explained(trace: Trace) -> str:
     tables = [_groups(trace), _fixed(trace.fixed)]
     if trace.unused:
         tables.append(_unused(trace))
-    return "\n".join(map(_rendered, tables)).rstrip("\n")
+    return "\n".join(map(rendered, tables)).rstrip("\n")
 
 
 def _groups(trace: Trace) -> Table:
@@ -93,7 +93,8 @@ def _table(*headings: str) -> Table:
     return table
 
 
-def _rendered(table: Table) -> str:
+def rendered(table: Table) -> str:
+    """Return a table as stdout shows it: as wide as the terminal, or wide where there is none."""
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else WIDE
     console = Console(file=StringIO(), width=width, force_terminal=terminal, highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rebasin_cli.matching import Change, Matching, Status
@@ -23,7 +23,8 @@ from rebasin_cli.plan.outcome import (
     Traced,
     Verified,
 )
-from rebasin_cli.report.explain import explained
+from rebasin_cli.report.diagnosis import aligned_lines, legend, present_line, present_table
+from rebasin_cli.report.explain import explained, rendered
 from rebasin_cli.report.trace import traced_summary
 
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
@@ -136,6 +137,9 @@ def _aligned(outcome: Aligned) -> str:
         f"  {_distance(outcome.matching)}, {_moved(outcome.matching)}",
         f"  spec {_spec(outcome)}, {outcome.seconds:.1f} s",
     ]
+    if outcome.diagnosis:
+        figures, words = aligned_lines(outcome.matching, outcome.diagnosis)
+        lines = [*lines[:2], figures, *lines[2:], words]
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
     if outcome.permutation:
@@ -199,19 +203,33 @@ def _agreement(function: Agreement) -> str:
 
 
 def compared_text(outcome: Compared) -> str:
-    """Return the table of a comparison: one line a tensor that differs, and a total."""
-    lines = []
+    """Return the table of a comparison: a line a tensor that differs, a total, the groups."""
+    lines = [*_changes(outcome), _total(outcome)]
+    if outcome.groups:
+        table = rendered(present_table(outcome.groups)).rstrip("\n")
+        lines += [
+            "",
+            table,
+            legend(outcome.groups.diagnosis),
+            present_line(outcome, outcome.groups),
+        ]
+    return "\n".join(lines)
+
+
+def _changes(outcome: Compared) -> Iterator[str]:
     for change in outcome.changes:
         values = f"|A-B| {change.distance:.4g}, |A| {change.norm:.4g}"
         texts = [change.detail, values if change.kind in ("values", "dtype") else ""]
-        lines.append(f"{change.name}\t{change.kind}\t{', '.join(t for t in texts if t)}")
-    if not lines:
+        yield f"{change.name}\t{change.kind}\t{', '.join(t for t in texts if t)}"
+
+
+def _total(outcome: Compared) -> str:
+    if not outcome.changes:
         return f"{outcome.a} and {outcome.b} are equal: {count(outcome.tensors, 'tensor')}"
-    lines.append(
+    return (
         f"{len(outcome.changes)} of {count(outcome.tensors, 'tensor')} differ, "
         f"|A-B| {outcome.distance:.4g}, |A| {outcome.norm:.4g}"
     )
-    return "\n".join(lines)
 
 
 def inspected_text(outcome: Inspected) -> str:

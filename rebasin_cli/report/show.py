@@ -54,7 +54,8 @@ class Screen:
         if text and (not self.quiet or isinstance(outcome, Failed)):
             print(text, file=sys.stderr, flush=True)
         if self.verbose and not self.quiet and isinstance(outcome, Aligned | Verified):
-            print_groups(outcome.matching)
+            found = outcome.diagnosis if isinstance(outcome, Aligned) else None
+            print_groups(outcome.matching, found)
 
     def finish(self, command: str, failed: int, seconds: float) -> None:
         """Say that the work is over; programs are told how it went."""

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from rebasin_cli.matching import Matching
+from rebasin_cli.matching import Diagnosis, Matching
 from rebasin_cli.progress import Progress, silent
+from rebasin_cli.report.diagnosis import aligned_table, legend
 
 
 class Bar:
@@ -57,11 +58,17 @@ class Bar:
         self._bars.start()
 
 
-def print_groups(matching: Matching) -> None:
-    """Print one row a group on stderr: size, units moved, cosine before and after, gain.
+def print_groups(matching: Matching, found: Diagnosis | None) -> None:
+    """Print one row a group on stderr; groups that are fixed have no row."""
+    width = None if sys.stderr.isatty() else 200
+    console = Console(stderr=True, highlight=False, width=width)
+    console.print(aligned_table(matching, found) if found else _plain_table(matching))
+    if found:
+        console.print(legend(found))
 
-    Groups that are fixed have no row.
-    """
+
+def _plain_table(matching: Matching) -> Table:
+    """Return size, units moved, cosine of all weights before and after, and gain of each group."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group")
     for heading in ("size", "moved", "cosine before", "after", "gain"):
@@ -75,5 +82,4 @@ def print_groups(matching: Matching) -> None:
             f"{group.cosine.after:.4f}",
             f"{group.gain:.4g}",
         )
-    width = None if sys.stderr.isatty() else 200
-    Console(stderr=True, highlight=False, width=width).print(table)
+    return table

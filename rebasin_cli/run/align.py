@@ -18,6 +18,7 @@ from rebasin_cli.plan.outcome import Aligned, Failed, Kept
 from rebasin_cli.plan.saved import CONFIG, SIZES, SPEC
 from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
+from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.output import write_model, write_permutations
 from rebasin_cli.run.provenance import basin_of, provenance
 from rebasin_cli.spec import dump
@@ -52,9 +53,12 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         initial=plan.initial,
         progress=progress,
     )
+    models = plan.reference, item.model
+    progress("comparing units", 0, 0)
+    diagnosis = diagnosed(models, plan.choice, plan.machine, plan.options, matching.permutations)
     facts = provenance(
         "align",
-        [plan.reference, item.model],
+        models,
         basin=basin_of(plan.reference) if plan.choice.whole(plan.options) else None,
         spec=plan.choice.name,
         seed=plan.options.seed,
@@ -62,9 +66,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     moved = Permuted(item.model, plan.choice.bound.tensors, matching.permutations)
     progress(f"writing {item.target.path.name}", 0, 0)
     written = write_model(moved, item.model, item.target, plan.options, facts)
-    saved = save_permutations(
-        item.permutation, matching, plan.choice, (plan.reference, item.model), plan.options
-    )
+    saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
     return Aligned(
         model=item.model.path,
         reference=plan.reference.path,
@@ -75,6 +77,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         permutation=saved,
         seconds=perf_counter() - began,
         alike=plan.choice.alike,
+        diagnosis=diagnosis,
     )
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.plan.automatic import fitting
+from rebasin_cli.plan.diff import DiffPlan
 from rebasin_cli.plan.look import LookPlan
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.outcome import Compared, Inspected, TensorChange
+from rebasin_cli.plan.outcome import Compared, Diagnosed, Inspected, TensorChange
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.compare import max_difference, same_bits, wide
+from rebasin_cli.run.diagnose import diagnosed_as_is
 from rebasin_cli.tensors import TensorInfo, infos
 
 
@@ -47,8 +49,8 @@ def dtype_name(info: TensorInfo) -> str:
     return str(info.dtype).removeprefix("torch.")
 
 
-def run_diff(plan: LookPlan, progress: Progress) -> Iterator[Compared]:
-    """Yield how two checkpoints differ, tensor by tensor; only one of each is in memory."""
+def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
+    """Yield how two checkpoints differ, tensor by tensor and under a spec group by group."""
     first, second = plan.models
     both = dict.fromkeys([*first.names(), *second.names()])
     names = [name for name in both if plan.options.selects(name)]
@@ -63,7 +65,15 @@ def run_diff(plan: LookPlan, progress: Progress) -> Iterator[Compared]:
         changes=tuple(change for change in changes if change.kind != "equal"),
         distance=sum(change.distance**2 for change in changes) ** 0.5,
         norm=sum(change.norm**2 for change in changes) ** 0.5,
+        groups=_groups(plan, progress),
     )
+
+
+def _groups(plan: DiffPlan, progress: Progress) -> Diagnosed | None:
+    if plan.choice is None:
+        return None
+    progress("comparing units", 0, 0)
+    return diagnosed_as_is(plan.models, plan.choice, plan.machine, plan.options)
 
 
 def _change(name: str, first: Checkpoint, second: Checkpoint) -> TensorChange:

@@ -12,6 +12,7 @@ from rebasin_cli.plan.lerp import LerpPlan, Point
 from rebasin_cli.plan.outcome import Aligned, Failed, Interpolated, Kept
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import match_models
+from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.execute import CommandFailedError, execute
 from rebasin_cli.run.merge import finite
 from rebasin_cli.run.output import write_model
@@ -53,6 +54,8 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         found = match_models(
             first, model, plan.choice, plan.machine, plan.options, progress=progress
         )
+        pair = first, model
+        diagnosis = diagnosed(pair, plan.choice, plan.machine, plan.options, found.permutations)
         yield Aligned(
             model=model.path,
             reference=first.path,
@@ -62,6 +65,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             written=None,
             permutation=None,
             seconds=perf_counter() - began,
+            diagnosis=diagnosis,
         )
 
 

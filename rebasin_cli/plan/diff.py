@@ -1,0 +1,56 @@
+"""The plan of `rebasin diff`, which writes nothing: two models, and a spec if one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.estimate import check_memory, describe_inputs, describe_matching
+from rebasin_cli.plan.inputs import check_fit, open_models
+from rebasin_cli.plan.machine import Machine, plan_machine
+from rebasin_cli.plan.options import Options
+
+
+@dataclass(frozen=True)
+class DiffPlan:
+    """Two models to compare. choice: the spec for a comparison of groups; None: tensors only."""
+
+    models: tuple[Checkpoint, Checkpoint]
+    choice: Choice | None
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        spec = describe_matching(self.choice, self.machine) if self.choice else {}
+        return {"command": "diff", "inputs": describe_inputs(self.models), **spec}
+
+
+def plan_diff(paths: Sequence[Path], options: Options) -> DiffPlan:
+    """Return what will be compared; nothing is read but headers.
+
+    Under a spec the two must have the same tensors, else CheckpointError; without, they need not.
+    """
+    machine = plan_machine(options)
+    first, second = open_models(paths, options)
+    if options.spec is None and options.tracing.target is None:
+        _refuse_companions(options)
+        return DiffPlan((first, second), None, machine, options)
+    check_fit(first, [second], options)
+    choice = choose_spec(first, options)
+    check_memory(choice.bound, machine)
+    return DiffPlan((first, second), choice, machine, options)
+
+
+def _refuse_companions(options: Options) -> None:
+    for flag, given in (("--set", options.sizes), ("--strict", options.strict)):
+        if given:
+            raise UsageError(
+                f"{flag} is about a spec, and diff compares tensors only without one",
+                hint="--spec NAME or --model TARGET compares groups too",
+            )

@@ -1,0 +1,60 @@
+"""Comparing two checkpoints unit by unit, on the device and within the memory of the plan."""
+
+from __future__ import annotations
+
+import torch
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.matching import Diagnosis, diagnose, diagnose_fully, measure
+from rebasin_cli.matching.loaded import Loaded, working_dtype
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.plan.choice import Choice
+from rebasin_cli.plan.machine import Machine
+from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.outcome import Diagnosed
+
+Models = tuple[Checkpoint, Checkpoint]
+
+
+def diagnosed(
+    models: Models,
+    choice: Choice,
+    machine: Machine,
+    options: Options,
+    permutations: Permutations,
+) -> Diagnosis | None:
+    """Return the figures of a reference and a permuted model, as many as are asked for."""
+    if not options.figures:
+        return None
+    figures = diagnose_fully if options.margins else diagnose
+    return figures(*_loaded(models, machine), choice.bound, permutations)
+
+
+def diagnosed_as_is(
+    models: Models, choice: Choice, machine: Machine, options: Options
+) -> Diagnosed:
+    """Return the figures of two models as they are, under a spec."""
+    figures = diagnose_fully if options.margins else diagnose
+    sources = _loaded(models, machine)
+    return Diagnosed(
+        spec=choice.name,
+        measured=measure(*sources, choice.bound, {}),
+        diagnosis=figures(*sources, choice.bound, {}),
+    )
+
+
+def _loaded(models: Models, machine: Machine) -> tuple[Loaded, Loaded]:
+    """Return the tensors as the search sees them: on the device, in float32 or wider, checked."""
+    device = torch.device(machine.device)
+    dtype = working_dtype(device, *models)
+    first, second = (
+        Loaded(
+            model,
+            label=str(model.path),
+            device=device,
+            dtype=dtype,
+            limit=machine.max_memory // 2,
+        )
+        for model in models
+    )
+    return first, second
