@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from types import FrameType
@@ -47,15 +47,12 @@ def deliver(
 ) -> None:
     """Make a plan, run it, show each outcome as it comes, and exit with the right code.
 
-    With --dry-run the plan is printed as JSON and nothing is done.
+    With --dry-run the plan is printed as JSON and nothing is done. A plan may take minutes where a
+    model is traced for it: it finds whom to tell in the context's parameters, as `progress`.
     """
-    command, params = command_name(ctx), ctx.params
-    with guarded(command, json_wanted=bool(params.get("json_"))):
-        made = plan()
-        if params.get("dry_run"):
-            print(json.dumps(made.describe(), indent=None if params.get("json_") else 2))
-            return
-        code = _run(command, params, lambda progress: run(made, progress))
+    command = command_name(ctx)
+    with guarded(command, json_wanted=bool(ctx.params.get("json_"))):
+        code = _delivered(command, ctx.params, plan, run)
     if code:
         raise typer.Exit(code)
 
@@ -70,21 +67,32 @@ def command_name(ctx: typer.Context) -> str:
     return " ".join(names)
 
 
-def _run(command: str, params: Mapping[str, Any], run: Callable[[Any], Iterator[Any]]) -> int:
-    """Show the outcomes of a run and return the exit code they amount to."""
+def _delivered(
+    command: str,
+    params: dict[str, Any],
+    plan: Callable[[], PlanT],
+    run: Callable[[PlanT, Any], Iterator[Any]],
+) -> int:
+    """Show a plan, or the outcomes of its run; return the exit code that they amount to."""
     from rebasin_cli.report.show import Screen
     from rebasin_cli.run.heap import release_large_blocks
 
     release_large_blocks()
-    began, codes = perf_counter(), [0]
+    codes = [0]
     screen = Screen(
         json=params.get("json_", False),
         quiet=params.get("quiet", False),
         verbose=params.get("verbose", 0),
     )
     with screen.progress(not params.get("no_progress")) as progress:
-        for outcome in run(progress):
-            codes.append(screen.show(outcome))
+        params["progress"] = progress
+        made, began = plan(), perf_counter()
+        if not params.get("dry_run"):
+            for outcome in run(made, progress):
+                codes.append(screen.show(outcome))
+    if params.get("dry_run"):
+        print(json.dumps(made.describe(), indent=None if params.get("json_") else 2))
+        return 0
     screen.finish(command, codes.count(PARTIAL), perf_counter() - began)
     return max(codes)
 

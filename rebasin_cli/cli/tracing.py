@@ -106,6 +106,7 @@ def _extended(
 def tracing_from(params: Mapping[str, Any]) -> Tracing:
     """Return what a command's parameters say about tracing. REBASIN_NO_CACHE is --no-cache."""
     from rebasin_cli.plan.options import Tracing
+    from rebasin_cli.progress import silent
 
     target = params.get("target")
     if target is None:
@@ -120,6 +121,7 @@ def tracing_from(params: Mapping[str, Any]) -> Tracing:
         buffers=_names(params.get("permute_buffer")),
         trust=params.get("trust", False),
         cache=not (params.get("no_cache", False) or os.environ.get("REBASIN_NO_CACHE")),
+        progress=params.get("progress", silent),
     )
 
 

@@ -7,7 +7,8 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
+from math import gcd
 from typing import Any
 
 from torch import nn
@@ -19,12 +20,15 @@ from rebasin_cli.models.optional import optional, version_of
 from rebasin_cli.models.subject import Subject
 
 TIME_IDS = 6  # SDXL conditions on original size, crop and target size: two numbers each
+# Where each block has its own number, as many as its width asks for: they keep their ratios.
+HEADS = ("attention_head_dim", "num_attention_heads")
+CHANNELS = 2  # in each group of a norm of the narrowest block
 # Widths are divisible by the groups of a norm and by the heads.
 WIDTHS = (32, 64, 96, 48, 40, 56, 72, 80, 88, 104, 112)
 LIMITS = {
     "attention_head_dim": 4,
     "num_attention_heads": 4,
-    "norm_num_groups": 4,
+    "norm_num_groups": 8,
     "groups": 4,
     "layers_per_block": 2,
     "transformer_layers_per_block": 2,
@@ -63,7 +67,8 @@ def diffusers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
     arguments = {key: value for key, value in fields.items() if not key.startswith("_")}
     check_arguments(name, architecture.__init__, {"self": None, **arguments})
     tiny = shrunk_arguments({**_defaults(architecture), **arguments})
-    build = partial(constructed, f"{name} (small)", partial(architecture.from_config, tiny))
+    whole = _with_latents(architecture)
+    build = partial(constructed, f"{name} (small)", partial(whole.from_config, tiny))
     small = _subject(f"{name} (small)", architecture, tiny, build)
     return replace(_subject(name, architecture, arguments, build), small=small)
 
@@ -81,11 +86,29 @@ def _subject(
     small: Callable[[], nn.Module],
 ) -> Subject:
     """Return the subject of one class and one set of arguments."""
-    build = partial(constructed, name, partial(architecture.from_config, dict(arguments)))
+    whole = _with_latents(architecture)
+    build = partial(constructed, name, partial(whole.from_config, dict(arguments)))
     text = json.dumps(dict(arguments), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()
     version = f"{version_of('diffusers')} {architecture.__name__} {digest}"
     return Subject(name, build, partial(diffusers_examples, small), version=version)
+
+
+def _with_latents(architecture: Any) -> Any:
+    """Return the class of an autoencoder so that a call returns the latents too.
+
+    Other models read and write them: their order is part of what an autoencoder does.
+    """
+    if not (hasattr(architecture, "encode") and hasattr(architecture, "decode")):
+        return architecture
+
+    @wraps(architecture.forward)
+    def forward(self: Any, sample: Any, **arguments: Any) -> dict[str, Any]:
+        encoded = self.encode(sample).to_tuple()
+        latents = [getattr(value, "parameters", value) for value in encoded]  # of a distribution
+        return {"latents": latents, "decoded": architecture.forward(self, sample, **arguments)}
+
+    return type(architecture.__name__, (architecture,), {"forward": forward})
 
 
 def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +129,7 @@ def shrunk_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _widths(arguments: Mapping[str, Any]) -> dict[int, int]:
     """Return new widths by old ones; the product of heads and their size is one of them."""
     heads, size = arguments.get("num_attention_heads"), arguments.get("attention_head_dim")
-    found: dict[int, int] = {}
+    found = _channels(arguments)
     if isinstance(heads, int) and isinstance(size, int):
         new = 8 if "axes_dims_rope" in arguments else LIMITS["attention_head_dim"]
         found[heads * size] = LIMITS["num_attention_heads"] * new
@@ -118,6 +141,19 @@ def _widths(arguments: Mapping[str, Any]) -> dict[int, int]:
     }
 
 
+def _channels(arguments: Mapping[str, Any]) -> dict[int, int]:
+    """Return new widths of blocks, in the ratios of the old ones.
+
+    Norms put channels of concatenated blocks into groups: only with these ratios do the groups of
+    the small model cross its blocks where those of the large one do.
+    """
+    groups, widths = arguments.get("norm_num_groups"), _flat(arguments.get("block_out_channels"))
+    if not (isinstance(groups, int) and widths and gcd(*widths)):
+        return {}
+    unit = CHANNELS * min(groups, LIMITS["norm_num_groups"])
+    return {width: min(width, width // gcd(*widths) * unit) for width in widths}
+
+
 def _flat(value: Any) -> list[int]:
     """Return the whole numbers of a value or list."""
     items = value if isinstance(value, (list, tuple)) else [value]
@@ -126,6 +162,8 @@ def _flat(value: Any) -> list[int]:
 
 def _small(key: str, value: Any, widths: Mapping[int, int]) -> Any:
     """Return what one argument, or each number of its list, becomes."""
+    if key in HEADS and isinstance(value, (list, tuple)) and gcd(*_flat(value)):
+        return [item // gcd(*_flat(value)) * 2 for item in _flat(value)]
     if isinstance(value, (list, tuple)):
         return [_small(key, item, widths) for item in value]
     if type(value) is not int:

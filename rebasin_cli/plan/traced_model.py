@@ -14,10 +14,11 @@ from rebasin_cli.spec.model import Entry
 from rebasin_cli.tensors import TensorInfo, Window
 from rebasin_cli.trace import Trace
 from rebasin_cli.trace.derive import FixedAxis
+from rebasin_cli.trace.doubt import Doubt
 from rebasin_cli.trace.proof import Proof
 
 SOURCE = "traced"
-_MADE = {"spec", "explicit", "bound", "infos", "fixed", "returned", "proof"}
+_MADE = {"spec", "explicit", "bound", "infos", "fixed", "returned", "proof", "doubt"}
 _PLAIN = tuple(field.name for field in fields(Trace) if field.name not in _MADE)  # words, counts
 
 
@@ -70,6 +71,7 @@ def _record(trace: Trace) -> dict[str, Any]:
         "fixed": [asdict(axis) for axis in trace.fixed],
         "returned": {n: _entry_text(entry) for n, entry in trace.returned.items()},
         "proof": {**asdict(proof), "dtype": _word(proof.dtype)} if proof else None,
+        "doubt": asdict(trace.doubt) if trace.doubt else None,
     }
 
 
@@ -89,6 +91,7 @@ def _trace(record: Mapping[str, Any]) -> Trace:
             "fixed": tuple(FixedAxis(**axis) for axis in record["fixed"]),
             "returned": {name: _entry(text) for name, text in record["returned"].items()},
             "proof": Proof(**{**proof, "dtype": _dtype(proof["dtype"])}) if proof else None,
+            "doubt": Doubt(**record["doubt"]) if record["doubt"] else None,
         }
     )
 

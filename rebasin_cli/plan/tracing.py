@@ -19,6 +19,7 @@ from rebasin_cli.plan.saved_names import saved_spec
 from rebasin_cli.plan.trace_identity import identity
 from rebasin_cli.plan.traced_model import TracedModel
 from rebasin_cli.trace import Choices, Trace, trace
+from rebasin_cli.trace.doubt import Doubt
 from rebasin_cli.trace.trace import REAL
 
 EVERY = 1 << 30  # examples: more than any user gives
@@ -43,17 +44,20 @@ def check_validated(found: Trace, tracing: Tracing) -> None:
     """Raise SpecError for a trace that was not proved, unless the user trusts it."""
     if tracing.trust or (found.proof is not None and found.proof.holds):
         return
-    why = (
-        "the model was not run with its units permuted"
-        if found.proof is None
-        else f"permuting every group moves its outputs by {found.proof.difference:.2g} "
-        "of their scale"
-    )
+    doubt = found.doubt or _moving(found)
     raise SpecError(
         f"the trace of {tracing.target} was not validated",
-        detail=why,
-        hint="--trust uses it all the same; "
+        detail=doubt.why,
+        hint=f"{doubt.advice}; --trust uses it all the same; "
         f"`rebasin spec trace {tracing.target} --explain` shows what was found",
+    )
+
+
+def _moving(found: Trace) -> Doubt:
+    moved = f"{found.proof.difference:.2g} of their scale" if found.proof else "something"
+    return Doubt(
+        f"permuting every group moves its outputs by {moved}",
+        "a model has to return the same for the same parameters and inputs",
     )
 
 
@@ -78,6 +82,7 @@ def _joined(
 
 
 def _trace(tracing: Tracing) -> TracedModel:
+    tracing.progress(f"tracing {tracing.target}", 0, 0)
     found = subject_for(tracing)
     done, model = _run(found, tracing), without_memory(found)
     if model is None:

@@ -40,6 +40,7 @@ def trace_fields(outcome: Traced) -> dict[str, Any]:
         ],
         "share": trace.share,
         "validated": validated(trace),
+        "doubt": trace.doubt.why if trace.doubt else None,
         "max_difference": proof.difference if proof else None,
         "examples": proof.examples if proof else 0,
         "refuted": dict(proof.refuted) if proof else {},
@@ -87,7 +88,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
 def _proved(trace: Trace) -> str:
     proof = trace.proof
     if proof is None:
-        return "not validated: the model was not run"
+        return f"not validated: {trace.doubt.why}" if trace.doubt else "not validated"
     if not proof.holds:
         return f"NOT VALIDATED: permuting them moves its outputs by {proof.difference:.1e}"
     inputs = f"{proof.examples} input{'' if proof.examples == 1 else 's'}"

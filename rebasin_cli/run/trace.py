@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from time import perf_counter
 
 from rebasin_cli.checkpoint import Written, write_text
@@ -21,8 +22,7 @@ def run_trace(plan: TracePlan, progress: Progress) -> Iterator[Kept | Traced]:
         return
     began = perf_counter()
     target = plan.tracing.target or ""
-    progress(f"tracing {target}", 0, 0)
-    found = traced(plan.tracing)
+    found = traced(replace(plan.tracing, progress=progress))
     text = traced_text(plan.tracing, found)
     yield Traced(
         target=target,

@@ -49,7 +49,7 @@ def _asked(tracing: Tracing) -> str:
 def _validation(trace: Trace) -> str:
     proof = trace.proof
     if proof is None:
-        return "NOT VALIDATED: the model was not run."
+        return f"NOT VALIDATED: {trace.doubt.why}." if trace.doubt else "NOT VALIDATED."
     inputs = f"{proof.examples} input{'' if proof.examples == 1 else 's'}"
     inputs += ", the same architecture made small" if proof.on_small else ""
     dtype = str(proof.dtype).removeprefix("torch.")

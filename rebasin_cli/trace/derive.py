@@ -59,9 +59,8 @@ def derive(
     tensors = {n: value for n, value in record.tensors.items() if _concerns(value, analysis)}
     unused = hold_unused(analysis, tensors, calls, outputs.values())
     axes = {n: _resolved(analysis, value) for n, value in tensors.items()}
-    lines = parents(analysis, list(axes.values()))
     free = _free(analysis, axes.values())
-    lines = {child: parent for child, parent in lines.items() if child in free}
+    lines = _lines(parents(analysis, list(axes.values())), free)
     read = _read(analysis, record)
     found = occurrences(axes, read)
     held = [p for p in dict.fromkeys(lines.values()) if p not in free]
@@ -98,6 +97,17 @@ def _same_everywhere(axes: Iterable[Term]) -> bool:
 def _free(analysis: Analysis, rows: Iterable[Axes]) -> list[Atom]:
     every = dict.fromkeys(atom for axes in rows for term in axes for atom in atoms(term))
     return [atom for atom in every if analysis.terms.reason(atom) is None]
+
+
+def _lines(parents_: Mapping[Atom, Atom], free: Sequence[Atom]) -> dict[Atom, Atom]:
+    """Return the parents of free atoms, and the parents of those."""
+    lines: dict[Atom, Atom] = {}
+    pending = list(free)
+    for child in pending:
+        if child in parents_ and child not in lines:
+            lines[child] = parents_[child]
+            pending.append(parents_[child])
+    return lines
 
 
 def _read(analysis: Analysis, record: Record) -> dict[str, frozenset[Atom]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.trace.analysis import Analysis, Axes
-from rebasin_cli.trace.terms import Atom, Block, Term, atoms, paths
+from rebasin_cli.trace.terms import Atom, Block, Dependent, Term, atoms, paths
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,27 @@ class Slot:
 
 
 def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
-    """Return the parent of each free atom that has one.
+    """Return the parent of each atom that has one.
 
     parameters: the axes of the parameters, in order; the first occurrence ranks the atoms, so
     that of two that could each be the other's parent the outer one is it. A frozen atom may be
-    a parent: its units stay, and the child still moves separately for each of them.
+    a parent: its units stay, and the child still moves separately for each of them. Then it may
+    have a frozen parent itself, and the child moves separately for each unit of both.
     """
     candidates = _candidates(analysis)
+
+    def free(atom: Atom) -> bool:
+        return analysis.terms.reason(atom) is None
+
     for child, parent in _forbidden(analysis):
         candidates.get(child, set()).discard(parent)
     rank = _ranks(analysis, parameters)
     kept = {
-        child: {p for p in found if p in rank and _above(child, p, candidates, rank)}
+        child: {
+            p
+            for p in found
+            if p in rank and _above(child, p, candidates, rank) and (free(child) or not free(p))
+        }
         for child, found in candidates.items()
         if child in rank
     }
@@ -65,23 +74,43 @@ def _above(
 
 
 def _candidates(analysis: Analysis) -> dict[Atom, set[Atom]]:
-    """Return for each free atom those that stand beside it in every block it occurs in.
+    """Return for each atom those that stand beside it in every block it occurs in.
 
     In what was computed a chosen unit may stand for them; a parameter has to have them itself.
     """
     found: dict[Atom, set[Atom]] = {}
     slots = _slots(analysis)
     seen: set[tuple[bool, Axes]] = set()
-    for value, row in analysis.axes.items():
+    rows = ((value, row) for value, axes in analysis.axes.items() for row in _by_case(axes))
+    for value, row in rows:
         computed, axes = not value.source, tuple(analysis.terms.resolve(term) for term in row)
         if (computed, axes) in seen:
             continue
         seen.add((computed, axes))
         dims = [tuple(paths(term)) for term in axes]
         for child, beside in _neighbours(dims, slots if computed else []):
-            if analysis.terms.reason(child) is None:
-                found[child] = found[child] & beside if child in found else beside
+            found[child] = found[child] & beside if child in found else beside
     return found
+
+
+def _by_case(axes: Axes) -> Iterator[Axes]:
+    """Yield the axes of each part of a value, where some axes depend on the place along another.
+
+    Queries, keys and values may stand in one tensor and have different heads.
+    """
+    first = next((term for term in axes if isinstance(term, Dependent)), None)
+    if first is None or not any(term is first.index for term in axes):
+        yield axes
+        return
+    for case, segment in enumerate(first.segments):
+        chosen = (_in_case(term, first.index, case, segment) for term in axes)
+        yield from _by_case(tuple(chosen))
+
+
+def _in_case(term: Term, index: Atom, case: int, segment: Term) -> Term:
+    if term is index:
+        return segment
+    return term.cases[case] if isinstance(term, Dependent) and term.index is index else term
 
 
 def _neighbours(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from rebasin_cli.permutation import Permutation, take, take_member
 from rebasin_cli.spec import BoundSpec, Spec, bind, drawn
 from rebasin_cli.spec.model import Declaration, Entry, Named, axes_of, leaves
-from rebasin_cli.tensors import InMemory, TensorInfo
+from rebasin_cli.tensors import Block, InMemory, TensorInfo
 from rebasin_cli.trace.capture import Arguments, named_outputs
+from rebasin_cli.trace.doubt import NOT_NUMBERS, ONE_NUMBER, Doubt
 from rebasin_cli.trace.recorder import primitive_kernels
 from rebasin_cli.trace.sizeless import unsized
 
@@ -21,6 +23,7 @@ EXACT = 1e-9  # relative: above it, something in the model computes in float32
 ACCEPTED = 1e-4  # relative: wrong groups change outputs by 1e-3 to 1
 KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
+DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,73 @@ class Trial:
             for output, values in before.items()
         )
 
-    def usable(self) -> bool:
-        """Return whether the outputs are numbers, and not all the same one."""
+    def doubt(self) -> Doubt | None:
+        """Return why nothing can be proved: outputs that are no numbers, or all the same one."""
         rows = [values for run in self._before for values in run.values() if values.numel()]
-        numbers = not any(bool(values.isnan().any()) for values in rows)
-        return numbers and any(bool((values != values.flatten()[0]).any()) for values in rows)
+        if any(bool(values.isnan().any()) for values in rows):
+            return NOT_NUMBERS
+        varied = any(bool((values != values.flatten()[0]).any()) for values in rows)
+        return None if varied else ONE_NUMBER
+
+    def slopes(self) -> dict[str, Tensor]:
+        """Return how a random sum of the outputs changes with each number of the model.
+
+        By tensor, contiguous; zeros where no gradient leads, or where the model has none at all.
+        """
+        live = {n: t for n, t in _tensors(self._model).items() if t.is_floating_point()}
+        found = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in live.items()}
+        leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
+        for call in self._calls:
+            for name, slope in zip(leaves, self._gradients(call, leaves.values()), strict=True):
+                found[name] += 0 if slope is None else slope.nan_to_num(0, 0, 0).abs()
+        return found
+
+    def _gradients(self, call: Arguments, leaves: Iterable[nn.Parameter]) -> list[Tensor | None]:
+        parameters = list(leaves)
+        wanted = [parameter.requires_grad for parameter in parameters]
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_()
+            with primitive_kernels(), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of numbers that are read without their gradient
+                total = _random_sum(self._outputs_of(call).values())
+            return list(torch.autograd.grad(total, parameters, allow_unused=True))
+        except Exception:  # the code of any model runs here, and few expect gradients
+            return [None] * len(parameters)
+        finally:
+            for parameter, before in zip(parameters, wanted, strict=True):
+                parameter.requires_grad_(before)
+
+    def ignores(self, places: Mapping[str, Sequence[Block]]) -> bool:
+        """Return whether no bit of the outputs changes when some blocks of tensors do."""
+        live = _tensors(self._model)
+        try:
+            return all(self._same_with(live, places, seed) for seed in range(DRAWS))
+        finally:
+            for name in places:
+                live[name].copy_(self._state[name])
+
+    def _same_with(
+        self, live: Mapping[str, Tensor], places: Mapping[str, Sequence[Block]], seed: int
+    ) -> bool:
+        generator = torch.Generator().manual_seed(seed)
+        for name, blocks in places.items():
+            changed = self._state[name].clone(memory_format=torch.contiguous_format)
+            for block in blocks:
+                _stir(block.view(changed), generator)
+            live[name].copy_(changed)
+        runs = zip(self._before, map(self._run, self._calls), strict=True)
+        return all(_identical(before[n], after[n]) for before, after in runs for n in before)
 
     def _run(self, call: Arguments) -> dict[str, Tensor]:
+        with primitive_kernels():
+            return {name: values.clone() for name, values in self._outputs_of(call).items()}
+
+    def _outputs_of(self, call: Arguments) -> dict[str, Tensor]:
         args, kwargs = call
         torch.manual_seed(0)
-        with primitive_kernels():
-            found = named_outputs(self._model(*args, **kwargs))
-        return {name: found[name].clone() for name in self._outputs if name in found}
+        found = named_outputs(self._model(*args, **kwargs))
+        return {name: found[name] for name in self._outputs if name in found}
 
 
 def random_permutations(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
@@ -192,6 +250,27 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict(keep_vars=True)
     with torch.no_grad():
         return {n: t for n, t in state.items() if isinstance(t, Tensor)}
+
+
+def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
+    """Return a sum of all finite numbers with random weights, one number that has a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(())
+    for values in (torch.view_as_real(t) if t.is_complex() else t for t in outputs):
+        if values.is_floating_point():
+            weights = torch.randn(values.shape, generator=generator).to(values.dtype)
+            total = total + (weights * values)[values.isfinite()].sum()
+    return total
+
+
+def _stir(block: Tensor, generator: torch.Generator) -> None:
+    """Add noise to a block that is larger than its numbers."""
+    noise = torch.randn(block.shape, generator=generator, dtype=torch.float32)
+    block.add_(noise.to(block.dtype) * (block.abs().mean() + 1))
+
+
+def _identical(before: Tensor, after: Tensor) -> bool:
+    return before.shape == after.shape and torch.equal(before.nan_to_num(), after.nan_to_num())
 
 
 def _relative(before: Tensor, after: Tensor) -> float:

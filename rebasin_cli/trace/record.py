@@ -16,7 +16,8 @@ class Value:
 
     root: the value whose storage it shares, itself if it is not a view.
     source: "parameter NAME", "buffer NAME", "input" or "constant"; empty for a result.
-    data: the numbers of a constant, where they are known.
+    data: the numbers of a constant, where they are known. strides, offset: where its elements lie
+    in its storage, when it was first seen.
     """
 
     index: int
@@ -25,6 +26,8 @@ class Value:
     source: str = ""
     data: Tensor | None = field(default=None, repr=False)
     base: Value | None = field(default=None, repr=False)
+    strides: tuple[int, ...] = ()
+    offset: int = 0
 
     @property
     def root(self) -> Value:
@@ -107,6 +110,7 @@ def mapped(tree: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 # What these return decides which operators run, or how large their results are.
 STEERING = frozenset({"_local_scalar_dense", "is_nonzero", "equal"})
+MASKS = frozenset({torch.bool, torch.uint8})
 EXTREMES = frozenset({"min", "max", "amin", "amax", "aminmax"})
 
 
@@ -123,11 +127,25 @@ def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
         dynamic = torch.Tag.dynamic_output_shape in call.op.tags
         steers = (dynamic or call.name in STEERING) and checks.isdisjoint(call.operands)
         writes = not storages.isdisjoint(value.root for value in call.written)
-        if steers or writes or not wanted.isdisjoint(call.results):
-            wanted.update(call.operands)
-            storages.update(operand.root for operand in call.operands)
+        used = writes or not wanted.isdisjoint(call.results)
+        read = call.operands if used or not dynamic else _counted(call)
+        if steers or used:
+            wanted.update(read)
+            storages.update(operand.root for operand in read)
+        if used or (steers and read == call.operands):
             kept.append(call)
     return kept[::-1]
+
+
+def _counted(call: Call) -> tuple[Value, ...]:
+    """Return what decides the size of results of which only that is used.
+
+    A mask chooses as many elements in any order of its axes: the call then orders nothing.
+    """
+    if call.name != "index":
+        return call.operands
+    chosen = tuple(values_in(call.args[1]))
+    return chosen if all(value.dtype in MASKS for value in chosen) else call.operands
 
 
 def _bounds(record: Record) -> set[Value]:

@@ -106,7 +106,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         return known or self._add(tensor, "constant", _numbers(tensor), None)
 
     def _add(self, tensor: Tensor, source: str, data: Tensor | None, base: Value | None) -> Value:
-        value = Value(self._count, tuple(tensor.shape), tensor.dtype, source, data, base)
+        shape, layout = tuple(tensor.shape), _layout(tensor)
+        value = Value(self._count, shape, tensor.dtype, source, data, base, *layout)
         self._count += 1
         self._values[id(tensor)] = weakref.ref(tensor), value
         return value
@@ -125,6 +126,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
             data = _small(known[position]) if position < len(known) else None
             made.append(self._known(tensor) or self._add(tensor, source, data, base))
         return tuple(made)
+
+
+def _layout(tensor: Tensor) -> tuple[tuple[int, ...], int]:
+    """Return the strides and the offset of a tensor; one that is not dense has none."""
+    strided = tensor.layout == torch.strided
+    return (tensor.stride(), int(tensor.storage_offset())) if strided else ((), 0)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Value]:

@@ -21,6 +21,7 @@ from rebasin_cli.spec.model import Entry
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace.capture import Arguments, record, record_fake
 from rebasin_cli.trace.derive import FixedAxis
+from rebasin_cli.trace.doubt import OTHER_COPY, TOO_LARGE, UNMOVED, Doubt, of_copy, of_idle_copy
 from rebasin_cli.trace.experts import Family, families, routers, stacked
 from rebasin_cli.trace.proof import (
     ACCEPTED,
@@ -34,6 +35,7 @@ from rebasin_cli.trace.record import Record, mapped
 from rebasin_cli.trace.refute import culprits, declared_one_sided, dropped, orphaned, without_own
 from rebasin_cli.trace.sizeless import same_but_sizes
 from rebasin_cli.trace.symmetry import Choices, Symmetry, symmetry
+from rebasin_cli.trace.unmoved import fixed_axes, unmoved, unmoved_tensors, without
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
 LARGEST = 1 << 28  # and up to this size, where there is no small copy to run instead
@@ -50,7 +52,7 @@ class Trace:
     tensors in the state dict. ties: alias -> the name of the same tensor.
     fixed: what does not move, with reasons. unused: parameters that no output depends on.
     returned: what the axes of the outputs are made of.
-    proof: None if the model was not run.
+    proof: None if there is none. doubt: then why.
     """
 
     spec: Spec
@@ -64,6 +66,7 @@ class Trace:
     unknown: tuple[str, ...]
     returned: Mapping[str, Entry]
     proof: Proof | None
+    doubt: Doubt | None = None
 
     @property
     def share(self) -> float:
@@ -131,10 +134,13 @@ def _traced_fake(
     traced = _unproved(symmetry(found, model, choices, _name(subject)), found, model)
     traced = _compressed(traced)
     if subject.small is None:
-        return traced
+        return replace(traced, doubt=TOO_LARGE)
     small = trace(subject.small, choices, recorded=recorded)
-    if small.proof is None or not same_but_sizes(small.spec, traced.spec):
-        return traced
+    if small.proof is None:
+        return replace(traced, doubt=of_copy(small.doubt))
+    if not same_but_sizes(small.spec, traced.spec):
+        idle = [name for name in small.unused if name not in traced.unused]
+        return replace(traced, doubt=of_idle_copy(idle) if idle else OTHER_COPY)
     return replace(traced, proof=replace(small.proof, on_small=True))
 
 
@@ -181,8 +187,8 @@ def _ties(found: Record) -> dict[str, str]:
 def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trace:
     """Return the trace with its proof; groups that break the function are dropped before."""
     trial = _trial(traced, model, examples)
-    if trial is None:
-        return _compressed(traced)
+    if isinstance(trial, Doubt):
+        return _compressed(replace(traced, doubt=trial))
     refuted: dict[str, str] = {}
     for _ in range(ROUNDS):
         permutations = random_permutations(traced.bound, seed=1)
@@ -193,10 +199,26 @@ def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> T
         refuted |= more
     moved = [name for t in traced.bound.tensors if t.groups for name in t.members]
     if moved and not trial.notices(moved):
-        return _compressed(traced)
-    traced = _with_experts(traced, trial)
+        return _compressed(replace(traced, doubt=UNMOVED))
+    traced = _with_experts(_exercised(traced, trial), trial)
     proof = Proof(difference, trial.dtype, len(examples), refuted)
     return _compressed(replace(traced, proof=proof))
+
+
+def _exercised(traced: Trace, trial: Trial) -> Trace:
+    """Return the trace with those groups fixed that the outputs do not depend on."""
+    names = unmoved(trial, traced.bound)
+    if not names:
+        return traced
+    spec = without(traced.explicit, traced.bound, names)
+    return replace(
+        traced,
+        spec=spec,
+        explicit=spec,
+        bound=bind(spec, traced.infos, ties=traced.ties),
+        fixed=(*traced.fixed, *fixed_axes(traced.explicit, traced.bound, names)),
+        unused=(*traced.unused, *unmoved_tensors(traced.bound, names)),
+    )
 
 
 def _compressed(traced: Trace) -> Trace:
@@ -237,11 +259,12 @@ def _proves(trial: Trial, bound: BoundSpec, family: Family) -> bool:
     )
 
 
-def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trial | None:
+def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Trial | Doubt:
     """Return the model ready to be run, in float64 or, where that fails, in float32.
 
-    None if its outputs are not numbers: then nothing can be proved on it.
+    Or why nothing can be proved on it.
     """
+    doubt: Doubt | None = None
     for dtype in (torch.float64, torch.float32):
         model.to(dtype)
         cast = [_cast(example, dtype) for example in examples]
@@ -251,9 +274,11 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
             if dtype == torch.float32:
                 raise
             continue
-        if trial.usable():
+        doubt = trial.doubt()
+        if doubt is None:
             return trial
-    return None
+    assert doubt is not None
+    return doubt
 
 
 def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:

@@ -1,5 +1,6 @@
 """What a person at a terminal sees: a bar on stderr, and no command that waits for typing."""
 
+import json
 import os
 import pty
 import select
@@ -9,6 +10,7 @@ import pytest
 
 from tests.cli.build import pair
 from tests.cli.harness import captured, start
+from tests.cli.models import planted, write_net
 
 ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp")
 ERASE = "\x1b[2K"  # what every redrawn line begins with
@@ -107,3 +109,29 @@ def test_no_colour_is_respected(tmp_path):
     _, shown, _, _ = at_a_terminal(*argv, cwd=tmp_path, numbers=[2], env={"NO_COLOR": "1"})
     assert "hidden.0" in shown
     assert "\x1b[3" not in shown
+
+
+def test_tracing_before_an_alignment_shows_on_a_terminal(tmp_path):
+    write_net(tmp_path)
+    planted(tmp_path)
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    argv = ("align", *ALIGN[1:3], "--model", "net.py:Net")
+    code, shown, out, _ = at_a_terminal(*argv, cwd=tmp_path, numbers=[2], env=env)
+    assert code == 0
+    assert "tracing net.py:Net" in shown
+    assert out == "a.safetensors\nb.aligned.safetensors\n"
+    again = at_a_terminal(*argv, "-f", cwd=tmp_path, numbers=[2], env=env)
+    assert (again[0], "tracing net.py:Net" in again[1]) == (0, False)  # it comes from the cache
+
+
+def test_a_failure_of_the_plan_is_told_below_the_bar(tmp_path):
+    argv = ("align", "a.safetensors", "b.safetensors")
+    code, shown, _, _ = at_a_terminal(*argv, cwd=tmp_path, numbers=[2])
+    assert code == 3
+    assert "error: " in shown.rpartition("\x1b[2K")[2]
+
+
+def test_a_dry_run_prints_its_plan_and_nothing_else(tmp_path):
+    pair(tmp_path)
+    code, _, out, _ = at_a_terminal(*ALIGN, "-n", cwd=tmp_path, numbers=[2])
+    assert (code, json.loads(out)["command"]) == (0, "align")

@@ -213,7 +213,32 @@ def test_a_trace_that_was_not_validated_is_refused(unproved):
     assert done.code == 3
     assert "the trace of shaky.py:Shaky was not validated" in done.err
     assert "moves its outputs by" in done.err
-    assert "hint: --trust uses it all the same" in done.err
+    assert "hint: a model has to return the same for the same parameters" in done.err
+    assert "--trust uses it all the same" in done.err
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("y * float('nan')", "its outputs are NaN with random parameters"),
+        ("y * 0", "its outputs are empty or all one number"),
+        ("y * 0 + x[:, :4]", "its outputs stay when the parameters that would be permuted"),
+    ],
+)
+def test_a_refusal_says_why_nothing_could_be_proved(folder, returned, said):
+    (folder / "lost.py").write_text(
+        "from net import Net\n\n\nclass Lost(Net):\n    def forward(self, x):\n"
+        f"        y = super().forward(x)\n        return {returned}\n"
+    )
+    planted(folder)
+    for _ in ("traced", "from the cache"):
+        done = run(folder, "align", *AB, "--model", "lost.py:Lost")
+        assert (done.code, said in done.err) == (3, True), done.err
+        assert "hint: give it other inputs: --input file.py:function" in done.err
+    printed = run(folder, "spec", "trace", "lost.py:Lost", "--json")
+    assert said in printed.events[0]["doubt"]
+    assert f"NOT VALIDATED: {said[:20]}" in printed.events[0]["spec"]
+    assert f"not validated: {said}" in printed.err
 
 
 def test_a_trace_that_was_not_validated_can_be_trusted(unproved):

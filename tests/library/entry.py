@@ -38,8 +38,12 @@ class Entry:
     variants: the models from which it is written; what some of them lack is optional.
     larger: deeper and wider models, which the text has to fit as well.
     groups: expression for traced names of groups -> name in the spec.
+    places: expression for tensors -> what the groups on their first axis are named after, where the
+    traced names say little: `norm.PLACE`, `pair.PLACE` and `unit.PLACE` from outside in.
     sizes: name -> number or path in config.json. counted: expression for names of groups -> the
-    size that they are declared with; no other group keeps a size, what binds finds it.
+    size that they are declared with. measured: expression for names of groups -> traced size ->
+    the size that they are declared with, the traced one if it is not there. No other group keeps
+    a size, what binds finds it.
     held: expression for names of tensors -> the fixed group, or size, that their numbers become.
     required: expression for names that not all variants have, and that are not optional.
     spelled: text in patterns -> what replaces it. extra: entries for tensors that files may have
@@ -53,8 +57,10 @@ class Entry:
     variants: tuple[Model, ...]
     larger: tuple[Model, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, int | str] = field(default_factory=dict)
     counted: Mapping[str, int | str] = field(default_factory=dict)
+    measured: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     required: str = ""
     spelled: Mapping[str, str] = field(default_factory=dict)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.library import convolutions, decoders, encoders, modules, pairs, pictures
+from tests.library import convolutions, decoders, diffusion, encoders, modules, pairs, pictures
 from tests.library.entry import Entry
 
 ENTRIES: Mapping[str, Entry] = {
     entry.name: entry
-    for page in (decoders, encoders, pairs, pictures, convolutions, modules)
+    for page in (decoders, encoders, pairs, pictures, convolutions, modules, diffusion)
     for entry in page.ENTRIES
 }

@@ -22,6 +22,7 @@ from rebasin_cli.spec.model import (
     Product,
     Split,
     concatenation,
+    leaves,
     product,
 )
 from rebasin_cli.spec.model import Entry as Lines
@@ -33,6 +34,7 @@ from rebasin_cli.trace import Trace, trace
 from tests.library.entry import Entry, Model
 
 STREAM = r"(?:.*\.)?stream"
+ROLES = ((), ("unit",), ("norm", "unit"), ("norm", "pair", "unit"))
 FIXED = Declaration(fixed=True)
 Change = Callable[[Named | Fixed], AxisExpr]
 WIDTH = 97  # of a comment, without `# `
@@ -111,7 +113,8 @@ def _renamed(spec: Spec, entry: Entry) -> Spec:
     used = _group_names(spec)
     streams = [name for name in used if re.fullmatch(STREAM, name)]
     only = {STREAM: "stream"} if len(streams) == 1 else {}
-    new = {name: _name(name, {**entry.groups, **only}) for name in used}
+    placed = _placed(spec, entry)
+    new = {name: placed.get(name) or _name(name, {**entry.groups, **only}) for name in used}
     assert len(set(new.values())) == len(new), f"names of groups collide: {sorted(new.values())}"
     return replace(
         spec,
@@ -121,6 +124,19 @@ def _renamed(spec: Spec, entry: Entry) -> Spec:
             for name, said in spec.groups.items()
         },
     )
+
+
+def _placed(spec: Spec, entry: Entry) -> dict[str, str]:
+    """Return names for the groups that stand on the first axis of certain tensors."""
+    found: dict[str, str] = {}
+    for expression, place in entry.places.items():
+        for key, lines in spec.tensors.items():
+            match = re.fullmatch(expression, key)
+            if match and not isinstance(lines, Split):
+                factors = [leaf.name for leaf in leaves(lines[0]) if isinstance(leaf, Named)]
+                for factor, role in zip(factors, ROLES[len(factors)], strict=True):
+                    found.setdefault(factor, f"{role}.{match.expand(place)}")
+    return found
 
 
 def _name(name: str, groups: Mapping[str, str]) -> str:
@@ -230,7 +246,7 @@ def _as_group(name: str, leaf: AxisExpr) -> AxisExpr:
 
 def _told(spec: Spec, entry: Entry) -> Spec:
     """Return the spec with named sizes, the spellings of files, and what models lack."""
-    groups = {name: replace(d, size=_size(name, entry)) for name, d in spec.groups.items()}
+    groups = {n: replace(d, size=_size(n, entry, d.size)) for n, d in spec.groups.items()}
     for name in filter(str.isalpha, _group_names(spec)):
         groups.setdefault(name, Declaration(size=_size(name, entry)))
     said = {name: d for name, d in groups.items() if d != Declaration()}
@@ -257,7 +273,10 @@ def _extra(entry: Entry) -> Mapping[str, Lines]:
     return parse(f"rebasin: 1\ntensors:\n{''.join(lines)}").tensors if lines else {}
 
 
-def _size(group: str, entry: Entry) -> int | str | None:
+def _size(group: str, entry: Entry, traced: int | str | None = None) -> int | str | None:
+    for expression, sizes in entry.measured.items():
+        if isinstance(traced, int) and re.fullmatch(expression, group):
+            return sizes.get(traced, traced)
     found = (size for e, size in entry.counted.items() if re.fullmatch(e, group))
     return next(found, None)
 

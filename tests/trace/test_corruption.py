@@ -98,7 +98,7 @@ def bed(name: str) -> Bed:
         model = given.build()
         calls = [_double(example) for example in given.examples(model)]
         trial = Trial(model.double(), calls[:1], found.outputs, found.returned)
-        assert trial.usable()
+        assert trial.doubt() is None
         return Bed(found, trial)
 
 

@@ -13,6 +13,7 @@ from rebasin_cli.errors import MachineError
 from rebasin_cli.models import Example, Subject
 from rebasin_cli.spec import dump
 from rebasin_cli.trace import trace
+from rebasin_cli.trace.doubt import NOT_NUMBERS, OTHER_COPY, TOO_LARGE, of_copy, of_idle_copy
 
 WIDE = 40_000  # 1.3 billion parameters: 10 GB in float64, no memory on fake tensors
 
@@ -61,12 +62,40 @@ def test_a_large_model_is_proved_by_its_small_copy() -> None:
 
 
 def test_a_small_copy_of_another_structure_proves_nothing() -> None:
-    assert trace(replace(LARGE, small=subject(lambda: Net(12, 20, 1)))).proof is None
+    found = trace(replace(LARGE, small=subject(lambda: Net(12, 20, 1))))
+    assert (found.proof, found.doubt) == (None, OTHER_COPY)
 
 
 def test_a_large_model_without_a_small_copy_is_not_proved() -> None:
     found = trace(LARGE)
-    assert found.proof is None and found.share > 0.99
+    assert (found.proof, found.doubt) == (None, TOO_LARGE)
+    assert found.share > 0.99
+
+
+def test_a_small_copy_that_was_not_validated_says_why() -> None:
+    class Lost(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * float("nan")
+
+    found = trace(replace(LARGE, small=subject(lambda: Lost(12, 20, 2))))
+    assert found.proof is None and found.doubt == of_copy(NOT_NUMBERS)
+    assert found.doubt.why.startswith("of the small copy that was run in its place, its outputs")
+
+
+def test_a_small_copy_that_makes_no_use_of_a_part_proves_nothing() -> None:
+    class Idle(Net):
+        def __init__(self, width: int, hidden: int) -> None:
+            super().__init__(width, hidden, 1)
+            self.aside = Block(5, 7)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 0 * self.aside(x)[..., :3]
+
+    large, small = subject(lambda: Idle(8_000, WIDE)), subject(lambda: Idle(12, 20))
+    found = trace(replace(large, small=small))
+    names = ["aside.up.weight", "aside.up.bias", "aside.down.weight"]
+    assert (found.proof, found.doubt) == (None, of_idle_copy(names))
+    assert trace(small).proof is not None
 
 
 def test_a_large_model_that_looks_at_numbers_is_refused() -> None:

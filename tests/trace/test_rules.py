@@ -88,7 +88,8 @@ def test_a_rule_that_forgets_to_tie_is_caught(name: str, monkeypatch: pytest.Mon
     "name",
     [
         *("cumsum", "convolution", "avg_pool2d", "tril", "roll", "unfold", "view_as_complex"),
-        *("embedding", "index", "scatter", "nonzero", "grid_sampler_2d", "im2col"),
+        *("embedding", "index", "scatter", "nonzero", "grid_sampler_2d", "im2col", "_fft_c2c"),
+        *("as_strided", "_fft_r2c"),
     ],
 )
 def test_a_rule_that_forgets_to_freeze_is_caught(

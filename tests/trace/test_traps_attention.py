@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -293,3 +295,48 @@ def test_trap_10_a_matrix_inside_each_head_takes_the_dims_from_its_parent() -> N
     text = AROUND + '  a.weight: ["h * d", s]\n  a.bias: ["h * d"]\n  o.weight: [s, "h * d"]\n'
     # d is beside h everywhere, on both axes of w: each head may order its dims by itself.
     check(given, "s 12; h 3; d 4 per h", text + "  w: [h, d, d]")
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_heads_that_talk_to_each_other_have_dims_of_their_own(fused: bool) -> None:
+    # Scores are mixed over heads before and after the softmax: three sets of heads, of which the
+    # first has the dims of queries and keys, and the last those of values.
+    def mix(m, x):
+        if fused:
+            q, k, v = m.qkv(x).unflatten(-1, (3, HEADS, DIM)).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            q, k, v = heads(m.q(x)), heads(m.k(x)), heads(m.v(x))
+        scores = (q @ k.transpose(-1, -2) / 2).permute(0, 2, 3, 1)
+        weights = m.after(m.before(scores).softmax(-2)).permute(0, 3, 1, 2)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+    names = ["qkv"] if fused else "qkv"
+    wide = STREAM * (3 if fused else 1)
+    members: dict[str, Any] = {n: nn.Linear(STREAM, wide) for n in names}
+    given = block(mix, before=nn.Linear(3, 3), after=nn.Linear(3, 3), **members)
+    groups = "s 12; h 3; m 3; g 3; d 4 per h; e 4 per g"
+    talk = (
+        "\n  before.weight: [m, h]\n  before.bias: [m]\n  after.weight: [g, m]\n  after.bias: [g]"
+    )
+    claim = qkv("h * d + h * d + g * e", "g * e") if fused else apart("h * d", v="g * e")
+    found = check(given, groups, claim + talk)
+    assert harm(given, found, groups, claim + talk.replace("[m, h]", "[m, ~]")) >= WRONG
+    assert harm(given, found, groups, claim + talk.replace("[g, m]", "[h, m]")) >= WRONG
+
+
+def test_sliding_chunks_leave_heads_and_their_dims_free() -> None:
+    # As in Longformer: overlapping windows of places, through the strides of memory.
+    def chunks(x, width=2):
+        rows, places, dim = x.shape
+        size = (rows, places // width - 1, 2 * width, dim)
+        return x.as_strided(size, (places * dim, width * dim, dim, 1))
+
+    def mix(m, x):
+        q, k, v = (heads(p(x)).reshape(-1, x.shape[1], DIM).contiguous() for p in (m.q, m.k, m.v))
+        seen = (chunks(q) @ chunks(k).transpose(-1, -2)).softmax(-1) @ chunks(v)
+        mixed = seen[:, :, :2].flatten(1, 2)
+        mixed = torch.cat([mixed, seen[:, -1, 2:]], 1)
+        return mixed.unflatten(0, (len(x), HEADS)).transpose(1, 2).flatten(2)
+
+    found = check(separate(mix), GROUPS, apart("h * d"))
+    assert not found.unknown

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.trace import Choices
+from rebasin_cli.trace.doubt import NOT_NUMBERS, ONE_NUMBER, UNMOVED
 from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"
@@ -235,5 +236,22 @@ def test_two_inputs_of_which_one_skips_ahead() -> None:
 def test_outputs_that_are_no_numbers_prove_nothing() -> None:
     net = Net(lambda m, x: m.b(m.a(x)) * float("nan"), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
     found = rows(net, 3, 5).traced()
-    assert found.proof is None
+    assert (found.proof, found.doubt) == (None, NOT_NUMBERS)
     assert [group.size for group in found.bound.groups.values()] == [8]
+
+
+def test_outputs_that_are_all_one_number_prove_nothing() -> None:
+    net = Net(lambda m, x: m.b(m.a(x)) * 0, a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    found = rows(net, 3, 5).traced()
+    assert (found.proof, found.doubt) == (None, ONE_NUMBER)
+
+
+def test_outputs_that_notice_nothing_prove_nothing() -> None:
+    net = Net(lambda m, x: m.b(m.a(x)) * 0 + x[:, :3], a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    found = rows(net, 3, 5).traced()
+    assert (found.proof, found.doubt) == (None, UNMOVED)
+
+
+def test_a_proof_leaves_no_doubt() -> None:
+    net = Net(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
+    assert rows(net, 3, 5).traced().doubt is None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.trace import Choices
+from rebasin_cli.trace.exercise import UNUSED
 from rebasin_cli.trace.recorder import primitive_kernels
 from tests.trace.traps import WRONG, Net, case, check, harm, noise, rows
 
@@ -113,9 +114,10 @@ def test_trap_19_two_steps_tie_the_state_to_itself() -> None:
 
 def test_trap_19_a_cell_without_a_state_has_a_recurrence_that_nothing_exercises() -> None:
     net = Net(lambda m, x: m.out(m.cell(x)[0]), cell=nn.LSTMCell(5, 8), out=nn.Linear(8, 3))
-    # Multiplied by equal zeros: the columns are a group of their own, which is true of this net.
-    text = CELL + '  cell.weight_hh: ["h + h + h + h", z]'
-    check(rows(net, 3, 5), "h 8; z 8", text)
+    # Multiplied by zeros: of the columns this net says nothing, and their units stay.
+    text = CELL + '  cell.weight_hh: ["h + h + h + h", ~]'
+    found = check(rows(net, 3, 5), "h 8", text)
+    assert [axis.reason for axis in found.fixed if axis.tensor == "cell.weight_hh"] == [UNUSED]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])

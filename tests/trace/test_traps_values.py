@@ -280,3 +280,30 @@ def test_trap_26_a_tensor_that_is_reshaped_in_place_has_other_axes_from_then_on(
     found = given.traced()
     assert found.proof is not None and found.proof.difference <= EXACT
     assert [group.size for group in found.bound.groups.values()] == [8]
+
+
+def picture_in_text(m, x, y):
+    """As multimodal models do: count the places, then fill them with rows of another stream."""
+    hidden = m.a(x)
+    places = (x[..., :1] > 0).expand_as(hidden)
+    rows_ = m.c(y)
+    if hidden[places].numel() > 8 * len(y):
+        raise ValueError
+    return m.b(hidden.masked_scatter(places, rows_.to(hidden.dtype)))
+
+
+def test_counting_what_a_mask_chooses_fixes_no_units() -> None:
+    net = Net(picture_in_text, **dict(mlp(None).net.named_children()), c=nn.Linear(6, 8))
+    one, two = noise(2, 4, 5), noise(3, 5, 5)
+    counts = [int((x[..., 0] > 0).sum()) for x in (one, two)]
+    given = case(net, (one, noise(counts[0], 6)), (two, noise(counts[1], 6)))
+    check(given, "h 8", HIDDEN + "  c.{weight,bias}: [h]")
+
+
+def test_a_count_that_only_some_units_decide_fixes_them() -> None:
+    def change(m, x):
+        return x.relu() if x[:, :4][x[:, :4] > 0].numel() % 2 else x.tanh()
+
+    given = mlp(change)
+    check(given, "h 4; g 4", '  a.{weight,bias}: ["h + g"]\n  b.weight: [~, "h + g"]')
+    assert harm(given, given.traced(), "h 8", HIDDEN) >= WRONG

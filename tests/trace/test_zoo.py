@@ -63,7 +63,8 @@ TRANSFORMERS: Mapping[str, tuple[Mapping[str, object], int, int]] = {
     # two towers, and the space that both project to
     "CLIPModel": (
         {
-            "text_config": TOWER | {"vocab_size": 64, "max_position_embeddings": 16},
+            "text_config": TOWER
+            | {"vocab_size": 64, "max_position_embeddings": 16, "eos_token_id": 63},
             "vision_config": TOWER | {"image_size": 32, "patch_size": 8},
             "projection_dim": 24,
         },

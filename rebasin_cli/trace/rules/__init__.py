@@ -15,7 +15,7 @@ from rebasin_cli.trace.analysis import Analysis, Axes, Rule
 from rebasin_cli.trace.probing import probed
 from rebasin_cli.trace.record import Call, Value, mapped, values_in
 from rebasin_cli.trace.recorder import SHAPE_ONLY
-from rebasin_cli.trace.rules import arithmetic, indexing, shapes, slices, spatial
+from rebasin_cli.trace.rules import arithmetic, indexing, shapes, slices, spatial, strides
 from rebasin_cli.trace.terms import Term, extent
 
 CREATORS = (
@@ -32,6 +32,7 @@ def created(analysis: Analysis, call: Call) -> list[Axes]:
 RULES: dict[str, Rule] = {
     **shapes.RULES,
     **slices.RULES,
+    **strides.RULES,
     **arithmetic.RULES,
     **spatial.RULES,
     **indexing.RULES,
@@ -84,7 +85,7 @@ def _pass_domains(analysis: Analysis, call: Call, name: str) -> None:
     if not domains:
         return
     if name in indexing.KEEP_DOMAINS | indexing.JOIN_DOMAINS:
-        _hand_on(analysis, call, list(domains.values()), len(domains) < len(call.operands))
+        _hand_on(analysis, call, list(domains.values()), len(domains) < len(set(call.operands)))
         return
     if name in indexing.LOOK_UP:
         _looked_up(analysis, call, domains)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import prod
+from math import gcd, prod
 
 from rebasin_cli.trace.analysis import Analysis, Axes, Rule
 from rebasin_cli.trace.record import Call, Value, values_in
-from rebasin_cli.trace.terms import ONE, Dependent, Term, extent
+from rebasin_cli.trace.terms import (
+    ONE,
+    Dependent,
+    Sum,
+    Term,
+    add,
+    boundaries,
+    extent,
+    whole_rows,
+)
 
 
 def pointwise(analysis: Analysis, call: Call) -> list[Axes]:
@@ -166,11 +175,34 @@ def batch_norm(analysis: Analysis, call: Call) -> list[Axes]:
 
 def group_norm(analysis: Analysis, call: Call) -> list[Axes]:
     axes, groups = analysis.of(call.args[0]), call.arg("group")
-    outer, inner = analysis.terms.split(axes[1], groups)
+    rows = _norm_groups(analysis, axes[1], extent(axes[1]) // groups)
     for value in values_in([call.arg("weight"), call.arg("bias")]):
         analysis.terms.unify(axes[1], analysis.of(value)[0])
-    analysis.mix((axes[0], outer, inner, *axes[2:]), range(2, len(axes) + 1))
-    return [axes, (axes[0], outer), (axes[0], outer)]
+    for outer, inner in rows:
+        analysis.mix((axes[0], outer, inner, *axes[2:]), range(2, len(axes) + 1))
+    statistics = (axes[0], add([outer for outer, _ in rows]))
+    return [axes, statistics, statistics]
+
+
+def _norm_groups(analysis: Analysis, channels: Term, size: int) -> list[tuple[Term, Term]]:
+    """Return the groups of a norm and what is mixed in each, segment by segment.
+
+    Where groups cross the segments of a concatenation, the largest pieces that no boundary of
+    either cuts keep their places, and the units inside each piece are free.
+    """
+    term = analysis.terms.resolve(analysis.terms.collapse(channels))
+    pairs: list[tuple[Term, Term]] = []
+    for row in whole_rows(term.segments if isinstance(term, Sum) else [term], size):
+        count, crossed = extent(row) // size, f"groups of {size} cross a concatenation"
+        if isinstance(row, Sum) and count > 1:
+            for start, segment in zip((0, *boundaries(row.segments)), row.segments, strict=True):
+                pieces = extent(segment) // gcd(size, start, extent(segment))
+                places, _ = analysis.terms.split(segment, pieces)
+                analysis.freeze([places], crossed, soft=True)
+            pairs.append((analysis.frozen([count], crossed)[0], row))
+        else:
+            pairs.append(analysis.terms.split(row, count))
+    return pairs
 
 
 def weight_norm(analysis: Analysis, call: Call) -> list[Axes]:

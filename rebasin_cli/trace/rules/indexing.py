@@ -12,13 +12,12 @@ from itertools import pairwise
 import torch
 
 from rebasin_cli.trace.analysis import Analysis, Axes, LookUp, Rule
-from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.record import MASKS, Call, Value
 from rebasin_cli.trace.rules.arithmetic import broadcast, pointwise, reduced
 from rebasin_cli.trace.rules.slices import narrowed
 from rebasin_cli.trace.terms import ONE, Term, extent
 
 LOOKED_UP = "looked up by index"
-MASKS = frozenset({torch.bool, torch.uint8})
 
 
 def looked_into(
@@ -302,8 +301,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
             *("_local_scalar_dense", "nonzero", "masked_select", "histc", "_unique2", "unique_dim"),
-            *("bincount", "equal", "is_nonzero", "bucketize", "searchsorted", "_fft_c2c"),
-            *("_fft_r2c", "_fft_c2r", "torchvision::nms", "multinomial", "unique_consecutive"),
+            *("bincount", "equal", "is_nonzero", "bucketize", "searchsorted"),
+            *("torchvision::nms", "multinomial", "unique_consecutive"),
             *("repeat_interleave",),
         ),
         freezing,

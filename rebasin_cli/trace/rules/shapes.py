@@ -183,28 +183,6 @@ def to_real(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*analysis.of(call.args[0]), *analysis.frozen([2], "real and imaginary part"))]
 
 
-def restrided(analysis: Analysis, call: Call) -> list[Axes]:
-    """`as_strided` to the same shape mostly changes the layout in memory, as for channels last.
-
-    With two axes of one size it might also swap them.
-    """
-    axes, shape = analysis.of(call.args[0]), _result(call).shape
-    long = [size for size in shape if size > 1]
-    moved = call.arg("storage_offset") or len(set(long)) < len(long)
-    if shape == call.args[0].shape and (_contiguous(shape, call.arg("stride")) or not moved):
-        return [axes]
-    analysis.freeze(axes, "as_strided", soft=True)
-    return [analysis.frozen(shape, "as_strided", soft=True)]
-
-
-def _contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    steps = [prod(shape[dim + 1 :]) for dim in range(len(shape))]
-    return all(
-        size == 1 or step == stride
-        for size, step, stride in zip(shape, steps, strides, strict=True)
-    )
-
-
 def _result(call: Call) -> Value:
     value = call.results[0]
     assert value is not None
@@ -232,5 +210,4 @@ RULES: dict[str, Rule] = {
     "unfold": windows,
     "view_as_complex": to_complex,
     "view_as_real": to_real,
-    "as_strided": restrided,
 }

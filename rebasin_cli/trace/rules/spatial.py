@@ -50,14 +50,51 @@ def places(analysis: Analysis, call: Call) -> list[Axes]:
     """Pooling, resizing, padding: the trailing axes are places, the leading ones stay."""
     axes = analysis.of(call.args[0])
     spatial = _SPATIAL[call.name.removesuffix("_")]
-    analysis.freeze(axes[-spatial:], "places")
-    analysis.mix(axes, range(len(axes) - spatial, len(axes)))
+    start = len(axes) - spatial
+    moved = [start + place for place in range(spatial) if not _pointlike(call, place, spatial)]
+    analysis.freeze([axes[dim] for dim in moved], "places")
+    analysis.mix(axes, moved)
     for value in call.operands[1:]:  # chosen places of an unpooling, random ones of a pooling
         other = analysis.of(value)
         analysis.freeze(other[CHANNELS:], "places")
         analysis.terms.unify_all(axes[:CHANNELS], other[:CHANNELS])
     made = [result.shape if result is not None else () for result in call.results]
-    return [(*axes[:-spatial], *analysis.frozen(shape[-spatial:], "places")) for shape in made]
+    return [
+        tuple(
+            analysis.frozen([size], "places")[0] if dim in moved else axes[dim]
+            for dim, size in enumerate(shape)
+        )
+        for shape in made
+    ]
+
+
+def _pointlike(call: Call, place: int, spatial: int) -> bool:
+    """Return whether a mean over windows takes each place along an axis alone.
+
+    Of a maximum the places are counted over all axes, and so depend on their order.
+    """
+    if not call.name.startswith("avg_pool"):
+        return False
+    width, step, padding = (
+        (list(call.arg(name)) * spatial)[place] if call.arg(name) else None
+        for name in ("kernel_size", "stride", "padding")
+    )
+    return width == 1 and step in (1, None) and not padding
+
+
+def transformed(analysis: Analysis, call: Call) -> list[Axes]:
+    """Fourier transforms: the order along what is transformed matters, and is another after."""
+    axes, dims = analysis.of(call.args[0]), call.arg("dim")
+    chosen = {dim % len(axes) for dim in dims}
+    analysis.freeze([axes[dim] for dim in chosen], "frequencies")
+    analysis.mix(axes, chosen)
+    shape = _result(call).shape
+    return [
+        tuple(
+            analysis.frozen([shape[dim]], "frequencies")[0] if dim in chosen else term
+            for dim, term in enumerate(axes)
+        )
+    ]
 
 
 def sample(analysis: Analysis, call: Call) -> list[Axes]:
@@ -164,6 +201,7 @@ RULES: dict[str, Rule] = {
     "convolution": convolution,
     **dict.fromkeys(_SPATIAL, places),
     **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), sample),
+    **dict.fromkeys(("_fft_c2c", "_fft_r2c", "_fft_c2r"), transformed),
     "im2col": patches,
     "col2im": unpatched,
     "pixel_shuffle": pixel_shuffle,

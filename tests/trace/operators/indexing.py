@@ -240,11 +240,6 @@ _FREEZING: dict[str, list[Maker]] = {
     "is_nonzero": [lambda s: one(aten.is_nonzero.default, s("1"))],
     "bucketize": [lambda s: one(aten.bucketize.Tensor, s("a b"), s("3").sort()[0])],
     "searchsorted": [lambda s: one(aten.searchsorted.Tensor, s("3").sort()[0], s("a b"))],
-    "_fft_c2c": [
-        lambda s: one(aten._fft_c2c.default, s("a b", dtype=torch.complex128), [1], 0, True)
-    ],
-    "_fft_r2c": [lambda s: one(aten._fft_r2c.default, s("a b"), [1], 0, True)],
-    "_fft_c2r": [lambda s: one(aten._fft_c2r.default, s("a 3", dtype=torch.complex128), [1], 0, 4)],
     "multinomial": [lambda s: one(aten.multinomial.default, s("a b").abs(), 2)],
     "repeat_interleave": [
         _domain(lambda run, i: run(aten.repeat_interleave.Tensor, run(aten.view.default, i, [-1])))

@@ -43,6 +43,42 @@ def _interleaved(s: Sizes) -> Case:
     return Case((s("h3d i"),), body)
 
 
+def _sliding_windows(s: Sizes) -> Case:
+    """Windows of 4 that begin at every second of 6 places."""
+    step = s["b"]
+    size, strides = [s["a"], 2, 4, step], [6 * step, 2 * step, step, 1]
+    return one(aten.as_strided.default, s("a 6 b"), size, strides)
+
+
+def _windows_of_a_view(s: Sizes) -> Case:
+    step, size = s["ab"], [s["a"], 2, 4, s["b"]]
+
+    def body(run: Run, x: torch.Tensor) -> Any:
+        turned = run(aten.transpose.int, x, 0, 1)
+        return run(aten.as_strided.default, turned, size, [s["b"], 2 * step, step, 1])
+
+    return Case((s("6 a b"),), body)
+
+
+def _part_of_memory(s: Sizes) -> Case:
+    """A view that steps over what lies between its rows, and back to it."""
+
+    def body(run: Run, x: torch.Tensor) -> Any:
+        part = run(aten.slice.Tensor, x, 1, 0, 2)
+        return run(aten.as_strided.default, part, [6], [1])
+
+    return Case((s("3 3"),), body)
+
+
+def _laid_out_anew(s: Sizes) -> Case:
+    """The layout that a kernel gives its result, without a change of what stands where."""
+
+    def body(run: Run, x: torch.Tensor) -> Any:
+        return run(aten.as_strided.default, x, list(x.shape), list(x.stride()))
+
+    return Case((s("a b c"),), body)
+
+
 def _rejoined(s: Sizes) -> Case:
     """Stacked, and seen as one axis again."""
 
@@ -183,5 +219,13 @@ CASES: dict[str, list[Maker]] = {
         lambda s: one(aten.as_strided.default, s("a b"), [s["a"], s["b"]], [s["b"], 1]),
         lambda s: one(aten.as_strided.default, s("a b"), [s["ab"]], [1]),
         lambda s: one(aten.as_strided.default, s("3 3"), [3, 3], [1, 3]),
+        _sliding_windows,
+        _windows_of_a_view,
+        lambda s: one(aten.as_strided.default, s("3 3"), [3], [4]),
+        lambda s: one(aten.as_strided.default, s("3 5"), [3, 5], [1, 3]),
+        lambda s: one(aten.as_strided.default, s("4 3"), [3, 3], [3, 1], 3),
+        lambda s: one(aten.as_strided.default, s("4 3"), [2, 3], [5, 1]),
+        _part_of_memory,
+        _laid_out_anew,
     ],
 }

@@ -117,6 +117,16 @@ for _rank in (1, 2, 3):
         _POOLS[f"max_unpool{_rank}d"] = [_indexed_pool(_rank)]
         _POOLS[f"fractional_max_pool{_rank}d"] = [_random_pool(_rank)]
 _POOLS["max_unpool2d"].append(_constant_unpool)
+_POOLS["avg_pool2d"] += [
+    lambda s: one(aten.avg_pool2d.default, s("n c 4 b"), [2, 1], [2, 1]),
+    lambda s: one(aten.avg_pool2d.default, s("n c 4 b"), [1], [1]),
+    lambda s: one(aten.avg_pool2d.default, s("n c 4 3"), [2, 1], [1, 2]),
+    lambda s: one(aten.avg_pool2d.default, s("n c 4 3"), [3, 1], [1, 1], [1, 0], False, False),
+    lambda s: one(aten.avg_pool2d.default, s("n c 4 3"), [1, 2]),
+]
+_POOLS["max_pool2d_with_indices"] += [
+    lambda s: one(aten.max_pool2d_with_indices.default, s("n c 4 3"), [2, 1], [2, 1]),
+]
 
 CASES: dict[str, list[Maker]] = {
     "convolution": [
@@ -145,6 +155,12 @@ CASES: dict[str, list[Maker]] = {
     },
     "grid_sampler_2d": _sampler(2),
     "grid_sampler_3d": _sampler(3),
+    "_fft_c2c": [
+        lambda s: one(aten._fft_c2c.default, s("a b", dtype=torch.complex128), [1], 0, True),
+        lambda s: one(aten._fft_c2c.default, s("a b c", dtype=torch.complex128), [0, 2], 0, True),
+    ],
+    "_fft_r2c": [lambda s: one(aten._fft_r2c.default, s("a 4 b"), [1], 0, True)],
+    "_fft_c2r": [lambda s: one(aten._fft_c2r.default, s("a 3", dtype=torch.complex128), [1], 0, 4)],
     "im2col": [
         lambda s: one(aten.im2col.default, s("n c 4 5"), [2, 2], [1, 1], [0, 0], [1, 1]),
     ],

@@ -101,7 +101,7 @@ def check(
 ) -> Trace:
     """Trace a network, and compare the result with a claim; return the trace.
 
-    groups: `NAME SIZE`, `NAME SIZE per PARENT` or `NAME SIZE fixed`, separated by semicolons.
+    groups: `NAME SIZE`, `NAME SIZE per PARENT`, `NAME SIZE fixed` or both, separated by semicolons.
     tensors: what each tensor is made of, as a spec says it; those not named are fixed.
     """
     found = given.traced(choices)
@@ -133,7 +133,8 @@ def _declared(groups: str) -> str:
     lines = []
     for group in groups.split(";"):
         name, size, *rest = group.split()
-        more = f"per: {rest[1]}, " if rest[:1] == ["per"] else "fixed: true, " if rest else ""
+        parent = f"per: {rest[rest.index('per') + 1]}, " if "per" in rest else ""
+        more = parent + "fixed: true, " * ("fixed" in rest)
         lines.append(f"  {name}: {{size: {size}, {more}one-sided: true}}")
     return "\n".join(lines)
 

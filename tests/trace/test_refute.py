@@ -1,0 +1,87 @@
+"""Groups that break a function: which they are, and the spec without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from rebasin_cli.permutation import Permutation, shuffled
+from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.trace.refute import culprits, dropped, orphaned, without_own
+
+TEXT = """rebasin: 1
+groups:
+  h: {one-sided: true}
+  d: {size: 2, per: h, one-sided: true}
+  s: {one-sided: true}
+tensors:
+  q: ["h * d", s]
+  k: ["h * d", s]
+  o: [s, m]
+  p: [m, ~]
+"""
+SHAPES = {"q": (6, 4), "k": (6, 4), "o": (4, 5), "p": (5, 7)}
+
+
+def given() -> tuple[Spec, BoundSpec]:
+    spec = parse(TEXT)
+    infos = {n: TensorInfo(n, shape, torch.float32) for n, shape in SHAPES.items()}
+    return spec, bind(spec, infos)
+
+
+def orders(*names: str) -> dict[str, Permutation]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: shuffled((5,), (), generator) for name in names}
+
+
+@pytest.mark.parametrize("bad", [set(), {"a"}, {"d"}, {"a", "e"}, {"b", "c", "d"}, set("abcde")])
+def test_each_group_that_breaks_alone_is_found(bad: set[str]) -> None:
+    def breaks(some: Mapping[str, Permutation]) -> bool:
+        return not bad.isdisjoint(some)
+
+    assert set(culprits(orders(*"abcde"), breaks)) == bad
+
+
+def test_groups_that_break_only_together_are_all_suspected() -> None:
+    found = culprits(orders(*"abcd"), lambda some: {"a", "d"} <= some.keys())
+    assert set(found) == set("abcd")
+
+
+def test_a_dropped_group_is_a_fixed_axis() -> None:
+    spec, bound = given()
+    left = dump(dropped(spec, bound, ["m"]))
+    assert "o: [s, 5]" in left
+    assert " m" not in left
+
+
+def test_a_dropped_parent_stays_and_is_fixed() -> None:
+    spec, bound = given()
+    left = dropped(spec, bound, ["h"])
+    assert left.groups["h"].fixed
+    assert left.groups["d"].per == "h"
+    assert left.tensors == spec.tensors
+
+
+def test_a_fixed_parent_without_children_is_dropped_too() -> None:
+    spec, bound = given()
+    left = orphaned(dropped(spec, bound, ["h", "d"]), bound, [])
+    assert left.groups.keys() == {"s"}
+    assert '["3 * 2", s]' in dump(left)
+
+
+def test_an_orphan_has_one_order_for_all_indices_of_its_parent() -> None:
+    spec, bound = given()
+    left = orphaned(spec, bound, ["d"])
+    assert left.groups["d"].per is None
+    assert left.tensors == spec.tensors
+
+
+def test_without_its_own_orders_a_child_is_in_the_first_one_everywhere() -> None:
+    child = shuffled((3, 5), ("h",), torch.Generator().manual_seed(1))
+    found = without_own(child)
+    assert found.parents == ("h",)
+    assert all(torch.equal(row, child.index[0]) for row in found.index)
+    assert found != child
