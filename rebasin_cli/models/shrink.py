@@ -14,7 +14,8 @@ from itertools import chain, count
 from typing import Any
 
 from rebasin_cli.models.attempt import quiet
-from rebasin_cli.models.shrink_names import FEEDFORWARD, HIDDEN, LIMITS, VOCABULARY, means
+from rebasin_cli.models.shrink_names import FEEDFORWARD, GROUPED, HIDDEN, LIMITS, VOCABULARY, means
+from rebasin_cli.models.shrink_related import related
 
 LAYERS, HEADS = 3, 4
 LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -45,8 +46,20 @@ def shrunk(config: Any) -> Any:
     Groups of query heads and of experts stay groups, and every kind of layer stays. An unusual name
     is not understood: the result may be one that its class refuses.
     """
+    return next(shrunk_ways(config))
+
+
+def shrunk_ways(config: Any) -> Iterator[Any]:
+    """Yield configurations of the same architecture, the smallest first.
+
+    Of the first, no two widths are equal that were not. The next has widths that norms of 32 groups
+    accept. Of the last, widths are an equal part of what they were, so that sums and products that
+    no name tells hold as before.
+    """
     numbers = list(_numbers(config))
-    return _shrunk(config, Sizes(_widths(numbers), _tokens(numbers)))
+    tokens = _tokens(numbers)
+    for widths in (_widths(numbers, HIDDEN), _widths(numbers, GROUPED), _parts(numbers)):
+        yield _shrunk(config, Sizes(widths, tokens))
 
 
 def _shrunk(config: Any, sizes: Sizes) -> Any:
@@ -54,7 +67,7 @@ def _shrunk(config: Any, sizes: Sizes) -> Any:
     fields = _fields(config)
     level = _level(fields, _outputs(config))
     new = {name: _value(name, value, level, sizes) for name, value in fields.items()}
-    new = _reconciled(fields, new)
+    new = related(fields, _reconciled(fields, new))
     if isinstance(config, dict):
         return new
     if _outputs(config) > 0:
@@ -91,17 +104,29 @@ def _numbers(config: Any) -> Iterator[tuple[str, int]]:
                 yield str(name), item
 
 
-def _widths(numbers: Sequence[tuple[str, int]]) -> dict[int, int]:
+def _widths(numbers: Sequence[tuple[str, int]], steps: Sequence[int]) -> dict[int, int]:
     """Return new widths in the order of the old ones; inner widths differ from hidden ones."""
-    wide = [(name, value) for name, value in numbers if value > PLAIN and _is_width(name)]
+    wide = _wide(numbers)
     outer = {value for name, value in wide if not means("inner", name)}
     inner = {value for _, value in wide} - outer
-    hidden = chain(HIDDEN, count(HIDDEN[-1] + 8, 8))
+    hidden = chain(steps, count(steps[-1] + steps[0] // 4, steps[0] // 4))
     feedforward = chain(FEEDFORWARD, count(FEEDFORWARD[-1] + 8, 8))
     pairs = chain(
         zip(sorted(outer), hidden, strict=False), zip(sorted(inner), feedforward, strict=False)
     )
     return {value: min(value, new) for value, new in pairs}
+
+
+def _wide(numbers: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    return [(name, value) for name, value in numbers if value > PLAIN and _is_width(name)]
+
+
+def _parts(numbers: Sequence[tuple[str, int]]) -> dict[int, int]:
+    """Return widths divided by the power of two that leaves all whole and none below 16."""
+    old = {value for _, value in _wide(numbers)}
+    powers = (2**power for power in range(8, -1, -1))
+    part = next(one for one in powers if all(v % one == 0 and v // one >= PLAIN for v in old))
+    return {value: value // part for value in old}
 
 
 def _is_width(name: str) -> bool:

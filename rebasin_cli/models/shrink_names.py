@@ -14,6 +14,7 @@ def _limits(*lines: str) -> tuple[tuple[re.Pattern[str], int], ...]:
 # Widths are divisible by 8: up to 4 heads of even size. No two kinds of numbers share a value, so
 # that equal sizes hide no relation.
 HIDDEN = (32, 40, 56, 64, 72, 80, 88, 104, 112, 120, 128, 136, 144, 152, 160, 168, 176, 184)
+GROUPED = tuple(range(32, 512, 32))
 FEEDFORWARD = (48, 52, 60, 68, 76, 84, 92, 100, 108, 116, 124, 132, 140, 148, 156, 164)
 VOCABULARY = 99
 

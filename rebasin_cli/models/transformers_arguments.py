@@ -1,52 +1,34 @@
-"""Arguments that models of transformers take, by name, made from their configuration."""
+"""Arguments that models of transformers take beside images and sounds, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from rebasin_cli.models.attempt import CPU, ids, noise, on, quiet
+from rebasin_cli.models.frame import Frame, Maker, parts
+from rebasin_cli.models.transformers_pictures import grid, image, patches, sides, video
+from rebasin_cli.models.transformers_sounds import channel_wave, clip, frames, mel, wave
+
+# What a text has in the place of other media, and the method that says what is put there.
+MEDIA = {
+    "image": (
+        ("image_token_id", "image_token_index", "img_context_token_id"),
+        "get_image_features",
+    ),
+    "audio": (("audio_token_id", "audio_token_index", "speech_token_id"), "get_audio_features"),
+}
+Forms = Mapping[str, Mapping[str, Maker]]  # medium -> the arguments that carry it
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A model and how large its example is: batch, ids of a text, ids that a decoder reads."""
-
-    model: Any
-    batch: int
-    length: int
-    target: int
-
-    def get(self, *names: str, default: int = 0) -> int:
-        """Return the first of the fields that the configuration or one inside it sets."""
-        for name in names:
-            for config in _tree(self.model.config):
-                value = getattr(config, name, None)
-                value = value[0] if isinstance(value, (list, tuple)) and value else value
-                if isinstance(value, int) and value > 0:
-                    return value
-        return default
-
-
-Maker = Callable[[Frame], torch.Tensor]
-
-
-def _tree(config: Any) -> Iterator[Any]:
-    """Yield a configuration and those inside it."""
-    yield config
-    for name in getattr(config, "sub_configs", ()):
-        inner = getattr(config, name, None)
-        if inner is not None:
-            yield from _tree(inner)
-
-
-def _tokens(frame: Frame, length: int) -> torch.Tensor:
+def tokens(frame: Frame, length: int) -> torch.Tensor:
     """Return ordinary ids of the text vocabulary."""
     text = _text_config(frame.model.config)
-    special = [v for k, v in text.to_dict().items() if k.endswith(("token_id", "token_index"))]
+    fields = [pair for part in parts(frame.model.config, ()) for pair in vars(part).items()]
+    special = [v for k, v in fields if k.endswith(("token_id", "token_index"))]
     flat = [v for item in special for v in (item if isinstance(item, list) else [item])]
     below = getattr(text, "vocab_size", None) or frame.get("vocab_size", "n_tokens", default=2)
     return ids((frame.batch, length), below, (0, 1, 2, 3, *flat))
@@ -67,70 +49,74 @@ def _boxes(frame: Frame) -> torch.Tensor:
     return corners + offsets
 
 
-def text_with_image(frame: Frame, picture: Mapping[str, Maker]) -> torch.Tensor:
-    """Return a text and then one image's worth of image tokens, as many as the model makes."""
-    count = _grid_tokens(frame) if "image_grid_thw" in picture else _feature_rows(frame, picture)
-    image = torch.full((frame.batch, count), image_token(frame), device=CPU)
-    return torch.cat([_tokens(frame, frame.length), image], dim=1)
+def text_with(frame: Frame, media: Forms) -> torch.Tensor:
+    """Return a text and then, for each medium, as many of its tokens as the model makes of it."""
+    pieces = [_ended(frame, tokens(frame, frame.length))]
+    for medium, form in media.items():
+        token = placeholder(frame, medium)
+        if token or "image_embeds_position_mask" in form:
+            count = _rows(frame, medium, form)
+            pieces.append(torch.full((frame.batch, count), token, device=CPU))
+    return torch.cat(pieces, dim=1)
 
 
-def token_kinds(frame: Frame, picture: Mapping[str, Maker]) -> torch.Tensor:
-    """Return which tokens of such a text are the image's: 1 there, otherwise 0."""
-    return (text_with_image(frame, picture) == image_token(frame)).int()
+def _ended(frame: Frame, text: torch.Tensor) -> torch.Tensor:
+    """Return a text that ends with the token at which a model looks for its summary.
 
-
-def image_token(frame: Frame) -> int:
-    """Return the id that stands for a piece of an image in a text, 0 if there is none."""
-    return frame.get("image_token_id", "image_token_index", "img_context_token_id")
-
-
-def _grid_tokens(frame: Frame) -> int:
-    """Return how many tokens one image's grid of patches becomes.
-
-    Counted, not run: these models turn the grid into a list, which needs its values.
+    Without it CLIP takes the first place, at which no attention is paid to any other.
     """
-    merged = frame.get("spatial_merge_size", default=1) ** 2
-    return int(_grid(frame)[0].prod()) // merged
+    ends = (getattr(module, "eos_token_id", None) for module in frame.model.modules())
+    below = getattr(_text_config(frame.model.config), "vocab_size", 0)
+    known = [end for end in ends if isinstance(end, int) and 0 <= end < below]
+    if known:
+        text[:, -1] = known[0]
+    return text
 
 
-def _feature_rows(frame: Frame, picture: Mapping[str, Maker]) -> int:
-    """Run the part of the model that sees, and return how many vectors it makes of an image."""
+def token_kinds(frame: Frame, media: Forms) -> torch.Tensor:
+    """Return which tokens of such a text are an image's: 1 there, otherwise 0."""
+    return (text_with(frame, media) == placeholder(frame, "image")).int()
+
+
+def text_mask(frame: Frame, media: Forms) -> torch.Tensor:
+    """Return that every token of such a text is one, for models that read their mask."""
+    return torch.ones_like(text_with(frame, media))
+
+
+def placeholder(frame: Frame, medium: str) -> int:
+    """Return the id that stands for a piece of a medium in a text, 0 if there is none."""
+    return frame.get(*MEDIA[medium][0])
+
+
+def _rows(frame: Frame, medium: str, form: Mapping[str, Maker]) -> int:
+    """Return how many vectors the model makes of one image or sound.
+
+    That part of it is run, unless it turns a grid into a list, which needs its values.
+    """
     device = next(frame.model.parameters()).device
-    inputs = {name: on(device, make(frame)) for name, make in picture.items()}
+    if "image_grid_thw" in form and device.type == "meta":
+        merged = frame.seen("spatial_merge_size", "merge_size", default=1) ** 2
+        return int(grid(frame)[0].prod()) // merged
+    if "image_embeds_position_mask" in form:
+        return frame.get("latent_query_num")
+    method = _method(frame.model, MEDIA[medium][1])
+    if method is None:  # one token is enough: the model itself makes room for the rest
+        return 1
+    known = inspect.signature(method).parameters
+    inputs = {name: on(device, make(frame)) for name, make in form.items()}
+    named = {name: value for name, value in inputs.items() if name in known}
     with torch.no_grad(), quiet(), device:
-        found = frame.model.get_image_features(**inputs)
-    found = getattr(found, "pooler_output", found)
+        found = method(**named) if named else method(*inputs.values())
+    for name in ("pooler_output", "last_hidden_state"):
+        found = found if getattr(found, name, None) is None else getattr(found, name)
     rows = found if isinstance(found, (list, tuple)) else [found]
     return int(sum(row.numel() // row.shape[-1] for row in rows)) // frame.batch
 
 
-def _image(frame: Frame, *frames: int) -> torch.Tensor:
-    channels = frame.get("num_channels", "in_channels", "in_chans", default=3)
-    return noise((frame.batch, *frames, channels, *_sides(frame)))
-
-
-def _sides(frame: Frame) -> tuple[int, int]:
-    """Return height and width of an image; some models want other than squares."""
-    for config in _tree(frame.model.config):
-        value = getattr(config, "image_size", None)
-        if isinstance(value, (list, tuple)) and len(value) == 2:
-            return value[0], value[1]
-    side = frame.get("image_size", "img_size", default=64)
-    return side, side
-
-
-def patches(frame: Frame) -> torch.Tensor:
-    """Return the patches of all images in a row, as models for images of any size take them."""
-    channels = frame.get("num_channels", "in_channels", "in_chans", default=3)
-    time = frame.get("temporal_patch_size", default=1)
-    values = channels * time * frame.get("patch_size") ** 2
-    return noise((int(_grid(frame).prod(dim=1).sum()), values))
-
-
-def _grid(frame: Frame) -> torch.Tensor:
-    """Return frames, rows and columns of patches of each image, (batch, 3)."""
-    columns = 4 * (frame.batch % 2 + 1)
-    return torch.tensor([[1, 4, columns]] * frame.batch, device=CPU)
+def _method(model: Any, name: str) -> Any:
+    """Return a method of a model, or of the first part that has it, if one has."""
+    found = (getattr(part, name) for part in model.modules() if hasattr(part, name))
+    return next(found, None)
 
 
 def _series(frame: Frame) -> torch.Tensor:
@@ -138,47 +124,41 @@ def _series(frame: Frame) -> torch.Tensor:
     return noise((frame.batch, frame.get("context_length"), frame.get("num_input_channels")))
 
 
-def _video(frame: Frame) -> torch.Tensor:
-    return _image(frame, frame.get("num_frames", "frames_per_clip", default=4))
+def _zeros(frame: Frame) -> torch.Tensor:
+    return tokens(frame, frame.length) * 0
 
 
-def _mel(frame: Frame) -> torch.Tensor:
-    """Return spectra (batch, bins, time): whisper's length is fixed."""
-    time = 2 * frame.get("max_source_positions", default=32)
-    return noise((frame.batch, frame.get("num_mel_bins", "feature_size", default=80), time))
-
-
-def _frames(frame: Frame) -> torch.Tensor:
-    """Return spectra (batch, time, bins)."""
-    names = ("input_feat_per_channel", "feature_projection_input_dim", "num_mel_bins", "input_dim")
-    return noise((frame.batch, 8 * frame.length, frame.get(*names, "feature_size", default=80)))
-
-
-def _clip(frame: Frame) -> torch.Tensor:
-    """Return spectra (batch, time, bins) of the length that a position table has."""
-    return noise((frame.batch, frame.get("max_length", default=64), frame.get("num_mel_bins")))
-
-
-def _wave(frame: Frame) -> torch.Tensor:
-    return noise((frame.batch, 400 * frame.length))
-
-
-def _channel_wave(frame: Frame) -> torch.Tensor:
-    return noise((frame.batch, 1, 400 * frame.length))
+def _queries(frame: Frame) -> torch.Tensor:
+    """Return vectors (batch, length, width) as an embedding would."""
+    width = frame.get("hidden_size", "d_model", "hidden_dim", default=8)
+    return noise((frame.batch, frame.length, width))
 
 
 WAYS: Mapping[str, tuple[Maker, ...]] = {
-    "input_ids": (lambda frame: _tokens(frame, frame.length),),
-    "decoder_input_ids": (lambda frame: _tokens(frame, frame.target),),
-    "qformer_input_ids": (lambda frame: _tokens(frame, frame.length),),
+    "input_ids": (lambda frame: tokens(frame, frame.length),),
+    "decoder_input_ids": (lambda frame: tokens(frame, frame.target),),
+    "qformer_input_ids": (lambda frame: tokens(frame, frame.length),),
     "bbox": (_boxes,),
-    "pixel_values": (_image, _video, patches),
-    "image_grid_thw": (_grid,),
-    "grid_thw": (_grid,),
-    "image_sizes": (lambda frame: torch.tensor([_sides(frame)] * frame.batch, device=CPU),),
-    "mm_token_type_ids": (lambda frame: _tokens(frame, frame.length) * 0,),
+    "pixel_values": (image, video, patches),
+    "image_grid_thw": (grid,),
+    "grid_thw": (grid,),
+    "image_sizes": (lambda frame: torch.tensor([sides(frame)] * frame.batch, device=CPU),),
+    "mm_token_type_ids": (_zeros,),
     "past_values": (_series,),
-    "pixel_values_videos": (_video,),
-    "input_features": (_mel, _frames),
-    "input_values": (_wave, _channel_wave, _clip),
+    "pixel_values_videos": (video,),
+    "input_features": (mel, frames),
+    "input_values": (wave, channel_wave, clip),
+}
+
+# Made only for a model that cannot do without.
+REQUIRED: Mapping[str, Maker] = {
+    "attention_mask": lambda frame: _zeros(frame) + 1,
+    "token_type_ids": _zeros,
+    "query_embeds": _queries,
+    "inputs_embeds": _queries,
+    "hidden_states": _queries,
+    "noise_embeds": _queries,
+    "context_hidden_states": _queries,
+    "past_observed_mask": lambda frame: torch.ones_like(_series(frame)),
+    "past_values_padding": lambda frame: torch.zeros_like(_series(frame)),
 }

@@ -5,21 +5,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.models.attempt import quiet
+from rebasin_cli.models.attempt import CPU, quiet
 from rebasin_cli.models.called import cause, constructed
 from rebasin_cli.models.optional import optional, version_of
-from rebasin_cli.models.shrink import shrunk
-from rebasin_cli.models.subject import Subject
-from rebasin_cli.models.transformers_inputs import transformers_examples
+from rebasin_cli.models.shrink import shrunk, shrunk_ways
+from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.transformers_inputs import Small, accepted, transformers_examples
 
 # What a head is good for does not matter; that the model has one does: without, its hidden states
 # are outputs and keep their order.
@@ -43,6 +42,8 @@ HEADS = (
     "SEQUENCE_CLASSIFICATION",
 )
 
+ENOUGH = 0.9  # of the parameters: a pooler that no head reads is not worth another small model
+
 
 def transformers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
     """Return the model of a parsed config.json, in the class that its `architectures` names."""
@@ -63,19 +64,43 @@ def transformers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
 def config_subject(name: str, config: Any) -> Subject:
     """Return the model of a configuration object, and the same architecture made small."""
     architecture = _architecture(name, config)
-    tiny = shrunk(config)
-    build = partial(constructed, f"{name} (small)", partial(_built, architecture, tiny))
-    small = _subject(f"{name} (small)", tiny, architecture, build)
-    return replace(_subject(name, config, architecture, build), small=small)
+    little = f"{name} (small)"
+    small = cache(partial(_small, little, architecture, config))
 
+    def inputs(model: nn.Module) -> tuple[Example, ...]:
+        return transformers_examples(small(), model)
 
-def _subject(name: str, config: Any, architecture: Any, small: Callable[[], nn.Module]) -> Subject:
-    """Return the subject of one configuration and one class."""
-    build = partial(constructed, name, partial(_built, architecture, config))
+    def again() -> nn.Module:
+        return _constructed(little, architecture, small().config)
+
     text = json.dumps(config.to_dict(), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()
     version = f"{version_of('transformers')} {architecture.__name__} {digest}"
-    return Subject(name, build, partial(transformers_examples, small), version=version)
+    tiny = Subject(little, again, inputs, version=f"{version} small")
+    build = partial(_constructed, name, architecture, config)
+    return Subject(name, build, inputs, small=tiny, version=version)
+
+
+def _small(name: str, architecture: Any, config: Any) -> Small:
+    """Return the way to make a configuration small of which most can be fed, if one can be built.
+
+    The next way is tried where inputs reach less than nearly everything.
+    """
+    found: list[Small] = []
+    for tiny in shrunk_ways(config):
+        try:
+            with CPU:
+                model = _constructed(name, architecture, tiny)
+        except UsageError:
+            continue
+        found.append(Small(tiny, model, accepted(model)))
+        if found[-1].share > ENOUGH:
+            break
+    return max(found, key=lambda one: one.share, default=Small(shrunk(config), None, ()))
+
+
+def _constructed(name: str, architecture: Any, config: Any) -> nn.Module:
+    return constructed(name, partial(_built, architecture, config))
 
 
 def _built(architecture: Any, config: Any) -> nn.Module:

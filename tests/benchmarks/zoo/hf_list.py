@@ -29,6 +29,13 @@ COMPLETE: dict[str, dict[str, object]] = {
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "nemotron": {"head_dim": 256, "num_key_value_heads": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16, "num_hidden_layers": 32},
+    "janus": {"vision_config": {"projection_dim": 4096}},
+    "wav2vec2-bert": {"vocab_size": 40},
+    "wav2vec2-conformer": {"vocab_size": 40},
+    **{
+        kind: {"prediction_length": 12, "context_length": 24}
+        for kind in ("autoformer", "informer", "time_series_transformer")
+    },
     "blip-2": {"image_token_index": 50265},
     **{
         kind: {"head_dim": 128}
@@ -61,7 +68,32 @@ def expired(*_: object) -> NoReturn:
 
 def configuration(kind: str) -> Any:
     """Return the default configuration of a model type, completed where that is needed."""
-    return transformers.CONFIG_MAPPING[kind](**COMPLETE.get(kind, {}))
+    return fitted(transformers.CONFIG_MAPPING[kind](**COMPLETE.get(kind, {})))
+
+
+def fitted(config: Any) -> Any:
+    """Return a configuration whose towers end as wide as its text is, and are read to their end.
+
+    The defaults of towers and texts are those of different checkpoints.
+    """
+    width = getattr(getattr(config, "text_config", None), "hidden_size", None)
+    if type(width) is not int:
+        return config
+    towers = [getattr(config, name, None) for name in config.sub_configs if name != "text_config"]
+    for tower in (one for one in towers if one is not None):
+        for name in ("out_hidden_size", "text_hidden_size"):
+            if type(getattr(tower, name, None)) is int:
+                setattr(tower, name, width)
+        if hasattr(tower, "vision_use_head"):
+            tower.vision_use_head = False
+    if type(vars(config).get("hidden_size")) is int:
+        config.hidden_size = width
+    if type(vars(config).get("vision_feature_layer")) is int:
+        config.vision_feature_layer = -1
+    for place, name in enumerate(("image_token_id", "audio_token_id", "video_token_id")):
+        if getattr(config, name, 0) is None:
+            setattr(config, name, 100 + place)
+    return config
 
 
 def outcome(kind: str) -> str:

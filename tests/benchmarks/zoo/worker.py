@@ -18,6 +18,7 @@ from rebasin_cli.models.transformers_models import config_subject
 from rebasin_cli.trace import Choices, Trace, trace
 from tests.benchmarks.zoo import twin
 from tests.benchmarks.zoo.architectures import ARGUMENTS
+from tests.benchmarks.zoo.small_video import KINDS, small_video
 from tests.benchmarks.zoo.verdict import Verdict, dump_verdict
 
 # Outputs of models without a head: their units are those of a stream that may be reordered.
@@ -43,6 +44,8 @@ def judge(architecture: str) -> Verdict:
 def zoo_subject(architecture: str) -> Subject:
     """Return the subject of `torchvision:NAME`, `timm:NAME` or `transformers:MODEL_TYPE`."""
     library, _, name = architecture.partition(":")
+    if name in KINDS:
+        return small_video(name)
     if library != "transformers":
         return subject(architecture, model_args=ARGUMENTS.get(architecture))
     configurations: Any = importlib.import_module("tests.benchmarks.zoo.hf_list")
