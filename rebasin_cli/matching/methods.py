@@ -12,9 +12,11 @@ import torch
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.frank_wolfe import Walk
+from rebasin_cli.matching.frank_wolfe import Polytope, Walk
+from rebasin_cli.matching.polish import settle
 from rebasin_cli.matching.relax import MIDDLE, polytope, words
 from rebasin_cli.matching.search import Attempt, Search
+from rebasin_cli.matching.sinkhorn import improve
 from rebasin_cli.matching.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
@@ -43,6 +45,19 @@ def frank_wolfe(search: Search) -> Iterator[Attempt]:
     names = search.settings.starts or (MIDDLE,)
     for name in names:
         yield _walk(search, name, _start(search, "descriptor", search.settings.seed))
+
+
+def sinkhorn(search: Search) -> Iterator[Attempt]:
+    """Improve soft permutations by gradients, under the loss, round, and descend by coordinates.
+
+    Each restart begins in the middle with other noise. Families that cannot be relaxed stay
+    where descriptors put them meanwhile. Source: see `sinkhorn`.
+    """
+    seed = search.settings.seed
+    meanwhile = _start(search, "descriptor", seed)
+    names = search.settings.starts or (MIDDLE,)
+    for count, name in enumerate((*names, *(MIDDLE,) * search.settings.restarts)):
+        yield _slide(search, name, seed + count, meanwhile)
 
 
 def auto(search: Search) -> Iterator[Attempt]:
@@ -93,19 +108,42 @@ def _descent(search: Search, name: str, seed: int, visits: int | None = None) ->
 
 def _walk(search: Search, name: str, meanwhile: Permutations) -> Attempt:
     """meanwhile: the permutations of what is not relaxed."""
-    models = search.pair.reference, search.pair.other
-    here = identity_start(search.pair, search.families, torch.Generator())
-    space = polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
+    space = _space(search, meanwhile)
     if not space.families:
-        return search.attempt(
-            "weights", "descriptor", search.descend(meanwhile, seed=search.settings.seed)
-        )
+        return _unrelaxed(search, meanwhile)
     start = None if name == MIDDLE else space.orders(_start(search, name, search.settings.seed))
     walk = Walk(space, [start])
     walk.run()
     rounded = {**meanwhile, **walk.rounded()[0]}
     descent = search.descend(rounded, seed=search.settings.seed)
     return search.attempt("frank-wolfe", name, descent)
+
+
+def _slide(search: Search, name: str, seed: int, meanwhile: Permutations) -> Attempt:
+    """meanwhile: the permutations of what is not relaxed."""
+    space = _space(search, meanwhile)
+    if not space.families:
+        return _unrelaxed(search, meanwhile)
+    start = None if name == MIDDLE else _start(search, name, seed)
+    rounded = {**meanwhile, **improve(space, search.loss, start, seed)}
+    if search.settings.loss == "l2":
+        descent = search.descend(rounded, seed=seed)
+    else:  # the objective may fall from here
+        settled, converged = settle(space, search.loss, rounded, search.settings.visits)
+        descent = Descent(settled, (), converged)
+    return search.attempt("sinkhorn", name, descent)
+
+
+def _space(search: Search, meanwhile: Permutations) -> Polytope:
+    """Return the soft permutations of the other model."""
+    models = search.pair.reference, search.pair.other
+    here = identity_start(search.pair, search.families, torch.Generator())
+    return polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
+
+
+def _unrelaxed(search: Search, meanwhile: Permutations) -> Attempt:
+    descent = search.descend(meanwhile, seed=search.settings.seed)
+    return search.attempt("weights", "descriptor", descent)
 
 
 def _start(search: Search, name: str, seed: int) -> Permutations:
@@ -117,11 +155,12 @@ def _start(search: Search, name: str, seed: int) -> Permutations:
 
 def known() -> str:
     """Return the names of the starts, for people."""
-    return f"{', '.join(STARTS)}; {MIDDLE} with --method frank-wolfe"
+    return f"{', '.join(STARTS)}; {MIDDLE} with --method frank-wolfe or sinkhorn"
 
 
 METHODS: Mapping[str, Callable[[Search], Iterator[Attempt]]] = {
     "auto": auto,
     "weights": weights,
     "frank-wolfe": frank_wolfe,
+    "sinkhorn": sinkhorn,
 }

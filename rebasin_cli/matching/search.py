@@ -12,6 +12,7 @@ import torch
 from rebasin_cli.matching.descent import TOLERANCE, Descent, descend
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.kept import Kept, work
+from rebasin_cli.matching.losses import LOSSES, Loss
 from rebasin_cli.matching.measure import Measured, measure
 from rebasin_cli.matching.result import Matching, Status
 from rebasin_cli.matching.settings import EFFORTS, ORDERS, Effort, Settings
@@ -56,6 +57,10 @@ class Search:
         return self.kept.pair
 
     @property
+    def loss(self) -> Loss:
+        return LOSSES[self.settings.loss]
+
+    @property
     def effort(self) -> Effort:
         return EFFORTS[self.settings.effort]
 
@@ -71,7 +76,11 @@ class Search:
 
     def attempt(self, method: str, start: str, descent: Descent) -> Attempt:
         """Return a descent with the objective that it reached, less its constant part."""
-        return Attempt(method, start, descent, self.pair.total(self.families, descent.permutations))
+        return Attempt(method, start, descent, self.worth(descent.permutations))
+
+    def worth(self, permutations: Permutations) -> float:
+        """Return what permutations are worth under the loss, less a constant part."""
+        return self.pair.total(self.families, permutations, self.loss.worth)
 
     def descend(self, start: Permutations, *, seed: int, visits: int | None = None) -> Descent:
         """Descend by coordinates. visits: of each family; None: by the settings."""

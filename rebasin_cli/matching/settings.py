@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.matching.losses import LOSSES
 
 VISITS = 200  # of each family; published runs settle within 50 sweeps
 
@@ -37,8 +41,9 @@ EFFORTS: Mapping[str, Effort] = {
 class Settings:
     """How to search.
 
-    method: a key of METHODS. effort: a key of EFFORTS. order: a key of ORDERS. starts: names in
-    STARTS, tried in turn; None: those of the effort. restarts: random starts besides those.
+    method: a key of METHODS. loss: a key of LOSSES, for the methods that have one. effort: a key
+    of EFFORTS. order: a key of ORDERS. starts: names in STARTS, tried in turn; None: those of the
+    effort. restarts: random starts besides those.
     jobs: threads; the result does not depend on it. max_memory: bytes of tensors to keep.
     visits: of each family, at most, in one descent. fast: on a device, products in the reduced
     precision that it is quickest in.
@@ -46,6 +51,7 @@ class Settings:
 
     seed: int = 0
     method: str = "auto"
+    loss: str = "l2"
     effort: str = "default"
     order: str = "random"
     starts: tuple[str, ...] | None = None
@@ -55,6 +61,23 @@ class Settings:
     max_memory: int = 4 << 30
     visits: int = VISITS
     fast: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a name that is not in its table."""
+        named("effort", self.effort, EFFORTS)
+        named("order", self.order, ORDERS)
+        named("loss", self.loss, LOSSES)
+
+
+Named = TypeVar("Named")
+
+
+def named(kind: str, name: str, table: Mapping[str, Named]) -> Named:
+    """Return an entry of a table. Raises UsageError, with the nearest name, for an unknown one."""
+    if name not in table:
+        hint = suggest(name, table) or ", ".join(table)
+        raise UsageError(f"no {kind} is called {name!r}", hint=hint)
+    return table[name]
 
 
 Order = Callable[[Sequence[str], torch.Generator], list[str]]

@@ -7,7 +7,7 @@ order is known; what is not known yet is sorted, so that it does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod, sqrt
 
@@ -20,6 +20,8 @@ from rebasin_cli.matching.products import inner, square
 from rebasin_cli.matching.sites import Site, occurrences
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec import BoundGroup
+
+Worth = Callable[[Tensor, Tensor], float]  # of a block of the reference and of the other
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,12 @@ class Pair:
         """Return the part of the objective in the blocks of a family."""
         return self.total({family.root: family}, permutations)
 
-    def total(self, families: Mapping[str, Family], permutations: Permutations) -> float:
+    def total(
+        self, families: Mapping[str, Family], permutations: Permutations, worth: Worth = inner
+    ) -> float:
         """Return the part of the objective in the blocks of all families."""
         return sum(
-            inner(a, gather(b, site.block.groups, permutations))
+            worth(a, gather(b, site.block.groups, permutations))
             for site in sites_of(families)
             for a, b in (self.views(site),)
         )
