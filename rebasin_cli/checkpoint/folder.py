@@ -13,8 +13,14 @@ from rebasin_cli.checkpoint.weight_file import ENDINGS
 from rebasin_cli.errors import CheckpointError, Problem
 
 INDEX_ENDING = ".index.json"
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_SINGLES = ("model.safetensors", "pytorch_model.bin")
+# What transformers and diffusers write; variants such as model.fp16.safetensors lie beside it.
+_SINGLES = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
+_INDEXES = tuple(f"{name}{INDEX_ENDING}" for name in _SINGLES)
 # An index of a billion-parameter model has some 100 KB; this bounds what a wrong file can cost.
 _MAX_INDEX = 100_000_000
 

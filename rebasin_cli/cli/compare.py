@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
 
@@ -24,6 +25,7 @@ GroupsOf = Annotated[
 ]
 
 
+@s.with_search
 @t.with_model
 def verify(
     ctx: typer.Context,
@@ -41,7 +43,6 @@ def verify(
     jobs: o.Jobs = 0,
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,
-    restarts: o.Restarts = 0,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,

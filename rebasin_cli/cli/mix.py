@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
 
@@ -15,9 +16,10 @@ Strategy = Annotated[
     str | None,
     typer.Option(
         "--strategy",
-        metavar="star|many|none",
-        rich_help_panel=o.MEANS,
-        help="Align to the reference, to all others in turn, or not; default: many up to 8.",
+        metavar="many|universe|star|sync|none",
+        rich_help_panel=s.PANEL,
+        help="Align each to all others in turn, all at once, each to the reference, pair by pair "
+        "and reconciled, or not at all; default: many up to 8, then star.",
     ),
 ]
 Weights = Annotated[
@@ -68,6 +70,7 @@ Exec = Annotated[
 Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec was run on.")]
 
 
+@s.with_search
 @t.with_model
 def merge(
     ctx: typer.Context,
@@ -92,8 +95,6 @@ def merge(
     jobs: o.Jobs = 0,
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,
-    restarts: o.Restarts = 0,
-    start: o.Start = None,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,
@@ -130,6 +131,7 @@ def merge(
     )
 
 
+@s.with_search
 @t.with_model
 def lerp(
     ctx: typer.Context,
@@ -159,8 +161,6 @@ def lerp(
     jobs: o.Jobs = 0,
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,
-    restarts: o.Restarts = 0,
-    start: o.Start = None,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,

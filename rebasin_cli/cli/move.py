@@ -8,10 +8,12 @@ from typing import Annotated
 import typer
 
 from rebasin_cli.cli import options as o
+from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
 
 
+@s.with_search
 @t.with_model
 def align(
     ctx: typer.Context,
@@ -33,8 +35,6 @@ def align(
     jobs: o.Jobs = 0,
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,
-    restarts: o.Restarts = 0,
-    start: o.StartOrFile = None,
     dry_run: o.DryRun = False,
     json_: o.Json = False,
     quiet: o.Quiet = False,
@@ -59,8 +59,8 @@ def align(
     from rebasin_cli.plan.align import plan_align
     from rebasin_cli.run.align import run_align
 
-    file = o.start_file(start)
-    ctx.params["start"] = None if file else start
+    file = o.start_file(ctx.params["start"])
+    ctx.params["start"] = None if file else ctx.params["start"]
     deliver(
         ctx,
         lambda: plan_align(

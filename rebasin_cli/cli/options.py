@@ -121,28 +121,6 @@ MaxMemory = Annotated[
 Seed = Annotated[
     int, _option("--seed", min=0, max=2**63 - 1, panel=MEANS, help="Same seed, same result.")
 ]
-Restarts = Annotated[
-    int, _option("--restarts", min=0, panel=MEANS, help="Random starts to try besides the usual.")
-]
-Start = Annotated[
-    str | None,
-    _option(
-        "--start",
-        metavar="descriptor|identity|random",
-        panel=MEANS,
-        help="Where to start the search; default: descriptor and identity, the better one wins.",
-    ),
-]
-StartOrFile = Annotated[
-    str | None,
-    _option(
-        "--start",
-        metavar="descriptor|identity|random|FILE",
-        panel=MEANS,
-        help="Where to start: by default descriptor and identity, the better one wins; "
-        "or a permutation file.",
-    ),
-]
 Save = Annotated[
     Path | None,
     _option(
@@ -169,12 +147,14 @@ Null = Annotated[
 
 def options_from(params: Mapping[str, Any]) -> Options:
     """Return the common options among a command's parameters."""
+    from rebasin_cli.cli.searching import searching_from
     from rebasin_cli.cli.tracing import tracing_from
     from rebasin_cli.plan.options import Options
 
     known = {f.name for f in fields(Options)}
     chosen = {name: value for name, value in params.items() if name in known}
     chosen["tracing"] = tracing_from(params)
+    chosen["search"] = searching_from(params)
     if "max_memory" in chosen:
         chosen["max_memory"] = parse_size(chosen["max_memory"])
     if "sizes" in chosen:
@@ -186,8 +166,6 @@ def options_from(params: Mapping[str, Any]) -> Options:
         chosen["out"] = home_path(chosen["out"])
     chosen["margins"] = bool(params.get("verbose"))
     chosen["figures"] = chosen["margins"] or bool(params.get("json_"))
-    if params.get("start"):
-        chosen["starts"] = (params["start"],)
     return Options(**chosen)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from rebasin_cli.cli.extend import extended
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Tracing
@@ -75,32 +75,12 @@ _OPTIONS: Mapping[str, tuple[Any, Any]] = {
 
 def with_inputs(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that also has the options about tracing; it reads them from its context."""
-    return _extended(command, _OPTIONS)
+    return extended(command, _OPTIONS)
 
 
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that also has --model and its companions, to be read from its context."""
-    return _extended(command, {"target": (Model, None), **_OPTIONS, "trust": (Trust, False)})
-
-
-def _extended(
-    command: Callable[..., None], options: Mapping[str, tuple[Any, Any]]
-) -> Callable[..., None]:
-    """Return a command with further parameters, which it does not get: typer puts them aside."""
-    own = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in options.items()
-    ]
-
-    @wraps(command)
-    def extended(**params: Any) -> None:
-        command(**{name: value for name, value in params.items() if name in own.parameters})
-
-    signature = own.replace(parameters=[*own.parameters.values(), *added])
-    vars(extended)["__signature__"] = signature
-    extended.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
-    return extended
+    return extended(command, {"target": (Model, None), **_OPTIONS, "trust": (Trust, False)})
 
 
 def tracing_from(params: Mapping[str, Any]) -> Tracing:

@@ -9,11 +9,13 @@ from rebasin_cli.matching.diagnosis import (
     diagnose_fully,
     present_relation,
 )
+from rebasin_cli.matching.families import families
 from rebasin_cli.matching.many import Alignment, Request, pair_objective
 from rebasin_cli.matching.measure import Measured, constant, measure
-from rebasin_cli.matching.methods import METHODS
+from rebasin_cli.matching.methods import METHODS, check_start
+from rebasin_cli.matching.relax import words
 from rebasin_cli.matching.result import Change, GroupChange, Matching, Status
-from rebasin_cli.matching.settings import EFFORTS, ORDERS, Settings
+from rebasin_cli.matching.settings import EFFORTS, ORDERS, Settings, named
 from rebasin_cli.matching.starts import STARTS
 from rebasin_cli.matching.strategies import STRATEGIES
 from rebasin_cli.matching.weights import match_weights
@@ -36,11 +38,15 @@ __all__ = [
     "Status",
     "UnitFigures",
     "aligned_relation",
+    "check_start",
     "constant",
     "diagnose",
     "diagnose_fully",
+    "families",
     "match_weights",
     "measure",
+    "named",
     "pair_objective",
     "present_relation",
+    "words",
 ]

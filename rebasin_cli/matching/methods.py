@@ -147,15 +147,20 @@ def _unrelaxed(search: Search, meanwhile: Permutations) -> Attempt:
 
 
 def _start(search: Search, name: str, seed: int) -> Permutations:
-    if name not in STARTS:
-        raise UsageError(f"no start is called {name!r}", hint=suggest(name, STARTS) or known())
+    check_start(name, "weights")
     generator = torch.Generator().manual_seed(seed)
     return STARTS[name](search.pair, search.families, generator)
 
 
-def known() -> str:
-    """Return the names of the starts, for people."""
-    return f"{', '.join(STARTS)}; {MIDDLE} with --method frank-wolfe or sinkhorn"
+def check_start(name: str, method: str) -> None:
+    """Raise UsageError for a start that there is not, or that a method cannot take."""
+    soft = method in ("frank-wolfe", "sinkhorn")
+    known = (*STARTS, MIDDLE) if soft else tuple(STARTS)
+    if name not in known:
+        hint = suggest(name, known) or f"{', '.join(known)}, or for align a file"
+        if name == MIDDLE:
+            hint = "soft permutations alone start there: --method frank-wolfe"
+        raise UsageError(f"no start is called {name!r}", hint=hint)
 
 
 METHODS: Mapping[str, Callable[[Search], Iterator[Attempt]]] = {

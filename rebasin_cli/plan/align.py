@@ -14,6 +14,7 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import (
     check_memory,
+    check_walk,
     describe_inputs,
     describe_matching,
     describe_target,
@@ -81,6 +82,8 @@ def plan_align(
     check_fit(reference, models, options)
     choice = choose_spec(reference, options)
     check_memory(choice.bound, machine)
+    if options.search.method in ("frank-wolfe", "sinkhorn"):
+        check_walk(choice.bound, machine, movable=choice.movable(options), models=1)
     initial = read_permutations(start, reference)[1] if start else None
     items = _items(reference, models, save, start, options)
     return AlignPlan(reference, items, choice, machine, initial, options)

@@ -89,12 +89,11 @@ def _chosen(checkpoint: Checkpoint, options: Options) -> Choice:
 
 def _traced_config(checkpoint: Checkpoint, options: Options, error: NoFitError) -> Choice:
     """Return the spec traced from a config.json; both problems are told if that fails."""
-    tracing = configured(checkpoint, options.tracing, error)
+    tracing, architecture = configured(checkpoint, options.tracing, error)
     try:
         bound, found = bound_model(checkpoint, replace(options, tracing=tracing))
     except RebasinError as other:
         raise NoFitError(*error.problems, *other.problems) from other
-    architecture = checkpoint.config["architectures"][0]
     return Choice(
         f"traced from config.json: {architecture}{found.layout.note}", bound, automatic=True
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import MachineError
+from rebasin_cli.matching import families, words
 from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.machine import Machine, free_memory
 from rebasin_cli.plan.targets import Target
@@ -44,6 +45,20 @@ def check_memory(bound: BoundSpec, machine: Machine) -> None:
         f"{needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB are free",
         hint="--skip the tensors of the group to leave it as it is",
     )
+
+
+def check_walk(
+    bound: BoundSpec, machine: Machine, *, movable: frozenset[str] | None, models: int
+) -> None:
+    """Raise MachineError if soft permutations of some models do not fit into memory together."""
+    needed = words(families(bound, movable), models) * WORD
+    if needed > machine.max_memory:
+        raise MachineError(
+            "not enough memory",
+            detail=f"all models at once take about {needed / 1e9:.1f} GB, "
+            f"{machine.max_memory / 1e9:.1f} GB may be used",
+            hint="merge with --strategy many, align with --method weights, or raise --max-memory",
+        )
 
 
 def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.errors import MachineError, UsageError, suggest
-from rebasin_cli.matching import STARTS, Settings
+from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.matching import METHODS, Settings, check_start, named
 from rebasin_cli.plan.options import Options
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -29,8 +29,7 @@ class Machine:
         """Return how to search with these means."""
         return Settings(
             seed=options.seed,
-            starts=options.starts,
-            restarts=options.restarts,
+            **vars(options.search),
             jobs=self.jobs,
             device=self.device,
             max_memory=self.max_memory,
@@ -40,16 +39,16 @@ class Machine:
 def plan_machine(options: Options) -> Machine:
     """Return what to run on, and how.
 
-    Raises UsageError for an unknown start or device, MachineError if the device is absent.
+    Raises UsageError for an unknown name or device, MachineError if the device is absent.
     """
-    for start in options.starts or ():
-        if start not in STARTS:
-            raise UsageError(
-                f"no start is called {start!r}",
-                hint=suggest(start, STARTS) or f"{', '.join(STARTS)}, or for align a file",
-            )
+    search = options.search
+    named("method", search.method, METHODS)
+    for start in search.starts or ():
+        check_start(start, search.method)
     jobs = options.jobs or len(os.sched_getaffinity(0))
-    return Machine(plan_device(options.device), jobs, options.max_memory or free_memory() // 2)
+    machine = Machine(plan_device(options.device), jobs, options.max_memory or free_memory() // 2)
+    machine.settings(options)  # refuses names that no table has, before any work
+    return machine
 
 
 def plan_device(name: str) -> str:

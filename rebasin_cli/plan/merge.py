@@ -14,6 +14,7 @@ from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import (
     check_memory,
+    check_walk,
     describe_inputs,
     describe_matching,
     describe_target,
@@ -84,6 +85,9 @@ def plan_merge(
     choice = None if strategy == "none" else choose_spec(models[which], options)
     if choice:
         check_memory(choice.bound, machine)
+        if strategy == "universe":
+            others, movable = len(paths) - 1, choice.movable(options)
+            check_walk(choice.bound, machine, movable=movable, models=others)
     out = output_file(options, f"merged{ending(models[0], options)}")
     return MergePlan(
         models=tuple(models),

@@ -33,6 +33,22 @@ class Tracing:
 
 
 @dataclass(frozen=True)
+class Searching:
+    """How permutations are searched for; the words are those of `matching.Settings`.
+
+    starts: tried in turn, besides `restarts` random ones; None: the usual.
+    """
+
+    method: str = "auto"
+    loss: str = "l2"
+    effort: str = "default"
+    order: str = "random"
+    starts: tuple[str, ...] | None = None
+    restarts: int = 0
+    fast: bool = False
+
+
+@dataclass(frozen=True)
 class Options:
     """Options that mean the same in every command.
 
@@ -42,8 +58,7 @@ class Options:
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. figures: units are compared one by one too; margins: and how sure their
-    assignment is. starts: of the search, tried in turn, besides `restarts` random ones;
-    None: the usual.
+    assignment is.
     """
 
     spec: str | None = None
@@ -64,8 +79,7 @@ class Options:
     jobs: int = 0
     max_memory: int | None = None
     seed: int = 0
-    restarts: int = 0
-    starts: tuple[str, ...] | None = None
+    search: Searching = field(default_factory=Searching)
     figures: bool = False
     margins: bool = False
 

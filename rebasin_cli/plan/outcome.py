@@ -88,7 +88,10 @@ class Applied:
 
 @dataclass(frozen=True)
 class Merged:
-    """Models that were averaged. objective: sum over pairs, before and after alignment."""
+    """Models that were averaged.
+
+    objective: sum over pairs, before and after alignment. torn: see `Alignment`.
+    """
 
     models: tuple[Path, ...]
     weights: tuple[float, ...]
@@ -102,6 +105,7 @@ class Merged:
     written: Written
     seconds: float
     alike: tuple[str, ...] = ()
+    torn: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from rebasin_cli.plan.tracing import check_validated, traced
 from rebasin_cli.spec import BoundSpec, Spec
 from rebasin_cli.tensors import infos
 
+_SCHEMES = {"transformers": "hf", "diffusers": "diffusers"}
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -49,19 +51,21 @@ def bound_model(checkpoint: Checkpoint, options: Options) -> tuple[BoundSpec, Fi
     return bound_to(spec, checkpoint, options), found
 
 
-def configured(checkpoint: Checkpoint, tracing: Tracing, error: NoFitError) -> Tracing:
-    """Return what to trace for a checkpoint that no bundled spec fits: its config.json says it.
+def configured(checkpoint: Checkpoint, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:
+    """Return what to trace for a checkpoint that no bundled spec fits, and the name of its class.
 
-    Raises the error if there is no such file, with advice if only transformers is missing.
+    Its config.json says both. Raises the error if there is no such file, with advice if only the
+    library is missing.
     """
-    architectures = checkpoint.config.get("architectures")
-    if not (isinstance(architectures, list) and architectures):
+    found = _described(checkpoint)
+    if found is None:
         raise error
-    if importlib.util.find_spec("transformers") is None:
-        hint = f"pip install transformers: then {architectures[0]} of its config.json is traced"
+    library, architecture = found
+    if importlib.util.find_spec(library) is None:
+        hint = f"pip install {library}: then {architecture} of its config.json is traced"
         raise NoFitError(*(replace(problem, hint=hint) for problem in error.problems)) from error
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    return replace(tracing, target=f"hf:{folder}")
+    return replace(tracing, target=f"{_SCHEMES[library]}:{folder}"), architecture
 
 
 def spec_for(checkpoint: Checkpoint, known: TracedModel, layout: Layout) -> Spec:
@@ -79,3 +83,12 @@ def spec_for(checkpoint: Checkpoint, known: TracedModel, layout: Layout) -> Spec
     gone = {g for t in trace.bound.tensors if lost & set(t.members) for g in t.groups}
     here = {name: window for name, window in layout.windows.items() if name in stored}
     return spec_in_files(trace, here, stored, ties=checkpoint.ties, fixed=gone)
+
+
+def _described(checkpoint: Checkpoint) -> tuple[str, str] | None:
+    """Return the library and the class that a config.json names, or None if it names none."""
+    single, listed = (checkpoint.config.get(key) for key in ("_class_name", "architectures"))
+    if isinstance(single, str):
+        return "diffusers", single
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return ("transformers", first) if isinstance(first, str) else None

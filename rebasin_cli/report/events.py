@@ -94,6 +94,7 @@ def _groups(matching: Matching, found: Diagnosis | None) -> list[dict[str, Any]]
 def _matched(matching: Matching, found: Diagnosis | None = None) -> dict[str, Any]:
     return {
         "status": matching.status.name.lower(),
+        "method": matching.method,
         "start": matching.start,
         "objective": span(matching.objective),
         "distance": span(matching.distance),
@@ -151,6 +152,7 @@ def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
         "objective": span(outcome.objective),
         "rounds": outcome.rounds,
         "converged": outcome.converged,
+        "torn": outcome.torn,
         "seconds": outcome.seconds,
     }
 

@@ -164,6 +164,11 @@ def _merged(outcome: Merged) -> str:
             f"  inner product over all pairs {change.before:.4g} -> {change.after:.4g}, "
             f"spec {_spec(outcome)}, {count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
         )
+    if outcome.torn is not None:
+        lines.append(
+            f"  before they were reconciled, {100 * outcome.torn:.0f} % of the units did not come "
+            "back to themselves around three models; now all do"
+        )
     if not outcome.converged:
         lines.append("  stopped before the models came to rest; more might be gained")
     return "\n".join(lines)

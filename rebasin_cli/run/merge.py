@@ -21,6 +21,8 @@ REASONS = {
     "none": "the models are averaged as they are",
     "star": "each model was aligned to the reference",
     "many": "each model was aligned to the others in turn",
+    "universe": "all models were aligned to one another at once",
+    "sync": "the models were aligned pair by pair, and the pairs reconciled",
     "shared": "their provenance says that they lie in one basin already: averaged as they are",
 }
 
@@ -59,6 +61,7 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
         objective=objective,
         rounds=alignment.rounds,
         converged=alignment.converged,
+        torn=alignment.torn,
         written=write_model(mean, plan.models[0], plan.target, plan.options, facts),
         seconds=perf_counter() - began,
         alike=plan.choice.alike if plan.choice and not shared else (),

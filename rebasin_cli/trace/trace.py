@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import (
 
 from rebasin_cli.errors import MachineError, SpecError
 from rebasin_cli.models import Subject, without_memory
+from rebasin_cli.models.attempt import quiet
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compress import compress
@@ -266,7 +267,8 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
     """
     doubt: Doubt | None = None
     for dtype in (torch.float64, torch.float32):
-        model.to(dtype)
+        with quiet():  # diffusers warns of modules that it would keep in float32
+            model.to(dtype)
         cast = [_cast(example, dtype) for example in examples]
         try:
             trial = Trial(model, cast, traced.outputs, traced.returned)

@@ -1,0 +1,140 @@
+"""Small problems of every structure, and soft permutations of them as explicit matrices."""
+
+from concurrent.futures import Executor, Future
+from itertools import combinations
+
+import torch
+
+from rebasin_cli.matching.families import families
+from rebasin_cli.matching.loaded import Loaded
+from rebasin_cli.matching.relax import polytope
+from rebasin_cli.tensors import InMemory
+from tests.matching.problems import random_problem, random_state, still
+
+CHAIN = (
+    ["a.w: [h, ~]", "a.b: [h]", "b.w: [k, h]", "b.b: [k]", "c.w: [~, k]"],
+    {"a.w": (6, 4), "a.b": (6,), "b.w": (5, 6), "b.b": (5,), "c.w": (3, 5)},
+    "",
+)
+CONVOLUTIONS = (
+    ["a: [h, ~, ~, ~]", "b: [k, h, ~, ~]", "c: [~, 'k * 4']"],
+    {"a": (6, 3, 2, 2), "b": (5, 6, 3, 3), "c": (3, 20)},
+    "",
+)
+HEADS = (
+    [
+        "emb: [~, stream]",
+        "qkv: ['head * qk + head * qk + head * vo', stream]",
+        "out: [stream, 'head * vo']",
+        "slope: [head]",
+    ],
+    {"emb": (4, 7), "qkv": (21, 7), "out": (7, 9), "slope": (3,)},
+    "groups: {head: {size: 3}, qk: {per: head}, vo: {per: head, size: 3}}\n",
+)
+STILL_HEADS = (HEADS[0], HEADS[1], HEADS[2].replace("size: 3}, qk", "size: 3, fixed: true}, qk"))
+NESTED = (
+    ["in: ['a * b * c', ~]", "mid: [s, 'a * b']", "out: [s, 'a * b * c']", "emb: [~, s]"],
+    {"in": (12, 4), "mid": (5, 6), "out": (5, 12), "emb": (3, 5)},
+    "groups: {a: {size: 3}, b: {per: a, size: 2}, c: {per: b}}\n",
+)
+SQUARE = (
+    ["in: [s, ~]", "w: [s, s]", "v: [s, s]", "out: [~, s]"],
+    {"in": (7, 3), "w": (7, 7), "v": (7, 7), "out": (2, 7)},
+    "",
+)
+CUBE = (
+    ["t: [a, b, c]", "a: [a, ~]", "b: [~, b]", "c: [c, ~]", "ab: [b, a]"],
+    {"t": (4, 5, 6), "a": (4, 3), "b": (3, 5), "c": (6, 2), "ab": (5, 4)},
+    "",
+)
+STRUCTURES = {
+    "chain": CHAIN,
+    "convolutions": CONVOLUTIONS,
+    "heads": HEADS,
+    "heads that stay": STILL_HEADS,
+    "nested": NESTED,
+    "square": SQUARE,
+    "cube": CUBE,
+}
+
+
+class InTurn(Executor):
+    """Does what is submitted at once."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+def structure(name, seed=0, dtype=torch.float64):
+    """Return a random problem of one of the structures."""
+    lines, shapes, head = STRUCTURES[name]
+    return random_problem(lines, shapes, head=head, seed=seed, dtype=dtype)
+
+
+def unrelated(name, seed, dtype=torch.float64):
+    """Return another model that fits a structure."""
+    return random_state(STRUCTURES[name][1], seed, dtype)
+
+
+def loaded(state):
+    dtype = next(iter(state.values())).dtype
+    device = torch.device("cpu")
+    return Loaded(InMemory(state), label="", device=device, dtype=dtype, limit=1 << 30)
+
+
+def space(problem, *others):
+    """Return the soft permutations of models beside the problem's own."""
+    models = [loaded(state) for state in (problem.state, *others)]
+    here = [still(problem) for _ in models]
+    return polytope(models, families(problem.bound), problem.bound.groups, here, InTurn())
+
+
+def one_hot(order):
+    """Return the matrix P with P b = b[order]."""
+    return torch.eye(len(order), dtype=torch.float64)[order]
+
+
+def corner(polytope, permutations):
+    """Return the matrix of every chain under permutations."""
+    return {groups: one_hot(order) for groups, order in polytope.orders(permutations).items()}
+
+
+def middle(polytope):
+    """Return the matrix of every chain in the middle of all orders."""
+    return {
+        groups: torch.full((chain.size, chain.size), 1 / chain.size, dtype=torch.float64)
+        for groups, chain in polytope.chains.items()
+    }
+
+
+def between(start, end, length):
+    """Return the matrices on the way from one point to another."""
+    return {groups: (1 - length) * start[groups] + length * end[groups] for groups in start}
+
+
+def multiplied(field, which, matrices, *, without=None):
+    """Return an array of a field with a matrix multiplied into each of its chains."""
+    values = field.arrays[which]
+    for axis, chain in enumerate(field.chains):
+        if axis != without:
+            moved = values.movedim(axis, 0)
+            product = matrices[chain.groups] @ moved.reshape(len(moved), -1)
+            values = product.reshape(moved.shape).movedim(0, axis)
+    return values
+
+
+def in_frame(field, points):
+    """Return the arrays of all models in the common frame; points: of all but the first."""
+    moved = [multiplied(field, k, matrices) for k, matrices in enumerate(points, 1)]
+    return [field.arrays[0], *moved]
+
+
+def pairs(polytope, points):
+    """Return the sum of the inner products of all pairs of models, by matrices."""
+    return sum(
+        (a * b).sum()
+        for field in polytope.fields
+        for a, b in combinations(in_frame(field, points), 2)
+    )
