@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching import STRATEGIES, pair_objective
+from rebasin_cli.matching.universe import walked
 from rebasin_cli.permutation import compose, identity, inverse
 from tests.matching.problems import compared, example, mlp, same, still
 
@@ -227,3 +228,29 @@ def test_narrow_models_are_summed_in_float32(dtype):
     states = [problem.permuted(p) for p in drawn]
     found = STRATEGIES["many"](problem.request(states)).permutations
     assert all(same(p, inverse(d)) for p, d in zip(found, drawn, strict=True))
+
+
+# all at once
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "lstm"])
+def test_all_at_once_reaches_no_less_than_one_after_another(name):
+    problem, states = models(name)
+    request = problem.request(states)
+    reached = {
+        strategy: pair_objective(request, STRATEGIES[strategy](request).permutations)
+        for strategy in ("universe", "many", "none")
+    }
+    assert reached["universe"] >= reached["many"] > reached["none"]
+
+
+def test_copies_in_other_orders_are_brought_together_all_at_once():
+    problem, states, answers = copies("mlp_sequential")
+    found = walked(problem.request(states))
+    assert all(same(*pair) for pair in zip(found, answers, strict=True))
+
+
+def test_all_at_once_what_may_not_move_stays():
+    problem, states = models("mlp_sequential")
+    for own in walked(problem.request(states, movable=frozenset({"hidden.0"}))):
+        assert all(p.moved == 0 for name, p in own.items() if name != "hidden.0")
