@@ -31,6 +31,7 @@ COMPLETE: dict[str, dict[str, object]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16, "num_hidden_layers": 32},
     "janus": {"vision_config": {"projection_dim": 4096}},
     "wav2vec2-bert": {"vocab_size": 40},
+    "xmod": {"default_language": "en_XX"},
     "wav2vec2-conformer": {"vocab_size": 40},
     **{
         kind: {"prediction_length": 12, "context_length": 24}
