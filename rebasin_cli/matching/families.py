@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rebasin_cli.matching.sites import Chain, Site, roots_in, site
 from rebasin_cli.spec import BoundGroup, BoundSpec, without
@@ -45,6 +46,10 @@ class Family:
 
     def chains(self) -> list[Chain]:
         """Return the family's chains, each once."""
+        return self._chains
+
+    @cached_property
+    def _chains(self) -> list[Chain]:
         found = (site.chains[k] for site in self.sites for k in self.own(site))
         return list({chain.groups: chain for chain in found}.values())
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,9 @@ class Polytope:
     groups: Mapping[str, BoundGroup]
     pool: Executor
 
-    @property
+    @cached_property
     def chains(self) -> dict[Groups, Chain]:
+        """Every chain of the families, by its groups."""
         return {chain.groups: chain for family in self.families for chain in family.chains()}
 
     def vertex(
@@ -87,6 +88,7 @@ class Polytope:
         }
 
     def orders(self, permutations: Mapping[str, Permutation]) -> dict[Groups, Tensor]:
+        """Return the order of every chain under some permutations."""
         device = self.fields[0].arrays[0].device
         return {g: chain.order(permutations).to(device) for g, chain in self.chains.items()}
 

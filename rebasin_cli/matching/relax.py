@@ -14,7 +14,9 @@ from rebasin_cli.permutation import Permutations
 from rebasin_cli.spec import BoundGroup
 
 MIDDLE = "barycenter"  # the start in the middle of all permutations
-COPIES = 4  # of a model's tensors: as it is, and with each set of two chains permuted
+# Copies of a model's tensors: as it is, with each set of two chains permuted, and what these are
+# mixed from in a step.
+COPIES = 10
 WORDS = 4  # of a chain's soft permutation: itself, the slope, its parts that stay, and a vertex
 
 
