@@ -26,7 +26,7 @@ from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.joint import Level, solve
 from rebasin_cli.matching.similarity import Similarity
 from rebasin_cli.matching.sites import Chain, front
-from rebasin_cli.matching.soft import Field, Groups, Mixture, Vertex, softened
+from rebasin_cli.matching.soft import Field, Groups, Mixture, Vertex, middle, softened
 from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.spec import BoundGroup
 
@@ -65,6 +65,19 @@ class Polytope:
         """Every chain of the families, by its groups."""
         return {chain.groups: chain for family in self.families for chain in family.chains()}
 
+    @property
+    def fixed(self) -> frozenset[str]:
+        """The groups that stay."""
+        return frozenset(name for name, group in self.groups.items() if group.fixed)
+
+    def matrix(self, chain: Chain, start: Vertex | None) -> Tensor:
+        """Return a chain's soft permutation at a start; None: in the middle of all orders."""
+        like = self.fields[0].arrays[0]
+        rows = torch.eye(chain.size, dtype=like.dtype, device=like.device)
+        if start is None:
+            return middle(rows, 0, chain, self.fixed).contiguous()
+        return rows.index_select(0, start[chain.groups])
+
     def vertex(
         self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
     ) -> dict[str, Permutation]:
@@ -100,11 +113,11 @@ class Walk:
         """starts: the orders of each model but the reference; None: the middle of all orders."""
         self._polytope = polytope
         self._models = [
-            [softened(field, which + 1, start) for field in polytope.fields]
+            [softened(field, which + 1, start, polytope.fixed) for field in polytope.fields]
             for which, start in enumerate(starts)
         ]
         self._soft = [
-            {g: _matrix(chain, start, self._device) for g, chain in polytope.chains.items()}
+            {chain.groups: polytope.matrix(chain, start) for chain in polytope.chains.values()}
             for start in starts
         ]
         # units that are worth the same (dead ones) then stay where they are
@@ -119,10 +132,6 @@ class Walk:
         self._still = self._nothing()
         for field in still:
             self._still[field.chains[0].groups].addmm_(field.arrays[0], field.arrays[1].T)
-
-    @property
-    def _device(self) -> torch.device:
-        return self._polytope.fields[0].arrays[0].device
 
     def run(self, steps: int = STEPS) -> Relaxed:
         """Step until the objective stops rising."""
@@ -226,15 +235,6 @@ def best_length(value: Polynomial) -> float:
     roots = value.deriv().roots()
     inside = [float(r.real) for r in roots if abs(r.imag) < 1e-9 and 0 < r.real < 1]
     return max((0.0, 1.0, *inside), key=lambda t: (value(t), -t))
-
-
-def _matrix(chain: Chain, start: Vertex | None, device: torch.device) -> Tensor:
-    """Return a chain's soft permutation at a start."""
-    if start is None:
-        return torch.full((chain.size, chain.size), 1 / chain.size, device=device)
-    rows = torch.zeros(chain.size, chain.size, device=device)
-    rows[torch.arange(chain.size, device=device), start[chain.groups]] = 1
-    return rows
 
 
 def _mix(soft: Mapping[Groups, Tensor], vertex: Vertex, length: float) -> None:

@@ -67,6 +67,10 @@ class Settings:
         named("effort", self.effort, EFFORTS)
         named("order", self.order, ORDERS)
         named("loss", self.loss, LOSSES)
+        if self.loss != "l2" and self.method != "sinkhorn":
+            raise UsageError(
+                f"method {self.method!r} knows no loss but l2", hint="add --method sinkhorn"
+            )
 
 
 Named = TypeVar("Named")

@@ -112,19 +112,33 @@ class Softened:
                 self.parts[chosen] = _blended(mixture, length)
 
 
-def softened(field: Field, which: int, start: Mapping[Groups, Tensor] | None) -> Softened:
-    """Return a model under a start: the order of each chain, None for the middle of all orders."""
+def softened(
+    field: Field, which: int, start: Vertex | None, fixed: frozenset[str] = frozenset()
+) -> Softened:
+    """Return a model under a start: the order of each chain, None for the middle of all orders.
+
+    fixed: groups that stay, so that the middle does not mix their units.
+    """
     parts = {0: field.arrays[which]}
     for chosen in range(1, field.everywhere + 1):
         position = chosen.bit_length() - 1
         before = parts[chosen ^ (1 << position)]
         if start is None:
-            mean = before.mean(position, keepdim=True)
-            parts[chosen] = mean.expand(before.shape).contiguous()
+            parts[chosen] = middle(before, position, field.chains[position], fixed)
         else:
             order = start[field.chains[position].groups]
             parts[chosen] = before.index_select(position, order)
     return Softened(field, parts)
+
+
+def middle(array: Tensor, position: int, chain: Chain, fixed: frozenset[str]) -> Tensor:
+    """Return the mean of an array over all orders of a chain along one of its dimensions."""
+    sizes = array.shape
+    units = array.reshape(*sizes[:position], *chain.shape, *sizes[position + 1 :])
+    moving = [position + k for k, name in enumerate(chain.groups) if name not in fixed]
+    if not moving:
+        return array
+    return units.mean(moving, keepdim=True).expand(units.shape).reshape(sizes)
 
 
 def _blended(mixture: Mixture, length: float) -> Tensor:

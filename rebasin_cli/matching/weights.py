@@ -9,16 +9,13 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.families import families
 from rebasin_cli.matching.kept import Kept
 from rebasin_cli.matching.loaded import loaded
 from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.result import Matching
-from rebasin_cli.matching.search import GIVEN, Attempt, Search
-from rebasin_cli.matching.settings import Settings
+from rebasin_cli.matching.search import GIVEN, Search
+from rebasin_cli.matching.settings import Settings, named
 from rebasin_cli.matching.terms import Pair
 from rebasin_cli.matching.threads import threads
 from rebasin_cli.permutation import Permutations
@@ -53,13 +50,6 @@ def match_weights(
     with threads(settings) as pool:
         search = Search(kept, bound, moving, settings, pool, progress)
         if initial is None:
-            return search.best(_method(settings.method)(search))
+            return search.best(named("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)
         return search.best(iter([search.attempt("weights", GIVEN, given)]))
-
-
-def _method(name: str) -> Callable[[Search], Iterator[Attempt]]:
-    if name not in METHODS:
-        hint = suggest(name, METHODS) or ", ".join(METHODS)
-        raise UsageError(f"no method is called {name!r}", hint=hint)
-    return METHODS[name]

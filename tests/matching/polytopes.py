@@ -62,7 +62,7 @@ class InTurn(Executor):
     """Does what is submitted at once."""
 
     def submit(self, function, /, *args, **kwargs):
-        future = Future()
+        future: Future = Future()
         future.set_result(function(*args, **kwargs))
         return future
 
@@ -102,11 +102,18 @@ def corner(polytope, permutations):
 
 
 def middle(polytope):
-    """Return the matrix of every chain in the middle of all orders."""
-    return {
-        groups: torch.full((chain.size, chain.size), 1 / chain.size, dtype=torch.float64)
-        for groups, chain in polytope.chains.items()
-    }
+    """Return the matrix of every chain in the middle of all orders that it may be in."""
+    return {groups: mean_order(polytope, chain) for groups, chain in polytope.chains.items()}
+
+
+def mean_order(polytope, chain):
+    """Return the product of 1/n for every group that moves and of the identity for the others."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    for name, size in zip(chain.groups, chain.shape, strict=True):
+        stays = polytope.groups[name].fixed
+        one = torch.eye(size) if stays else torch.full((size, size), 1 / size)
+        matrix = torch.kron(matrix, one.double())
+    return matrix
 
 
 def between(start, end, length):

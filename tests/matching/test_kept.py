@@ -104,6 +104,16 @@ def test_small_moves_are_added_and_not_computed_anew(name, monkeypatch):
                 kept.similarities(family, still(problem))
 
 
+def test_large_moves_are_computed_anew(monkeypatch):
+    problem = structure("cube")
+    kept, moving = kept_of(problem, unrelated("cube", 10))
+    kept.similarities(moving["a"], still(problem))
+    monkeypatch.setattr(Kept, "_add_difference", lambda *_: pytest.fail("added"))
+    turned = {"b": [1, 2, 3, 4, 0], "c": [1, 2, 3, 4, 5, 0]}
+    moved = {name: Permutation(torch.tensor(order)) for name, order in turned.items()}
+    check(kept, moving["a"], {**still(problem), **moved})
+
+
 def test_after_many_additions_a_similarity_is_computed_anew(monkeypatch):
     problem = structure("chain")
     kept, moving = kept_of(problem, unrelated("chain", 10))
