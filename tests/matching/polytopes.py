@@ -111,8 +111,8 @@ def mean_order(polytope, chain):
     matrix = torch.ones(1, 1, dtype=torch.float64)
     for name, size in zip(chain.groups, chain.shape, strict=True):
         stays = polytope.groups[name].fixed
-        one = torch.eye(size) if stays else torch.full((size, size), 1 / size)
-        matrix = torch.kron(matrix, one.double())
+        one = torch.eye(size).double() if stays else torch.ones(size, size).double() / size
+        matrix = torch.kron(matrix, one)
     return matrix
 
 
