@@ -6,10 +6,13 @@ places). Columns: "planted": every group, but the dims inside heads and experts 
 those as well; "noise": Gaussian noise as large as the weights, tensor by tensor, is added to the
 permuted model before the search. "worst": the lowest objective found with noise, relative to that
 of the planted permutation; where it is 1 or more, a miss means that the noise has made another
-order better than the planted one. Starts: the default (descriptors, then the identity), or the
-identity alone. Networks: the trained ones if they are present, small random ones of tests/models.
-The matching is called in this process. --full: 10 seeds instead of 3, and all random networks
-instead of those whose structure the trained ones lack.
+order better than the planted one. "default": the default settings, which walk through the polytope
+of soft permutations where that costs little, beside descents by coordinates from descriptors;
+"identity": descent from the identity alone, as other tools do. Networks: the trained ones if they
+are present; residual perceptrons, 6 blocks, 64 and 128 wide, and a resnet18 whose first stage is 16
+wide, as torch starts them; and small random ones of tests/models. The matching is called in this
+process. --full: 10 seeds instead of 3, and all random networks instead of those whose structure
+the others lack.
 """
 
 from __future__ import annotations
@@ -17,11 +20,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rebasin_cli.matching import Settings, match_weights, measure
@@ -29,13 +31,14 @@ from rebasin_cli.permutation import Permutation, identity, inverse
 from rebasin_cli.spec import BoundSpec, bind, load_spec
 from rebasin_cli.tensors import InMemory, infos
 from tests.benchmarks.bed.networks import FOLDER, NETWORKS, VARIABLE, Network, present
+from tests.benchmarks.bed.pairs import residual_perceptron, residual_spec, resnet18, trained
 from tests.benchmarks.bed.tables import Row, number, table
 from tests.models import EXAMPLES
 from tests.proof import draw, permuted, stored
 
-STARTS = {"default": ("descriptor", "identity"), "identity": ("identity",)}
-TRAINED_SPECS = {"mlp_512x3": "mlp", "resnet20_bn_x1": "resnet20-cifar"}
-TRAINED_SPECS |= {"vit_small": "preln-vit", "char_gpt": "preln-gpt"}
+STARTS = {"default": Settings(), "identity": Settings(method="weights", starts=("identity",))}
+RESIDUAL_WIDTHS, RESIDUAL_BLOCKS = (64, 128), 6
+RESNET_WIDTH = 16
 RANDOM = {
     "mlp_sequential": "mlp",
     "vgg11": "vgg",
@@ -45,7 +48,7 @@ RANDOM = {
     "char_gpt": "preln-gpt",
     "llama": "llama",
 }
-LACKING = ("resnet18", "llama")  # identity shortcuts of another depth; grouped queries
+LACKING = ("llama",)  # grouped queries
 HEADS = ("network", "start", "planted", "inside too", "noise", "worst", "CPU s, median")
 
 
@@ -71,12 +74,21 @@ class Attempt:
     cpu: float
 
 
-def trained(network: Network) -> Problem:
+def trained_once(network: Network) -> Problem:
     """Return seed 0 of a trained network."""
-    state = load_file(network.path(0))
-    spec = load_spec(network.spec or TRAINED_SPECS[network.name])
-    bound = bind(spec, infos(InMemory(state)), sizes=network.sizes)
-    return Problem(network.name, state, bound)
+    pair = trained(network, (0, 1))
+    return Problem(network.name, pair.reference, pair.bound)
+
+
+def made() -> Iterator[Problem]:
+    """Yield the networks that are wide enough to be told from noise, as torch starts them."""
+    for width in RESIDUAL_WIDTHS:
+        state = residual_perceptron(width, RESIDUAL_BLOCKS, 0)
+        bound = bind(residual_spec(), infos(InMemory(state)))
+        yield Problem(f"residual MLP, {width} x {RESIDUAL_BLOCKS}", state, bound)
+    state = resnet18(RESNET_WIDTH, 0)
+    bound = bind(load_spec("resnet-basic"), infos(InMemory(state)))
+    yield Problem(f"resnet18, {RESNET_WIDTH} wide", state, bound)
 
 
 def random_weights(name: str, spec: str) -> Problem:
@@ -87,30 +99,30 @@ def random_weights(name: str, spec: str) -> Problem:
     return Problem(f"{name}, random", state, bound)
 
 
-def attempt(problem: Problem, starts: tuple[str, ...], seed: int, *, inside: bool) -> Attempt:
+def attempt(problem: Problem, settings: Settings, seed: int, *, inside: bool) -> Attempt:
     """Plant a permutation and search for it."""
     hidden = plant(problem, seed, inside=inside)
-    return search(problem, hidden, moved(problem, problem.state, hidden), starts, seed)
+    return search(problem, hidden, moved(problem, problem.state, hidden), settings, seed)
 
 
-def noisy_attempt(problem: Problem, starts: tuple[str, ...], seed: int) -> Attempt:
+def noisy_attempt(problem: Problem, settings: Settings, seed: int) -> Attempt:
     """Plant a permutation of every group and noise on top, and search for the permutation."""
     hidden = plant(problem, seed, inside=True)
     other = noisy(moved(problem, problem.state, hidden), seed)
-    return search(problem, hidden, other, starts, seed)
+    return search(problem, hidden, other, settings, seed)
 
 
 def search(
     problem: Problem,
     hidden: Mapping[str, Permutation],
     other: Mapping[str, Tensor],
-    starts: tuple[str, ...],
+    settings: Settings,
     seed: int,
 ) -> Attempt:
     """Match `other` to the model and compare what was found with what was hidden."""
     reference, began = InMemory(problem.state), time.process_time()
-    settings = Settings(seed=seed, starts=starts)
-    found = match_weights(reference, InMemory(other), problem.bound, settings)
+    seeded = replace(settings, seed=seed)
+    found = match_weights(reference, InMemory(other), problem.bound, seeded)
     cpu = time.process_time() - began
     clean = moved(problem, problem.state, hidden)
     back = moved(problem, clean, found.permutations)
@@ -158,10 +170,10 @@ def noisy(state: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
 
 def row(problem: Problem, start: str, seeds: range) -> Row:
     """Return one row: how often each kind of planted permutation was recovered."""
-    names = STARTS[start]
-    plain = [attempt(problem, names, seed, inside=False) for seed in seeds]
-    inner = [attempt(problem, names, seed, inside=True) for seed in seeds if problem.nested]
-    noise = [noisy_attempt(problem, names, seed) for seed in seeds]
+    settings = STARTS[start]
+    plain = [attempt(problem, settings, seed, inside=False) for seed in seeds]
+    inner = [attempt(problem, settings, seed, inside=True) for seed in seeds if problem.nested]
+    noise = [noisy_attempt(problem, settings, seed) for seed in seeds]
     seconds = median(one.cpu for one in (*plain, *inner, *noise))
     worst = number(min(one.quality for one in noise), 4)
     cells = [count(plain), count(inner) if inner else "-", count(noise), worst]
@@ -175,10 +187,11 @@ def count(attempts: list[Attempt]) -> str:
 def problems(*, full: bool) -> Iterator[Problem]:
     """Yield the trained networks, where there are any, then random ones."""
     if present():
-        yield from (trained(network) for network in NETWORKS)
+        yield from (trained_once(network) for network in NETWORKS)
     else:
         print(f"No trained networks in {FOLDER} ({VARIABLE}): random ones alone.\n")
     chosen = RANDOM if full or not present() else LACKING
+    yield from made()
     yield from (random_weights(name, RANDOM[name]) for name in chosen)
 
 

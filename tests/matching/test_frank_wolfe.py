@@ -45,7 +45,7 @@ def segment(problem, here, count):
         first, last = problem.draw(10 * which), problem.draw(10 * which + 1)
         starts.append(between(middle(here), corner(here, first), 0.4))
         ends.append(corner(here, last))
-        models = [softened(field, which, None) for field in here.fields]
+        models = [softened(field, which, None, here.fixed) for field in here.fields]
         for model in models:
             model.step(model.towards(here.orders(first)), 0.4)
         ways.append([model.towards(here.orders(last)) for model in models])

@@ -59,7 +59,7 @@ def test_after_any_steps_each_part_is_the_model_times_its_matrices(name, begin):
     here = space(problem, unrelated(name, 1))
     drawn = {"identity": {}, "drawn": problem.draw(5)}
     start = here.orders(drawn[begin]) if begin in drawn else None
-    models = [softened(field, 1, start) for field in here.fields]
+    models = [softened(field, 1, start, here.fixed) for field in here.fields]
     point = middle(here) if start is None else corner(here, drawn[begin])
     for seed, length in enumerate(LENGTHS):
         permutations = problem.draw(seed)
@@ -80,7 +80,7 @@ def test_a_step_of_length_one_arrives_at_the_vertex_and_of_zero_stays(name):
     here = space(problem, unrelated(name, 1))
     vertex = here.orders(problem.draw(4))
     for field in here.fields:
-        model = softened(field, 1, None)
+        model = softened(field, 1, None, here.fixed)
         before = model.whole.clone()
         model.step(model.towards(vertex), 0.0)
         assert torch.equal(model.whole, before)
