@@ -1,6 +1,8 @@
-"""One linear assignment problem: similarity in, permutation out. The only caller of scipy."""
+"""Linear assignment problems: similarity in, permutation out. The only caller of scipy."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -16,15 +18,25 @@ def assign(similarity: Tensor, current: Tensor | None = None) -> Tensor:
     step of the largest entry, so that units without a preference (dead ones) stay in place.
     Exact, on the CPU, in float64. Source: Ainsworth, Hayase, Srinivasa 2023, section 3.2.
     """
+    return assign_all(similarity[None], {} if current is None else {0: current})[0]
+
+
+def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
+    """Return the indices, int64 (b, n), that solve b problems of one size, each as `assign` does.
+
+    similarities: (b, n, n). current: by the number of a problem, for those that have one.
+    """
     # scipy's own maximize=True would allocate another copy of the matrix.
-    cost = -similarity.double().cpu().numpy()
+    cost = similarities.double().neg().cpu().numpy()
     if not cost.size:
-        return torch.zeros(0, dtype=torch.int64)
-    step = torch.finfo(similarity.dtype).eps * float(np.abs(cost).max()) or 1.0
+        return torch.zeros(cost.shape[:2], dtype=torch.int64)
+    largest = np.maximum(cost.max((1, 2)), -cost.min((1, 2)))
+    steps = np.where(largest > 0, torch.finfo(similarities.dtype).eps * largest, 1.0)
     # What a whole row or column has in common changes no optimum, but the solver, which starts
     # from prices of zero, takes ten times as long to find it out (similarities of descriptors).
+    cost -= cost.mean(2, keepdims=True)
     cost -= cost.mean(1, keepdims=True)
-    cost -= cost.mean(0)
-    if current is not None:
-        cost[np.arange(len(cost)), current.cpu().numpy()] -= step
-    return torch.from_numpy(linear_sum_assignment(cost)[1].astype(np.int64))
+    for which, index in current.items():
+        cost[which, np.arange(len(index)), index.cpu().numpy()] -= steps[which]
+    found = np.stack([linear_sum_assignment(one)[1] for one in cost])
+    return torch.from_numpy(found.astype(np.int64))

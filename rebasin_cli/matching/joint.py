@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment import assign
 from rebasin_cli.matching.enumeration import all_orders, enumeration
+from rebasin_cli.matching.inside import plain, solve_inside
 from rebasin_cli.matching.similarity import Similarity
 from rebasin_cli.matching.terms import Term
 from rebasin_cli.permutation import Permutation, identity
@@ -47,8 +48,8 @@ class Level:
         here = self.current.get(name)
         if here is None or int(here[row]) != column:
             return Level(self.groups, {})
-        inner = {g: index[row] for g, index in self.current.items() if index.dim() > 1}
-        return Level(self.groups, inner)
+        within = {g: index[row] for g, index in self.current.items() if index.dim() > 1}
+        return Level(self.groups, within)
 
 
 Votes = Sequence[Term | Similarity]
@@ -71,6 +72,11 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
     if not nested:
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index})
+    if similarities := plain(nested):
+        found = solve_inside(name, similarities, level.current)
+        values += found.values.to(values.dtype)
+        index = assign(values, level.current.get(name))
+        return Solution(_trace(values, index), {name: index, **found.chosen(index)})
     pairs = [
         [_siblings([t.at(i, j) for t in nested], level.inside(name, i, j)) for j in range(size)]
         for i in range(size)
