@@ -28,7 +28,7 @@ from rebasin_cli.matching.similarity import Similarity
 from rebasin_cli.matching.sites import Chain, front
 from rebasin_cli.matching.soft import Field, Groups, Mixture, Vertex, middle, softened
 from rebasin_cli.permutation import Permutation, identity
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec import BoundGroup, drawn
 
 STEPS = 200
 RISE = 1e-6  # of the value: a step that gains less is one without progress
@@ -147,6 +147,12 @@ class Walk:
                 break
         return Relaxed(tuple(self._soft), tuple(values))
 
+    def nudge(self, generator: torch.Generator, length: float) -> None:
+        """Go some way towards random permutations: another place to start from."""
+        members = [group for family in self._polytope.families for group in family.members]
+        vertices = [self._polytope.orders(drawn(members, generator)) for _ in self._models]
+        self._advance(vertices, length)
+
     def rounded(self) -> list[dict[str, Permutation]]:
         """Return for each model the permutations closest to its soft ones."""
         return [self._polytope.vertex(soft, {}) for soft in self._soft]
@@ -178,8 +184,10 @@ class Walk:
         like, chains = self._polytope.fields[0].arrays[0], self._polytope.chains
         return {g: like.new_zeros(chain.size, chain.size) for g, chain in chains.items()}
 
-    def _advance(self, vertices: Sequence[Vertex]) -> tuple[Polynomial, float]:
-        """Go to the best point of the segment; return the objective on it, and the length."""
+    def _advance(
+        self, vertices: Sequence[Vertex], length: float | None = None
+    ) -> tuple[Polynomial, float]:
+        """Go along the segment, None: to its best point; return the objective and the length."""
         segments = [
             [part.towards(vertex) for part in model]
             for model, vertex in zip(self._models, vertices, strict=True)
@@ -189,7 +197,7 @@ class Walk:
             mixtures = [model[position][field.everywhere] for model in segments]
             total = polyadd(total, on_segment(field.arrays[0], mixtures))
         value = Polynomial(total)
-        length = best_length(value)
+        length = best_length(value) if length is None else length
         for model, ways in zip(self._models, segments, strict=True):
             for part, way in zip(model, ways, strict=True):
                 part.step(way, length)

@@ -20,6 +20,7 @@ from rebasin_cli.matching.sinkhorn import improve
 from rebasin_cli.matching.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
+NUDGE = 0.1  # of the way to a random vertex: further away, walks end lower
 GLIMPSE = 2  # visits of each family before the starts of a costly search are compared
 
 
@@ -42,9 +43,11 @@ def frank_wolfe(search: Search) -> Iterator[Attempt]:
     Families too large or too entangled to be relaxed stay where descriptors put them meanwhile.
     Source: see `frank_wolfe`.
     """
-    names = search.settings.starts or (MIDDLE,)
-    for name in names:
-        yield _walk(search, name, _start(search, "descriptor", search.settings.seed))
+    meanwhile = _start(search, "descriptor", search.settings.seed)
+    for name in search.settings.starts or (MIDDLE,):
+        yield _walk(search, name, meanwhile)
+    for count in range(search.settings.restarts):
+        yield _walk(search, MIDDLE, meanwhile, nudge=count + 1)
 
 
 def sinkhorn(search: Search) -> Iterator[Attempt]:
@@ -71,7 +74,8 @@ def auto(search: Search) -> Iterator[Attempt]:
         yield found[-1]
     best = max(found, key=lambda attempt: attempt.objective)
     yield _walk(search, MIDDLE, best.descent.permutations)
-    yield from _restarts(search)
+    for count in range(search.settings.restarts + search.effort.restarts):
+        yield _walk(search, MIDDLE, best.descent.permutations, nudge=count + 1)
 
 
 def _race(search: Search, names: Sequence[str]) -> Attempt:
@@ -106,13 +110,16 @@ def _descent(search: Search, name: str, seed: int, visits: int | None = None) ->
     return search.attempt("weights", name, search.descend(start, seed=seed, visits=visits))
 
 
-def _walk(search: Search, name: str, meanwhile: Permutations) -> Attempt:
-    """meanwhile: the permutations of what is not relaxed."""
+def _walk(search: Search, name: str, meanwhile: Permutations, nudge: int = 0) -> Attempt:
+    """meanwhile: the permutations of what is not relaxed. nudge: number of a random detour."""
     space = _space(search, meanwhile)
     if not space.families:
         return _unrelaxed(search, meanwhile)
     start = None if name == MIDDLE else space.orders(_start(search, name, search.settings.seed))
     walk = Walk(space, [start])
+    if nudge:
+        seed = search.settings.seed + nudge
+        walk.nudge(torch.Generator().manual_seed(seed), NUDGE)
     walk.run()
     rounded = {**meanwhile, **walk.rounded()[0]}
     descent = search.descend(rounded, seed=search.settings.seed)

@@ -21,7 +21,8 @@ class Effort:
 
     starts: of descents by coordinates, of which the best alone goes on beyond its first visits.
     cheap: multiplications of one sweep up to which there is a walk through the polytope of soft
-    permutations, and beside it a descent from each start in `beside`. restarts: random starts.
+    permutations, and beside it a descent from each start in `beside`. restarts: walks from
+    near the middle, or where there are none descents from random starts.
     """
 
     starts: tuple[str, ...]
@@ -33,7 +34,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(("descriptor",)),
     "default": Effort(("descriptor", "identity"), ("descriptor",), cheap=5e9),
-    "best": Effort(("descriptor", "identity"), ("descriptor", "identity"), math.inf, restarts=3),
+    "best": Effort(("descriptor", "identity"), ("descriptor", "identity"), math.inf, restarts=4),
 }
 
 

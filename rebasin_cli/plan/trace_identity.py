@@ -17,11 +17,12 @@ from rebasin_cli import __version__
 from rebasin_cli.models import subject
 from rebasin_cli.plan.options import Tracing
 
+CONFIGURED = ("transformers", "diffusers")  # a config.json says which of them it is for
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "torchvision": ("torchvision",),
     "timm": ("timm",),
-    "hf": ("transformers",),
-    "diffusers": ("diffusers",),
+    "hf": CONFIGURED,
+    "diffusers": CONFIGURED,
 }
 OURS = ("trace", "models", "spec")  # what of this package decides it
 
@@ -56,7 +57,7 @@ def _version(tracing: Tracing) -> str:
     scheme, _, rest = target.partition(":")
     packages = LIBRARIES.get(scheme)
     if (Path(target) / "config.json").is_file():
-        packages, rest = ("transformers", "diffusers"), target
+        packages, rest = CONFIGURED, target
     if packages is None:
         return subject(target, model_args=tracing.arguments).version
     return " ".join([*map(_installed, packages), _configuration(Path(rest))])
