@@ -161,6 +161,23 @@ def test_safetensors_win_over_bin_and_an_index_over_a_file(tmp_path):
     assert open_checkpoint(folder).names() == ("y",)
 
 
+def test_what_diffusers_writes_wins_over_its_variants(tmp_path):
+    folder, usual = tmp_path / "m", "diffusion_pytorch_model.safetensors"
+    folder_of(folder, index=f"{usual}.index.json")
+    (folder / "diffusion_pytorch_model.fp16.safetensors.index.json").write_text("{}")
+    save(folder / usual, {"x": torch.ones(1)})
+    save(folder / "diffusion_pytorch_model.fp16.safetensors", {"y": torch.ones(1)})
+    save(folder / "diffusion_pytorch_model.bin", {"z": torch.ones(1)})
+    assert open_checkpoint(folder).names() == ("a", "b", "c")
+    for index in folder.glob("*.index.json"):
+        index.unlink()
+    assert open_checkpoint(folder).names() == ("x",)
+    copied(folder, tmp_path / "out")
+    assert open_checkpoint(tmp_path / "out").names() == ("x",)
+    (folder / usual).unlink()
+    assert open_checkpoint(folder).names() == ("z",)
+
+
 def test_several_weight_files_are_listed(tmp_path):
     for name in ("one.safetensors", "two.pt"):
         save(tmp_path / name, {"a": torch.ones(1)})

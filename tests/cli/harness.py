@@ -125,12 +125,13 @@ def rebasin(
     env: Mapping[str, str] | None = None,
     limits: Mapping[str, int] | None = None,
     closed: Sequence[int] = (),
+    seconds: float = PATIENCE,
 ) -> Done:
     """Run a forked `rebasin` process to its end. stdout: a descriptor in place of a file."""
     with captured(stdin) as (given, out, err):
         streams = [given.fileno(), out.fileno() if stdout is None else stdout, err.fileno()]
         running = start(*argv, cwd=cwd, streams=streams, env=env, limits=limits, closed=closed)
-        return Done(running.wait(), _text(out), _text(err))
+        return Done(running.wait(seconds), _text(out), _text(err))
 
 
 def fresh(

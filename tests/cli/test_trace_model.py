@@ -1,6 +1,5 @@
 """`--model` in the commands about checkpoints: what it finds, says and refuses."""
 
-import importlib.util
 import json
 
 import pytest
@@ -283,17 +282,6 @@ def test_free_outputs_leave_nothing_to_check_an_application_with(folder):
     done = run(folder, "apply", "p.safetensors", "b.safetensors", *MODEL, "--free-outputs")
     assert done.code == 2
     assert "--free-outputs lets the outputs move" in done.err
-
-
-def test_a_config_without_transformers_says_what_would_help(folder):
-    planted(folder)
-    (folder / "config.json").write_text(json.dumps({"architectures": ["NetForCausalLM"]}))
-    done = run(folder, "align", *AB)
-    assert done.code == 2
-    assert "no bundled spec fits this checkpoint" in done.err
-    if importlib.util.find_spec("transformers") is None:
-        said = "hint: pip install transformers: then NetForCausalLM of its config.json is traced"
-        assert said in done.err
 
 
 def test_a_sequential_model_of_torch_itself_is_traced(folder):

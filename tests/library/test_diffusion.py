@@ -204,8 +204,9 @@ def planted(folder: Path, options: Options) -> None:
             "unet_sd1",
         ),
         (OTHER, Options(), ("--model", "diffusers:a"), "traced from diffusers:a"),
+        (OTHER, Options(), (), "traced from config.json: UNet2DConditionModel"),
     ],
-    ids=["autoencoder", "unet", "target"],
+    ids=["autoencoder", "unet", "target", "configuration"],
 )
 def test_align_finds_what_was_planted_in_a_folder(
     fields: Fields, options: Options, argv: tuple[str, ...], spec: str, tmp_path: Path
@@ -214,7 +215,8 @@ def test_align_finds_what_was_planted_in_a_folder(
     if argv[:1] == ("--model",):
         options = Options(tracing=Tracing(target=f"diffusers:{tmp_path / 'a'}"))
     planted(tmp_path / "a", options)
-    done = rebasin("align", "a", "b", "-o", "c", *argv, cwd=tmp_path)
+    quick = ("--effort", "quick")
+    done = rebasin("align", "a", "b", "-o", "c", *quick, *argv, cwd=tmp_path, seconds=500)
     assert done.code == 0
     assert spec in done.err
     assert (tmp_path / "c" / "config.json").is_file()

@@ -1,5 +1,7 @@
 """The automatic choice of a spec, among libraries made for the purpose."""
 
+import json
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -154,3 +156,23 @@ def test_leaving_out_a_tensor_that_a_child_has_holds_the_family(tmp_path, shelf)
 def test_a_group_that_is_fixed_and_has_no_children_is_no_part_of_the_whole(tmp_path, shelf):
     still = "groups: {head: {size: 4, fixed: true}, d: {per: head, fixed: true}}\n"
     assert heads(tmp_path, shelf, still) == (set(), True)
+
+
+@pytest.mark.parametrize(
+    ("library", "config"),
+    [
+        ("transformers", {"architectures": ["NetForCausalLM"]}),
+        ("diffusers", {"_class_name": "NetForCausalLM"}),
+    ],
+)
+def test_a_config_whose_library_is_missing_says_which(tmp_path, monkeypatch, library, config):
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    hint = f"pip install {library}: then NetForCausalLM of its config.json is traced"
+    assert refusal(tmp_path, {"x": (3,)}).hint == hint
+
+
+@pytest.mark.parametrize("config", [{"architectures": []}, {"architectures": [3]}, {"heads": 2}])
+def test_a_config_that_names_no_class_is_not_traced(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert refusal(tmp_path, {"x": (3,)}).what == "no bundled spec fits this checkpoint"

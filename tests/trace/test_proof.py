@@ -1,5 +1,7 @@
 """What is drawn for a proof: an order that moves nothing would prove nothing."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -15,3 +17,18 @@ def test_every_group_moves_even_one_of_two_units(seed: int) -> None:
     found = random_permutations(trace(subject_of(net)).bound, seed)
     assert len(found) == 2
     assert all(torch.equal(order.index, torch.tensor([1, 0])) for order in found.values())
+
+
+class Talker(nn.Linear):
+    """Warns when it is cast, as models of diffusers do."""
+
+    def to(self, *args, **kwargs):
+        logging.getLogger("talker").warning("should be kept in float32")
+        return super().to(*args, **kwargs)
+
+
+def test_a_proof_keeps_away_what_a_model_says_when_it_is_cast(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert trace(subject_of(Talker(4, 3))).proof is not None
+    assert caplog.messages == []

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation, shuffled
 from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.trace import Trace
 from rebasin_cli.trace.refute import culprits, dropped, orphaned, without_own
+from tests.trace.traps import Net, rows
 
 TEXT = """rebasin: 1
 groups:
@@ -85,3 +88,49 @@ def test_without_its_own_orders_a_child_is_in_the_first_one_everywhere() -> None
     assert found.parents == ("h",)
     assert all(torch.equal(row, child.index[0]) for row in found.index)
     assert found != child
+
+
+# what the first input does not show, the proof finds on the second
+
+
+def second(net: nn.Module) -> Trace:
+    """Trace a net from an input of two rows, and prove it on one of three rows as well."""
+    found = rows(net, 2, 5).traced()
+    assert found.proof is not None and found.proof.holds
+    assert found.proof.examples == 2
+    return found
+
+
+def test_a_group_whose_order_another_input_needs_is_fixed() -> None:
+    net = Net(
+        lambda m, x: m.c(m.b(steps(m.a(x).relu())).relu()),
+        a=nn.Linear(5, 8),
+        b=nn.Linear(8, 6),
+        c=nn.Linear(6, 3),
+    )
+    found = second(net)
+    assert found.proof is not None
+    (said,) = found.proof.refuted.values()
+    assert said == "fixed: permuting it changes the outputs"
+    moved = {t.members[0]: len(t.groups) for t in found.bound.tensors if t.groups}
+    assert moved == {"b.weight": 1, "b.bias": 1, "c.weight": 1}
+    assert [group.size for group in found.bound.groups.values()] == [6]
+
+
+def steps(x: Tensor) -> Tensor:
+    return x.cumsum(1) if len(x) == 3 else x
+
+
+def test_a_child_that_another_input_needs_in_one_order_everywhere_loses_its_parent() -> None:
+    def run(m, x):
+        heads = m.a(x).view(-1, 4, 3).softmax(2)
+        heads = heads + heads.square().mean(1, keepdim=True) if len(x) == 3 else heads
+        return m.b(heads.flatten(1))
+
+    found = second(Net(run, a=nn.Linear(5, 12), b=nn.Linear(12, 3)))
+    assert found.proof is not None
+    (said,) = found.proof.refuted.values()
+    assert said == "one permutation for all indices of its parent"
+    sizes = {group.size: group.parents for group in found.bound.groups.values()}
+    assert sizes == {4: (), 3: ()}
+    assert len(found.proof.refuted.keys() & found.bound.groups.keys()) == 1

@@ -70,6 +70,26 @@ def _part_of_memory(s: Sizes) -> Case:
     return Case((s("3 3"),), body)
 
 
+def _across_a_gap(s: Sizes) -> Case:
+    """Rows of two, read on as if nothing lay between them."""
+
+    def body(run: Run, x: torch.Tensor) -> Any:
+        part = run(aten.slice.Tensor, x, 1, 0, 2)
+        return run(aten.as_strided.default, part, [2, 2], [1, 2])
+
+    return Case((s("4 3"),), body)
+
+
+def _beyond_its_end(s: Sizes) -> Case:
+    """Rows of three that go on into what lies behind the first half."""
+
+    def body(run: Run, x: torch.Tensor) -> Any:
+        half = run(aten.slice.Tensor, x, 0, 0, 6)
+        return run(aten.as_strided.default, run(aten.view.default, half, [2, 3]), [4, 3], [3, 1])
+
+    return Case((s("12"),), body)
+
+
 def _laid_out_anew(s: Sizes) -> Case:
     """The layout that a kernel gives its result, without a change of what stands where."""
 
@@ -227,5 +247,8 @@ CASES: dict[str, list[Maker]] = {
         lambda s: one(aten.as_strided.default, s("4 3"), [2, 3], [5, 1]),
         _part_of_memory,
         _laid_out_anew,
+        _across_a_gap,
+        _beyond_its_end,
+        lambda s: one(aten.as_strided.default, s("4 3"), [3, 3], [3, 1], 1),
     ],
 }
