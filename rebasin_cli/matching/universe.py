@@ -30,7 +30,7 @@ def walked(request: Request) -> tuple[Permutations, ...]:
     with threads(settings) as pool:
         meanwhile = [request.still()] * count
         space = polytope(models, moving, groups, meanwhile, pool)
-        if not space.families:
+        if not space.families or not others:
             return tuple(meanwhile)
         walk = Walk(space, [None] * len(others))
         walk.run()
