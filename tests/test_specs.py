@@ -222,7 +222,20 @@ def test_every_single_axis_of_a_spec_matters(name: str) -> None:
     assert unnoticed(name, limit=10**9) == []
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# Of each kind one; the others are larger, or the same but for a layer.
+ONE_OF_EACH = (
+    "mlp_sequential",
+    "vgg11_bn",
+    "resnet18",
+    "resnet20_stages",
+    "char_gpt",
+    "llama",
+    "moe",
+)
+OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in EXAMPLES if n not in ONE_OF_EACH]
+
+
+@pytest.mark.parametrize("name", [*ONE_OF_EACH, *OTHERS])
 def test_no_network_fits_two_bundled_specs(name: str) -> None:
     example = EXAMPLES[name]
     state = stored(example.model())

@@ -74,7 +74,10 @@ def problems(spec, shapes, sizes=None):
     return len(uncovered(bound, shapes))
 
 
-@pytest.mark.parametrize("name", ["mlp_layers", "vgg16_bn", "resnet50", "vit_timm", "qwen3", "moe"])
+LARGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16_bn", "resnet50", "qwen3")]
+
+
+@pytest.mark.parametrize("name", ["mlp_layers", "vit_timm", "moe", *LARGER])
 def test_names_never_say_more_problems_than_binding_finds(name):
     shapes = headers(InMemory(stored(EXAMPLES[name].model())))
     names = outlines(shapes, {})
