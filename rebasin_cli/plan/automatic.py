@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NoReturn
 
 from rebasin_cli.checkpoint import Checkpoint
@@ -21,7 +22,9 @@ from rebasin_cli.spec import (
     least_problems,
     load_spec,
     outlines,
+    ruled_out,
     same_symmetry,
+    spec_text,
     uncovered,
 )
 from rebasin_cli.tensors import infos
@@ -57,7 +60,7 @@ def only_fit(checkpoint: Checkpoint, options: Options) -> Fit:
     Raises NoFitError if none does, UsageError if several differ in what they allow.
     """
     trial = _Trial(checkpoint, options)
-    found = {name: trial.bound(name) for name, least in trial.least.items() if not least}
+    found = {name: trial.bound(name) for name in trial.candidates()}
     fits = {name: bound for name, bound in found.items() if isinstance(bound, BoundSpec)}
     if not fits:
         _none_fits(trial, {n: miss for n, miss in found.items() if isinstance(miss, Miss)})
@@ -89,19 +92,33 @@ def bound_to(spec: Spec, checkpoint: Checkpoint, options: Options) -> BoundSpec:
 
 
 class _Trial:
-    """All bundled specs against one checkpoint. least: the fewest problems each can have."""
+    """All bundled specs against one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
         self._checkpoint, self._options = checkpoint, options
-        self._specs = {name: load_spec(name) for name in bundled()}
         self._names = outlines(infos(checkpoint), checkpoint.ties)
-        self.least = {n: least_problems(spec, self._names) for n, spec in self._specs.items()}
+        self._specs: dict[str, Spec] = {}
         self.path = str(checkpoint.path)
+
+    @cached_property
+    def least(self) -> dict[str, int]:
+        """The fewest problems that each spec can have."""
+        return {name: least_problems(self._spec(name), self._names) for name in bundled()}
+
+    def candidates(self) -> list[str]:
+        """Return the specs that names do not rule out; most are not even parsed for that."""
+        likely = [name for name in bundled() if not ruled_out(spec_text(name), self._names)]
+        return [name for name in likely if not least_problems(self._spec(name), self._names)]
+
+    def _spec(self, name: str) -> Spec:
+        if name not in self._specs:
+            self._specs[name] = load_spec(name)
+        return self._specs[name]
 
     def bound(self, name: str) -> BoundSpec | Miss:
         """Return a bundled spec bound to all tensors of the checkpoint, or why it is not."""
         try:
-            bound = bound_to(self._specs[name], self._checkpoint, self._options)
+            bound = bound_to(self._spec(name), self._checkpoint, self._options)
         except SpecError as error:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
@@ -113,7 +130,7 @@ class _Trial:
 
     def verdict(self, name: str) -> str:
         """Return `fits`, or why not; that may be told without binding."""
-        idle = next(idle_patterns(self._specs[name], self._names), None)
+        idle = next(idle_patterns(self._spec(name), self._names), None)
         if idle is not None:
             return f"pattern {idle!r} matches no tensor"
         found = self.bound(name)

@@ -5,6 +5,7 @@ from rebasin_cli.spec.bound import BoundGroup, BoundSpec, drawn
 from rebasin_cli.spec.cut import without
 from rebasin_cli.spec.draft import draft
 from rebasin_cli.spec.dump import dump
+from rebasin_cli.spec.glance import ruled_out
 from rebasin_cli.spec.library import bundled, load_spec, spec_text
 from rebasin_cli.spec.model import Spec
 from rebasin_cli.spec.outline import Outlines, idle_patterns, least_problems, outlines
@@ -27,6 +28,7 @@ __all__ = [
     "one_sided_groups",
     "outlines",
     "parse",
+    "ruled_out",
     "same_symmetry",
     "spec_text",
     "uncovered",

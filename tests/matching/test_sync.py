@@ -84,6 +84,24 @@ def test_the_frame_is_that_of_the_reference():
         assert all(permutation.moved == 0 for permutation in found[2].values())
 
 
+@pytest.mark.parametrize("name", ["mlp_sequential", "char_gpt"])
+def test_the_pairs_with_the_reference_say_where_to_begin(name):
+    problem, frames, pairs = planted(name)
+    home = inverse(frames[2])
+    for agreement in agreements(problem, pairs, reference=2):
+        found, _ = agreement.star()
+        for own, frame in zip(found, frames, strict=True):
+            assert all(own[group] == compose(frame, home)[group] for group in own)
+
+
+def test_where_pairs_disagree_wholly_the_reference_stays_all_the_same():
+    problem, _, pairs = planted("mlp_sequential")
+    unrelated = {pair: problem.draw(100 + k) for k, pair in enumerate(pairs)}
+    for agreement in agreements(problem, unrelated, reference=2):
+        found, _ = agreement.solved()
+        assert all(permutation.moved == 0 for permutation in found[2].values())
+
+
 def test_torn_counts_the_units_that_do_not_come_back():
     problem, _, pairs = planted("mlp_sequential")
     moving = families(problem.bound)
