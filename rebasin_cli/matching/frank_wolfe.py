@@ -28,6 +28,7 @@ from rebasin_cli.matching.similarity import Similarity
 from rebasin_cli.matching.sites import Chain, front
 from rebasin_cli.matching.soft import Field, Groups, Mixture, Vertex, middle, softened
 from rebasin_cli.permutation import Permutation, identity
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec import BoundGroup, drawn
 
 STEPS = 200
@@ -133,7 +134,7 @@ class Walk:
         for field in still:
             self._still[field.chains[0].groups].addmm_(field.arrays[0], field.arrays[1].T)
 
-    def run(self, steps: int = STEPS) -> Relaxed:
+    def run(self, steps: int = STEPS, progress: Progress = silent) -> Relaxed:
         """Step until the objective stops rising."""
         values, idle = list[float](), 0
         while len(values) <= steps and idle < PATIENCE:
@@ -142,6 +143,7 @@ class Walk:
             if not values:
                 values.append(value(0.0))
             values.append(value(length))
+            progress("walking", len(values) - 1, steps)
             idle = idle + 1 if values[-1] - values[-2] <= RISE * abs(values[-1]) else 0
             if length == 0:
                 break

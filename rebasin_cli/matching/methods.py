@@ -84,7 +84,11 @@ def _race(search: Search, names: Sequence[str]) -> Attempt:
     first, *others = names
     if not others:
         return _descent(search, first, seed)
-    tried = [_descent(search, name, seed + k, visits=GLIMPSE) for k, name in enumerate(names)]
+    tried = list[Attempt]()
+    for k, name in enumerate(names):
+        tried.append(_descent(search, name, seed + k, visits=GLIMPSE))
+        if search.exact(tried[-1]):
+            break
     best = max(tried, key=lambda attempt: attempt.objective)
     further = search.descend(best.descent.permutations, seed=seed)
     gains = *best.descent.gains, *further.gains
@@ -120,7 +124,7 @@ def _walk(search: Search, name: str, meanwhile: Permutations, nudge: int = 0) ->
     if nudge:
         seed = search.settings.seed + nudge
         walk.nudge(torch.Generator().manual_seed(seed), NUDGE)
-    walk.run()
+    walk.run(progress=search.progress)
     rounded = {**meanwhile, **walk.rounded()[0]}
     descent = search.descend(rounded, seed=search.settings.seed)
     return search.attempt("frank-wolfe", name, descent)

@@ -98,14 +98,15 @@ class Search:
     def best(self, attempts: Iterator[Attempt]) -> Matching:
         """Return the best attempt as a matching; a perfect one ends the search."""
         best = here = self.here()
-        if self.families and not self._exact(here):
+        if self.families and not self.exact(here):
             best = next(attempts)
-            while not self._exact(best) and (found := next(attempts, None)):
+            while not self.exact(best) and (found := next(attempts, None)):
                 best = found if found.beats(best) else best
             best = here if best.start != GIVEN and here.beats(best) else best
         return self._matching(best)
 
-    def _exact(self, attempt: Attempt) -> bool:
+    def exact(self, attempt: Attempt) -> bool:
+        """Return whether an attempt makes the models equal: there is nothing left to look for."""
         return self.pair.equal(self.families, attempt.descent.permutations)
 
     def _matching(self, best: Attempt) -> Matching:

@@ -33,7 +33,7 @@ def walked(request: Request) -> tuple[Permutations, ...]:
         if not space.families or not others:
             return tuple(meanwhile)
         walk = Walk(space, [None] * len(others))
-        walk.run()
+        walk.run(progress=request.progress)
         found = walk.rounded()
     rounded = {which: {**request.still(), **found[k]} for k, which in enumerate(others)}
     return tuple(rounded.get(which, request.still()) for which in range(count))

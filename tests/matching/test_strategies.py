@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 
-from rebasin_cli.matching import STRATEGIES, pair_objective
+from rebasin_cli.matching import STRATEGIES, Alignment, pair_objective
 from rebasin_cli.matching.universe import walked
 from rebasin_cli.permutation import compose, identity, inverse
 from tests.matching.problems import compared, example, mlp, same, still
@@ -228,6 +228,15 @@ def test_narrow_models_are_summed_in_float32(dtype):
     states = [problem.permuted(p) for p in drawn]
     found = STRATEGIES["many"](problem.request(states)).permutations
     assert all(same(p, inverse(d)) for p, d in zip(found, drawn, strict=True))
+
+
+def test_an_alignment_is_the_same_one_in_any_models_frame():
+    problem = example("interleaved_heads")
+    drawn = tuple(problem.draw(seed) for seed in range(3))
+    home = Alignment(drawn).at_home(1).permutations
+    assert same(home[1], still(problem))
+    for own, moved in zip(drawn, home, strict=True):
+        assert same(compose(own, inverse(drawn[1])), moved)
 
 
 # all at once
