@@ -27,7 +27,7 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
     similarities: (b, n, n). current: by the number of a problem, for those that have one.
     """
     # scipy's own maximize=True would allocate another copy of the matrix.
-    cost = similarities.double().neg().cpu().numpy()
+    cost = np.negative(similarities.cpu().numpy(), dtype=np.float64)
     if not cost.size:
         return torch.zeros(cost.shape[:2], dtype=torch.int64)
     largest = np.maximum(cost.max((1, 2)), -cost.min((1, 2)))

@@ -66,22 +66,21 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
     flat = [term for term in terms if len(term.groups) == 1]
     nested = [term for term in terms if len(term.groups) > 1]
     size = level.groups[name].size
-    values = torch.zeros(size, size, dtype=terms[0].dtype)
-    for term in flat:
-        values += term.similarity().to(values.device)
+    values = _summed([term.similarity().cpu() for term in flat], size, terms[0].dtype)
     if not nested:
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index})
     if similarities := plain(nested):
         found = solve_inside(name, similarities, level.current)
-        values += found.values.to(values.dtype)
+        values = values + found.values.to(values.dtype)
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index, **found.chosen(index)})
     pairs = [
         [_siblings([t.at(i, j) for t in nested], level.inside(name, i, j)) for j in range(size)]
         for i in range(size)
     ]
-    values += torch.tensor([[pair.value for pair in row] for row in pairs], dtype=values.dtype)
+    worth = torch.tensor([[pair.value for pair in row] for row in pairs], dtype=values.dtype)
+    values = values + worth
     index = assign(values, level.current.get(name))
     chosen = [row[j] for row, j in zip(pairs, index.tolist(), strict=True)]
     inside = {g: torch.stack([s.index[g] for s in chosen]) for g in chosen[0].index}
@@ -104,8 +103,16 @@ def _in_place(name: str, terms: Votes, level: Level) -> Solution:
     return Solution(value + sum(s.value for s in chosen), {name: index, **inside})
 
 
+def _summed(similarities: Sequence[Tensor], size: int, dtype: torch.dtype) -> Tensor:
+    """Return the sum of (size, size) arrays; one alone is not copied."""
+    if not similarities:
+        return torch.zeros(size, size, dtype=dtype)
+    first, *others = similarities
+    return sum(others, first)
+
+
 def _trace(values: Tensor, index: Tensor) -> float:
-    return float(values.double()[torch.arange(len(index)), index].sum())
+    return float(values[torch.arange(len(index)), index].double().sum())
 
 
 def _siblings(terms: Votes, level: Level) -> Solution:

@@ -64,7 +64,7 @@ class Kept:
         """
         if dense(family, self._pair.groups):
             return self.similarities(family, permutations)
-        return self._pair.terms(family, permutations)
+        return list(self._pair.terms(family, permutations))
 
     def gain(
         self, family: Family, votes: Votes, before: Permutations, after: Permutations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.terms import Term
 from rebasin_cli.spec import BoundGroup
 
 
@@ -62,3 +63,16 @@ class Similarity:
             return self
         inner = self.values.diagonal(dim1=depth - 1, dim2=2 * depth - 1).sum(-1)
         return Similarity(self.groups[:-1], inner).folded(groups)
+
+
+def summed(terms: Iterable[Term]) -> list[Similarity]:
+    """Return the similarity of each chain, from one term at a time."""
+    found: dict[tuple[str, ...], Similarity] = {}
+    for term in terms:
+        *sizes, width = term.reference.shape
+        rows, columns = term.reference.reshape(-1, width), term.other.reshape(-1, width)
+        if term.groups in found:
+            found[term.groups].matrix().addmm_(rows, columns.T)
+        else:
+            found[term.groups] = Similarity(term.groups, (rows @ columns.T).reshape(*sizes, *sizes))
+    return list(found.values())

@@ -8,6 +8,8 @@ import torch
 
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.joint import Level, solve
+from rebasin_cli.matching.kept import dense
+from rebasin_cli.matching.similarity import summed
 from rebasin_cli.matching.terms import Pair
 from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.spec import drawn
@@ -43,7 +45,9 @@ def descriptor_start(
     moving = {g.name for family in families.values() for g in family.members if not g.fixed}
     known = {name: p for name, p in everything.items() if name not in moving}
     for family in sorted(families.values(), key=lambda f: -f.elements):
-        solution = solve(family.root, pair.terms(family, known), Level(pair.groups, {}))
+        terms = pair.terms(family, known)
+        votes = summed(terms) if dense(family, pair.groups) else list(terms)
+        solution = solve(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)
             known[group.name] = Permutation(found, group.parents)

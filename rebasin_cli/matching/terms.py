@@ -7,7 +7,7 @@ order is known; what is not known yet is sorted, so that it does not matter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod, sqrt
 
@@ -144,18 +144,16 @@ class Pair:
             self._scales[family.root] = sum(sqrt(square(a) * square(b)) for a, b in views)
         return self._scales[family.root]
 
-    def terms(self, family: Family, known: Permutations) -> list[Term]:
-        """Return the terms of a family, given the permutations of the groups that are known.
+    def terms(self, family: Family, known: Permutations) -> Iterator[Term]:
+        """Yield the terms of a family, given the permutations of the groups that are known.
 
         With every group known these are the exact terms of the objective (linearised at
         `known` where the root owns two dimensions of a block). Groups missing from `known`
         are sorted away: the term is then a descriptor that no permutation of them changes.
         """
-        return [
-            arrange(*self.views(site), site.block.groups, axes, known)
-            for site in family.sites
-            for axes in occurrences(site.block.groups, family.root, self.groups)
-        ]
+        for site in family.sites:
+            for axes in occurrences(site.block.groups, family.root, self.groups):
+                yield arrange(*self.views(site), site.block.groups, axes, known)
 
 
 def arrange(

@@ -157,6 +157,14 @@ def test_a_start_that_reaches_more_is_preferred(start):
     assert not attempt(start, 5.0).beats(attempt("random", 5.001))
 
 
+def test_a_perfect_match_ends_the_search():
+    """Or else this would take days."""
+    problem = example("mlp_sequential")
+    other, answer = problem.planted(3)
+    found = problem.match(other, effort="best", restarts=10**7)
+    assert same(found.permutations, answer)
+
+
 # what may move
 
 

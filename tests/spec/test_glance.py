@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from rebasin_cli.spec import bundled, least_problems, load_spec, outlines, ruled_out, spec_text
-from rebasin_cli.tensors import InMemory, TensorInfo
+from rebasin_cli.tensors import InMemory, TensorInfo, infos
 from tests.models import EXAMPLES
 from tests.proof import stored
-from tests.spec.test_outline import headers
 
 NETWORKS = ["mlp_sequential", "vgg11_bn", "resnet18", "resnet20_stages", "char_gpt", "llama", "moe"]
 TEXT = """\
@@ -30,7 +29,7 @@ def info(name):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_is_ruled_out_has_problems_and_little_else_is_left(network):
-    names = outlines(headers(InMemory(stored(EXAMPLES[network].model()))), {})
+    names = outlines(infos(InMemory(stored(EXAMPLES[network].model()))), {})
     left = [title for title in bundled() if not ruled_out(spec_text(title), names)]
     without_problems = {t for t in bundled() if not least_problems(load_spec(t), names)}
     assert without_problems <= set(left)
