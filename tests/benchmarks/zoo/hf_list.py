@@ -85,8 +85,8 @@ def fitted(config: Any) -> Any:
         for name in ("out_hidden_size", "text_hidden_size"):
             if type(getattr(tower, name, None)) is int:
                 setattr(tower, name, width)
-        if hasattr(tower, "vision_use_head"):
-            tower.vision_use_head = False
+        if hasattr(tower, "vision_use_head") and not config.model_type.startswith("siglip"):
+            tower.vision_use_head = False  # which only a contrastive loss would read
     if type(vars(config).get("hidden_size")) is int:
         config.hidden_size = width
     if type(vars(config).get("vision_feature_layer")) is int:
