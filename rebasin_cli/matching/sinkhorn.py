@@ -8,7 +8,7 @@ rounding seen on the way is returned, not the last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,8 +128,8 @@ class Normalised(torch.autograd.Function):
 
 
 def _normalised(scores: Tensor) -> Tensor:
-    found: Tensor = Normalised.apply(scores)  # type: ignore[no-untyped-call]
-    return found
+    apply: Callable[[Tensor], Tensor] = Normalised.apply
+    return apply(scores)
 
 
 def _product(chain: Chain, made: Mapping[Groups, Tensor]) -> Tensor:
