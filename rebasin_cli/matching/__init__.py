@@ -12,7 +12,7 @@ from rebasin_cli.matching.diagnosis import (
 from rebasin_cli.matching.families import families
 from rebasin_cli.matching.many import Alignment, Request, pair_objective
 from rebasin_cli.matching.measure import Measured, constant, measure
-from rebasin_cli.matching.methods import METHODS, check_start
+from rebasin_cli.matching.methods import METHODS, SOFT, check_start
 from rebasin_cli.matching.relax import words
 from rebasin_cli.matching.result import Change, GroupChange, Matching, Status
 from rebasin_cli.matching.settings import EFFORTS, ORDERS, Settings, named
@@ -24,6 +24,7 @@ __all__ = [
     "EFFORTS",
     "METHODS",
     "ORDERS",
+    "SOFT",
     "STARTS",
     "STRATEGIES",
     "Alignment",

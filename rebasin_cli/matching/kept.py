@@ -6,7 +6,7 @@ moved in a few units only, the difference is a product over those units alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.joint import Votes
 from rebasin_cli.matching.similarity import Similarity
-from rebasin_cli.matching.sites import Chain, Site, front, reordered
+from rebasin_cli.matching.sites import Site, around, front, reordered
 from rebasin_cli.matching.terms import Pair
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.spec import BoundGroup
@@ -36,20 +36,18 @@ class State:
     orders: Orders
     updates: int = 0
 
-    @property
-    def nbytes(self) -> int:
-        return sum(values.nbytes for values in self.values.values())
-
 
 class Kept:
     """The similarities of a pair's families, brought up to date when asked for.
 
-    limit: bytes of similarities to keep; families beyond it are computed at every visit.
-    Families may be asked for from several threads, one thread a family.
+    limit: bytes of similarities to keep; those of the first families that fit are kept, others
+    made at every visit. Which ones is settled beforehand, so that neither they nor their rounding
+    depend on threads: families may be asked for from several, one thread a family.
     """
 
-    def __init__(self, pair: Pair, limit: int) -> None:
-        self._pair, self._limit = pair, limit
+    def __init__(self, pair: Pair, families: Mapping[str, Family], limit: int) -> None:
+        self._pair = pair
+        self._kept = _fitting(families, limit // pair.dtype.itemsize)
         self._states: dict[str, State] = {}
 
     @property
@@ -85,8 +83,7 @@ class Kept:
         Exact where the family meets itself nowhere, else linearised at the present order.
         """
         state = self._update(family, self._orders(family, permutations))
-        others = sum(s.nbytes for root, s in self._states.items() if root != family.root)
-        if others + state.nbytes <= self._limit:
+        if family.root in self._kept:
             self._states[family.root] = state
         shapes = {chain.groups: chain.shape for chain in family.chains()}
         return [
@@ -126,7 +123,7 @@ class Kept:
         }
         for site, position in _places(family):
             reference, other = self._pair.arrays(site)
-            there = reordered(other, _at(site.chains, orders, without=position))
+            there = reordered(other, around(site.chains, orders, position))
             rows, columns = front(reference, position), front(there, position)
             values[site.chains[position].groups].addmm_(rows, columns.T)
         return State(values, orders)
@@ -140,7 +137,7 @@ class Kept:
         moved: Mapping[tuple[str, ...], Tensor],
     ) -> None:
         """Add what a site's share has changed by, one moved chain after another."""
-        before, after = (_at(site.chains, each, without=position) for each in orders)
+        before, after = (around(site.chains, each, position) for each in orders)
         reference, other = self._pair.arrays(site)
         now = list(before)
         for k, chain in enumerate(site.chains):
@@ -162,14 +159,20 @@ def dense(family: Family, groups: Mapping[str, BoundGroup]) -> bool:
     )
 
 
+def _fitting(families: Mapping[str, Family], words: int) -> frozenset[str]:
+    """Return the roots of the families, in their order, whose similarities fit into some room."""
+    found = set[str]()
+    for root, family in families.items():
+        needed = sum(chain.size**2 for chain in family.chains())
+        if needed <= words:
+            words -= needed
+            found.add(root)
+    return frozenset(found)
+
+
 def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
     assert order is not None
     return array.index_select(position, order[units])
-
-
-def _at(chains: Sequence[Chain], orders: Orders, *, without: int) -> list[Tensor | None]:
-    """Return the order of every chain but one."""
-    return [None if k == without else orders[chain.groups] for k, chain in enumerate(chains)]
 
 
 def _places(family: Family) -> Iterator[tuple[Site, int]]:

@@ -21,6 +21,7 @@ from rebasin_cli.matching.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
 NUDGE = 0.1  # of the way to a random vertex: further away, walks end lower
+SOFT = ("frank-wolfe", "sinkhorn")  # methods that hold soft permutations, whatever they take
 GLIMPSE = 2  # visits of each family before the starts of a costly search are compared
 
 
@@ -165,8 +166,7 @@ def _start(search: Search, name: str, seed: int) -> Permutations:
 
 def check_start(name: str, method: str) -> None:
     """Raise UsageError for a start that there is not, or that a method cannot take."""
-    soft = method in ("frank-wolfe", "sinkhorn")
-    known = (*STARTS, MIDDLE) if soft else tuple(STARTS)
+    known = (*STARTS, MIDDLE) if method in SOFT else tuple(STARTS)
     if name not in known:
         hint = suggest(name, known) or f"{', '.join(known)}, or for align a file"
         if name == MIDDLE:

@@ -5,7 +5,6 @@ The descent of `descent` knows inner products only, and is the better one where 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from rebasin_cli.matching.families import Family
 from rebasin_cli.matching.frank_wolfe import Polytope
 from rebasin_cli.matching.losses import Loss
-from rebasin_cli.matching.sites import Chain, front, reordered
+from rebasin_cli.matching.sites import around, front, reordered
 from rebasin_cli.matching.soft import Groups, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
 
@@ -21,9 +20,7 @@ from rebasin_cli.permutation import Permutation, Permutations
 def at_vertex(polytope: Polytope, loss: Loss, vertex: Vertex) -> float:
     """Return the loss of the other model, its units reordered."""
     return sum(
-        float(
-            loss.apart(field.arrays[0], reordered(field.arrays[1], _orders(field.chains, vertex)))
-        )
+        float(loss.apart(field.arrays[0], reordered(field.arrays[1], around(field.chains, vertex))))
         for field in polytope.fields
     )
 
@@ -58,15 +55,9 @@ def _improved(
     for field in polytope.fields:
         for k, chain in enumerate(field.chains):
             if chain.groups[0] == family.root:
-                rest = _orders(field.chains, orders, without=k)
+                rest = around(field.chains, orders, k)
                 there = front(reordered(field.arrays[1], rest), k)
                 costs = loss.costs(front(field.arrays[0], k), there)
                 values[chain.groups] = values.get(chain.groups, 0) - costs
     index = {name: p.index for name, p in now.items()}
     return replace(polytope, families=[family]).vertex(values, index)
-
-
-def _orders(
-    chains: Sequence[Chain], vertex: Vertex, *, without: int | None = None
-) -> list[Tensor | None]:
-    return [None if k == without else vertex[chain.groups] for k, chain in enumerate(chains)]

@@ -81,7 +81,7 @@ def improve(
             if least == 0 or idle == PATIENCE:
                 break
         optimizer.zero_grad()
-        softly(polytope.fields, loss, soft).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward([softly(polytope.fields, loss, soft)])
         optimizer.step()
     return best
 

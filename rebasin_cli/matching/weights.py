@@ -46,7 +46,8 @@ def match_weights(
     room = settings.max_memory // 4
     a, b = loaded((reference, other), labels, settings.device, 3 * room)
     pair = Pair(a, b, bound.groups)
-    kept, moving = Kept(pair, room), families(bound, movable)
+    moving = families(bound, movable)
+    kept = Kept(pair, moving, room)
     with threads(settings) as pool:
         search = Search(kept, bound, moving, settings, pool, progress)
         if initial is None:

@@ -13,8 +13,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import (
-    check_memory,
-    check_walk,
+    check_search,
     describe_inputs,
     describe_matching,
     describe_target,
@@ -81,9 +80,7 @@ def plan_align(
     reference, *models = open_models(paths, options)
     check_fit(reference, models, options)
     choice = choose_spec(reference, options)
-    check_memory(choice.bound, machine)
-    if options.search.method in ("frank-wolfe", "sinkhorn"):
-        check_walk(choice.bound, machine, movable=choice.movable(options), models=1)
+    check_search(choice, machine, options)
     initial = read_permutations(start, reference)[1] if start else None
     items = _items(reference, models, save, start, options)
     return AlignPlan(reference, items, choice, machine, initial, options)

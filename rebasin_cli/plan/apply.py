@@ -13,7 +13,7 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import (
-    check_memory,
+    check_search,
     describe_inputs,
     describe_matching,
     describe_target,
@@ -99,5 +99,5 @@ def plan_verify(a: Path, b: Path, options: Options, *, save: Path | None) -> Ver
     inputs = files_of(first) + files_of(second)
     place = plan_place(save, options, others=inputs) if save else None
     choice = choose_spec(first, options)
-    check_memory(choice.bound, machine)
+    check_search(choice, machine, options)
     return VerifyPlan(first, second, choice, place, machine, options)

@@ -8,9 +8,10 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import MachineError
-from rebasin_cli.matching import families, words
+from rebasin_cli.matching import SOFT, families, words
 from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.machine import Machine, free_memory
+from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.targets import Target
 from rebasin_cli.spec import BoundSpec
 
@@ -31,6 +32,17 @@ def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
     """Return the estimated peak in bytes of matching two models, the interpreter left out."""
     model = sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
     return min(2 * model, machine.max_memory) + machine.jobs * working_set(bound)
+
+
+def check_search(choice: Choice, machine: Machine, options: Options, *, together: int = 0) -> None:
+    """Raise MachineError if a search does not fit into memory.
+
+    together: models that are permuted softly at once, whatever the method.
+    """
+    check_memory(choice.bound, machine)
+    models = max(together, int(options.search.method in SOFT))
+    if models:
+        check_walk(choice.bound, machine, movable=choice.movable(options), models=models)
 
 
 def check_memory(bound: BoundSpec, machine: Machine) -> None:

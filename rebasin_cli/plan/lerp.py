@@ -14,7 +14,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.merging import MODES
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import (
-    check_memory,
+    check_search,
     describe_inputs,
     describe_matching,
     describe_target,
@@ -100,7 +100,7 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     check_fit(models[0], models[1:], options)
     choice = choose_spec(models[0], options) if line.align else None
     if choice:
-        check_memory(choice.bound, machine)
+        check_search(choice, machine, options)
     places = point_paths(alphas, models[0], options)
     check_distinct(places)
     if words and not line.keep:

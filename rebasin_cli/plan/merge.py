@@ -13,8 +13,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.plan.choice import Choice, choose_spec
 from rebasin_cli.plan.estimate import (
-    check_memory,
-    check_walk,
+    check_search,
     describe_inputs,
     describe_matching,
     describe_target,
@@ -84,10 +83,8 @@ def plan_merge(
     check_fit(models[0], models[1:], options)
     choice = None if strategy == "none" else choose_spec(models[which], options)
     if choice:
-        check_memory(choice.bound, machine)
-        if strategy == "universe":
-            others, movable = len(paths) - 1, choice.movable(options)
-            check_walk(choice.bound, machine, movable=movable, models=others)
+        together = len(paths) - 1 if strategy == "universe" else 0
+        check_search(choice, machine, options, together=together)
     out = output_file(options, f"merged{ending(models[0], options)}")
     return MergePlan(
         models=tuple(models),

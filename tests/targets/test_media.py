@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.models import Example, shrunk
+from rebasin_cli.models.reach import reach
+from rebasin_cli.models.transformers_models import config_subject
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
 transformers: Any = pytest.importorskip("transformers")
-
-from rebasin_cli.models import Example, shrunk  # noqa: E402
-from rebasin_cli.models.reach import reach  # noqa: E402
-from rebasin_cli.models.transformers_models import config_subject  # noqa: E402
 
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [16, 24, 24]}
 CONFIGS: dict[str, tuple[dict[str, Any], set[str]]] = {
