@@ -6,6 +6,7 @@
     + NotFiniteError      3             a tensor holds NaN or infinity
   x SpecError             3             a spec is invalid or does not fit a checkpoint
   x PermutationError      3             not a permutation, or not one for this checkpoint
+  x UserCodeError         3             a model, loader or evaluation of the user's raises
   x MachineError          4             disk full, no such device, no permission, missing package
 
 A bug is any other exception: the command line prints its traceback and exits with 70.
@@ -76,6 +77,10 @@ class SpecError(RebasinError):
 
 class PermutationError(RebasinError):
     """An index is not a permutation, or a permutation file does not fit a checkpoint."""
+
+
+class UserCodeError(RebasinError):
+    """Code that the user named raises, or gives something that cannot be used."""
 
 
 class MachineError(RebasinError):

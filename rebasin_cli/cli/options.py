@@ -147,6 +147,7 @@ Null = Annotated[
 
 def options_from(params: Mapping[str, Any]) -> Options:
     """Return the common options among a command's parameters."""
+    from rebasin_cli.cli.running import running_from
     from rebasin_cli.cli.searching import searching_from
     from rebasin_cli.cli.tracing import tracing_from
     from rebasin_cli.plan.options import Options
@@ -155,6 +156,7 @@ def options_from(params: Mapping[str, Any]) -> Options:
     chosen = {name: value for name, value in params.items() if name in known}
     chosen["tracing"] = tracing_from(params)
     chosen["search"] = searching_from(params)
+    chosen["running"] = running_from(params)
     if "max_memory" in chosen:
         chosen["max_memory"] = parse_size(chosen["max_memory"])
     if "sizes" in chosen:

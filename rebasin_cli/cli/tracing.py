@@ -96,6 +96,7 @@ def tracing_from(params: Mapping[str, Any]) -> Tracing:
         arguments=_arguments(params.get("model_args")),
         shape=_shape(params.get("input_shape")),
         inputs=tuple(params.get("inputs") or ()),
+        data=params.get("data"),
         outputs=_names(params.get("outputs")),
         free_outputs=params.get("free_outputs", False),
         buffers=_names(params.get("permute_buffer")),

@@ -1,4 +1,4 @@
-"""Which names a checkpoint uses for the tensors of a traced model.
+"""Which names a checkpoint uses for the tensors of a model that is known.
 
 Its own, or those that transformers writes; with a prefix in front, or without one that the model
 has, as when the weights of a backbone are loaded into a model with a head.
@@ -12,11 +12,27 @@ from dataclasses import dataclass
 
 from rebasin_cli.errors import CheckpointError, Problem, suggest
 from rebasin_cli.plan.inputs import listed, shape_text
-from rebasin_cli.plan.traced_model import TracedModel
 from rebasin_cli.tensors import TensorInfo, Window
 
 # Tables that old files of transformers hold and that the code now computes.
 DERIVED = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$", r"position_ids$")
+
+
+@dataclass(frozen=True)
+class ModelTensors:
+    """The tensors of a model, and how files may name them.
+
+    infos, ties: of its state dict. needed: names without which a checkpoint is not one of it.
+    windows: the names that its library writes, where they are not the model's own. ignored:
+    expressions for tensors of old files that it has no use for.
+    """
+
+    name: str
+    infos: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    needed: frozenset[str]
+    windows: Mapping[str, Window]
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class Layout:
 
 
 def layout_of(
-    known: TracedModel, stored: Mapping[str, TensorInfo], wanted: Sequence[str], where: str
+    known: ModelTensors, stored: Mapping[str, TensorInfo], wanted: Sequence[str], where: str
 ) -> Layout:
     """Return the layout that a checkpoint has.
 
@@ -78,19 +94,18 @@ def layout_of(
 
 
 def missing_sources(
-    layout: Layout, known: TracedModel, stored: Mapping[str, TensorInfo]
+    layout: Layout, known: ModelTensors, stored: Mapping[str, TensorInfo]
 ) -> set[str]:
-    """Return the tensors of the model that move and that a checkpoint has under no name."""
-    canonical = {**{n: n for n in known.trace.infos}, **known.trace.ties}
+    """Return the tensors that the model needs and that a checkpoint has under no name."""
+    canonical = {**{n: n for n in known.infos}, **known.ties}
     here = {canonical[w.source] for name, w in layout.windows.items() if name in stored}
     sources = {window.source for window in layout.windows.values()}
-    spec = known.trace.explicit.tensors
-    return {s for s in sources if s in spec and canonical[s] not in here}
+    return {s for s in sources if s in known.needed and canonical[s] not in here}
 
 
-def _layouts(known: TracedModel, stored: Mapping[str, TensorInfo]) -> Iterator[Layout]:
+def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[Layout]:
     """Yield the layouts that are possible, the plain ones first."""
-    own = {name: Window.whole(info) for name, info in known.trace.infos.items()}
+    own = {name: Window.whole(info) for name, info in known.infos.items()}
     bases = [windows for windows in (own, known.windows) if windows]
     yield from map(Layout, bases)
     for windows in bases:
@@ -109,7 +124,7 @@ def _prefixes(names: Mapping[str, object]) -> list[str]:
 
 
 def _problems(
-    layout: Layout, known: TracedModel, stored: Mapping[str, TensorInfo], wanted: Sequence[str]
+    layout: Layout, known: ModelTensors, stored: Mapping[str, TensorInfo], wanted: Sequence[str]
 ) -> Iterator[Problem]:
     lost = missing_sources(layout, known, stored)
     missing = [
@@ -134,7 +149,7 @@ def _problems(
 
 
 def _matters(
-    name: str, layout: Layout, known: TracedModel, stored: Mapping[str, TensorInfo]
+    name: str, layout: Layout, known: ModelTensors, stored: Mapping[str, TensorInfo]
 ) -> bool:
     """Return whether a tensor that the model does not have says that this is another model."""
     info = stored[name]

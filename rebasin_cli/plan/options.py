@@ -15,15 +15,17 @@ class Tracing:
     """Which model is traced and how: --model and its companions, the arguments of `spec trace`.
 
     target: None: none, unless no bundled spec fits. arguments: of its constructor. shape, inputs:
-    what it is fed (`file.py:function`, all of them recorded); neither: what the library or a guess
-    says. outputs, free_outputs, buffers: see `Choices`. trust: also use what was not validated.
-    cache: look up and keep results. progress: told when a model is traced.
+    what it is fed (`file.py:function`, all of them recorded); neither: rows of the first batch of
+    `data`, else what the library or a guess says. outputs, free_outputs, buffers: see `Choices`.
+    trust: also use what was not validated. cache: look up and keep results. progress: told when
+    a model is traced.
     """
 
     target: str | None = None
     arguments: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, ...] | None = None
     inputs: tuple[str, ...] = ()
+    data: str | None = None
     outputs: tuple[str, ...] = ()
     free_outputs: bool = False
     buffers: tuple[str, ...] = ()
@@ -46,6 +48,19 @@ class Searching:
     starts: tuple[str, ...] | None = None
     restarts: int = 0
     fast: bool = False
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a model is run on, and how it is judged: targets that name a user's own code.
+
+    data: what yields batches. evaluate: a function of the module; None: cross-entropy and accuracy
+    on the data. batches: how many of each pass are used; None: all.
+    """
+
+    data: str | None = None
+    evaluate: str | None = None
+    batches: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ class Options:
     max_memory: int | None = None
     seed: int = 0
     search: Searching = field(default_factory=Searching)
+    running: Running = field(default_factory=Running)
     figures: bool = False
     margins: bool = False
 

@@ -34,13 +34,14 @@ def identity(tracing: Tracing) -> str:
         torch.__version__,
         _own_sources(),
         _version(tracing),
-        *(_beside(function) for function in tracing.inputs),
+        *map(_beside, (*tracing.inputs, *filter(None, [tracing.data]))),
         json.dumps(
             [
                 tracing.target,
                 dict(tracing.arguments),
                 tracing.shape,
                 tracing.inputs,
+                tracing.data,
                 tracing.outputs,
                 tracing.free_outputs,
                 tracing.buffers,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.plan.automatic import NoFitError, bound_to
-from rebasin_cli.plan.layouts import Layout, layout_of, missing_sources
+from rebasin_cli.plan.layouts import Layout, ModelTensors, layout_of, missing_sources
 from rebasin_cli.plan.options import Options, Tracing
 from rebasin_cli.plan.saved_names import spec_in_files
 from rebasin_cli.plan.traced_model import TracedModel
@@ -35,8 +35,15 @@ def fitted(checkpoint: Checkpoint, options: Options) -> Fitted:
     known = traced(options.tracing)
     stored = infos(checkpoint)
     wanted = [name for name in stored if options.selects(name)]
-    layout = layout_of(known, stored, wanted, str(checkpoint.path))
+    layout = layout_of(tensors_of(known), stored, wanted, str(checkpoint.path))
     return Fitted(options.tracing, known, layout)
+
+
+def tensors_of(known: TracedModel) -> ModelTensors:
+    """Return the tensors of a traced model; a checkpoint needs those that move."""
+    trace = known.trace
+    needed = frozenset(trace.explicit.tensors)
+    return ModelTensors(known.name, trace.infos, trace.ties, needed, known.windows, known.ignored)
 
 
 def bound_model(checkpoint: Checkpoint, options: Options) -> tuple[BoundSpec, Fitted]:
@@ -79,7 +86,7 @@ def spec_for(checkpoint: Checkpoint, known: TracedModel, layout: Layout) -> Spec
         return trace.spec
     if layout.windows == known.windows and stored.keys() == known.windows.keys():
         return known.spec
-    lost = missing_sources(layout, known, stored)
+    lost = missing_sources(layout, tensors_of(known), stored)
     gone = {g for t in trace.bound.tensors if lost & set(t.members) for g in t.groups}
     here = {name: window for name, window in layout.windows.items() if name in stored}
     return spec_in_files(trace, here, stored, ties=checkpoint.ties, fixed=gone)

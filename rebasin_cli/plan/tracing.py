@@ -9,9 +9,12 @@ from itertools import chain
 from torch import nn
 
 from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
+from rebasin_cli.evaluate import Batches
 from rebasin_cli.models import Example, Subject, subject, without_memory
 from rebasin_cli.models.attempt import failure, quiet
+from rebasin_cli.models.batch import examples_of_batches
 from rebasin_cli.models.called import cause
+from rebasin_cli.models.loader import loader
 from rebasin_cli.models.stored import ignored_names, stored_windows
 from rebasin_cli.plan import trace_cache
 from rebasin_cli.plan.options import Tracing
@@ -66,6 +69,10 @@ def subject_for(tracing: Tracing) -> Subject:
     if tracing.shape is not None and tracing.inputs:
         raise UsageError("--input-shape and --input exclude each other")
     target = tracing.target or ""
+    if tracing.data is not None and tracing.shape is None and not tracing.inputs:
+        found = subject(target, model_args=tracing.arguments)
+        first = Batches(loader(tracing.data), tracing.data, limit=1)
+        return replace(found, examples=examples_of_batches(first))
     if not tracing.inputs:
         return subject(target, model_args=tracing.arguments, input_shape=tracing.shape)
     several = [

@@ -13,10 +13,11 @@ from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models import Example
 from rebasin_cli.models.attempt import quiet
 from rebasin_cli.models.called import cause
+from rebasin_cli.models.weights import fill
 from rebasin_cli.plan.outcome import Agreement
 from rebasin_cli.plan.traced import Fitted
 from rebasin_cli.plan.tracing import subject_for
-from rebasin_cli.tensors import TensorSource, Window
+from rebasin_cli.tensors import TensorSource
 from rebasin_cli.trace.capture import named_outputs
 from rebasin_cli.trace.record import mapped
 from rebasin_cli.trace.recorder import primitive_kernels
@@ -50,28 +51,10 @@ def compare_functions(fitted: Fitted, one: TensorSource, other: TensorSource) ->
     return Agreement(_apart(*runs), len(examples), word)
 
 
-def fill(model: nn.Module, source: TensorSource, windows: Mapping[str, Window]) -> None:
-    """Write the tensors of a checkpoint to where they belong in a model."""
-    held = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
-    present = set(source.names())
-    for name in (name for name in windows if name in present):
-        window = windows[name]
-        _write(held[window.source].detach(), window, source.load(name))
-
-
-def _write(target: Tensor, window: Window, tensor: Tensor) -> None:
-    """Write a window of a tensor, whatever its layout in memory is."""
-    whole = target.contiguous()
-    whole.as_strided(window.shape, window.strides, window.offset).copy_(tensor)
-    if whole.data_ptr() != target.data_ptr():
-        target.copy_(whole)
-
-
 def _run(
     model: nn.Module, source: TensorSource, fitted: Fitted, examples: Sequence[Example]
 ) -> Outputs:
-    with torch.no_grad():
-        fill(model, source, fitted.layout.windows)
+    fill(model, source, fitted.layout.windows)
     dtype = next((p.dtype for p in model.parameters()), torch.float64)
     return [_called(model, example, dtype, fitted.known.trace.outputs) for example in examples]
 

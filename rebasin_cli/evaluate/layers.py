@@ -1,0 +1,81 @@
+"""The layers of a model whose units can be measured and corrected one by one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+Observer = Callable[[str, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module by its name in the model: Linear, a convolution of any kind, or BatchNorm."""
+
+    name: str
+    module: nn.Module
+
+    @property
+    def norm(self) -> bool:
+        return isinstance(self.module, _BatchNorm)
+
+    def samples(self, values: Tensor) -> Tensor:
+        """Return an output (for a norm, an input too) as (samples, units); every place counts."""
+        return values.movedim(self.axis(values), -1).flatten(0, -2)
+
+    def axis(self, values: Tensor) -> int:
+        """Return which axis of an output holds the units."""
+        if isinstance(self.module, nn.Linear):
+            return values.dim() - 1
+        if isinstance(self.module, _ConvNd):
+            return (
+                values.dim() - len(self.module.kernel_size) - 1
+            )  # without a batch it is the first
+        return 1
+
+
+def layers_of(model: nn.Module) -> list[Layer]:
+    """Return the layers of a model, in the order in which it declares them."""
+    kinds = (nn.Linear, _ConvNd, _BatchNorm)
+    return [Layer(name, m) for name, m in model.named_modules() if isinstance(m, kinds)]
+
+
+@contextlib.contextmanager
+def observed(layers: Sequence[Layer], see: Observer) -> Iterator[None]:
+    """Show `see` the output of each layer whenever it is called: its name, the tensor."""
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: see(name, output)
+
+    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def frozen_state(model: nn.Module) -> Iterator[None]:
+    """Keep modes and buffers as they are, whatever a pass does to them."""
+    modes = {name: module.training for name, module in model.named_modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, module in model.named_modules():
+            module.training = modes[name]
+        with torch.no_grad():
+            _restore(dict(model.named_buffers()), buffers)
+
+
+def _restore(held: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
+    for name, buffer in held.items():
+        buffer.copy_(before[name])

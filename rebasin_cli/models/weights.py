@@ -1,0 +1,51 @@
+"""Writing the tensors of a checkpoint into a model that is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.tensors import TensorInfo, TensorSource, Window
+
+
+def fill(model: nn.Module, source: TensorSource, windows: Mapping[str, Window]) -> None:
+    """Write the tensors of a checkpoint to where they belong in a model, on its own device.
+
+    windows: by name in the checkpoint. What the checkpoint lacks stays as it is in the model.
+    """
+    held = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    present = set(source.names())
+    with torch.no_grad():
+        for name in (name for name in windows if name in present):
+            window = windows[name]
+            _write(held[window.source].detach(), window, source.load(name))
+
+
+def _write(target: Tensor, window: Window, tensor: Tensor) -> None:
+    """Write a window of a tensor, whatever its layout in memory is."""
+    whole = target.contiguous()
+    whole.as_strided(window.shape, window.strides, window.offset).copy_(tensor)
+    if whole.data_ptr() != target.data_ptr():
+        target.copy_(whole)
+
+
+def held_infos(model: nn.Module) -> dict[str, TensorInfo]:
+    """Return what is known of the tensors in a model's state dict, by name."""
+    held = model.state_dict()
+    return {
+        name: TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+        for name, tensor in held.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def held_ties(model: nn.Module) -> dict[str, str]:
+    """Return the names of tensors that are others by another name: alias -> the first name."""
+    first: dict[int, str] = {}
+    ties = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and first.setdefault(id(tensor), name) != name:
+            ties[name] = first[id(tensor)]
+    return ties
