@@ -98,6 +98,7 @@ def cross_moments(a: Tensor, b: Tensor) -> CrossMoments:
 
 
 def _centred(samples: Tensor) -> tuple[Tensor, Tensor]:
-    wide = samples.to(torch.float64)
+    # Apple's GPUs know no float64
+    wide = (samples.cpu() if samples.is_mps else samples).to(torch.float64)
     mean = wide.mean(0)
     return mean, wide - mean
