@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.cli.build import save
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("numpy", "safetensors", "scipy", "torch", "yaml")
@@ -26,3 +29,36 @@ def test_the_command_line_starts_without_heavy_packages() -> None:
 @pytest.mark.parametrize("module", HEAVY)
 def test_a_heavy_package_would_be_noticed(module: str) -> None:
     assert module in loaded_by(module)
+
+
+def loaded_by_command(*argv: str, cwd: Path) -> set[str]:
+    """Return the top-level packages in memory after a command has done its work."""
+    code = (
+        "import atexit, sys\n"
+        "from rebasin_cli.cli import main\n"
+        "atexit.register(lambda: print(*{name.split('.')[0] for name in sys.modules}))\n"
+        f"sys.argv = {['rebasin', *argv]!r}\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "command", [("merge",), ("lerp", "--align", "--at", "0.5")], ids=lambda c: c[0]
+)
+def test_commands_on_files_load_nothing_that_only_data_needs(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("a.safetensors", "b.safetensors")):
+        draw = torch.Generator().manual_seed(seed)
+        sizes = {"layers.0.weight": (8, 4), "layers.0.bias": (8,), "layers.1.weight": (3, 8)}
+        state = {n: torch.randn(size, generator=draw) for n, size in sizes.items()}
+        save(tmp_path / name, {**state, "layers.1.bias": torch.zeros(3)})
+    verb, *options = command
+    files = ("a.safetensors", "b.safetensors")
+    loaded = loaded_by_command(verb, *files, *options, "--spec", "mlp", cwd=tmp_path)
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"matplotlib", "PIL", "torchvision", "transformers", "sklearn"})
