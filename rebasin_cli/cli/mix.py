@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from rebasin_cli.cli import correcting as c
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.running import with_data
 
 Strategy = Annotated[
     str | None,
@@ -35,6 +37,16 @@ Reference = Annotated[
         metavar="MODEL",
         rich_help_panel=o.MEANS,
         help="Whose order of units to keep; default: the first.",
+    ),
+]
+PreserveFirst = Annotated[
+    str | None,
+    typer.Option(
+        "--preserve-first",
+        metavar="K|GLOB",
+        rich_help_panel=t.PANEL,
+        help="Keep the first K layers with weights of every model, or all up to the last that GLOB "
+        "names, average what they return, and merge the rest; needs --model.",
     ),
 ]
 Steps = Annotated[
@@ -72,6 +84,7 @@ Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec w
 
 @s.with_search
 @t.with_model
+@with_data
 def merge(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...")] = None,
@@ -79,6 +92,8 @@ def merge(
     strategy: Strategy = None,
     weights: Weights = None,
     ref: Reference = None,
+    preserve_first: PreserveFirst = None,
+    renormalize: c.Renormalize = None,
     null: o.Null = False,
     spec: o.Spec = None,
     sizes: o.Sizes = None,
@@ -104,8 +119,8 @@ def merge(
     """Align the MODELs to one another and average them into one checkpoint.
 
     Reads paths from stdin if no MODEL is given. Models that `rebasin align` brought into one
-    basin are only averaged. The result is divided by the sum of the weights; integer tensors
-    are those of the reference.
+    basin are only averaged. The result is divided by the sum of the weights; integer tensors, and
+    those that --only and --skip leave out, are those of the reference.
 
     Examples:
 
@@ -114,10 +129,24 @@ def merge(
         rebasin merge a.pt b.pt c.pt -w 0.5,0.3,0.2 --strategy star
 
         find runs -name '*.pt' -print0 | rebasin merge -0 -o soup.pt
+
+        rebasin merge a.pt b.pt --skip 'head.*'
+
+        rebasin merge a.pt b.pt --renormalize reset --model net.py:Net --data data.py:train
+
+        rebasin merge a.pt b.pt --preserve-first 4 --model net.py:Net
+
+        rebasin merge a.pt b.pt --method zipit --model net.py:Net --data net.py:train
     """
     from rebasin_cli.plan.merge import plan_merge
     from rebasin_cli.run.merge import run_merge
 
+    if preserve_first is not None:
+        _preserve(ctx, models, preserve_first)
+        return
+    if ctx.params["method"] in ("zipit", "cca"):
+        _zip(ctx, models)
+        return
     deliver(
         ctx,
         lambda: plan_merge(
@@ -126,8 +155,56 @@ def merge(
             strategy=strategy,
             weights=o.parse_numbers(weights),
             reference=ref,
+            renormalize=c.asked_from(renormalize, ctx.params) if renormalize else None,
         ),
         run_merge,
+    )
+
+
+def _zip(ctx: typer.Context, models: list[Path] | None) -> None:
+    """Merge hidden units by linear maps."""
+    from rebasin_cli.plan.zip import plan_zip
+    from rebasin_cli.run.zip import run_zip
+
+    deliver(
+        ctx,
+        lambda: plan_zip(
+            o.piped_paths(models, ctx.params["null"]),
+            o.options_from(ctx.params),
+            strategy=ctx.params["strategy"],
+            weights=o.parse_numbers(ctx.params["weights"]),
+            reference=ctx.params["ref"],
+            renormalize=c.asked_from(ctx.params["renormalize"], ctx.params)
+            if ctx.params["renormalize"]
+            else None,
+        ),
+        run_zip,
+    )
+
+
+def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None:
+    """Merge all but the first layers of the models."""
+    from rebasin_cli.plan.preserve import plan_preserve
+    from rebasin_cli.run.preserve import run_preserve
+
+    if ctx.params["method"] in ("zipit", "cca"):
+        raise typer.BadParameter("--preserve-first permutes units; --method zipit and cca mix them")
+    if ctx.params["renormalize"] is not None:
+        raise typer.BadParameter(
+            "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
+            "result, with --model merged.py:build"
+        )
+    deliver(
+        ctx,
+        lambda: plan_preserve(
+            o.piped_paths(models, ctx.params["null"]),
+            o.options_from(ctx.params),
+            first=first,
+            strategy=ctx.params["strategy"],
+            weights=o.parse_numbers(ctx.params["weights"]),
+            reference=ctx.params["ref"],
+        ),
+        run_preserve,
     )
 
 

@@ -10,10 +10,16 @@ import typer
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.activations import with_activations
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.learning import with_learning
+from rebasin_cli.cli.running import with_data
 
 
 @s.with_search
+@with_learning
+@with_activations
+@with_data
 @t.with_model
 def align(
     ctx: typer.Context,

@@ -147,6 +147,8 @@ Null = Annotated[
 
 def options_from(params: Mapping[str, Any]) -> Options:
     """Return the common options among a command's parameters."""
+    from rebasin_cli.cli.activations import activations_from
+    from rebasin_cli.cli.learning import learning_from
     from rebasin_cli.cli.running import running_from
     from rebasin_cli.cli.searching import searching_from
     from rebasin_cli.cli.tracing import tracing_from
@@ -157,6 +159,8 @@ def options_from(params: Mapping[str, Any]) -> Options:
     chosen["tracing"] = tracing_from(params)
     chosen["search"] = searching_from(params)
     chosen["running"] = running_from(params)
+    chosen["activations"] = activations_from(params)
+    chosen["learning"] = learning_from(params)
     if "max_memory" in chosen:
         chosen["max_memory"] = parse_size(chosen["max_memory"])
     if "sizes" in chosen:

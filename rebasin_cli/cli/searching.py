@@ -34,7 +34,8 @@ Method = Annotated[
         "--method",
         metavar="auto|weights|frank-wolfe|sinkhorn",
         help="weights: one group after another. frank-wolfe: all groups at once, softly. "
-        "sinkhorn: by gradients. auto: the first two, as the effort allows.",
+        "sinkhorn: by gradients. auto: the first two, as the effort allows. align also has two "
+        "that run the models on --data: activations and straight-through; merge has zipit and cca.",
     ),
 ]
 Loss = Annotated[

@@ -34,7 +34,9 @@ class Batches:
         empty = True
         for value in islice(self._values(), self.limit):
             empty = False
-            yield read_batch(value).to(torch.device(self.device))
+            with users_code(self.name):
+                batch = read_batch(value).to(torch.device(self.device))
+            yield batch
         if empty:
             hint = "yield inputs or (inputs, targets)"
             raise UserCodeError(f"{self.name} has no batch", hint=hint)

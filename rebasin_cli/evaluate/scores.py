@@ -30,8 +30,8 @@ def cross_entropy_judge(batches: Batches) -> Judge:
         total, hits, answers = 0.0, 0.0, 0
         with torch.no_grad():
             for batch in batches:
-                loss, right, count = _judged(called(model, batch), batch, batches.name)
-                total, hits, answers = total + loss, hits + right, answers + count
+                loss, right, count = judged(called(model, batch), batch, batches.name)
+                total, hits, answers = total + float(loss), hits + right, answers + count
         scores = {"loss": total / answers, "accuracy": hits / answers}
         if isnan(scores["accuracy"]):  # there were no targets to compare with
             del scores["accuracy"]
@@ -87,24 +87,27 @@ def logits_of(returned: Any) -> Tensor:
     )
 
 
-def _judged(returned: Any, batch: Batch, name: str) -> tuple[float, float, int]:
-    """Return the summed loss, the right answers (NaN: unknown) and the number of answers."""
+def judged(returned: Any, batch: Batch, name: str) -> tuple[Tensor, float, int]:
+    """Return the summed loss, the right answers (NaN: unknown) and the number of answers.
+
+    Raises UserCodeError for a batch without targets, unless the model returned a loss.
+    """
     if batch.targets is None:
         loss = returned.get("loss") if isinstance(returned, Mapping) else None
         if loss is None:
             raise UserCodeError(
                 f"{name} yields no targets", hint="yield (inputs, targets), or name an --evaluate"
             )
-        return float(loss) * batch.rows, float("nan"), batch.rows
+        return torch.as_tensor(loss) * batch.rows, float("nan"), batch.rows
     logits, targets = logits_of(returned), batch.targets
     with users_code("cross-entropy of the model's output and the targets"):
-        rows = _classes_last(logits, targets)
+        rows = classes_last(logits, targets)
         loss = F.cross_entropy(rows.double(), targets.flatten().long(), reduction="sum")
         hits = (rows.argmax(-1) == targets.flatten()).sum()
-    return float(loss), float(hits), targets.numel()
+    return loss, float(hits), targets.numel()
 
 
-def _classes_last(logits: Tensor, targets: Tensor) -> Tensor:
+def classes_last(logits: Tensor, targets: Tensor) -> Tensor:
     """Return logits as (answers, classes). Classes are axis 1, or the last where that fits.
 
     Raises ValueError if neither does.

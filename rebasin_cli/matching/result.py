@@ -47,12 +47,35 @@ class GroupChange:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What the midpoint of two models loses on data that nothing was learned from.
+
+    loss: with the permutations that learning began with, and with those that were kept. losses:
+    of the start, then after each epoch. best: the epoch that what was kept is from; 0: the start.
+    norms: whether norms used each batch's own statistics, which a merged model stores only once
+    they are reset. stopped: why learning broke off, if it did.
+    """
+
+    loss: Change
+    losses: tuple[float, ...]
+    best: int
+    norms: bool = False
+    stopped: str = ""
+
+    @property
+    def epochs(self) -> int:
+        return len(self.losses) - 1
+
+
+@dataclass(frozen=True)
 class Matching:
     """Permutations that bring the other model next to the reference.
 
     objective: <reference, permuted other> over the voting tensors; distance: |reference -
     permuted other| over the same tensors. history: the objective from the start that won,
-    after each accepted step; it never falls. start, method: what led there.
+    after each accepted step; it never falls; empty where the permutations were chosen by a loss
+    on data. start, method: what led there. held_out: that loss. unseen: groups that were matched
+    on weights although the rest was matched on activations: none tell of them.
     """
 
     permutations: Mapping[str, Permutation]
@@ -63,6 +86,8 @@ class Matching:
     history: tuple[float, ...]
     start: str
     method: str = "weights"
+    held_out: HeldOut | None = None
+    unseen: tuple[str, ...] = ()
 
     @property
     def moved(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from rebasin_cli.plan.estimate import (
     describe_target,
 )
 from rebasin_cli.plan.inputs import check_fit, open_models
+from rebasin_cli.plan.learning import check_learning
 from rebasin_cli.plan.machine import Machine, plan_machine
+from rebasin_cli.plan.methods import DATA_METHODS, Means, check_chosen
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.saved import read_permutations
 from rebasin_cli.plan.targets import (
@@ -44,7 +46,10 @@ class AlignItem:
 
 @dataclass(frozen=True)
 class AlignPlan:
-    """All that `run_align` needs. initial: where every search starts; None: by the options."""
+    """All that `run_align` needs.
+
+    initial: where every search starts; None: by the options. means: of a method that runs models.
+    """
 
     reference: Checkpoint
     items: tuple[AlignItem, ...]
@@ -52,6 +57,7 @@ class AlignPlan:
     machine: Machine
     initial: Mapping[str, Permutation] | None
     options: Options
+    means: Means = field(default_factory=Means)
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -76,14 +82,36 @@ def plan_align(
             "align needs a reference and at least one model",
             hint="rebasin align REFERENCE MODEL...",
         )
-    machine = plan_machine(options)
+    check_chosen(options, start)
+    machine = plan_machine(options, more=DATA_METHODS)
     reference, *models = open_models(paths, options)
     check_fit(reference, models, options)
-    choice = choose_spec(reference, options)
+    check_learning([reference, *models], options)
+    means = _means(reference, options)
+    choice = choose_spec(reference, _aligning(options), given=means.statistics)
     check_search(choice, machine, options)
     initial = read_permutations(start, reference)[1] if start else None
     items = _items(reference, models, save, start, options)
-    return AlignPlan(reference, items, choice, machine, initial, options)
+    return AlignPlan(reference, items, choice, machine, initial, options, means)
+
+
+def _means(reference: Checkpoint, options: Options) -> Means:
+    """Return what the method works with; --data says nothing to one that runs no model."""
+    method = options.search.method
+    if method in DATA_METHODS:
+        return DATA_METHODS[method](reference, options)
+    if options.running.data is not None:
+        raise UsageError(
+            f"method {method!r} uses no data", hint=f"--method {' or '.join(DATA_METHODS)}"
+        )
+    return Means()
+
+
+def _aligning(options: Options) -> Options:
+    """Return what says how to align: where a model is run, --spec may say another way of it."""
+    if options.spec is None or options.search.method not in DATA_METHODS:
+        return options
+    return replace(options, tracing=replace(options.tracing, target=None))
 
 
 def _items(
@@ -99,7 +127,7 @@ def _items(
     check_distinct([*outs, *saves])
     several = len(models) > 1 or options.out_folder
     inputs = [file for model in (reference, *models) for file in files_of(model)]
-    inputs += [start] if start else []
+    inputs += [path for path in (start, options.activations.statistics) if path]
     items = []
     for out, place, model in zip_longest(outs, saves, models):
         others = [file for file in inputs if file not in files_of(model)]

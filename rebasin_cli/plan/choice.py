@@ -8,6 +8,7 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.plan.automatic import NoFitError, bound_to, only_fit
 from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.statistics_file import Statistics
 from rebasin_cli.plan.traced import Fitted, bound_model, configured
 from rebasin_cli.spec import BoundSpec, load_spec
 
@@ -50,14 +51,16 @@ class Choice:
         return self.movable(options) == self.roots
 
 
-def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
-    """Return the spec for a checkpoint.
+def choose_spec(
+    checkpoint: Checkpoint, options: Options, *, given: Statistics | None = None
+) -> Choice:
+    """Return the spec for a checkpoint. given: where it comes from if the user names none.
 
     Raises SpecError if the named spec does not fit (or, with --strict, leaves a tensor
     unmentioned), UsageError if none is named and no bundled spec fits, or several that differ, and
     no config.json says what the model is.
     """
-    choice = _chosen(checkpoint, options)
+    choice = _chosen(checkpoint, options, given)
     choice = replace(choice, bound=_selected(choice.bound, options))
     if options.strict and choice.bound.untouched:
         raise SpecError(
@@ -69,7 +72,7 @@ def choose_spec(checkpoint: Checkpoint, options: Options) -> Choice:
     return choice
 
 
-def _chosen(checkpoint: Checkpoint, options: Options) -> Choice:
+def _chosen(checkpoint: Checkpoint, options: Options, given: Statistics | None) -> Choice:
     target = options.tracing.target
     if options.spec is not None and target is not None:
         raise UsageError("--spec and --model exclude each other")
@@ -80,6 +83,9 @@ def _chosen(checkpoint: Checkpoint, options: Options) -> Choice:
         bound, found = bound_model(checkpoint, options)
         name = f"traced from {target}{found.layout.note}"
         return Choice(name, bound, automatic=False, traced=found)
+    if given is not None:
+        bound = bound_to(given.spec, checkpoint, options)
+        return Choice(f"of {given.path}", bound, automatic=False)
     try:
         fit = only_fit(checkpoint, options)
     except NoFitError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.matching import METHODS, Settings, check_start, named
+from rebasin_cli.plan.methods import DATA_METHODS
 from rebasin_cli.plan.options import Options
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -36,13 +38,19 @@ class Machine:
         )
 
 
-def plan_machine(options: Options) -> Machine:
+def plan_machine(options: Options, *, more: Iterable[str] = ()) -> Machine:
     """Return what to run on, and how.
 
+    more: methods of the command beside those that search by weights alone.
     Raises UsageError for an unknown name or device, MachineError if the device is absent.
     """
     search = options.search
-    named("method", search.method, METHODS)
+    if search.method in DATA_METHODS and search.method not in more:
+        raise UsageError(
+            f"only `rebasin align` has the method {search.method!r}",
+            hint="align the models with it first, and give what it writes to this command",
+        )
+    named("method", search.method, dict.fromkeys((*METHODS, *more)))
     for start in search.starts or ():
         check_start(start, search.method)
     jobs = options.jobs or len(os.sched_getaffinity(0))

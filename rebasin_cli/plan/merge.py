@@ -12,6 +12,7 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction, spec_first
 from rebasin_cli.plan.estimate import (
     check_search,
     describe_inputs,
@@ -31,7 +32,8 @@ class MergePlan:
     """All that `run_merge` needs.
 
     strategy: a key of STRATEGIES. chosen: False if the user asked for it, so that a basin
-    the inputs share may not replace it. choice: None if nothing is aligned.
+    the inputs share may not replace it. choice: None if nothing is aligned. correction: of the
+    result's statistics, if that is asked for.
     """
 
     models: tuple[Checkpoint, ...]
@@ -43,6 +45,7 @@ class MergePlan:
     target: Target
     machine: Machine
     options: Options
+    correction: CorrectionPlan | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -55,6 +58,7 @@ class MergePlan:
             "strategy": self.strategy,
             "outputs": [describe_target(self.target)],
             **matching,
+            **({"renormalize": self.correction.describe()} if self.correction else {}),
         }
 
 
@@ -65,11 +69,13 @@ def plan_merge(
     strategy: str | None = None,
     weights: Sequence[float] = (),
     reference: Path | None = None,
+    renormalize: Asked | None = None,
 ) -> MergePlan:
     """Return what averaging the models will do; nothing is read but headers.
 
     strategy: None: `many` up to 8 models, else `star`. reference: one of the models, whose
-    frame and integer tensors the result has; None: the first.
+    frame and integer tensors the result has; None: the first. renormalize: how the result's
+    statistics are to be corrected; --spec then says how to align, and --model what is run.
     """
     if len(paths) < 2:
         raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
@@ -81,7 +87,11 @@ def plan_merge(
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
-    choice = None if strategy == "none" else choose_spec(models[which], options)
+    matched = spec_first(options) if renormalize else options
+    choice = None if strategy == "none" else choose_spec(models[which], matched)
+    correction = plan_correction(models[which], options, renormalize) if renormalize else None
+    if correction and correction.method == "calibrate" and not (choice or correction.door):
+        raise UsageError("nothing says how deep biases are", hint="--model TARGET")
     if choice:
         together = len(paths) - 1 if strategy == "universe" else 0
         check_search(choice, machine, options, together=together)
@@ -96,6 +106,7 @@ def plan_merge(
         target=plan_target(out, models[0], options, own=models, create=options.out_folder),
         machine=machine,
         options=options,
+        correction=correction,
     )
 
 

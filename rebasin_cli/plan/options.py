@@ -64,6 +64,38 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Learning:
+    """How permutations are learned from the loss on data.
+
+    rate: of the first step, in lengths of the reference. held_out: share of the batches to choose by. check: batches
+    between two looks at those; None: one look an epoch. state: a file in which every epoch is
+    saved, and from which learning goes on.
+    """
+
+    epochs: int = 10
+    rate: float = 1e-2
+    held_out: float = 0.2
+    check: int | None = None
+    state: Path | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """How units are compared by what they do.
+
+    statistics: a file of it; None: the models are run. similarity: a key of `SIMILARITIES`.
+    mix: the share of the activations, the rest are the weights. moment, reach: where units are
+    looked at, after or before their activation, of a residual stream in all places or the last.
+    """
+
+    statistics: Path | None = None
+    similarity: str = "inner"
+    mix: float = 1.0
+    moment: str = "after"
+    reach: str = "all"
+
+
+@dataclass(frozen=True)
 class Options:
     """Options that mean the same in every command.
 
@@ -96,6 +128,8 @@ class Options:
     seed: int = 0
     search: Searching = field(default_factory=Searching)
     running: Running = field(default_factory=Running)
+    activations: Activations = field(default_factory=Activations)
+    learning: Learning = field(default_factory=Learning)
     figures: bool = False
     margins: bool = False
 

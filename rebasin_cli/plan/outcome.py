@@ -9,8 +9,16 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.errors import RebasinError
+from rebasin_cli.evaluate.correcting import Report
 from rebasin_cli.matching import Change, Diagnosis, Matching, Measured
+from rebasin_cli.plan.anatomy_outcome import Anatomized
+from rebasin_cli.plan.barrier_outcome import Contour, Curves, Drawn, Scored
+from rebasin_cli.plan.preserve_outcome import Preserved
+from rebasin_cli.plan.prune_outcome import Pruned
+from rebasin_cli.plan.renormalize_outcome import Renormalized
+from rebasin_cli.plan.statistics_outcome import Observed
 from rebasin_cli.plan.traced_model import TracedModel
+from rebasin_cli.plan.zip_outcome import Zipped
 from rebasin_cli.trace import Trace
 
 SAME_FUNCTION = 1e-5  # relative: what float32 inside a model makes of another order of sums
@@ -90,7 +98,10 @@ class Applied:
 class Merged:
     """Models that were averaged.
 
-    objective: sum over pairs, before and after alignment. torn: see `Alignment`.
+    objective: sum over pairs, before and after alignment. torn: see `Alignment`. preserved: what
+    stays apart of them, if anything does.
+    report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
+    not.
     """
 
     models: tuple[Path, ...]
@@ -106,6 +117,10 @@ class Merged:
     seconds: float
     alike: tuple[str, ...] = ()
     torn: float | None = None
+    report: Report | None = None
+    stale: bool = False
+    preserved: Preserved | None = None
+    zipped: Zipped | None = None
 
 
 @dataclass(frozen=True)
@@ -264,4 +279,12 @@ Outcome = (
     | Inspected
     | Checked
     | Traced
+    | Pruned
+    | Renormalized
+    | Observed
+    | Scored
+    | Curves
+    | Contour
+    | Drawn
+    | Anatomized
 )

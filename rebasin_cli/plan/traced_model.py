@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,10 +15,11 @@ from rebasin_cli.tensors import TensorInfo, Window
 from rebasin_cli.trace import Trace
 from rebasin_cli.trace.derive import FixedAxis
 from rebasin_cli.trace.doubt import Doubt
+from rebasin_cli.trace.points import Point
 from rebasin_cli.trace.proof import Proof
 
 SOURCE = "traced"
-_MADE = {"spec", "explicit", "bound", "infos", "fixed", "returned", "proof", "doubt"}
+_MADE = {"spec", "explicit", "bound", "infos", "fixed", "returned", "points", "proof", "doubt"}
 _PLAIN = tuple(field.name for field in fields(Trace) if field.name not in _MADE)  # words, counts
 
 
@@ -70,6 +71,7 @@ def _record(trace: Trace) -> dict[str, Any]:
         "infos": [[i.name, i.shape, _word(i.dtype)] for i in trace.infos.values()],
         "fixed": [asdict(axis) for axis in trace.fixed],
         "returned": {n: _entry_text(entry) for n, entry in trace.returned.items()},
+        "points": {moment: [_spot(p) for p in found] for moment, found in trace.points.items()},
         "proof": {**asdict(proof), "dtype": _word(proof.dtype)} if proof else None,
         "doubt": asdict(trace.doubt) if trace.doubt else None,
     }
@@ -90,10 +92,21 @@ def _trace(record: Mapping[str, Any]) -> Trace:
             "infos": infos,
             "fixed": tuple(FixedAxis(**axis) for axis in record["fixed"]),
             "returned": {name: _entry(text) for name, text in record["returned"].items()},
+            "points": {m: tuple(map(_point, found)) for m, found in record["points"].items()},
             "proof": Proof(**{**proof, "dtype": _dtype(proof["dtype"])}) if proof else None,
             "doubt": Doubt(**record["doubt"]) if record["doubt"] else None,
         }
     )
+
+
+def _spot(point: Point) -> list[Any]:
+    place = point.operator, point.turn, point.calls, point.operand
+    return [*place, point.groups, _entry_text(point.axes)]
+
+
+def _point(row: Sequence[Any]) -> Point:
+    operator, turn, calls, operand, groups, axes = row
+    return Point(operator, turn, calls, operand, tuple(groups), _entry(axes))
 
 
 def _entry_text(entry: Entry) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching import Diagnosis, Matching
+from rebasin_cli.plan.anatomy_outcome import Anatomized
+from rebasin_cli.plan.barrier_outcome import Contour, Curves, Drawn, Scored
 from rebasin_cli.plan.outcome import (
     Agreement,
     Aligned,
@@ -21,12 +23,23 @@ from rebasin_cli.plan.outcome import (
     Interpolated,
     Kept,
     Merged,
+    Observed,
     Outcome,
+    Pruned,
     Traced,
     Verified,
 )
+from rebasin_cli.plan.renormalize_outcome import Renormalized
+from rebasin_cli.report.anatomy import anatomy_fields
+from rebasin_cli.report.barrier import contour_fields, curves_fields, drawn_fields
 from rebasin_cli.report.diagnosis import aligned_fields, present_fields, span, unit_fields
+from rebasin_cli.report.learning import held_out_fields
+from rebasin_cli.report.preserve import preserve_fields
+from rebasin_cli.report.prune import prune_fields
+from rebasin_cli.report.renormalize import renormalize_fields, report_fields
+from rebasin_cli.report.statistics import statistics_fields, unseen_fields
 from rebasin_cli.report.trace import trace_fields
+from rebasin_cli.report.zip import zip_fields
 
 SCHEMA = "rebasin/1"
 
@@ -99,6 +112,8 @@ def _matched(matching: Matching, found: Diagnosis | None = None) -> dict[str, An
         "objective": span(matching.objective),
         "distance": span(matching.distance),
         **(aligned_fields(matching, found) if found else {}),
+        **held_out_fields(matching),
+        **unseen_fields(matching),
         "groups": _groups(matching, found),
     }
 
@@ -153,6 +168,9 @@ def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
         "rounds": outcome.rounds,
         "converged": outcome.converged,
         "torn": outcome.torn,
+        "renormalized": report_fields(outcome.report) if outcome.report else None,
+        **preserve_fields(outcome.preserved),
+        **zip_fields(outcome.zipped),
         "seconds": outcome.seconds,
     }
 
@@ -239,6 +257,18 @@ def _traced(outcome: Traced) -> tuple[str, dict[str, Any]]:
     return "spec trace", {**_file(outcome.written), **trace_fields(outcome)}
 
 
+def _pruned(outcome: Pruned) -> tuple[str, dict[str, Any]]:
+    return "prune", {**_file(outcome.written), **prune_fields(outcome)}
+
+
+def _observed(outcome: Observed) -> tuple[str, dict[str, Any]]:
+    return "statistics", {**_file(outcome.written), **statistics_fields(outcome)}
+
+
+def _renormalized(outcome: Renormalized) -> tuple[str, dict[str, Any]]:
+    return "renormalize", {**_file(outcome.written), **renormalize_fields(outcome)}
+
+
 _FIELDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     Kept: _kept,
     Aligned: _aligned,
@@ -250,4 +280,12 @@ _FIELDS: Mapping[type, Callable[[Any], tuple[str, dict[str, Any]]]] = {
     Inspected: _inspected,
     Checked: _checked,
     Traced: _traced,
+    Pruned: _pruned,
+    Renormalized: _renormalized,
+    Observed: _observed,
+    Scored: lambda outcome: ("barrier", outcome.fields()),
+    Curves: lambda outcome: ("barrier", curves_fields(outcome)),
+    Contour: lambda outcome: ("barrier", contour_fields(outcome)),
+    Drawn: lambda outcome: ("barrier", drawn_fields(outcome)),
+    Anatomized: lambda outcome: ("barrier", anatomy_fields(outcome)),
 }

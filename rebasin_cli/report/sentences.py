@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rebasin_cli.matching import Change, Matching, Status
+from rebasin_cli.plan.anatomy_outcome import Anatomized
+from rebasin_cli.plan.barrier_outcome import Contour, Curves, Drawn, Scored
 from rebasin_cli.plan.outcome import (
     Agreement,
     Aligned,
@@ -19,13 +21,29 @@ from rebasin_cli.plan.outcome import (
     Interpolated,
     Kept,
     Merged,
+    Observed,
     Outcome,
+    Pruned,
     Traced,
     Verified,
 )
+from rebasin_cli.plan.renormalize_outcome import Renormalized
+from rebasin_cli.report.anatomy import anatomy_summary, anatomy_text
+from rebasin_cli.report.barrier import (
+    contour_summary,
+    contour_text,
+    curves_text,
+    survey_summary,
+)
 from rebasin_cli.report.diagnosis import aligned_lines, legend, present_line, present_table
 from rebasin_cli.report.explain import explained, rendered
+from rebasin_cli.report.learning import held_out_lines
+from rebasin_cli.report.preserve import preserve_lines
+from rebasin_cli.report.prune import prune_summary
+from rebasin_cli.report.renormalize import merged_lines, renormalize_summary
+from rebasin_cli.report.statistics import statistics_summary, unseen_lines
 from rebasin_cli.report.trace import traced_summary
+from rebasin_cli.report.zip import zip_lines
 
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
@@ -33,8 +51,14 @@ NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes
 def result_text(outcome: Outcome) -> str:
     """Return what a result prints on stdout: a path, or a figure where no file is left."""
     match outcome:
-        case Failed():
+        case Failed() | Scored() | Drawn():
             return ""
+        case Curves():
+            return curves_text(outcome)
+        case Contour():
+            return contour_text(outcome)
+        case Anatomized():
+            return anatomy_text(outcome)
         case Interpolated(written=None):
             value = outcome.value
             return f"{outcome.alpha:.6f}\t{value if isinstance(value, str) else json.dumps(value)}"
@@ -52,7 +76,11 @@ def result_text(outcome: Outcome) -> str:
             return outcome.text.rstrip("\n")
         case Kept():
             return str(outcome.path)
-        case Aligned() | Applied() | Merged() | Interpolated() | Traced():
+        case Renormalized():
+            return str(outcome.written.path)
+        case Observed():
+            return str(outcome.written.path)
+        case Aligned() | Applied() | Merged() | Interpolated() | Traced() | Pruned():
             return str(outcome.written.path) if outcome.written else ""
     raise TypeError(f"no text for {type(outcome).__name__}")
 
@@ -74,6 +102,20 @@ def summary_text(outcome: Outcome) -> str:
             return _checked(outcome)
         case Traced():
             return traced_summary(outcome)
+        case Observed():
+            return statistics_summary(outcome)
+        case Pruned():
+            return prune_summary(outcome)
+        case Renormalized():
+            return renormalize_summary(outcome)
+        case Curves():
+            return survey_summary(outcome.survey)
+        case Contour():
+            return contour_summary(outcome)
+        case Anatomized():
+            return anatomy_summary(outcome)
+        case Drawn():
+            return f"drawn: {outcome.written.path}"
         case Kept(why="exists"):
             return f"{outcome.path} is there already: nothing was done for it"
     return ""
@@ -135,6 +177,8 @@ def _aligned(outcome: Aligned) -> str:
     lines = [
         f"{outcome.model} aligned to {outcome.reference}: {advice(outcome.matching)}",
         f"  {_distance(outcome.matching)}, {_moved(outcome.matching)}",
+        *held_out_lines(outcome.matching),
+        *unseen_lines(outcome.matching),
         f"  spec {_spec(outcome)}, {outcome.seconds:.1f} s",
     ]
     if outcome.diagnosis:
@@ -171,6 +215,9 @@ def _merged(outcome: Merged) -> str:
         )
     if not outcome.converged:
         lines.append("  stopped before the models came to rest; more might be gained")
+    lines += merged_lines(outcome)
+    lines += preserve_lines(outcome.preserved) if outcome.preserved else []
+    lines += zip_lines(outcome.zipped) if outcome.zipped else []
     return "\n".join(lines)
 
 

@@ -7,9 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rebasin_cli.plan.outcome import Aligned, Checked, Compared, Failed, Outcome, Verified
+from rebasin_cli.plan.outcome import (
+    Aligned,
+    Checked,
+    Compared,
+    Failed,
+    Merged,
+    Outcome,
+    Verified,
+)
+from rebasin_cli.plan.renormalize_outcome import Renormalized
 from rebasin_cli.progress import Progress
 from rebasin_cli.report.events import event_line, result_line
+from rebasin_cli.report.renormalize import print_layers
 from rebasin_cli.report.sentences import result_text, summary_text
 from rebasin_cli.report.terminal import Bar, print_groups
 
@@ -56,6 +66,10 @@ class Screen:
         if self.verbose and not self.quiet and isinstance(outcome, Aligned | Verified):
             found = outcome.diagnosis if isinstance(outcome, Aligned) else None
             print_groups(outcome.matching, found)
+        if self.verbose and not self.quiet and isinstance(outcome, Renormalized):
+            print_layers(outcome.report)
+        if self.verbose and not self.quiet and isinstance(outcome, Merged) and outcome.report:
+            print_layers(outcome.report)
 
     def finish(self, command: str, failed: int, seconds: float) -> None:
         """Say that the work is over; programs are told how it went."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 
 from rebasin_cli.checkpoint import Checkpoint, Written
@@ -18,9 +18,11 @@ from rebasin_cli.plan.outcome import Aligned, Failed, Kept
 from rebasin_cli.plan.saved import CONFIG, SIZES, SPEC
 from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
+from rebasin_cli.run.activations import by_activations
 from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.output import write_model, write_permutations
 from rebasin_cli.run.provenance import basin_of, provenance
+from rebasin_cli.run.straight_through import by_straight_through
 from rebasin_cli.spec import dump
 
 
@@ -44,15 +46,8 @@ def run_align(plan: AlignPlan, progress: Progress) -> Iterator[Kept | Failed | A
 
 def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     began = perf_counter()
-    matching = match_models(
-        plan.reference,
-        item.model,
-        plan.choice,
-        plan.machine,
-        plan.options,
-        initial=plan.initial,
-        progress=progress,
-    )
+    method = DATA_METHODS.get(plan.options.search.method, by_weights)
+    matching = method(plan, item, progress)
     models = plan.reference, item.model
     progress("comparing units", 0, 0)
     diagnosis = diagnosed(models, plan.choice, plan.machine, plan.options, matching.permutations)
@@ -79,6 +74,26 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         alike=plan.choice.alike,
         diagnosis=diagnosis,
     )
+
+
+def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:
+    """Return the matching of an item's model to the reference, from the weights alone."""
+    return match_models(
+        plan.reference,
+        item.model,
+        plan.choice,
+        plan.machine,
+        plan.options,
+        initial=plan.initial,
+        progress=progress,
+    )
+
+
+# Methods that run the models, by name; `plan.methods.DATA_METHODS` says what each of them needs.
+DATA_METHODS: Mapping[str, Callable[[AlignPlan, AlignItem, Progress], Matching]] = {
+    "activations": by_activations,
+    "straight-through": by_straight_through,
+}
 
 
 def match_models(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.evaluate.correcting import Report
 from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
 from rebasin_cli.merging import Finite, Mean
 from rebasin_cli.permutation import Permuted
+from rebasin_cli.plan.correction import has_batch_norm
 from rebasin_cli.plan.merge import MergePlan
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Kept, Merged
 from rebasin_cli.progress import Progress
+from rebasin_cli.run.correct import Parents, corrected
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import basin_of, one_basin, provenance
 from rebasin_cli.tensors import TensorSource
@@ -27,44 +31,98 @@ REASONS = {
 }
 
 
+@dataclass(frozen=True)
+class Together:
+    """The models of a plan in one frame. sources: in the order of the plan; mean: of all.
+
+    shared: their provenance says that they lay in one basin, so nothing was searched.
+    """
+
+    sources: Sequence[TensorSource]
+    mean: Mean
+    strategy: str
+    shared: bool
+    alignment: Alignment
+    objective: Change | None
+
+
 def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     """Yield the merged model."""
     if plan.target.place.skip:
         yield Kept("merge", plan.target.path, "exists")
         return
     began = perf_counter()
+    together = brought_together(plan, progress)
+    source, report = _renormalized(plan, together, progress)
+    more = {"renormalized": report.method} if report else {}
+    facts = merge_facts(plan, together, **more)
+    progress(f"writing {plan.target.path.name}", 0, 0)
+    written = write_model(source, plan.models[0], plan.target, plan.options, facts)
+    outcome = merged_outcome(plan, together, written, perf_counter() - began)
+    stale = report is None and has_batch_norm(plan.models[0])
+    yield replace(outcome, report=report, stale=stale)
+
+
+def brought_together(plan: MergePlan, progress: Progress) -> Together:
+    """Return the models in one frame, aligned by the strategy of the plan if they have to be."""
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
     sources = [finite(model, plan.options) for model in plan.models]
     alignment, objective = _align(plan, sources, strategy, progress)
-    reference = plan.models[plan.reference]
     aligned = _aligned(plan, sources, alignment)
     mean = Mean(aligned, plan.weights, plan.reference, plan.options.selects)
+    return Together(aligned, mean, strategy, shared, alignment, objective)
+
+
+def merge_facts(plan: MergePlan, together: Together, **facts: object) -> dict[str, str]:
+    """Return the provenance of what is made of the models."""
     whole = plan.choice is not None and plan.choice.whole(plan.options)
-    facts = provenance(
+    near = together.shared or (whole and together.strategy != "none")
+    return provenance(
         "merge",
         plan.models,
-        basin=basin_of(reference) if shared or (whole and strategy != "none") else None,
+        basin=basin_of(plan.models[plan.reference]) if near else None,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.options.seed,
-        strategy=strategy,
+        strategy=together.strategy,
         weights=list(plan.weights),
+        **facts,
     )
-    progress(f"writing {plan.target.path.name}", 0, 0)
-    yield Merged(
+
+
+def merged_outcome(plan: MergePlan, together: Together, written: Written, seconds: float) -> Merged:
+    """Return what merging the models of a plan came to."""
+    searched = plan.choice if not together.shared else None
+    return Merged(
         models=tuple(model.path for model in plan.models),
         weights=plan.weights,
-        reference=reference.path,
-        strategy=strategy,
-        reason=REASONS["shared" if shared else strategy],
-        spec=plan.choice.name if plan.choice and not shared else None,
-        objective=objective,
-        rounds=alignment.rounds,
-        converged=alignment.converged,
-        torn=alignment.torn,
-        written=write_model(mean, plan.models[0], plan.target, plan.options, facts),
-        seconds=perf_counter() - began,
-        alike=plan.choice.alike if plan.choice and not shared else (),
+        reference=plan.models[plan.reference].path,
+        strategy=together.strategy,
+        reason=REASONS["shared" if together.shared else together.strategy],
+        spec=searched.name if searched else None,
+        objective=together.objective,
+        rounds=together.alignment.rounds,
+        converged=together.alignment.converged,
+        torn=together.alignment.torn,
+        written=written,
+        seconds=seconds,
+        alike=searched.alike if searched else (),
+    )
+
+
+def _renormalized(
+    plan: MergePlan, together: Together, progress: Progress
+) -> tuple[TensorSource, Report | None]:
+    """Return the mean with its statistics corrected, if that is planned, and what was done."""
+    if plan.correction is None:
+        return together.mean, None
+    bound = plan.choice.bound if plan.choice else None
+    return corrected(
+        together.mean,
+        Parents(together.sources, plan.weights, bound),
+        plan=plan.correction,
+        machine=plan.machine,
+        progress=progress,
     )
 
 

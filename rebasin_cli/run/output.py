@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -15,6 +15,8 @@ from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.targets import Place, Target, output_infos
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
+MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
+
 
 def write_model(
     source: TensorSource,
@@ -24,7 +26,20 @@ def write_model(
     metadata: Mapping[str, str],
 ) -> Written:
     """Write the tensors of `source` in the form of `like`, one at a time."""
-    infos = {info.name: info for info in output_infos(like, target.layout, options)}
+    infos = output_infos(like, target.layout, options)
+    # transformers refuses safetensors files without a format
+    facts = {"format": "pt", **_carried(like.metadata), **metadata}
+    return write_source(source, infos, target, facts)
+
+
+def write_source(
+    source: TensorSource,
+    planned: Sequence[TensorInfo],
+    target: Target,
+    metadata: Mapping[str, str],
+) -> Written:
+    """Write tensors of `source` as planned, one at a time."""
+    infos = {info.name: info for info in planned}
 
     def produce(name: str) -> Tensor:
         return _converted(source.load(name), infos[name], target)
@@ -35,10 +50,14 @@ def write_model(
             tuple(infos.values()),
             produce,
             target.layout,
-            # transformers refuses safetensors files without a format
-            metadata={"format": "pt", **like.metadata, **metadata},
+            metadata=metadata,
             overwrite=target.place.overwrite,
         )
+
+
+def _carried(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what a result takes over of its model's metadata: masks fit that one alone."""
+    return {key: value for key, value in metadata.items() if key != MASKS}
 
 
 def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:

@@ -48,6 +48,7 @@ def _record(
     tensors = _name_tensors(model, recorder, data)
     outputs: dict[str, Value] = {}
     chosen: list[str] = []
+    ends: list[int] = []
     for number, (args, kwargs) in enumerate(examples):
         mapped((args, kwargs), Tensor, lambda t: recorder.name(t, "input", data.get(id(t))))
         torch.manual_seed(0)
@@ -56,7 +57,8 @@ def _record(
         found = {f"{number}:{n}": recorder.find(t) for n, t in named_outputs(returned).items()}
         outputs.update({name: value for name, value in found.items() if value is not None})
         chosen.extend(f"{number}:{name}" for name in primary_outputs(returned))
-    return Record(tuple(recorder.calls), tensors, outputs, tuple(chosen))
+        ends.append(len(recorder.calls))
+    return Record(tuple(recorder.calls), tensors, outputs, tuple(chosen), tuple(ends))
 
 
 def _name_tensors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 
 from rebasin_cli.spec.model import (
@@ -22,6 +23,7 @@ from rebasin_cli.trace.analysis import Analysis, Axes
 from rebasin_cli.trace.exercise import hold_unused
 from rebasin_cli.trace.fibres import parents
 from rebasin_cli.trace.naming import Occurrence, names, occurrences
+from rebasin_cli.trace.points import Chart, Points, points
 from rebasin_cli.trace.record import Call, Record, Value
 from rebasin_cli.trace.terms import Atom, Dependent, Product, Sum, Term, atoms, extent
 
@@ -43,12 +45,14 @@ class Derived:
 
     spec: one entry for each tensor, no templates. fixed: what stays, with reasons.
     unused: parameters that no output depends on. outputs: the axes of what the model returns.
+    points: where the units of the groups can be seen at work.
     """
 
     spec: Spec
     fixed: tuple[FixedAxis, ...]
     unused: tuple[str, ...]
     outputs: Mapping[str, Entry]
+    points: Points
 
 
 def derive(
@@ -73,8 +77,15 @@ def derive(
         transposed=_transposed({atom: found[atom] for atom in named}),
         groups=_declared(axes.values(), named, lines, held),
     )
-    returned = {n: _entry(_resolved(analysis, value), named) for n, value in outputs.items()}
-    return Derived(spec, tuple(_fixed(analysis, axes)), unused, returned)
+
+    @cache
+    def entry(value: Value) -> Entry:
+        return _entry(_resolved(analysis, value), named)
+
+    returned = {n: entry(value) for n, value in outputs.items()}
+    chart = Chart(entry, {named[a]: named[p] for a, p in lines.items() if a in named})
+    seen = points(record, calls, chart)
+    return Derived(spec, tuple(_fixed(analysis, axes)), unused, returned, seen)
 
 
 def _concerns(value: Value, analysis: Analysis) -> bool:

@@ -76,12 +76,14 @@ class Record:
     tensors: state-dict name -> value; tied names share one value.
     outputs: by name as the model returned them, or by position. chosen: those that a user of the
     model looks at, not what it returns for a later call or for inspection.
+    ends: of several passes one after the other, how many calls there were at the end of each.
     """
 
     calls: tuple[Call, ...]
     tensors: Mapping[str, Value]
     outputs: Mapping[str, Value]
     chosen: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
 def values_in(tree: object) -> Iterator[Value]:

@@ -27,13 +27,22 @@ FOLDED = 1 << 22  # elements; larger constants keep no numbers
 @contextmanager
 def primitive_kernels() -> Iterator[None]:
     """Keep fused kernels off, so that a model runs as the same operators on every machine."""
-    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    onednn = torch._C._get_mkldnn_enabled()
     with ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)
         # `torch.backends.mkldnn.flags` would also set a TF32 option, and warn that it cannot.
         stack.callback(torch._C._set_mkldnn_enabled, onednn)
         torch._C._set_mkldnn_enabled(False)
+        stack.enter_context(unfused_attention())
+        yield
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Keep off the kernels that do all of attention in one; nothing is kept for gradients."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.no_grad())
         yield
@@ -75,7 +84,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
         number = _constant_number(func, inputs)
         if number is not None:
             return number
-        constant = _plain(func) in SHAPE_ONLY or all(
+        constant = plain_name(func) in SHAPE_ONLY or all(
             self._constant(value) for value in values_in((inputs, options))
         )
         real = _real(func, inputs, options) if self.fake else None
@@ -89,7 +98,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
             del self._values[id(args[0])]  # the tensor is a view of what it was from now on
         results = self._results(result, numbers, constant, _viewed(func, inputs))
         self.calls.append(
-            Call(len(self.calls), _plain(func), func, inputs, options, results, written)
+            Call(len(self.calls), plain_name(func), func, inputs, options, results, written)
         )
         return result
 
@@ -142,7 +151,8 @@ def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Value]:
             yield from values_in(given)
 
 
-def _plain(func: Any) -> str:
+def plain_name(func: Any) -> str:
+    """Return the name of an operator without its overload, and without `aten`."""
     name = str(func._schema.name)
     return name.removeprefix("aten::")
 
@@ -189,7 +199,7 @@ def _real(func: Any, args: Any, kwargs: Any) -> Any:
     def number(value: Value) -> Tensor | None:
         return torch.empty(value.shape, dtype=value.dtype) if shape_only else value.data
 
-    shape_only = _plain(func) in SHAPE_ONLY
+    shape_only = plain_name(func) in SHAPE_ONLY
     values = list(values_in((args, kwargs)))
     if any(v.data is None or prod(v.shape) > FOLDED for v in values) and not shape_only:
         return None

@@ -24,6 +24,7 @@ from rebasin_cli.trace.capture import Arguments, record, record_fake
 from rebasin_cli.trace.derive import FixedAxis
 from rebasin_cli.trace.doubt import OTHER_COPY, TOO_LARGE, UNMOVED, Doubt, of_copy, of_idle_copy
 from rebasin_cli.trace.experts import Family, families, routers, stacked
+from rebasin_cli.trace.points import Points
 from rebasin_cli.trace.proof import (
     ACCEPTED,
     Proof,
@@ -52,7 +53,8 @@ class Trace:
     spec: with templates where layers repeat. explicit: one entry for each tensor. infos: of all
     tensors in the state dict. ties: alias -> the name of the same tensor.
     fixed: what does not move, with reasons. unused: parameters that no output depends on.
-    returned: what the axes of the outputs are made of.
+    returned: what the axes of the outputs are made of. points: where the units of the groups that
+    were found can be seen at work, in the order of a pass; a group may have been dropped since.
     proof: None if there is none. doubt: then why.
     """
 
@@ -66,6 +68,7 @@ class Trace:
     outputs: tuple[str, ...]
     unknown: tuple[str, ...]
     returned: Mapping[str, Entry]
+    points: Points
     proof: Proof | None
     doubt: Doubt | None = None
 
@@ -170,6 +173,7 @@ def _unproved(found: Symmetry, record_: Record, model: nn.Module) -> Trace:
         outputs=found.outputs,
         unknown=found.unknown,
         returned=found.derived.outputs,
+        points=found.derived.points,
         proof=None,
     )
 

@@ -81,6 +81,15 @@ def test_only_the_tensors_asked_for_are_averaged(tmp_path):
     torch.testing.assert_close(found["2.weight"], (a["2.weight"] + b["2.weight"]) / 2)
 
 
+def test_tensors_that_are_left_out_are_those_of_the_reference(tmp_path):
+    pair(tmp_path)
+    models = ("a.safetensors", "b.safetensors", "--strategy", "none", "--skip", "2.*")
+    found = merged(*models, "--ref", "b.safetensors", cwd=tmp_path)
+    a, b = (load(tmp_path / name) for name in models[:2])
+    assert torch.equal(found["2.weight"], b["2.weight"])
+    torch.testing.assert_close(found["4.weight"], (a["4.weight"] + b["4.weight"]) / 2)
+
+
 def test_the_default_name_has_the_ending_of_the_first_model(tmp_path):
     save(tmp_path / "a.pt", mlp(1))
     save(tmp_path / "b.safetensors", mlp(2))

@@ -1,0 +1,81 @@
+"""The options of learning permutations from data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rebasin_cli.cli.extend import extended
+
+if TYPE_CHECKING:
+    from rebasin_cli.plan.options import Learning
+
+PANEL = "Learning (--method straight-through)"
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=PANEL, **more)
+
+
+Epochs = Annotated[int, _option("--epochs", min=0, help="Passes over the data.")]
+Rate = Annotated[
+    float,
+    _option(
+        "--learning-rate",
+        metavar="RATE",
+        min=0.0,
+        max=1.0,
+        help="Length of the first step, as a share of the reference's.",
+    ),
+]
+HeldOut = Annotated[
+    float,
+    _option("--held-out", metavar="SHARE", help="Of the batches: nothing is learned from them."),
+]
+Check = Annotated[
+    int | None,
+    _option(
+        "--check",
+        metavar="N",
+        min=1,
+        help="Look at the held-out batches every N batches too, not only after each epoch.",
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    _option(
+        "--resume", metavar="FILE", help="Save every epoch here, and go on from it if it is there."
+    ),
+]
+
+_OPTIONS: Mapping[str, tuple[Any, Any]] = {
+    "epochs": (Epochs, 10),
+    "learning_rate": (Rate, 1e-2),
+    "held_out": (HeldOut, 0.2),
+    "check": (Check, None),
+    "resume": (Resume, None),
+}
+
+
+def with_learning(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that also has the options about learning, to be read from its context."""
+    return extended(command, _OPTIONS)
+
+
+def learning_from(params: Mapping[str, Any]) -> Learning:
+    """Return what a command's parameters say about learning."""
+    from rebasin_cli.cli.options import home_path
+    from rebasin_cli.plan.options import Learning
+
+    if "learning_rate" not in params:
+        return Learning()
+    return Learning(
+        epochs=params["epochs"],
+        rate=params["learning_rate"],
+        held_out=params["held_out"],
+        check=params["check"],
+        state=home_path(params["resume"]) if params["resume"] else None,
+    )

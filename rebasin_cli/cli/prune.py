@@ -1,0 +1,101 @@
+"""The command that sets the smallest weights to zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli import running as r
+from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.deliver import deliver
+
+PANEL = "Pruning"
+Sparsity = Annotated[
+    float,
+    typer.Option(
+        "--sparsity",
+        metavar="SHARE",
+        rich_help_panel=PANEL,
+        help="The share of the weights that become zero, as 0.8.",
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="magnitude|layer-magnitude",
+        rich_help_panel=PANEL,
+        help="The smallest of all tensors together, or of each tensor by itself.",
+    ),
+]
+Renormalize = Annotated[
+    str | None,
+    typer.Option(
+        "--renormalize",
+        metavar="reset|repair|rescale|reshift",
+        rich_help_panel=PANEL,
+        help="Then correct its statistics by those of the dense model, see `rebasin renormalize`.",
+    ),
+]
+
+
+@r.with_data
+@t.with_model
+def prune(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    sparsity: Sparsity,
+    how: Method = "magnitude",
+    renormalize: Renormalize = None,
+    out: o.Out = None,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    format: o.Format = None,
+    dtype: o.Dtype = "keep",
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    in_place: o.InPlace = False,
+    device: o.Device = "auto",
+    max_memory: o.MaxMemory = None,
+    seed: o.Seed = 0,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Set the smallest weights of MODEL to zero: exactly the share that is asked for.
+
+    Writes NAME.pruned.EXT. Weights are floating tensors of two or more axes; biases, norms and
+    tables of embeddings stay as they are, unless --only names them. Tied tensors are pruned once.
+    Safetensors metadata keep the masks. Of MODEL alone nothing is run; --renormalize needs --model
+    and --data, and gives the pruned model the statistics of MODEL: zeros stay zeros.
+
+    Examples:
+
+        rebasin prune model.safetensors --sparsity 0.8
+
+        rebasin prune model.pt --sparsity 0.5 --method layer-magnitude --skip 'fc.*'
+
+        rebasin prune model.pt --sparsity 0.8 --renormalize reset --model net.py:Net --data d.py:f
+    """
+    from rebasin_cli.plan.prune import plan_prune
+    from rebasin_cli.run.prune import run_prune
+
+    deliver(
+        ctx,
+        lambda: plan_prune(
+            o.home_path(model),
+            o.options_from(ctx.params),
+            sparsity=sparsity,
+            method=how,
+            renormalize=renormalize,
+        ),
+        run_prune,
+    )
+
+
+COMMANDS = (prune,)

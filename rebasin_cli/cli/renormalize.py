@@ -1,0 +1,105 @@
+"""The command that corrects the statistics of a merged model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rebasin_cli.cli import correcting as c
+from rebasin_cli.cli import options as o
+from rebasin_cli.cli import running as r
+from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.deliver import deliver
+
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="LIST",
+        rich_help_panel=c.PANEL,
+        help="Of the parents; default: as MERGED's provenance says, else equal.",
+    ),
+]
+
+
+@r.with_data
+@t.with_model
+def renormalize(
+    ctx: typer.Context,
+    merged: Annotated[Path, typer.Argument(metavar="MERGED")],
+    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
+    parents: c.ParentFiles = None,
+    how: c.Method = None,
+    weights: Weights = None,
+    no_align: c.NoAlign = False,
+    sequential: c.Sequential = False,
+    average: c.Average = False,
+    factor: c.Factor = 1.0,
+    decay: c.Decay = "weights",
+    statistics: c.Statistics = None,
+    out: o.Out = None,
+    spec: o.Spec = None,
+    sizes: o.Sizes = None,
+    strict: o.Strict = False,
+    only: o.Only = None,
+    skip: o.Skip = None,
+    key: o.Key = None,
+    format: o.Format = None,
+    dtype: o.Dtype = "keep",
+    force: o.Force = False,
+    no_clobber: o.NoClobber = False,
+    in_place: o.InPlace = False,
+    device: o.Device = "auto",
+    jobs: o.Jobs = 0,
+    max_memory: o.MaxMemory = None,
+    seed: o.Seed = 0,
+    dry_run: o.DryRun = False,
+    json_: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = 0,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Give the units of MERGED the statistics of its parents, inside its own weights.
+
+    Averages have smaller activations than their parents. `reset` measures BatchNorm statistics anew
+    and needs no parents; `repair`, `rescale` and `reshift` need them, a model and data; `calibrate`
+    needs no data, for ReLU networks without norms. Writes NAME.renormalized.EXT, with the names and
+    shapes of MERGED. Parents that lie in another basin are aligned to MERGED first.
+
+    Examples:
+
+        rebasin renormalize merged.pt --method reset --model net.py:Net --data data.py:train
+
+        rebasin renormalize merged.pt --parents a.pt b.pt --method calibrate --model net.py:Net
+    """
+    from rebasin_cli.plan.renormalize import plan_renormalize
+    from rebasin_cli.run.renormalize import run_renormalize
+
+    _check_order(merged, parents or ())
+    deliver(
+        ctx,
+        lambda: plan_renormalize(
+            o.home_path(merged),
+            o.options_from(ctx.params),
+            c.asked_from(how, ctx.params),
+            parents=o.model_paths([*(parents or ()), *(more or ())]),
+            weights=o.parse_numbers(weights),
+            align=not no_align,
+        ),
+        run_renormalize,
+    )
+
+
+def _check_order(merged: Path, parents: Sequence[Path]) -> None:
+    """Raise for `--parents A B MERGED`: what follows an option cannot be told apart from it."""
+    words = sys.argv
+    if parents and str(merged) in words and words.index(str(merged)) > words.index("--parents"):
+        raise typer.BadParameter("MERGED stands before --parents, which takes all files behind it")
+
+
+COMMANDS = (renormalize,)

@@ -1,0 +1,31 @@
+"""One model made of tensors of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from rebasin_cli.tensors import TensorInfo, TensorSource
+
+
+class Gathered:
+    """A TensorSource of tensors that others have under other names.
+
+    places: by name, the source and the name of the tensor in it.
+    """
+
+    def __init__(self, places: Mapping[str, tuple[TensorSource, str]]) -> None:
+        self._places = dict(places)
+
+    def names(self) -> Sequence[str]:
+        return tuple(self._places)
+
+    def info(self, name: str) -> TensorInfo:
+        source, inner = self._places[name]
+        return replace(source.info(inner), name=name)
+
+    def load(self, name: str) -> Tensor:
+        source, inner = self._places[name]
+        return source.load(inner)
