@@ -69,7 +69,7 @@ class Midpoints:
                 hint="--method weights and activations need none",
             )
         with users_code("the gradient of the model's loss"):
-            (total / answers).backward()
+            torch.autograd.backward([total / answers])
         return self._read()
 
     def _loss(self, permutations: Permutations, split: Split) -> float:

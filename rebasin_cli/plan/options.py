@@ -67,9 +67,9 @@ class Running:
 class Learning:
     """How permutations are learned from the loss on data.
 
-    rate: of the first step, in lengths of the reference. held_out: share of the batches to choose by. check: batches
-    between two looks at those; None: one look an epoch. state: a file in which every epoch is
-    saved, and from which learning goes on.
+    rate: of the first step, in lengths of the reference. held_out: share of the batches to choose
+    by. check: batches between two looks at those; None: one look an epoch. state: a file in which
+    every epoch is saved, and from which learning goes on.
     """
 
     epochs: int = 10

@@ -23,13 +23,13 @@ from rebasin_cli.plan.outcome import (
     Interpolated,
     Kept,
     Merged,
-    Observed,
     Outcome,
-    Pruned,
     Traced,
     Verified,
 )
+from rebasin_cli.plan.prune_outcome import Pruned
 from rebasin_cli.plan.renormalize_outcome import Renormalized
+from rebasin_cli.plan.statistics_outcome import Observed
 from rebasin_cli.report.anatomy import anatomy_fields
 from rebasin_cli.report.barrier import contour_fields, curves_fields, drawn_fields
 from rebasin_cli.report.diagnosis import aligned_fields, present_fields, span, unit_fields

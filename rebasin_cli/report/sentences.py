@@ -21,13 +21,13 @@ from rebasin_cli.plan.outcome import (
     Interpolated,
     Kept,
     Merged,
-    Observed,
     Outcome,
-    Pruned,
     Traced,
     Verified,
 )
+from rebasin_cli.plan.prune_outcome import Pruned
 from rebasin_cli.plan.renormalize_outcome import Renormalized
+from rebasin_cli.plan.statistics_outcome import Observed
 from rebasin_cli.report.anatomy import anatomy_summary, anatomy_text
 from rebasin_cli.report.barrier import (
     contour_summary,
