@@ -63,7 +63,7 @@ def unit_moments(dims: Dims, place: str, samples: Sequence[Tensor]) -> UnitMomen
     rows = max(AT_ONCE // units, ROWS * units)
     parts = (
         _of_part(dims, place, part)
-        for part in zip(*(values.split(rows) for values in samples), strict=True)
+        for part in zip(*(torch.split(values, rows) for values in samples), strict=True)
     )
     found = next(parts)
     for part in parts:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.families import Family, families
-from rebasin_cli.matching.loaded import loaded
+from rebasin_cli.matching.loaded import Loaded, loaded
 from rebasin_cli.matching.measure import Measured, measure
 from rebasin_cli.matching.result import Matching, Status
 from rebasin_cli.matching.settings import Settings
@@ -198,9 +198,10 @@ def _movable(models: Models) -> frozenset[str]:
     return free if models.movable is None else free & models.movable
 
 
-def _loaded(models: Models, settings: Settings) -> list[TensorSource]:
+def _loaded(models: Models, settings: Settings) -> tuple[Loaded, Loaded]:
     sources = models.reference, models.other
-    return [*loaded(sources, models.labels, settings.device, settings.max_memory)]
+    a, b = loaded(sources, models.labels, settings.device, settings.max_memory)
+    return a, b
 
 
 def _status(found: Matching, measured: Measured, movable: bool) -> Status:

@@ -79,8 +79,8 @@ def zip_units(correlation: Tensor, models: int, *, alpha: float = ALPHA, beta: f
 class _Columns:
     """The units that are left, and how well each goes with each; a merged one keeps one index.
 
-    best, partner: of each row of `values` where it is open, kept up to date, so that a merge
-    costs a few rows and not the whole table.
+    best, partner: of each row of `values` where it is open, so that a merge costs a few rows and
+    not the whole table. A row may miss what another has become since; the row of that one knows.
     """
 
     def __init__(self, correlation: Tensor, models: int, alpha: float) -> None:
@@ -118,22 +118,15 @@ class _Columns:
         self.open[kept] = self.open[:, kept] = allowed
         self.open[gone] = self.open[:, gone] = False
         self.alive[gone] = False
-        self._after(kept, gone)
+        stale = (self.partner == kept) | (self.partner == gone)
+        stale[[kept, gone]] = True
+        self._look(stale.nonzero().flatten())
 
     def _akin(self, column: int) -> Tensor:
         """Return which columns hold units of a model that this one holds units of too."""
         total = len(self.members)
         models = self.members.reshape(total // self.size, self.size, total).any(1)
         return (models & models[:, [column]]).any(0)
-
-    def _after(self, kept: int, gone: int) -> None:
-        """Bring best and partner up to date after a merge."""
-        stale = (self.partner == kept) | (self.partner == gone)
-        stale[[kept, gone]] = True
-        self._look(stale.nonzero().flatten())
-        fresh = torch.where(self.open[:, kept], self.values[:, kept], _SHUT)
-        better = fresh > self.best
-        self.best[better], self.partner[better] = fresh[better], kept
 
     def _look(self, rows: Tensor) -> None:
         seen = torch.where(self.open[rows], self.values[rows], _SHUT)
