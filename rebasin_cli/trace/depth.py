@@ -115,10 +115,10 @@ def _step(walk: _Walk, call: Call) -> None:
     held = [value for value in call.operands if value in walk.names]
     if not moving and not held:
         return
-    if name in _LAYERS:
-        _layer(walk, call, _LAYERS[name])
-    elif not moving:
+    if not moving:
         _of_parameters(walk, call, name, held)
+    elif name in _LAYERS:
+        _layer(walk, call, _LAYERS[name])
     elif name in _JOINS:
         _joined(walk, call, moving, held)
     else:
@@ -141,8 +141,8 @@ def _layer(walk: _Walk, call: Call, places: tuple[int, int, int | None]) -> None
 
 
 def _of_parameters(walk: _Walk, call: Call, name: str, held: Sequence[Value]) -> None:
-    """Follow views of one parameter."""
-    if name in _MOVES and len(held) == 1:
+    """Follow views of one parameter, and rows of it that are always the same."""
+    if name in _MOVES | {"embedding"} and len(held) == 1:
         for result in (result for result in call.results if result is not None):
             walk.names[result] = walk.names[held[0]]
         return

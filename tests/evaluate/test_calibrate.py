@@ -125,12 +125,20 @@ def test_an_embedding_is_a_weight_and_positions_are_a_bias():
             super().__init__()
             self.words = nn.Embedding(7, 4)
             self.places = nn.Parameter(torch.randn(3, 4))
+            self.learned = nn.Embedding(5, 4)
             self.last = nn.Linear(4, 2)
 
         def forward(self, tokens):
-            return self.last(torch.relu(self.words(tokens) + self.places))
+            return self.last(torch.relu(self.words(tokens) + self.places + self.at(3)))
 
-    assert depths(seeded(Words), torch.tensor([[1, 2, 3]])) == {"places": 1, "last.bias": 2}
+        def at(self, count):
+            return self.learned(torch.arange(count))
+
+    assert depths(seeded(Words), torch.tensor([[1, 2, 3]])) == {
+        "places": 1,
+        "learned.weight": 1,
+        "last.bias": 2,
+    }
 
 
 @pytest.mark.parametrize(
