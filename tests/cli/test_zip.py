@@ -118,7 +118,7 @@ def test_zip_takes_more_than_two_models_and_cca_refuses(tmp_path):
 
 
 def test_heads_are_only_permuted_and_it_says_why(tmp_path):
-    space = {}
+    space: dict = {}
     exec(NET, space)
     states = []
     for seed in (0, 1):
@@ -138,7 +138,7 @@ def test_heads_are_only_permuted_and_it_says_why(tmp_path):
 
 @pytest.mark.parametrize("method", ["zipit", "cca"])
 def test_batch_norm_can_be_reset_in_one_go_and_else_a_hint_says_so(tmp_path, method):
-    space = {}
+    space: dict = {}
     exec(NET, space)
     states = []
     for seed in (0, 1):
