@@ -14,6 +14,7 @@ from rich.table import Table
 from rebasin_cli.evaluate.correcting import Report
 from rebasin_cli.plan.outcome import Merged
 from rebasin_cli.plan.renormalize_outcome import Renormalized
+from rebasin_cli.report.words import count
 
 _SHOWN = 3  # names of layers in a line
 
@@ -73,7 +74,7 @@ def report_lines(report: Report) -> list[str]:
     """Return a line for each thing that was done to layers, and for each reason to do nothing."""
     how = Counter(layer.how.split(" at depth ")[0] for layer in report.corrected)
     noun = "bias" if report.method == "calibrate" else "layer"
-    lines = [f"  {_count(number, noun)} {what}" for what, number in how.items()]
+    lines = [f"  {count(number, noun)} {what}" for what, number in how.items()]
     return [*lines, *_skipped(report)]
 
 
@@ -84,12 +85,7 @@ def _skipped(report: Report) -> Iterator[str]:
     for why, names in reasons.items():
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         left = "left as it was" if len(names) == 1 else "left as they were"
-        yield f"  {_count(len(names), 'layer')} {left}, {why}: {shown}"
-
-
-def _count(number: int, noun: str) -> str:
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number} {noun}{ending}"
+        yield f"  {count(len(names), 'layer')} {left}, {why}: {shown}"
 
 
 def print_layers(report: Report) -> None:
