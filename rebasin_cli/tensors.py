@@ -68,6 +68,11 @@ def infos(source: TensorSource) -> dict[str, TensorInfo]:
     return {name: source.info(name) for name in source.names()}
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on its device or, as Apple's GPUs know none, on the CPU."""
+    return (tensor.cpu() if tensor.is_mps else tensor).to(torch.float64)
+
+
 @dataclass(frozen=True)
 class Dim:
     """One dimension of a block: its size, its step in elements, and the group that owns it.

@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rebasin_cli.evaluate.corrections import Correction
 from rebasin_cli.evaluate.moments import Moments
+from rebasin_cli.tensors import in_float64
 
 
 def fold(module: nn.Module, correction: Correction) -> None:
@@ -19,11 +20,11 @@ def fold(module: nn.Module, correction: Correction) -> None:
     """
     assert isinstance(module, nn.Linear | _ConvNd), "the layers that can be corrected"
     with torch.no_grad():
-        scale = correction.scale.to(_wide(module.weight).device)
-        module.weight.copy_(_wide(module.weight) * _beside(scale, module))
+        scale = correction.scale.to(in_float64(module.weight).device)
+        module.weight.copy_(in_float64(module.weight) * _beside(scale, module))
         if module.bias is not None:
             shift = correction.shift.to(scale.device)
-            module.bias.copy_(_wide(module.bias) * scale + shift)
+            module.bias.copy_(in_float64(module.bias) * scale + shift)
 
 
 def refill(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
@@ -53,8 +54,3 @@ def _beside(scale: Tensor, module: nn.Linear | _ConvNd) -> Tensor:
     rows = weight.shape[0] // module.groups
     flat = inside.expand(module.groups, rows, weight.shape[1]).reshape(weight.shape[:2])
     return flat.view(*weight.shape[:2], *[1] * (weight.dim() - 2))
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    # Apple's GPUs know no float64
-    return (tensor.cpu() if tensor.is_mps else tensor).to(torch.float64)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.evaluate.moments import CrossMoments, Moments, cross_moments, moments
+from rebasin_cli.tensors import in_float64
 
 WIDEST = 4096  # units; beyond it the products that CKA needs take half a gigabyte a layer
 SAMPLES = 1 << 15  # of a batch that go into the products: images have a sample for every place
@@ -95,7 +96,7 @@ class LayerSums:
 
 def layer_sums(seen: Seen) -> LayerSums:
     """Return the sums over the samples of one batch."""
-    a, b = wide(seen.a), wide(seen.b)
+    a, b = in_float64(seen.a), in_float64(seen.b)
     return LayerSums(
         moments(a),
         moments(b),
@@ -104,11 +105,6 @@ def layer_sums(seen: Seen) -> LayerSums:
         _products(_some(a), _some(b)) if a.shape[1] <= WIDEST else None,
         _responses(seen),
     )
-
-
-def wide(samples: Tensor) -> Tensor:
-    """Return samples in float64; Apple's GPUs know none, so theirs go to the CPU."""
-    return (samples.cpu() if samples.is_mps else samples).to(torch.float64)
 
 
 def _some(samples: Tensor) -> Tensor:
@@ -128,4 +124,4 @@ def _responses(seen: Seen) -> Tensor | None:
     if seen.zeros is None:
         return None
     pairs = zip((seen.a, seen.b, seen.midpoint), seen.zeros, strict=True)
-    return torch.stack([(wide(x) - wide(zero)).square().sum() for x, zero in pairs])
+    return torch.stack([(in_float64(x) - in_float64(zero)).square().sum() for x, zero in pairs])

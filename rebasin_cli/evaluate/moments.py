@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors import in_float64
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -98,7 +100,6 @@ def cross_moments(a: Tensor, b: Tensor) -> CrossMoments:
 
 
 def _centred(samples: Tensor) -> tuple[Tensor, Tensor]:
-    # Apple's GPUs know no float64
-    wide = (samples.cpu() if samples.is_mps else samples).to(torch.float64)
+    wide = in_float64(samples)
     mean = wide.mean(0)
     return mean, wide - mean
