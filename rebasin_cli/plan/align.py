@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ def plan_align(
     check_fit(reference, models, options)
     check_learning([reference, *models], options)
     means = _means(reference, options)
-    choice = choose_spec(reference, _aligning(options), given=means.statistics)
+    runs = options.search.method in DATA_METHODS
+    aligning = options.spec_first() if runs else options
+    choice = choose_spec(reference, aligning, given=means.statistics)
     check_search(choice, machine, options)
     initial = read_permutations(start, reference)[1] if start else None
     items = _items(reference, models, save, start, options)
@@ -105,13 +107,6 @@ def _means(reference: Checkpoint, options: Options) -> Means:
             f"method {method!r} uses no data", hint=f"--method {' or '.join(DATA_METHODS)}"
         )
     return Means()
-
-
-def _aligning(options: Options) -> Options:
-    """Return what says how to align: where a model is run, --spec may say another way of it."""
-    if options.spec is None or options.search.method not in DATA_METHODS:
-        return options
-    return replace(options, tracing=replace(options.tracing, target=None))
 
 
 def _items(

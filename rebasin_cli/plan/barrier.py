@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def plan_barrier(paths: Sequence[Path], options: Options, course: Course) -> Bar
     picture = plan_picture(course.picture, options, inputs) if course.picture else None
     layers = _layers_picture(course, options, inputs)
     _check_resume(course.resume, inputs)
-    choice = _choice(models[0], options) if course.align else None
+    choice = choose_spec(models[0], options.spec_first()) if course.align else None
     if choice:
         check_search(choice, machine, options)
     return BarrierPlan(
@@ -202,11 +202,3 @@ def _check_resume(path: Path | None, inputs: Sequence[Path]) -> None:
         raise UsageError(f"--resume {path} is one of the models", hint="choose another file")
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"--resume {path}: no file can be there", hint="--resume points.ndjson")
-
-
-def _choice(checkpoint: Checkpoint, options: Options) -> Choice:
-    """Return the spec to align by: that of --spec, else that of the model that is run."""
-    if options.spec is None:
-        return choose_spec(checkpoint, options)
-    untraced = replace(options.tracing, target=None)
-    return choose_spec(checkpoint, replace(options, tracing=untraced))

@@ -105,14 +105,7 @@ def aligning(options: Options) -> Options:
     Of --spec and --model the first says how to align, if it is given; --only and --skip choose
     what is corrected.
     """
-    return replace(spec_first(options), only=(), skip=())
-
-
-def spec_first(options: Options) -> Options:
-    """Return options of which --model says how to align only if --spec does not."""
-    if options.spec is None:
-        return options
-    return replace(options, tracing=replace(options.tracing, target=None))
+    return replace(options.spec_first(), only=(), skip=())
 
 
 def _check(method: str, asked: Asked) -> None:

@@ -12,7 +12,7 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.plan.choice import Choice, choose_spec
-from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction, spec_first
+from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction
 from rebasin_cli.plan.estimate import (
     check_search,
     describe_inputs,
@@ -87,7 +87,7 @@ def plan_merge(
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
-    matched = spec_first(options) if renormalize else options
+    matched = options.spec_first() if renormalize else options
     choice = None if strategy == "none" else choose_spec(models[which], matched)
     correction = plan_correction(models[which], options, renormalize) if renormalize else None
     if correction and correction.method == "calibrate" and not (choice or correction.door):

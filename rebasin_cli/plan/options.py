@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -132,6 +132,12 @@ class Options:
     learning: Learning = field(default_factory=Learning)
     figures: bool = False
     margins: bool = False
+
+    def spec_first(self) -> Options:
+        """Return what says how to align in a command that runs the model: --spec, else --model."""
+        if self.spec is None:
+            return self
+        return replace(self, tracing=replace(self.tracing, target=None))
 
     def selects(self, name: str) -> bool:
         """Return whether --only and --skip leave a tensor in the work."""

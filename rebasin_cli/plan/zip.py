@@ -12,7 +12,7 @@ from rebasin_cli.evaluate.reading import Reader, readers_of
 from rebasin_cli.evaluate.sides import sides_of
 from rebasin_cli.models import without_memory
 from rebasin_cli.plan.choice import Choice
-from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction, spec_first
+from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction
 from rebasin_cli.plan.merge import MergePlan, plan_merge
 from rebasin_cli.plan.network import Door, Network, plan_door
 from rebasin_cli.plan.options import Options
@@ -74,7 +74,7 @@ def plan_zip(
             "the units of the result are those of no parent: only their BatchNorm can be corrected",
             hint="--renormalize reset",
         )
-    permuting = replace(spec_first(options), search=replace(options.search, method="auto"))
+    permuting = replace(options.spec_first(), search=replace(options.search, method="auto"))
     merge = plan_merge(paths, permuting, strategy=strategy, weights=weights, reference=reference)
     assert merge.choice is not None, "a strategy that aligns has a spec"
     first = merge.models[merge.reference]
