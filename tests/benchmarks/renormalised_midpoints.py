@@ -1,18 +1,20 @@
-"""Claim: corrected statistics make the midpoint of two networks trained apart usable: networks with
-BatchNorm gain most from a reset, deep ones without norms from rescaling, or from calibrated biases
-without any data, networks with LayerNorm little.
+"""Claim: matched on data and with corrected statistics, the midpoint of two networks trained apart
+is usable: networks with BatchNorm gain most from a reset, deep ones without norms from rescaling,
+or from calibrated biases without any data, networks with LayerNorm little.
 
-Loss and accuracy on test images of the model halfway between seeds 0 and 1: as trained, aligned by
-weights with the real command, and with each method of `rebasin renormalize`; statistics come from
-training images. "calibrate": by how much shorter the averaged weights are; "by depth": by a half
-in each layer, as published. The last network, ten convolutions without norms, is trained here, four
-minutes of CPU in all, and kept in the user's cache. A network's name chooses it; --full takes every
-one.
+Loss and accuracy on test images of the model halfway between seeds 0 and 1: as trained, aligned
+with the real command by weights, by activations, by both, and by straight-through learning, and
+after each with every method of `rebasin renormalize` that applies. All statistics come from
+training images. "calibrate": by how much shorter the averaged weights are; "by depth": by a half in
+each layer, as published. The last network, ten convolutions without norms, is trained here, four
+minutes of CPU in all, and kept in the user's cache. Networks are chosen by name; --full takes all,
+and learns for each, not for the MLP alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +22,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.evaluate import Batches
@@ -38,80 +39,98 @@ from tests.benchmarks.bed.judge import Judged, State, evaluation, mixed, state_o
 from tests.benchmarks.bed.networks import BENCHMARKS, FOLDER, NETWORKS, Network, require
 from tests.benchmarks.bed.plain_vgg import NAME, PlainVGG, plain_vgg
 from tests.benchmarks.bed.tables import Row, number, table
+from tests.benchmarks.bed.training_data import Batch, images, text
 
 HEADS = ("network", "midpoint", "loss", "accuracy")
-DATA, ROWS = 1000, 250  # training images whose statistics count, and how many a batch holds
-WINDOW = 64  # characters
+LEARNT = "straight-through"
+ALIGNMENTS: Mapping[str, Sequence[str]] = {
+    "weights": (),
+    "activations": ("--method", "activations"),
+    "activations and weights": ("--method", "activations", "--mix", "0.5"),
+    LEARNT: ("--method", LEARNT),
+}
 SEQUENTIAL = ("repair", "rescale")  # also a pass a layer
 DECAYS = {"weights": "calibrate", "depth": "calibrate by depth"}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models of one network, files of seeds 0 and 1. options: of the command that aligns."""
+    """Two models of one network, files of seeds 0 and 1.
+
+    weights, running: options of the command that aligns them, by weights alone or by running them.
+    yields: which training data they are fed.
+    """
 
     name: str
     build: Callable[[], nn.Module]
     files: tuple[Path, Path]
-    options: Sequence[str]
-    batch_norm: bool
+    weights: Sequence[str]
+    running: Sequence[str]
+    yields: Callable[[], Iterator[Batch]]
+    batch_norm: bool = False
 
     @cached_property
     def states(self) -> tuple[State, State]:
         return state_of(self.files[0]), state_of(self.files[1])
 
     @cached_property
-    def moved(self) -> State:
-        """The second model, aligned to the first."""
+    def batches(self) -> Batches:
+        return Batches(self.yields)
+
+    def aligned(self, alignment: str) -> State:
+        """Return the second model, aligned to the first."""
+        method = ALIGNMENTS[alignment]
+        data = f"{BENCHMARKS / 'bed' / 'training_data.py'}:{self.yields.__name__}"
+        how = [*method, *self.running, "--data", data] if method else self.weights
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "aligned.safetensors"
-            words = ["align", *map(str, self.files), "-o", str(out), "--jobs", "1"]
-            say([*words, *self.options])
+            say(["align", *map(str, self.files), "-o", str(out), "--jobs", "1", *how])
             return state_of(out)
-
-    @property
-    def parents(self) -> list[nn.Module]:
-        return [self.model(state) for state in (self.states[0], self.moved)]
 
     def model(self, state: State) -> nn.Module:
         model = self.build()
         model.load_state_dict(dict(state), strict=False)  # tied heads are not in the file
         return model.eval()
 
-    @property
-    def midpoint(self) -> nn.Module:
-        return self.model(mixed(self.states[0], self.moved, 0.5))
-
     def judged(self, model: nn.Module) -> Judged:
         return Judged(*evaluation().evaluate(model, self.name))
 
-    @cached_property
-    def batches(self) -> Batches:
-        inputs = training(self.name)
-        return Batches(lambda: iter(inputs[:DATA].split(ROWS)))
 
+@dataclass(frozen=True)
+class Halfway:
+    """The first model of a pair, and the second as it was aligned."""
 
-def training(name: str) -> Tensor:
-    """Return inputs that no score is measured on."""
-    if name == "char_gpt":
-        text = load_file(FOLDER / "data.safetensors")["train_text"].long()
-        return text[: DATA * WINDOW].view(DATA, WINDOW)
-    images: Tensor = evaluation().train_images()[0]
-    return images
+    pair: Pair
+    moved: State
+
+    @property
+    def sources(self) -> tuple[State, State]:
+        return self.pair.states[0], self.moved
+
+    @property
+    def midpoint(self) -> nn.Module:
+        return self.pair.model(mixed(*self.sources, 0.5))
 
 
 def pair_of(network: Network) -> Pair:
-    files = network.path(0), network.path(1)
     models = evaluation().models
+    arguments = json.dumps({"arch": network.name})
     return Pair(
-        network.name, lambda: models.build(network.name), files, network.options, network.batch_norm
+        network.name,
+        lambda: models.build(network.name),
+        (network.path(0), network.path(1)),
+        network.options,
+        ("--model", f"{FOLDER / 'models.py'}:build", "--model-args", arguments),
+        text if network.name == "char_gpt" else images,
+        network.batch_norm,
     )
 
 
 def plain() -> Pair:
-    options = ["--model", f"{BENCHMARKS / 'bed' / 'plain_vgg.py'}:PlainVGG"]
-    options += ["--input-shape", "2,1,28,28"]
-    return Pair(NAME, PlainVGG, (plain_vgg(0), plain_vgg(1)), options, batch_norm=False)
+    options = ("--model", f"{BENCHMARKS / 'bed' / 'plain_vgg.py'}:PlainVGG")
+    shape = ("--input-shape", "2,1,28,28")
+    files = plain_vgg(0), plain_vgg(1)
+    return Pair(NAME, PlainVGG, files, (*options, *shape), options, images)
 
 
 PAIRS: Mapping[str, Callable[[], Pair]] = {
@@ -120,47 +139,51 @@ PAIRS: Mapping[str, Callable[[], Pair]] = {
 }
 
 
-def corrected(pair: Pair) -> Iterator[tuple[str, nn.Module | str]]:
+def corrected(halfway: Halfway) -> Iterator[tuple[str, nn.Module | str]]:
     """Yield the midpoint as each method leaves it, or why it does not apply."""
-    known = layer_statistics(pair.parents, pair.batches, together=True)
+    pair = halfway.pair
+    parents = [pair.model(state) for state in halfway.sources]
+    known = layer_statistics(parents, pair.batches, together=True)
     wanted = Goals(goals(known, (1, 1)))
     methods = [("reset", False)] if pair.batch_norm else []
     methods += [(method, False) for method in ("repair", "rescale", "reshift", "closed-form")]
     methods += [(method, True) for method in SEQUENTIAL]
     for method, sequential in methods:
-        model = pair.midpoint
+        model = halfway.midpoint
         renormalize(model, wanted, pair.batches, Correcting(method, sequential=sequential))
         yield f"{method}{', sequential' if sequential else ''}", model
-    yield from calibrated(pair)
+    yield from calibrated(halfway)
 
 
-def calibrated(pair: Pair) -> Iterator[tuple[str, nn.Module | str]]:
-    example = next(iter(pair.batches)).example
+def calibrated(halfway: Halfway) -> Iterator[tuple[str, nn.Module | str]]:
+    example = next(iter(halfway.pair.batches)).example
     try:
-        paths = paths_to_biases(record(pair.midpoint, [(example.args, example.kwargs)]))
+        paths = paths_to_biases(record(halfway.midpoint, [(example.args, example.kwargs)]))
     except UsageError as error:
         yield DECAYS["weights"], f"not valid, {str(error).splitlines()[1].split(': ')[0]}"
         return
-    sources = [InMemory(state) for state in (pair.states[0], pair.moved)]
+    sources = [InMemory(state) for state in halfway.sources]
     for decay, label in DECAYS.items():
-        model = pair.midpoint
+        model = halfway.midpoint
         biases = CALIBRATIONS[decay](sources, (1, 1), paths)
         renormalize(model, Goals(biases=biases), None, Correcting("calibrate"))
         yield label, model
 
 
-def rows(pair: Pair) -> Iterator[Row]:
+def rows(pair: Pair, alignments: Sequence[str]) -> Iterator[Row]:
     """Yield the table's rows of one network."""
     a, b = pair.states
     for seed, state in enumerate((a, b)):
         yield row(pair, f"none: seed {seed}", pair.model(state))
     yield row(pair, "naive", pair.model(mixed(a, b, 0.5)))
-    yield row(pair, "aligned by weights", pair.midpoint)
-    for label, model in corrected(pair):
-        if isinstance(model, str):
-            yield pair.name, f"+ {label}: {model}", "", ""
-        else:
-            yield row(pair, f"+ {label}", model)
+    for alignment in alignments:
+        halfway = Halfway(pair, pair.aligned(alignment))
+        yield row(pair, f"aligned by {alignment}", halfway.midpoint)
+        for label, model in corrected(halfway):
+            if isinstance(model, str):
+                yield pair.name, f"+ {label}: {model}", "", ""
+            else:
+                yield row(pair, f"+ {label}", model)
 
 
 def row(pair: Pair, label: str, model: nn.Module) -> Row:
@@ -171,12 +194,15 @@ def row(pair: Pair, label: str, model: nn.Module) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(PAIRS))
-    parser.add_argument("--full", action="store_true", help="every network")
+    parser.add_argument("--full", action="store_true", help="every network and alignment")
     asked = parser.parse_args()
     require()
     torch.set_num_threads(1)
-    names = PAIRS if asked.full else asked.networks or ["mlp_512x3", "vgg_bn"]
-    found = [line for name in names for line in rows(PAIRS[name]())]
+    found: list[Row] = []
+    for name in PAIRS if asked.full else asked.networks or ["mlp_512x3"]:
+        learns = asked.full or name == "mlp_512x3"
+        alignments = [word for word in ALIGNMENTS if learns or word != LEARNT]
+        found += rows(PAIRS[name](), alignments)
     print(table(HEADS, found))
 
 
