@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.tensors import Block, BoundTensor, TensorInfo, TensorSource
+from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ def _parents_first(permutations: Permutations) -> list[str]:
     return sorted(permutations, key=lambda name: len(permutations[name].parents))
 
 
-class Permuted:
+class Permuted(Derived):
     """A TensorSource whose tensors are permuted as they are loaded, one at a time.
 
     source: must hold every member of `tensors`; what is not among them passes through.
@@ -210,20 +210,15 @@ class Permuted:
     def __init__(
         self, source: TensorSource, tensors: Sequence[BoundTensor], permutations: Permutations
     ) -> None:
-        self._source, self._permutations = source, permutations
+        super().__init__(source)
+        self._permutations = permutations
         self._places = {
             name: (tensor, position)
             for tensor in tensors
             for position, name in enumerate(tensor.members)
         }
 
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
-
     def load(self, name: str) -> Tensor:
         if name not in self._places:
-            return self._source.load(name)
+            return super().load(name)
         return take_member(self._source, *self._places[name], self._permutations)

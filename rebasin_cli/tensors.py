@@ -63,6 +63,25 @@ class InMemory:
         return self._tensors[name]
 
 
+class Derived:
+    """A TensorSource with the names and infos of another, from whose tensors it makes its own.
+
+    Passes everything through: subclasses have a `load` of their own.
+    """
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._source.info(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._source.load(name)
+
+
 def infos(source: TensorSource) -> dict[str, TensorInfo]:
     """Return what is known of every tensor of a source, by name, in the source's order."""
     return {name: source.info(name) for name in source.names()}

@@ -25,7 +25,7 @@ from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, Permuted
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec import BoundSpec
-from rebasin_cli.tensors import Block, BoundTensor, Dim, InMemory, TensorInfo, TensorSource
+from rebasin_cli.tensors import Block, BoundTensor, Derived, Dim, InMemory, TensorInfo, TensorSource
 
 
 @dataclass(frozen=True)
@@ -217,17 +217,12 @@ def _status(found: Matching, measured: Measured, movable: bool) -> Status:
     return Status.MOVED if moved else Status.STAYED
 
 
-class _Scaled:
+class _Scaled(Derived):
     """A TensorSource whose floating tensors are multiplied by a number."""
 
     def __init__(self, source: TensorSource, factor: float) -> None:
-        self._source, self._factor = source, factor
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
+        super().__init__(source)
+        self._factor = factor
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)

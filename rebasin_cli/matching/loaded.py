@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors import Derived, TensorSource
 
 
-class Loaded:
+class Loaded(Derived):
     """A TensorSource whose tensors are on `device` in `dtype`; the latest used are kept.
 
     limit: bytes of converted tensors to keep; more are loaded again when needed, so that a
@@ -30,17 +30,12 @@ class Loaded:
         dtype: torch.dtype,
         limit: int,
     ) -> None:
-        self._source, self._label = source, label
+        super().__init__(source)
+        self._label = label
         self.device, self.dtype, self._limit = device, dtype, limit
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
 
     def load(self, name: str) -> Tensor:
         with self._lock:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rebasin_cli.spec.sides import SPREAD, Sides, side_of
 from rebasin_cli.spec.symmetry import READ
-from rebasin_cli.tensors import Block, BoundTensor, TensorInfo, TensorSource
+from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def unchanged(size: int) -> LinearMap:
     return LinearMap(torch.eye(size).double(), torch.eye(size).double())
 
 
-class Mapped:
+class Mapped(Derived):
     """A TensorSource whose tensors are mapped as they are loaded, in float32 or wider.
 
     maps: by group; each has a clear side in every tensor it occurs in. Others pass through.
@@ -49,15 +49,10 @@ class Mapped:
         maps: Mapping[str, LinearMap],
         sides: Sides,
     ) -> None:
-        self._source, self._maps, self._sides = source, maps, sides
+        super().__init__(source)
+        self._maps, self._sides = maps, sides
         moved = (tensor for tensor in tensors if tensor.groups & maps.keys())
         self._tensors = {tensor.members[0]: tensor for tensor in moved}
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
 
     def load(self, name: str) -> Tensor:
         loaded = self._source.load(name)

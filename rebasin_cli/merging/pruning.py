@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors import InMemory, TensorInfo, TensorSource
+from rebasin_cli.tensors import Derived, InMemory, TensorSource
 
 DIGIT = 16  # bits that are decided in one pass
 CHUNK = 1 << 22  # weights looked at together: bounds the memory beside the tensor itself
@@ -50,20 +50,15 @@ class Threshold:
 Thresholds = Callable[[TensorSource, Sequence[str], float], Mapping[str, Threshold]]
 
 
-class Zeroed:
+class Zeroed(Derived):
     """A TensorSource with zeros where the thresholds say so; all else is that of another source."""
 
     def __init__(self, source: TensorSource, thresholds: Mapping[str, Threshold]) -> None:
-        self._source, self._thresholds = source, thresholds
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
+        super().__init__(source)
+        self._thresholds = thresholds
 
     def load(self, name: str) -> Tensor:
-        tensor = self._source.load(name)
+        tensor = super().load(name)
         if name not in self._thresholds:
             return tensor
         return torch.where(self._thresholds[name].keeps(tensor), tensor, torch.zeros_like(tensor))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors import Derived, TensorSource
 
 
-class Replaced:
+class Replaced(Derived):
     """A TensorSource with some tensors given; all others are those of a source, bit for bit."""
 
     def __init__(self, source: TensorSource, tensors: Mapping[str, Tensor]) -> None:
-        self._source, self._tensors = source, tensors
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
+        super().__init__(source)
+        self._tensors = tensors
 
     def load(self, name: str) -> Tensor:
-        return self._tensors[name] if name in self._tensors else self._source.load(name)
+        return self._tensors[name] if name in self._tensors else super().load(name)

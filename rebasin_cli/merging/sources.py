@@ -9,10 +9,10 @@ from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging.mixing import blend, weighted_mean
-from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors import Derived, TensorSource
 
 
-class Finite:
+class Finite(Derived):
     """A TensorSource that refuses what cannot be averaged.
 
     load raises NotFiniteError, naming the tensor and `label`, if a value is NaN or infinite.
@@ -22,14 +22,8 @@ class Finite:
     def __init__(
         self, source: TensorSource, label: str, hint: str, selects: Callable[[str], bool]
     ) -> None:
-        self._source, self._label, self._hint = source, label, hint
-        self._selects = selects
-
-    def names(self) -> Sequence[str]:
-        return self._source.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._source.info(name)
+        super().__init__(source)
+        self._label, self._hint, self._selects = label, hint, selects
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)
@@ -46,7 +40,7 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.to(torch.float32) if narrow else tensor).all())
 
 
-class Mean:
+class Mean(Derived):
     """A TensorSource whose floating tensors are weighted means of those of other sources.
 
     Integers, and tensors that `selects` leaves out, are those of the reference.
@@ -60,22 +54,16 @@ class Mean:
         reference: int,
         selects: Callable[[str], bool],
     ) -> None:
-        self._sources, self._weights = sources, weights
-        self._reference, self._selects = sources[reference], selects
-
-    def names(self) -> Sequence[str]:
-        return self._reference.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._reference.info(name)
+        super().__init__(sources[reference])
+        self._sources, self._weights, self._selects = sources, weights, selects
 
     def load(self, name: str) -> Tensor:
         if not self.info(name).floating or not self._selects(name):
-            return self._reference.load(name)
+            return super().load(name)
         return weighted_mean((source.load(name) for source in self._sources), self._weights)
 
 
-class Between:
+class Between(Derived):
     """A TensorSource on the path from a to b: (1 - alpha) a + alpha b, or the arc.
 
     Integers, and tensors that `selects` leaves out, are those of a.
@@ -88,16 +76,10 @@ class Between:
         mode: str,
         selects: Callable[[str], bool],
     ) -> None:
-        self._a, self._b = ends
-        self._alpha, self._mode, self._selects = alpha, mode, selects
-
-    def names(self) -> Sequence[str]:
-        return self._a.names()
-
-    def info(self, name: str) -> TensorInfo:
-        return self._a.info(name)
+        super().__init__(ends[0])
+        self._other, self._alpha, self._mode, self._selects = ends[1], alpha, mode, selects
 
     def load(self, name: str) -> Tensor:
         if not self.info(name).floating or not self._selects(name):
-            return self._a.load(name)
-        return blend(self._mode, self._a.load(name), self._b.load(name), self._alpha)
+            return super().load(name)
+        return blend(self._mode, super().load(name), self._other.load(name), self._alpha)

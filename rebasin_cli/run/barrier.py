@@ -37,7 +37,7 @@ from rebasin_cli.spec import dump
 from rebasin_cli.tensors import TensorSource
 
 NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
-# Relative. float32 sums in another order moved the losses of three real networks by up to 2e-6.
+# Relative: float32 sums in another order of units may differ, by less than this.
 SAME_LOSS = 1e-4
 
 BarrierOutcome = Aligned | Scored | Curves | Contour | Anatomized
