@@ -71,7 +71,7 @@ def plan_cut(subject: Subject, first: str) -> Cut:
     return Cut(seam, watched.layers, count, part, whole)
 
 
-def in_float64(example: Example) -> Example:
+def widened(example: Example) -> Example:
     """Return a call with its floating tensors in float64."""
 
     def widened(tensor: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _watched(subject: Subject) -> Watched:
         model = subject.build()
         examples = subject.examples(model)
         model = _moved(model.double().eval())
-    example = in_float64(examples[0])
+    example = widened(examples[0])
     spans = spans_of(model, example)
     return Watched(model, example, spans, tuple(weight_layers(model, spans)))
 

@@ -22,7 +22,7 @@ from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Kept, Merged
 from rebasin_cli.plan.preserve import PreservePlan
 from rebasin_cli.plan.preserve_outcome import Preserved
-from rebasin_cli.plan.seam import in_float64
+from rebasin_cli.plan.seam import widened
 from rebasin_cli.plan.targets import DTYPES
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.merge import brought_together, merge_facts, merged_outcome
@@ -80,7 +80,7 @@ def _built(plan: PreservePlan) -> Bench:
         joined: nn.Module = vars(module)["build"]()
         single = plan.network.subject.build()
         examples = plan.network.subject.examples(single)
-    return Bench(joined.double().eval(), single.double().eval(), tuple(map(in_float64, examples)))
+    return Bench(joined.double().eval(), single.double().eval(), tuple(map(widened, examples)))
 
 
 def _stored_names(single: nn.Module, plan: PreservePlan) -> dict[str, str]:
