@@ -74,10 +74,10 @@ def plan_cut(subject: Subject, first: str) -> Cut:
 def widened(example: Example) -> Example:
     """Return a call with its floating tensors in float64."""
 
-    def widened(tensor: Tensor) -> Tensor:
+    def wide(tensor: Tensor) -> Tensor:
         return tensor.double() if tensor.is_floating_point() else tensor
 
-    args, kwargs = mapped((example.args, dict(example.kwargs)), Tensor, widened)
+    args, kwargs = mapped((example.args, dict(example.kwargs)), Tensor, wide)
     return Example(args, kwargs)
 
 
