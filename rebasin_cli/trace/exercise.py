@@ -10,7 +10,7 @@ from rebasin_cli.trace.record import Call, Value
 from rebasin_cli.trace.terms import Atom, Dependent, Term, atoms
 
 UNUSED = "not exercised: nothing that the outputs depend on reads it"
-_SLICES = frozenset({"select", "slice", "split", "split_with_sizes", "unbind", "chunk", "narrow"})
+SLICES = frozenset({"select", "slice", "split", "split_with_sizes", "unbind", "chunk", "narrow"})
 
 
 def hold_unused(
@@ -58,7 +58,7 @@ def _exercised(analysis: Analysis, calls: Iterable[Call], outputs: Iterable[Valu
     """
     found = {atom for value in outputs for atom in _atoms(analysis, value)}
     for call in calls:
-        if call.name not in _SLICES:
+        if call.name not in SLICES:
             results = [value for value in call.results if value is not None]
             left = _most_axes(analysis, results)
             given = _most_axes(analysis, call.operands)

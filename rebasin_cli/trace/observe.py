@@ -177,8 +177,18 @@ def _names(entry: Entry) -> Iterator[str]:
 
 
 def _any_batch(entry: Entry, groups: Container[str]) -> Entry:
-    """Return axes without the sizes that depend on the batch, and without groups that are gone."""
-    parts = tuple(tuple(_open(axis, groups) for axis in part) for part in axes_of(entry))
+    """Return axes without the sizes that depend on the batch, and without groups that are gone.
+
+    An axis that is split is not that of the batch: its parts keep their sizes.
+    """
+    split = entry.axis if isinstance(entry, Split) else None
+    parts = tuple(
+        tuple(
+            axis if k == split and isinstance(axis, Fixed) else _open(axis, groups)
+            for k, axis in enumerate(part)
+        )
+        for part in axes_of(entry)
+    )
     return Split(entry.axis, parts) if isinstance(entry, Split) else parts[0]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.spec.model import AxisExpr, Entry, Fixed, Named, Sum, axes_of
+from rebasin_cli.trace.exercise import SLICES
 from rebasin_cli.trace.paired import paired
 from rebasin_cli.trace.record import Call, Record, Value
 
@@ -163,7 +164,12 @@ def _looked(
 def _used_up(
     call: Call, usable: frozenset[Value], chart: Chart, *, crossed: bool
 ) -> dict[str, tuple[int, ...]]:
-    """Return the groups that some operands of a call have, and none of its results."""
+    """Return the groups that some operands of a call have, and none of its results.
+
+    What a slice leaves out is not used up by it.
+    """
+    if call.name in SLICES:
+        return {}
     made = [value for value in (*call.results, *call.written) if value is not None]
     left = set[str]().union(*map(chart.on, made))
     return _seen(call, usable, lambda value: chart.visible(value, crossed=crossed) - left)
