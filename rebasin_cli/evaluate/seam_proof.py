@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.evaluate.seam import Seam, Span, hooked, inside, run
@@ -47,17 +48,39 @@ def costs(model: nn.Module, seam: Seam, example: Example) -> tuple[int, int]:
     def stop(*_: Any) -> None:
         raise JoinReached(torch.zeros(()))
 
-    with FlopCounterMode(display=False) as whole:
+    with _Operations() as whole:
         run(model, example)
     join = model.get_submodule(seam.join)
     with (
-        FlopCounterMode(display=False) as part,
+        _Operations() as part,
         hooked([join.register_forward_pre_hook(stop)]),
         contextlib.suppress(JoinReached),
         torch.no_grad(),
     ):
         model(*example.args, **example.kwargs)
-    return part.get_total_flops(), whole.get_total_flops()
+    return part.count, whole.count
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+    """Counts operations by torch's table. Its own counter takes seconds to import a compiler."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say that nothing here is compiled: torch would import its compiler to make sure."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.count += int(formula(*args, **(kwargs or {}), out_val=result))
+        return result
 
 
 def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -26,6 +26,7 @@ from typing import Any
 import rebasin_cli
 
 LARGEST_REQUEST = 1 << 16
+PICTURES = ("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
 
 
 def main() -> None:
@@ -49,6 +50,8 @@ def _import_all() -> None:
     for module in pkgutil.walk_packages(rebasin_cli.__path__, "rebasin_cli."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for module_name in PICTURES:
+        importlib.import_module(module_name)
     # The first command that parses its arguments makes typer import half a second of pydantic.
     sys.argv = ["rebasin", "inspect", "/nowhere/none"]
     with contextlib.redirect_stderr(io.StringIO()):
