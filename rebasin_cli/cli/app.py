@@ -12,6 +12,7 @@ import typer
 from rebasin_cli import __version__
 from rebasin_cli.cli import activations, barrier, compare, mix, move, prune, renormalize, specs
 from rebasin_cli.cli.deliver import COMPLAINT, fail, guarded
+from rebasin_cli.cli.heap import prepare_heap
 from rebasin_cli.cli.streams import PIPE_CLOSED, prepare_streams, settled
 from rebasin_cli.errors import Problem, UsageError
 
@@ -67,6 +68,7 @@ app.add_typer(specs.app, name="spec")
 def main() -> NoReturn:
     """Run the command line and exit."""
     prepare_streams()
+    prepare_heap()
     raise SystemExit(settled(_exit_code()))
 
 

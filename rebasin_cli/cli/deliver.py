@@ -75,9 +75,7 @@ def _delivered(
 ) -> int:
     """Show a plan, or the outcomes of its run; return the exit code that they amount to."""
     from rebasin_cli.report.show import Screen
-    from rebasin_cli.run.heap import release_large_blocks
 
-    release_large_blocks()
     codes = [0]
     screen = Screen(
         json=params.get("json_", False),
