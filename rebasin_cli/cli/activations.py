@@ -98,6 +98,7 @@ def _with_places(command: Callable[..., None]) -> Callable[..., None]:
 @_with_places
 @with_data
 @t.with_model
+@o.sharing(o.COMPUTING, o.SHOWING)
 def statistics(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="A [B]")] = None,
@@ -105,14 +106,6 @@ def statistics(
     key: o.Key = None,
     force: o.Force = False,
     no_clobber: o.NoClobber = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Run A, or A and B, on data, and write what their units do: a small safetensors file.
 

@@ -85,6 +85,7 @@ Resume = Annotated[
 @s.with_search
 @t.with_model
 @with_evaluation
+@o.sharing(o.SELECTING, o.COMPUTING, o.SHOWING)
 def barrier(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="A B [C]")] = None,
@@ -98,22 +99,8 @@ def barrier(
     plot: Plot = None,
     resume: Resume = None,
     null: o.Null = False,
-    spec: o.Spec = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    key: o.Key = None,
     force: o.Force = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Run the models between A and B, as they are and with B aligned to A: how high is the barrier?
 

@@ -27,27 +27,14 @@ GroupsOf = Annotated[
 
 @s.with_search
 @t.with_model
+@o.sharing(o.SELECTING, o.COMPUTING, o.SHOWING)
 def verify(
     ctx: typer.Context,
     a: ModelA,
     b: ModelB,
     save: o.Save = None,
-    spec: o.Spec = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    key: o.Key = None,
     force: o.Force = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Is B exactly A with its units reordered? Exit code 0: yes, 1: no.
 
@@ -71,6 +58,7 @@ def verify(
 
 
 @t.with_model
+@o.sharing(o.SHOWING)
 def diff(
     ctx: typer.Context,
     a: ModelA,
@@ -83,11 +71,7 @@ def diff(
     key: o.Key = None,
     device: o.Device = "auto",
     max_memory: o.MaxMemory = None,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.
 
@@ -110,6 +94,7 @@ def diff(
     deliver(ctx, lambda: plan_diff(paths, o.options_from(ctx.params)), run_diff)
 
 
+@o.sharing(o.SHOWING)
 def inspect(
     ctx: typer.Context,
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...")],
@@ -117,10 +102,6 @@ def inspect(
     skip: o.Skip = None,
     sizes: o.Sizes = None,
     key: o.Key = None,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.
 

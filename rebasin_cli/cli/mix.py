@@ -85,6 +85,7 @@ Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec w
 @s.with_search
 @t.with_model
 @with_data
+@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.SHOWING)
 def merge(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...")] = None,
@@ -95,26 +96,7 @@ def merge(
     preserve_first: PreserveFirst = None,
     renormalize: c.Renormalize = None,
     null: o.Null = False,
-    spec: o.Spec = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    key: o.Key = None,
-    format: o.Format = None,
-    dtype: o.Dtype = "keep",
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-    in_place: o.InPlace = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Align the MODELs to one another and average them into one checkpoint.
 
@@ -210,6 +192,7 @@ def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None
 
 @s.with_search
 @t.with_model
+@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.SHOWING)
 def lerp(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="A B")] = None,
@@ -223,26 +206,7 @@ def lerp(
     keep: Keep = False,
     out: o.Out = None,
     null: o.Null = False,
-    spec: o.Spec = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    key: o.Key = None,
-    format: o.Format = None,
-    dtype: o.Dtype = "keep",
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-    in_place: o.InPlace = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.
 

@@ -21,31 +21,13 @@ from rebasin_cli.cli.running import with_data
 @with_activations
 @with_data
 @t.with_model
+@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.SHOWING)
 def align(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="REF MODEL...")] = None,
     out: o.Out = None,
     save: o.Save = None,
-    spec: o.Spec = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    key: o.Key = None,
-    format: o.Format = None,
-    dtype: o.Dtype = "keep",
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-    in_place: o.InPlace = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Permute the units of each MODEL so that it lies in REF's basin. Its function stays the same.
 
@@ -77,6 +59,7 @@ def align(
 
 
 @t.with_model
+@o.sharing(o.WRITING, o.SHOWING)
 def apply(
     ctx: typer.Context,
     permutation: Annotated[Path, typer.Argument(metavar="PERM")],
@@ -84,15 +67,6 @@ def apply(
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
     out: o.Out = None,
     key: o.Key = None,
-    format: o.Format = None,
-    dtype: o.Dtype = "keep",
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-    in_place: o.InPlace = False,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Apply a saved permutation to a checkpoint with the same tensors.
 

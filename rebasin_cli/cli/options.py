@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from rebasin_cli.cli.extend import extended
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Options
@@ -143,6 +145,42 @@ Null = Annotated[
     bool,
     _option("--null", "-0", panel=FILES, help="Paths on stdin end in NUL, as of `find -print0`."),
 ]
+
+# What commands have in common, by parameter: for `sharing`.
+Shared = Mapping[str, tuple[Any, Any]]
+SELECTING: Shared = {
+    "spec": (Spec, None),
+    "sizes": (Sizes, None),
+    "strict": (Strict, False),
+    "only": (Only, None),
+    "skip": (Skip, None),
+    "key": (Key, None),
+}
+WRITING: Shared = {
+    "format": (Format, None),
+    "dtype": (Dtype, "keep"),
+    "force": (Force, False),
+    "no_clobber": (NoClobber, False),
+    "in_place": (InPlace, False),
+}
+COMPUTING: Shared = {
+    "device": (Device, "auto"),
+    "jobs": (Jobs, 0),
+    "max_memory": (MaxMemory, None),
+    "seed": (Seed, 0),
+}
+SHOWING: Shared = {
+    "dry_run": (DryRun, False),
+    "json_": (Json, False),
+    "quiet": (Quiet, False),
+    "no_progress": (NoProgress, False),
+}
+
+
+def sharing(*groups: Shared) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what gives a command the options of some groups, to be read from its context."""
+    options = {name: option for group in groups for name, option in group.items()}
+    return lambda command: extended(command, options)
 
 
 def options_from(params: Mapping[str, Any]) -> Options:

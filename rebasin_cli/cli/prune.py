@@ -44,6 +44,7 @@ Renormalize = Annotated[
 
 @r.with_data
 @t.with_model
+@o.sharing(o.WRITING, o.SHOWING)
 def prune(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="MODEL")],
@@ -54,18 +55,9 @@ def prune(
     only: o.Only = None,
     skip: o.Skip = None,
     key: o.Key = None,
-    format: o.Format = None,
-    dtype: o.Dtype = "keep",
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-    in_place: o.InPlace = False,
     device: o.Device = "auto",
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Set the smallest weights of MODEL to zero: exactly the share that is asked for.
 

@@ -29,6 +29,7 @@ Weights = Annotated[
 
 @r.with_data
 @t.with_model
+@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.SHOWING)
 def renormalize(
     ctx: typer.Context,
     merged: Annotated[Path, typer.Argument(metavar="MERGED")],
@@ -43,26 +44,7 @@ def renormalize(
     decay: c.Decay = "weights",
     statistics: c.Statistics = None,
     out: o.Out = None,
-    spec: o.Spec = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    key: o.Key = None,
-    format: o.Format = None,
-    dtype: o.Dtype = "keep",
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-    in_place: o.InPlace = False,
-    device: o.Device = "auto",
-    jobs: o.Jobs = 0,
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-    dry_run: o.DryRun = False,
-    json_: o.Json = False,
-    quiet: o.Quiet = False,
     verbose: o.Verbose = 0,
-    no_progress: o.NoProgress = False,
 ) -> None:
     """Give the units of MERGED the statistics of its parents, inside its own weights.
 
