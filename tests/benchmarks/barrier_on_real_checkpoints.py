@@ -32,7 +32,7 @@ from tests.benchmarks.bed.judge import (
     state_of,
     walk,
 )
-from tests.benchmarks.bed.networks import NETWORKS, SEEDS, Network, peers, require
+from tests.benchmarks.bed.networks import SEEDS, Network, chosen, peers, require
 from tests.benchmarks.bed.tables import Row, number, table
 
 SHORT_POINTS, FULL_POINTS = 3, 11
@@ -138,12 +138,12 @@ def peer_row(network: str, tool: str, figures: Mapping[str, Any]) -> Row:
 def rows(pairs: list[Pair]) -> Iterator[Row]:
     """Yield all rows: after the pairs of a network, the figures of the other tools."""
     published = peers("barrier")
-    for network in NETWORKS:
+    for name in dict.fromkeys(pair.network.name for pair in pairs):
         for pair in pairs:
-            if pair.network == network:
+            if pair.network.name == name:
                 yield from rows_of(pair)
-        for tool, figures in published[network.name].items():
-            yield peer_row(network.name, tool, figures)
+        for tool, figures in published[name].items():
+            yield peer_row(name, tool, figures)
 
 
 def ratio(pairs: list[Pair]) -> float:
@@ -196,12 +196,12 @@ def usable(accuracy: float, pair: Pair) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all three pairs, 11 points each")
+    parser.add_argument("--full", action="store_true", help="all networks and pairs, 11 points each")
     full = parser.parse_args().full
     require()
     seeds = list(combinations(SEEDS, 2)) if full else [(0, 1)]
     points = FULL_POINTS if full else SHORT_POINTS
-    pairs = [measure(network, pair, points) for network in NETWORKS for pair in seeds]
+    pairs = [measure(network, pair, points) for network in chosen(full=full) for pair in seeds]
     print(f"Barriers at {points} points; published ones at {FULL_POINTS}.\n")
     print(table(HEADS, list(rows(pairs))))
     print("\n" + "".join(verdict(pairs)))

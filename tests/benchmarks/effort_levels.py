@@ -14,14 +14,14 @@ without breaking the function of the network.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from rebasin_cli.matching import EFFORTS, Matching, Settings
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.floor import warm
-from tests.benchmarks.bed.networks import NETWORKS, SEEDS, Network, peers, require
+from tests.benchmarks.bed.networks import SEEDS, Network, chosen, peers, require
 from tests.benchmarks.bed.pairs import trained
 from tests.benchmarks.bed.tables import Row, number, table
 
@@ -58,10 +58,10 @@ def peer_row(network: str, tool: str, figures: Figures, naive: float, best: floa
             "", "")  # fmt: skip
 
 
-def rows(pairs: list[tuple[int, int]]) -> Iterator[Row]:
+def rows(networks: Sequence[Network], pairs: list[tuple[int, int]]) -> Iterator[Row]:
     """Yield all rows: those of a network, then the figures of the other tools."""
     published = peers("barrier")
-    for network in NETWORKS:
+    for network in networks:
         tools = published[network.name]
         best = max(reached(figures) for figures in tools.values() if not figures.get("broken"))
         for seeds in pairs:
@@ -78,11 +78,11 @@ def reached(figures: Figures) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all three pairs")
+    parser.add_argument("--full", action="store_true", help="all networks and pairs")
     full = parser.parse_args().full
     require()
     pairs = list(combinations(SEEDS, 2)) if full else [(0, 1)]
-    print(table(HEADS, list(rows(pairs))))
+    print(table(HEADS, list(rows(chosen(full=full), pairs))))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.benchmarks.bed.commands import say
 from tests.benchmarks.bed.judge import State, judge, square, state_of
-from tests.benchmarks.bed.networks import NETWORKS, SEEDS, Network, peers, require
+from tests.benchmarks.bed.networks import SEEDS, Network, chosen, peers, require
 from tests.benchmarks.bed.tables import Row, number, table
 
 HEADS = ("network", "merge", "loss", "accuracy", "accuracy, reset", "pairs", "rounds", "CPU s")
@@ -54,9 +54,9 @@ def peer_row(network: str, tool: str, figures: Mapping[str, Any]) -> Row:
     return (network, name, *cells, "", "")
 
 
-def rows(strategies: Mapping[str, Sequence[str]]) -> Iterator[Row]:
+def rows(networks: Sequence[Network], strategies: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     """Yield the rows of every network: our merges, then the figures of the other tools."""
-    for network in NETWORKS:
+    for network in networks:
         norms = sum(square(state_of(network.path(seed))) for seed in SEEDS)
         for name, options in strategies.items():
             yield merged_row(network, name, options, norms)
@@ -66,10 +66,10 @@ def rows(strategies: Mapping[str, Sequence[str]]) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="`star`, and more seeds")
+    parser.add_argument("--full", action="store_true", help="all networks, `star`, and more seeds")
     full = parser.parse_args().full
     require()
-    print(table(HEADS, list(rows(FULL if full else SHORT))))
+    print(table(HEADS, list(rows(chosen(full=full), FULL if full else SHORT))))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,11 @@ NETWORKS = (
 )
 
 
+def chosen(*, full: bool) -> tuple[Network, ...]:
+    """Return all networks, or for a short form the ResNet and the ViT, which take least time."""
+    return NETWORKS if full else NETWORKS[2:4]
+
+
 def present() -> bool:
     """Return whether the trained networks are on this machine."""
     return (FOLDER / "evaluate.py").is_file()
