@@ -47,7 +47,9 @@ def loaded_by_command(*argv: str, cwd: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [("merge",), ("lerp", "--align", "--at", "0.5")], ids=lambda c: c[0]
+    "command",
+    [("merge",), pytest.param(("lerp", "--align", "--at", "0.5"), marks=pytest.mark.slow)],
+    ids=lambda c: c[0],
 )
 def test_commands_on_files_load_nothing_that_only_data_needs(
     command: tuple[str, ...], tmp_path: Path

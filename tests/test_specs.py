@@ -235,6 +235,7 @@ ONE_OF_EACH = (
 OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in EXAMPLES if n not in ONE_OF_EACH]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ONE_OF_EACH, *OTHERS])
 def test_no_network_fits_two_bundled_specs(name: str) -> None:
     example = EXAMPLES[name]

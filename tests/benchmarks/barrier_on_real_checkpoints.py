@@ -196,7 +196,9 @@ def usable(accuracy: float, pair: Pair) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all networks and pairs, 11 points each")
+    parser.add_argument(
+        "--full", action="store_true", help="all networks and pairs, 11 points each"
+    )
     full = parser.parse_args().full
     require()
     seeds = list(combinations(SEEDS, 2)) if full else [(0, 1)]

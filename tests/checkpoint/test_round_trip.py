@@ -185,6 +185,7 @@ with open_checkpoint(folder / "x.safetensors") as x:
 """
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_process(tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()

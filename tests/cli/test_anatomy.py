@@ -118,7 +118,9 @@ def test_batch_norm_counts_as_a_layer_of_its_own(tmp_path):
     assert "--method reset" in event["advice"]
 
 
-@pytest.mark.parametrize("ending", ["png", "svg", "html"])
+@pytest.mark.parametrize(
+    "ending", ["png", *(pytest.param(e, marks=pytest.mark.slow) for e in ("svg", "html"))]
+)
 def test_the_picture_of_the_layers_stands_beside_that_of_the_curves(tmp_path, ending):
     write_user(tmp_path)
     pytest.importorskip("matplotlib")

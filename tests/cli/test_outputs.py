@@ -246,6 +246,7 @@ def test_metadata_of_the_model_stays_and_provenance_is_added(tmp_path):
     assert (record["command"], record["spec"], record["seed"]) == ("align", "mlp", 3)
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_bytes_whatever_the_process_and_its_threads(tmp_path):
     pair(tmp_path)
     argv = (*ALIGN, "--restarts", "2", "--save-permutation")

@@ -96,7 +96,7 @@ def test_a_plane_shows_its_models_and_a_scale():
     assert scale.get_ylabel() == "loss"
 
 
-@pytest.mark.parametrize("make", [curves, contour])
+@pytest.mark.parametrize("make", [curves, pytest.param(contour, marks=pytest.mark.slow)])
 def test_each_ending_has_its_format_and_the_same_bytes_every_time(tmp_path, make):
     for ending in (".png", ".svg", ".html"):
         first, second = (

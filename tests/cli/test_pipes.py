@@ -18,6 +18,7 @@ def piped(*argv, cwd, then):
     return rebasin(*then, cwd=cwd, stdin=first.out.encode())
 
 
+@pytest.mark.slow
 def test_ninety_nine_points_are_ninety_nine_lines(tmp_path):
     pair(tmp_path)
     script = "rebasin align a.safetensors b.safetensors | rebasin lerp --steps 99 | wc -l"

@@ -121,6 +121,7 @@ def test_the_result_is_traced_and_looked_at_like_any_other_model(tmp_path, model
     assert "trunk.net.3.weight" in [t["name"] for t in done.events[0]["tensors"]]
 
 
+@pytest.mark.slow
 def test_the_module_needs_torch_and_the_class_alone_and_moves_with_them(tmp_path, models):
     models("Net")
     assert preserved(tmp_path, "1", "-o", "made/soup.safetensors").code == 2  # no such folder

@@ -161,9 +161,9 @@ def test_a_planted_order_is_found_without_the_model_and_the_data(folder):
     "options",
     [
         (),
-        ("--similarity", "covariance"),
-        ("--similarity", "correlation"),
-        ("--similarity", "absolute"),
+        pytest.param(("--similarity", "covariance"), marks=pytest.mark.slow),
+        pytest.param(("--similarity", "correlation"), marks=pytest.mark.slow),
+        pytest.param(("--similarity", "absolute"), marks=pytest.mark.slow),
         ("--mix", "0.5"),
     ],
 )

@@ -82,6 +82,7 @@ def test_a_plant_is_found_with_neither_spec_nor_model(tmp_path, kind):
     assert same(*files)
 
 
+@pytest.mark.slow
 def test_experts_in_files_are_an_axis_of_names(tmp_path):
     saved(tmp_path / "a", "mixtral")
     done = run(tmp_path, "spec", "trace", "hf:a", "-o", "mixtral.yaml")
@@ -135,6 +136,7 @@ def test_a_backbone_alone_fits_a_model_with_a_head(tmp_path):
     assert config["intermediate_size"] in sizes
 
 
+@pytest.mark.slow
 def test_an_architecture_that_nobody_knows_is_no_bug(tmp_path):
     saved(tmp_path / "a", "deepseek_v3")  # which no bundled spec fits
     config = json.loads((tmp_path / "a" / "config.json").read_text())

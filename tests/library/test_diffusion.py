@@ -95,6 +95,7 @@ def test_every_entry_has_its_published_size() -> None:
     assert set(PUBLISHED) == {entry.name for entry in ENTRIES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_checkpoint_of_the_published_size_gets_its_spec(name: str, tmp_path: Path) -> None:
     choice = chosen(headers_only(tmp_path / FILE, shapes(PUBLISHED[name])))
@@ -122,6 +123,7 @@ def test_a_checkpoint_with_the_old_names_of_attention_gets_the_same_spec(tmp_pat
     assert (choice.name, choice.bound.untouched) == ("autoencoder_kl", ())
 
 
+@pytest.mark.slow
 def test_other_ratios_of_widths_are_refused(tmp_path: Path) -> None:
     other = small({**SD1, "block_out_channels": [320, 640, 960, 1280]})
     path = headers_only(tmp_path / FILE, shapes(other.config()))
@@ -129,6 +131,7 @@ def test_other_ratios_of_widths_are_refused(tmp_path: Path) -> None:
         chosen(path)
 
 
+@pytest.mark.slow
 def test_a_permuted_autoencoder_has_the_same_latents() -> None:
     torch.manual_seed(0)
     model: Any = diffusers.AutoencoderKL.from_config(dict(SMALL_VAE)).double().eval()

@@ -115,7 +115,7 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize("moment", ["after", "before"])
+@pytest.mark.parametrize("moment", ["after", pytest.param("before", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_planted_order_is_recovered_from_activations_alone(name, moment):
     one, other, expected = planted(name)

@@ -266,6 +266,7 @@ def test_the_scale_of_the_weights_does_not_matter(scale):
     assert same(problem.match(scaled[1], scaled[0]).permutations, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet20_stages", "mlp_residual", "lstm"])
 def test_more_restarts_never_make_the_objective_worse(name):
     problem, other = example(name, 1), example(name, 2).state

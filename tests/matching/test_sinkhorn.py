@@ -226,6 +226,7 @@ def mistaken(found, answer):
     return sum(int((found[name].index != answer[name].index).sum()) for name in answer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["other", "reference"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_few_wild_weights_mislead_squares_and_not_absolute_values(broken, seed):

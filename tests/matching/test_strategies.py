@@ -171,6 +171,7 @@ def test_of_three_models_more_rounds_never_make_less(name, monkeypatch):
     assert max(falls) <= 1e-5 * abs(reached[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_restarts_of_many_never_make_less(name):
     problem, states = models(name)

@@ -77,6 +77,7 @@ def problems(spec, shapes, sizes=None):
 LARGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16_bn", "resnet50", "qwen3")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_layers", "vit_timm", "moe", *LARGER])
 def test_names_never_say_more_problems_than_binding_finds(name):
     shapes = headers(InMemory(stored(EXAMPLES[name].model())))

@@ -243,6 +243,7 @@ def test_a_folder_without_a_configuration_is_refused(
         subject(f"hf:{tmp_path}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "names"),
     [

@@ -51,6 +51,7 @@ def built(kind: str, fields: Mapping[str, Any]) -> tuple[Any, tuple[Example, ...
     return model, small.examples(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_all_media_are_fed_and_reach_their_towers(kind: str) -> None:
     fields, names = CONFIGS[kind]
@@ -96,6 +97,7 @@ def test_reach_leaves_a_model_as_it_was() -> None:
     assert all(tensor.grad is None for tensor in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_norm_of_32_groups_still_divides_the_small_width() -> None:
     model, examples = built("mm-grounding-dino", {})
     norms = [layer for layer in model.modules() if isinstance(layer, nn.GroupNorm)]
