@@ -27,7 +27,7 @@ from tests.library.written import described, text_of, variants_of
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 
-# Entry, and how many of its first models are tried in the quick tests.
+# The entries that the quick tests try.
 QUICK = ("bert", "mixtral", "vit", "lstm", "transformer_encoder")
 FOLDERS = {
     "gpt2": "gpt2",
