@@ -2,7 +2,7 @@
 `many`, and that as near as `star`; and whichever way round one goes, the units agree.
 
 Networks of the shared models.py are trained here from five seeds, on its 2,000 training images: a
-perceptron 784-128-128-10 and a small VGG with BatchNorm; --full adds one of 256 units, and the
+perceptron 784-128-128-10; --full adds a small VGG with BatchNorm, one of 256 units, and the
 perceptron, the VGG and the ResNet-20 of the shared checkpoints. The real command merges the first 3
 and all 5. "pairs": the sum over pairs of models of their inner products, in float64, computed from
 the merged file alone, since a permutation changes no norm: (|n merged|^2 - sum |model|^2) / 2.

@@ -7,8 +7,8 @@ with the real command by weights, by activations, by both, and by straight-throu
 after each with every method of `rebasin renormalize` that applies. All statistics come from
 training images. "calibrate": by how much shorter the averaged weights are; "by depth": by a half in
 each layer, as published. The last network, ten convolutions without norms, is trained here, four
-minutes of CPU in all, and kept in the user's cache. Networks are chosen by name; --full takes all,
-and learns for each, not for the MLP alone.
+minutes of CPU in all, and kept in the user's cache. Without arguments: the MLP, not learned;
+networks are chosen by name, --full takes all.
 """
 
 from __future__ import annotations
@@ -194,15 +194,13 @@ def row(pair: Pair, label: str, model: nn.Module) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=", ".join(PAIRS))
-    parser.add_argument("--full", action="store_true", help="every network and alignment")
+    parser.add_argument("--full", action="store_true", help="every network")
     asked = parser.parse_args()
     require()
     torch.set_num_threads(1)
-    found: list[Row] = []
-    for name in PAIRS if asked.full else asked.networks or ["mlp_512x3"]:
-        learns = asked.full or name == "mlp_512x3"
-        alignments = [word for word in ALIGNMENTS if learns or word != LEARNT]
-        found += rows(PAIRS[name](), alignments)
+    names = PAIRS if asked.full else asked.networks
+    alignments = [word for word in ALIGNMENTS if names or word != LEARNT]
+    found = [line for name in names or ["mlp_512x3"] for line in rows(PAIRS[name](), alignments)]
     print(table(HEADS, found))
 
 

@@ -69,12 +69,10 @@ def _spec(name: str) -> str:
     return str(BENCHMARKS / "specs" / f"{name}.yaml")
 
 
-SMALL_RECIPES = (
-    Recipe("mlp_128x2", lambda m: m.MLP((128, 128)), "mlp", 8, 0.001),
-    Recipe("small_vgg_bn", lambda m: m.VGG(SMALL, 64), _spec("small_vgg_bn"), 5, 0.05),
-)
+SMALL_RECIPES = (Recipe("mlp_128x2", lambda m: m.MLP((128, 128)), "mlp", 8, 0.001),)
 RECIPES = (
     *SMALL_RECIPES,
+    Recipe("small_vgg_bn", lambda m: m.VGG(SMALL, 64), _spec("small_vgg_bn"), 5, 0.05),
     Recipe("mlp_256x2", lambda m: m.MLP((256, 256)), "mlp", 10, 0.001),
     Recipe("mlp_512x3", lambda m: m.build("mlp_512x3"), "mlp", 10, 0.001),
     Recipe("vgg_bn", lambda m: m.build("vgg_bn"), _spec("vgg_bn"), 10, 0.05),
