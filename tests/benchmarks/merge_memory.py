@@ -38,7 +38,7 @@ class Series:
 
 
 ALL = (2, 5, MOST)
-SHORT = (Series("safetensors", None, ALL), Series("pt", None, (2, 10)))
+SHORT = (Series("safetensors", None, (2, 10)),)
 FULL = tuple(
     Series(ending, strategy, ALL) for ending in ("safetensors", "pt") for strategy in (None, "star")
 )
