@@ -1,9 +1,8 @@
 """Claim: `rebasin merge` of many checkpoints takes the memory of merging two.
 
-Perceptrons of 12 MB (bed/perceptrons.py) are merged 2, 5 and 20 at a time by the real command,
-started from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. .pt
-files: 2 and 10. --full: 37 MB, all numbers for .pt too, and `star` for all numbers. Peak: the
-largest resident set of the process, the pages of files that it has mapped included. "beyond
+Perceptrons of 12 MB (bed/perceptrons.py) are merged 2 and 10 at a time by the real command, started
+from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. --full: 37 MB,
+2, 5 and 20 at a time, .pt files too, and `star` for all numbers. Peak: the largest resident set of the process, the pages of files that it has mapped included. "beyond
 start": less that of a process that only imports the packages.
 """
 
@@ -79,7 +78,7 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as name:
         start = spend(IMPORTS).peak
-        for ending in ("safetensors", "pt"):
+        for ending in dict.fromkeys(series.ending for series in chosen):
             folder = Path(name, ending)
             folder.mkdir()
             spend([sys.executable, str(WRITER), str(folder), str(MOST), ending, str(inputs)])
