@@ -2,8 +2,9 @@
 
 Perceptrons of 12 MB (bed/perceptrons.py) are merged 2 and 10 at a time by the real command, started
 from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. --full: 37 MB,
-2, 5 and 20 at a time, .pt files too, and `star` for all numbers. Peak: the largest resident set of the process, the pages of files that it has mapped included. "beyond
-start": less that of a process that only imports the packages.
+2, 5 and 20 at a time, .pt files too, and `star` for all numbers. Peak: the largest resident set of
+the process, the pages of files that it has mapped included. "beyond start": less that of a process
+that only imports the packages.
 """
 
 from __future__ import annotations
