@@ -31,7 +31,7 @@ from rebasin_cli.tensors import InMemory
 from tests.benchmarks.bed.apart import apart, taken
 from tests.benchmarks.bed.floor import warm
 from tests.benchmarks.bed.judge import difference, objective
-from tests.benchmarks.bed.networks import NETWORKS, Network, peers, present
+from tests.benchmarks.bed.networks import Network, chosen, peers, present
 from tests.benchmarks.bed.pairs import (
     CLASSES,
     IMAGE,
@@ -145,9 +145,9 @@ def rows(tasks: Sequence[Task], seeds: range, folder: Path) -> Iterator[Row]:
             yield from published(task)
 
 
-def tasks(width: int, folder: Path) -> Iterator[Task]:
+def tasks(networks: Sequence[Network], width: int, folder: Path) -> Iterator[Task]:
     """Yield the pairs of files; the random ones are written first."""
-    for network in NETWORKS if present() else ():
+    for network in networks if present() else ():
         yield Task(network, (network.path(SEEDS[0]), network.path(SEEDS[1])))
     pair, paths = perceptrons(width, LAYERS), (folder / "a.safetensors", folder / "b.safetensors")
     for state, path in zip((pair.reference, pair.other), paths, strict=True):
@@ -157,12 +157,14 @@ def tasks(width: int, folder: Path) -> Iterator[Task]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="three seeds, a wider perceptron")
+    parser.add_argument(
+        "--full", action="store_true", help="all networks, three seeds, a wider perceptron"
+    )
     full = parser.parse_args().full
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        chosen = list(tasks(1024 if full else 512, Path(name)))
-        print(table(HEADS, list(rows(chosen, range(3 if full else 1), Path(name)))))
+        found = list(tasks(chosen(full=full), 1024 if full else 512, Path(name)))
+        print(table(HEADS, list(rows(found, range(3 if full else 1), Path(name)))))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 other time anywhere in the run, else while the new file is being written (from the first sight of
 its temporary neighbour). After each kill the target must be the old bytes or the new ones, and the
 two inputs must be as they were. What else lies in the folder is counted, and after all kills the
-command must still do its work with that lying around. 50 kills with --full, 15 without. The
+command must still do its work with that lying around. 50 kills with --full, 8 without. The
 processes are forked from one that has loaded torch, so that kills meet work and not imports.
 """
 
@@ -178,7 +178,7 @@ def report(bench: Bench, known: Known, outcomes: list[Outcome]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="50 kills")
-    count = 50 if parser.parse_args().full else 15
+    count = 50 if parser.parse_args().full else 8
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name, "models"), Path(name, "said"))
         bench.folder.mkdir()
