@@ -11,18 +11,14 @@ import typer
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.extend import extended
+from rebasin_cli.cli.extend import extended, options_in
 from rebasin_cli.cli.running import with_data
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Activations
 
 PANEL = "Activations (--method activations)"
-
-
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=PANEL, **more)
-
+_option = options_in(PANEL)
 
 StatisticsFile = Annotated[
     Path | None,

@@ -12,6 +12,7 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import options_in
 from rebasin_cli.cli.running import with_evaluation
 
 if TYPE_CHECKING:
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 
 PANEL = "Curve"
 
-
-def _option(*names: str, help: str, panel: str = PANEL, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
+_option, _file = options_in(PANEL), options_in(o.FILES)
 
 Steps = Annotated[
     int | None,
@@ -69,14 +67,13 @@ Margin = Annotated[
 ]
 Plot = Annotated[
     str | None,
-    _option("--plot", metavar="FILE", panel=o.FILES, help="Also draw it: .png, .svg or .html."),
+    _file("--plot", metavar="FILE", help="Also draw it: .png, .svg or .html."),
 ]
 Resume = Annotated[
     str | None,
-    _option(
+    _file(
         "--resume",
         metavar="FILE",
-        panel=o.FILES,
         help="Keep each point in FILE (NDJSON) at once, and judge none again that is there.",
     ),
 ]

@@ -6,80 +6,73 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from rebasin_cli.cli.extend import options_in
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.correction import Asked
 
 PANEL = "Statistics"
 NAMES = "reset|repair|rescale|reshift|calibrate|closed-form"
+_option = options_in(PANEL)
 
 Method = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--method",
         metavar=NAMES,
-        rich_help_panel=PANEL,
         help="BatchNorm anew; mean and deviation, only deviation, or only mean of the parents; "
         "biases without data; by correlations. Default: reset with BatchNorm, else rescale.",
     ),
 ]
 Renormalize = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--renormalize",
         metavar=NAMES,
-        rich_help_panel=PANEL,
         help="Correct the statistics of the result, see `rebasin renormalize`.",
     ),
 ]
 ParentFiles = Annotated[
     list[Path] | None,
-    typer.Option(
+    _option(
         "--parents",
         metavar="A B...",
-        rich_help_panel=PANEL,
         help="What MERGED is the mean of; all files up to the next option.",
     ),
 ]
 NoAlign = Annotated[
     bool,
-    typer.Option("--no-align", rich_help_panel=PANEL, help="The parents lie in MERGED's basin."),
+    _option("--no-align", help="The parents lie in MERGED's basin."),
 ]
 Sequential = Annotated[
     bool,
-    typer.Option(
+    _option(
         "--sequential",
-        rich_help_panel=PANEL,
         help="A pass a layer, behind the corrections of those before: exact, and slow.",
     ),
 ]
 Average = Annotated[
     bool,
-    typer.Option("--average", rich_help_panel=PANEL, help="One target for all units of a layer."),
+    _option("--average", help="One target for all units of a layer."),
 ]
 Factor = Annotated[
     float,
-    typer.Option(
-        "--factor", metavar="F", rich_help_panel=PANEL, help="Multiply the target deviations."
-    ),
+    _option("--factor", metavar="F", help="Multiply the target deviations."),
 ]
 Decay = Annotated[
     str,
-    typer.Option(
+    _option(
         "--decay",
         metavar="weights|depth",
-        rich_help_panel=PANEL,
         help="How much features shrink before a bias, for calibrate: by how much shorter averaged "
         "weights are than the parents', or by 1/n in each layer, as published.",
     ),
 ]
 Statistics = Annotated[
     Path | None,
-    typer.Option(
+    _option(
         "--statistics",
         metavar="FILE",
-        rich_help_panel=PANEL,
         help="Of the parents, from `rebasin statistics`: closed-form without data.",
     ),
 ]

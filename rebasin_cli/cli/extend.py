@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
+
+import typer
+
+
+def options_in(panel: str) -> Callable[..., Any]:
+    """Return what declares an option under a heading of the help; it takes what typer's does."""
+    return partial(typer.Option, rich_help_panel=panel)
 
 
 def extended(

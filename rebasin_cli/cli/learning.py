@@ -6,19 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from rebasin_cli.cli.extend import extended
+from rebasin_cli.cli.extend import extended, options_in
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Learning
 
 PANEL = "Learning (--method straight-through)"
-
-
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=PANEL, **more)
-
+_option = options_in(PANEL)
 
 Epochs = Annotated[int, _option("--epochs", min=0, help="Passes over the data.")]
 Rate = Annotated[

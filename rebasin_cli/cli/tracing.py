@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rebasin_cli.cli.extend import extended
+from rebasin_cli.cli.extend import extended, options_in
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Tracing
 
 PANEL = "Traced model"
-
-
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=PANEL, **more)
-
+_option = options_in(PANEL)
 
 Model = Annotated[
     str | None,

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from rebasin_cli.errors import UserCodeError
@@ -21,6 +20,7 @@ from rebasin_cli.evaluate.seam import Seam, Span, hooked, inside, run
 from rebasin_cli.models import Example
 from rebasin_cli.models.batch import tensors_in
 from rebasin_cli.models.joined import JoinReached, place_of_input, with_tensors
+from rebasin_cli.models.operators import OperatorMode
 
 SAME = 1e-10  # of outputs in float64, relative: nothing that was replaced is read any more
 
@@ -61,17 +61,12 @@ def costs(model: nn.Module, seam: Seam, example: Example) -> tuple[int, int]:
     return part.count, whole.count
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class _Operations(OperatorMode):
     """Counts operations by torch's table. Its own counter takes seconds to import a compiler."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that nothing here is compiled: torch would import its compiler to make sure."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rebasin_cli.errors import SpecError, UserCodeError
 from rebasin_cli.models.batch import tensors_in
+from rebasin_cli.models.operators import OperatorMode
 from rebasin_cli.spec import BoundGroup, Spec, bind
 from rebasin_cli.spec.model import (
     AxisExpr,
@@ -103,21 +103,16 @@ def _as_recorded(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class _Observer(OperatorMode):
     """calls: how often each operator was called so far."""
 
     def __init__(self, points: Sequence[Point], see: See) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._see = see
         self.calls: Counter[str] = Counter()
         self._waiting: defaultdict[tuple[str, int], list[tuple[int, Point]]] = defaultdict(list)
         for number, point in enumerate(points):
             self._waiting[point.operator, point.turn].append((number, point))
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that nothing here is compiled: torch would import its compiler to make sure."""
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

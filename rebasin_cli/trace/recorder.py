@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
+from rebasin_cli.models.operators import OperatorMode
 from rebasin_cli.trace.record import Call, Value, mapped, values_in
 
 SHAPE_ONLY = frozenset(
@@ -48,7 +49,7 @@ def unfused_attention() -> Iterator[None]:
         yield
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+class Recorder(OperatorMode):
     """Records calls while it is entered; the innermost mode, over a fake mode or none.
 
     What is made from no parameter keeps its numbers: next to fake tensors each operator on
@@ -56,17 +57,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """
 
     def __init__(self, *, fake: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls: list[Call] = []
         self.fake = fake
         self._overwritten: set[Value] = set()
         self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
         self._count = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Say that nothing here is compiled: torch would import its compiler to make sure."""
-        return False
 
     def name(self, tensor: Tensor, source: str, data: Tensor | None = None) -> Value:
         """Return the value of a tensor that no call made."""
