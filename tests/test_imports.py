@@ -32,11 +32,11 @@ def test_a_heavy_package_would_be_noticed(module: str) -> None:
 
 
 def loaded_by_command(*argv: str, cwd: Path) -> set[str]:
-    """Return the top-level packages in memory after a command has done its work."""
+    """Return the modules in memory after a command has done its work."""
     code = (
         "import atexit, sys\n"
         "from rebasin_cli.cli import main\n"
-        "atexit.register(lambda: print(*{name.split('.')[0] for name in sys.modules}))\n"
+        "atexit.register(lambda: print(*sys.modules))\n"
         f"sys.argv = {['rebasin', *argv]!r}\n"
         "main()\n"
     )
@@ -64,3 +64,12 @@ def test_commands_on_files_load_nothing_that_only_data_needs(
     loaded = loaded_by_command(verb, *files, *options, "--spec", "mlp", cwd=tmp_path)
     assert "torch" in loaded
     assert loaded.isdisjoint({"matplotlib", "PIL", "torchvision", "transformers", "sklearn"})
+
+
+@pytest.mark.slow
+def test_watching_operators_does_not_import_the_compiler_of_torch(tmp_path: Path) -> None:
+    text = "from torch import nn\n\n\ndef net():\n    return nn.Linear(3, 3)\n"
+    (tmp_path / "net.py").write_text(text)
+    loaded = loaded_by_command("spec", "trace", "net.py:net", "--no-cache", cwd=tmp_path)
+    assert "rebasin_cli.trace.recorder" in loaded
+    assert "torch._dynamo" not in loaded
