@@ -87,6 +87,11 @@ def infos(source: TensorSource) -> dict[str, TensorInfo]:
     return {name: source.info(name) for name in source.names()}
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return `float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 def in_float64(tensor: Tensor) -> Tensor:
     """Return a tensor in float64, on its device or, as Apple's GPUs know none, on the CPU."""
     return (tensor.cpu() if tensor.is_mps else tensor).to(torch.float64)

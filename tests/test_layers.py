@@ -26,6 +26,7 @@ HOMES = {
     "yaml": {"spec"},
     "safetensors": {"checkpoint"},
     "scipy": {"matching"},
+    "lap": {"matching"},
 }
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 

@@ -1,4 +1,4 @@
-"""Linear assignment problems: similarity in, permutation out. The only caller of scipy."""
+"""Linear assignment problems: similarity in, permutation out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from rebasin_cli.errors import NotFiniteError
+from rebasin_cli.tensors import dtype_name
+
+try:
+    from rebasin_cli.matching.lapx_solver import columns
+except ImportError:
+    from rebasin_cli.matching.scipy_solver import columns
 
 
 def assign(similarity: Tensor, current: Tensor | None = None) -> Tensor:
@@ -31,6 +38,12 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
     if not cost.size:
         return torch.zeros(cost.shape[:2], dtype=torch.int64)
     largest = np.maximum(cost.max((1, 2)), -cost.min((1, 2)))
+    if not np.isfinite(largest).all():
+        raise NotFiniteError(
+            f"weights are so large that their products overflow {dtype_name(similarities.dtype)}",
+            hint="mostly a sign of training that diverged; what is stored in float64 is compared "
+            "in float64",
+        )
     steps = np.where(largest > 0, torch.finfo(similarities.dtype).eps * largest, 1.0)
     # What a whole row or column has in common changes no optimum, but the solver, which starts
     # from prices of zero, takes ten times as long to find it out (similarities of descriptors).
@@ -38,5 +51,5 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
     cost -= cost.mean(1, keepdims=True)
     for which, index in current.items():
         cost[which, np.arange(len(index)), index.cpu().numpy()] -= steps[which]
-    found = np.stack([linear_sum_assignment(one)[1] for one in cost])
+    found = np.stack([columns(one) for one in cost])
     return torch.from_numpy(found.astype(np.int64))

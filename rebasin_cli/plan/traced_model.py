@@ -11,7 +11,7 @@ import torch
 
 from rebasin_cli.spec import Spec, bind, dump, parse
 from rebasin_cli.spec.model import Entry
-from rebasin_cli.tensors import TensorInfo, Window
+from rebasin_cli.tensors import TensorInfo, Window, dtype_name
 from rebasin_cli.trace import Trace
 from rebasin_cli.trace.derive import FixedAxis
 from rebasin_cli.trace.doubt import Doubt
@@ -68,11 +68,11 @@ def _record(trace: Trace) -> dict[str, Any]:
         **plain,
         "spec": dump(trace.spec),
         "explicit": dump(trace.explicit),
-        "infos": [[i.name, i.shape, _word(i.dtype)] for i in trace.infos.values()],
+        "infos": [[i.name, i.shape, dtype_name(i.dtype)] for i in trace.infos.values()],
         "fixed": [asdict(axis) for axis in trace.fixed],
         "returned": {n: _entry_text(entry) for n, entry in trace.returned.items()},
         "points": {moment: [_spot(p) for p in found] for moment, found in trace.points.items()},
-        "proof": {**asdict(proof), "dtype": _word(proof.dtype)} if proof else None,
+        "proof": {**asdict(proof), "dtype": dtype_name(proof.dtype)} if proof else None,
         "doubt": asdict(trace.doubt) if trace.doubt else None,
     }
 
@@ -116,10 +116,6 @@ def _entry_text(entry: Entry) -> str:
 
 def _entry(text: str) -> Entry:
     return parse(text, source=SOURCE).tensors["axes"]
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _dtype(word: str) -> torch.dtype:

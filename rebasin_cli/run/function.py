@@ -17,7 +17,7 @@ from rebasin_cli.models.weights import fill
 from rebasin_cli.plan.outcome import Agreement
 from rebasin_cli.plan.traced import Fitted
 from rebasin_cli.plan.tracing import subject_for
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.trace.capture import named_outputs
 from rebasin_cli.trace.record import mapped
 from rebasin_cli.trace.recorder import primitive_kernels
@@ -47,8 +47,7 @@ def compare_functions(fitted: Fitted, one: TensorSource, other: TensorSource) ->
     except RuntimeError as error:
         what = f"{subject.name} does not run with the weights of the checkpoints"
         raise UsageError(what, detail=cause(error)) from error
-    word = str(dtype).removeprefix("torch.")
-    return Agreement(_apart(*runs), len(examples), word)
+    return Agreement(_apart(*runs), len(examples), dtype_name(dtype))
 
 
 def _run(

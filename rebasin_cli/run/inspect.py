@@ -14,7 +14,7 @@ from rebasin_cli.plan.outcome import Compared, Diagnosed, Inspected, TensorChang
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.compare import max_difference, same_bits, wide
 from rebasin_cli.run.diagnose import diagnosed_as_is
-from rebasin_cli.tensors import TensorInfo, infos
+from rebasin_cli.tensors import TensorInfo, dtype_name, infos
 
 
 def run_inspect(plan: LookPlan, progress: Progress) -> Iterator[Inspected]:
@@ -33,7 +33,7 @@ def _inspected(model: Checkpoint, options: Options) -> Inspected:
         bytes=sum(file.stat().st_size for file in model.files),
         tensors=tuple(map(_described, tensors)),
         parameters=sum(info.numel for info in counted),
-        dtypes=Counter(dtype_name(info) for info in tensors),
+        dtypes=Counter(dtype_name(info.dtype) for info in tensors),
         ties=model.ties,
         metadata=model.metadata,
         fits=fitting(model, options),
@@ -41,12 +41,7 @@ def _inspected(model: Checkpoint, options: Options) -> Inspected:
 
 
 def _described(info: TensorInfo) -> dict[str, object]:
-    return {"name": info.name, "dtype": dtype_name(info), "shape": list(info.shape)}
-
-
-def dtype_name(info: TensorInfo) -> str:
-    """Return `float32` for torch.float32."""
-    return str(info.dtype).removeprefix("torch.")
+    return {"name": info.name, "dtype": dtype_name(info.dtype), "shape": list(info.shape)}
 
 
 def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
@@ -86,7 +81,7 @@ def _change(name: str, first: Checkpoint, second: Checkpoint) -> TensorChange:
     x, y = first.load(name), second.load(name)
     kind, detail = "equal" if same_bits(x, y) else "values", ""
     if ours.dtype != theirs.dtype:
-        kind, detail = "dtype", f"{dtype_name(ours)} and {dtype_name(theirs)}"
+        kind, detail = "dtype", f"{dtype_name(ours.dtype)} and {dtype_name(theirs.dtype)}"
     distance = 0.0 if kind == "equal" else float((wide(x) - wide(y)).abs().square().sum()) ** 0.5
     norm = float(wide(x).abs().square().sum()) ** 0.5
     return TensorChange(name, kind, detail, distance, norm, max_difference(x, y))

@@ -12,6 +12,7 @@ from rebasin_cli import __version__
 from rebasin_cli.plan.options import Tracing
 from rebasin_cli.plan.traced_model import TracedModel
 from rebasin_cli.spec import dump
+from rebasin_cli.tensors import dtype_name
 from rebasin_cli.trace import Trace
 
 LISTED = 8  # names in a comment; the rest is counted
@@ -52,7 +53,7 @@ def _validation(trace: Trace) -> str:
         return f"NOT VALIDATED: {trace.doubt.why}." if trace.doubt else "NOT VALIDATED."
     inputs = f"{proof.examples} input{'' if proof.examples == 1 else 's'}"
     inputs += ", the same architecture made small" if proof.on_small else ""
-    dtype = str(proof.dtype).removeprefix("torch.")
+    dtype = dtype_name(proof.dtype)
     moved = f"moves the outputs by {proof.difference:.1e} of their scale ({dtype}, {inputs})."
     start = "Validated: permuting" if proof.holds else "NOT VALIDATED: permuting"
     return f"{start} every group at random {moved}"

@@ -10,7 +10,7 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.dump import key_text
 from rebasin_cli.spec.names import INDEX
 from rebasin_cli.spec.parse import VERSION
-from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors import TensorInfo, dtype_name
 
 # Only whole components: layer.0 and layer.1 repeat, fc1 and fc2 are different layers.
 _LAYER = re.compile(rf"(?<![^.]){INDEX}(?![^.])")
@@ -65,7 +65,7 @@ def _entries(names: Sequence[str], infos: Mapping[str, TensorInfo]) -> Iterator[
         axes = ", ".join("~" for _ in info.shape)
         times = f", {len(members)} of them" if len(members) > 1 else ""
         shape = "x".join(map(str, info.shape)) or "scalar"
-        kind = str(info.dtype).removeprefix("torch.")
+        kind = dtype_name(info.dtype)
         yield f"  {key_text(_pattern(members))}: [{axes}]", f"{shape} {kind}{times}"
 
 

@@ -23,7 +23,7 @@ WRITER = Path(__file__).parent / "bed" / "perceptrons.py"
 MOST = 20
 MB = 1e6
 QUIET = ("--quiet", "--jobs", "1")
-IMPORTS = (sys.executable, "-c", "import torch, scipy.optimize, safetensors, rebasin_cli.run.merge")
+IMPORTS = (sys.executable, "-c", "import torch, safetensors, rebasin_cli.run.merge")
 HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, to 2",
          "peak, to 2", "seconds", "CPU s")  # fmt: skip
 

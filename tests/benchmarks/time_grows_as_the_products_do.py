@@ -5,13 +5,12 @@ width x 4 - 10 of growing width; residual perceptrons 128 wide of growing depth 
 layers); and merges of 2 models and more, perceptrons 512 wide of one basin, from files. Each row in
 a process of its own, on one thread, after a small match. "visits": of all families, in all
 descents and matches. "products", "assignments": what those visits take if each were one product
-for every block of the family and one exact assignment by scipy, timed where the search ended, on
-contiguous arrays; a search that keeps what did not change can take less. "to that": CPU seconds
-over the sum of both. "beyond MB": the peak of the process less that before the match, with the
-models loaded; of a merge none is, and the pages of files that it has mapped are included. "model
-MB": one model. CPU seconds also hold what a search does once: descriptors and their assignments,
-the objective of each start, and the figures. --full: the whole series; the last width takes many
-minutes.
+for every block of the family and one exact assignment, timed where the search ended, on contiguous
+arrays; a search that keeps what did not change can take less. "to that": CPU seconds over the sum
+of both. "beyond MB": the peak of the process less that before the match, with the models loaded; of
+a merge none is, and the pages of files that it has mapped are included. "model MB": one model. CPU
+seconds also hold what a search does once: descriptors and their assignments, the objective of each
+start, and the figures. --full: the whole series; the last width takes many minutes.
 """
 
 from __future__ import annotations

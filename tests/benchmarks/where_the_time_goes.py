@@ -2,9 +2,10 @@
 
 `rebasin align` on files, in a process that has run it on small ones, one thread, default effort.
 Shares of its CPU seconds, in percent. "products": of matrices, and inner products. "assignments":
-scipy's linear_sum_assignment and what prepares its argument. "I/O": reading, widening and checking
-tensors, hashes, the written file. "order": taking values in another order, copying them into one,
-and sorting, for descriptors. "spec": choosing one among the bundled. "figures": what is reported.
+the solver (scipy, or lapx with the extra `fast`) and what prepares its argument. "I/O": reading,
+widening and checking tensors, hashes, the written file. "order": taking values in another order,
+copying them into one, and sorting, for descriptors. "spec": choosing one among the bundled.
+"figures": what is reported.
 "rest": everything else, Python included. All but the rest are timed by wrapping the functions in
 which they happen; a call inside another one counts for its own share alone. "most MB": the peak
 of the process, "beyond": less that before the command. Networks: trained ones where they are

@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rebasin_cli.errors import NotFiniteError
+from rebasin_cli.matching import assignment, lapx_solver, scipy_solver
 from rebasin_cli.matching.assignment import assign
 
 WHOLE = st.integers(-5, 5)
@@ -14,6 +16,14 @@ SQUARES = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(WHOLE, min_size=n, max_size=n), min_size=n, max_size=n)
 )
 DTYPES = [torch.float32, torch.float64]
+SOLVERS = [lapx_solver, scipy_solver]
+
+
+@pytest.fixture(autouse=True, scope="module", params=SOLVERS, ids=lambda s: s.__name__[-11:])
+def _solver(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assignment, "columns", request.param.columns)
+        yield
 
 
 def value(similarity, index):
@@ -84,3 +94,10 @@ def test_the_similarity_is_not_changed(dtype):
 
 def test_the_index_is_int64():
     assert assign(torch.eye(3)).dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_that_overflow_are_refused(dtype):
+    similarity = torch.tensor([[1.0, 2.0], [torch.inf, 1.0]], dtype=dtype)
+    with pytest.raises(NotFiniteError, match=rf"their products overflow {str(dtype)[6:]}\n"):
+        assign(similarity)

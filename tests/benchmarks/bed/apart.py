@@ -16,7 +16,7 @@ import torch
 P = ParamSpec("P")
 R = TypeVar("R")
 UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in which the kernel counts a peak
-LOADED = ["rebasin_cli.matching", "rebasin_cli.checkpoint", "scipy.optimize", "tests.models"]
+LOADED = ["rebasin_cli.matching", "rebasin_cli.checkpoint", "tests.models"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rebasin_cli.cli import main
 
 COMMAND = (sys.executable, "-m", "rebasin_cli")
 _LOADED = ["rebasin_cli.cli", *(f"rebasin_cli.run.{name}" for name in ("align", "lerp", "merge"))]
-_LOADED += ["rebasin_cli.plan.align", "rebasin_cli.report.show", "scipy.optimize"]
+_LOADED += ["rebasin_cli.plan.align", "rebasin_cli.report.show"]
 
 
 @dataclass(frozen=True)

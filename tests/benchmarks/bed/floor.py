@@ -11,10 +11,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from rebasin_cli.matching import Settings, descent
+from rebasin_cli.matching.assignment import assign
 from rebasin_cli.matching.families import Family, families
 from rebasin_cli.matching.sites import front
 from rebasin_cli.permutation import Permutations, Permuted
@@ -75,9 +75,8 @@ def _contracted(family: Family, a: TensorSource, b: TensorSource) -> tuple[Tenso
 
 
 def _assigned(similarity: Tensor) -> float:
-    cost = -similarity.double().numpy()
     began = time.process_time()
-    linear_sum_assignment(cost)
+    assign(similarity)
     return time.process_time() - began
 
 
