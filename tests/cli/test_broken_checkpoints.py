@@ -276,6 +276,13 @@ UNFIT = rows(
         not_finite(1e6),
     ),
     Row(
+        "overflow of a similarity",
+        ALIGN,
+        3,
+        ("products overflow float32", "training that diverged"),
+        changed(lambda state: {**state, "2.weight": state["2.weight"].sign() * 3e38}),
+    ),
+    Row(
         "wrong shape",
         ALIGN,
         3,
