@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
+from functools import cache
 from importlib import metadata
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -77,7 +79,7 @@ def _exit_code() -> int:
     try:
         with guarded("rebasin", json_wanted=json_wanted):
             try:
-                return app(standalone_mode=False) or 0
+                return _command()(standalone_mode=False) or 0
             except COMPLAINT as complaint:
                 fail("rebasin", _usage_error(complaint), json_wanted)
     except typer.Exit as end:
@@ -86,6 +88,12 @@ def _exit_code() -> int:
         # rich and typer leave like this, and only when the reader of the help has gone
         sys.stdout = stdout
         return PIPE_CLOSED if end.code == 1 else int(end.code or 0)
+
+
+@cache
+def _command() -> Callable[..., Any]:
+    """Return the commands as typer makes them, once a process: that takes a while."""
+    return typer.main.get_command(app)
 
 
 def _usage_error(complaint: Exception) -> UsageError:

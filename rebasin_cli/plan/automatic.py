@@ -97,28 +97,22 @@ class _Trial:
     def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
         self._checkpoint, self._options = checkpoint, options
         self._names = outlines(infos(checkpoint), checkpoint.ties)
-        self._specs: dict[str, Spec] = {}
         self.path = str(checkpoint.path)
 
     @cached_property
     def least(self) -> dict[str, int]:
         """The fewest problems that each spec can have."""
-        return {name: least_problems(self._spec(name), self._names) for name in bundled()}
+        return {name: least_problems(load_spec(name), self._names) for name in bundled()}
 
     def candidates(self) -> list[str]:
         """Return the specs that names do not rule out; most are not even parsed for that."""
         likely = [name for name in bundled() if not ruled_out(spec_text(name), self._names)]
-        return [name for name in likely if not least_problems(self._spec(name), self._names)]
-
-    def _spec(self, name: str) -> Spec:
-        if name not in self._specs:
-            self._specs[name] = load_spec(name)
-        return self._specs[name]
+        return [name for name in likely if not least_problems(load_spec(name), self._names)]
 
     def bound(self, name: str) -> BoundSpec | Miss:
         """Return a bundled spec bound to all tensors of the checkpoint, or why it is not."""
         try:
-            bound = bound_to(self._spec(name), self._checkpoint, self._options)
+            bound = bound_to(load_spec(name), self._checkpoint, self._options)
         except SpecError as error:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
@@ -130,7 +124,7 @@ class _Trial:
 
     def verdict(self, name: str) -> str:
         """Return `fits`, or why not; that may be told without binding."""
-        idle = next(idle_patterns(self._spec(name), self._names), None)
+        idle = next(idle_patterns(load_spec(name), self._names), None)
         if idle is not None:
             return f"pattern {idle!r} matches no tensor"
         found = self.bound(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from rebasin_cli.errors import Problem, RebasinError, SpecError, UsageError, suggest
@@ -24,12 +25,18 @@ def load_spec(name_or_path: str) -> Spec:
     SpecError if the file cannot be read or is not a spec.
     """
     source, path = _found(name_or_path)
-    return parse(_read(path), source=source)
+    return _parsed(_read(path), source)
 
 
 def spec_text(name_or_path: str) -> str:
     """Return the text of a spec, comments and all; raises as `load_spec` does."""
     return _read(_found(name_or_path)[1])
+
+
+@cache
+def _parsed(text: str, source: str) -> Spec:
+    """Return the spec in a text; choosing among the bundled asks for each of them often."""
+    return parse(text, source=source)
 
 
 def _found(name_or_path: str) -> tuple[str, Path]:

@@ -17,11 +17,17 @@ import json
 import os
 import pkgutil
 import resource
+import select
 import signal
 import socket
 import sys
+import tempfile
 import traceback
+from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors.torch import save_file
 
 import rebasin_cli
 
@@ -33,16 +39,45 @@ def main() -> None:
     """Serve requests until the other side closes the socket."""
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         _import_all()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        ended, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake)
+        reports: dict[int, int] = {}
         while True:
-            message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 4)
-            if not message:
-                return
-            if os.fork() == 0:
-                requests.close()
-                _watch(json.loads(message), descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
+            ready = select.select([requests.fileno(), ended], [], [])[0]
+            if ended in ready:
+                os.read(ended, 4096)
+                _report(reports)
+            if requests.fileno() in ready:
+                message, descriptors, _, _ = socket.recv_fds(requests, LARGEST_REQUEST, 4)
+                if not message:
+                    return
+                *streams, report = descriptors
+                child = _forked(json.loads(message), streams)
+                os.write(report, f"{child}\n".encode())
+                reports[child] = report
+
+
+def _report(reports: dict[int, int]) -> None:
+    """Send the status of each command that has ended."""
+    while reports and (ended := os.waitpid(-1, os.WNOHANG))[0]:
+        child, status = ended
+        report = reports.pop(child)
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            os.write(report, f"{status}\n".encode())
+        os.close(report)
+
+
+def _forked(request: dict[str, Any], streams: list[int]) -> int:
+    """Fork the command and return its process id."""
+    child = os.fork()
+    if child == 0:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _become(request, streams)
+    for descriptor in streams:
+        os.close(descriptor)
+    return child
 
 
 def _import_all() -> None:
@@ -52,28 +87,15 @@ def _import_all() -> None:
             importlib.import_module(module.name)
     for module_name in PICTURES:
         importlib.import_module(module_name)
-    # The first command that parses its arguments makes typer import half a second of pydantic.
-    sys.argv = ["rebasin", "inspect", "/nowhere/none"]
-    with contextlib.redirect_stderr(io.StringIO()):
-        _run()
+    # What commands import late and what they keep: pydantic, rich's pages of help, bundled specs.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.safetensors")
+        save_file({"weight": torch.zeros(2, 2)}, path)
+        for argv in (["inspect", str(path)], ["align", "--help"]):
+            sys.argv = ["rebasin", *argv]
+            with contextlib.redirect_stdout(io.StringIO()):
+                _run()
     gc.freeze()
-
-
-def _watch(request: dict[str, Any], descriptors: list[int]) -> None:
-    """Fork the command, report its process id and its status, and leave."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    *streams, report = descriptors
-    child = os.fork()
-    if child == 0:
-        os.close(report)
-        _become(request, streams)
-    for descriptor in streams:
-        os.close(descriptor)
-    os.write(report, f"{child}\n".encode())
-    _, status = os.waitpid(child, 0)
-    with contextlib.suppress(BrokenPipeError):  # nobody waits any more
-        os.write(report, f"{status}\n".encode())
-    os._exit(0)
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:
