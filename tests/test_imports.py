@@ -1,5 +1,6 @@
 """Help and completion must be fast, so the command line may load heavy packages only to work."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,23 @@ def test_watching_operators_does_not_import_the_compiler_of_torch(tmp_path: Path
     loaded = loaded_by_command("spec", "trace", "net.py:net", "--no-cache", cwd=tmp_path)
     assert "rebasin_cli.trace.recorder" in loaded
     assert "torch._dynamo" not in loaded
+
+
+def test_the_heap_is_prepared_before_anything_large_is_imported() -> None:
+    code = (
+        "import os, sys\n"
+        "from rebasin_cli.cli import main\n"
+        "sys.argv = ['rebasin', '--version']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    print(os.environ['MKL_DISABLE_FAST_MM'], 'torch' in sys.modules)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "MKL" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.stdout.splitlines()[-1:] == ["1 False"], done.stderr

@@ -11,16 +11,14 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import options_in
 
 ModelA = Annotated[Path, typer.Argument(metavar="A")]
 ModelB = Annotated[Path, typer.Argument(metavar="B")]
 GroupsOf = Annotated[
     str | None,
-    typer.Option(
-        "--spec",
-        metavar="NAME|FILE",
-        rich_help_panel=o.SPEC,
-        help="Also compare group by group, under this spec.",
+    options_in(o.SPEC)(
+        "--spec", metavar="NAME|FILE", help="Also compare group by group, under this spec."
     ),
 ]
 

@@ -12,39 +12,33 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import options_in
 from rebasin_cli.cli.running import with_data
 
 Strategy = Annotated[
     str | None,
-    typer.Option(
+    options_in(s.PANEL)(
         "--strategy",
         metavar="many|universe|star|sync|none",
-        rich_help_panel=s.PANEL,
         help="Align each to all others in turn, all at once, each to the reference, pair by pair "
         "and reconciled, or not at all; default: many up to 8, then star.",
     ),
 ]
 Weights = Annotated[
     list[str] | None,
-    typer.Option(
-        "--weights", "-w", metavar="LIST", rich_help_panel=o.MEANS, help="One for each MODEL."
-    ),
+    options_in(o.MEANS)("--weights", "-w", metavar="LIST", help="One for each MODEL."),
 ]
 Reference = Annotated[
     Path | None,
-    typer.Option(
-        "--ref",
-        metavar="MODEL",
-        rich_help_panel=o.MEANS,
-        help="Whose order of units to keep; default: the first.",
+    options_in(o.MEANS)(
+        "--ref", metavar="MODEL", help="Whose order of units to keep; default: the first."
     ),
 ]
 PreserveFirst = Annotated[
     str | None,
-    typer.Option(
+    options_in(t.PANEL)(
         "--preserve-first",
         metavar="K|GLOB",
-        rich_help_panel=t.PANEL,
         help="Keep the first K layers with weights of every model, or all up to the last that GLOB "
         "names, average what they return, and merge the rest; needs --model.",
     ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rebasin_cli.cli.extend import extended
+from rebasin_cli.cli.extend import extended, options_in
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Options
@@ -53,97 +53,78 @@ def parse_numbers(texts: Sequence[str] | None) -> list[float]:
         raise typer.BadParameter(f"{error}; expected numbers such as 0.25,0.5") from error
 
 
-def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
+_spec, _file = options_in(SPEC), options_in(FILES)
+_machine, _shown = options_in(MEANS), options_in(SHOWN)
 
 Spec = Annotated[
     str | None,
-    _option(
-        "--spec", metavar="NAME|FILE", panel=SPEC, help="Spec; default: the bundled one that fits."
-    ),
+    _spec("--spec", metavar="NAME|FILE", help="Spec; default: the bundled one that fits."),
 ]
 Sizes = Annotated[
     list[str] | None,
-    _option("--set", metavar="NAME=N", panel=SPEC, help="A named size, as heads=12."),
+    _spec("--set", metavar="NAME=N", help="A named size, as heads=12."),
 ]
-Strict = Annotated[
-    bool, _option("--strict", panel=SPEC, help="Refuse tensors the spec does not mention.")
-]
+Strict = Annotated[bool, _spec("--strict", help="Refuse tensors the spec does not mention.")]
 Only = Annotated[
     list[str] | None,
-    _option("--only", metavar="GLOB", panel=SPEC, help="Only these tensors; repeatable."),
+    _spec("--only", metavar="GLOB", help="Only these tensors; repeatable."),
 ]
 Skip = Annotated[
     list[str] | None,
-    _option("--skip", metavar="GLOB", panel=SPEC, help="Not these tensors; repeatable."),
+    _spec("--skip", metavar="GLOB", help="Not these tensors; repeatable."),
 ]
 Key = Annotated[
     str | None,
-    _option(
-        "--key", metavar="PATH", panel=FILES, help="Where the weights are in a .pt, as ema.model."
-    ),
+    _file("--key", metavar="PATH", help="Where the weights are in a .pt, as ema.model."),
 ]
 Out = Annotated[
     str | None,
-    _option("--out", "-o", panel=FILES, help="File for one result, folder for several."),
+    _file("--out", "-o", help="File for one result, folder for several."),
 ]
 Format = Annotated[
     str | None,
-    _option("--format", metavar="safetensors|pt", panel=FILES, help="Default: the input's."),
+    _file("--format", metavar="safetensors|pt", help="Default: the input's."),
 ]
 Dtype = Annotated[
     str,
-    _option(
+    _file(
         "--dtype",
         metavar="keep|float32|bfloat16|float16",
-        panel=FILES,
         help="Of floating tensors in the output.",
     ),
 ]
-Force = Annotated[bool, _option("--force", "-f", panel=FILES, help="Replace existing outputs.")]
+Force = Annotated[bool, _file("--force", "-f", help="Replace existing outputs.")]
 NoClobber = Annotated[
-    bool, _option("--no-clobber", panel=FILES, help="Leave existing outputs as they are and go on.")
+    bool, _file("--no-clobber", help="Leave existing outputs as they are and go on.")
 ]
 InPlace = Annotated[
-    bool, _option("--in-place", panel=FILES, help="Let an output replace the input it comes from.")
+    bool, _file("--in-place", help="Let an output replace the input it comes from.")
 ]
 Device = Annotated[
-    str, _option("--device", metavar="auto|cpu|cuda[:N]|mps", panel=MEANS, help="Where to compute.")
+    str, _machine("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
 ]
-Jobs = Annotated[
-    int, _option("--jobs", "-j", min=0, panel=MEANS, help="Threads; 0: one for each core.")
-]
+Jobs = Annotated[int, _machine("--jobs", "-j", min=0, help="Threads; 0: one for each core.")]
 MaxMemory = Annotated[
     str | None,
-    _option(
-        "--max-memory", metavar="SIZE", panel=MEANS, help="For tensors, as 8GB; default: half."
-    ),
+    _machine("--max-memory", metavar="SIZE", help="For tensors, as 8GB; default: half."),
 ]
-Seed = Annotated[
-    int, _option("--seed", min=0, max=2**63 - 1, panel=MEANS, help="Same seed, same result.")
-]
+Seed = Annotated[int, _machine("--seed", min=0, max=2**63 - 1, help="Same seed, same result.")]
 Save = Annotated[
     Path | None,
-    _option(
+    _file(
         "--save-permutation",
         metavar="FILE",
-        panel=FILES,
         help="Also write the permutation; a folder for several models.",
     ),
 ]
-DryRun = Annotated[
-    bool, _option("--dry-run", "-n", panel=SHOWN, help="Print the plan as JSON; do nothing.")
-]
-Json = Annotated[bool, _option("--json", panel=SHOWN, help="Results as NDJSON events on stdout.")]
-Quiet = Annotated[bool, _option("--quiet", "-q", panel=SHOWN, help="Nothing on stderr but errors.")]
-Verbose = Annotated[
-    int, _option("--verbose", "-v", count=True, panel=SHOWN, help="More: a table of all groups.")
-]
-NoProgress = Annotated[bool, _option("--no-progress", panel=SHOWN, help="No progress bar.")]
+DryRun = Annotated[bool, _shown("--dry-run", "-n", help="Print the plan as JSON; do nothing.")]
+Json = Annotated[bool, _shown("--json", help="Results as NDJSON events on stdout.")]
+Quiet = Annotated[bool, _shown("--quiet", "-q", help="Nothing on stderr but errors.")]
+Verbose = Annotated[int, _shown("--verbose", "-v", count=True, help="More: a table of all groups.")]
+NoProgress = Annotated[bool, _shown("--no-progress", help="No progress bar.")]
 Null = Annotated[
     bool,
-    _option("--null", "-0", panel=FILES, help="Paths on stdin end in NUL, as of `find -print0`."),
+    _file("--null", "-0", help="Paths on stdin end in NUL, as of `find -print0`."),
 ]
 
 # What commands have in common, by parameter: for `sharing`.

@@ -11,32 +11,31 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import running as r
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import options_in
 
 PANEL = "Pruning"
+_option = options_in(PANEL)
 Sparsity = Annotated[
     float,
-    typer.Option(
+    _option(
         "--sparsity",
         metavar="SHARE",
-        rich_help_panel=PANEL,
         help="The share of the weights that become zero, as 0.8.",
     ),
 ]
 Method = Annotated[
     str,
-    typer.Option(
+    _option(
         "--method",
         metavar="magnitude|layer-magnitude",
-        rich_help_panel=PANEL,
         help="The smallest of all tensors together, or of each tensor by itself.",
     ),
 ]
 Renormalize = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--renormalize",
         metavar="reset|repair|rescale|reshift",
-        rich_help_panel=PANEL,
         help="Then correct its statistics by those of the dense model, see `rebasin renormalize`.",
     ),
 ]

@@ -14,14 +14,14 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import running as r
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import options_in
 
 Weights = Annotated[
     list[str] | None,
-    typer.Option(
+    options_in(c.PANEL)(
         "--weights",
         "-w",
         metavar="LIST",
-        rich_help_panel=c.PANEL,
         help="Of the parents; default: as MERGED's provenance says, else equal.",
     ),
 ]

@@ -20,7 +20,6 @@ from tests.benchmarks.bed.commands import COMMAND, Spent, spend
 from tests.benchmarks.bed.tables import Row, number, table
 
 WRITER = Path(__file__).parent / "bed" / "perceptrons.py"
-MOST = 20
 MB = 1e6
 QUIET = ("--quiet", "--jobs", "1")
 IMPORTS = (sys.executable, "-c", "import torch, safetensors, rebasin_cli.run.merge")
@@ -37,7 +36,7 @@ class Series:
     counts: tuple[int, ...]
 
 
-ALL = (2, 5, MOST)
+ALL = (2, 5, 20)
 SHORT = (Series("safetensors", None, (2, 10)),)
 FULL = tuple(
     Series(ending, strategy, ALL) for ending in ("safetensors", "pt") for strategy in (None, "star")
@@ -76,13 +75,14 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="larger models, more strategies")
     full = parser.parse_args().full
     chosen, inputs = (FULL, FULL_INPUTS) if full else (SHORT, SHORT_INPUTS)
+    most = max(max(series.counts) for series in chosen)
     found = []
     with tempfile.TemporaryDirectory() as name:
         start = spend(IMPORTS).peak
         for ending in dict.fromkeys(series.ending for series in chosen):
             folder = Path(name, ending)
             folder.mkdir()
-            spend([sys.executable, str(WRITER), str(folder), str(MOST), ending, str(inputs)])
+            spend([sys.executable, str(WRITER), str(folder), str(most), ending, str(inputs)])
             for series in chosen:
                 if series.ending == ending:
                     found += list(rows(series, folder, start))

@@ -2,16 +2,16 @@
 `many`, and that as near as `star`; and whichever way round one goes, the units agree.
 
 Networks of the shared models.py are trained here from five seeds, on its 2,000 training images: a
-perceptron 784-128-128-10; --full adds a small VGG with BatchNorm, one of 256 units, and the
-perceptron, the VGG and the ResNet-20 of the shared checkpoints. The real command merges the first 3
-and all 5. "pairs": the sum over pairs of models of their inner products, in float64, computed from
-the merged file alone, since a permutation changes no norm: (|n merged|^2 - sum |model|^2) / 2.
-"cycles": ordered triples of models in which the maps from a to b and from b to c make the map from
-a to c, unit by unit; the maps are those that the command's search returns, and the merged file must
-be, bit by bit, the mean of the models so reordered. "torn": share of units on which the matches of
-pairs disagreed before `sync` reconciled them. "accuracy": on test images, in "reset" with BatchNorm
-statistics measured anew; "parents": the mean of the models'. CPU seconds: of the whole command on
-one thread without its start.
+perceptron 784-128-128-10, of which the real command merges all 5; --full also merges the first 3,
+and adds a small VGG with BatchNorm, a perceptron of 256 units, and the perceptron, the VGG and the
+ResNet-20 of the shared checkpoints. "pairs": the sum over pairs of models of their inner products,
+in float64, computed from the merged file alone, since a permutation changes no norm: (|n merged|^2
+- sum |model|^2) / 2. "cycles": ordered triples of models in which the maps from a to b and from b
+to c make the map from a to c, unit by unit; the maps are those that the command's search returns,
+and the merged file must be, bit by bit, the mean of the models so reordered. "torn": share of units
+on which the matches of pairs disagreed before `sync` reconciled them. "accuracy": on test images,
+in "reset" with BatchNorm statistics measured anew; "parents": the mean of the models'. CPU seconds:
+of the whole command on one thread without its start.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.benchmarks.bed.training import RECIPES, SMALL_RECIPES, Recipe
 HEADS = ("network", "models", "merge", "pairs", "cycles", "torn", "accuracy", "reset", "parents",
          "CPU s")  # fmt: skip
 MERGES = ("none", "star", "many", "universe", "sync")
-COUNTS = (3, 5)
+MODELS = 5
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Trained:
 
 def trained(recipe: Recipe, folder: Path) -> Trained:
     """Train the models of a recipe and write them into a folder."""
-    states = [recipe.trained(seed) for seed in range(max(COUNTS))]
+    states = [recipe.trained(seed) for seed in range(MODELS)]
     files = [folder / f"{recipe.name}_s{seed}.safetensors" for seed in range(len(states))]
     for state, file in zip(states, files, strict=True):
         save_file(dict(state), file)
@@ -144,21 +144,22 @@ def row(models: Trained, strategy: str, out: Path) -> Row:
             *(number(score, 4) for score in scores), number(done.cpu, 2))  # fmt: skip
 
 
-def rows(recipes: Sequence[Recipe], folder: Path) -> Iterator[Row]:
+def rows(recipes: Sequence[Recipe], counts: Sequence[int], folder: Path) -> Iterator[Row]:
     for recipe in recipes:
         models = trained(recipe, folder)
-        for count in COUNTS:
+        for count in counts:
             for strategy in MERGES:
                 yield row(models.first(count), strategy, folder / "merged.safetensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="the shared networks as well")
-    recipes = RECIPES if parser.parse_args().full else SMALL_RECIPES
+    parser.add_argument("--full", action="store_true", help="more networks, and 3 of them, too")
+    full = parser.parse_args().full
+    recipes, counts = (RECIPES, (3, MODELS)) if full else (SMALL_RECIPES, (MODELS,))
     require()
     with tempfile.TemporaryDirectory() as folder:
-        print(table(HEADS, list(rows(recipes, Path(folder)))))
+        print(table(HEADS, list(rows(recipes, counts, Path(folder)))))
 
 
 if __name__ == "__main__":
