@@ -44,7 +44,7 @@ def projection(
         a = Loaded(held, label="the free parameters", device=device, dtype=dtype, limit=room)
         # nothing outlives a target: all that is kept of similarities are products with it
         kept = Kept(Pair(a, b, bound.groups), moving, room)
-        with threads(settings) as pool:
+        with threads(settings, moving) as pool:
             visits = settings.visits
             found = descend(
                 kept, moving, start, order=order, visits=visits, pool=pool, progress=silent

@@ -27,7 +27,7 @@ def walked(request: Request) -> tuple[Permutations, ...]:
     )
     moving = families(request.bound, request.movable)
     groups = request.bound.groups
-    with threads(settings) as pool:
+    with threads(settings, moving) as pool:
         meanwhile = [request.still()] * count
         space = polytope(models, moving, groups, meanwhile, pool)
         if not space.families or not others:

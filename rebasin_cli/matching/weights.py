@@ -48,7 +48,7 @@ def match_weights(
     pair = Pair(a, b, bound.groups)
     moving = families(bound, movable)
     kept = Kept(pair, moving, room)
-    with threads(settings) as pool:
+    with threads(settings, moving) as pool:
         search = Search(kept, bound, moving, settings, pool, progress)
         if initial is None:
             return search.best(named("method", settings.method, METHODS)(search))

@@ -127,6 +127,7 @@ def test_what_is_inside_fixed_heads_can_be_left_out():
     assert {n for n, p in found.permutations.items() if p.moved} == {"x"}
 
 
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_fixed_heads_of_a_network_with_slopes(jobs):
     problem = example("alibi")

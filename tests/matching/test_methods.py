@@ -25,6 +25,7 @@ def test_the_methods_that_are_tested_here_are_all_there_are():
 # every method
 
 
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize(
     ("method", "name"),
     [("auto", "mlp_residual"), ("weights", "mlp_residual"), ("frank-wolfe", "resnet20_stages")],
@@ -36,6 +37,7 @@ def test_the_number_of_threads_does_not_matter(method, name):
     assert together.history == alone.history
 
 
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize("method", EVERY)
 @pytest.mark.parametrize("name", ["heads", "square"])
 def test_the_same_seed_gives_the_same_result_with_any_number_of_threads(method, name):

@@ -207,6 +207,7 @@ def test_a_search_begins_at_the_order_it_is_given():
 # only the models decide
 
 
+@pytest.mark.usefixtures("handed_over")
 @pytest.mark.parametrize("name", ["resnet20_stages", "moe"])
 @pytest.mark.parametrize("jobs", [2, 4])
 def test_the_number_of_threads_does_not_matter(name, jobs):
