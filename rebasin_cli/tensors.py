@@ -88,7 +88,11 @@ def infos(source: TensorSource) -> dict[str, TensorInfo]:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return `float32` for torch.float32."""
+    """Return the name of a dtype without that of its package.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
     return str(dtype).removeprefix("torch.")
 
 

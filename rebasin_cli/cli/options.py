@@ -20,7 +20,11 @@ SPEC, FILES, MEANS, SHOWN = "Spec", "Files", "Machine", "Output"
 
 
 def parse_size(text: str | None) -> int | None:
-    """Return the bytes that `8GB`, `500 MiB` or `1e9` stand for."""
+    """Return the bytes that `8GB`, `500 MiB` or `1e9` stand for.
+
+    >>> parse_size("1.5 KiB")
+    1536
+    """
     if text is None:
         return None
     units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -24,6 +24,9 @@ def assign(similarity: Tensor, current: Tensor | None = None) -> Tensor:
     current: (n,) an assignment to keep where keeping it costs no more than one rounding
     step of the largest entry, so that units without a preference (dead ones) stay in place.
     Exact, on the CPU, in float64. Source: Ainsworth, Hayase, Srinivasa 2023, section 3.2.
+
+    >>> assign(torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 2.0], [2.0, 1.0, 0.0]]))
+    tensor([1, 2, 0])
     """
     return assign_all(similarity[None], {} if current is None else {0: current})[0]
 
