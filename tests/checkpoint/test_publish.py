@@ -253,6 +253,7 @@ for path in (source, source.with_suffix(".pt")):
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_the_target(tmp_path):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.ones(50_000)}, metadata={}, overwrite=False)

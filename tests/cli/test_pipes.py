@@ -26,6 +26,7 @@ def test_ninety_nine_points_are_ninety_nine_lines(tmp_path):
     assert (done.code, done.out.strip()) == (0, "99"), done.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_after_one_line_is_no_error(tmp_path):
     pair(tmp_path)
     script = "rebasin align -q a.safetensors b.safetensors --spec mlp | head -1"

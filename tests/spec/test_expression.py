@@ -70,7 +70,7 @@ def test_an_expression_that_is_dumped_parses_back_equal(tree):
 
 
 @given(SPECS)
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 def test_a_spec_that_is_dumped_parses_back_equal(spec):
     text = dump(spec)
     assert parse(text) == spec
