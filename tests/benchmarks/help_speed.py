@@ -1,8 +1,8 @@
 """Claim: `rebasin --help` answers in under 0.5 s, because it imports no heavy package.
 
 Wall times of whole processes: the interpreter alone and `rebasin --help` (median, fastest and
-slowest of 5 runs, 20 with --full); `rebasin align --help`, `import torch`, and a plan, `rebasin
-align --dry-run` on two small files (2 runs, 10 with --full). On a busy machine CPU seconds, beside
+slowest of 3 runs, 20 with --full); `rebasin align --help`, `import torch`, and a plan, `rebasin
+align --dry-run` on two small files (1 run, 10 with --full). On a busy machine CPU seconds, beside
 them, say more.
 """
 
@@ -51,7 +51,7 @@ def row(name: str, walls: list[float], cpu: float, base: float) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="20 and 10 runs")
-    many, few = (20, 10) if parser.parse_args().full else (5, 2)
+    many, few = (20, 10) if parser.parse_args().full else (3, 1)
     with tempfile.TemporaryDirectory() as folder:
         pair = [str(model(Path(folder, f"{name}.safetensors"))) for name in "ab"]
         measured = [

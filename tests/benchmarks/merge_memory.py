@@ -1,6 +1,6 @@
 """Claim: `rebasin merge` of many checkpoints takes the memory of merging two.
 
-Perceptrons of 12 MB (bed/perceptrons.py) are merged 2 and 10 at a time by the real command, started
+Perceptrons of 12 MB (bed/perceptrons.py) are merged 2 and 6 at a time by the real command, started
 from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. --full: 37 MB,
 2, 5 and 20 at a time, .pt files too, and `star` for all numbers. Peak: the largest resident set of
 the process, the pages of files that it has mapped included. "beyond start": less that of a process
@@ -37,7 +37,7 @@ class Series:
 
 
 ALL = (2, 5, 20)
-SHORT = (Series("safetensors", None, (2, 10)),)
+SHORT = (Series("safetensors", None, (2, 6)),)
 FULL = tuple(
     Series(ending, strategy, ALL) for ending in ("safetensors", "pt") for strategy in (None, "star")
 )
