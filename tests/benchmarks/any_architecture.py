@@ -3,7 +3,7 @@
 Architectures of torchvision, timm and transformers (tiny configurations of all its model types),
 with random weights: each is traced, proved, and checked once more by zoo/twin.py, in a process of
 its own, on one thread. One line for each, then counts, failures, and what does not move. The short
-form tries twelve; --full all, in about an hour and a half of CPU. A library that is not
+form tries nine; --full all, in about an hour and a half of CPU. A library that is not
 installed is skipped. Seconds are of CPU, MB the peak of the process, imports included.
 """
 

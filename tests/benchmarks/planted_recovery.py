@@ -11,7 +11,7 @@ of soft permutations where that costs little, beside descents by coordinates fro
 "identity": descent from the identity alone, as other tools do. Networks: the trained ones if they
 are present; residual perceptrons, 6 blocks, 64 and 128 wide, and a resnet18 whose first stage is 16
 wide, as torch starts them; and small random ones of tests/models. The matching is called in this
-process. --full: 10 seeds instead of 3, and all random networks instead of those whose structure
+process. --full: 10 seeds instead of 2, and all random networks instead of those whose structure
 the others lack.
 """
 
@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="10 seeds, all networks")
     full = parser.parse_args().full
-    seeds = range(10 if full else 3)
+    seeds = range(10 if full else 2)
     torch.set_num_threads(1)
     rows = [row(p, start, seeds) for p in problems(full=full) for start in STARTS]
     print(table(HEADS, rows))
