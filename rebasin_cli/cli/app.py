@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -45,8 +46,9 @@ app = typer.Typer(
 def _version(wanted: bool) -> None:
     if not wanted:
         return
+    solver = "lapx" if find_spec("lap") else "scipy"
     parts = [f"python {platform.python_version()}"]
-    parts += [f"{name} {metadata.version(name)}" for name in ("torch", "safetensors")]
+    parts += [f"{name} {metadata.version(name)}" for name in ("torch", "safetensors", solver)]
     print(f"rebasin {__version__} ({', '.join(parts)})")
     raise typer.Exit
 

@@ -91,6 +91,7 @@ def test_the_version_names_all_that_matters(tmp_path, flag):
     assert done.out.startswith(f"rebasin {__version__} (python 3.")
     assert f"torch {metadata.version('torch')}" in done.out
     assert f"safetensors {metadata.version('safetensors')}" in done.out
+    assert f"lapx {metadata.version('lapx')}" in done.out
 
 
 def test_no_command_is_a_usage_error_that_shows_the_commands(tmp_path):
