@@ -68,7 +68,7 @@ class CheckpointError(RebasinError):
 
 
 class NotFiniteError(CheckpointError):
-    """A tensor that has to be compared holds NaN or infinity."""
+    """A tensor that has to be compared, or what is computed of it, holds NaN or infinity."""
 
 
 class SpecError(RebasinError):

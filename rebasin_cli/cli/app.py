@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -46,9 +46,10 @@ app = typer.Typer(
 def _version(wanted: bool) -> None:
     if not wanted:
         return
-    solver = "lapx" if find_spec("lap") else "scipy"
     parts = [f"python {platform.python_version()}"]
-    parts += [f"{name} {metadata.version(name)}" for name in ("torch", "safetensors", solver)]
+    for name in ("torch", "safetensors", "scipy", "lapx"):
+        with suppress(metadata.PackageNotFoundError):  # lapx is optional
+            parts.append(f"{name} {metadata.version(name)}")
     print(f"rebasin {__version__} ({', '.join(parts)})")
     raise typer.Exit
 

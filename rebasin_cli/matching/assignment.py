@@ -23,7 +23,8 @@ def assign(similarity: Tensor, current: Tensor | None = None) -> Tensor:
     similarity: (n, n), rows are reference units, columns other units; larger is better.
     current: (n,) an assignment to keep where keeping it costs no more than one rounding
     step of the largest entry, so that units without a preference (dead ones) stay in place.
-    Exact, on the CPU, in float64. Source: Ainsworth, Hayase, Srinivasa 2023, section 3.2.
+    Exact, on the CPU, in float64. Raises NotFiniteError where similarities have overflowed.
+    Source: Ainsworth, Hayase, Srinivasa 2023, section 3.2.
 
     >>> assign(torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 2.0], [2.0, 1.0, 0.0]]))
     tensor([1, 2, 0])
@@ -43,7 +44,7 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
     largest = np.maximum(cost.max((1, 2)), -cost.min((1, 2)))
     if not np.isfinite(largest).all():
         raise NotFiniteError(
-            f"weights are so large that their products overflow {dtype_name(similarities.dtype)}",
+            f"values so large that similarities overflow {dtype_name(similarities.dtype)}",
             hint="mostly a sign of training that diverged; what is stored in float64 is compared "
             "in float64",
         )

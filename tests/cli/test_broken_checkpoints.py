@@ -279,7 +279,7 @@ UNFIT = rows(
         "overflow of a similarity",
         ALIGN,
         3,
-        ("products overflow float32", "training that diverged"),
+        ("similarities overflow float32", "training that diverged"),
         changed(lambda state: {**state, "2.weight": state["2.weight"].sign() * 3e38}),
     ),
     Row(

@@ -99,5 +99,5 @@ def test_the_index_is_int64():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_products_that_overflow_are_refused(dtype):
     similarity = torch.tensor([[1.0, 2.0], [torch.inf, 1.0]], dtype=dtype)
-    with pytest.raises(NotFiniteError, match=rf"their products overflow {str(dtype)[6:]}\n"):
+    with pytest.raises(NotFiniteError, match=rf"similarities overflow {str(dtype)[6:]}\n"):
         assign(similarity)
