@@ -11,7 +11,7 @@ from rebasin_cli.matching.joint import Level, solve
 from rebasin_cli.matching.kept import dense
 from rebasin_cli.matching.similarity import summed
 from rebasin_cli.matching.terms import Pair
-from rebasin_cli.permutation import Permutation, identity
+from rebasin_cli.permutation import Permutation, Permutations, identity
 from rebasin_cli.spec import drawn
 
 Start = Callable[[Pair, Mapping[str, Family], torch.Generator], dict[str, Permutation]]
@@ -38,20 +38,36 @@ def descriptor_start(
     """Match each family on values that do not depend on the families not matched yet.
 
     The values of a unit over dimensions in unknown order are sorted, those over dimensions
-    in known order stay in place. The family with the most elements (a residual stream)
-    comes first; it is then in place for the others.
+    in known order stay in place. First comes the family of whose values most are in place, which
+    is mostly one that reads the input or writes the output; it is then known to the others.
     """
     everything = identity_start(pair, families, generator)
     moving = {g.name for family in families.values() for g in family.members if not g.fixed}
     known = {name: p for name, p in everything.items() if name not in moving}
-    for family in sorted(families.values(), key=lambda f: -f.elements):
+    waiting = {root: _in_place(family, known) for root, family in families.items()}
+    while waiting:
+        family = families[max(waiting, key=lambda root: (waiting[root], families[root].elements))]
         terms = pair.terms(family, known)
         votes = summed(terms) if dense(family, pair.groups) else list(terms)
         solution = solve(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)
             known[group.name] = Permutation(found, group.parents)
+        del waiting[family.root]
+        for root in family.neighbours & waiting.keys():
+            waiting[root] = _in_place(families[root], known)
     return {name: known[name] for name in everything}
+
+
+def _in_place(family: Family, known: Permutations) -> float:
+    """Return the share of a family's values that meet no unknown dimension but one of its own."""
+    found = 0
+    for site in family.sites:
+        own = family.own(site)
+        others = [chain for k, chain in enumerate(site.chains) if k not in own]
+        if len(own) == 1 and all(name in known for chain in others for name in chain.groups):
+            found += site.numel
+    return found / family.elements if family.elements else 0.0
 
 
 STARTS: Mapping[str, Start] = {

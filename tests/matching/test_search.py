@@ -141,6 +141,21 @@ def test_a_small_gain_is_a_reason_to_move():
     assert same(found.permutations, swapped)
 
 
+CHAIN = ["a: [x, ~]", "b: [y, x]", "c: [z, y]", "d: [~, z]"]
+CHAIN_SHAPES = {"a": (64, 16), "b": (64, 64), "c": (64, 64), "d": (4, 64)}
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_descriptors_follow_a_chain_from_its_known_end(seed):
+    """Then each layer is matched on weights in place, and all of them on more than by a descent."""
+    problem, other = (random_problem(CHAIN, CHAIN_SHAPES, seed=k) for k in (seed, seed + 1))
+    ends = {
+        start: problem.match(other.state, method="weights", starts=(start,))
+        for start in ("descriptor", "identity")
+    }
+    assert ends["descriptor"].history[0] > ends["identity"].objective.after
+
+
 def attempt(start, value):
     return Attempt("weights", start, Descent({}, (), True), value)
 
