@@ -179,8 +179,9 @@ def arrange(
 
 
 def _with_parents(known: Permutations, owners: Sequence[str | None]) -> dict[str, Permutation]:
-    """Return the known permutations whose parents have a dimension among `owners`."""
-    return {name: p for name, p in known.items() if all(q in owners for q in p.parents)}
+    """Return the known permutations of `owners` whose parents have a dimension there, too."""
+    here = {name: known[name] for name in owners if name and name in known}
+    return {name: p for name, p in here.items() if all(q in owners for q in p.parents)}
 
 
 def _flattened(values: Tensor, lead: int, width: int) -> Tensor:

@@ -10,7 +10,7 @@ arrays; a search that keeps what did not change can take less. "to that": CPU se
 of both. "beyond MB": the peak of the process less that before the match, with the models loaded; of
 a merge none is, and the pages of files that it has mapped are included. "model MB": one model. CPU
 seconds also hold what a search does once: descriptors and their assignments, the objective of each
-start, and the figures. --full: the whole series; the last width takes many minutes.
+start, and the figures. --full: the whole series; the last width takes minutes.
 """
 
 from __future__ import annotations
