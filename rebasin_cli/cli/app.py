@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rebasin_cli import __version__
-from rebasin_cli.cli import activations, barrier, compare, mix, move, prune, renormalize, specs
+from rebasin_cli.cli import barrier, compare, mix, move, prune, renormalize, specs, statistics
 from rebasin_cli.cli.deliver import COMPLAINT, fail, guarded
 from rebasin_cli.cli.heap import prepare_heap
 from rebasin_cli.cli.streams import PIPE_CLOSED, prepare_streams, settled
@@ -64,7 +64,7 @@ def rebasin(
     """Align, merge and interpolate checkpoints modulo permutation symmetry."""
 
 
-for module in (move, mix, compare, prune, activations, renormalize, barrier):
+for module in (move, mix, compare, prune, statistics, renormalize, barrier):
     for function in module.COMMANDS:
         app.command(function.__name__)(function)
 app.add_typer(specs.app, name="spec")

@@ -11,6 +11,7 @@ import typer
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
 from rebasin_cli.cli.extend import options_in
 from rebasin_cli.cli.running import with_evaluation
@@ -121,7 +122,7 @@ def barrier(
             require_matplotlib()
         return plan_barrier(
             o.piped_paths(models, null),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             Course(
                 steps=steps,
                 at=o.parse_numbers(at),

@@ -10,6 +10,7 @@ import typer
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
 from rebasin_cli.cli.extend import options_in
 
@@ -52,7 +53,7 @@ def verify(
     from rebasin_cli.run.apply import run_verify
 
     paths = o.home_path(a), o.home_path(b)
-    deliver(ctx, lambda: plan_verify(*paths, o.options_from(ctx.params), save=save), run_verify)
+    deliver(ctx, lambda: plan_verify(*paths, options_from(ctx.params), save=save), run_verify)
 
 
 @t.with_model
@@ -89,7 +90,7 @@ def diff(
     from rebasin_cli.run.inspect import run_diff
 
     paths = [o.home_path(a), o.home_path(b)]
-    deliver(ctx, lambda: plan_diff(paths, o.options_from(ctx.params)), run_diff)
+    deliver(ctx, lambda: plan_diff(paths, options_from(ctx.params)), run_diff)
 
 
 @o.sharing(o.SHOWING)
@@ -115,7 +116,7 @@ def inspect(
     from rebasin_cli.run.inspect import run_inspect
 
     paths = o.model_paths(models)
-    deliver(ctx, lambda: plan_look(paths, o.options_from(ctx.params)), run_inspect)
+    deliver(ctx, lambda: plan_look(paths, options_from(ctx.params)), run_inspect)
 
 
 COMMANDS = (verify, diff, inspect)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rebasin_cli.cli.extend import extended, options_in
+from rebasin_cli.cli.options import home_path
 
 if TYPE_CHECKING:
     from rebasin_cli.plan.options import Learning
@@ -61,7 +62,6 @@ def with_learning(command: Callable[..., None]) -> Callable[..., None]:
 
 def learning_from(params: Mapping[str, Any]) -> Learning:
     """Return what a command's parameters say about learning."""
-    from rebasin_cli.cli.options import home_path
     from rebasin_cli.plan.options import Learning
 
     if "learning_rate" not in params:

@@ -11,6 +11,7 @@ from rebasin_cli.cli import correcting as c
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
 from rebasin_cli.cli.extend import options_in
 from rebasin_cli.cli.running import with_data
@@ -127,7 +128,7 @@ def merge(
         ctx,
         lambda: plan_merge(
             o.piped_paths(models, null),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             strategy=strategy,
             weights=o.parse_numbers(weights),
             reference=ref,
@@ -146,7 +147,7 @@ def _zip(ctx: typer.Context, models: list[Path] | None) -> None:
         ctx,
         lambda: plan_zip(
             o.piped_paths(models, ctx.params["null"]),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             strategy=ctx.params["strategy"],
             weights=o.parse_numbers(ctx.params["weights"]),
             reference=ctx.params["ref"],
@@ -174,7 +175,7 @@ def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None
         ctx,
         lambda: plan_preserve(
             o.piped_paths(models, ctx.params["null"]),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             first=first,
             strategy=ctx.params["strategy"],
             weights=o.parse_numbers(ctx.params["weights"]),
@@ -223,7 +224,7 @@ def lerp(
         ctx,
         lambda: plan_lerp(
             o.piped_paths(models, null),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             Line(
                 steps=steps,
                 at=o.parse_numbers(at),

@@ -11,6 +11,7 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.activations import with_activations
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
 from rebasin_cli.cli.learning import with_learning
 from rebasin_cli.cli.running import with_data
@@ -51,9 +52,7 @@ def align(
     ctx.params["start"] = None if file else ctx.params["start"]
     deliver(
         ctx,
-        lambda: plan_align(
-            o.model_paths(models), o.options_from(ctx.params), save=save, start=file
-        ),
+        lambda: plan_align(o.model_paths(models), options_from(ctx.params), save=save, start=file),
         run_align,
     )
 
@@ -90,7 +89,7 @@ def apply(
         lambda: plan_apply(
             o.home_path(permutation),
             o.home_path(model),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             inverted=inverse,
         ),
         run_apply,

@@ -1,20 +1,16 @@
-"""The options of all commands, declared once each, and how they become `Options`."""
+"""The options of all commands, declared once each, and how their texts are read."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rebasin_cli.cli.extend import extended, options_in
-
-if TYPE_CHECKING:
-    from rebasin_cli.plan.options import Options
 
 SPEC, FILES, MEANS, SHOWN = "Spec", "Files", "Machine", "Output"
 
@@ -166,36 +162,6 @@ def sharing(*groups: Shared) -> Callable[[Callable[..., None]], Callable[..., No
     """Return what gives a command the options of some groups, to be read from its context."""
     options = {name: option for group in groups for name, option in group.items()}
     return lambda command: extended(command, options)
-
-
-def options_from(params: Mapping[str, Any]) -> Options:
-    """Return the common options among a command's parameters."""
-    from rebasin_cli.cli.activations import activations_from
-    from rebasin_cli.cli.learning import learning_from
-    from rebasin_cli.cli.running import running_from
-    from rebasin_cli.cli.searching import searching_from
-    from rebasin_cli.cli.tracing import tracing_from
-    from rebasin_cli.plan.options import Options
-
-    known = {f.name for f in fields(Options)}
-    chosen = {name: value for name, value in params.items() if name in known}
-    chosen["tracing"] = tracing_from(params)
-    chosen["search"] = searching_from(params)
-    chosen["running"] = running_from(params)
-    chosen["activations"] = activations_from(params)
-    chosen["learning"] = learning_from(params)
-    if "max_memory" in chosen:
-        chosen["max_memory"] = parse_size(chosen["max_memory"])
-    if "sizes" in chosen:
-        chosen["sizes"] = parse_sizes(chosen["sizes"])
-    for name in ("only", "skip"):
-        chosen[name] = tuple(chosen.get(name) or ())
-    if chosen.get("out"):
-        chosen["out_folder"] = chosen["out"].endswith("/")
-        chosen["out"] = home_path(chosen["out"])
-    chosen["margins"] = bool(params.get("verbose"))
-    chosen["figures"] = chosen["margins"] or bool(params.get("json_"))
-    return Options(**chosen)
 
 
 def start_file(start: str | None) -> Path | None:

@@ -10,6 +10,7 @@ import typer
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import running as r
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
 from rebasin_cli.cli.extend import options_in
 
@@ -80,7 +81,7 @@ def prune(
         ctx,
         lambda: plan_prune(
             o.home_path(model),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             sparsity=sparsity,
             method=how,
             renormalize=renormalize,

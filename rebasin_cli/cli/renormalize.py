@@ -13,6 +13,7 @@ from rebasin_cli.cli import correcting as c
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import running as r
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
 from rebasin_cli.cli.extend import options_in
 
@@ -67,7 +68,7 @@ def renormalize(
         ctx,
         lambda: plan_renormalize(
             o.home_path(merged),
-            o.options_from(ctx.params),
+            options_from(ctx.params),
             c.asked_from(how, ctx.params),
             parents=o.model_paths([*(parents or ()), *(more or ())]),
             weights=o.parse_numbers(weights),

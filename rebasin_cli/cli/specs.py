@@ -9,6 +9,7 @@ import typer
 
 from rebasin_cli.cli import options as o
 from rebasin_cli.cli import tracing as t
+from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver, guarded
 
 app = typer.Typer(
@@ -76,7 +77,7 @@ def check(
     from rebasin_cli.run.check import run_check
 
     path = o.home_path(model) if model else None
-    deliver(ctx, lambda: plan_check(spec, path, o.options_from(ctx.params)), run_check)
+    deliver(ctx, lambda: plan_check(spec, path, options_from(ctx.params)), run_check)
 
 
 @app.command()
@@ -112,7 +113,7 @@ def trace(
     from rebasin_cli.plan.trace import plan_trace
     from rebasin_cli.run.trace import run_trace
 
-    deliver(ctx, lambda: plan_trace(o.options_from(ctx.params), explain=explain), run_trace)
+    deliver(ctx, lambda: plan_trace(options_from(ctx.params), explain=explain), run_trace)
 
 
 @app.command()

@@ -1,0 +1,42 @@
+"""What a command's options say, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from rebasin_cli.cli.activations import activations_from
+from rebasin_cli.cli.learning import learning_from
+from rebasin_cli.cli.options import home_path, parse_size, parse_sizes
+from rebasin_cli.cli.running import running_from
+from rebasin_cli.cli.searching import searching_from
+from rebasin_cli.cli.tracing import tracing_from
+
+if TYPE_CHECKING:
+    from rebasin_cli.plan.options import Options
+
+
+def options_from(params: Mapping[str, Any]) -> Options:
+    """Return the common options among a command's parameters."""
+    from rebasin_cli.plan.options import Options
+
+    known = {f.name for f in fields(Options)}
+    chosen = {name: value for name, value in params.items() if name in known}
+    chosen["tracing"] = tracing_from(params)
+    chosen["search"] = searching_from(params)
+    chosen["running"] = running_from(params)
+    chosen["activations"] = activations_from(params)
+    chosen["learning"] = learning_from(params)
+    if "max_memory" in chosen:
+        chosen["max_memory"] = parse_size(chosen["max_memory"])
+    if "sizes" in chosen:
+        chosen["sizes"] = parse_sizes(chosen["sizes"])
+    for name in ("only", "skip"):
+        chosen[name] = tuple(chosen.get(name) or ())
+    if chosen.get("out"):
+        chosen["out_folder"] = chosen["out"].endswith("/")
+        chosen["out"] = home_path(chosen["out"])
+    chosen["margins"] = bool(params.get("verbose"))
+    chosen["figures"] = chosen["margins"] or bool(params.get("json_"))
+    return Options(**chosen)
