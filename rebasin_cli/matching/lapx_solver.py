@@ -1,7 +1,7 @@
 """One assignment problem, solved by lapx (the extra `fast`): exact, in float64.
 
-It takes a third of the time of scipy on the problems of a descent, and finds the same
-permutations except among equals. Source: Jonker, Volgenant 1987, Computing 38.
+It takes a third to two thirds of the time of scipy on the problems of a search, and finds the
+same permutations except among equals. Source: Jonker, Volgenant 1987, Computing 38.
 """
 
 from __future__ import annotations
