@@ -19,7 +19,7 @@ DTYPES = [torch.float32, torch.float64]
 SOLVERS = [lapx_solver, scipy_solver]
 
 
-@pytest.fixture(autouse=True, scope="module", params=SOLVERS, ids=lambda s: s.__name__[-11:])
+@pytest.fixture(autouse=True, scope="module", params=SOLVERS, ids=["lapx", "scipy"])
 def _solver(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assignment, "columns", request.param.columns)
@@ -97,7 +97,7 @@ def test_the_index_is_int64():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_products_that_overflow_are_refused(dtype):
+def test_similarities_that_overflow_are_refused(dtype):
     similarity = torch.tensor([[1.0, 2.0], [torch.inf, 1.0]], dtype=dtype)
     with pytest.raises(NotFiniteError, match=rf"similarities overflow {str(dtype)[6:]}\n"):
         assign(similarity)

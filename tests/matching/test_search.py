@@ -145,7 +145,7 @@ CHAIN = ["a: [x, ~]", "b: [y, x]", "c: [z, y]", "d: [~, z]"]
 CHAIN_SHAPES = {"a": (64, 16), "b": (64, 64), "c": (64, 64), "d": (4, 64)}
 
 
-@pytest.mark.parametrize("seed", [1, 3, 5])
+@pytest.mark.parametrize("seed", [1, 5, 7])
 def test_descriptors_follow_a_chain_from_its_known_end(seed):
     """Then each layer is matched on weights in place, and all of them on more than by a descent."""
     problem, other = (random_problem(CHAIN, CHAIN_SHAPES, seed=k) for k in (seed, seed + 1))
