@@ -8,6 +8,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeVar, cast
@@ -48,7 +49,7 @@ def deliver(
     """Make a plan, run it, show each outcome as it comes, and exit with the right code.
 
     With --dry-run the plan is printed as JSON and nothing is done. A plan may take minutes where a
-    model is traced for it: it finds whom to tell in the context's parameters, as `progress`.
+    model is traced for it: it finds whom to tell in the context's parameters, as `progress` and `warn`.
     """
     command = command_name(ctx)
     with guarded(command, json_wanted=bool(ctx.params.get("json_"))):
@@ -83,7 +84,7 @@ def _delivered(
         verbose=params.get("verbose", 0),
     )
     with screen.progress(not params.get("no_progress")) as progress:
-        params["progress"] = progress
+        params["progress"], params["warn"] = progress, partial(screen.warn, command)
         made, began = plan(), perf_counter()
         if not params.get("dry_run"):
             for outcome in run(made, progress):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rebasin_cli.progress import Progress, silent
+from rebasin_cli.progress import Progress, Warn, silent, unheard
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Options:
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. figures: units are compared one by one too; margins: and how sure their
-    assignment is.
+    assignment is. warn: told what is odd about the inputs, although the work goes on.
     """
 
     spec: str | None = None
@@ -132,6 +132,7 @@ class Options:
     learning: Learning = field(default_factory=Learning)
     figures: bool = False
     margins: bool = False
+    warn: Warn = field(default=unheard, compare=False, repr=False)
 
     def spec_first(self) -> Options:
         """Return what says how to align in a command that runs the model: --spec, else --model."""

@@ -40,6 +40,14 @@ class Screen:
         with self._bar.drawn(wanted and not self.quiet) as progress:
             yield progress
 
+    def warn(self, command: str, text: str) -> None:
+        """Say what is odd about the inputs of a command that goes on."""
+        with self._bar.hidden():
+            if self.json:
+                print(event_line("warning", command, {"message": text}), flush=True)
+            if not self.quiet:
+                print(f"warning: {text}", file=sys.stderr, flush=True)
+
     def show(self, outcome: Outcome) -> int:
         """Show one outcome and return its exit code: 1 for a no, 5 for a failed item."""
         with self._bar.hidden():
