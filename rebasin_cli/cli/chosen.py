@@ -32,7 +32,7 @@ def options_from(params: Mapping[str, Any]) -> Options:
         chosen["max_memory"] = parse_size(chosen["max_memory"])
     if "sizes" in chosen:
         chosen["sizes"] = parse_sizes(chosen["sizes"])
-    for name in ("only", "skip"):
+    for name in ("only", "skip", "pass_through"):
         chosen[name] = tuple(chosen.get(name) or ())
     if chosen.get("out"):
         chosen["out_folder"] = chosen["out"].endswith("/")

@@ -67,6 +67,7 @@ def diff(
     strict: o.Strict = False,
     only: o.Only = None,
     skip: o.Skip = None,
+    pass_through: o.PassThrough = None,
     key: o.Key = None,
     device: o.Device = "auto",
     max_memory: o.MaxMemory = None,

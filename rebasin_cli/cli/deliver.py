@@ -49,7 +49,8 @@ def deliver(
     """Make a plan, run it, show each outcome as it comes, and exit with the right code.
 
     With --dry-run the plan is printed as JSON and nothing is done. A plan may take minutes where a
-    model is traced for it: it finds whom to tell in the context's parameters, as `progress` and `warn`.
+    model is traced for it: it finds whom to tell in the context's parameters, as `progress`, and
+    whom to warn, as `warn`.
     """
     command = command_name(ctx)
     with guarded(command, json_wanted=bool(ctx.params.get("json_"))):

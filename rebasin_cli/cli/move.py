@@ -66,6 +66,7 @@ def apply(
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
     out: o.Out = None,
     key: o.Key = None,
+    pass_through: o.PassThrough = None,
 ) -> None:
     """Apply a saved permutation to a checkpoint with the same tensors.
 

@@ -73,6 +73,12 @@ Skip = Annotated[
     list[str] | None,
     _spec("--skip", metavar="GLOB", help="Not these tensors; repeatable."),
 ]
+PassThrough = Annotated[
+    list[str] | None,
+    _spec(
+        "--pass-through", metavar="GLOB", help="These hold no units; the spec need not name them."
+    ),
+]
 Key = Annotated[
     str | None,
     _file("--key", metavar="PATH", help="Where the weights are in a .pt, as ema.model."),
@@ -135,6 +141,7 @@ SELECTING: Shared = {
     "strict": (Strict, False),
     "only": (Only, None),
     "skip": (Skip, None),
+    "pass_through": (PassThrough, None),
     "key": (Key, None),
 }
 WRITING: Shared = {

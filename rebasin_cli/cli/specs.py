@@ -59,6 +59,7 @@ def check(
     sizes: o.Sizes = None,
     key: o.Key = None,
     strict: o.Strict = False,
+    pass_through: o.PassThrough = None,
     json_: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:

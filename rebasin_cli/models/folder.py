@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.diffusers_models import diffusers_subject
 from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.transformers_models import transformers_subject
+
+SCHEMES = ("hf", "diffusers")
 
 
 def folder_subject(folder: str, arguments: Mapping[str, object]) -> Subject:
@@ -17,6 +20,14 @@ def folder_subject(folder: str, arguments: Mapping[str, object]) -> Subject:
 
     Arguments replace fields of the configuration.
     """
+    config = read_config(folder)
+    if "_class_name" in config:
+        return diffusers_subject(f"diffusers:{folder}", {**config, **arguments})
+    return transformers_subject(f"hf:{folder}", {**config, **arguments})
+
+
+def read_config(folder: str) -> Mapping[str, Any]:
+    """Return the content of a folder's config.json, or of that file. Raises UsageError."""
     path = Path(folder)
     path = path if path.suffix == ".json" else path / "config.json"
     try:
@@ -27,6 +38,4 @@ def folder_subject(folder: str, arguments: Mapping[str, object]) -> Subject:
         raise UsageError(f"{path} is not JSON", detail=str(error)) from error
     if not isinstance(config, dict):
         raise UsageError(f"{path} holds no configuration")
-    if "_class_name" in config:
-        return diffusers_subject(f"diffusers:{folder}", {**config, **arguments})
-    return transformers_subject(f"hf:{folder}", {**config, **arguments})
+    return config

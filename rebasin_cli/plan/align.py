@@ -90,9 +90,9 @@ def plan_align(
     means = _means(reference, options)
     runs = options.search.method in DATA_METHODS
     aligning = options.spec_first() if runs else options
-    choice = choose_spec(reference, aligning, given=means.statistics)
+    choice = choose_spec([reference, *models], aligning, given=means.statistics)
     check_search(choice, machine, options)
-    initial = read_permutations(start, reference)[1] if start else None
+    initial = read_permutations(start, reference).permutations if start else None
     items = _items(reference, models, save, start, options)
     return AlignPlan(reference, items, choice, machine, initial, options, means)
 

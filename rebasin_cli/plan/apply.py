@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,21 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.configs import compare_configs
 from rebasin_cli.plan.estimate import (
     check_search,
     describe_inputs,
     describe_matching,
     describe_target,
 )
+from rebasin_cli.plan.headers import headers_of
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.saved import read_permutations
+from rebasin_cli.plan.saved import Saved, read_permutations
 from rebasin_cli.plan.targets import Place, Target, files_of, plan_place, plan_target
 from rebasin_cli.plan.traced import Fitted, fitted
+from rebasin_cli.plan.unnamed import check_passed, check_unnamed
 from rebasin_cli.spec import BoundSpec
 
 
@@ -60,15 +64,32 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
     checkpoint = open_checkpoint(model, key=options.key)
-    bound, permutations = read_permutations(source, checkpoint)
+    saved = read_permutations(source, checkpoint)
+    _check_saved(saved, source, checkpoint, options)
     (out,) = output_paths([checkpoint], options, word="permuted")
     target = plan_target(
         out, checkpoint, options, own=[checkpoint], others=[source], create=options.out_folder
     )
-    traced = fitted(checkpoint, options) if options.tracing.target is not None else None
+    traced = (
+        fitted(headers_of([checkpoint]), options) if options.tracing.target is not None else None
+    )
     if traced and options.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
-    return ApplyPlan(checkpoint, source, permutations, bound, inverted, target, options, traced)
+    return ApplyPlan(
+        checkpoint, source, saved.permutations, saved.bound, inverted, target, options, traced
+    )
+
+
+def _check_saved(saved: Saved, source: Path, model: Checkpoint, options: Options) -> None:
+    """Raise if the model is another network, or has tensors that the permutation may not know.
+
+    What was unnamed in the model that it was found for could stay there, and can stay here.
+    """
+    compare_configs([(str(source), saved.config), (str(model.path), model.config)], options.warn)
+    headers = headers_of([model])
+    known = replace(options, pass_through=(*options.pass_through, *map(escape, saved.passed)))
+    check_unnamed(str(source), saved.bound, headers, known)
+    check_passed(saved.bound, headers, options, saved.moving)
 
 
 @dataclass(frozen=True)
@@ -98,6 +119,6 @@ def plan_verify(a: Path, b: Path, options: Options, *, save: Path | None) -> Ver
     check_fit(first, [second], options)
     inputs = files_of(first) + files_of(second)
     place = plan_place(save, options, others=inputs) if save else None
-    choice = choose_spec(first, options)
+    choice = choose_spec([first, second], options)
     check_search(choice, machine, options)
     return VerifyPlan(first, second, choice, place, machine, options)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
 
-from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import SpecError, UsageError
+from rebasin_cli.plan.headers import Headers
 from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.unnamed import unnamed
 from rebasin_cli.spec import (
     BoundSpec,
     Spec,
@@ -25,9 +26,7 @@ from rebasin_cli.spec import (
     ruled_out,
     same_symmetry,
     spec_text,
-    uncovered,
 )
-from rebasin_cli.tensors import infos
 
 NEAREST = 5  # specs listed when none fits, those with the fewest problems first
 
@@ -54,12 +53,12 @@ class Miss:
     hint: str = ""
 
 
-def only_fit(checkpoint: Checkpoint, options: Options) -> Fit:
-    """Return the one bundled spec that fits all tensors of a checkpoint.
+def only_fit(headers: Headers, options: Options) -> Fit:
+    """Return the one bundled spec that fits all tensors of some models.
 
     Raises NoFitError if none does, UsageError if several differ in what they allow.
     """
-    trial = _Trial(checkpoint, options)
+    trial = _Trial(headers, options)
     found = {name: trial.bound(name) for name in trial.candidates()}
     fits = {name: bound for name, bound in found.items() if isinstance(bound, BoundSpec)}
     if not fits:
@@ -69,35 +68,36 @@ def only_fit(checkpoint: Checkpoint, options: Options) -> Fit:
         return Fit(name, first, tuple(other for other, _ in others))
     raise UsageError(
         f"several bundled specs fit: {', '.join(fits)}",
-        where=str(checkpoint.path),
+        where=headers.where,
         hint="name one with --spec",
     )
 
 
-def fitting(checkpoint: Checkpoint, options: Options) -> dict[str, str]:
-    """Return what each bundled spec says of a checkpoint: `fits`, or why it does not."""
-    trial = _Trial(checkpoint, options)
+def fitting(headers: Headers, options: Options) -> dict[str, str]:
+    """Return what each bundled spec says of models: `fits`, or why it does not."""
+    trial = _Trial(headers, options)
     return {name: trial.verdict(name) for name in trial.least}
 
 
-def bound_to(spec: Spec, checkpoint: Checkpoint, options: Options) -> BoundSpec:
-    """Return a spec bound to a checkpoint. Raises SpecError with every problem."""
+def bound_to(spec: Spec, headers: Headers, options: Options) -> BoundSpec:
+    """Return a spec bound to the tensors of models. Raises SpecError with every problem."""
     return bind(
         spec,
-        infos(checkpoint),
-        config=checkpoint.config,
+        headers.infos,
+        config=headers.config,
         sizes=options.sizes,
-        ties=checkpoint.ties,
+        ties=headers.ties,
     )
 
 
 class _Trial:
-    """All bundled specs against one checkpoint."""
+    """All bundled specs against the headers of some models."""
 
-    def __init__(self, checkpoint: Checkpoint, options: Options) -> None:
-        self._checkpoint, self._options = checkpoint, options
-        self._names = outlines(infos(checkpoint), checkpoint.ties)
-        self.path = str(checkpoint.path)
+    def __init__(self, headers: Headers, options: Options) -> None:
+        self._headers, self._options = headers, options
+        excused = list(filter(options.excuses, headers.infos))
+        self._names = outlines(headers.infos, headers.ties, excused)
+        self.path = headers.where
 
     @cached_property
     def least(self) -> dict[str, int]:
@@ -110,14 +110,14 @@ class _Trial:
         return [name for name in likely if not least_problems(load_spec(name), self._names)]
 
     def bound(self, name: str) -> BoundSpec | Miss:
-        """Return a bundled spec bound to all tensors of the checkpoint, or why it is not."""
+        """Return a bundled spec bound to all tensors there are, or why it is not."""
         try:
-            bound = bound_to(load_spec(name), self._checkpoint, self._options)
+            bound = bound_to(load_spec(name), self._headers, self._options)
         except SpecError as error:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
             return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
-        left = uncovered(bound, infos(self._checkpoint))
+        left = unnamed(bound, self._headers, self._options)
         if left:
             return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
         return bound

@@ -114,7 +114,7 @@ def plan_barrier(paths: Sequence[Path], options: Options, course: Course) -> Bar
     picture = plan_picture(course.picture, options, inputs) if course.picture else None
     layers = _layers_picture(course, options, inputs)
     _check_resume(course.resume, inputs)
-    choice = choose_spec(models[0], options.spec_first()) if course.align else None
+    choice = choose_spec(models, options.spec_first()) if course.align else None
     if choice:
         check_search(choice, machine, options)
     return BarrierPlan(

@@ -42,7 +42,7 @@ def plan_diff(paths: Sequence[Path], options: Options) -> DiffPlan:
         _refuse_companions(options)
         return DiffPlan((first, second), None, machine, options)
     check_fit(first, [second], options)
-    choice = choose_spec(first, options)
+    choice = choose_spec([first, second], options)
     check_memory(choice.bound, machine)
     return DiffPlan((first, second), choice, machine, options)
 

@@ -42,7 +42,7 @@ def check_search(choice: Choice, machine: Machine, options: Options, *, together
     check_memory(choice.bound, machine)
     models = max(together, int(options.search.method in SOFT))
     if models:
-        check_walk(choice.bound, machine, movable=choice.movable(options), models=models)
+        check_walk(choice.bound, machine, movable=choice.movable, models=models)
 
 
 def check_memory(bound: BoundSpec, machine: Machine) -> None:

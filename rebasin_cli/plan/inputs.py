@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError, UsageError, suggest
+from rebasin_cli.plan.configs import check_configs
 from rebasin_cli.plan.options import Options
 from rebasin_cli.tensors import TensorInfo, infos
 
@@ -35,9 +36,10 @@ def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
 
 
 def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
-    """Raise UsageError if a glob of --only or --skip names no tensor: it is a typing error."""
+    """Raise UsageError if a glob over tensor names matches none: it is a typing error."""
     names = {name for model in models for name in model.names()}
-    idle = [g for g in (*options.only, *options.skip) if not fnmatch.filter(names, g)]
+    globs = (*options.only, *options.skip, *options.pass_through)
+    idle = [glob for glob in globs if not fnmatch.filter(names, glob)]
     if idle:
         problems = [
             Problem(f"no tensor is called {glob!r}", hint=suggest(glob, names)) for glob in idle
@@ -46,13 +48,14 @@ def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
 
 
 def check_fit(reference: Checkpoint, models: Sequence[Checkpoint], options: Options) -> None:
-    """Raise CheckpointError if a model has other tensors or shapes than the reference.
+    """Raise CheckpointError if a model has other tensors, shapes or settings than the reference.
 
     Dtypes may differ. Tensors left out by --only and --skip are not compared.
     """
     problems = [p for m in models for p in mismatches(reference, m, options)]
     if problems:
         raise CheckpointError(*problems)
+    check_configs([reference, *models], options)
 
 
 def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> Iterator[Problem]:

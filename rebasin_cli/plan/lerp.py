@@ -98,7 +98,7 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     machine = plan_machine(options)
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
-    choice = choose_spec(models[0], options) if line.align else None
+    choice = choose_spec(models, options) if line.align else None
     if choice:
         check_search(choice, machine, options)
     places = point_paths(alphas, models[0], options)

@@ -88,7 +88,8 @@ def plan_merge(
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
     matched = options.spec_first() if renormalize else options
-    choice = None if strategy == "none" else choose_spec(models[which], matched)
+    first = [models[which], *models[:which], *models[which + 1 :]]
+    choice = None if strategy == "none" else choose_spec(first, matched)
     correction = plan_correction(models[which], options, renormalize) if renormalize else None
     if correction and correction.method == "calibrate" and not (choice or correction.door):
         raise UsageError("nothing says how deep biases are", hint="--model TARGET")

@@ -101,7 +101,8 @@ class Options:
 
     spec: name or file; None: that of `tracing.target`, else chosen from the bundled ones.
     sizes: named sizes from --set.
-    only, skip: globs over tensor names. key: dotted path to the state dict inside a .pt file.
+    only, skip: globs over tensor names. pass_through: of those that a spec need not name. key:
+    dotted path to the state dict inside a .pt file.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. figures: units are compared one by one too; margins: and how sure their
@@ -114,6 +115,7 @@ class Options:
     strict: bool = False
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
+    pass_through: Sequence[str] = ()
     key: str | None = None
     out: Path | None = None
     out_folder: bool = False
@@ -145,3 +147,11 @@ class Options:
         if any(fnmatchcase(name, glob) for glob in self.skip):
             return False
         return not self.only or any(fnmatchcase(name, glob) for glob in self.only)
+
+    def passes(self, name: str) -> bool:
+        """Return whether a tensor that no spec names is said to hold no units."""
+        return any(fnmatchcase(name, glob) for glob in self.pass_through)
+
+    def excuses(self, name: str) -> bool:
+        """Return whether a spec need not name a tensor."""
+        return self.passes(name) or not self.selects(name)

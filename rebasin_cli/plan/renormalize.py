@@ -78,7 +78,8 @@ def plan_renormalize(
     correction = plan_correction(model, options, asked)
     _check_parents(correction, opened)
     by_spec = correction.method == "calibrate" and correction.door is None
-    choice = choose_spec(model, whole) if correction.by_parents and (align or by_spec) else None
+    searched = correction.by_parents and (align or by_spec)
+    choice = choose_spec([model, *opened], whole) if searched else None
     if choice and align:
         check_search(choice, machine, whole)
     (out,) = output_paths([model], options, word="renormalized")

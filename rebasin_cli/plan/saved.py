@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,31 @@ from rebasin_cli.spec import BoundGroup, BoundSpec, bind, parse
 from rebasin_cli.tensors import infos
 
 SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
+PASSED = "rebasin.untouched"  # a JSON object: names of tensors, and their shapes
 
 
-def read_permutations(
-    source: Path, checkpoint: Checkpoint
-) -> tuple[BoundSpec, dict[str, Permutation]]:
-    """Return the spec of a permutation file bound to a checkpoint, and its permutations.
+@dataclass(frozen=True)
+class Saved:
+    """A permutation file, bound to a checkpoint that it fits.
+
+    config: the config.json that sizes came from. passed: the tensors that its spec did not name
+    when it was found, and that could stay.
+    """
+
+    bound: BoundSpec
+    permutations: Mapping[str, Permutation]
+    config: Mapping[str, Any]
+    passed: frozenset[str]
+
+    @property
+    def moving(self) -> frozenset[str]:
+        """The roots of the families that it moves."""
+        moved = (name for name, found in self.permutations.items() if found.moved)
+        return frozenset(self.bound.groups[name].root for name in moved)
+
+
+def read_permutations(source: Path, checkpoint: Checkpoint) -> Saved:
+    """Return a permutation file bound to a checkpoint.
 
     Raises PermutationError if it is not such a file, or not one for this checkpoint.
     """
@@ -31,7 +51,12 @@ def read_permutations(
             if expected.get(name) != found.get(name):
                 detail = f"group {name!r} is {found.get(name)}, expected {expected.get(name)}"
                 raise _unfit(source, checkpoint, detail)
-        return bound, {g.name: _permutation(file, source, g) for g in bound.groups.values()}
+        return Saved(
+            bound=bound,
+            permutations={g.name: _permutation(file, source, g) for g in bound.groups.values()},
+            config=_object(file, source, CONFIG),
+            passed=frozenset(_object(file, source, PASSED)),
+        )
 
 
 def _bound(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:

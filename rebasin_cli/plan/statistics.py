@@ -56,7 +56,7 @@ def plan_statistics(paths: Sequence[Path], options: Options) -> StatisticsPlan:
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
     door = plan_door(models[0], options, data=True, judged=False)
-    choice = choose_spec(models[0], options)
+    choice = choose_spec(models, options)
     inputs = [file for model in models for file in files_of(model)]
     out = options.out or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
     place = plan_place(out, options, others=inputs)

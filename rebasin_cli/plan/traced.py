@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 
-from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.plan.automatic import NoFitError, bound_to
+from rebasin_cli.plan.headers import Headers
 from rebasin_cli.plan.layouts import Layout, ModelTensors, layout_of, missing_sources
 from rebasin_cli.plan.options import Options, Tracing
 from rebasin_cli.plan.saved_names import spec_in_files
 from rebasin_cli.plan.traced_model import TracedModel
 from rebasin_cli.plan.tracing import check_validated, traced
 from rebasin_cli.spec import BoundSpec, Spec
-from rebasin_cli.tensors import infos
 
 _SCHEMES = {"transformers": "hf", "diffusers": "diffusers"}
 
@@ -27,15 +26,14 @@ class Fitted:
     layout: Layout
 
 
-def fitted(checkpoint: Checkpoint, options: Options) -> Fitted:
-    """Return the model that the options name, traced, if a checkpoint is one of it.
+def fitted(headers: Headers, options: Options) -> Fitted:
+    """Return the model that the options name, traced, if the checkpoints are ones of it.
 
-    Raises CheckpointError if it is not.
+    Raises CheckpointError if they are not.
     """
     known = traced(options.tracing)
-    stored = infos(checkpoint)
-    wanted = [name for name in stored if options.selects(name)]
-    layout = layout_of(tensors_of(known), stored, wanted, str(checkpoint.path))
+    wanted = [name for name in headers.infos if not options.excuses(name)]
+    layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
     return Fitted(options.tracing, known, layout)
 
 
@@ -46,41 +44,40 @@ def tensors_of(known: TracedModel) -> ModelTensors:
     return ModelTensors(known.name, trace.infos, trace.ties, needed, known.windows, known.ignored)
 
 
-def bound_model(checkpoint: Checkpoint, options: Options) -> tuple[BoundSpec, Fitted]:
+def bound_model(headers: Headers, options: Options) -> tuple[BoundSpec, Fitted]:
     """Return the spec of the model that the options name, bound to a checkpoint, and the model.
 
     Raises SpecError for a trace that was not validated, CheckpointError for another model's
     checkpoint.
     """
-    found = fitted(checkpoint, options)
+    found = fitted(headers, options)
     check_validated(found.known.trace, options.tracing)
-    spec = spec_for(checkpoint, found.known, found.layout)
-    return bound_to(spec, checkpoint, options), found
+    spec = spec_for(headers, found.known, found.layout)
+    return bound_to(spec, headers, options), found
 
 
-def configured(checkpoint: Checkpoint, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:
+def configured(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:
     """Return what to trace for a checkpoint that no bundled spec fits, and the name of its class.
 
     Its config.json says both. Raises the error if there is no such file, with advice if only the
     library is missing.
     """
-    found = _described(checkpoint)
+    found = _described(headers)
     if found is None:
         raise error
     library, architecture = found
     if importlib.util.find_spec(library) is None:
         hint = f"pip install {library}: then {architecture} of its config.json is traced"
         raise NoFitError(*(replace(problem, hint=hint) for problem in error.problems)) from error
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    return replace(tracing, target=f"{_SCHEMES[library]}:{folder}"), architecture
+    return replace(tracing, target=f"{_SCHEMES[library]}:{headers.folder}"), architecture
 
 
-def spec_for(checkpoint: Checkpoint, known: TracedModel, layout: Layout) -> Spec:
+def spec_for(headers: Headers, known: TracedModel, layout: Layout) -> Spec:
     """Return the spec of a traced model for the names and the tensors of a checkpoint.
 
     Units that also occur in what the checkpoint lacks are fixed: elsewhere they are read in order.
     """
-    trace, stored = known.trace, infos(checkpoint)
+    trace, stored = known.trace, headers.infos
     own = all(name == window.source for name, window in layout.windows.items())
     if own and stored.keys() == trace.infos.keys():
         return trace.spec
@@ -89,12 +86,12 @@ def spec_for(checkpoint: Checkpoint, known: TracedModel, layout: Layout) -> Spec
     lost = missing_sources(layout, tensors_of(known), stored)
     gone = {g for t in trace.bound.tensors if lost & set(t.members) for g in t.groups}
     here = {name: window for name, window in layout.windows.items() if name in stored}
-    return spec_in_files(trace, here, stored, ties=checkpoint.ties, fixed=gone)
+    return spec_in_files(trace, here, stored, ties=headers.ties, fixed=gone)
 
 
-def _described(checkpoint: Checkpoint) -> tuple[str, str] | None:
+def _described(headers: Headers) -> tuple[str, str] | None:
     """Return the library and the class that a config.json names, or None if it names none."""
-    single, listed = (checkpoint.config.get(key) for key in ("_class_name", "architectures"))
+    single, listed = (headers.config.get(key) for key in ("_class_name", "architectures"))
     if isinstance(single, str):
         return "diffusers", single
     first = listed[0] if isinstance(listed, list) and listed else None

@@ -113,7 +113,7 @@ def _groups(
     choice: Choice, sides: Sides, options: Options
 ) -> tuple[dict[str, Reader], dict[str, str]]:
     """Return the readers of the groups that can be mapped, and why the others cannot."""
-    bound, movable = choice.bound, choice.movable(options)
+    bound, movable = choice.bound, choice.movable
     free = [group for group in bound.groups.values() if group.root in movable and not group.fixed]
     found = mappable(free, bound.tensors, sides)
     readers = readers_of(found.groups, bound.tensors, sides)

@@ -11,6 +11,7 @@ from rebasin_cli.evaluate.units import SIMILARITIES, UnitMoments
 from rebasin_cli.matching import Matching
 from rebasin_cli.matching.activations import Alike, Models, covered, match_activations, telling
 from rebasin_cli.plan.align import AlignItem, AlignPlan
+from rebasin_cli.plan.headers import headers_of
 from rebasin_cli.plan.statistics_file import Statistics, load_units
 from rebasin_cli.plan.traced import fitted
 from rebasin_cli.progress import Progress
@@ -45,7 +46,7 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
             plan.reference,
             item.model,
             bound,
-            plan.choice.movable(plan.options),
+            plan.choice.movable,
             (str(plan.reference.path), str(item.model.path)),
         ),
         told,
@@ -62,7 +63,7 @@ def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[
     """Return what the two models do on the data of the plan."""
     assert plan.means.door is not None, "the plan has seen to it"
     network, chosen = plan.means.door.network, plan.options.activations
-    model = plan.choice.traced or fitted(plan.reference, plan.options)
+    model = plan.choice.traced or fitted(headers_of([plan.reference]), plan.options)
     points = model.known.trace.points[kind(chosen.moment, chosen.reach)]
     check_room(points, plan.choice.bound, plan.machine)
     return units_on(

@@ -15,7 +15,7 @@ from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.machine import Machine
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Aligned, Failed, Kept
-from rebasin_cli.plan.saved import CONFIG, SIZES, SPEC
+from rebasin_cli.plan.saved import CONFIG, PASSED, SIZES, SPEC
 from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.activations import by_activations
@@ -54,7 +54,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     facts = provenance(
         "align",
         models,
-        basin=basin_of(plan.reference) if plan.choice.whole(plan.options) else None,
+        basin=basin_of(plan.reference) if plan.choice.whole else None,
         spec=plan.choice.name,
         seed=plan.options.seed,
     )
@@ -112,7 +112,7 @@ def match_models(
         model,
         choice.bound,
         machine.settings(options),
-        movable=choice.movable(options),
+        movable=choice.movable,
         initial=initial,
         labels=(str(reference.path), str(model.path)),
         progress=progress,
@@ -134,6 +134,8 @@ def save_permutations(
     if place is None:
         return None
     reference, model = models
+    untouched = choice.bound.untouched
+    passed = {n: model.info(n).shape for n in untouched if n in model.names()}
     groups = {
         g.name: {"size": g.size, "per": g.parents, "fixed": g.fixed}
         for g in choice.bound.groups.values()
@@ -141,6 +143,7 @@ def save_permutations(
     metadata = {
         SPEC: dump(choice.bound.spec),
         SIZES: json.dumps(dict(options.sizes), sort_keys=True),
+        PASSED: json.dumps(passed, sort_keys=True),
         CONFIG: json.dumps(dict(model.config), sort_keys=True),
         "rebasin.groups": json.dumps(groups, sort_keys=True),
         "rebasin.reference": reference.sha256(),

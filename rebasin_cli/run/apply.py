@@ -68,7 +68,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         plan.b,
         bound,
         plan.machine.settings(plan.options),
-        movable=plan.choice.movable(plan.options),
+        movable=plan.choice.movable,
         labels=(str(plan.a.path), str(plan.b.path)),
         progress=progress,
     )
@@ -102,7 +102,7 @@ def _agreement(plan: VerifyPlan, moved: TensorSource) -> Agreement | None:
     Where units of the outputs may change places, they are put in the order of A before.
     """
     traced = plan.choice.traced
-    if traced is None:
+    if traced is None or plan.choice.automatic:
         return None
     return compare_functions(traced, plan.a, moved if traced.tracing.free_outputs else plan.b)
 

@@ -20,7 +20,7 @@ def run_check(plan: CheckPlan, progress: Progress) -> Iterator[Checked]:
         if plan.model is None:
             yield Checked(plan.spec, None, len(spec.tensors), (), (), None)
             return
-        bound = choose_spec(plan.model, replace(plan.options, spec=plan.spec)).bound
+        bound = choose_spec([plan.model], replace(plan.options, spec=plan.spec)).bound
     except SpecError as error:
         yield Checked(plan.spec, plan.model.path if plan.model else None, 0, (), (), error)
         return

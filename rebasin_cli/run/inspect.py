@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.plan.automatic import fitting
 from rebasin_cli.plan.diff import DiffPlan
+from rebasin_cli.plan.headers import headers_of
 from rebasin_cli.plan.look import LookPlan
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Compared, Diagnosed, Inspected, TensorChange
@@ -36,7 +37,7 @@ def _inspected(model: Checkpoint, options: Options) -> Inspected:
         dtypes=Counter(dtype_name(info.dtype) for info in tensors),
         ties=model.ties,
         metadata=model.metadata,
-        fits=fitting(model, options),
+        fits=fitting(headers_of([model]), options),
     )
 
 

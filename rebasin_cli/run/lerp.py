@@ -84,7 +84,7 @@ def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
 
 def _basin(plan: LerpPlan) -> str | None:
     """Return the basin of the points: known if the ends were aligned here or before."""
-    whole = plan.choice is not None and plan.choice.whole(plan.options)
+    whole = plan.choice is not None and plan.choice.whole
     return basin_of(plan.models[0]) if whole or one_basin(plan.models) else None
 
 

@@ -76,7 +76,7 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
 
 def merge_facts(plan: MergePlan, together: Together, **facts: object) -> dict[str, str]:
     """Return the provenance of what is made of the models."""
-    whole = plan.choice is not None and plan.choice.whole(plan.options)
+    whole = plan.choice is not None and plan.choice.whole
     near = together.shared or (whole and together.strategy != "none")
     return provenance(
         "merge",
@@ -137,7 +137,7 @@ def _align(
         bound=plan.choice.bound,
         settings=plan.machine.settings(plan.options),
         reference=plan.reference,
-        movable=plan.choice.movable(plan.options),
+        movable=plan.choice.movable,
         labels=[str(model.path) for model in plan.models],
         progress=progress,
     )

@@ -39,7 +39,7 @@ def by_straight_through(plan: AlignPlan, item: AlignItem, progress: Progress) ->
         item.model,
         plan.choice.bound,
         replace(plan.machine.settings(plan.options), method="auto"),
-        movable=plan.choice.movable(plan.options),
+        movable=plan.choice.movable,
         initial=plan.initial,
         labels=(str(plan.reference.path), str(item.model.path)),
         progress=progress,
@@ -117,7 +117,7 @@ def _course(pair: _Pair) -> Course:
     door = plan.means.door
     assert door is not None, "the plan has seen to it"
     settings = plan.machine.settings(plan.options)
-    movable = plan.choice.movable(plan.options)
+    movable = plan.choice.movable
     model = built(door.network, pair.tensors[0], plan.machine)
     return Course(
         midpoints=Midpoints(model, door.network.windows, pair.between),

@@ -7,7 +7,7 @@ has a few dozen of them, so that a whole library of specs can be ruled out befor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,10 +33,18 @@ class Outlines:
     names: Names
 
 
-def outlines(infos: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> Outlines:
-    """Return the outlines of a checkpoint. ties: alias -> canonical name, either may be named."""
+def outlines(
+    infos: Mapping[str, TensorInfo],
+    ties: Mapping[str, str],
+    excused: Collection[str] = (),
+) -> Outlines:
+    """Return the outlines of a checkpoint.
+
+    ties: alias -> canonical name, either may be named. excused: names that need not be covered.
+    """
     tied = {*ties, *ties.values()}
-    large = (n for n, info in infos.items() if info.floating and info.numel > 1 and n not in tied)
+    free = {*tied, *excused}
+    large = (n for n, info in infos.items() if info.floating and info.numel > 1 and n not in free)
     names = Names(dict.fromkeys((*infos, *sorted(tied))))
     present = dict.fromkeys(map(_outline, names.order))
     return Outlines(tuple(present), frozenset(map(_outline, large)), names)

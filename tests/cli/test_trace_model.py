@@ -74,6 +74,7 @@ def test_the_permutation_found_through_a_model_is_saved_and_applied(folder):
 def test_a_permutation_that_changes_the_function_is_not_applied(folder):
     planted(folder)
     wrong = "rebasin: 1\ntensors:\n  net.0.{weight,bias}: [w]\n  net.1.weight: [v, u]\n"
+    wrong += "  net.1.bias: [~]\n  net.2.{weight,bias}: [~]\n"
     wrong += "groups:\n  w: {one-sided: true}\n  u: {one-sided: true}\n  v: {one-sided: true}\n"
     (folder / "wrong.yaml").write_text(wrong)
     save_ = ("--save-permutation", "p.safetensors")

@@ -127,7 +127,7 @@ def folder_of(entry: Entry, model: Model, folder: Path) -> None:
 
 def chosen(path: Path) -> tuple[str, tuple[str, ...]]:
     with open_checkpoint(path, key=None) as opened:
-        choice = choose_spec(opened, Options())
+        choice = choose_spec([opened], Options())
     assert choice.automatic
     return choice.name, choice.alike
 

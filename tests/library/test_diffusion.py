@@ -88,7 +88,7 @@ def headers_only(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> Path:
 
 def chosen(path: Path, options: Options | None = None) -> Choice:
     with open_checkpoint(path) as opened:
-        return choose_spec(opened, options or Options())
+        return choose_spec([opened], options or Options())
 
 
 def test_every_entry_has_its_published_size() -> None:
@@ -186,7 +186,7 @@ def saved(fields: Fields, folder: Path) -> None:
 def planted(folder: Path, options: Options) -> None:
     """Write a copy beside a folder with every group of its spec in another order."""
     checkpoint = open_checkpoint(folder)
-    bound = choose_spec(checkpoint, options).bound
+    bound = choose_spec([checkpoint], options).bound
     orders = drawn(bound.groups.values(), torch.Generator().manual_seed(3))
     moved = Permuted(checkpoint, bound.tensors, orders)
     shutil.copytree(folder, folder.parent / "b")

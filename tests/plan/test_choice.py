@@ -12,6 +12,7 @@ from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.plan.automatic import NEAREST, fitting
 from rebasin_cli.plan.choice import choose_spec
+from rebasin_cli.plan.headers import headers_of
 from rebasin_cli.plan.options import Options
 from rebasin_cli.spec import bind, bundled, library, load_spec, uncovered
 from rebasin_cli.tensors import infos
@@ -47,7 +48,7 @@ def checkpoint(folder, shapes):
 
 def chosen(folder, shapes, **options):
     with checkpoint(folder, shapes) as opened:
-        return choose_spec(opened, Options(**options))
+        return choose_spec([opened], Options(**options))
 
 
 def refusal(folder, shapes):
@@ -65,7 +66,7 @@ def test_the_only_spec_that_fits_is_chosen(tmp_path, shelf):
     choice = chosen(tmp_path, MLP)
     assert (choice.name, choice.automatic, choice.alike) == ("chain", True, ())
     with checkpoint(tmp_path, MLP) as opened:
-        assert fitting(opened, Options()) == {
+        assert fitting(headers_of([opened]), Options()) == {
             "chain": "fits",
             "longer": "pattern 'more.weight' matches no tensor",
             "shorter": "leaves 1 tensors uncovered, such as in.bias",
@@ -136,7 +137,7 @@ def test_the_nearest_specs_are_listed_as_if_all_had_been_bound(tmp_path, shelf):
 def heads(tmp_path, shelf, head=HEAD_GROUPS, **options):
     shelf("heads", HEAD_LINES, head)
     choice = chosen(tmp_path, HEADS, **options)
-    return choice.movable(Options(**options)), choice.whole(Options(**options))
+    return choice.movable, choice.whole
 
 
 def test_what_is_inside_a_fixed_group_moves_under_its_root(tmp_path, shelf):

@@ -1,0 +1,92 @@
+"""What the headers of several checkpoints say together: nothing is decided from one of them alone.
+
+A tensor counts if any model has it, a tie if every model keeps it, and a size that config.json
+tells is one that no model contradicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.tensors import TensorInfo, infos
+
+
+@dataclass(frozen=True)
+class Headers:
+    """The tensors of some models of one architecture, those of the first in front.
+
+    ties: alias -> first name, in every model one tensor. everywhere: names that all models have.
+    partial: names that a model lacks, and none that is tied to them is there instead. config,
+    folder: the content of the first config.json, and where it lies. where: the first model.
+    """
+
+    infos: Mapping[str, TensorInfo]
+    ties: Mapping[str, str]
+    everywhere: frozenset[str]
+    partial: frozenset[str]
+    config: Mapping[str, Any]
+    folder: Path
+    where: str
+
+
+def headers_of(models: Sequence[Checkpoint]) -> Headers:
+    """Return what the models of a command have together; the first one's infos count."""
+    each = [infos(model) for model in models]
+    union = {name: info for found in reversed(each) for name, info in found.items()}
+    ordered = {name: union[name] for found in each for name in found}
+    everywhere = frozenset(name for name in ordered if all(name in found for found in each))
+    ties = dict(_common_ties(models, everywhere))
+    home = next((model for model in models if model.config), models[0])
+    return Headers(
+        infos=ordered,
+        ties=ties,
+        everywhere=everywhere,
+        partial=frozenset(_partial(each, ties)),
+        config=home.config,
+        folder=home.path if home.path.is_dir() else home.path.parent,
+        where=str(models[0].path),
+    )
+
+
+def _common_ties(
+    models: Sequence[Checkpoint], everywhere: frozenset[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield alias and first name of what no model keeps apart.
+
+    Models may name the two in another order; what all of them have comes first, so that there is
+    a tensor to compare.
+    """
+    told: set[frozenset[str]] = set()
+    aliases: set[str] = set()
+    for alias, first in (pair for model in models for pair in model.ties.items()):
+        if frozenset((alias, first)) in told or not all(_one(m, alias, first) for m in models):
+            continue
+        told.add(frozenset((alias, first)))
+        swap = alias in everywhere and first not in everywhere
+        name, other = (first, alias) if swap else (alias, first)
+        if name not in aliases and other not in aliases:
+            aliases.add(name)
+            yield name, other
+
+
+def _one(model: Checkpoint, alias: str, first: str) -> bool:
+    """Return whether two names are one tensor in a model, or could be: it has one of them only."""
+    names = model.names()
+    if alias not in names or first not in names:
+        return True
+    return model.ties.get(alias, alias) == model.ties.get(first, first)
+
+
+def _partial(each: Sequence[Mapping[str, TensorInfo]], ties: Mapping[str, str]) -> Iterator[str]:
+    """Yield the names that a model has under no name."""
+    same: dict[str, set[str]] = {}
+    for alias, first in ties.items():
+        same.setdefault(first, {first}).add(alias)
+    tied = {name: names for names in same.values() for name in names}
+    for name in dict.fromkeys(name for found in each for name in found):
+        if not all(found.keys() & tied.get(name, {name}) for found in each):
+            yield name
