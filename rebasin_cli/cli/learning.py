@@ -30,10 +30,10 @@ HeldOut = Annotated[
     float,
     _option("--held-out", metavar="SHARE", help="Of the batches: nothing is learned from them."),
 ]
-Check = Annotated[
+CheckEvery = Annotated[
     int | None,
     _option(
-        "--check",
+        "--check-every",
         metavar="N",
         min=1,
         help="Look at the held-out batches every N batches too, not only after each epoch.",
@@ -50,7 +50,7 @@ _OPTIONS: Mapping[str, tuple[Any, Any]] = {
     "epochs": (Epochs, 10),
     "learning_rate": (Rate, 1e-2),
     "held_out": (HeldOut, 0.2),
-    "check": (Check, None),
+    "check_every": (CheckEvery, None),
     "resume": (Resume, None),
 }
 
@@ -70,6 +70,6 @@ def learning_from(params: Mapping[str, Any]) -> Learning:
         epochs=params["epochs"],
         rate=params["learning_rate"],
         held_out=params["held_out"],
-        check=params["check"],
+        check=params["check_every"],
         state=home_path(params["resume"]) if params["resume"] else None,
     )

@@ -114,6 +114,15 @@ MaxMemory = Annotated[
     str | None,
     _machine("--max-memory", metavar="SIZE", help="For tensors, as 8GB; default: half."),
 ]
+Check = Annotated[
+    bool | None,
+    _machine(
+        "--check/--no-check",
+        show_default=False,
+        help="Run the model on a random input to see that its function stays; default: where "
+        "--model or a config.json tells the model, up to 150 million parameters.",
+    ),
+]
 Seed = Annotated[int, _machine("--seed", min=0, max=2**63 - 1, help="Same seed, same result.")]
 Save = Annotated[
     Path | None,
@@ -151,6 +160,7 @@ WRITING: Shared = {
     "no_clobber": (NoClobber, False),
     "in_place": (InPlace, False),
 }
+CHECKING: Shared = {"check": (Check, None)}
 COMPUTING: Shared = {
     "device": (Device, "auto"),
     "jobs": (Jobs, 0),

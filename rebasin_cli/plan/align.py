@@ -18,6 +18,7 @@ from rebasin_cli.plan.estimate import (
     describe_matching,
     describe_target,
 )
+from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.learning import check_learning
 from rebasin_cli.plan.machine import Machine, plan_machine
@@ -49,6 +50,7 @@ class AlignPlan:
     """All that `run_align` needs.
 
     initial: where every search starts; None: by the options. means: of a method that runs models.
+    check: the model to see with that functions stay.
     """
 
     reference: Checkpoint
@@ -58,6 +60,7 @@ class AlignPlan:
     initial: Mapping[str, Permutation] | None
     options: Options
     means: Means = field(default_factory=Means)
+    check: FunctionCheck | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -94,7 +97,8 @@ def plan_align(
     check_search(choice, machine, options)
     initial = read_permutations(start, reference).permutations if start else None
     items = _items(reference, models, save, start, options)
-    return AlignPlan(reference, items, choice, machine, initial, options, means)
+    check = plan_function_check(reference, options, choice)
+    return AlignPlan(reference, items, choice, machine, initial, options, means, check)
 
 
 def _means(reference: Checkpoint, options: Options) -> Means:

@@ -20,13 +20,13 @@ from rebasin_cli.plan.estimate import (
     describe_matching,
     describe_target,
 )
+from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.plan.headers import headers_of
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.saved import Saved, read_permutations
 from rebasin_cli.plan.targets import Place, Target, files_of, plan_place, plan_target
-from rebasin_cli.plan.traced import Fitted, fitted
 from rebasin_cli.plan.unnamed import check_passed, check_unnamed
 from rebasin_cli.spec import BoundSpec
 
@@ -35,7 +35,7 @@ from rebasin_cli.spec import BoundSpec
 class ApplyPlan:
     """All that `run_apply` needs: a model, the permutations that fit it, and a target.
 
-    traced: the model to check with that its function stays; None: nothing is run.
+    check: the model to check with that its function stays; None: nothing is run.
     """
 
     model: Checkpoint
@@ -45,7 +45,7 @@ class ApplyPlan:
     inverted: bool
     target: Target
     options: Options
-    traced: Fitted | None = None
+    check: FunctionCheck | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -70,13 +70,11 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
     target = plan_target(
         out, checkpoint, options, own=[checkpoint], others=[source], create=options.out_folder
     )
-    traced = (
-        fitted(headers_of([checkpoint]), options) if options.tracing.target is not None else None
-    )
-    if traced and options.tracing.free_outputs:
+    if options.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
+    check = plan_function_check(checkpoint, options)
     return ApplyPlan(
-        checkpoint, source, saved.permutations, saved.bound, inverted, target, options, traced
+        checkpoint, source, saved.permutations, saved.bound, inverted, target, options, check
     )
 
 

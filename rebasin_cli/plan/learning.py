@@ -18,7 +18,7 @@ def check_learning(models: Sequence[Checkpoint], options: Options) -> None:
     learning = options.learning
     if learning != Learning() and options.search.method != METHOD:
         raise UsageError(
-            "--epochs, --learning-rate, --held-out, --check and --resume are about learning",
+            "--epochs, --learning-rate, --held-out, --check-every and --resume are about learning",
             hint=f"--method {METHOD}",
         )
     if not 0 < learning.held_out < 1:

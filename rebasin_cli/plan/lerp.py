@@ -19,6 +19,7 @@ from rebasin_cli.plan.estimate import (
     describe_matching,
     describe_target,
 )
+from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
@@ -45,7 +46,7 @@ class Point:
 class LerpPlan:
     """All that `run_lerp` needs.
 
-    choice: None unless the models are to be aligned first. command: the words of what is run
+    choice, check: None unless the models are to be aligned first. command: the words of what is run
     on each point; none: nothing is.
     """
 
@@ -57,6 +58,7 @@ class LerpPlan:
     choice: Choice | None
     machine: Machine
     options: Options
+    check: FunctionCheck | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -115,6 +117,7 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
         choice=choice,
         machine=machine,
         options=options,
+        check=plan_function_check(models[0], options, choice) if choice else None,
     )
 
 

@@ -19,6 +19,7 @@ from rebasin_cli.plan.estimate import (
     describe_matching,
     describe_target,
 )
+from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
@@ -33,7 +34,7 @@ class MergePlan:
 
     strategy: a key of STRATEGIES. chosen: False if the user asked for it, so that a basin
     the inputs share may not replace it. choice: None if nothing is aligned. correction: of the
-    result's statistics, if that is asked for.
+    result's statistics, if that is asked for. check: the model to see with that functions stay.
     """
 
     models: tuple[Checkpoint, ...]
@@ -46,6 +47,7 @@ class MergePlan:
     machine: Machine
     options: Options
     correction: CorrectionPlan | None = None
+    check: FunctionCheck | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -108,6 +110,7 @@ def plan_merge(
         machine=machine,
         options=options,
         correction=correction,
+        check=plan_function_check(models[which], options, choice) if choice else None,
     )
 
 

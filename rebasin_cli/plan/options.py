@@ -106,7 +106,8 @@ class Options:
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. figures: units are compared one by one too; margins: and how sure their
-    assignment is. warn: told what is odd about the inputs, although the work goes on.
+    assignment is. check: whether the function stays, by running the model; None: if it is of the
+    usual size. warn: told what is odd about the inputs, although the work goes on.
     """
 
     spec: str | None = None
@@ -134,6 +135,7 @@ class Options:
     learning: Learning = field(default_factory=Learning)
     figures: bool = False
     margins: bool = False
+    check: bool | None = None
     warn: Warn = field(default=unheard, compare=False, repr=False)
 
     def spec_first(self) -> Options:

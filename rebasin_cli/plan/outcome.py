@@ -63,7 +63,8 @@ class Aligned:
     """A model that was moved into the reference's basin; written: None if only for the moment.
 
     alike: bundled specs beside the chosen one that allow the same permutations. diagnosis: what
-    the units say one by one, if that was asked for.
+    the units say one by one, if that was asked for. function: how far its outputs are from those
+    before, if the model was run.
     """
 
     model: Path
@@ -76,6 +77,7 @@ class Aligned:
     seconds: float
     alike: tuple[str, ...] = ()
     diagnosis: Diagnosis | None = None
+    function: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Merged:
     objective: sum over pairs, before and after alignment. torn: see `Alignment`. preserved: what
     stays apart of them, if anything does.
     report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
-    not.
+    not. function: the farthest of the outputs of a permuted model from its own, if they were run.
     """
 
     models: tuple[Path, ...]
@@ -121,6 +123,7 @@ class Merged:
     stale: bool = False
     preserved: Preserved | None = None
     zipped: Zipped | None = None
+    function: Agreement | None = None
 
 
 @dataclass(frozen=True)

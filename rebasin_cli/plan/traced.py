@@ -14,7 +14,7 @@ from rebasin_cli.plan.traced_model import TracedModel
 from rebasin_cli.plan.tracing import check_validated, traced
 from rebasin_cli.spec import BoundSpec, Spec
 
-_SCHEMES = {"transformers": "hf", "diffusers": "diffusers"}
+SCHEME_OF = {"transformers": "hf", "diffusers": "diffusers"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def configured(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[T
     Its config.json says both. Raises the error if there is no such file, with advice if only the
     library is missing.
     """
-    found = _described(headers)
+    found = described(headers)
     if found is None:
         raise error
     library, architecture = found
     if importlib.util.find_spec(library) is None:
         hint = f"pip install {library}: then {architecture} of its config.json is traced"
         raise NoFitError(*(replace(problem, hint=hint) for problem in error.problems)) from error
-    return replace(tracing, target=f"{_SCHEMES[library]}:{headers.folder}"), architecture
+    return replace(tracing, target=f"{SCHEME_OF[library]}:{headers.folder}"), architecture
 
 
 def spec_for(headers: Headers, known: TracedModel, layout: Layout) -> Spec:
@@ -89,7 +89,7 @@ def spec_for(headers: Headers, known: TracedModel, layout: Layout) -> Spec:
     return spec_in_files(trace, here, stored, ties=headers.ties, fixed=gone)
 
 
-def _described(headers: Headers) -> tuple[str, str] | None:
+def described(headers: Headers) -> tuple[str, str] | None:
     """Return the library and the class that a config.json names, or None if it names none."""
     single, listed = (headers.config.get(key) for key in ("_class_name", "architectures"))
     if isinstance(single, str):

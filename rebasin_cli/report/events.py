@@ -132,6 +132,7 @@ def _aligned(outcome: Aligned) -> tuple[str, dict[str, Any]]:
         **_matched(outcome.matching, outcome.diagnosis),
         "untouched": outcome.untouched,
         "permutation": str(outcome.permutation.path) if outcome.permutation else None,
+        **_agreement(outcome.function),
         "seconds": outcome.seconds,
     }
 
@@ -169,6 +170,7 @@ def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
         "converged": outcome.converged,
         "torn": outcome.torn,
         "renormalized": report_fields(outcome.report) if outcome.report else None,
+        **_agreement(outcome.function),
         **preserve_fields(outcome.preserved),
         **zip_fields(outcome.zipped),
         "seconds": outcome.seconds,

@@ -76,6 +76,7 @@ def aligned_text(outcome: Aligned) -> str:
         lines = [*lines[:2], figures, *lines[2:], words]
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
+    lines += [f"  {_agreement(outcome.function)}"] if outcome.function else []
     if outcome.permutation:
         lines.append(f"  permutation saved to {outcome.permutation.path}")
     return "\n".join(lines)
@@ -107,6 +108,7 @@ def merged_text(outcome: Merged) -> str:
         )
     if not outcome.converged:
         lines.append("  stopped before the models came to rest; more might be gained")
+    lines += [f"  each model: {_agreement(outcome.function)}"] if outcome.function else []
     lines += merged_lines(outcome)
     lines += preserve_lines(outcome.preserved) if outcome.preserved else []
     lines += zip_lines(outcome.zipped) if outcome.zipped else []

@@ -20,6 +20,7 @@ from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.activations import by_activations
 from rebasin_cli.run.diagnose import diagnosed
+from rebasin_cli.run.function import check_function
 from rebasin_cli.run.output import write_model, write_permutations
 from rebasin_cli.run.provenance import basin_of, provenance
 from rebasin_cli.run.straight_through import by_straight_through
@@ -59,6 +60,8 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         seed=plan.options.seed,
     )
     moved = Permuted(item.model, plan.choice.bound.tensors, matching.permutations)
+    progress("checking the function", 0, 0)
+    function = check_function(plan.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
     written = write_model(moved, item.model, item.target, plan.options, facts)
     saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
@@ -73,6 +76,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         seconds=perf_counter() - began,
         alike=plan.choice.alike,
         diagnosis=diagnosis,
+        function=function,
     )
 
 

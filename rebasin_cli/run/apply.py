@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rebasin_cli.errors import PermutationError
 from rebasin_cli.matching import match_weights
 from rebasin_cli.permutation import Permuted, inverse
 from rebasin_cli.plan.apply import ApplyPlan, VerifyPlan
+from rebasin_cli.plan.function_check import check_of
 from rebasin_cli.plan.outcome import Agreement, Applied, Kept, Verified
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import save_permutations
 from rebasin_cli.run.compare import max_difference, max_value, same_bits
-from rebasin_cli.run.function import compare_functions
+from rebasin_cli.run.function import check_function, compare_functions
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import provenance
 from rebasin_cli.spec import BoundSpec
@@ -27,7 +27,7 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
         return
     permutations = inverse(plan.permutations) if plan.inverted else plan.permutations
     moved = Permuted(plan.model, plan.bound.tensors, permutations)
-    function = _checked(plan, moved)
+    function = check_function(plan.check, plan.model, moved, where=str(plan.model.path))
     facts = provenance("apply", [plan.model], basin=None, inverse=plan.inverted)
     progress(f"writing {plan.target.path.name}", 0, 0)
     yield Applied(
@@ -39,21 +39,6 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
         written=write_model(moved, plan.model, plan.target, plan.options, facts),
         function=function,
     )
-
-
-def _checked(plan: ApplyPlan, moved: TensorSource) -> Agreement | None:
-    """Return how far the permuted model's outputs move; raises before a wrong model is written."""
-    if plan.traced is None:
-        return None
-    function = compare_functions(plan.traced, plan.model, moved)
-    if not function.same:
-        raise PermutationError(
-            f"the permutation changes what {plan.traced.known.name} computes",
-            where=str(plan.source),
-            detail=f"its outputs move by {function.difference:.2g} of their scale",
-            hint="without --model it is applied all the same",
-        )
-    return function
 
 
 def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
@@ -104,7 +89,8 @@ def _agreement(plan: VerifyPlan, moved: TensorSource) -> Agreement | None:
     traced = plan.choice.traced
     if traced is None or plan.choice.automatic:
         return None
-    return compare_functions(traced, plan.a, moved if traced.tracing.free_outputs else plan.b)
+    other = moved if traced.tracing.free_outputs else plan.b
+    return compare_functions(check_of(traced), plan.a, other)
 
 
 def _all_voting(plan: VerifyPlan) -> BoundSpec:

@@ -9,37 +9,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.models import Example
 from rebasin_cli.models.attempt import quiet
 from rebasin_cli.models.called import cause
 from rebasin_cli.models.weights import fill
+from rebasin_cli.plan.function_check import FunctionCheck
 from rebasin_cli.plan.outcome import Agreement
-from rebasin_cli.plan.traced import Fitted
-from rebasin_cli.plan.tracing import subject_for
 from rebasin_cli.tensors import TensorSource, dtype_name
-from rebasin_cli.trace.capture import named_outputs
+from rebasin_cli.trace.capture import named_outputs, primary_outputs
 from rebasin_cli.trace.record import mapped
 from rebasin_cli.trace.recorder import primitive_kernels
 
 Outputs = Sequence[Mapping[str, Tensor]]
 
 
-def compare_functions(fitted: Fitted, one: TensorSource, other: TensorSource) -> Agreement:
+def check_function(
+    check: FunctionCheck | None, one: TensorSource, other: TensorSource, *, where: str
+) -> Agreement | None:
+    """Return how far the outputs of a checkpoint move as its units do, if that can be looked at.
+
+    Raises PermutationError if they do: before a model of another function is written. where: the
+    checkpoint.
+    """
+    if check is None:
+        return None
+    try:
+        function = compare_functions(check, one, other, inputs=1)
+    except (UsageError, MachineError):
+        if check.required:
+            raise
+        return None
+    if math.isnan(function.difference) and not check.required:
+        return None
+    if not function.same:
+        raise PermutationError(
+            f"in this order of its units {check.network.subject.name} computes something else",
+            where=where,
+            detail=f"its outputs move by {function.difference:.2g} of their scale",
+            hint="is its config.json that of these weights, and the spec that of the model? "
+            "--no-check writes it all the same",
+        )
+    return function
+
+
+def compare_functions(
+    check: FunctionCheck, one: TensorSource, other: TensorSource, *, inputs: int | None = None
+) -> Agreement:
     """Return how far apart the outputs of two checkpoints are on the model's random inputs.
 
-    In float64, or in float32 where the model computes no numbers in that. What a checkpoint lacks,
-    such as a head, has the same random values for both. Raises UsageError if the model does not
-    run, MachineError if it does not fit into memory.
+    inputs: how many of them; None: all. In float64, or in float32 where the model computes no
+    numbers in that; NaN if it computes none at all. What a checkpoint lacks, such as a head, has
+    the same random values for both.
+    Raises UsageError if the model does not run, MachineError if it does not fit into memory.
     """
-    subject = subject_for(fitted.tracing)
+    subject = check.network.subject
     try:
         with quiet():
             model = subject.build()
-            examples = subject.examples(model)
+            examples = subject.examples(model)[:inputs]
             for dtype in (torch.float64, torch.float32):
                 model.to(dtype)
-                runs = [_run(model, source, fitted, examples) for source in (one, other)]
+                runs = [_run(model, source, check, examples) for source in (one, other)]
                 if all(map(_finite, runs)):
                     break
     except MemoryError as error:
@@ -47,15 +78,16 @@ def compare_functions(fitted: Fitted, one: TensorSource, other: TensorSource) ->
     except RuntimeError as error:
         what = f"{subject.name} does not run with the weights of the checkpoints"
         raise UsageError(what, detail=cause(error)) from error
-    return Agreement(_apart(*runs), len(examples), dtype_name(dtype))
+    difference = _apart(*runs) if _finite(runs[0]) else math.nan
+    return Agreement(difference, len(examples), dtype_name(dtype))
 
 
 def _run(
-    model: nn.Module, source: TensorSource, fitted: Fitted, examples: Sequence[Example]
+    model: nn.Module, source: TensorSource, check: FunctionCheck, examples: Sequence[Example]
 ) -> Outputs:
-    fill(model, source, fitted.layout.windows)
+    fill(model, source, check.network.windows)
     dtype = next((p.dtype for p in model.parameters()), torch.float64)
-    return [_called(model, example, dtype, fitted.known.trace.outputs) for example in examples]
+    return [_called(model, example, dtype, check.outputs) for example in examples]
 
 
 def _called(
@@ -68,8 +100,10 @@ def _called(
     kwargs: Any = mapped(dict(example.kwargs), Tensor, cast)
     torch.manual_seed(0)
     with primitive_kernels():
-        found = named_outputs(model(*args, **kwargs))
-    return {name: found[name].clone() for name in names if name in found}
+        returned = model(*args, **kwargs)
+    found = named_outputs(returned)
+    wanted = names or primary_outputs(returned)
+    return {name: found[name].clone() for name in wanted if name in found}
 
 
 def _finite(outputs: Outputs) -> bool:

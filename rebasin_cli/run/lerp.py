@@ -14,6 +14,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import match_models
 from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.execute import CommandFailedError, execute
+from rebasin_cli.run.function import check_function
 from rebasin_cli.run.merge import finite
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import basin_of, one_basin, provenance
@@ -55,6 +56,8 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             first, model, plan.choice, plan.machine, plan.options, progress=progress
         )
         pair = first, model
+        moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
+        function = check_function(plan.check, model, moved, where=str(model.path))
         diagnosis = diagnosed(pair, plan.choice, plan.machine, plan.options, found.permutations)
         yield Aligned(
             model=model.path,
@@ -66,6 +69,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             permutation=None,
             seconds=perf_counter() - began,
             diagnosis=diagnosis,
+            function=function,
         )
 
 

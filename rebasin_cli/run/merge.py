@@ -14,9 +14,10 @@ from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.correction import has_batch_norm
 from rebasin_cli.plan.merge import MergePlan
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.outcome import Kept, Merged
+from rebasin_cli.plan.outcome import Agreement, Kept, Merged
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.correct import Parents, corrected
+from rebasin_cli.run.function import check_function
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import basin_of, one_basin, provenance
 from rebasin_cli.tensors import TensorSource
@@ -35,7 +36,8 @@ REASONS = {
 class Together:
     """The models of a plan in one frame. sources: in the order of the plan; mean: of all.
 
-    shared: their provenance says that they lay in one basin, so nothing was searched.
+    shared: their provenance says that they lay in one basin, so nothing was searched. function: of
+    the model whose outputs its permutation moves the most.
     """
 
     sources: Sequence[TensorSource]
@@ -44,6 +46,7 @@ class Together:
     shared: bool
     alignment: Alignment
     objective: Change | None
+    function: Agreement | None = None
 
 
 def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
@@ -70,8 +73,24 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
     sources = [finite(model, plan.options) for model in plan.models]
     alignment, objective = _align(plan, sources, strategy, progress)
     aligned = _aligned(plan, sources, alignment)
+    function = _checked(plan, aligned, alignment, progress)
     mean = Mean(aligned, plan.weights, plan.reference, plan.options.selects)
-    return Together(aligned, mean, strategy, shared, alignment, objective)
+    return Together(aligned, mean, strategy, shared, alignment, objective, function)
+
+
+def _checked(
+    plan: MergePlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
+) -> Agreement | None:
+    """Return how far the outputs of a model move at most; raises if one is another function."""
+    found: list[Agreement] = []
+    for model, source, permutations in zip(
+        plan.models, aligned, alignment.permutations, strict=True
+    ):
+        if any(permutation.moved for permutation in permutations.values()):
+            progress("checking functions", len(found), len(plan.models))
+            one = check_function(plan.check, model, source, where=str(model.path))
+            found += [one] if one else []
+    return max(found, key=lambda one: one.difference, default=None)
 
 
 def merge_facts(plan: MergePlan, together: Together, **facts: object) -> dict[str, str]:
@@ -107,6 +126,7 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
         written=written,
         seconds=seconds,
         alike=searched.alike if searched else (),
+        function=together.function,
     )
 
 
