@@ -204,17 +204,19 @@ def _parents_first(permutations: Permutations) -> list[str]:
 class Permuted(Derived):
     """A TensorSource whose tensors are permuted as they are loaded, one at a time.
 
-    source: must hold every member of `tensors`; what is not among them passes through.
+    source: what is not among the members of `tensors`, or does not move, passes through: it may
+    be missing, or have another shape.
     """
 
     def __init__(
         self, source: TensorSource, tensors: Sequence[BoundTensor], permutations: Permutations
     ) -> None:
         super().__init__(source)
-        self._permutations = permutations
+        self._permutations = {name: p for name, p in permutations.items() if p.moved}
         self._places = {
             name: (tensor, position)
             for tensor in tensors
+            if tensor.groups & self._permutations.keys()
             for position, name in enumerate(tensor.members)
         }
 

@@ -80,7 +80,7 @@ Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec w
 @s.with_search
 @t.with_model
 @with_data
-@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
+@o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
 def merge(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...")] = None,
@@ -187,7 +187,7 @@ def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None
 
 @s.with_search
 @t.with_model
-@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
+@o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
 def lerp(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="A B")] = None,

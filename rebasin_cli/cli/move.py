@@ -22,7 +22,7 @@ from rebasin_cli.cli.running import with_data
 @with_activations
 @with_data
 @t.with_model
-@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
+@o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
 def align(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, typer.Argument(metavar="REF MODEL...")] = None,

@@ -79,6 +79,14 @@ PassThrough = Annotated[
         "--pass-through", metavar="GLOB", help="These hold no units; the spec need not name them."
     ),
 ]
+Common = Annotated[
+    bool,
+    _spec(
+        "--common",
+        help="Where vocabularies, classes or channels differ, take what both have; the rest stays "
+        "as it is in the first model.",
+    ),
+]
 Key = Annotated[
     str | None,
     _file("--key", metavar="PATH", help="Where the weights are in a .pt, as ema.model."),
@@ -160,6 +168,7 @@ WRITING: Shared = {
     "no_clobber": (NoClobber, False),
     "in_place": (InPlace, False),
 }
+COMBINING: Shared = {"common": (Common, False)}
 CHECKING: Shared = {"check": (Check, None)}
 COMPUTING: Shared = {
     "device": (Device, "auto"),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
+from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.choice import Choice, choose_spec, tensors_of
+from rebasin_cli.plan.common import plan_overlaps
 from rebasin_cli.plan.estimate import (
     check_search,
     describe_inputs,
@@ -23,7 +25,7 @@ from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.learning import check_learning
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.methods import DATA_METHODS, Means, check_chosen
-from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.options import Options, Tracing
 from rebasin_cli.plan.saved import read_permutations
 from rebasin_cli.plan.targets import (
     Place,
@@ -34,15 +36,23 @@ from rebasin_cli.plan.targets import (
     plan_place,
     plan_target,
 )
+from rebasin_cli.tensors import BoundTensor
 
 
 @dataclass(frozen=True)
 class AlignItem:
-    """One model to align, where the result goes, and where its permutation is saved."""
+    """One model to align, where the result goes, and where its permutation is saved.
+
+    tensors: as they are cut in this model. overlap: where its shapes are not the reference's.
+    check: the model to see with that its function stays.
+    """
 
     model: Checkpoint
     target: Target
     permutation: Place | None
+    tensors: tuple[BoundTensor, ...]
+    overlap: Overlap
+    check: FunctionCheck | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,6 @@ class AlignPlan:
     """All that `run_align` needs.
 
     initial: where every search starts; None: by the options. means: of a method that runs models.
-    check: the model to see with that functions stay.
     """
 
     reference: Checkpoint
@@ -60,7 +69,6 @@ class AlignPlan:
     initial: Mapping[str, Permutation] | None
     options: Options
     means: Means = field(default_factory=Means)
-    check: FunctionCheck | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -96,9 +104,9 @@ def plan_align(
     choice = choose_spec([reference, *models], aligning, given=means.statistics)
     check_search(choice, machine, options)
     initial = read_permutations(start, reference).permutations if start else None
-    items = _items(reference, models, save, start, options)
-    check = plan_function_check(reference, options, choice)
-    return AlignPlan(reference, items, choice, machine, initial, options, means, check)
+    targets = _targets(reference, models, save, start, options)
+    items = _items(reference, models, targets, choice, options)
+    return AlignPlan(reference, items, choice, machine, initial, options, means)
 
 
 def _means(reference: Checkpoint, options: Options) -> Means:
@@ -116,24 +124,50 @@ def _means(reference: Checkpoint, options: Options) -> Means:
 def _items(
     reference: Checkpoint,
     models: Sequence[Checkpoint],
+    targets: Sequence[tuple[Target, Place | None]],
+    choice: Choice,
+    options: Options,
+) -> tuple[AlignItem, ...]:
+    """Return what becomes of each model, in its own shapes."""
+    _, *overlaps = plan_overlaps([reference, *models], choice, wanted=options.common)
+    check = plan_function_check(reference, options, choice)
+    own = replace(options, tracing=Tracing())
+    return tuple(
+        AlignItem(
+            model,
+            target,
+            place,
+            tensors=tensors_of(choice, model, reference, options)
+            if overlap
+            else choice.bound.tensors,
+            overlap=overlap,
+            check=plan_function_check(model, own) if overlap else check,
+        )
+        for model, (target, place), overlap in zip(models, targets, overlaps, strict=True)
+    )
+
+
+def _targets(
+    reference: Checkpoint,
+    models: Sequence[Checkpoint],
     save: Path | None,
     start: Path | None,
     options: Options,
-) -> tuple[AlignItem, ...]:
-    """Return what becomes of each model; no output may be an input but the model's own."""
+) -> list[tuple[Target, Place | None]]:
+    """Return where results and permutations go; no output may be an input but the model's own."""
     outs = output_paths(models, options, word="aligned")
     saves = permutation_paths(models, save)
     check_distinct([*outs, *saves])
     several = len(models) > 1 or options.out_folder
     inputs = [file for model in (reference, *models) for file in files_of(model)]
     inputs += [path for path in (start, options.activations.statistics) if path]
-    items = []
+    targets = []
     for out, place, model in zip_longest(outs, saves, models):
         others = [file for file in inputs if file not in files_of(model)]
         target = plan_target(out, model, options, own=[model], others=others, create=several)
         saved = plan_place(place, options, others=inputs, create=several) if place else None
-        items.append(AlignItem(model, target, saved))
-    return tuple(items)
+        targets.append((target, saved))
+    return targets
 
 
 def output_paths(models: Sequence[Checkpoint], options: Options, *, word: str) -> list[Path]:

@@ -15,6 +15,7 @@ from rebasin_cli.plan.statistics_file import Statistics
 from rebasin_cli.plan.traced import Fitted, bound_model, configured
 from rebasin_cli.plan.unnamed import check_passed, check_unnamed, touched
 from rebasin_cli.spec import BoundSpec, load_spec
+from rebasin_cli.tensors import BoundTensor
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,13 @@ def choose_spec(
     choice = replace(choice, held=held_roots(choice.bound, headers, options))
     check_passed(choice.bound, headers, options, choice.movable)
     return choice
+
+
+def tensors_of(
+    choice: Choice, model: Checkpoint, reference: Checkpoint, options: Options
+) -> tuple[BoundTensor, ...]:
+    """Return the tensors of a spec as they are cut in a model whose shapes are not the first's."""
+    return bound_to(choice.bound.spec, headers_of([model, reference]), options).tensors
 
 
 def held_roots(bound: BoundSpec, headers: Headers, options: Options) -> frozenset[str]:

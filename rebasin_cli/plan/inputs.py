@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from glob import escape
 from pathlib import Path
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
@@ -70,7 +71,7 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
             detail="\n".join(listed("missing", missing) + listed("not expected", extra)),
             hint=_names_hint(a, b),
         )
-    shapes = [n for n in a if n in b and a[n].shape != b[n].shape and options.selects(n)]
+    shapes = [n for n in a if n in b and options.selects(n) and _apart(a[n], b[n], options)]
     if shapes:
         yield Problem(
             f"{_count(len(shapes), 'tensor')} of another shape than in {reference.path}",
@@ -78,8 +79,22 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
             detail="\n".join(
                 listed("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
             ),
-            hint="only checkpoints of one architecture and size can be aligned or averaged",
+            hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
+            "channels differ, align, merge and lerp take what both have with --common",
         )
+
+
+def _apart(ours: TensorInfo, theirs: TensorInfo, options: Options) -> bool:
+    """Return whether two tensors cannot be compared; a common part needs as many axes."""
+    if options.common:
+        return len(ours.shape) != len(theirs.shape)
+    return ours.shape != theirs.shape
+
+
+def _skipping(names: Sequence[str]) -> str:
+    """Return the options that leave tensors out, if they are few."""
+    few = len(names) <= SHOWN
+    return " ".join(f"--skip '{escape(name)}'" for name in names) if few else "--skip GLOB"
 
 
 def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:

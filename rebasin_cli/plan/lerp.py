@@ -12,7 +12,9 @@ from typing import Any
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.merging import MODES
+from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.common import plan_overlaps
 from rebasin_cli.plan.estimate import (
     check_search,
     describe_inputs,
@@ -47,7 +49,7 @@ class LerpPlan:
     """All that `run_lerp` needs.
 
     choice, check: None unless the models are to be aligned first. command: the words of what is run
-    on each point; none: nothing is.
+    on each point; none: nothing is. overlaps: of each model, where its shapes are not the first's.
     """
 
     models: tuple[Checkpoint, ...]
@@ -59,6 +61,7 @@ class LerpPlan:
     machine: Machine
     options: Options
     check: FunctionCheck | None = None
+    overlaps: tuple[Overlap, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -118,6 +121,7 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
         machine=machine,
         options=options,
         check=plan_function_check(models[0], options, choice) if choice else None,
+        overlaps=plan_overlaps(models, choice, wanted=options.common),
     )
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching import STRATEGIES
+from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.common import plan_overlaps
 from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction
 from rebasin_cli.plan.estimate import (
     check_search,
@@ -35,6 +37,7 @@ class MergePlan:
     strategy: a key of STRATEGIES. chosen: False if the user asked for it, so that a basin
     the inputs share may not replace it. choice: None if nothing is aligned. correction: of the
     result's statistics, if that is asked for. check: the model to see with that functions stay.
+    overlaps: of each model, where its shapes are not those of the first.
     """
 
     models: tuple[Checkpoint, ...]
@@ -48,6 +51,7 @@ class MergePlan:
     options: Options
     correction: CorrectionPlan | None = None
     check: FunctionCheck | None = None
+    overlaps: tuple[Overlap, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -90,8 +94,7 @@ def plan_merge(
     models = open_models(paths, options)
     check_fit(models[0], models[1:], options)
     matched = options.spec_first() if renormalize else options
-    first = [models[which], *models[:which], *models[which + 1 :]]
-    choice = None if strategy == "none" else choose_spec(first, matched)
+    choice = None if strategy == "none" else choose_spec(models, matched)
     correction = plan_correction(models[which], options, renormalize) if renormalize else None
     if correction and correction.method == "calibrate" and not (choice or correction.door):
         raise UsageError("nothing says how deep biases are", hint="--model TARGET")
@@ -110,7 +113,8 @@ def plan_merge(
         machine=machine,
         options=options,
         correction=correction,
-        check=plan_function_check(models[which], options, choice) if choice else None,
+        check=plan_function_check(models[0], options, choice) if choice else None,
+        overlaps=plan_overlaps(models, choice, wanted=options.common),
     )
 
 

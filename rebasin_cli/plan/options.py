@@ -101,8 +101,9 @@ class Options:
 
     spec: name or file; None: that of `tracing.target`, else chosen from the bundled ones.
     sizes: named sizes from --set.
-    only, skip: globs over tensor names. pass_through: of those that a spec need not name. key:
-    dotted path to the state dict inside a .pt file.
+    only, skip: globs over tensor names. pass_through: of those that a spec need not name. common:
+    tensors may have other shapes, and what both have counts. key: dotted path to the state dict
+    inside a .pt file.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. figures: units are compared one by one too; margins: and how sure their
@@ -117,6 +118,7 @@ class Options:
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
     pass_through: Sequence[str] = ()
+    common: bool = False
     key: str | None = None
     out: Path | None = None
     out_folder: bool = False

@@ -74,20 +74,18 @@ def touched(bound: BoundSpec, info: TensorInfo) -> frozenset[str]:
     for tensor in bound.tensors:
         if any(_inside(info.name, member) for member in tensor.members):
             found |= tensor.groups
-        for group, size in axis_sizes(tensor):
-            if size > 1 and size in info.shape:
-                found.add(group)
+        sized = ((group, tensor.shape[axis]) for group, axis in axis_groups(tensor))
+        found |= {group for group, size in sized if 1 < size in info.shape}
     sizes = {group.name: group.size for group in bound.groups.values()}
     return frozenset(found | {name for name, size in sizes.items() if 1 < size in info.shape})
 
 
-def axis_sizes(tensor: BoundTensor) -> Iterator[tuple[str, int]]:
-    """Yield each group of a tensor with the whole length of an axis it lies on."""
+def axis_groups(tensor: BoundTensor) -> Iterator[tuple[str, int]]:
+    """Yield each group of a tensor with an axis it lies on."""
     steps = [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
     for dim in (dim for block in tensor.blocks for dim in block.dims):
         if dim.group is not None:
-            axis = next(k for k, step in enumerate(steps) if dim.stride >= step)
-            yield dim.group, tensor.shape[axis]
+            yield dim.group, next(k for k, step in enumerate(steps) if dim.stride >= step)
 
 
 def listed(names: Sequence[str], *, most: int = SHOWN, joint: str = "\n") -> str:

@@ -9,6 +9,7 @@ from time import perf_counter
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.matching import Matching, match_weights
+from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.permutation import Permutation, Permuted
 from rebasin_cli.plan.align import AlignItem, AlignPlan
 from rebasin_cli.plan.choice import Choice
@@ -51,7 +52,14 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     matching = method(plan, item, progress)
     models = plan.reference, item.model
     progress("comparing units", 0, 0)
-    diagnosis = diagnosed(models, plan.choice, plan.machine, plan.options, matching.permutations)
+    diagnosis = diagnosed(
+        models,
+        plan.choice,
+        plan.machine,
+        plan.options,
+        matching.permutations,
+        overlap=item.overlap,
+    )
     facts = provenance(
         "align",
         models,
@@ -59,9 +67,9 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         spec=plan.choice.name,
         seed=plan.options.seed,
     )
-    moved = Permuted(item.model, plan.choice.bound.tensors, matching.permutations)
+    moved = Permuted(item.model, item.tensors, matching.permutations)
     progress("checking the function", 0, 0)
-    function = check_function(plan.check, item.model, moved, where=str(item.model.path))
+    function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
     written = write_model(moved, item.model, item.target, plan.options, facts)
     saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
@@ -88,6 +96,7 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
         plan.choice,
         plan.machine,
         plan.options,
+        overlap=item.overlap,
         initial=plan.initial,
         progress=progress,
     )
@@ -107,13 +116,17 @@ def match_models(
     machine: Machine,
     options: Options,
     *,
+    overlap: Overlap = EQUAL,
     initial: Mapping[str, Permutation] | None = None,
     progress: Progress,
 ) -> Matching:
-    """Return the matching of one model to a reference, under the plan's spec and means."""
+    """Return the matching of one model to a reference, under the plan's spec and means.
+
+    overlap: where the model's shapes are not the reference's.
+    """
     return match_weights(
         reference,
-        model,
+        CommonPart(model, overlap),
         choice.bound,
         machine.settings(options),
         movable=choice.movable,

@@ -7,6 +7,7 @@ import torch
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.matching import Diagnosis, diagnose, diagnose_fully, measure
 from rebasin_cli.matching.loaded import Loaded, working_dtype
+from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.machine import Machine
@@ -22,12 +23,17 @@ def diagnosed(
     machine: Machine,
     options: Options,
     permutations: Permutations,
+    *,
+    overlap: Overlap = EQUAL,
 ) -> Diagnosis | None:
-    """Return the figures of a reference and a permuted model, as many as are asked for."""
+    """Return the figures of a reference and a permuted model, as many as are asked for.
+
+    overlap: where the model's shapes are not the reference's.
+    """
     if not options.figures:
         return None
     figures = diagnose_fully if options.margins else diagnose
-    return figures(*_loaded(models, machine), choice.bound, permutations)
+    return figures(*_loaded(models, machine, overlap), choice.bound, permutations)
 
 
 def diagnosed_as_is(
@@ -35,7 +41,7 @@ def diagnosed_as_is(
 ) -> Diagnosed:
     """Return the figures of two models as they are, under a spec."""
     figures = diagnose_fully if options.margins else diagnose
-    sources = _loaded(models, machine)
+    sources = _loaded(models, machine, EQUAL)
     return Diagnosed(
         spec=choice.name,
         measured=measure(*sources, choice.bound, {}),
@@ -43,18 +49,20 @@ def diagnosed_as_is(
     )
 
 
-def _loaded(models: Models, machine: Machine) -> tuple[Loaded, Loaded]:
+def _loaded(models: Models, machine: Machine, overlap: Overlap) -> tuple[Loaded, Loaded]:
     """Return the tensors as the search sees them: on the device, in float32 or wider, checked."""
     device = torch.device(machine.device)
     dtype = working_dtype(device, *models)
-    first, second = (
+    first, other = models
+    loaded = (
         Loaded(
-            model,
+            source,
             label=str(model.path),
             device=device,
             dtype=dtype,
             limit=machine.max_memory // 2,
         )
-        for model in models
+        for model, source in ((first, first), (other, CommonPart(other, overlap)))
     )
-    return first, second
+    reference, second = loaded
+    return reference, second

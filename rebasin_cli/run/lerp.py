@@ -7,6 +7,7 @@ from shutil import rmtree
 from time import perf_counter
 
 from rebasin_cli.merging import Between
+from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.lerp import LerpPlan, Point
 from rebasin_cli.plan.outcome import Aligned, Failed, Interpolated, Kept
@@ -50,15 +51,24 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
     first, *others = plan.models
     if plan.choice is None:
         return
-    for model in others:
+    for model, overlap in zip(others, plan.overlaps[1:], strict=True):
         began = perf_counter()
         found = match_models(
-            first, model, plan.choice, plan.machine, plan.options, progress=progress
+            first,
+            model,
+            plan.choice,
+            plan.machine,
+            plan.options,
+            overlap=overlap,
+            progress=progress,
         )
         pair = first, model
         moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
-        function = check_function(plan.check, model, moved, where=str(model.path))
-        diagnosis = diagnosed(pair, plan.choice, plan.machine, plan.options, found.permutations)
+        check = None if overlap else plan.check
+        function = check_function(check, model, moved, where=str(model.path))
+        diagnosis = diagnosed(
+            pair, plan.choice, plan.machine, plan.options, found.permutations, overlap=overlap
+        )
         yield Aligned(
             model=model.path,
             reference=first.path,
@@ -75,15 +85,15 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
 
 def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
     """Return the models, all but the first permuted on the fly if they were aligned."""
-    sources: list[TensorSource] = [finite(model, plan.options) for model in plan.models]
-    if plan.choice is None:
-        return sources
-    tensors = plan.choice.bound.tensors
-    moved = [
-        Permuted(source, tensors, found.matching.permutations)
-        for source, found in zip(sources[1:], aligned, strict=True)
+    first, *others = [
+        CommonPart(finite(model, plan.options), overlap)
+        for model, overlap in zip(plan.models, plan.overlaps, strict=True)
     ]
-    return [sources[0], *moved]
+    tensors = plan.choice.bound.tensors if plan.choice else ()
+    found = [one.matching.permutations for one in aligned] or [{} for _ in others]
+    moved = (Permuted(source, tensors, p) for source, p in zip(others, found, strict=True))
+    pairs = zip(moved, plan.overlaps[1:], strict=True)
+    return [first, *(Completed(source, first, overlap) for source, overlap in pairs)]
 
 
 def _basin(plan: LerpPlan) -> str | None:

@@ -10,6 +10,7 @@ from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.evaluate.correcting import Report
 from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
 from rebasin_cli.merging import Finite, Mean
+from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.correction import has_batch_norm
 from rebasin_cli.plan.merge import MergePlan
@@ -70,12 +71,19 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
     """Return the models in one frame, aligned by the strategy of the plan if they have to be."""
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
-    sources = [finite(model, plan.options) for model in plan.models]
+    sources = [
+        CommonPart(finite(model, plan.options), overlap)
+        for model, overlap in zip(plan.models, plan.overlaps, strict=True)
+    ]
     alignment, objective = _align(plan, sources, strategy, progress)
     aligned = _aligned(plan, sources, alignment)
     function = _checked(plan, aligned, alignment, progress)
-    mean = Mean(aligned, plan.weights, plan.reference, plan.options.selects)
-    return Together(aligned, mean, strategy, shared, alignment, objective, function)
+    whole = [
+        Completed(source, aligned[0], overlap)
+        for source, overlap in zip(aligned, plan.overlaps, strict=True)
+    ]
+    mean = Mean(whole, plan.weights, plan.reference, plan.options.selects)
+    return Together(whole, mean, strategy, shared, alignment, objective, function)
 
 
 def _checked(
@@ -83,10 +91,10 @@ def _checked(
 ) -> Agreement | None:
     """Return how far the outputs of a model move at most; raises if one is another function."""
     found: list[Agreement] = []
-    for model, source, permutations in zip(
-        plan.models, aligned, alignment.permutations, strict=True
+    for model, source, permutations, overlap in zip(
+        plan.models, aligned, alignment.permutations, plan.overlaps, strict=True
     ):
-        if any(permutation.moved for permutation in permutations.values()):
+        if any(permutation.moved for permutation in permutations.values()) and not overlap:
             progress("checking functions", len(found), len(plan.models))
             one = check_function(plan.check, model, source, where=str(model.path))
             found += [one] if one else []
