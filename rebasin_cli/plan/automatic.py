@@ -28,6 +28,10 @@ from rebasin_cli.spec import (
     spec_text,
 )
 
+# Specs of models whose head may be tied to the embedding, so that files look alike without a head.
+WITH_HEAD = frozenset(
+    {"gpt2", "llama", "mixtral", "qwen_moe", "moe_stacked", "t5", "bart", "whisper"}
+)
 NEAREST = 5  # specs listed when none fits, those with the fewest problems first
 
 
@@ -64,6 +68,13 @@ def only_fit(headers: Headers, options: Options) -> Fit:
     if not fits:
         _none_fits(trial, {n: miss for n, miss in found.items() if isinstance(miss, Miss)})
     (name, first), *others = fits.items()
+    if headers.bare and name in WITH_HEAD:
+        raise NoFitError(
+            f"spec {name!r} is of a model with a head, and {headers.folder} holds one without",
+            where=headers.where,
+            detail="its hidden states are its output, so they keep their order",
+            hint=f"--model hf:{headers.folder}",
+        )
     if all(same_symmetry(first, bound) for _, bound in others):
         return Fit(name, first, tuple(other for other, _ in others))
     raise UsageError(

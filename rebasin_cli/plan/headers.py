@@ -6,6 +6,7 @@ tells is one that no model contradicts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ class Headers:
 
     ties: alias -> first name, in every model one tensor. everywhere: names that all models have.
     partial: names that a model lacks, and none that is tied to them is there instead. config,
-    folder: the content of the first config.json, and where it lies. where: the first model.
+    folder: the content of the config.json that counts, and where it lies: the first one, but a
+    model that is a bare backbone comes first. where: the first model.
     """
 
     infos: Mapping[str, TensorInfo]
@@ -32,6 +34,11 @@ class Headers:
     folder: Path
     where: str
 
+    @property
+    def bare(self) -> bool:
+        """Whether one of the models is a backbone, whose hidden states are its output."""
+        return _bare(self.config)
+
 
 def headers_of(models: Sequence[Checkpoint]) -> Headers:
     """Return what the models of a command have together; the first one's infos count."""
@@ -40,7 +47,8 @@ def headers_of(models: Sequence[Checkpoint]) -> Headers:
     ordered = {name: union[name] for found in each for name in found}
     everywhere = frozenset(name for name in ordered if all(name in found for found in each))
     ties = dict(_common_ties(models, everywhere))
-    home = next((model for model in models if model.config), models[0])
+    homes = [model for model in models if model.config]
+    home = next((m for m in homes if _bare(m.config)), homes[0] if homes else models[0])
     return Headers(
         infos=ordered,
         ties=ties,
@@ -90,3 +98,10 @@ def _partial(each: Sequence[Mapping[str, TensorInfo]], ties: Mapping[str, str]) 
     for name in dict.fromkeys(name for found in each for name in found):
         if not all(found.keys() & tied.get(name, {name}) for found in each):
             yield name
+
+
+def _bare(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json names a class of transformers that has no head."""
+    listed = config.get("architectures")
+    title = listed[0] if isinstance(listed, list) and listed else None
+    return isinstance(title, str) and bool(re.search(r"(?<!Head)(?<!Heads)Model$", title))

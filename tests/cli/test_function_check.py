@@ -131,3 +131,20 @@ def test_a_config_that_is_not_of_the_weights_is_let_be_unless_a_check_is_asked_f
     done = run(tmp_path, "align", *AB, "--check", "-f")
     assert done.code == 3
     assert "its tensors are not those of hf:" in done.err
+
+
+@pytest.mark.parametrize("heads", [("GPT2Model", "GPT2Model"), ("GPT2LMHeadModel", "GPT2Model")])
+def test_a_backbone_whose_names_are_those_of_a_tied_model_keeps_its_output(gpts, heads):
+    transformers = pytest.importorskip("transformers")
+    for seed, (name, title) in enumerate(zip("ab", heads, strict=True)):
+        torch.manual_seed(seed)
+        backbone = transformers.GPT2Model(transformers.GPT2Config(**CONFIG))
+        backbone.save_pretrained(gpts / name)
+        config = json.loads((gpts / name / "config.json").read_text())
+        (gpts / name / "config.json").write_text(json.dumps({**config, "architectures": [title]}))
+    done = run(gpts, "align", "a", "b", "-o", "out", "--json")
+    moved = {group["name"]: group["moved"] for group in done.events[1]["groups"]}
+    before, after = (transformers.GPT2Model.from_pretrained(gpts / name) for name in ("b", "out"))
+    ids = torch.arange(8)[None]
+    assert sum(moved.values()) > 0
+    assert torch.allclose(before(ids).last_hidden_state, after(ids).last_hidden_state, atol=1e-5)
