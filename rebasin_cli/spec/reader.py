@@ -30,6 +30,15 @@ _UNMASK = str.maketrans("\ue000\ue001\ue002", "{},")
 _FORBIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x84\x86-\x9f\ud800-\udfff\ue000-\ue002\ufeff\ufffe\uffff]"
 )
+# A bracket, or a comment or quoted text, in which brackets do not count.
+_BRACKET = re.compile(
+    r"""(?<!\S)\#.*
+    |   (?<![^\s\[\]{},:]) (?: "(?:\\.|[^"\\])*"? | '[^']*'? )
+    |   (?P<opens>[\[{]) | (?P<closes>[\]}])""",
+    re.VERBOSE,
+)
+_DEEP = f"lists and tables nest deeper than {MAX_DEPTH}"
+_DEEP_HINT = "close every bracket: the deepest entry, `parts: [[...], [...]]` of a split, needs 5"
 _QUOTE_HINT = "put quotes around text that begins with one of * & ! { [ % @ ` or has ': ' in it"
 
 
@@ -105,21 +114,44 @@ def _readable(text: str, problems: Problems) -> bool:
 
 def _harmless(text: str, problems: Problems) -> bool:
     """Check the events before any tree is made: no aliases, no tags, one shallow document."""
-    depth = documents = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        what, hint = _refusal(event)
-        if depth > MAX_DEPTH:
-            what, hint = f"lists and tables nest deeper than {MAX_DEPTH}", ""
-        if documents > 1:
-            what, hint = "a spec is one YAML document, this is the second", ""
-        if what and event.start_mark is not None:
-            problems.add(what, _mark(event.start_mark), hint=hint)
-        if depth > MAX_DEPTH or documents > 1 or len(problems) >= _MAX_REFUSALS:
-            break
+    depth = documents = done = 0
+    try:
+        for event in yaml.parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            documents += isinstance(event, yaml.DocumentStartEvent)
+            what, hint = _refusal(event)
+            if depth > MAX_DEPTH:
+                what, hint = _DEEP, _DEEP_HINT
+            if documents > 1:
+                what, hint = "a spec is one YAML document, this is the second", ""
+            if what and event.start_mark is not None:
+                problems.add(what, _mark(event.start_mark), hint=hint)
+            if depth > MAX_DEPTH or documents > 1 or len(problems) >= _MAX_REFUSALS:
+                break
+            done = event.end_mark.index if event.end_mark is not None else done
+    except yaml.MarkedYAMLError as error:
+        end = error.problem_mark.index if error.problem_mark is not None else len(text)
+        place = _too_deep(text, (done, end), depth)
+        if place is None:
+            raise
+        problems.add(_DEEP, place, hint=_DEEP_HINT)
     return not len(problems)
+
+
+def _too_deep(text: str, span: tuple[int, int], depth: int) -> Place | None:
+    """Return the bracket that opens one level too many, None if there is none.
+
+    The scanner reads ahead of its events, and may give up over the brackets that it finds there.
+
+    span, depth: from the end of the last event to the error, and how deep that event left us.
+    """
+    for match in _BRACKET.finditer(text, *span):
+        depth += (match["opens"] is not None) - (match["closes"] is not None)
+        if depth > MAX_DEPTH:
+            lines = LINE_BREAK.split(text[: match.start()])
+            return Place(len(lines), len(lines[-1]) + 1)
+    return None
 
 
 def _refusal(event: yaml.Event) -> tuple[str, str]:
