@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 M = TypeVar("M")
 _MOST = 8  # alternatives in one choice: longer lists are hard to read
@@ -14,7 +15,8 @@ _CHOOSABLE = re.compile(r"(?P<head>[^{}\[\],*]+)(?P<tail>(?:\{[A-Za-z.]+\})?)")
 Components = tuple[str, ...]
 
 
-class Line(NamedTuple, Generic[M]):
+@dataclass(frozen=True)  # Python 3.10 has no named tuples that are generic
+class Line(Generic[M]):
     """A pattern, what it says, and what it is sorted by: a place in the checkpoint first."""
 
     pattern: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Container, Iterable
+from dataclasses import replace
 from typing import Any
 
 from rebasin_cli.spec.compress_choices import Line
@@ -38,7 +39,7 @@ class Made:
             before, after = name[: index.start()], name[index.end() :]
             return name if INDEX_IN_NAME.sub(MARK, before) in own else f"{before}{{last}}{after}"
 
-        return line._replace(meaning=renamed(line.meaning, rename))
+        return replace(line, meaning=renamed(line.meaning, rename))
 
     def _index(self, name: str) -> re.Match[str] | None:
         """Return the index that templates vary the most, if it is the last one there."""

@@ -320,7 +320,7 @@ def test_a_yaml_bomb_is_refused_with_the_limit(text, says):
         parse(text)
 
 
-BRACKETS = ["[", "[[{a: ", "[a, ", "[\n", "[\"]\", ", "[']', ", "[  # ]\n"]
+BRACKETS = ["[", "[[{a: ", "[a, ", "[\n", '["]", ', "[']', ", "[  # ]\n"]
 
 
 @pytest.mark.parametrize("levels", [7, 999, 1000, 2000], ids=str)
@@ -335,7 +335,9 @@ def test_what_nests_too_deep_is_told_the_limit_where_it_is_passed(bracket, level
     assert problem.where == f"s.yaml:{line}:{column}"
 
 
-@pytest.mark.parametrize("text", ["x: 'a [[[[[[[ ", 'x: "[[[[[[[ ', "x: [a,\n# [[[[[[[\n", "a: b: [[[[[[["])
+@pytest.mark.parametrize(
+    "text", ["x: 'a [[[[[[[ ", 'x: "[[[[[[[ ', "x: [a,\n# [[[[[[[\n", "a: b: [[[[[[["]
+)
 def test_brackets_that_do_not_nest_are_not_blamed(text):
     (problem,) = problems(HEAD + text)
     assert problem.what.startswith("not YAML: ")

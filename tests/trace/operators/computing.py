@@ -145,9 +145,6 @@ _NORMS: dict[str, list[Maker]] = {
         lambda s: one(aten.native_layer_norm.default, s("n m a"), [s["a"]], s("a"), None, 1e-5),
         lambda s: one(aten.native_layer_norm.default, s("n a"), [s["a"]], None, None, 1e-5),
     ],
-    "_fused_rms_norm": [
-        lambda s: one(aten._fused_rms_norm.default, s("n m a"), [s["a"]], s("a"), 1e-5)
-    ],
     "rms_norm": [
         lambda s: one(aten.rms_norm.default, s("n a b"), [s["a"], s["b"]], s("a b"), 1e-5)
     ],
@@ -177,6 +174,10 @@ _NORMS: dict[str, list[Maker]] = {
         lambda s: one(aten._weight_norm_interface.default, s("o i k"), s("1 1 k"), 2),
     ],
 }
+if hasattr(aten, "_fused_rms_norm"):  # since torch 2.9
+    _NORMS["_fused_rms_norm"] = [
+        lambda s: one(aten._fused_rms_norm.default, s("n m a"), [s["a"]], s("a"), 1e-5)
+    ]
 _NORMS["native_batch_norm"].append(_bare_batch_norm)
 
 _ALONG: dict[str, list[Maker]] = {
