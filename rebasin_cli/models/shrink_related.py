@@ -40,11 +40,13 @@ def _side(fields: Mapping[str, Any]) -> int:
 
 def _layers(new: Mapping[str, Any]) -> dict[str, Any]:
     """Return which layers of the vision tower are read: of those that are left."""
-    wanted, tower = new.get("vision_feature_layer"), new.get("vision_config")
+    tower = new.get("vision_config")
     depth = next((getattr(tower, name) for name in LAYERS if hasattr(tower, name)), 0)
-    if not (isinstance(wanted, (list, tuple)) and depth):
-        return {}
-    return {"vision_feature_layer": [max(-depth, min(depth, layer)) for layer in wanted]}
+    return {
+        name: [max(-depth, min(depth, layer)) for layer in wanted]
+        for name in ("vision_feature_layer", "vision_feature_layers")  # versions differ
+        if depth and isinstance(wanted := new.get(name), (list, tuple))
+    }
 
 
 def _joined(new: Mapping[str, Any]) -> dict[str, Any]:
