@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models.source import home, named_object, reachable
+from rebasin_cli.models.source import home, named_object
+from rebasin_cli.models.uncached import reachable
 
 Loader = Callable[[], Iterable[object]]
 

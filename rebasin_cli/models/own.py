@@ -15,8 +15,9 @@ from rebasin_cli.models.attempt import CPU, failure, two_sizes
 from rebasin_cli.models.called import cause, check_arguments, constructed
 from rebasin_cli.models.guess import guessed_families
 from rebasin_cli.models.optional import version_of
-from rebasin_cli.models.source import fingerprint, home, named_object, reachable
+from rebasin_cli.models.source import fingerprint, home, named_object
 from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.uncached import reachable
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,21 +16,11 @@ from typing import Any
 from rebasin_cli.errors import MachineError, UsageError, suggest
 from rebasin_cli.models.attempt import quiet
 from rebasin_cli.models.called import cause
+from rebasin_cli.models.uncached import Apart, forget_changed, reachable
 
 FORMS = (
     "write file.py:Class, pkg.mod:Class, torchvision:NAME, timm:NAME, hf:FOLDER or diffusers:FOLDER"
 )
-
-
-@contextlib.contextmanager
-def reachable(folder: Path) -> Iterator[None]:
-    """Let modules of the folder be imported, as Python does for a script that lies there."""
-    before = list(sys.path)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def named_object(target: str) -> Any:
@@ -39,6 +29,7 @@ def named_object(target: str) -> Any:
     Raise UsageError if the file, the module or the name does not exist or the file does not run,
     MachineError if it needs a package that is absent.
     """
+    forget_changed()
     place, _, name = target.rpartition(":")
     module = _file(Path(place)) if place.endswith(".py") else _module(place)
     found: Any = module
@@ -73,19 +64,22 @@ def fingerprint(target: str, found: Any) -> str:
 
 
 def _file(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own."""
+    """Run a Python file as a module of its own, once: who names it twice means the same classes."""
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
-    tag = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    loader = SourceFileLoader(f"{path.stem}_{tag}", str(path.resolve()))
-    module = ModuleType(loader.name)
-    module.__file__, module.__loader__ = str(path.resolve()), loader
+    place = path.resolve()
+    name = f"{place.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = ModuleSpec(name, loader := Apart(name, str(place)), origin=str(place))
+    spec.has_location = True
+    module = module_from_spec(spec)
     # Dataclasses and pickle look up their module by name while its body runs.
-    sys.modules[loader.name] = module
+    sys.modules[name] = module
     try:
-        _run(str(path), lambda: loader.exec_module(module), path.resolve().parent)
+        _run(str(path), lambda: loader.exec_module(module), place.parent)
     except BaseException:
-        del sys.modules[loader.name]
+        del sys.modules[name]
         raise
     return module
 

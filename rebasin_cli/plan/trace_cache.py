@@ -6,18 +6,25 @@ Nothing depends on them: what cannot be read is traced again, what cannot be wri
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
 from rebasin_cli.checkpoint import write_text
 from rebasin_cli.errors import RebasinError
+from rebasin_cli.models.uncached import loaded_sources, same_sources
 from rebasin_cli.plan.traced_model import TracedModel, dump_model, load_model
 
 
 def find(key: str) -> TracedModel | None:
-    """Return the traced model kept under a key, None if there is none that can be read."""
+    """Return the traced model kept under a key, None if there is none that can be read.
+
+    Nor is there one if a file that it came from is another now: what a model imports, perhaps only
+    as it runs, is known once it has been traced.
+    """
     try:
-        return load_model(_file(key).read_text("utf-8"))
+        text = _file(key).read_text("utf-8")
+        return load_model(text) if same_sources(json.loads(text)["sources"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RebasinError):
         return None  # absent, cut off, or of another make
 
@@ -27,7 +34,7 @@ def keep(key: str, model: TracedModel) -> None:
     path = _file(key)
     with contextlib.suppress(OSError, RebasinError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, dump_model(model), overwrite=True)
+        write_text(path, dump_model(model, sources=loaded_sources()), overwrite=True)
 
 
 def _file(key: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from rebasin_cli import __version__
 from rebasin_cli.models import subject
+from rebasin_cli.models.source import home
 from rebasin_cli.plan.options import Tracing
 
 CONFIGURED = ("transformers", "diffusers")  # a config.json says which of them it is for
@@ -34,7 +36,7 @@ def identity(tracing: Tracing) -> str:
         torch.__version__,
         _own_sources(),
         _version(tracing),
-        *map(_beside, (*tracing.inputs, *filter(None, [tracing.data]))),
+        *map(_place, (*tracing.inputs, *filter(None, [tracing.data]))),
         json.dumps(
             [
                 tracing.target,
@@ -60,7 +62,7 @@ def _version(tracing: Tracing) -> str:
     if (Path(target) / "config.json").is_file():
         packages, rest = CONFIGURED, target
     if packages is None:
-        return subject(target, model_args=tracing.arguments).version
+        return _place(target) + subject(target, model_args=tracing.arguments).version
     return " ".join([*map(_installed, packages), _configuration(Path(rest))])
 
 
@@ -76,10 +78,9 @@ def _configuration(folder: Path) -> str:
     return path.read_text("utf-8", "replace") if path.is_file() else ""
 
 
-def _beside(function: str) -> str:
-    """Return the digest of a user's file of inputs and of the Python files beside it."""
-    place = Path(function.rpartition(":")[0])
-    return _digest(sorted(place.resolve().parent.glob("*.py"))) if place.suffix == ".py" else ""
+def _place(target: str) -> str:
+    """Return where a user's object and its imports are looked up; the cache compares the files."""
+    return f"{home(target)} {os.environ.get('PYTHONPATH')} "
 
 
 def _own_sources() -> str:

@@ -38,11 +38,12 @@ class TracedModel:
     ignored: tuple[str, ...]
 
 
-def dump_model(model: TracedModel) -> str:
-    """Return a traced model as JSON; the specs in it are YAML text."""
+def dump_model(model: TracedModel, *, sources: Mapping[str, str]) -> str:
+    """Return a traced model as JSON, with the digests of files; the specs in it are YAML text."""
     windows = [[n, w.source, w.shape, w.strides, w.offset] for n, w in model.windows.items()]
     record = {
         "name": model.name,
+        "sources": sources,
         "files": dump(model.spec),
         "windows": windows,
         "ignored": model.ignored,

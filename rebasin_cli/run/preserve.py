@@ -16,7 +16,8 @@ from rebasin_cli.evaluate import users_code
 from rebasin_cli.evaluate.seam_proof import SAME, apart, outputs_of
 from rebasin_cli.merging.gathered import Gathered
 from rebasin_cli.models import Example
-from rebasin_cli.models.source import home, reachable
+from rebasin_cli.models.source import home
+from rebasin_cli.models.uncached import reachable
 from rebasin_cli.models.weights import fill, held_infos, held_ties
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Kept, Merged

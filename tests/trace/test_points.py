@@ -194,7 +194,7 @@ def test_only_the_first_of_several_recorded_passes_counts():
 
 def test_points_are_kept_with_the_trace():
     found = known("cross_attention")
-    again = load_model(dump_model(TracedModel("x", found, found.spec, {}, ())))
+    again = load_model(dump_model(TracedModel("x", found, found.spec, {}, ()), sources={}))
     assert again.trace.points == found.points
 
 
