@@ -149,7 +149,7 @@ def test_a_model_that_raises_is_quoted_without_a_traceback(folder):
 def test_an_input_that_does_not_fit_is_said_with_the_way_out(folder):
     done = trace(folder, "--input-shape", "2,5")
     assert done.code == 2
-    assert "mat1 and mat2 shapes cannot be multiplied" in done.err
+    assert "net.py:Net does not run on its input" in done.err
     assert "hint: --input-shape 1,3,224,224 or --input file.py:function" in done.err
 
 

@@ -75,7 +75,7 @@ def test_the_objective_never_falls_and_ends_at_the_one_reported(name, start):
     assert found.start == start
     assert len(found.history) > 1 or start == "descriptor"
     assert all(low < high for low, high in pairwise(found.history))
-    assert found.history[-1] == pytest.approx(found.objective.after, rel=1e-12)
+    assert found.history[-1] == pytest.approx(found.objective.after, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

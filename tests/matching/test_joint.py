@@ -151,7 +151,7 @@ def test_a_family_is_solved_as_well_as_by_trying_everything(name):
     for seed in SEEDS:
         problem, other = pair(FAMILIES[name], seed)
         found = problem.match(other, starts=("identity",))
-        assert found.objective.after == pytest.approx(best_of_all(problem, other), rel=1e-12)
+        assert found.objective.after == pytest.approx(best_of_all(problem, other), rel=1e-9)
         assert len(found.history) == 1 + (found.moved > 0)  # one visit settles it
 
 
@@ -161,7 +161,7 @@ def test_a_family_is_solved_exactly_from_a_start_that_is_not_the_identity(name):
     best = best_of_all(problem, other)
     for seed in range(3):
         found = problem.match(other, initial=problem.draw(seed))
-        assert found.objective.after == pytest.approx(best, rel=1e-12)
+        assert found.objective.after == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", QUADRATIC)
@@ -180,7 +180,7 @@ def test_a_group_twice_inside_one_parent_is_solved_as_well_as_by_trying_everythi
     for seed in SEEDS:
         problem, other = pair(QUADRATIC[name], seed)
         found = problem.match(other, starts=("identity",))
-        assert found.objective.after == pytest.approx(best_of_all(problem, other), rel=1e-12)
+        assert found.objective.after == pytest.approx(best_of_all(problem, other), rel=1e-9)
 
 
 def grouped(seed, queries, dims):

@@ -19,7 +19,9 @@ def drawn(seed, count=1, shape=(4, 5), dtype=torch.float32):
     """Return random tensors; their scale is random too."""
     generator = torch.Generator().manual_seed(seed)
     scale = 10 ** float(torch.randn((), generator=generator))
-    return [(scale * torch.randn(shape, generator=generator)).to(dtype) for _ in range(count)]
+    largest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)  # beyond it is no number
+    values = (scale * torch.randn(shape, generator=generator) for _ in range(count))
+    return [one.clamp(-largest, largest).to(dtype) for one in values]
 
 
 def wide(tensor):
