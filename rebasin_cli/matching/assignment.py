@@ -53,7 +53,9 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
     # from prices of zero, takes ten times as long to find it out (similarities of descriptors).
     cost -= cost.mean(2, keepdims=True)
     cost -= cost.mean(1, keepdims=True)
-    for which, index in current.items():
-        cost[which, np.arange(len(index)), index.cpu().numpy()] -= steps[which]
+    if current:
+        which = np.array(list(current))[:, None]
+        kept = torch.stack(list(current.values())).cpu().numpy()
+        cost[which, np.arange(kept.shape[1]), kept] -= steps[which]
     found = np.stack([columns(one) for one in cost])
     return torch.from_numpy(found.astype(np.int64))

@@ -7,7 +7,7 @@ threads, so neither does the result.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,10 +55,12 @@ def descend(
     order: the roots, in the order of the first visits.
     """
     permutations, gains = dict(start), list[float]()
-    waiting, left = list(order), visits * len(order)
+    first = {root: k for k, root in enumerate(order)}
+    waiting, left = dict.fromkeys(order), visits * len(order)
     while waiting and left > 0:
         batch = _apart(waiting, families)[:left]
-        waiting = [root for root in waiting if root not in batch]
+        for root in batch:
+            del waiting[root]
         left -= len(batch)
         step = partial(visit, kept, permutations=dict(permutations))
         moves = pool.map(step, (families[root] for root in batch))
@@ -68,17 +70,18 @@ def descend(
             permutations.update(move.permutations)
             gains.append(move.gain)
             touched = families[root].neighbours & families.keys()
-            waiting += sorted(touched.difference(waiting), key=order.index)
+            waiting.update(dict.fromkeys(sorted(touched - waiting.keys(), key=first.__getitem__)))
         progress("matching", len(order) - len(waiting), len(order))
     return Descent(permutations, tuple(gains), not waiting)
 
 
-def _apart(waiting: Sequence[str], families: Mapping[str, Family]) -> list[str]:
+def _apart(waiting: Iterable[str], families: Mapping[str, Family]) -> list[str]:
     """Return the first families of the list that share no block with one another."""
-    batch: list[str] = []
+    batch, chosen = list[str](), set[str]()
     for root in waiting:
-        if not families[root].neighbours.intersection(batch):
+        if chosen.isdisjoint(families[root].neighbours):
             batch.append(root)
+            chosen.add(root)
     return batch
 
 

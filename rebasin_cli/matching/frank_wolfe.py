@@ -22,11 +22,14 @@ from numpy.polynomial.polynomial import polyadd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rebasin_cli.matching.assignment import assign_all
 from rebasin_cli.matching.families import Family
+from rebasin_cli.matching.fields import Field, Groups, Vertex, middle
 from rebasin_cli.matching.joint import Level, solve
 from rebasin_cli.matching.similarity import Similarity
-from rebasin_cli.matching.sites import Chain, front
-from rebasin_cli.matching.soft import Field, Groups, Mixture, Vertex, middle, softened
+from rebasin_cli.matching.sites import Chain
+from rebasin_cli.matching.soft import Mixture, softened
+from rebasin_cli.matching.stacks import Matrices, stacked
 from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec import BoundGroup, drawn
@@ -34,6 +37,7 @@ from rebasin_cli.spec import BoundGroup, drawn
 STEPS = 200
 RISE = 1e-6  # of the value: a step that gains less is one without progress
 PATIENCE = 3  # steps without progress before it stops
+TINY = 64  # units of a group whose assignment takes less time than it takes to come to it
 
 Floats = NDArray[np.floating[Any]]
 
@@ -66,18 +70,23 @@ class Polytope:
         """Every chain of the families, by its groups."""
         return {chain.groups: chain for family in self.families for chain in family.chains()}
 
-    @property
+    @cached_property
     def fixed(self) -> frozenset[str]:
         """The groups that stay."""
         return frozenset(name for name, group in self.groups.items() if group.fixed)
 
-    def matrix(self, chain: Chain, start: Vertex | None) -> Tensor:
-        """Return a chain's soft permutation at a start; None: in the middle of all orders."""
+    def matrices(self, start: Vertex | None) -> Matrices:
+        """Return the soft permutations at a start; None: in the middle of all orders."""
         like = self.fields[0].arrays[0]
-        rows = torch.eye(chain.size, dtype=like.dtype, device=like.device)
-        if start is None:
-            return middle(rows, 0, chain, self.fixed).contiguous()
-        return rows.index_select(0, start[chain.groups])
+        found = Matrices(self.chains, like)
+        for groups, chain in self.chains.items():
+            rows = torch.eye(chain.size, dtype=like.dtype, device=like.device)
+            if start is None:
+                rows = middle(rows, 0, chain, self.fixed)
+            else:
+                rows = rows.index_select(0, start[groups])
+            found.by_chain[groups].copy_(rows)
+        return found
 
     def vertex(
         self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
@@ -86,8 +95,18 @@ class Polytope:
 
         now: indices to keep where they are worth as much.
         """
+        found = self.indices(values, now)
+        return {name: Permutation(i, self.groups[name].parents) for name, i in found.items()}
 
-        def solved(family: Family) -> Mapping[str, Tensor]:
+    def indices(
+        self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the indices of the permutations that `vertex` returns."""
+
+        def solved(batch: Sequence[Family]) -> Mapping[str, Tensor]:
+            return self._together(batch, values, now) if len(batch) > 1 else alone(batch[0])
+
+        def alone(family: Family) -> Mapping[str, Tensor]:
             votes = [
                 Similarity(c.groups, values[c.groups].reshape(*c.shape, *c.shape))
                 for c in family.chains()
@@ -95,16 +114,45 @@ class Polytope:
             current = {name: now[name] for name in family.names if name in now}
             return solve(family.root, votes, Level(self.groups, current)).index
 
-        return {
-            name: Permutation(index, self.groups[name].parents)
-            for found in self.pool.map(solved, self.families)
-            for name, index in found.items()
-        }
+        found = self.pool.map(solved, self._batches)
+        return {name: index for part in found for name, index in part.items()}
+
+    def _together(
+        self,
+        batch: Sequence[Family],
+        values: Mapping[Groups, Tensor],
+        now: Mapping[str, Tensor],
+    ) -> Mapping[str, Tensor]:
+        """Return the indices of families of one group each, all of one size."""
+        roots = [family.root for family in batch]
+        current = {k: now[root] for k, root in enumerate(roots) if root in now}
+        found = assign_all(torch.stack([values[root,] for root in roots]), current)
+        return dict(zip(roots, found.unbind(), strict=True))
+
+    @cached_property
+    def _batches(self) -> list[list[Family]]:
+        """The families, those of one small group together with others of its size."""
+        found: dict[object, list[Family]] = {}
+        for family in self.families:
+            root, *inside = family.members
+            tiny = not inside and root.size <= TINY
+            found.setdefault(root.size if tiny else root.name, []).append(family)
+        return list(found.values())
 
     def orders(self, permutations: Mapping[str, Permutation]) -> dict[Groups, Tensor]:
         """Return the order of every chain under some permutations."""
         device = self.fields[0].arrays[0].device
         return {g: chain.order(permutations).to(device) for g, chain in self.chains.items()}
+
+    def spread(self, index: Mapping[str, Tensor]) -> dict[Groups, Tensor]:
+        """Return the order of every chain under the permutations of some indices."""
+        device = self.fields[0].arrays[0].device
+        nested = {name for groups in self.chains if len(groups) > 1 for name in groups}
+        within = {name: Permutation(index[name], self.groups[name].parents) for name in nested}
+        return {
+            g: (index[g[0]] if len(g) == 1 else chain.order(within)).to(device)
+            for g, chain in self.chains.items()
+        }
 
 
 class Walk:
@@ -113,32 +161,30 @@ class Walk:
     def __init__(self, polytope: Polytope, starts: Sequence[Vertex | None]) -> None:
         """starts: the orders of each model but the reference; None: the middle of all orders."""
         self._polytope = polytope
+        self._stacks = stacked(polytope.fields, polytope.fixed)
         self._models = [
-            [softened(field, which + 1, start, polytope.fixed) for field in polytope.fields]
+            [softened(stack, which + 1, start, polytope.fixed) for stack in self._stacks]
             for which, start in enumerate(starts)
         ]
-        self._soft = [
-            {chain.groups: polytope.matrix(chain, start) for chain in polytope.chains.values()}
-            for start in starts
-        ]
+        self._soft = [polytope.matrices(start) for start in starts]
         # units that are worth the same (dead ones) then stay where they are
         members = [group for family in polytope.families for group in family.members]
         here = {g.name: identity(g.shape, g.parents).index for g in members}
         self._seen: list[Mapping[str, Tensor]] = [here for _ in starts]
         # alone in a field, a chain meets nothing that moves but other models
-        still = [f for f in polytope.fields if len(f.chains) == 1 and len(starts) == 1]
         self._moving = [
-            k for k, f in enumerate(polytope.fields) if not any(f is other for other in still)
+            k for k, s in enumerate(self._stacks) if len(s.chains) > 1 or len(starts) > 1
         ]
-        self._still = self._nothing()
-        for field in still:
-            self._still[field.chains[0].groups].addmm_(field.arrays[0], field.arrays[1].T)
+        self._still = Matrices(polytope.chains, polytope.fields[0].arrays[0])
+        for k, stack in enumerate(self._stacks):
+            if k not in self._moving:
+                self._add(self._still, k, 0, stack.arrays)
 
     def run(self, steps: int = STEPS, progress: Progress = silent) -> Relaxed:
         """Step until the objective stops rising."""
         values, idle = list[float](), 0
         while len(values) <= steps and idle < PATIENCE:
-            vertices = [self._polytope.orders(v) for v in self._vertices()]
+            vertices = self._vertices()
             value, length = self._advance(vertices)
             if not values:
                 values.append(value(0.0))
@@ -147,7 +193,7 @@ class Walk:
             idle = idle + 1 if values[-1] - values[-2] <= RISE * abs(values[-1]) else 0
             if length == 0:
                 break
-        return Relaxed(tuple(self._soft), tuple(values))
+        return Relaxed(tuple(soft.by_chain for soft in self._soft), tuple(values))
 
     def nudge(self, generator: torch.Generator, length: float) -> None:
         """Go some way towards random permutations: another place to start from."""
@@ -157,34 +203,36 @@ class Walk:
 
     def rounded(self) -> list[dict[str, Permutation]]:
         """Return for each model the permutations closest to its soft ones."""
-        return [self._polytope.vertex(soft, {}) for soft in self._soft]
+        return [self._polytope.vertex(soft.by_chain, {}) for soft in self._soft]
 
-    def _vertices(self) -> list[dict[str, Permutation]]:
+    def _vertices(self) -> list[Vertex]:
         """Return for each model the vertex in whose direction the objective rises most."""
-        found = []
+        found = list[Vertex]()
         for which in range(len(self._models)):
-            vertex = self._polytope.vertex(self._slope(which), self._seen[which])
-            self._seen[which] = {name: p.index for name, p in vertex.items()}
-            found.append(vertex)
+            slope = self._slope(which).by_chain
+            self._seen[which] = self._polytope.indices(slope, self._seen[which])
+            found.append(self._polytope.spread(self._seen[which]))
         return found
 
-    def _slope(self, which: int) -> dict[Groups, Tensor]:
+    def _slope(self, which: int) -> Matrices:
         """Return the gradient of the objective by a model's soft permutations."""
-        slope = {groups: values.clone() for groups, values in self._still.items()}
+        slope = self._still.copy()
         for position in self._moving:
-            field = self._polytope.fields[position]
-            target = field.arrays[0]
+            stack = self._stacks[position]
+            target = stack.arrays[0]
             for other, model in enumerate(self._models):
                 if other != which:
                     target = target + model[position].whole
             own = self._models[which][position]
-            for k, chain in enumerate(field.chains):
-                slope[chain.groups].addmm_(front(target, k), front(own.but(k), k).T)
+            for k in range(len(stack.chains)):
+                self._add(slope, position, k, (target, own.but(k)))
         return slope
 
-    def _nothing(self) -> dict[Groups, Tensor]:
-        like, chains = self._polytope.fields[0].arrays[0], self._polytope.chains
-        return {g: like.new_zeros(chain.size, chain.size) for g, chain in chains.items()}
+    def _add(self, slope: Matrices, position: int, k: int, arrays: Sequence[Tensor]) -> None:
+        """Add the inner products of units in two arrays of a stack to the slope."""
+        stack = self._stacks[position]
+        reference, other = (stack.units(array, k) for array in arrays)
+        slope.add(stack.owners(k), reference, other)
 
     def _advance(
         self, vertices: Sequence[Vertex], length: float | None = None
@@ -195,16 +243,16 @@ class Walk:
             for model, vertex in zip(self._models, vertices, strict=True)
         ]
         total: Floats = np.zeros(1)
-        for position, field in enumerate(self._polytope.fields):
-            mixtures = [model[position][field.everywhere] for model in segments]
-            total = polyadd(total, on_segment(field.arrays[0], mixtures))
+        for position, stack in enumerate(self._stacks):
+            mixtures = [model[position][stack.everywhere] for model in segments]
+            total = polyadd(total, on_segment(stack.arrays[0], mixtures))
         value = Polynomial(total)
         length = best_length(value) if length is None else length
         for model, ways in zip(self._models, segments, strict=True):
             for part, way in zip(model, ways, strict=True):
                 part.step(way, length)
         for soft, vertex in zip(self._soft, vertices, strict=True):
-            _mix(soft, vertex, length)
+            soft.mix(vertex, length)
         return value, length
 
 
@@ -245,11 +293,3 @@ def best_length(value: Polynomial) -> float:
     roots = value.deriv().roots()
     inside = [float(r.real) for r in roots if abs(r.imag) < 1e-9 and 0 < r.real < 1]
     return max((0.0, 1.0, *inside), key=lambda t: (value(t), -t))
-
-
-def _mix(soft: Mapping[Groups, Tensor], vertex: Vertex, length: float) -> None:
-    """Move soft permutations towards a vertex, in place."""
-    for groups, matrix in soft.items():
-        rows = torch.arange(len(matrix), device=matrix.device)
-        matrix.mul_(1 - length)
-        matrix[rows, vertex[groups]] += length

@@ -10,10 +10,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from rebasin_cli.matching.families import Family
+from rebasin_cli.matching.fields import Groups, Vertex
 from rebasin_cli.matching.frank_wolfe import Polytope
 from rebasin_cli.matching.losses import Loss
 from rebasin_cli.matching.sites import around, front, reordered
-from rebasin_cli.matching.soft import Groups, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
 
 

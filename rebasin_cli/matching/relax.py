@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
 from rebasin_cli.matching.families import Family, sites_of
+from rebasin_cli.matching.fields import fields
 from rebasin_cli.matching.frank_wolfe import Polytope
 from rebasin_cli.matching.kept import dense
 from rebasin_cli.matching.loaded import Loaded
-from rebasin_cli.matching.soft import fields
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.spec import BoundGroup
 

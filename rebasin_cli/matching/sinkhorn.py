@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.fields import Field, Groups
 from rebasin_cli.matching.frank_wolfe import Polytope
 from rebasin_cli.matching.losses import Loss
 from rebasin_cli.matching.polish import at_vertex
 from rebasin_cli.matching.sites import Chain
-from rebasin_cli.matching.soft import Field, Groups
 from rebasin_cli.permutation import Permutation, Permutations
 
 STEPS = 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
 
 import torch
 
@@ -45,8 +46,13 @@ def descriptor_start(
     moving = {g.name for family in families.values() for g in family.members if not g.fixed}
     known = {name: p for name, p in everything.items() if name not in moving}
     waiting = {root: _in_place(family, known) for root, family in families.items()}
+    places = {root: (-family.elements, k) for k, (root, family) in enumerate(families.items())}
+    heap = sorted((-share, *places[root], root) for root, share in waiting.items())
     while waiting:
-        family = families[max(waiting, key=lambda root: (waiting[root], families[root].elements))]
+        share, _, _, root = heappop(heap)
+        if waiting.get(root) != -share:  # solved already, or found more in place since
+            continue
+        family = families[root]
         terms = pair.terms(family, known)
         votes = summed(terms) if dense(family, pair.groups) else list(terms)
         solution = solve(family.root, votes, Level(pair.groups, {}))
@@ -56,6 +62,7 @@ def descriptor_start(
         del waiting[family.root]
         for root in family.neighbours & waiting.keys():
             waiting[root] = _in_place(families[root], known)
+            heappush(heap, (-waiting[root], *places[root], root))
     return {name: known[name] for name in everything}
 
 
