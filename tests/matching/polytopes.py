@@ -8,6 +8,7 @@ import torch
 from rebasin_cli.matching.families import families
 from rebasin_cli.matching.loaded import Loaded
 from rebasin_cli.matching.relax import polytope
+from rebasin_cli.matching.stacks import stacked
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import random_problem, random_state, still
 
@@ -47,6 +48,28 @@ CUBE = (
     {"t": (4, 5, 6), "a": (4, 3), "b": (3, 5), "c": (6, 2), "ab": (5, 4)},
     "",
 )
+ALIKE = (  # many of one form: each between two chains of its own
+    ["first: [h.0, ~]", *(f"w.{k}: [h.{k + 1}, h.{k}]" for k in range(4)), "last: [~, h.4]"],
+    {"first": (5, 3), **{f"w.{k}": (5, 5) for k in range(4)}, "last": (2, 5)},
+    "",
+)
+BLOCKS = (  # many of one form that have a chain in common, and blocks of other forms between
+    [
+        "in: [s, ~]",
+        "out: [~, s]",
+        "up.{i}: [h.{i}, s]",
+        "down.{i}: [s, h.{i}]",
+        "turn.{i}: [h.{i}, s]",
+    ],
+    {
+        "in": (6, 3),
+        "out": (2, 6),
+        **{f"up.{k}": (4, 6) for k in range(5)},
+        **{f"down.{k}": (6, 4) for k in range(5)},
+        **{f"turn.{k}": (4, 6) for k in range(2)},
+    },
+    "",
+)
 STRUCTURES = {
     "chain": CHAIN,
     "convolutions": CONVOLUTIONS,
@@ -55,6 +78,8 @@ STRUCTURES = {
     "nested": NESTED,
     "square": SQUARE,
     "cube": CUBE,
+    "alike": ALIKE,
+    "blocks": BLOCKS,
 }
 
 
@@ -89,6 +114,11 @@ def space(problem, *others):
     models = [loaded(state) for state in (problem.state, *others)]
     here = [still(problem) for _ in models]
     return polytope(models, families(problem.bound), problem.bound.groups, here, InTurn())
+
+
+def stacks(polytope):
+    """Return the fields of a walk: those of one form in one."""
+    return stacked(polytope.fields, polytope.fixed)
 
 
 def one_hot(order):

@@ -1,5 +1,6 @@
 """The walk through the polytope: what it maximises, how far it goes, where it may end."""
 
+from dataclasses import replace
 from itertools import pairwise, permutations, product
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.matching.polytopes import (
     middle,
     pairs,
     space,
+    stacks,
     structure,
     unrelated,
 )
@@ -45,13 +47,13 @@ def segment(problem, here, count):
         first, last = problem.draw(10 * which), problem.draw(10 * which + 1)
         starts.append(between(middle(here), corner(here, first), 0.4))
         ends.append(corner(here, last))
-        models = [softened(field, which, None, here.fixed) for field in here.fields]
+        models = [softened(stack, which, None, here.fixed) for stack in stacks(here)]
         for model in models:
             model.step(model.towards(here.orders(first)), 0.4)
         ways.append([model.towards(here.orders(last)) for model in models])
-    for position, field in enumerate(here.fields):
-        mixtures = [way[position][field.everywhere] for way in ways]
-        added = on_segment(field.arrays[0], mixtures)
+    for position, stack in enumerate(stacks(here)):
+        mixtures = [way[position][stack.everywhere] for way in ways]
+        added = on_segment(stack.arrays[0], mixtures)
         coefficients = np.polynomial.polynomial.polyadd(coefficients, added)
     return starts, ends, coefficients
 
@@ -106,7 +108,7 @@ def test_the_slope_is_the_gradient(name, count, begin):
     points = [{g: m.clone().requires_grad_() for g, m in point.items()} for point in points]
     pairs(here, points).backward()
     for which, point in enumerate(points):
-        slope = walk._slope(which)
+        slope = walk._slope(which).by_chain
         for groups, matrix in point.items():
             torch.testing.assert_close(slope[groups], matrix.grad, rtol=1e-10, atol=1e-10)
 
@@ -117,11 +119,12 @@ def test_the_slope_is_the_gradient_after_steps_as_well(name):
     walk = Walk(here, [None, here.orders(problem.draw(1))])
     walk.run(steps=2)
     points = [
-        {g: m.double().clone().requires_grad_() for g, m in soft.items()} for soft in walk._soft
+        {g: m.double().clone().requires_grad_() for g, m in soft.by_chain.items()}
+        for soft in walk._soft
     ]
     pairs(here, points).backward()
     for which, point in enumerate(points):
-        slope = walk._slope(which)
+        slope = walk._slope(which).by_chain
         for groups, matrix in point.items():  # the matrices are float32
             torch.testing.assert_close(slope[groups], matrix.grad, rtol=1e-4, atol=1e-4)
 
@@ -224,6 +227,24 @@ def test_a_vertex_is_the_best_of_all_permutations_that_keep_nests_together(seed)
     assert float(worth.max()) == pytest.approx(
         float(values["head", "vo"][torch.arange(chain.size), found].sum())
     )
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("known", [False, True])
+def test_families_that_are_solved_together_get_what_each_gets_alone(name, known):
+    problem, here = several(name, 1)
+    generator = torch.Generator().manual_seed(0)
+    values = {  # few different ones: many orders are worth the same
+        groups: torch.randint(3, (c.size, c.size), generator=generator).double()
+        for groups, c in here.chains.items()
+    }
+    now = {n: p.index for n, p in problem.draw(1).items()} if known else {}
+    expected = {}
+    for family in here.families:
+        expected.update(replace(here, families=[family]).vertex(values, now))
+    assert same(here.vertex(values, now), expected)
+    if name == "alike":
+        assert [len(batch) for batch in here._batches] == [5]
 
 
 @pytest.mark.parametrize("name", NESTS)
