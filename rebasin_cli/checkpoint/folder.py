@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rebasin_cli.checkpoint.disk import OpenFile
 from rebasin_cli.checkpoint.failures import capped, listing, reading
@@ -31,12 +32,14 @@ class WeightSet:
 
     folder: None for a file that was named itself. index: the file name of the index, if any.
     weight_map: stored tensor name -> file name, as the index has it; empty without one.
+    notes: what else the index says of the whole, its "metadata".
     """
 
     files: tuple[Path, ...]
     folder: Path | None = None
     index: str | None = None
     weight_map: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def name_of(self, file: Path) -> str:
         """Return a file's name within the folder, with forward slashes."""
@@ -91,7 +94,7 @@ def _choose(names: Sequence[str], folder: Path) -> str:
 
 
 def _indexed(index: Path) -> WeightSet:
-    weight_map = _read_index(index)
+    weight_map, notes = _read_index(index)
     folder = index.parent
     names = sorted(set(weight_map.values()))
     with reading(index):
@@ -102,10 +105,12 @@ def _indexed(index: Path) -> WeightSet:
         ]
         raise CheckpointError(*capped(problems))
     files = tuple(folder / name for name in names)
-    return WeightSet(files=files, folder=folder, index=index.name, weight_map=weight_map)
+    return WeightSet(
+        files=files, folder=folder, index=index.name, weight_map=weight_map, notes=notes
+    )
 
 
-def _read_index(index: Path) -> dict[str, str]:
+def _read_index(index: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
     where = str(index)
     file = OpenFile(index)
     if file.size > _MAX_INDEX:
@@ -122,7 +127,9 @@ def _read_index(index: Path) -> dict[str, str]:
     ]
     if wrong:
         raise CheckpointError(*capped(wrong))
-    return {name: PurePosixPath(shard).as_posix() for name, shard in weight_map.items()}
+    notes = fields.get("metadata")
+    shards = {name: PurePosixPath(shard).as_posix() for name, shard in weight_map.items()}
+    return shards, notes if isinstance(notes, dict) else {}
 
 
 def _shard_problem(shard: object) -> str:

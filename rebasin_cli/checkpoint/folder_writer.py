@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import reading, writing
 from rebasin_cli.checkpoint.folder import find_weights, is_weight_name
+from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.publish import destination, new_file, new_folder
 from rebasin_cli.checkpoint.reader import combined_digest
 from rebasin_cli.checkpoint.shard_writer import Job, write_shard
@@ -18,13 +19,14 @@ from rebasin_cli.errors import CheckpointError, UsageError
 
 # The weights of other programs: beside new weights they would be those of another model.
 _FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite")
+_TOTAL = "total_parameters"  # what transformers writes into an index beside the size
 
 
 def write_folder(target: Path, job: Job, *, overwrite: bool) -> tuple[int, str]:
     """Write a folder and return the bytes and the digest of its weight files.
 
-    The other files of the layout's folder are copied. An existing folder is replaced whole,
-    but what it holds besides weights stays.
+    The other files of the layout's folder are copied, but for those of the job. An existing
+    folder is replaced whole, but what it holds besides weights stays.
     Raises UsageError if the existing folder is not a checkpoint.
     """
     source = (job.layout.folder or target).resolve()
@@ -41,6 +43,9 @@ def write_folder(target: Path, job: Job, *, overwrite: bool) -> tuple[int, str]:
             with writing(target):
                 _copy_others(source, folder)
         sizes = _write_shards(folder, job, digests)
+        for name, text in job.beside.items():
+            with new_file(folder / name, overwrite=True) as sink:
+                sink.write(text.encode())
     return sum(sizes), combined_digest(digests)
 
 
@@ -58,7 +63,7 @@ def _write_shards(folder: Path, job: Job, digests: dict[str, str]) -> list[int]:
         digests[name] = sink.sha256
     if job.layout.index:
         with new_file(folder / job.layout.index, overwrite=True) as sink:
-            sink.write(_dump_index(parts))
+            sink.write(_dump_index(parts, job.layout))
     return sizes
 
 
@@ -78,10 +83,16 @@ def _partition(job: Job) -> dict[str, Job]:
     }
 
 
-def _dump_index(parts: Mapping[str, Job]) -> bytes:
-    total = sum(info.nbytes for part in parts.values() for info in part.tensors)
+def _dump_index(parts: Mapping[str, Job], layout: Layout) -> bytes:
+    """Return the index: what that of the layout says besides stays, the sums are made anew."""
+    written = [info for part in parts.values() for info in part.tensors]
+    tensors = [info for info in written if info.name not in layout.ties]
+    notes = {**layout.notes, "total_size": sum(info.nbytes for info in tensors)}
+    same = {info.name for info in tensors} == layout.shards.keys() - layout.ties.keys()
+    if _TOTAL in notes and not same:
+        notes[_TOTAL] = sum(info.numel for info in tensors if info.floating)
     weight_map = {info.name: name for name, part in parts.items() for info in part.stored()}
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    index = {"metadata": notes, "weight_map": weight_map}
     return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rebasin_cli.checkpoint.folder import INDEX_ENDING
 from rebasin_cli.checkpoint.weight_file import Format
@@ -20,6 +21,7 @@ class Layout:
     prefix: stands before every name in the file, and nowhere else in the program.
     folder: where the other files of a folder output come from; None writes a single file.
     shards: tensor name -> file name within the folder; of one value if there is no index.
+    notes: what the index says besides, its "metadata".
     containers: output file name (`""` for a single file) -> PyTorch file whose nesting is kept.
     key: the part of the containers that holds the weights, if it was named.
     ties: alias -> first name, which are one tensor in a PyTorch file.
@@ -30,6 +32,7 @@ class Layout:
     folder: Path | None = None
     shards: Mapping[str, str] = field(default_factory=dict)
     index: str | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
     containers: Mapping[str, Path] = field(default_factory=dict)
     key: str | None = None
     ties: Mapping[str, str] = field(default_factory=dict)

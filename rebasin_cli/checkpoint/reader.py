@@ -193,6 +193,7 @@ def _layout(
         folder=weights.folder,
         shards=shards if weights.folder else {},
         index=weights.index,
+        notes=weights.notes,
         containers=nested,
         key=key,
         ties=ties,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, cast
 
 import torch
@@ -18,12 +18,16 @@ from rebasin_cli.tensors import TensorInfo
 
 @dataclass(frozen=True)
 class Job:
-    """What to write: the tensors in order, where they come from, and the form."""
+    """What to write: the tensors in order, where they come from, and the form.
+
+    beside: texts of other files of a folder, by name, instead of those that would be copied.
+    """
 
     tensors: tuple[TensorInfo, ...]
     produce: Callable[[str], Tensor]
     layout: Layout
     metadata: Mapping[str, str]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def stored(self) -> list[TensorInfo]:
         """Return the tensors under the names that the file has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -17,11 +18,15 @@ from rebasin_cli.tensors import TensorInfo
 
 @dataclass(frozen=True)
 class Written:
-    """What was written. bytes: of the weight files. sha256: as Checkpoint.sha256 has it."""
+    """What was written. bytes: of the weight files. sha256: as Checkpoint.sha256 has it.
+
+    card: the model card that was written with it.
+    """
 
     path: Path
     bytes: int
     sha256: str
+    card: Path | None = None
 
 
 def write_checkpoint(
@@ -32,6 +37,7 @@ def write_checkpoint(
     *,
     metadata: Mapping[str, str],
     overwrite: bool,
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Written:
     """Write a checkpoint of this layout with these tensors, and no others, in their order.
 
@@ -39,10 +45,11 @@ def write_checkpoint(
     memory, a PyTorch file all of its own. Tensors that the layout ties to one that is written
     are written with it, whether listed or not, and are not asked for.
     metadata: for safetensors; a PyTorch file has no place for it.
+    beside: texts of other files of a folder, by name, instead of those that are copied.
     Raises UsageError if the target exists and may not be overwritten, MachineError where the
     disk refuses. After any exception the target is as it was.
     """
-    job = Job(tensors=tuple(tensors), produce=produce, layout=layout, metadata=metadata)
+    job = Job(tuple(tensors), produce, layout, metadata, beside)
     require_writable(job)
     if layout.folder is not None:
         size, digest = write_folder(target, job, overwrite=overwrite)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ def options_from(params: Mapping[str, Any]) -> Options:
     if chosen.get("out"):
         chosen["out_folder"] = chosen["out"].endswith("/")
         chosen["out"] = home_path(chosen["out"])
+    chosen["card"] = shlex.join(["rebasin", *sys.argv[1:]]) if params.get("card") else None
     chosen["margins"] = bool(params.get("verbose"))
     chosen["figures"] = chosen["margins"] or bool(params.get("json_"))
     return Options(**chosen)

@@ -90,6 +90,7 @@ def merge(
     ref: Reference = None,
     preserve_first: PreserveFirst = None,
     renormalize: c.Renormalize = None,
+    card: o.Card = False,
     null: o.Null = False,
     verbose: o.Verbose = 0,
 ) -> None:
@@ -166,6 +167,8 @@ def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None
 
     if ctx.params["method"] in ("zipit", "cca"):
         raise typer.BadParameter("--preserve-first permutes units; --method zipit and cca mix them")
+    if ctx.params["card"]:
+        raise typer.BadParameter("--card does not go with --preserve-first, which writes a module")
     if ctx.params["renormalize"] is not None:
         raise typer.BadParameter(
             "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
@@ -200,6 +203,7 @@ def lerp(
     exec_: Exec = None,
     keep: Keep = False,
     out: o.Out = None,
+    card: o.Card = False,
     null: o.Null = False,
     verbose: o.Verbose = 0,
 ) -> None:

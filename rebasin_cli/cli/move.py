@@ -28,6 +28,7 @@ def align(
     models: Annotated[list[Path] | None, typer.Argument(metavar="REF MODEL...")] = None,
     out: o.Out = None,
     save: o.Save = None,
+    card: o.Card = False,
     verbose: o.Verbose = 0,
 ) -> None:
     """Permute the units of each MODEL so that it lies in REF's basin. Its function stays the same.

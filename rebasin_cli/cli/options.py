@@ -114,6 +114,10 @@ NoClobber = Annotated[
 InPlace = Annotated[
     bool, _file("--in-place", help="Let an output replace the input it comes from.")
 ]
+Card = Annotated[
+    bool,
+    _file("--card", help="Also write a model card: README.md of a folder, NAME.card.md else."),
+]
 Device = Annotated[
     str, _machine("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")
 ]

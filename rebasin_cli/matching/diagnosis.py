@@ -50,7 +50,7 @@ class Relation(Enum):
         "independent runs: matching brings them hardly nearer than it would unrelated weights; "
         "expect a barrier"
     )
-    FIXED = "the spec has no group that may move"
+    FIXED = "nothing could be aligned: no group may move"
     REORDERED = "they look like the same model, its units permuted: rebasin align brings them back"
     APART = "not in one basin as they are: rebasin align may bring them nearer"
 

@@ -16,7 +16,7 @@ class Status(Enum):
     EXACT = "the model is the reference with its units reordered"
     EQUAL = "the two models are equal already"
     STAYED = "no order of units was found that is better than the present one"
-    NOTHING = "the spec has no group that may move"
+    NOTHING = "nothing could be aligned: no group may move"
     LIMIT = "stopped at the limit of visits; more might be gained"
 
 

@@ -167,6 +167,7 @@ def _targets(
         target = plan_target(out, model, options, own=[model], others=others, create=several)
         saved = plan_place(place, options, others=inputs, create=several) if place else None
         targets.append((target, saved))
+    check_distinct([target.card.path for target, _ in targets if target.card])
     return targets
 
 

@@ -110,6 +110,8 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     check_distinct(places)
     if words and not line.keep:
         check_temporary(places)
+    if options.card is not None and (len(places) > 1 or (words and not line.keep)):
+        raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
     targets = [plan_target(p, models[0], options, own=models, create=True) for p in places]
     return LerpPlan(
         models=tuple(models),

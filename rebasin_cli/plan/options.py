@@ -106,9 +106,10 @@ class Options:
     inside a .pt file.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
-    half of what is free. figures: units are compared one by one too; margins: and how sure their
-    assignment is. check: whether the function stays, by running the model; None: if it is of the
-    usual size. warn: told what is odd about the inputs, although the work goes on.
+    half of what is free. card: the command line that a model card is to show; None: no card is
+    written. figures: units are compared one by one too; margins: and how sure their assignment is.
+    check: whether the function stays, by running the model; None: if it is of the usual size.
+    warn: told what is odd about the inputs, although the work goes on.
     """
 
     spec: str | None = None
@@ -135,6 +136,7 @@ class Options:
     running: Running = field(default_factory=Running)
     activations: Activations = field(default_factory=Activations)
     learning: Learning = field(default_factory=Learning)
+    card: str | None = None
     figures: bool = False
     margins: bool = False
     check: bool | None = None

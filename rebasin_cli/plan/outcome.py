@@ -100,7 +100,8 @@ class Applied:
 class Merged:
     """Models that were averaged.
 
-    objective: sum over pairs, before and after alignment. torn: see `Alignment`. preserved: what
+    objective: sum over pairs, before and after alignment. aligned: a unit of any of them changed
+    place. torn: see `Alignment`. preserved: what
     stays apart of them, if anything does.
     report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
     not. function: the farthest of the outputs of a permuted model from its own, if they were run.
@@ -117,6 +118,7 @@ class Merged:
     converged: bool
     written: Written
     seconds: float
+    aligned: bool = False
     alike: tuple[str, ...] = ()
     torn: float | None = None
     report: Report | None = None

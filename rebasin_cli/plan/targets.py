@@ -16,6 +16,7 @@ from rebasin_cli.tensors import TensorInfo
 
 ENDINGS = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt"}
 FORMATS = {"safetensors": ".safetensors", "pt": ".pt"}
+KEEP = "keep"  # --dtype that leaves dtypes as they are
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -38,10 +39,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Target:
-    """One result: where it goes, and in which form."""
+    """One result: where it goes, and in which form.
+
+    card: where its model card goes, if one is wanted: in the folder, or beside the file. text:
+    of the card, once it is known.
+    """
 
     place: Place
     layout: Layout
+    card: Place | None = None
+    text: str = ""
 
     @property
     def path(self) -> Path:
@@ -92,12 +99,33 @@ def plan_target(
 
     own: the models the result is made of, which it may replace with --in-place.
     """
-    if options.dtype != "keep" and options.dtype not in DTYPES:
-        raise UsageError(f"no dtype is called {options.dtype!r}", hint=f"keep, {', '.join(DTYPES)}")
+    if options.dtype != KEEP and options.dtype not in DTYPES:
+        raise UsageError(
+            f"no dtype is called {options.dtype!r}", hint=f"{KEEP}, {', '.join(DTYPES)}"
+        )
     format = plan_format(options, path)
     layout = layout_for(like.layout, format) if format else like.layout
     mine = [file for model in own for file in files_of(model)]
-    return Target(plan_place(path, options, own=mine, others=others, create=create), layout)
+    place = plan_place(path, options, own=mine, others=others, create=create)
+    return Target(place, layout, plan_card(path, layout, options))
+
+
+def plan_card(path: Path, layout: Layout, options: Options) -> Place | None:
+    """Return where the model card of a result goes, None if none is wanted.
+
+    That of a folder is its README.md, instead of the one that would be copied: it tells of
+    another model. One that is in the place of the result already goes with --force alone.
+    """
+    if options.card is None:
+        return None
+    if layout.folder is None:
+        return plan_place(path.with_suffix(".card.md"), replace(options, no_clobber=False))
+    readme = path / "README.md"
+    if readme.exists() and not options.force and not options.no_clobber:
+        raise UsageError(
+            f"--card would replace {readme}", hint="--force replaces it; or choose another output"
+        )
+    return Place(readme, overwrite=True, skip=False, folder=None)
 
 
 def plan_place(
@@ -180,6 +208,6 @@ def output_infos(model: Checkpoint, target: Layout, options: Options) -> tuple[T
 
 
 def _converted(info: TensorInfo, options: Options) -> TensorInfo:
-    if options.dtype == "keep" or not info.floating or not options.selects(info.name):
+    if options.dtype == KEEP or not info.floating or not options.selects(info.name):
         return info
     return replace(info, dtype=DTYPES[options.dtype])

@@ -85,7 +85,8 @@ def _finite(value: Any) -> Any:
 def _file(written: Written | None) -> dict[str, Any]:
     if written is None:
         return {}
-    return {"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
+    card = {"card": str(written.card)} if written.card else {}
+    return {"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256, **card}
 
 
 def _groups(matching: Matching, found: Diagnosis | None) -> list[dict[str, Any]]:
@@ -163,6 +164,7 @@ def _merged(outcome: Merged) -> tuple[str, dict[str, Any]]:
         "reference": str(outcome.reference),
         "strategy": outcome.strategy,
         "reason": outcome.reason,
+        "aligned": outcome.aligned,
         "spec": outcome.spec,
         "alike": list(outcome.alike),
         "objective": span(outcome.objective),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rebasin_cli.checkpoint import Written
 from rebasin_cli.matching import Change, Matching, Status
 from rebasin_cli.plan.outcome import Agreement, Aligned, Applied, Merged, Verified
 from rebasin_cli.report.diagnosis import aligned_lines
@@ -77,9 +78,15 @@ def aligned_text(outcome: Aligned) -> str:
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
     lines += [f"  {_agreement(outcome.function)}"] if outcome.function else []
+    lines += card_lines(outcome.written)
     if outcome.permutation:
         lines.append(f"  permutation saved to {outcome.permutation.path}")
     return "\n".join(lines)
+
+
+def card_lines(written: Written | None) -> list[str]:
+    """Return where the model card is, if there is one."""
+    return [f"  model card: {written.card}"] if written and written.card else []
 
 
 def applied_text(outcome: Applied) -> str:
@@ -112,6 +119,7 @@ def merged_text(outcome: Merged) -> str:
     lines += merged_lines(outcome)
     lines += preserve_lines(outcome.preserved) if outcome.preserved else []
     lines += zip_lines(outcome.zipped) if outcome.zipped else []
+    lines += card_lines(outcome.written)
     return "\n".join(lines)
 
 

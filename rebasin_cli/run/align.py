@@ -20,6 +20,7 @@ from rebasin_cli.plan.saved import CONFIG, PASSED, SIZES, SPEC
 from rebasin_cli.plan.targets import Place
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.activations import by_activations
+from rebasin_cli.run.card import Found, carded
 from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.function import check_function
 from rebasin_cli.run.output import write_model, write_permutations
@@ -71,7 +72,9 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     progress("checking the function", 0, 0)
     function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
-    written = write_model(moved, item.model, item.target, plan.options, facts)
+    found = Found(matching.objective, function)
+    target = carded(item.target, models, options=plan.options, facts=facts, found=found)
+    written = write_model(moved, item.model, target, plan.options, facts)
     saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
     return Aligned(
         model=item.model.path,

@@ -13,6 +13,7 @@ from rebasin_cli.plan.lerp import LerpPlan, Point
 from rebasin_cli.plan.outcome import Aligned, Failed, Interpolated, Kept
 from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import match_models
+from rebasin_cli.run.card import carded
 from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.execute import CommandFailedError, execute
 from rebasin_cli.run.function import check_function
@@ -119,7 +120,8 @@ def _point(
         mode=plan.mode,
     )
     try:
-        written = write_model(between, plan.models[0], point.target, plan.options, facts)
+        target = carded(point.target, plan.models, options=plan.options, facts=facts)
+        written = write_model(between, plan.models[0], target, plan.options, facts)
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
     finally:
         # also where a signal comes between the file's appearance and the command

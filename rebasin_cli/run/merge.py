@@ -17,6 +17,7 @@ from rebasin_cli.plan.merge import MergePlan
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.outcome import Agreement, Kept, Merged
 from rebasin_cli.progress import Progress
+from rebasin_cli.run.card import Found, carded
 from rebasin_cli.run.correct import Parents, corrected
 from rebasin_cli.run.function import check_function
 from rebasin_cli.run.output import write_model
@@ -49,6 +50,16 @@ class Together:
     objective: Change | None
     function: Agreement | None = None
 
+    @property
+    def found(self) -> Found:
+        """What a model card tells of the alignment."""
+        return Found(self.objective, self.function)
+
+    @property
+    def moved(self) -> bool:
+        """Whether a unit of any model changed place."""
+        return any(p.moved for model in self.alignment.permutations for p in model.values())
+
 
 def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     """Yield the merged model."""
@@ -61,7 +72,10 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     more = {"renormalized": report.method} if report else {}
     facts = merge_facts(plan, together, **more)
     progress(f"writing {plan.target.path.name}", 0, 0)
-    written = write_model(source, plan.models[0], plan.target, plan.options, facts)
+    target = carded(
+        plan.target, plan.models, options=plan.options, facts=facts, found=together.found
+    )
+    written = write_model(source, plan.models[0], target, plan.options, facts)
     outcome = merged_outcome(plan, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(plan.models[0])
     yield replace(outcome, report=report, stale=stale)
@@ -125,7 +139,8 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
         weights=plan.weights,
         reference=plan.models[plan.reference].path,
         strategy=together.strategy,
-        reason=REASONS["shared" if together.shared else together.strategy],
+        reason=_reason(plan, together),
+        aligned=together.moved,
         spec=searched.name if searched else None,
         objective=together.objective,
         rounds=together.alignment.rounds,
@@ -136,6 +151,16 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
         alike=searched.alike if searched else (),
         function=together.function,
     )
+
+
+def _reason(plan: MergePlan, together: Together) -> str:
+    """Return in plain words how the models came to lie as they were averaged."""
+    if together.shared or together.strategy == "none" or together.moved or plan.choice is None:
+        return REASONS["shared" if together.shared else together.strategy]
+    groups = plan.choice.bound.groups.values()
+    free = any(not group.fixed and group.root in plan.choice.movable for group in groups)
+    why = "no order of units is better than the present one" if free else "no group may move"
+    return f"nothing could be aligned, {why}: averaged as they are"
 
 
 def _renormalized(

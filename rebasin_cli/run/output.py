@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
 
 from torch import Tensor
 
-from rebasin_cli.checkpoint import Checkpoint, Written, write_checkpoint, write_tensors
+from rebasin_cli.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    Written,
+    configuration_in,
+    write_checkpoint,
+    write_tensors,
+    write_text,
+)
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging import all_finite
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.targets import Place, Target, output_infos
+from rebasin_cli.plan.targets import KEEP, Place, Target, output_infos
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
 MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
@@ -27,9 +37,11 @@ def write_model(
 ) -> Written:
     """Write the tensors of `source` in the form of `like`, one at a time."""
     infos = output_infos(like, target.layout, options)
+    folder = target.layout.folder
+    config = configuration_in(folder, options.dtype) if folder and options.dtype != KEEP else None
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **metadata}
-    return write_source(source, infos, target, facts)
+    return write_source(source, infos, target, facts, {CONFIG: config} if config else {})
 
 
 def write_source(
@@ -37,22 +49,32 @@ def write_source(
     planned: Sequence[TensorInfo],
     target: Target,
     metadata: Mapping[str, str],
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Written:
-    """Write tensors of `source` as planned, one at a time."""
+    """Write tensors of `source` as planned, one at a time, and the model card if there is one.
+
+    beside: texts of other files of a folder.
+    """
     infos = {info.name: info for info in planned}
+    card = target.card if target.text else None
+    inside = card is not None and target.layout.folder is not None
 
     def produce(name: str) -> Tensor:
         return _converted(source.load(name), infos[name], target)
 
     with folder_for(target.place):
-        return write_checkpoint(
+        written = write_checkpoint(
             target.path,
             tuple(infos.values()),
             produce,
             target.layout,
             metadata=metadata,
             overwrite=target.place.overwrite,
+            beside={**beside, card.path.name: target.text} if card and inside else beside,
         )
+        if card and not inside:
+            write_text(card.path, target.text, overwrite=card.overwrite)
+    return replace(written, card=card.path) if card else written
 
 
 def _carried(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from rebasin_cli.plan.outcome import Kept, Merged
 from rebasin_cli.plan.zip import ZipPlan
 from rebasin_cli.plan.zip_outcome import Zipped
 from rebasin_cli.progress import Progress
+from rebasin_cli.run.card import carded
 from rebasin_cli.run.correct import Parents, corrected
 from rebasin_cli.run.merge import brought_together, merged_outcome
 from rebasin_cli.run.network import batches_of, built
@@ -39,7 +40,11 @@ def run_zip(plan: ZipPlan, progress: Progress) -> Iterator[Kept | Merged]:
     maps = _maps(plan, seen, progress)
     source, report = _renormalized(plan, zipped(plan, together.sources, maps), progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
-    written = write_model(source, merge.models[0], merge.target, plan.options, _facts(plan))
+    facts = _facts(plan)
+    target = carded(
+        merge.target, merge.models, options=plan.options, facts=facts, found=together.found
+    )
+    written = write_model(source, merge.models[0], target, plan.options, facts)
     merged = merged_outcome(merge, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(merge.models[0])
     yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)

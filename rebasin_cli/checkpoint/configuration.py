@@ -1,0 +1,51 @@
+"""What a config.json beside the weights says of their dtype."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint.failures import reading
+from rebasin_cli.checkpoint.strict_json import parse_object
+from rebasin_cli.errors import CheckpointError
+
+CONFIG = "config.json"
+_OLD = "torch_dtype"  # the key that transformers wrote before version 4.56, and still reads
+_NEW = "dtype"
+_LOADED_BY_TRANSFORMERS = ("model_type", "architectures")
+# What says how weights are coded keeps its words: its dtypes are not those of the weights.
+_CODES = ("quantization_config",)
+
+
+def configuration_in(folder: Path, dtype: str) -> str | None:
+    """Return a folder's config.json for weights of another dtype, as text.
+
+    None if nothing in it depends on the dtype, or there is none that can be read.
+    """
+    path = folder / CONFIG
+    with reading(path):
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+    try:
+        config = parse_object(data, where=str(path), what="the configuration")
+    except CheckpointError:
+        return None  # whoever needs what it says has refused it before
+    changed = _inside(config, dtype)
+    if _OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS):
+        changed |= {_NEW: dtype}
+    if changed == config:
+        return None
+    return json.dumps(changed, indent=2, ensure_ascii=False) + "\n"
+
+
+def _inside(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Return a configuration, and those of parts of the model in it, with another dtype."""
+    return {key: _changed(key, value, dtype) for key, value in config.items()}
+
+
+def _changed(key: str, value: Any, dtype: str) -> Any:
+    if isinstance(value, dict) and key not in _CODES:
+        return _inside(value, dtype)
+    return dtype if key in (_OLD, _NEW) and isinstance(value, str) else value
