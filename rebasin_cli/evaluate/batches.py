@@ -32,10 +32,11 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of one pass. Raises UserCodeError if the loader does, or has none."""
         empty = True
-        for value in islice(self._values(), self.limit):
+        for number, value in enumerate(islice(self._values(), self.limit), 1):
             empty = False
             with users_code(self.name):
-                batch = read_batch(value).to(torch.device(self.device))
+                read = read_batch(value, f"batch {number} of {self.name}")
+                batch = read.to(torch.device(self.device))
             yield batch
         if empty:
             hint = "yield inputs or (inputs, targets)"

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UserCodeError
+from rebasin_cli.evaluate.answers import answers
 from rebasin_cli.evaluate.batches import Batches
 from rebasin_cli.evaluate.calibration import Calibration, calibration
 from rebasin_cli.evaluate.layer_sums import LayerSums, Seen, layer_sums
 from rebasin_cli.evaluate.layers import Layer, layers_of, observed
-from rebasin_cli.evaluate.scores import called, classes_last, logits_of
-from rebasin_cli.evaluate.user_code import users_code
+from rebasin_cli.evaluate.scores import called, logits_of
 from rebasin_cli.models.batch import Batch, tensors_in
+from rebasin_cli.models.fitting import fitted
 from rebasin_cli.models.subject import Example
 from rebasin_cli.progress import Progress, silent
 
@@ -77,8 +78,9 @@ def anatomy(trio: Trio, batches: Batches, progress: Progress = silent) -> Anatom
     sure: list[Calibrations] = []
     possible = True
     with torch.no_grad():
-        for count, batch in enumerate(batches):
+        for count, yielded in enumerate(batches):
             progress("diagnosing", count, batches.limit or 0)
+            batch = fitted(yielded, trio.midpoint)
             returned, outputs = _passes(trio, batch)
             zero = _zero(batch)
             possible = zero is not None
@@ -145,10 +147,8 @@ def _calibrations(returned: Sequence[Any], batch: Batch) -> Calibrations:
     """Return the calibration of each model on one batch; none without targets."""
     if batch.targets is None:
         return ()
-    with users_code("comparing the model's output with the targets"):
-        targets = batch.targets
-        rows = [classes_last(logits_of(one), targets) for one in returned]
-        return tuple(calibration(logits, targets.flatten()) for logits in rows)
+    found = [answers(logits_of(one), batch) for one in returned]
+    return tuple(calibration(each.rows, each.right) for each in found)
 
 
 def _errors(batches: Sequence[Calibrations]) -> tuple[float, float, float] | None:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.evaluate.held_out import Split
-from rebasin_cli.evaluate.scores import called, judged
+from rebasin_cli.evaluate.scores import judged
 from rebasin_cli.evaluate.user_code import users_code
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.weights import fill
@@ -61,7 +61,7 @@ class Midpoints:
         """
         model = self._at(permutations)
         model.zero_grad(set_to_none=True)
-        total, _, answers = judged(called(model, batch), batch, name)
+        total, _, answers = judged(model, batch, name)
         if not total.requires_grad:
             raise UserCodeError(
                 "the model's loss has no slope",
@@ -76,7 +76,7 @@ class Midpoints:
         model, total, answers = self._at(permutations), 0.0, 0
         with torch.no_grad():
             for batch in split.held_out():
-                loss, _, count = judged(called(model, batch), batch, split.batches.name)
+                loss, _, count = judged(model, batch, split.batches.name)
                 total, answers = total + float(loss), answers + count
         return total / answers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import isfinite, isnan
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UserCodeError
+from rebasin_cli.evaluate.answers import answers
 from rebasin_cli.evaluate.batches import Batches
 from rebasin_cli.evaluate.user_code import users_code
-from rebasin_cli.models.batch import Batch
+from rebasin_cli.models.batch import Batch, described
+from rebasin_cli.models.fitting import fitted, named_targets
 
 Scores = Mapping[str, float]
 Judge = Callable[[nn.Module], Scores]
@@ -30,8 +33,10 @@ def cross_entropy_judge(batches: Batches) -> Judge:
         total, hits, answers = 0.0, 0.0, 0
         with torch.no_grad():
             for batch in batches:
-                loss, right, count = judged(called(model, batch), batch, batches.name)
+                loss, right, count = judged(model, batch, batches.name)
                 total, hits, answers = total + float(loss), hits + right, answers + count
+        if not answers:
+            raise UserCodeError(f"{batches.name} holds no target that counts")
         scores = {"loss": total / answers, "accuracy": hits / answers}
         if isnan(scores["accuracy"]):  # there were no targets to compare with
             del scores["accuracy"]
@@ -55,7 +60,11 @@ def own_judge(function: Callable[[nn.Module], object], name: str) -> Judge:
 
 
 def called(model: nn.Module, batch: Batch) -> Any:
-    """Return what a model answers to a batch. Raises UserCodeError if it raises."""
+    """Return what a model answers to a batch.
+
+    Raises UserCodeError if it raises, or cannot be called with what the batch holds.
+    """
+    batch = fitted(batch, model)
     with users_code("the model"):
         return model(*batch.example.args, **batch.example.kwargs)
 
@@ -87,38 +96,30 @@ def logits_of(returned: Any) -> Tensor:
     )
 
 
-def judged(returned: Any, batch: Batch, name: str) -> tuple[Tensor, float, int]:
-    """Return the summed loss, the right answers (NaN: unknown) and the number of answers.
+def judged(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, float, int]:
+    """Run a batch; return the summed loss, the right answers (NaN: unknown), and how many count.
 
-    Raises UserCodeError for a batch without targets, unless the model returned a loss.
+    name: of the data. Raises UserCodeError for a batch without targets, unless the model returned a
+    loss, and for targets that its output cannot be compared with.
     """
+    batch = fitted(batch, model)
+    returned = called(model, batch)
     if batch.targets is None:
         loss = returned.get("loss") if isinstance(returned, Mapping) else None
-        if loss is None:
+        if loss is not None:
+            return torch.as_tensor(loss) * batch.rows, float("nan"), batch.rows
+        batch = replace(batch, targets=named_targets(batch.example.kwargs))
+        if batch.targets is None:
             raise UserCodeError(
-                f"{name} yields no targets", hint="yield (inputs, targets), or name an --evaluate"
+                f"{name} yields no targets",
+                detail=f"{batch.where} is {described(batch)}",
+                hint="yield (inputs, targets), or name an --evaluate",
             )
-        return torch.as_tensor(loss) * batch.rows, float("nan"), batch.rows
-    logits, targets = logits_of(returned), batch.targets
+    found = answers(logits_of(returned), batch)
     with users_code("cross-entropy of the model's output and the targets"):
-        rows = classes_last(logits, targets)
-        loss = F.cross_entropy(rows.double(), targets.flatten().long(), reduction="sum")
-        hits = (rows.argmax(-1) == targets.flatten()).sum()
-    return loss, float(hits), targets.numel()
-
-
-def classes_last(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return logits as (answers, classes). Classes are axis 1, or the last where that fits.
-
-    Raises ValueError if neither does.
-    """
-    if logits.shape[:-1] == targets.shape:
-        return logits.flatten(0, -2)
-    if logits.shape[:1] + logits.shape[2:] == targets.shape:
-        return logits.movedim(1, -1).flatten(0, -2)
-    raise ValueError(
-        f"logits of shape {tuple(logits.shape)} do not fit targets of shape {tuple(targets.shape)}"
-    )
+        loss = F.cross_entropy(found.rows.double(), found.targets, reduction="sum")
+        hits = (found.rows.argmax(-1) == found.right).sum()
+    return loss, float(hits), len(found.rows)
 
 
 def _numbers(said: object, name: str) -> dict[str, float]:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.attempt import CPU, on
+from rebasin_cli.models.attempt import on
 from rebasin_cli.models.subject import Example
+from rebasin_cli.tensors import dtype_name
 
-SIZES = (2, 3)  # rows of the examples that are cut from a batch
+FEW = 8  # parts of a batch that are described one by one
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A call of the model, and the right answers, if the data has them."""
+    """A call of the model, and the right answers, if the data has them.
+
+    where: which batch it is, for an error.
+    """
 
     example: Example
     targets: Tensor | None = None
+    where: str = "the batch"
 
     @property
     def rows(self) -> int:
@@ -33,33 +39,42 @@ class Batch:
         """Return the batch with all tensors on a device."""
         args, kwargs = on(device, self.example.args), on(device, dict(self.example.kwargs))
         targets = None if self.targets is None else self.targets.to(device)
-        return Batch(Example(args, kwargs), targets)
+        return Batch(Example(args, kwargs), targets, self.where)
 
 
-def read_batch(value: object) -> Batch:
+def read_batch(value: object, where: str = "the batch") -> Batch:
     """Return a batch as a loader yields it: inputs, or (inputs, targets).
 
-    inputs: a tensor, a tuple of positional or a mapping of keyword arguments. Raises UserCodeError
-    for anything else.
+    inputs: a tensor, a tuple of positional or a mapping of keyword arguments; an array of numpy is
+    a tensor. What it is to a model is told by `fitted`. Raises UserCodeError for anything else.
     """
-    if isinstance(value, tuple | list) and len(value) == 2 and _answers(value[1]):
-        return Batch(_example(value[0]), value[1])
+    value = _as_tensors(value)
+    if isinstance(value, tuple | list) and len(value) == 2:
+        targets = answers_in(value[1])
+        if targets is not None or value[1] is None:
+            return Batch(_example(value[0]), targets, where)
     if isinstance(value, tuple | list) and len(value) == 1:
-        return Batch(_example(value[0]))
-    return Batch(_example(value))
+        return Batch(_example(value[0]), where=where)
+    return Batch(_example(value), where=where)
 
 
-def examples_of_batches(
-    batches: Iterable[Batch],
-) -> Callable[[nn.Module], tuple[Example, ...]]:
-    """Return examples to trace with: a few rows of the first batch, in two numbers of them."""
+def answers_in(value: object) -> Tensor | None:
+    """Return what can be targets as a tensor: it is one, numbers, or one of these in a mapping."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping) and len(value) == 1:
+        return answers_in(next(iter(value.values())))
+    if isinstance(value, tuple | list) and value and all(isinstance(x, int | float) for x in value):
+        return torch.tensor(value)
+    return None
 
-    def examples(model: nn.Module) -> tuple[Example, ...]:
-        first = next(iter(batches)).to(CPU)
-        counts = dict.fromkeys(min(first.rows, size) for size in SIZES)
-        return tuple(_cut(first, count) for count in counts)
 
-    return examples
+def described(batch: Batch) -> str:
+    """Return the types and shapes of the parts of a batch."""
+    parts = [_word(part) for part in batch.example.args]
+    parts += [f"{name}: {_word(part)}" for name, part in batch.example.kwargs.items()]
+    text = ", ".join(parts)
+    return text if batch.targets is None else f"{text}; targets {_word(batch.targets)}"
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
@@ -73,9 +88,24 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return []
 
 
-def _answers(value: object) -> bool:
-    """Return whether the second of two things can be the targets."""
-    return value is None or isinstance(value, Tensor)
+def _as_tensors(value: Any) -> Any:
+    """Return nested tuples, lists and mappings with tensors in place of numpy's arrays."""
+    if isinstance(value, np.ndarray | np.generic):
+        return torch.as_tensor(value) if value.dtype.kind in "biufc" else value
+    if isinstance(value, Mapping):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    return type(value)(map(_as_tensors, value)) if type(value) in (tuple, list) else value
+
+
+def _word(part: object) -> str:
+    """Return the type of a part, and the shape if it has one."""
+    if isinstance(part, Tensor):
+        return f"{dtype_name(part.dtype)} {tuple(part.shape)}"
+    if isinstance(part, Mapping):
+        return f"{{{', '.join(f'{key}: {_word(item)}' for key, item in part.items())}}}"
+    if isinstance(part, tuple | list) and len(part) <= FEW:
+        return f"({', '.join(map(_word, part))})"
+    return type(part).__name__
 
 
 def _example(value: Any) -> Example:
@@ -89,16 +119,3 @@ def _example(value: Any) -> Example:
         f"the data yields a {type(value).__name__}",
         detail="expected inputs or (inputs, targets), where inputs are a tensor, a tuple or a dict",
     )
-
-
-def _cut(batch: Batch, count: int) -> Example:
-    """Return the first rows of a batch."""
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[:count] if value.dim() and len(value) == batch.rows else value
-        if isinstance(value, Mapping):
-            return {key: cut(item) for key, item in value.items()}
-        return type(value)(map(cut, value)) if type(value) in (tuple, list) else value
-
-    return Example(cut(batch.example.args), cut(dict(batch.example.kwargs)))

@@ -12,8 +12,8 @@ from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
 from rebasin_cli.evaluate import Batches
 from rebasin_cli.models import Example, Subject, subject, without_memory
 from rebasin_cli.models.attempt import failure, quiet
-from rebasin_cli.models.batch import examples_of_batches
 from rebasin_cli.models.called import cause
+from rebasin_cli.models.fitting import examples_of_batches
 from rebasin_cli.models.loader import loader
 from rebasin_cli.models.stored import ignored_names, stored_windows
 from rebasin_cli.plan import trace_cache
@@ -113,10 +113,17 @@ def _run(found: Subject, tracing: Tracing) -> Trace:
         if complaint is None:
             raise
         raise UsageError(
-            f"{found.name} does not run on its input",
+            f"{found.name} does not run on {_fed(tracing)}",
             detail=cause(complaint),
             hint="--input-shape 1,3,224,224 or --input file.py:function says what it takes",
         ) from error
+
+
+def _fed(tracing: Tracing) -> str:
+    """Return what the model was run on."""
+    if tracing.data is None or tracing.shape is not None or tracing.inputs:
+        return "its input"
+    return f"the inputs in batch 1 of {tracing.data}"
 
 
 def _complaint(found: Subject) -> Exception | None:
