@@ -120,10 +120,10 @@ def merge(
     from rebasin_cli.run.merge import run_merge
 
     if preserve_first is not None:
-        _preserve(ctx, models, preserve_first)
+        _preserve(ctx, models, preserve_first, ref)
         return
     if ctx.params["method"] in ("zipit", "cca"):
-        _zip(ctx, models)
+        _zip(ctx, models, ref)
         return
     deliver(
         ctx,
@@ -139,7 +139,7 @@ def merge(
     )
 
 
-def _zip(ctx: typer.Context, models: list[Path] | None) -> None:
+def _zip(ctx: typer.Context, models: list[Path] | None, ref: Path | None) -> None:
     """Merge hidden units by linear maps."""
     from rebasin_cli.plan.zip import plan_zip
     from rebasin_cli.run.zip import run_zip
@@ -151,7 +151,7 @@ def _zip(ctx: typer.Context, models: list[Path] | None) -> None:
             options_from(ctx.params),
             strategy=ctx.params["strategy"],
             weights=o.parse_numbers(ctx.params["weights"]),
-            reference=ctx.params["ref"],
+            reference=ref,
             renormalize=c.asked_from(ctx.params["renormalize"], ctx.params)
             if ctx.params["renormalize"]
             else None,
@@ -160,7 +160,9 @@ def _zip(ctx: typer.Context, models: list[Path] | None) -> None:
     )
 
 
-def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None:
+def _preserve(
+    ctx: typer.Context, models: list[Path] | None, first: str, ref: Path | None
+) -> None:
     """Merge all but the first layers of the models."""
     from rebasin_cli.plan.preserve import plan_preserve
     from rebasin_cli.run.preserve import run_preserve
@@ -182,7 +184,7 @@ def _preserve(ctx: typer.Context, models: list[Path] | None, first: str) -> None
             first=first,
             strategy=ctx.params["strategy"],
             weights=o.parse_numbers(ctx.params["weights"]),
-            reference=ctx.params["ref"],
+            reference=ref,
         ),
         run_preserve,
     )
