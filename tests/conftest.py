@@ -4,12 +4,20 @@ from collections.abc import Iterable
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 # Scripts: they run as programs, and importing them would train networks or need extras.
 collect_ignore = ["demo", "benchmarks"]
 
 # The networks are tiny: on a busy machine, threads that wait for each other cost 30 times more.
 torch.set_num_threads(1)
+
+# The same examples everywhere, however slow a machine is: what passes today passes tomorrow.
+# `pytest --hypothesis-profile=default` looks for others.
+settings.register_profile(
+    "same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:

@@ -160,9 +160,7 @@ def _zip(ctx: typer.Context, models: list[Path] | None, ref: Path | None) -> Non
     )
 
 
-def _preserve(
-    ctx: typer.Context, models: list[Path] | None, first: str, ref: Path | None
-) -> None:
+def _preserve(ctx: typer.Context, models: list[Path] | None, first: str, ref: Path | None) -> None:
     """Merge all but the first layers of the models."""
     from rebasin_cli.plan.preserve import plan_preserve
     from rebasin_cli.run.preserve import run_preserve

@@ -16,16 +16,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds for one command; on a free machine each takes a tenth of one
+PATIENCE = 300  # seconds, to end what hangs; on a free machine a command takes a tenth of one
 COMMAND = (sys.executable, "-m", "rebasin_cli")
 
 # What makes output depend on the machine that the tests run on.
@@ -87,6 +87,15 @@ class Running:
                 raise EOFError("the process that forks has died")
             text += letter
         return text
+
+
+def until(condition: Callable[[], bool], pause: float = 0.001) -> None:
+    """Wait until something holds; TimeoutError if it does not within our patience."""
+    end = monotonic() + PATIENCE
+    while not condition():
+        if monotonic() > end:
+            raise TimeoutError("what is waited for does not come")
+        sleep(pause)
 
 
 def start(

@@ -2,13 +2,12 @@
 
 import json
 import signal
-from time import monotonic, sleep
 
 import pytest
 
 from tests.cli.barrier_files import BARRIER, ON_DATA, points, write_user
 from tests.cli.build import load, save
-from tests.cli.harness import captured, rebasin, start
+from tests.cli.harness import captured, rebasin, start, until
 
 
 def marks(folder):
@@ -126,10 +125,7 @@ def test_being_stopped_keeps_what_was_done(tmp_path):
     argv = (*BARRIER, "--evaluate", "user.py:slow", "--steps", "5", "--resume", "p.ndjson")
     with captured() as files:
         running = start(*argv, cwd=tmp_path, streams=[file.fileno() for file in files])
-        end = monotonic() + 30
-        while not (tmp_path / "marks").exists() or marks(tmp_path) < 3:
-            assert monotonic() < end
-            sleep(0.01)
+        until(lambda: (tmp_path / "marks").exists() and marks(tmp_path) >= 3)
         running.send(signal.SIGINT)
         assert running.wait() == 130
         files[1].seek(0)

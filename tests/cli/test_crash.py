@@ -2,12 +2,12 @@
 
 import os
 import signal
-from time import monotonic, sleep
+from time import sleep
 
 import pytest
 
 from tests.cli.build import mlp, near, save
-from tests.cli.harness import captured, rebasin, start
+from tests.cli.harness import captured, rebasin, start, until
 
 WIDTHS = (64, 512, 512, 10)
 ARGV = [
@@ -27,9 +27,7 @@ def align_and_kill(folder, seconds):
     """Align onto x.safetensors and kill the process so long after its write begins."""
     with captured() as files:
         running = start(*ARGV, cwd=folder, streams=[file.fileno() for file in files])
-        end = monotonic() + 30
-        while not _is_writing(folder) and not _is_written(folder) and monotonic() < end:
-            sleep(0.0002)
+        until(lambda: _is_writing(folder) or _is_written(folder), pause=0.0002)
         sleep(seconds)
         running.send(signal.SIGKILL)
         running.wait()

@@ -25,7 +25,7 @@ from tests.library.table import ENTRIES
 from tests.library.written import described, text_of, variants_of
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 # The entries that the quick tests try.
 QUICK = ("bert", "mixtral", "vit", "lstm", "transformer_encoder")

@@ -39,7 +39,7 @@ from tests.library.entry import Fields
 
 diffusers = pytest.importorskip("diffusers")
 os.environ["HF_HUB_OFFLINE"] = "1"
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 PUBLISHED: Mapping[str, Fields] = {
     "unet_sd1": SD1,
