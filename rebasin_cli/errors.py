@@ -15,8 +15,21 @@ A bug is any other exception: the command line prints its traceback and exits wi
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+# what the operating system says of a path that leads nowhere: a mistake, and not the machine's
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR})
+_HINTS = {
+    errno.ENOSPC: "free some space or write to another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space or write to another disk",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only; write elsewhere",
+    errno.EACCES: "check the permissions of the file and of its folder",
+    errno.EPERM: "check the permissions of the file and of its folder",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
 
 
 @dataclass(frozen=True)
@@ -93,3 +106,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the closest of the known names, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def refused(error: OSError, where: str, what: str = "cannot read") -> MachineError:
+    """Return the error for what the operating system does not do with a file."""
+    reason = error.strerror or str(error)
+    return MachineError(f"{what}: {reason}", where=where, hint=_HINTS.get(error.errno or 0, ""))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rebasin_cli.errors import CheckpointError, MachineError, Problem, RebasinError, suggest
+from rebasin_cli.errors import (
+    NOWHERE,
+    CheckpointError,
+    Problem,
+    RebasinError,
+    refused,
+    suggest,
+)
 
 MOST_PROBLEMS = 10
-
-_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR})
-_HINTS = {
-    errno.ENOSPC: "free some space or write to another disk",
-    errno.EDQUOT: "the disk quota is used up; free some space or write to another disk",
-    errno.EFBIG: "raise the file size limit (ulimit -f)",
-    errno.EROFS: "the file system is read-only; write elsewhere",
-    errno.EACCES: "check the permissions of the file and of its folder",
-    errno.EPERM: "check the permissions of the file and of its folder",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-}
 
 
 @contextmanager
@@ -38,14 +33,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _machine(error, path, "cannot write") from error
+        raise refused(error, str(path), "cannot write") from error
 
 
 def read_failure(error: OSError, path: Path) -> RebasinError:
     """Return the error to raise: a CheckpointError if the path leads nowhere."""
-    if error.errno in _NOWHERE:
+    if error.errno in NOWHERE:
         return missing(path)
-    return _machine(error, path, "cannot read")
+    return refused(error, str(path))
 
 
 def missing(path: Path) -> CheckpointError:
@@ -73,12 +68,6 @@ def listing(names: Sequence[str], *, most: int = 12) -> str:
     rest = len(names) - most
     shown = ", ".join(names[:most])
     return f"{shown}, and {rest} more" if rest > 0 else shown
-
-
-def _machine(error: OSError, path: Path, verb: str) -> MachineError:
-    number = error.errno or 0
-    reason = error.strerror or str(error)
-    return MachineError(f"{verb}: {reason}", where=str(path), hint=_HINTS.get(number, ""))
 
 
 def _names(folder: Path) -> list[str] | None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from rebasin_cli.checkpoint.configuration import CONFIG
 from rebasin_cli.checkpoint.disk import expanded
-from rebasin_cli.checkpoint.failures import capped
+from rebasin_cli.checkpoint.failures import capped, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.strict_json import parse_object
@@ -62,12 +63,16 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The config.json of the folder, or beside the file; empty if there is none to read."""
-        folder = self._weights.folder or self.path.parent
+        """The config.json of the folder, or beside the file; empty if there is none of any use.
+
+        Raises MachineError for one that may not be read: what it says may matter.
+        """
+        path = (self._weights.folder or self.path.parent) / CONFIG
         try:
-            data = (folder / "config.json").read_bytes()
-            return parse_object(data, where="config.json", what="the configuration")
-        except (OSError, CheckpointError):
+            with reading(path):
+                data = path.read_bytes()
+            return parse_object(data, where=CONFIG, what="the configuration")
+        except CheckpointError:
             return {}
 
     @cached_property

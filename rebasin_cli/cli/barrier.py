@@ -13,7 +13,7 @@ from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.extend import options_in
+from rebasin_cli.cli.extend import argument, options_in
 from rebasin_cli.cli.running import with_evaluation
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ Resume = Annotated[
 @o.sharing(o.SELECTING, o.COMPUTING, o.SHOWING)
 def barrier(
     ctx: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(metavar="A B [C]")] = None,
+    models: Annotated[list[Path] | None, argument("A B [C]")] = None,
     steps: Steps = None,
     at: At = None,
     no_align: NoAlign = False,

@@ -12,10 +12,10 @@ from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.extend import options_in
+from rebasin_cli.cli.extend import argument, options_in
 
-ModelA = Annotated[Path, typer.Argument(metavar="A")]
-ModelB = Annotated[Path, typer.Argument(metavar="B")]
+ModelA = Annotated[Path, argument("A")]
+ModelB = Annotated[Path, argument("B")]
 GroupsOf = Annotated[
     str | None,
     options_in(o.SPEC)(
@@ -97,7 +97,7 @@ def diff(
 @o.sharing(o.SHOWING)
 def inspect(
     ctx: typer.Context,
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...")],
+    models: Annotated[list[Path], argument("MODEL...")],
     only: o.Only = None,
     skip: o.Skip = None,
     sizes: o.Sizes = None,

@@ -11,8 +11,16 @@ import typer
 
 
 def options_in(panel: str) -> Callable[..., Any]:
-    """Return what declares an option under a heading of the help; it takes what typer's does."""
-    return partial(typer.Option, rich_help_panel=panel)
+    """Return what declares an option under a heading of the help; it takes what typer's does.
+
+    Files that cannot be read are told by whoever reads them, with the exit code for that.
+    """
+    return partial(typer.Option, rich_help_panel=panel, readable=False)
+
+
+def argument(metavar: str, *, hidden: bool = False) -> Any:
+    """Return what declares an argument; as of files, see `options_in`."""
+    return typer.Argument(metavar=metavar, hidden=hidden, readable=False)
 
 
 def extended(

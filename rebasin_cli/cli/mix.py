@@ -13,7 +13,7 @@ from rebasin_cli.cli import searching as s
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.extend import options_in
+from rebasin_cli.cli.extend import argument, options_in
 from rebasin_cli.cli.running import with_data
 
 Strategy = Annotated[
@@ -83,7 +83,7 @@ Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec w
 @o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
 def merge(
     ctx: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...")] = None,
+    models: Annotated[list[Path] | None, argument("MODEL...")] = None,
     out: o.Out = None,
     strategy: Strategy = None,
     weights: Weights = None,
@@ -193,7 +193,7 @@ def _preserve(ctx: typer.Context, models: list[Path] | None, first: str, ref: Pa
 @o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
 def lerp(
     ctx: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(metavar="A B")] = None,
+    models: Annotated[list[Path] | None, argument("A B")] = None,
     steps: Steps = None,
     at: At = None,
     endpoints: Endpoints = False,

@@ -13,6 +13,7 @@ from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.activations import with_activations
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import argument
 from rebasin_cli.cli.learning import with_learning
 from rebasin_cli.cli.running import with_data
 
@@ -25,7 +26,7 @@ from rebasin_cli.cli.running import with_data
 @o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
 def align(
     ctx: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(metavar="REF MODEL...")] = None,
+    models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
     out: o.Out = None,
     save: o.Save = None,
     card: o.Card = False,
@@ -62,8 +63,8 @@ def align(
 @o.sharing(o.WRITING, o.CHECKING, o.SHOWING)
 def apply(
     ctx: typer.Context,
-    permutation: Annotated[Path, typer.Argument(metavar="PERM")],
-    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    permutation: Annotated[Path, argument("PERM")],
+    model: Annotated[Path, argument("MODEL")],
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
     out: o.Out = None,
     key: o.Key = None,

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError
 
+# Byte order marks of what is not UTF-8; the longer ones first, as they begin like the others.
+WIDE = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
 
 def parse_paths(data: bytes, *, null: bool) -> list[Path]:
     """Return the paths in what was piped in: lines, NUL-ended paths, or our NDJSON events.
 
-    Raises UsageError if an event reports an error: the set of models is then incomplete.
+    A byte order mark is no part of a path. Raises UsageError if an event reports an error: the set
+    of models is then incomplete.
     """
-    if null:
-        return [Path(os.fsdecode(part)) for part in data.split(b"\0") if part]
-    lines = [line.rstrip("\r") for line in os.fsdecode(data).split("\n")]
-    paths = [_path(line) for line in lines if line]
+    data = _in_utf8(data)
+    parts = data.split(b"\0") if null else [line.rstrip(b"\r") for line in data.split(b"\n")]
+    names = [os.fsdecode(part.removeprefix(codecs.BOM_UTF8)) for part in parts]
+    paths = [Path(name) if null else _path(name) for name in names if name]
     return [path for path in paths if path is not None]
+
+
+def _in_utf8(data: bytes) -> bytes:
+    """Return a list that an editor or a shell of Windows wrote in UTF-16 or UTF-32 in UTF-8."""
+    coding = next((coding for mark, coding in WIDE if data.startswith(mark)), None)
+    if coding is None:
+        return data
+    try:
+        return data.decode(coding).encode()
+    except UnicodeError as error:
+        raise UsageError(f"stdin: a list of files that is not {coding}: {error}") from error
 
 
 def _path(line: str) -> Path | None:

@@ -12,7 +12,7 @@ from rebasin_cli.cli import running as r
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.extend import options_in
+from rebasin_cli.cli.extend import argument, options_in
 
 PANEL = "Pruning"
 _option = options_in(PANEL)
@@ -47,7 +47,7 @@ Renormalize = Annotated[
 @o.sharing(o.WRITING, o.SHOWING)
 def prune(
     ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    model: Annotated[Path, argument("MODEL")],
     sparsity: Sparsity,
     how: Method = "magnitude",
     renormalize: Renormalize = None,

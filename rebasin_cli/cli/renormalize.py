@@ -15,7 +15,7 @@ from rebasin_cli.cli import running as r
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
-from rebasin_cli.cli.extend import options_in
+from rebasin_cli.cli.extend import argument, options_in
 
 Weights = Annotated[
     list[str] | None,
@@ -33,8 +33,8 @@ Weights = Annotated[
 @o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.SHOWING)
 def renormalize(
     ctx: typer.Context,
-    merged: Annotated[Path, typer.Argument(metavar="MERGED")],
-    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
+    merged: Annotated[Path, argument("MERGED")],
+    more: Annotated[list[Path] | None, argument("", hidden=True)] = None,
     parents: c.ParentFiles = None,
     how: c.Method = None,
     weights: Weights = None,

@@ -11,6 +11,7 @@ from rebasin_cli.cli import options as o
 from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver, guarded
+from rebasin_cli.cli.extend import argument
 
 app = typer.Typer(
     help="List, show, check, trace and start permutation specs.",
@@ -19,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SpecName = Annotated[str, typer.Argument(metavar="NAME|FILE")]
+SpecName = Annotated[str, argument("NAME|FILE")]
 
 
 @app.command("list")
@@ -55,7 +56,7 @@ def show(spec: SpecName) -> None:
 def check(
     ctx: typer.Context,
     spec: SpecName,
-    model: Annotated[Path | None, typer.Argument(metavar="MODEL")] = None,
+    model: Annotated[Path | None, argument("MODEL")] = None,
     sizes: o.Sizes = None,
     key: o.Key = None,
     strict: o.Strict = False,
@@ -85,7 +86,7 @@ def check(
 @t.with_inputs
 def trace(
     ctx: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="TARGET")],
+    target: Annotated[str, argument("TARGET")],
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what moves, what does not, and why.")
     ] = False,
@@ -119,7 +120,7 @@ def trace(
 
 @app.command()
 def init(
-    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    model: Annotated[Path, argument("MODEL")],
     key: o.Key = None,
 ) -> None:
     """Print a spec to start from: every tensor of MODEL, layers folded, all axes still fixed.

@@ -12,6 +12,7 @@ from rebasin_cli.cli import tracing as t
 from rebasin_cli.cli.activations import with_places
 from rebasin_cli.cli.chosen import options_from
 from rebasin_cli.cli.deliver import deliver
+from rebasin_cli.cli.extend import argument
 from rebasin_cli.cli.running import with_data
 
 
@@ -21,7 +22,7 @@ from rebasin_cli.cli.running import with_data
 @o.sharing(o.COMPUTING, o.SHOWING)
 def statistics(
     ctx: typer.Context,
-    models: Annotated[list[Path] | None, typer.Argument(metavar="A [B]")] = None,
+    models: Annotated[list[Path] | None, argument("A [B]")] = None,
     out: o.Out = None,
     key: o.Key = None,
     force: o.Force = False,

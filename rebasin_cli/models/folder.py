@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import NOWHERE, UsageError, refused
 from rebasin_cli.models.diffusers_models import diffusers_subject
 from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.transformers_models import transformers_subject
@@ -27,12 +27,17 @@ def folder_subject(folder: str, arguments: Mapping[str, object]) -> Subject:
 
 
 def read_config(folder: str) -> Mapping[str, Any]:
-    """Return the content of a folder's config.json, or of that file. Raises UsageError."""
+    """Return the content of a folder's config.json, or of that file. Raises UsageError.
+
+    MachineError if it may not be read.
+    """
     path = Path(folder)
     path = path if path.suffix == ".json" else path / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
     except OSError as error:
+        if error.errno not in NOWHERE:
+            raise refused(error, str(path)) from error
         raise UsageError(f"{path} cannot be read", detail=str(error.strerror)) from error
     except ValueError as error:
         raise UsageError(f"{path} is not JSON", detail=str(error)) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rebasin_cli.errors import MachineError, UsageError, suggest
+from rebasin_cli.errors import MachineError, UsageError, refused, suggest
 from rebasin_cli.models.attempt import quiet
 from rebasin_cli.models.called import cause
 from rebasin_cli.models.uncached import Apart, forget_changed, reachable
@@ -59,8 +59,15 @@ def fingerprint(target: str, found: Any) -> str:
     digest = hashlib.sha256(target.encode())
     for neighbour in sorted({path, *path.parent.glob("*.py")}):
         if neighbour.is_file():
-            digest.update(neighbour.read_bytes())
+            digest.update(_content(neighbour))
     return digest.hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise refused(error, str(path)) from error
 
 
 def _file(path: Path) -> ModuleType:
@@ -71,6 +78,7 @@ def _file(path: Path) -> ModuleType:
     name = f"{place.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    _content(place)  # importing it would tell less of why it cannot be read
     spec = ModuleSpec(name, loader := Apart(name, str(place)), origin=str(place))
     spec.has_location = True
     module = module_from_spec(spec)

@@ -9,7 +9,14 @@ from glob import escape
 from pathlib import Path
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
-from rebasin_cli.errors import CheckpointError, Problem, RebasinError, UsageError, suggest
+from rebasin_cli.errors import (
+    CheckpointError,
+    MachineError,
+    Problem,
+    RebasinError,
+    UsageError,
+    suggest,
+)
 from rebasin_cli.plan.configs import check_configs
 from rebasin_cli.plan.options import Options
 from rebasin_cli.tensors import TensorInfo, infos
@@ -33,7 +40,9 @@ def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
         checkpoint.close()
     if len(failures) == 1:
         raise failures[0]
-    raise CheckpointError(*dict.fromkeys(p for failure in failures for p in failure.problems))
+    of_machine = all(isinstance(failure, MachineError) for failure in failures)
+    kind = MachineError if of_machine else CheckpointError
+    raise kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
 
 
 def check_globs(models: Sequence[Checkpoint], options: Options) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from rebasin_cli.errors import Problem, RebasinError, SpecError, UsageError, suggest
+from rebasin_cli.errors import (
+    NOWHERE,
+    Problem,
+    RebasinError,
+    SpecError,
+    UsageError,
+    refused,
+    suggest,
+)
 from rebasin_cli.spec.model import Spec
 from rebasin_cli.spec.parse import parse
 from rebasin_cli.spec.reader import MAX_CHARACTERS
@@ -22,7 +30,7 @@ def load_spec(name_or_path: str) -> Spec:
     """Return a bundled spec by its name, or the spec in a file.
 
     A bundled name comes first; `./NAME` is always a file. Raises UsageError if there is neither,
-    SpecError if the file cannot be read or is not a spec.
+    SpecError if the file is not a spec, MachineError if it may not be read.
     """
     source, path = _found(name_or_path)
     return _parsed(_read(path), source)
@@ -65,8 +73,10 @@ def _read(path: Path) -> str:
             content = file.read(4 * MAX_CHARACTERS + 4)
         return content.decode("utf-8")
     except OSError as error:
-        what = f"the spec cannot be read: {error.strerror or error}"
         # Not a SpecError: the check cannot be made, which is no verdict on the spec.
+        if error.errno not in NOWHERE:
+            raise refused(error, str(path), "the spec cannot be read") from error
+        what = f"the spec cannot be read: {error.strerror or error}"
         raise RebasinError(Problem(what, where=str(path))) from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1

@@ -157,3 +157,34 @@ def test_an_align_that_failed_does_not_become_a_smaller_merge(tmp_path):
     assert "the command before this one failed" in done.err
     assert json.loads(done.lines[0])["event"] == "error"
     assert not (tmp_path / "merged.safetensors").exists()
+
+
+LISTS = {
+    "UTF-8": lambda text: text.encode("utf-8-sig"),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "UTF-16, the other way round": lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+    "UTF-32": lambda text: text.encode("utf-32"),
+    "two lists in a row": lambda text: b"".join(
+        line.encode("utf-8-sig") for line in text.splitlines(keepends=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("form", LISTS)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_a_byte_order_mark_on_stdin_is_no_part_of_a_path(tmp_path, form, end):
+    save(tmp_path / "ä.pt", mlp(1))
+    save(tmp_path / "b.pt", mlp(2))
+    if form == "two lists in a row" and end == "\0":
+        pytest.skip("a list of NULs has no lines")
+    listed = LISTS[form](f"ä.pt{end}b.pt{end}")
+    null = ["-0"] if end == "\0" else []
+    done = rebasin("merge", *null, "--strategy", "none", "-n", cwd=tmp_path, stdin=listed)
+    assert done.code == 0, done.err
+    assert [entry["path"] for entry in json.loads(done.out)["inputs"]] == ["ä.pt", "b.pt"]
+
+
+def test_a_list_that_is_not_what_its_mark_says_is_refused(tmp_path):
+    done = rebasin("merge", cwd=tmp_path, stdin=b"\xff\xfea")
+    assert done.code == 2
+    assert "stdin: a list of files that is not utf-16" in done.err
