@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.plan.headers import Headers
+from rebasin_cli.plan.hints import model_hint
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.unnamed import unnamed
 from rebasin_cli.spec import (
@@ -105,7 +106,7 @@ class _Trial:
     """All bundled specs against the headers of some models."""
 
     def __init__(self, headers: Headers, options: Options) -> None:
-        self._headers, self._options = headers, options
+        self.headers, self._options = headers, options
         excused = list(filter(options.excuses, headers.infos))
         self._names = outlines(headers.infos, headers.ties, excused)
         self.path = headers.where
@@ -123,12 +124,12 @@ class _Trial:
     def bound(self, name: str) -> BoundSpec | Miss:
         """Return a bundled spec bound to all tensors there are, or why it is not."""
         try:
-            bound = bound_to(load_spec(name), self._headers, self._options)
+            bound = bound_to(load_spec(name), self.headers, self._options)
         except SpecError as error:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
             return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
-        left = unnamed(bound, self._headers, self._options)
+        left = unnamed(bound, self.headers, self._options)
         if left:
             return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
         return bound
@@ -152,7 +153,7 @@ def _none_fits(trial: _Trial, known: Mapping[str, Miss]) -> NoReturn:
         where=trial.path,
         detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])
         + f"\n  and {others} others, further off" * (others > 0),
-        hint=misses[names[0]].hint or start,
+        hint=misses[names[0]].hint or model_hint(trial.headers) or start,
     )
 
 
