@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 
+from rebasin_cli.errors import CheckpointError
 from rebasin_cli.plan.automatic import NoFitError, bound_to
 from rebasin_cli.plan.headers import Headers
+from rebasin_cli.plan.hints import model_hint
 from rebasin_cli.plan.layouts import Layout, ModelTensors, layout_of, missing_sources
 from rebasin_cli.plan.options import Options, Tracing
 from rebasin_cli.plan.saved_names import spec_in_files
@@ -33,7 +35,13 @@ def fitted(headers: Headers, options: Options) -> Fitted:
     """
     known = traced(options.tracing)
     wanted = [name for name in headers.infos if not options.excuses(name)]
-    layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
+    try:
+        layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
+    except CheckpointError as error:
+        hint = model_hint(headers)
+        if not hint or f"--model {options.tracing.target}" in hint:
+            raise
+        raise CheckpointError(*(replace(p, hint=hint) for p in error.problems)) from error
     return Fitted(options.tracing, known, layout)
 
 

@@ -170,3 +170,13 @@ def test_a_hint_that_is_pasted_works(tmp_path, kind):
     assert told, refused.err
     done = rebasin("align", *models, *shlex.split(told[1]), cwd=tmp_path, seconds=300)
     assert done.code == 0, done.err
+
+
+@pytest.mark.slow
+def test_a_model_that_was_mistaken_for_another_is_named(tmp_path):
+    models = list(of_timm(tmp_path))
+    done = rebasin("align", *models, "--model", "timm:lcnet_050", cwd=tmp_path, seconds=300)
+    assert done.code == 3
+    assert "its tensors are not those of timm:lcnet_050" in done.err
+    arguments = """--model-args '{"num_classes": 6}'"""
+    assert f"hint: it looks like timm:lcnet_035: --model timm:lcnet_035 {arguments}" in done.err
