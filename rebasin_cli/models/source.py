@@ -78,7 +78,7 @@ def _file(path: Path) -> ModuleType:
     name = f"{place.stem}_{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    _content(place)  # importing it would tell less of why it cannot be read
+    _content(path)  # importing it would tell less of why it cannot be read
     spec = ModuleSpec(name, loader := Apart(name, str(place)), origin=str(place))
     spec.has_location = True
     module = module_from_spec(spec)
