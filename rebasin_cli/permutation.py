@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource
+from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource, in_reals
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ def parent_axis(groups: Sequence[str | None], axis: int, parent: str) -> int:
 
 
 def take(values: Tensor, tensor: BoundTensor, permutations: Permutations) -> Tensor:
-    """Return a permuted copy of a tensor of shape `tensor.shape` (stacks included).
+    """Return a permuted copy of a tensor (of a stack: of all its members).
 
     The tensor itself is returned if no group of it is in `permutations`.
     """
@@ -183,18 +183,18 @@ def _take_blocks(
     permutations: Permutations,
     pinned: Mapping[str, int],
 ) -> Tensor:
-    source = _movable(values)
+    source = _movable(values).contiguous()
     result = source.clone()
     for block in blocks:
         if any(name in permutations for name in block.groups):
             moved = gather(block.view(source), block.groups, permutations, pinned=pinned)
             block.view(result).copy_(moved)
-    return result.view(values.dtype)
+    return result.view(values.dtype).reshape(values.shape)
 
 
 def _movable(values: Tensor) -> Tensor:
-    """Return the same bits in a dtype that every torch build can index (float8 cannot)."""
-    return values.view(torch.uint8) if values.dtype.itemsize == 1 else values
+    """Return the same bits as blocks see them, in a dtype that can be indexed (float8 cannot)."""
+    return values.view(torch.uint8) if values.dtype.itemsize == 1 else in_reals(values)
 
 
 def _parents_first(permutations: Permutations) -> list[str]:

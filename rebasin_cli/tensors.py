@@ -28,9 +28,14 @@ class TensorInfo:
         return self.numel * self.dtype.itemsize
 
     @property
+    def reals(self) -> int:
+        """The count of numbers, a complex one as two."""
+        return self.numel * (2 if self.dtype.is_complex else 1)
+
+    @property
     def floating(self) -> bool:
-        """True for real floating dtypes: the only ones that are averaged or that vote."""
-        return self.dtype.is_floating_point
+        """True for floating dtypes, complex ones too: what is averaged, and what votes."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
 
 
 class TensorSource(Protocol):
@@ -96,6 +101,16 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def in_reals(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as its real numbers, one more axis of 2; others as they are."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def of_reals(reals: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what `in_reals` was given, if that was of this dtype; complex ones as wide as now."""
+    return torch.view_as_complex(reals.contiguous()) if dtype.is_complex else reals
+
+
 def in_float64(tensor: Tensor) -> Tensor:
     """Return a tensor in float64, on its device or, as Apple's GPUs know none, on the CPU."""
     return (tensor.cpu() if tensor.is_mps else tensor).to(torch.float64)
@@ -117,9 +132,10 @@ class Dim:
 class Block:
     """A strided view of one tensor with one dimension for each factor.
 
-    Offset and strides are in elements of the contiguous (row-major) tensor. Fixed dimensions
-    of size 1 are left out and neighbouring fixed dimensions are merged, so that `dims` holds
-    what matters: which groups meet here. A dimension of a group stays, whatever its size.
+    A complex tensor counts as the pairs of reals that `in_reals` makes of it. Offset and strides
+    are in elements of the contiguous (row-major) tensor. Fixed dimensions of size 1 are left out
+    and neighbouring fixed dimensions are merged, so that `dims` holds what matters: which groups
+    meet here. A dimension of a group stays, whatever its size.
     """
 
     offset: int
@@ -169,7 +185,7 @@ class BoundTensor:
 
     members: one tensor name; for an axis of names (`experts.[e].weight`) all of them, in order.
     stacked: True for an axis of names; then axis 0 of `shape` counts the members, is owned by
-    one group, and is the first dimension of every block.
+    one group, and is the first dimension of every block. shape: that of the reals.
     blocks: cover the tensor exactly, without overlap. votes: False for buffers and integers.
     """
 
@@ -184,7 +200,7 @@ class BoundTensor:
         return frozenset(name for block in self.blocks for name in block.groups if name)
 
     def load(self, source: TensorSource) -> Tensor:
-        """Return the tensor of this shape, contiguous; a stack is assembled from its members."""
+        """Return the reals of this shape, contiguous; a stack is assembled from its members."""
         if self.stacked:
-            return torch.stack([source.load(name) for name in self.members])
-        return source.load(self.members[0]).contiguous()
+            return torch.stack([in_reals(source.load(name)) for name in self.members])
+        return in_reals(source.load(self.members[0])).contiguous()

@@ -18,10 +18,10 @@ _LOADED_BY_TRANSFORMERS = ("model_type", "architectures")
 _CODES = ("quantization_config",)
 
 
-def configuration_in(folder: Path, dtype: str) -> str | None:
-    """Return a folder's config.json for weights of another dtype, as text.
+def configuration_in(folder: Path, dtype: str | None, *, coded: bool = True) -> str | None:
+    """Return a folder's config.json for weights of another dtype, or that are codes no more.
 
-    None if nothing in it depends on the dtype, or there is none that can be read.
+    As text; None if it says the same of them, or there is none that can be read.
     """
     path = folder / CONFIG
     with reading(path):
@@ -32,8 +32,9 @@ def configuration_in(folder: Path, dtype: str) -> str | None:
         config = parse_object(data, where=str(path), what="the configuration")
     except CheckpointError:
         return None  # whoever needs what it says has refused it before
-    changed = _inside(config, dtype)
-    if _OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS):
+    kept = {key: value for key, value in config.items() if coded or key not in _CODES}
+    changed = _inside(kept, dtype) if dtype else kept
+    if dtype and (_OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS)):
         changed |= {_NEW: dtype}
     if changed == config:
         return None

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.folder import INDEX_ENDING
-from rebasin_cli.checkpoint.weight_file import Format
+from rebasin_cli.checkpoint.parts import KeyPath
+from rebasin_cli.checkpoint.torch_file import Format
 from rebasin_cli.errors import UsageError, suggest
 
 _SINGLE: Mapping[Format, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}
@@ -25,6 +26,7 @@ class Layout:
     containers: output file name (`""` for a single file) -> PyTorch file whose nesting is kept.
     key: the part of the containers that holds the weights, if it was named.
     ties: alias -> first name, which are one tensor in a PyTorch file.
+    without: paths of what is left out of the containers.
     """
 
     format: Format
@@ -36,6 +38,7 @@ class Layout:
     containers: Mapping[str, Path] = field(default_factory=dict)
     key: str | None = None
     ties: Mapping[str, str] = field(default_factory=dict)
+    without: tuple[KeyPath, ...] = ()
 
 
 def layout_for(layout: Layout, format: str) -> Layout:
@@ -69,6 +72,7 @@ def _converted(layout: Layout, format: Format) -> Layout:
         index=f"{single}{INDEX_ENDING}" if layout.index else None,
         containers={},
         key=None,
+        without=(),
     )
 
 

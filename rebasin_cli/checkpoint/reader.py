@@ -13,14 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
+from rebasin_cli.checkpoint.dequantised import dequantised
 from rebasin_cli.checkpoint.disk import expanded
 from rebasin_cli.checkpoint.failures import capped, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.strict_json import parse_object
-from rebasin_cli.checkpoint.weight_file import SafetensorsFile, WeightFile, open_weights
+from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
 from rebasin_cli.errors import CheckpointError, Problem
-from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors import TensorInfo, TensorSource
 
 # What wrapping a model for parallel training or compilation puts before every name.
 _PREFIXES = ("module.", "_orig_mod.")
@@ -61,19 +63,26 @@ class Checkpoint:
     def load(self, name: str) -> Tensor:
         return self._owner[name].load(self._prefix + name)
 
+    @property
+    def rest(self) -> Rest:
+        """What is in the file beside the weights; of several files, what is in none of them."""
+        rests = [file.rest for file in self._opened]
+        return rests[0] if len(rests) == 1 else Rest()
+
+    def part(self, key: str) -> PartSource:
+        """Return another part of the file, under the names that the weights are seen with."""
+        (file,) = self._opened
+        names = next(part.names for part in file.rest.parts if part.key == key)
+        seen = {n: names[self._prefix + n] for n in self.names() if self._prefix + n in names}
+        return PartSource(file.parts[key], seen)
+
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The config.json of the folder, or beside the file; empty if there is none of any use.
 
         Raises MachineError for one that may not be read: what it says may matter.
         """
-        path = (self._weights.folder or self.path.parent) / CONFIG
-        try:
-            with reading(path):
-                data = path.read_bytes()
-            return parse_object(data, where=CONFIG, what="the configuration")
-        except CheckpointError:
-            return {}
+        return _config(self._weights, self.path)
 
     @cached_property
     def layout(self) -> Layout:
@@ -101,10 +110,42 @@ class Checkpoint:
         self.close()
 
 
-def open_checkpoint(path: str | Path, *, key: str | None = None) -> Checkpoint:
+class PartSource:
+    """A part beside the weights as a TensorSource, under the names that those are seen with.
+
+    stored: each name -> that in the part.
+    """
+
+    def __init__(self, part: TensorSource, stored: Mapping[str, str]) -> None:
+        self._part, self.stored = part, stored
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.stored)
+
+    def info(self, name: str) -> TensorInfo:
+        return replace(self._part.info(self.stored[name]), name=name)
+
+    def load(self, name: str) -> Tensor:
+        return self._part.load(self.stored[name])
+
+
+def _config(weights: WeightSet, path: Path) -> Mapping[str, Any]:
+    config = (weights.folder or path.parent) / CONFIG
+    try:
+        with reading(config):
+            data = config.read_bytes()
+        return parse_object(data, where=CONFIG, what="the configuration")
+    except CheckpointError:
+        return {}
+
+
+def open_checkpoint(
+    path: str | Path, *, key: str | None = None, dequantise: bool = False
+) -> Checkpoint:
     """Open a weight file, a folder or the index of a sharded checkpoint; read headers only.
 
-    key: the part of a nested PyTorch file that holds the weights, as a dotted path.
+    key: the part of a nested PyTorch file that holds the weights, as a dotted path. dequantise:
+    codes that only take scales to be read are seen as the weights that they stand for.
     Raises CheckpointError for a file that is missing, damaged, wants to run code or does not
     fit its index, with all independent problems; MachineError for one that may not be read.
     """
@@ -113,6 +154,8 @@ def open_checkpoint(path: str | Path, *, key: str | None = None) -> Checkpoint:
     opened = _open_all(weights, key)
     if weights.index:
         _require_index_fits(weights, opened)
+    if dequantise:
+        opened = list(dequantised(opened, _config(weights, named), str(named)))
     return Checkpoint(named, weights, opened, key)
 
 
@@ -166,7 +209,7 @@ def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> Non
         Problem(f"tensor {name!r} is in {shard!r}, but the index does not say so", where=where)
         for name, shard in sorted(stored - mapped)
     ]
-    if len({isinstance(file, SafetensorsFile) for file in opened}) > 1:
+    if len({file.format for file in opened}) > 1:
         problems.append(Problem("the shards are of two formats", where=where))
     if problems:
         raise CheckpointError(*capped(problems))
@@ -181,7 +224,7 @@ def _layout(
 ) -> Layout:
     nested = (
         {}
-        if isinstance(opened[0], SafetensorsFile)
+        if opened[0].format == "safetensors"
         else {
             weights.name_of(file.file.path) if weights.folder else "": file.file.path
             for file in opened

@@ -12,8 +12,22 @@ from torch import Tensor
 from rebasin_cli.checkpoint.container import find_state_dict, load_container, tensors_of
 from rebasin_cli.checkpoint.header import dump_header
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.parts import KeyPath, descend
 from rebasin_cli.checkpoint.publish import Sink
 from rebasin_cli.tensors import TensorInfo
+
+
+@dataclass(frozen=True)
+class PartJob:
+    """New tensors for a part that is in the container already: the rest of it stays.
+
+    stored: the name of each tensor -> that in the part.
+    """
+
+    path: KeyPath
+    tensors: tuple[TensorInfo, ...]
+    produce: Callable[[str], Tensor]
+    stored: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -28,18 +42,20 @@ class Job:
     layout: Layout
     metadata: Mapping[str, str]
     beside: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[PartJob, ...] = ()
 
     def stored(self) -> list[TensorInfo]:
         """Return the tensors under the names that the file has."""
         return [replace(info, name=self.layout.prefix + info.name) for info in self.tensors]
 
-    def tensor(self, info: TensorInfo) -> Tensor:
-        """Return a tensor as planned, contiguous; anything else is a bug."""
-        tensor = self.produce(info.name).detach().resolve_conj().resolve_neg()
-        if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
-            found = f"{tensor.dtype} {tuple(tensor.shape)}"
-            raise AssertionError(f"{info.name}: planned {info.dtype} {info.shape}, made {found}")
-        return tensor.cpu().contiguous()
+
+def _made(job: Job | PartJob, info: TensorInfo) -> Tensor:
+    """Return a tensor as planned, contiguous; anything else is a bug."""
+    tensor = job.produce(info.name).detach().resolve_conj().resolve_neg()
+    if tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+        found = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise AssertionError(f"{info.name}: planned {info.dtype} {info.shape}, made {found}")
+    return tensor.cpu().contiguous()
 
 
 def require_writable(job: Job) -> None:
@@ -62,7 +78,7 @@ def write_shard(sink: Sink, job: Job, *, container: str) -> None:
 def _write_safetensors(sink: Sink, job: Job) -> None:
     sink.write(dump_header(job.stored(), job.metadata))
     for info in job.tensors:
-        _write_tensor(sink, job.tensor(info))
+        _write_tensor(sink, _made(job, info))
 
 
 def _write_tensor(sink: Sink, tensor: Tensor) -> None:
@@ -78,20 +94,27 @@ def _write_torch(sink: Sink, job: Job, container: str) -> None:
     if source is not None:
         whole = load_container(source)
         state = find_state_dict(whole, key=job.layout.key, path=source)
-    _replace_tensors(state, dict(_own_tensors(job)), job.layout)
+    parts = [(descend(whole, part.path), part) for part in job.parts]
+    _replace_tensors(state, dict(_own_tensors(job, job.layout.ties)), job.layout)
+    for values, part in parts:
+        for name, tensor in _own_tensors(part, {}):
+            stored = part.stored[name]
+            values[stored] = _like(tensor, values[stored])
+    for path in job.layout.without if source is not None else ():
+        del descend(whole, path[:-1])[path[-1]]
     deferred = _Deferred(sink)
     torch.save(whole, cast("IO[bytes]", deferred))
     deferred.raise_first()
 
 
-def _own_tensors(job: Job) -> Iterable[tuple[str, Tensor]]:
+def _own_tensors(job: Job | PartJob, ties: Mapping[str, str]) -> Iterable[tuple[str, Tensor]]:
     """Make the tensors that are not aliases, each with a memory of its own."""
     planned = {info.name for info in job.tensors}
     memories: set[int] = set()
     for info in job.tensors:
-        if job.layout.ties.get(info.name) in planned:
+        if ties.get(info.name) in planned:
             continue
-        tensor = job.tensor(info)
+        tensor = _made(job, info)
         storage = tensor.untyped_storage()
         # A view would bring all of its memory into the file; a shared one would tie two tensors.
         if storage.nbytes() != info.nbytes or storage.data_ptr() in memories:

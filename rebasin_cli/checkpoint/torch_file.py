@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,16 +15,27 @@ from rebasin_cli.checkpoint.container import (
     tensors_of,
 )
 from rebasin_cli.checkpoint.disk import OpenFile, forget_pages
+from rebasin_cli.checkpoint.parts import descend, rest_of
 from rebasin_cli.errors import CheckpointError, Problem
-from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors import InMemory, TensorInfo
+
+Format = Literal["safetensors", "pt"]
 
 
 class TorchFile:
     """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole."""
 
+    format: Format = "pt"
+
     def __init__(self, file: OpenFile, *, key: str | None) -> None:
-        state = find_state_dict(load_container(file.path), key=key, path=file.path)
+        container = load_container(file.path)
+        state = find_state_dict(container, key=key, path=file.path)
         self.file = file
+        self.rest = rest_of(container, state)
+        self.parts = {
+            part.key: _PartOf(self, tensors_of(descend(container, part.path)))
+            for part in self.rest.parts
+        }
         self._mapped = is_mapped(file.path)
         self._tensors = {name: tensor.detach() for name, tensor in tensors_of(state).items()}
         _require_plain(self._tensors, str(file.path))
@@ -35,9 +47,12 @@ class TorchFile:
         self.ties = _ties(self._tensors)
 
     def load(self, name: str) -> Tensor:
+        return self.read(self._tensors[name])
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of this file in CPU memory."""
         # A mapped file that was cut short would kill the process when its pages are touched.
         self.file.require_unchanged()
-        tensor = self._tensors[name]
         if not self._mapped:
             return tensor
         # A copy, so that the pages can go: what is held in memory is what the caller holds.
@@ -45,6 +60,17 @@ class TorchFile:
         storage = tensor.untyped_storage()
         forget_pages(storage.data_ptr(), storage.nbytes())
         return copy
+
+
+class _PartOf(InMemory):
+    """Other tensors of a file, which are read as its weights are."""
+
+    def __init__(self, file: TorchFile, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__({name: tensor.detach() for name, tensor in tensors.items()})
+        self._file = file
+
+    def load(self, name: str) -> Tensor:
+        return self._file.read(super().load(name))
 
 
 def _require_plain(tensors: Mapping[str, Tensor], where: str) -> None:

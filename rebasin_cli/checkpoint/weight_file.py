@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from torch import Tensor
 from rebasin_cli.checkpoint.container import ZIP_MAGIC
 from rebasin_cli.checkpoint.disk import OpenFile
 from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
-from rebasin_cli.checkpoint.torch_file import TorchFile
+from rebasin_cli.checkpoint.parts import Rest
+from rebasin_cli.checkpoint.torch_file import Format, TorchFile
 from rebasin_cli.errors import CheckpointError
-from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors import TensorInfo, TensorSource
 
-Format = Literal["safetensors", "pt"]
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 ENDINGS = (".safetensors", *TORCH_ENDINGS)
 
@@ -32,6 +32,9 @@ class WeightFile(Protocol):
     """One open file of tensors, under the names it stores."""
 
     @property
+    def format(self) -> Format: ...
+
+    @property
     def file(self) -> OpenFile: ...
 
     @property
@@ -43,6 +46,13 @@ class WeightFile(Protocol):
     @property
     def ties(self) -> Mapping[str, str]: ...
 
+    @property
+    def rest(self) -> Rest: ...
+
+    @property
+    def parts(self) -> Mapping[str, TensorSource]:
+        """The parts of the rest by dotted path, under the names that they store."""
+
     def load(self, name: str) -> Tensor:
         """Return a tensor in CPU memory."""
 
@@ -50,12 +60,16 @@ class WeightFile(Protocol):
 class SafetensorsFile:
     """A safetensors file. Tensors are read by position: only what is loaded takes memory."""
 
+    format: Format = "safetensors"
+
     def __init__(self, file: OpenFile) -> None:
         self.file = file
         self._header = read_header(file)
         self.infos = {name: entry.info for name, entry in self._header.entries.items()}
         self.metadata = self._header.metadata
         self.ties: Mapping[str, str] = {}
+        self.rest = Rest()
+        self.parts: Mapping[str, TensorSource] = {}
 
     def load(self, name: str) -> Tensor:
         entry = self._header.entries[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.folder_writer import write_folder
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.checkpoint.publish import new_file
-from rebasin_cli.checkpoint.shard_writer import Job, require_writable, write_shard
+from rebasin_cli.checkpoint.shard_writer import Job, PartJob, require_writable, write_shard
 from rebasin_cli.tensors import TensorInfo
 
 
@@ -20,13 +21,15 @@ from rebasin_cli.tensors import TensorInfo
 class Written:
     """What was written. bytes: of the weight files. sha256: as Checkpoint.sha256 has it.
 
-    card: the model card that was written with it.
+    card: the model card that was written with it. fate: what became of the rest of the file that it
+    is made like.
     """
 
     path: Path
     bytes: int
     sha256: str
     card: Path | None = None
+    fate: Fate = field(default_factory=Fate)
 
 
 def write_checkpoint(
@@ -38,6 +41,7 @@ def write_checkpoint(
     metadata: Mapping[str, str],
     overwrite: bool,
     beside: Mapping[str, str] = MappingProxyType({}),
+    parts: Sequence[PartJob] = (),
 ) -> Written:
     """Write a checkpoint of this layout with these tensors, and no others, in their order.
 
@@ -45,11 +49,12 @@ def write_checkpoint(
     memory, a PyTorch file all of its own. Tensors that the layout ties to one that is written
     are written with it, whether listed or not, and are not asked for.
     metadata: for safetensors; a PyTorch file has no place for it.
-    beside: texts of other files of a folder, by name, instead of those that are copied.
+    beside: texts of other files of a folder, by name, instead of those that are copied. parts: what
+    is new beside the weights in the layout's only container.
     Raises UsageError if the target exists and may not be overwritten, MachineError where the
     disk refuses. After any exception the target is as it was.
     """
-    job = Job(tuple(tensors), produce, layout, metadata, beside)
+    job = Job(tuple(tensors), produce, layout, metadata, beside, tuple(parts))
     require_writable(job)
     if layout.folder is not None:
         size, digest = write_folder(target, job, overwrite=overwrite)

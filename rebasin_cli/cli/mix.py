@@ -97,8 +97,8 @@ def merge(
     """Align the MODELs to one another and average them into one checkpoint.
 
     Reads paths from stdin if no MODEL is given. Models that `rebasin align` brought into one
-    basin are only averaged. The result is divided by the sum of the weights; integer tensors, and
-    those that --only and --skip leave out, are those of the reference.
+    basin are only averaged. The result is divided by the sum of the weights. Tensors that --only
+    and --skip leave out are those of the reference; counters are those of the largest weight.
 
     Examples:
 

@@ -69,6 +69,7 @@ def apply(
     out: o.Out = None,
     key: o.Key = None,
     pass_through: o.PassThrough = None,
+    dequantize: o.Dequantize = False,
 ) -> None:
     """Apply a saved permutation to a checkpoint with the same tensors.
 

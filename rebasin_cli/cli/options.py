@@ -91,6 +91,21 @@ Key = Annotated[
     str | None,
     _file("--key", metavar="PATH", help="Where the weights are in a .pt, as ema.model."),
 ]
+OnlyPart = Annotated[
+    str | None,
+    _file(
+        "--only-part",
+        metavar="PATH",
+        help="As --key, and no other part of the file with the same tensors follows.",
+    ),
+]
+DropRest = Annotated[
+    bool, _file("--drop-rest", help="Write nothing of a .pt but the parts with weights.")
+]
+Dequantize = Annotated[
+    bool,
+    _file("--dequantize", help="Read int8 and fp8 codes with scales as weights."),
+]
 Out = Annotated[
     str | None,
     _file("--out", "-o", help="File for one result, folder for several."),
@@ -164,8 +179,11 @@ SELECTING: Shared = {
     "skip": (Skip, None),
     "pass_through": (PassThrough, None),
     "key": (Key, None),
+    "dequantize": (Dequantize, False),
 }
 WRITING: Shared = {
+    "only_part": (OnlyPart, None),
+    "drop_rest": (DropRest, False),
     "format": (Format, None),
     "dtype": (Dtype, "keep"),
     "force": (Force, False),

@@ -9,7 +9,7 @@ from math import sqrt
 import torch
 
 from rebasin_cli.errors import CheckpointError
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import TensorSource, in_reals
 
 FLAT = 1e-6  # of a side: a triangle that is lower is a line, in the float32 of most checkpoints
 
@@ -54,9 +54,8 @@ def plane_through(a: TensorSource, b: TensorSource, c: TensorSource, names: Iter
     """
     first, mixed, second = 0.0, 0.0, 0.0
     for name in names:
-        origin = a.load(name).to(torch.float64)
-        u = (b.load(name).to(torch.float64) - origin).flatten()
-        v = (c.load(name).to(torch.float64) - origin).flatten()
+        origin, p, q = (in_reals(source.load(name)).to(torch.float64) for source in (a, b, c))
+        u, v = (p - origin).flatten(), (q - origin).flatten()
         first, second = first + float(u @ u), second + float(v @ v)
         mixed += float(u @ v)
     base = sqrt(first)

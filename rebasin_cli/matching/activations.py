@@ -226,7 +226,7 @@ class _Scaled(Derived):
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)
-        if not tensor.is_floating_point():
+        if not self.info(name).floating:
             return tensor
         wide = torch.promote_types(tensor.dtype, torch.float32)
         return tensor.to(wide) * self._factor

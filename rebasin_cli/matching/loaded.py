@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors import Derived, TensorSource, in_reals
 
 
 class Loaded(Derived):
     """A TensorSource whose tensors are on `device` in `dtype`; the latest used are kept.
 
+    Complex tensors come as their reals.
     limit: bytes of converted tensors to keep; more are loaded again when needed, so that a
     model larger than memory can be matched. Safe to use from several threads.
     load raises NotFiniteError, naming the tensor, if a value is NaN or infinite.
@@ -42,7 +43,7 @@ class Loaded(Derived):
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-        tensor = self._source.load(name).to(self.device, self.dtype).contiguous()
+        tensor = in_reals(self._source.load(name)).to(self.device, self.dtype).contiguous()
         if not bool(torch.isfinite(tensor).all()):
             raise NotFiniteError(
                 f"tensor {name!r} holds NaN or infinity",
@@ -63,13 +64,17 @@ class Loaded(Derived):
 
 
 def working_dtype(device: torch.device, *sources: TensorSource) -> torch.dtype:
-    """Return float64 if any tensor has it, float32 otherwise: never less, whatever is stored.
+    """Return float64 if any tensor is as wide, float32 otherwise: never less, whatever is stored.
 
     mps has no float64 at all.
     """
     if device.type == "mps":
         return torch.float32
-    wide = (s.info(name).dtype == torch.float64 for s in sources for name in s.names())
+    wide = (
+        s.info(name).dtype in (torch.float64, torch.complex128)
+        for s in sources
+        for name in s.names()
+    )
     return torch.float64 if any(wide) else torch.float32
 
 

@@ -15,7 +15,7 @@ from rebasin_cli.matching.weights import match_weights
 from rebasin_cli.permutation import Permutation, Permutations, Permuted, compose, identity, inverse
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundSpec
-from rebasin_cli.tensors import InMemory, TensorSource
+from rebasin_cli.tensors import InMemory, TensorSource, in_reals
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
     for name in voting(request):
         total, own = torch.zeros(()), 0.0
         for model in models:
-            tensor = _wide(model.load(name))
+            tensor = in_reals(_wide(model.load(name)))
             total, own = total + tensor, own + square(tensor)
         value += (square(total) - own) / 2
     return value
@@ -136,4 +136,6 @@ def voting(request: Request) -> list[str]:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+    if tensor.dtype in (torch.float64, torch.complex128):
+        return tensor
+    return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)

@@ -11,7 +11,7 @@ from rebasin_cli.matching.products import inner, square, square_distance
 from rebasin_cli.matching.result import Change, GroupChange
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.spec import BoundGroup, BoundSpec
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import TensorSource, in_reals
 
 
 @dataclass
@@ -67,7 +67,7 @@ def measure(
             for sums in (total, *(groups[g] for g in set(block.groups) if g)):
                 sums.add(here)
     for name in constant(bound, other):
-        a, b = reference.load(name), other.load(name)
+        a, b = in_reals(reference.load(name)), in_reals(other.load(name))
         total.add(compared(a, b, b))
     return Measured(
         Change(total.dot[0], total.dot[1]),

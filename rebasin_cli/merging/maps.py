@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rebasin_cli.spec.sides import SPREAD, Sides, side_of
 from rebasin_cli.spec.symmetry import READ
-from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource
+from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource, in_reals, of_reals
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ class Mapped(Derived):
 
     def load(self, name: str) -> Tensor:
         loaded = self._source.load(name)
-        if name not in self._tensors or not loaded.dtype.is_floating_point:
+        if name not in self._tensors or not self.info(name).floating:
             return loaded
         tensor = self._tensors[name]
-        result = loaded.contiguous().to(torch.float64, copy=True)
+        result = in_reals(loaded.contiguous()).to(torch.float64, copy=True)
         for block in tensor.blocks:
             view = block.view(result)
             view.copy_(self._mapped(view, tensor, block))
-        return result.to(torch.promote_types(torch.float32, loaded.dtype))
+        wide = torch.promote_types(torch.float32, loaded.dtype)
+        return of_reals(result, loaded.dtype).to(wide)
 
     def _mapped(self, values: Tensor, tensor: BoundTensor, block: Block) -> Tensor:
         for axis, dim in enumerate(block.dims):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.merging.mixing import blend, weighted_mean
-from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.merging.mixing import MODES, weighted_mean
+from rebasin_cli.merging.whole import has_mean
+from rebasin_cli.tensors import Derived, TensorSource, in_reals
 
 
 class Finite(Derived):
@@ -27,7 +28,7 @@ class Finite(Derived):
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)
-        checked = tensor.dtype.is_floating_point and self._selects(name)
+        checked = self.info(name).floating and self._selects(name)
         if checked and not all_finite(tensor):
             what = f"tensor {name!r} holds NaN or infinity"
             raise NotFiniteError(what, where=self._label, hint=self._hint)
@@ -37,14 +38,16 @@ class Finite(Derived):
 def all_finite(tensor: Tensor) -> bool:
     """Return whether no value is NaN or infinite; float8 types are widened to be asked."""
     narrow = tensor.dtype.itemsize == 1
-    return bool(torch.isfinite(tensor.to(torch.float32) if narrow else tensor).all())
+    return bool(torch.isfinite(tensor.to(torch.float32) if narrow else in_reals(tensor)).all())
 
 
-class Mean(Derived):
-    """A TensorSource whose floating tensors are weighted means of those of other sources.
+class Mixed(Derived):
+    """A TensorSource made of several, with a weight for each; subclasses say how, in `_mix`.
 
-    Integers, and tensors that `selects` leaves out, are those of the reference.
-    Floating tensors are loaded in float32 or wider.
+    Floating tensors are mixed, in float32 or wider. What is not floating in every source has no
+    mean: it is that of the source with the largest weight, of the reference among equals. Tensors
+    that `selects` leaves out are those of the reference. A source of weight 0 is not read, and one
+    that is alone gives its tensors as they are.
     """
 
     def __init__(
@@ -55,19 +58,34 @@ class Mean(Derived):
         selects: Callable[[str], bool],
     ) -> None:
         super().__init__(sources[reference])
-        self._sources, self._weights, self._selects = sources, weights, selects
+        heaviest = max(range(len(sources)), key=lambda k: (weights[k], k == reference))
+        self._heaviest, self._selects = sources[heaviest], selects
+        pairs = zip(sources, weights, strict=True)
+        self._live = [(source, weight) for source, weight in pairs if weight]
 
     def load(self, name: str) -> Tensor:
-        if not self.info(name).floating or not self._selects(name):
+        if not self._selects(name):
             return super().load(name)
-        return weighted_mean((source.load(name) for source in self._sources), self._weights)
+        if not has_mean(name, [source for source, _ in self._live]):
+            return self._heaviest.load(name)
+        if len(self._live) == 1:
+            return self._live[0][0].load(name)
+        return self._mix(name)
+
+    def _mix(self, name: str) -> Tensor:
+        raise NotImplementedError
 
 
-class Between(Derived):
-    """A TensorSource on the path from a to b: (1 - alpha) a + alpha b, or the arc.
+class Mean(Mixed):
+    """A TensorSource whose floating tensors are weighted means of those of other sources."""
 
-    Integers, and tensors that `selects` leaves out, are those of a.
-    """
+    def _mix(self, name: str) -> Tensor:
+        weights = [weight for _, weight in self._live]
+        return weighted_mean((source.load(name) for source, _ in self._live), weights)
+
+
+class Between(Mixed):
+    """A TensorSource on the path from a to b: (1 - alpha) a + alpha b, or the arc."""
 
     def __init__(
         self,
@@ -76,10 +94,9 @@ class Between(Derived):
         mode: str,
         selects: Callable[[str], bool],
     ) -> None:
-        super().__init__(ends[0])
-        self._other, self._alpha, self._mode, self._selects = ends[1], alpha, mode, selects
+        super().__init__(ends, (1 - alpha, alpha), 0, selects)
+        self._alpha, self._blend = alpha, MODES[mode]
 
-    def load(self, name: str) -> Tensor:
-        if not self.info(name).floating or not self._selects(name):
-            return super().load(name)
-        return blend(self._mode, super().load(name), self._other.load(name), self._alpha)
+    def _mix(self, name: str) -> Tensor:
+        a, b = (source.load(name) for source, _ in self._live)
+        return self._blend(a, b, self._alpha)

@@ -31,6 +31,27 @@ def _write(target: Tensor, window: Window, tensor: Tensor) -> None:
         target.copy_(whole)
 
 
+def widen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give a model's floating numbers float32 or float64, its complex ones pairs of that.
+
+    `Module.to` would drop the imaginary parts.
+    """
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_complex()]
+    if not tensors:
+        model.to(dtype)
+        return
+    model.double() if dtype == torch.float64 else model.float()
+    for tensor in tensors:
+        tensor.data = widened(tensor.data, dtype)
+
+
+def widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a floating tensor in a real dtype, a complex one in pairs of it; others stay."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
 def held_infos(model: nn.Module) -> dict[str, TensorInfo]:
     """Return what is known of the tensors in a model's state dict, by name."""
     held = model.state_dict()

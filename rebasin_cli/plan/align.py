@@ -13,6 +13,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.choice import Choice, choose_spec, tensors_of
+from rebasin_cli.plan.coded import moves_together, refuse_torn_codes, told_of_codes
 from rebasin_cli.plan.common import plan_overlaps
 from rebasin_cli.plan.estimate import (
     check_search,
@@ -101,7 +102,9 @@ def plan_align(
     means = _means(reference, options)
     runs = options.search.method in DATA_METHODS
     aligning = options.spec_first() if runs else options
-    choice = choose_spec([reference, *models], aligning, given=means.statistics)
+    with told_of_codes(models):
+        choice = choose_spec([reference, *models], aligning, given=means.statistics)
+    refuse_torn_codes(models, moves_together(choice.bound, choice.movable))
     check_search(choice, machine, options)
     initial = read_permutations(start, reference).permutations if start else None
     targets = _targets(reference, models, save, start, options)

@@ -13,6 +13,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.coded import moves_together, refuse_torn_codes
 from rebasin_cli.plan.configs import compare_configs
 from rebasin_cli.plan.estimate import (
     check_search,
@@ -63,8 +64,9 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
-    checkpoint = open_checkpoint(model, key=options.key)
+    checkpoint = open_checkpoint(model, key=options.part, dequantise=options.dequantize)
     saved = read_permutations(source, checkpoint)
+    refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     _check_saved(saved, source, checkpoint, options)
     (out,) = output_paths([checkpoint], options, word="permuted")
     target = plan_target(

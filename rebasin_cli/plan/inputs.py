@@ -17,9 +17,10 @@ from rebasin_cli.errors import (
     UsageError,
     suggest,
 )
+from rebasin_cli.merging.whole import kind
 from rebasin_cli.plan.configs import check_configs
 from rebasin_cli.plan.options import Options
-from rebasin_cli.tensors import TensorInfo, infos
+from rebasin_cli.tensors import TensorInfo, dtype_name, infos
 
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
@@ -30,7 +31,7 @@ def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
     failures: list[RebasinError] = []
     for path in paths:
         try:
-            opened.append(open_checkpoint(path, key=options.key))
+            opened.append(open_checkpoint(path, key=options.part, dequantise=options.dequantize))
         except RebasinError as error:
             failures.append(error)
     if not failures:
@@ -60,7 +61,7 @@ def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
 def check_fit(reference: Checkpoint, models: Sequence[Checkpoint], options: Options) -> None:
     """Raise CheckpointError if a model has other tensors, shapes or settings than the reference.
 
-    Dtypes may differ. Tensors left out by --only and --skip are not compared.
+    Dtypes of one kind may differ. Tensors left out by --only and --skip are not compared.
     """
     problems = [p for m in models for p in mismatches(reference, m, options)]
     if problems:
@@ -91,6 +92,17 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
             hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
             "channels differ, align, merge and lerp take what both have with --common",
         )
+    kinds = [n for n in a if n in b and options.selects(n) and _of_two_kinds(a[n], b[n])]
+    if kinds:
+        texts = [
+            f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in kinds
+        ]
+        yield Problem(
+            f"{_count(len(kinds), 'tensor')} of another kind of numbers than in {reference.path}",
+            where=str(model.path),
+            detail="\n".join(listed("kind", texts)),
+            hint=f"{_skipping(kinds)} leaves them as they are",
+        )
 
 
 def _apart(ours: TensorInfo, theirs: TensorInfo, options: Options) -> bool:
@@ -104,6 +116,11 @@ def _skipping(names: Sequence[str]) -> str:
     """Return the options that leave tensors out, if they are few."""
     few = len(names) <= SHOWN
     return " ".join(f"--skip '{escape(name)}'" for name in names) if few else "--skip GLOB"
+
+
+def _of_two_kinds(ours: TensorInfo, theirs: TensorInfo) -> bool:
+    """Return whether one is real, the other complex or whole. Single numbers are counters."""
+    return theirs.numel > 1 and kind(ours.dtype) != kind(theirs.dtype)
 
 
 def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:

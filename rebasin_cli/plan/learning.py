@@ -8,13 +8,14 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.plan.options import Learning, Options
 from rebasin_cli.plan.targets import files_of
+from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"
 
 
 def check_learning(models: Sequence[Checkpoint], options: Options) -> None:
-    """Raise UsageError for options that the method does not have, or a file for the state that
-    cannot be one; CheckpointError where there is no folder for it."""
+    """Raise UsageError for options or weights that the method does not take, or a file for the
+    state that cannot be one; CheckpointError where there is no folder for it."""
     learning = options.learning
     if learning != Learning() and options.search.method != METHOD:
         raise UsageError(
@@ -25,6 +26,12 @@ def check_learning(models: Sequence[Checkpoint], options: Options) -> None:
         raise UsageError(
             f"--held-out {learning.held_out:g} is not a share",
             hint="a number between 0 and 1, as 0.2",
+        )
+    complex_ = [i.name for i in infos(models[0]).values() if i.dtype.is_complex]
+    if options.search.method == METHOD and complex_:
+        raise UsageError(
+            f"{METHOD} learns from real weights, and {complex_[0]!r} is complex",
+            hint="--method weights matches complex ones too",
         )
     if learning.state is None:
         return

@@ -14,6 +14,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.merging import MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.coded import refuse_codes
 from rebasin_cli.plan.common import plan_overlaps
 from rebasin_cli.plan.estimate import (
     check_search,
@@ -102,6 +103,7 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     alphas = plan_alphas(len(paths) - 1, line.steps, line.at, line.endpoints)
     machine = plan_machine(options)
     models = open_models(paths, options)
+    refuse_codes(models, options, done="averaged")
     check_fit(models[0], models[1:], options)
     choice = choose_spec(models, options) if line.align else None
     if choice:

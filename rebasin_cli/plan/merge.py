@@ -13,6 +13,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.plan.choice import Choice, choose_spec
+from rebasin_cli.plan.coded import refuse_codes
 from rebasin_cli.plan.common import plan_overlaps
 from rebasin_cli.plan.correction import Asked, CorrectionPlan, plan_correction
 from rebasin_cli.plan.estimate import (
@@ -80,7 +81,7 @@ def plan_merge(
     """Return what averaging the models will do; nothing is read but headers.
 
     strategy: None: `many` up to 8 models, else `star`. reference: one of the models, whose
-    frame and integer tensors the result has; None: the first. renormalize: how the result's
+    frame the result has; None: the first. renormalize: how the result's
     statistics are to be corrected; --spec then says how to align, and --model what is run.
     """
     if len(paths) < 2:
@@ -92,6 +93,7 @@ def plan_merge(
     which = reference_position(reference, paths)
     machine = plan_machine(options)
     models = open_models(paths, options)
+    refuse_codes(models, options, done="averaged")
     check_fit(models[0], models[1:], options)
     matched = options.spec_first() if renormalize else options
     choice = None if strategy == "none" else choose_spec(models, matched)

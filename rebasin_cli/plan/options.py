@@ -103,7 +103,8 @@ class Options:
     sizes: named sizes from --set.
     only, skip: globs over tensor names. pass_through: of those that a spec need not name. common:
     tensors may have other shapes, and what both have counts. key: dotted path to the state dict
-    inside a .pt file.
+    inside a .pt file. only_part: as key, and no other part follows it. drop_rest: nothing else is
+    written but parts. dequantize: read codes and scales as the weights that they stand for.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. card: the command line that a model card is to show; None: no card is
@@ -121,6 +122,9 @@ class Options:
     pass_through: Sequence[str] = ()
     common: bool = False
     key: str | None = None
+    only_part: str | None = None
+    drop_rest: bool = False
+    dequantize: bool = False
     out: Path | None = None
     out_folder: bool = False
     format: str | None = None
@@ -141,6 +145,11 @@ class Options:
     margins: bool = False
     check: bool | None = None
     warn: Warn = field(default=unheard, compare=False, repr=False)
+
+    @property
+    def part(self) -> str | None:
+        """The part of a nested file that holds the weights, if it was named."""
+        return self.key if self.only_part is None else self.only_part
 
     def spec_first(self) -> Options:
         """Return what says how to align in a command that runs the model: --spec, else --model."""

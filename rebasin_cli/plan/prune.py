@@ -11,6 +11,7 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.merging.pruning import METHODS
 from rebasin_cli.plan.align import output_paths
+from rebasin_cli.plan.coded import refuse_codes
 from rebasin_cli.plan.correction import MEASURING, Asked, CorrectionPlan, plan_correction
 from rebasin_cli.plan.estimate import describe_inputs, describe_target
 from rebasin_cli.plan.inputs import open_models
@@ -74,6 +75,7 @@ def plan_prune(
         raise UsageError(f"no method is called {method!r}", hint=hint)
     machine = plan_machine(options)
     (model,) = open_models([path], options)
+    refuse_codes([model], options, done="pruned by magnitude")
     (out,) = output_paths([model], options, word="pruned")
     return PrunePlan(
         model=model,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from rebasin_cli.checkpoint import Checkpoint, Layout, layout_for
+from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.errors import Problem, UsageError
 from rebasin_cli.plan.options import Options
+from rebasin_cli.plan.rest import plan_rest
 from rebasin_cli.tensors import TensorInfo
 
 ENDINGS = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt"}
@@ -39,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Target:
-    """One result: where it goes, and in which form.
+    """One result: where it goes, in which form, and what becomes of the rest of a file like it.
 
     card: where its model card goes, if one is wanted: in the folder, or beside the file. text:
     of the card, once it is known.
@@ -47,6 +49,7 @@ class Target:
 
     place: Place
     layout: Layout
+    fate: Fate = field(default_factory=Fate)
     card: Place | None = None
     text: str = ""
 
@@ -105,9 +108,11 @@ def plan_target(
         )
     format = plan_format(options, path)
     layout = layout_for(like.layout, format) if format else like.layout
+    layout = replace(layout, ties=common_ties(like, own, options))
+    layout, fate = plan_rest(layout, like, own, options)
     mine = [file for model in own for file in files_of(model)]
     place = plan_place(path, options, own=mine, others=others, create=create)
-    return Target(place, layout, plan_card(path, layout, options))
+    return Target(place, layout, fate, plan_card(path, layout, options))
 
 
 def plan_card(path: Path, layout: Layout, options: Options) -> Place | None:
@@ -197,17 +202,42 @@ def check_distinct(paths: Sequence[Path]) -> None:
         raise UsageError(*problems)
 
 
+def common_ties(like: Checkpoint, models: Sequence[Checkpoint], options: Options) -> dict[str, str]:
+    """Return the ties of a model that all models have: two tensors of one are two in the result.
+
+    A model without the second name has nothing that could differ from the first. Where
+    --only and --skip leave in one of the two names, they part.
+    """
+    first: dict[tuple[str | None, ...], str] = {}
+    ties = {}
+    for name in like.names():
+        memories = [_memory(name, like, model) for model in models]
+        place = (*memories, str(options.selects(name)))
+        original = first.setdefault(place, name)
+        if original != name:
+            ties[name] = original
+    return ties
+
+
+def _memory(name: str, like: Checkpoint, model: Checkpoint) -> str:
+    """Return the name that stands for the memory of a tensor in a model."""
+    names = model.ties if name in model.names() else like.ties
+    return names.get(name, name)
+
+
 def output_infos(model: Checkpoint, target: Layout, options: Options) -> tuple[TensorInfo, ...]:
     """Return names, shapes and dtypes of a result made like `model`.
 
-    --dtype changes floating tensors only. A tensor tied to another is left out where the
+    --dtype changes real floating tensors only. A tensor tied to another is left out where the
     format has no ties.
     """
-    names = [n for n in model.names() if target.format == "pt" or n not in model.ties]
-    return tuple(_converted(model.info(name), options) for name in names)
+    names = [n for n in model.names() if target.format == "pt" or n not in target.ties]
+    return tuple(output_info(model.info(name), options) for name in names)
 
 
-def _converted(info: TensorInfo, options: Options) -> TensorInfo:
-    if options.dtype == KEEP or not info.floating or not options.selects(info.name):
+def output_info(info: TensorInfo, options: Options) -> TensorInfo:
+    """Return what a tensor is in the output."""
+    real = info.dtype.is_floating_point
+    if options.dtype == KEEP or not real or not options.selects(info.name):
         return info
     return replace(info, dtype=DTYPES[options.dtype])

@@ -85,8 +85,15 @@ def _finite(value: Any) -> Any:
 def _file(written: Written | None) -> dict[str, Any]:
     if written is None:
         return {}
-    card = {"card": str(written.card)} if written.card else {}
-    return {"path": str(written.path), "bytes": written.bytes, "sha256": written.sha256, **card}
+    fate, card = written.fate, {"card": str(written.card)} if written.card else {}
+    named = {"parts": fate.parts, "stale": fate.stale, "dropped": fate.dropped}
+    return {
+        "path": str(written.path),
+        "bytes": written.bytes,
+        "sha256": written.sha256,
+        **{field: list(keys) for field, keys in named.items()},
+        **card,
+    }
 
 
 def _groups(matching: Matching, found: Diagnosis | None) -> list[dict[str, Any]]:

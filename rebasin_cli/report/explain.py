@@ -44,7 +44,7 @@ def _groups(trace: Trace) -> Table:
 def _shares(trace: Trace) -> dict[str, float]:
     """Return, for each group, the elements that it moves as a share of all floating ones."""
     tied = trace.ties
-    every = sum(i.numel for n, i in trace.infos.items() if i.floating and n not in tied) or 1
+    every = sum(i.reals for n, i in trace.infos.items() if i.floating and n not in tied) or 1
     moved = dict.fromkeys(trace.bound.groups, 0)
     for tensor in trace.bound.tensors:
         if tensor.members[0] in tied:

@@ -20,6 +20,7 @@ from rebasin_cli.plan.renormalize_outcome import Renormalized
 from rebasin_cli.progress import Progress
 from rebasin_cli.report.events import event_line, result_line
 from rebasin_cli.report.renormalize import print_layers
+from rebasin_cli.report.rest import rest_lines
 from rebasin_cli.report.sentences import result_text, summary_text
 from rebasin_cli.report.terminal import Bar, print_groups
 
@@ -33,6 +34,7 @@ class Screen:
     verbose: int
     _results: int = 0
     _bar: Bar = field(default_factory=Bar)
+    _said: set[str] = field(default_factory=set)
 
     @contextmanager
     def progress(self, wanted: bool) -> Iterator[Progress]:
@@ -71,6 +73,10 @@ class Screen:
         text = summary_text(outcome)
         if text and (not self.quiet or isinstance(outcome, Failed)):
             print(text, file=sys.stderr, flush=True)
+        for line in rest_lines(outcome):
+            if not self.quiet and line not in self._said:
+                self._said.add(line)
+                print(line, file=sys.stderr, flush=True)
         if self.verbose and not self.quiet and isinstance(outcome, Aligned | Verified):
             found = outcome.diagnosis if isinstance(outcome, Aligned) else None
             print_groups(outcome.matching, found)

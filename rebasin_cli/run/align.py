@@ -23,7 +23,7 @@ from rebasin_cli.run.activations import by_activations
 from rebasin_cli.run.card import Found, carded
 from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.function import check_function
-from rebasin_cli.run.output import write_model, write_permutations
+from rebasin_cli.run.output import moved_parts, write_model, write_permutations
 from rebasin_cli.run.provenance import basin_of, provenance
 from rebasin_cli.run.straight_through import by_straight_through
 from rebasin_cli.spec import dump
@@ -74,7 +74,8 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
     target = carded(item.target, models, options=plan.options, facts=facts, found=found)
-    written = write_model(moved, item.model, target, plan.options, facts)
+    parts = moved_parts(item.model, item.tensors, matching.permutations)
+    written = write_model(moved, item.model, target, plan.options, facts, parts)
     saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
     return Aligned(
         model=item.model.path,

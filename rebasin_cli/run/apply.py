@@ -14,7 +14,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.run.align import save_permutations
 from rebasin_cli.run.compare import max_difference, max_value, same_bits
 from rebasin_cli.run.function import check_function, compare_functions
-from rebasin_cli.run.output import write_model
+from rebasin_cli.run.output import moved_parts, write_model
 from rebasin_cli.run.provenance import provenance
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.tensors import BoundTensor, TensorSource
@@ -36,7 +36,14 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[Kept | Applied]:
         inverted=plan.inverted,
         groups=sum(not group.fixed for group in plan.bound.groups.values()),
         moved=sum(p.moved > 0 for p in permutations.values()),
-        written=write_model(moved, plan.model, plan.target, plan.options, facts),
+        written=write_model(
+            moved,
+            plan.model,
+            plan.target,
+            plan.options,
+            facts,
+            moved_parts(plan.model, plan.bound.tensors, permutations),
+        ),
         function=function,
     )
 
@@ -94,11 +101,10 @@ def _agreement(plan: VerifyPlan, moved: TensorSource) -> Agreement | None:
 
 
 def _all_voting(plan: VerifyPlan) -> BoundSpec:
-    """Return the plan's bound spec with a vote for all that takes part and has an order."""
+    """Return the plan's bound spec with a vote for all that takes part."""
 
     def votes(tensor: BoundTensor) -> bool:
-        ordered = not plan.a.info(tensor.members[0]).dtype.is_complex
-        return ordered and all(map(plan.options.selects, tensor.members))
+        return all(map(plan.options.selects, tensor.members))
 
     bound = plan.choice.bound
     return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))

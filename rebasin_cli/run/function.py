@@ -13,7 +13,7 @@ from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.models import Example
 from rebasin_cli.models.attempt import quiet
 from rebasin_cli.models.called import cause
-from rebasin_cli.models.weights import fill
+from rebasin_cli.models.weights import fill, widen, widened
 from rebasin_cli.plan.function_check import FunctionCheck
 from rebasin_cli.plan.outcome import Agreement
 from rebasin_cli.tensors import TensorSource, dtype_name
@@ -69,7 +69,7 @@ def compare_functions(
             model = subject.build()
             examples = subject.examples(model)[:inputs]
             for dtype in (torch.float64, torch.float32):
-                model.to(dtype)
+                widen(model, dtype)
                 runs = [_run(model, source, check, examples) for source in (one, other)]
                 if all(map(_finite, runs)):
                     break
@@ -86,18 +86,15 @@ def _run(
     model: nn.Module, source: TensorSource, check: FunctionCheck, examples: Sequence[Example]
 ) -> Outputs:
     fill(model, source, check.network.windows)
-    dtype = next((p.dtype for p in model.parameters()), torch.float64)
+    dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
     return [_called(model, example, dtype, check.outputs) for example in examples]
 
 
 def _called(
     model: nn.Module, example: Example, dtype: torch.dtype, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    def cast(value: Tensor) -> Tensor:
-        return value.to(dtype) if value.is_floating_point() else value
-
-    args: Any = mapped(example.args, Tensor, cast)
-    kwargs: Any = mapped(dict(example.kwargs), Tensor, cast)
+    args: Any = mapped(example.args, Tensor, lambda t: widened(t, dtype))
+    kwargs: Any = mapped(dict(example.kwargs), Tensor, lambda t: widened(t, dtype))
     torch.manual_seed(0)
     with primitive_kernels():
         returned = model(*args, **kwargs)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from shutil import rmtree
 from time import perf_counter
 
 from rebasin_cli.merging import Between
 from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.plan.lerp import LerpPlan, Point
 from rebasin_cli.plan.outcome import Aligned, Failed, Interpolated, Kept
@@ -17,7 +19,7 @@ from rebasin_cli.run.card import carded
 from rebasin_cli.run.diagnose import diagnosed
 from rebasin_cli.run.execute import CommandFailedError, execute
 from rebasin_cli.run.function import check_function
-from rebasin_cli.run.merge import finite
+from rebasin_cli.run.merge import finite, finite_part
 from rebasin_cli.run.output import write_model
 from rebasin_cli.run.provenance import basin_of, one_basin, provenance
 from rebasin_cli.tensors import TensorSource
@@ -34,6 +36,14 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     aligned = list(_aligned(plan, progress))
     yield from aligned
     sources = _sources(plan, aligned)
+    _check_between(plan, sources)
+
+    @cache
+    def parts(key: str) -> Sequence[TensorSource]:
+        own = [finite_part(model, key, plan.choice, plan.options) for model in plan.models]
+        _check_between(plan, own)
+        return _moved(plan, aligned, own)
+
     basin = _basin(plan)
     for count, point in enumerate(plan.points):
         progress("interpolating", count, len(plan.points))
@@ -41,7 +51,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
             yield Kept("lerp", point.target.path, "exists")
             continue
         try:
-            yield _point(plan, point, sources, basin)
+            yield _point(plan, point, sources, basin, parts)
         except CommandFailedError as error:
             yield Failed("lerp", point.target.path, error)
     progress("interpolating", len(plan.points), len(plan.points))
@@ -86,15 +96,26 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
 
 def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
     """Return the models, all but the first permuted on the fly if they were aligned."""
-    first, *others = [
-        CommonPart(finite(model, plan.options), overlap)
-        for model, overlap in zip(plan.models, plan.overlaps, strict=True)
-    ]
+    return _moved(plan, aligned, [finite(model, plan.options) for model in plan.models])
+
+
+def _moved(
+    plan: LerpPlan, aligned: Sequence[Aligned], sources: Sequence[TensorSource]
+) -> list[TensorSource]:
+    pairs = zip(sources, plan.overlaps, strict=True)
+    first, *others = [CommonPart(source, overlap) for source, overlap in pairs]
     tensors = plan.choice.bound.tensors if plan.choice else ()
     found = [one.matching.permutations for one in aligned] or [{} for _ in others]
     moved = (Permuted(source, tensors, p) for source, p in zip(others, found, strict=True))
-    pairs = zip(moved, plan.overlaps[1:], strict=True)
-    return [first, *(Completed(source, first, overlap) for source, overlap in pairs)]
+    completed = zip(moved, plan.overlaps[1:], strict=True)
+    return [first, *(Completed(source, first, overlap) for source, overlap in completed)]
+
+
+def _check_between(plan: LerpPlan, sources: Sequence[TensorSource]) -> None:
+    """Raise CheckpointError if a point lies between models that differ where there is no mean."""
+    places = [point.segment(len(sources)) for point in plan.points if not point.target.place.skip]
+    for left in {left for left, alpha in places if alpha not in (0, 1)}:
+        check_equal_where_no_mean(sources[left : left + 2], (1, 1), plan.options.selects)
 
 
 def _basin(plan: LerpPlan) -> str | None:
@@ -103,13 +124,20 @@ def _basin(plan: LerpPlan) -> str | None:
     return basin_of(plan.models[0]) if whole or one_basin(plan.models) else None
 
 
+def _between(plan: LerpPlan, point: Point, sources: Sequence[TensorSource]) -> Between:
+    left, alpha = point.segment(len(sources))
+    return Between((sources[left], sources[left + 1]), alpha, plan.mode, plan.options.selects)
+
+
 def _point(
-    plan: LerpPlan, point: Point, sources: Sequence[TensorSource], basin: str | None
+    plan: LerpPlan,
+    point: Point,
+    sources: Sequence[TensorSource],
+    basin: str | None,
+    parts: Callable[[str], Sequence[TensorSource]],
 ) -> Interpolated:
     began = perf_counter()
-    left, alpha = point.segment(len(sources))
-    ends = (sources[left], sources[left + 1])
-    between = Between(ends, alpha, plan.mode, plan.options.selects)
+    between = _between(plan, point, sources)
     facts = provenance(
         "lerp",
         plan.models,
@@ -121,7 +149,14 @@ def _point(
     )
     try:
         target = carded(point.target, plan.models, options=plan.options, facts=facts)
-        written = write_model(between, plan.models[0], target, plan.options, facts)
+        written = write_model(
+            between,
+            plan.models[0],
+            target,
+            plan.options,
+            facts,
+            lambda key: _between(plan, point, parts(key)),
+        )
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
     finally:
         # also where a signal comes between the file's appearance and the command

@@ -11,7 +11,9 @@ from rebasin_cli.evaluate.correcting import Report
 from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
 from rebasin_cli.merging import Finite, Mean
 from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.permutation import Permuted
+from rebasin_cli.plan.choice import Choice
 from rebasin_cli.plan.correction import has_batch_norm
 from rebasin_cli.plan.merge import MergePlan
 from rebasin_cli.plan.options import Options
@@ -20,7 +22,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.run.card import Found, carded
 from rebasin_cli.run.correct import Parents, corrected
 from rebasin_cli.run.function import check_function
-from rebasin_cli.run.output import write_model
+from rebasin_cli.run.output import Parts, part_of, write_model
 from rebasin_cli.run.provenance import basin_of, one_basin, provenance
 from rebasin_cli.tensors import TensorSource
 
@@ -38,12 +40,14 @@ REASONS = {
 class Together:
     """The models of a plan in one frame. sources: in the order of the plan; mean: of all.
 
-    shared: their provenance says that they lay in one basin, so nothing was searched. function: of
-    the model whose outputs its permutation moves the most.
+    parts: the means of what lies beside the weights. shared: their provenance says that they lay in
+    one basin, so nothing was searched. function: of the model whose outputs its permutation moves
+    the most.
     """
 
     sources: Sequence[TensorSource]
     mean: Mean
+    parts: Parts
     strategy: str
     shared: bool
     alignment: Alignment
@@ -75,7 +79,8 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[Kept | Merged]:
     target = carded(
         plan.target, plan.models, options=plan.options, facts=facts, found=together.found
     )
-    written = write_model(source, plan.models[0], target, plan.options, facts)
+    parts = together.parts if report is None else None
+    written = write_model(source, plan.models[0], target, plan.options, facts, parts)
     outcome = merged_outcome(plan, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(plan.models[0])
     yield replace(outcome, report=report, stale=stale)
@@ -90,14 +95,30 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
         for model, overlap in zip(plan.models, plan.overlaps, strict=True)
     ]
     alignment, objective = _align(plan, sources, strategy, progress)
+
+    def part(key: str) -> Mean:
+        own = [
+            CommonPart(finite_part(model, key, plan.choice, plan.options), overlap)
+            for model, overlap in zip(plan.models, plan.overlaps, strict=True)
+        ]
+        return _mean(plan, _completed(plan, _aligned(plan, own, alignment)))
+
     aligned = _aligned(plan, sources, alignment)
     function = _checked(plan, aligned, alignment, progress)
-    whole = [
-        Completed(source, aligned[0], overlap)
-        for source, overlap in zip(aligned, plan.overlaps, strict=True)
-    ]
-    mean = Mean(whole, plan.weights, plan.reference, plan.options.selects)
-    return Together(whole, mean, strategy, shared, alignment, objective, function)
+    whole = _completed(plan, aligned)
+    mean = _mean(plan, whole)
+    return Together(whole, mean, part, strategy, shared, alignment, objective, function)
+
+
+def _completed(plan: MergePlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
+    """Return aligned models with the rest of the first one where they have something in common."""
+    pairs = zip(aligned, plan.overlaps, strict=True)
+    return [Completed(source, aligned[0], overlap) for source, overlap in pairs]
+
+
+def _mean(plan: MergePlan, sources: Sequence[TensorSource]) -> Mean:
+    check_equal_where_no_mean(sources, plan.weights, plan.options.selects)
+    return Mean(sources, plan.weights, plan.reference, plan.options.selects)
 
 
 def _checked(
@@ -207,6 +228,13 @@ def _aligned(
     tensors = plan.choice.bound.tensors
     pairs = zip(sources, alignment.permutations, strict=True)
     return [Permuted(source, tensors, permutations) for source, permutations in pairs]
+
+
+def finite_part(model: Checkpoint, key: str, choice: Choice | None, options: Options) -> Finite:
+    """Return a part beside the weights that refuses to give NaN or infinity to an average."""
+    part = part_of(model, key, choice.bound.tensors if choice else ())
+    hint = "repair the checkpoint, or leave the part out with --only-part"
+    return Finite(part, f"{model.path}, part {key}", hint, options.selects)
 
 
 def finite(model: Checkpoint, options: Options) -> Finite:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -18,12 +18,17 @@ from rebasin_cli.checkpoint import (
     write_tensors,
     write_text,
 )
-from rebasin_cli.errors import NotFiniteError
+from rebasin_cli.checkpoint.shard_writer import PartJob
+from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.merging import all_finite
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.merging.whole import exactly, kind
+from rebasin_cli.permutation import Permutation, Permutations, Permuted
 from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.targets import KEEP, Place, Target, output_infos
-from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.plan.targets import KEEP, Place, Target, output_info, output_infos
+from rebasin_cli.tensors import BoundTensor, TensorInfo, TensorSource, dtype_name
+
+# From the dotted path of a part beside the weights to its new tensors.
+Parts = Callable[[str], TensorSource]
 
 MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
 
@@ -34,14 +39,65 @@ def write_model(
     target: Target,
     options: Options,
     metadata: Mapping[str, str],
+    parts: Parts | None = None,
 ) -> Written:
-    """Write the tensors of `source` in the form of `like`, one at a time."""
+    """Write the tensors of `source` in the form of `like`, one at a time.
+
+    parts: what the parts beside the weights become; None: they stay, and are stale.
+    """
     infos = output_infos(like, target.layout, options)
-    folder = target.layout.folder
-    config = configuration_in(folder, options.dtype) if folder and options.dtype != KEEP else None
+    if parts is None:
+        target = replace(target, fate=target.fate.without_parts)
+    jobs = [_part_job(like, key, parts, target, options) for key in target.fate.parts if parts]
+    config = _configuration(target, options)
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **metadata}
-    return write_source(source, infos, target, facts, {CONFIG: config} if config else {})
+    return write_source(source, infos, target, facts, beside=config, parts=jobs)
+
+
+def _configuration(target: Target, options: Options) -> dict[str, str]:
+    """Return the config.json of a result where it is not that of the model, by its name."""
+    folder, dtype = target.layout.folder, None if options.dtype == KEEP else options.dtype
+    if folder is None or not (dtype or options.dequantize):
+        return {}
+    text = configuration_in(folder, dtype, coded=not options.dequantize)
+    return {CONFIG: text} if text else {}
+
+
+def _part_job(
+    like: Checkpoint, key: str, parts: Parts, target: Target, options: Options
+) -> PartJob:
+    own, source = like.part(key), parts(key)
+    infos = {name: output_info(own.info(name), options) for name in own.names()}
+    path = next(part.path for part in like.rest.parts if part.key == key)
+    return PartJob(
+        path,
+        tuple(infos.values()),
+        lambda name: _converted(source.load(name), infos[name], target),
+        own.stored,
+    )
+
+
+def moved_parts(
+    model: Checkpoint, tensors: Sequence[BoundTensor], permutations: Permutations
+) -> Parts:
+    """Return the parts beside the weights of a model, in the order that the weights get."""
+    return lambda key: Permuted(part_of(model, key, tensors), tensors, permutations)
+
+
+def part_of(model: Checkpoint, key: str, tensors: Sequence[BoundTensor]) -> TensorSource:
+    """Return a part beside the weights. Raises CheckpointError for one that cannot be permuted."""
+    part = model.part(key)
+    present = set(part.names())
+    for tensor in tensors:
+        missing = set(tensor.members) - present
+        if missing and len(missing) < len(tensor.members):
+            raise CheckpointError(
+                f"the part {key!r} lacks {min(missing)!r}, which changes places with others",
+                where=str(model.path),
+                hint="--only-part leaves it as it is",
+            )
+    return part
 
 
 def write_source(
@@ -49,11 +105,13 @@ def write_source(
     planned: Sequence[TensorInfo],
     target: Target,
     metadata: Mapping[str, str],
+    *,
     beside: Mapping[str, str] = MappingProxyType({}),
+    parts: Sequence[PartJob] = (),
 ) -> Written:
     """Write tensors of `source` as planned, one at a time, and the model card if there is one.
 
-    beside: texts of other files of a folder.
+    beside: texts of other files of a folder. parts: what is new beside the weights.
     """
     infos = {info.name: info for info in planned}
     card = target.card if target.text else None
@@ -71,10 +129,11 @@ def write_source(
             metadata=metadata,
             overwrite=target.place.overwrite,
             beside={**beside, card.path.name: target.text} if card and inside else beside,
+            parts=parts,
         )
         if card and not inside:
             write_text(card.path, target.text, overwrite=card.overwrite)
-    return replace(written, card=card.path) if card else written
+    return replace(written, card=card.path if card else None, fate=target.fate)
 
 
 def _carried(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -83,7 +142,12 @@ def _carried(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
-    """Return a tensor in the dtype it is written in. Raises NotFiniteError if it overflows."""
+    """Return a tensor in the dtype it is written in.
+
+    Raises NotFiniteError if it overflows, CheckpointError if whole numbers would change.
+    """
+    if kind(tensor.dtype) != kind(info.dtype) or kind(info.dtype) == "whole":
+        return _exactly(tensor, info, target)
     result = tensor.to(info.dtype)
     changed = result.dtype != tensor.dtype and info.floating
     if changed and not all_finite(result) and all_finite(tensor):
@@ -92,6 +156,18 @@ def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
             where=str(target.path),
             detail=f"its largest value is {float(tensor.abs().max()):.4g}",
             hint="choose another --dtype",
+        )
+    return result
+
+
+def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
+    result = exactly(tensor, info.dtype)
+    if result is None:
+        raise CheckpointError(
+            f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "
+            f"{dtype_name(info.dtype)}, which cannot hold its numbers, in another",
+            where=str(target.path),
+            hint="--skip GLOB takes that of the reference as it is",
         )
     return result
 

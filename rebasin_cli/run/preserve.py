@@ -152,7 +152,7 @@ def _proved(plan: PreservePlan, bench: Bench, names: Mapping[str, str]) -> float
 
 
 def _planned(info: TensorInfo, options: Options) -> TensorInfo:
-    if options.dtype == "keep" or not info.floating:
+    if options.dtype == "keep" or not info.dtype.is_floating_point:
         return info
     return replace(info, dtype=DTYPES[options.dtype])
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.spec.bound import BoundGroup, BoundSpec
-from rebasin_cli.spec.cut import Piece, count, pieces
+from rebasin_cli.spec.cut import Piece, count, of_pairs, pieces
 from rebasin_cli.spec.declare import Declared, Sizes, chain, declared_groups, parents
 from rebasin_cli.spec.match import Placement, match_tensors, matching_names
 from rebasin_cli.spec.model import Named, Place, Product, Spec, Sum, leaves
@@ -177,10 +177,12 @@ class _Binder:
     def _tensor(
         self, placement: Placement, cut: Sequence[Piece], silent: frozenset[str]
     ) -> BoundTensor:
-        floating = self._infos[placement.members[0]].floating
-        votes = floating and silent.isdisjoint(placement.members)
+        info, shape = self._infos[placement.members[0]], placement.shape
+        votes = info.floating and silent.isdisjoint(placement.members)
         blocks = tuple(piece.block for piece in cut)
-        return BoundTensor(placement.members, placement.stacked, placement.shape, blocks, votes)
+        if info.dtype.is_complex:
+            blocks, shape = tuple(map(of_pairs, blocks)), (*shape, 2)
+        return BoundTensor(placement.members, placement.stacked, shape, blocks, votes)
 
 
 def _first_uses(placements: Iterable[Placement]) -> dict[str, Place | None]:

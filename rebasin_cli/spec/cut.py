@@ -117,6 +117,12 @@ def _joined(parts: Sequence[Piece]) -> Piece:
     return Piece(sum(part.offset for part in parts), dims)
 
 
+def of_pairs(block: Block) -> Block:
+    """Return a block of a complex tensor as one of its reals, which have one more axis of 2."""
+    dims = [Dim(d.size, 2 * d.stride, d.group) for d in block.dims]
+    return Block(2 * block.offset, tuple(_merged([*dims, Dim(2, 1)])))
+
+
 def without(block: Block, groups: Container[str | None]) -> Block:
     """Return a block with fixed dimensions where some groups stand."""
     dims = [Dim(d.size, d.stride) if d.group in groups else d for d in block.dims]

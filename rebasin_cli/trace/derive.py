@@ -90,7 +90,8 @@ def derive(
 
 def _concerns(value: Value, analysis: Analysis) -> bool:
     moves = value.source.startswith("parameter") or value.source[7:] in analysis.movable
-    return moves and prod(value.shape) > 1 and value.dtype.is_floating_point
+    numbers = value.dtype.is_floating_point or value.dtype.is_complex
+    return moves and prod(value.shape) > 1 and numbers
 
 
 def _resolved(analysis: Analysis, value: Value) -> Axes:

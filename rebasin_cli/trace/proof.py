@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rebasin_cli.permutation import Permutation, take, take_member
 from rebasin_cli.spec import BoundSpec, Spec, bind, drawn
 from rebasin_cli.spec.model import Declaration, Entry, Named, axes_of, leaves
-from rebasin_cli.tensors import Block, InMemory, TensorInfo
+from rebasin_cli.tensors import Block, InMemory, TensorInfo, in_reals
 from rebasin_cli.trace.capture import Arguments, named_outputs
 from rebasin_cli.trace.doubt import NOT_NUMBERS, ONE_NUMBER, Doubt
 from rebasin_cli.trace.recorder import primitive_kernels
@@ -62,7 +62,7 @@ class Trial:
     ) -> None:
         self._model, self._calls, self._outputs = model, calls, outputs
         self._returned = returned or {}
-        self.dtype = next((p.dtype for p in model.parameters()), torch.float64)
+        self.dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
         randomise(model, torch.Generator().manual_seed(0))
         self._state = {name: t.clone() for name, t in _tensors(model).items()}
         self._before = [self._run(call) for call in calls]
@@ -144,12 +144,12 @@ class Trial:
 
         By tensor, contiguous; zeros where no gradient leads, or where the model has none at all.
         """
-        live = {n: t for n, t in _tensors(self._model).items() if t.is_floating_point()}
-        found = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in live.items()}
+        live = {n: t for n, t in _tensors(self._model).items() if _varies(t)}
+        found = {n: torch.zeros_like(in_reals(t.detach()).contiguous()) for n, t in live.items()}
         leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
         for call in self._calls:
             for name, slope in zip(leaves, self._gradients(call, leaves.values()), strict=True):
-                found[name] += 0 if slope is None else slope.nan_to_num(0, 0, 0).abs()
+                found[name] += 0 if slope is None else in_reals(slope).nan_to_num(0, 0, 0).abs()
         return found
 
     def _gradients(self, call: Arguments, leaves: Iterable[nn.Parameter]) -> list[Tensor | None]:
@@ -184,7 +184,7 @@ class Trial:
         for name, blocks in places.items():
             changed = self._state[name].clone(memory_format=torch.contiguous_format)
             for block in blocks:
-                _stir(block.view(changed), generator)
+                _stir(block.view(in_reals(changed)), generator)
             live[name].copy_(changed)
         runs = zip(self._before, map(self._run, self._calls), strict=True)
         return all(_identical(before[n], after[n]) for before, after in runs for n in before)
@@ -224,16 +224,20 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
         n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
     }
     for name, tensor in _tensors(model).items():
-        if tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or name in statistics):
-            _vary(tensor, generator, positive=name.endswith("running_var"))
+        if _varies(tensor) and (isinstance(tensor, nn.Parameter) or name in statistics):
+            positive = name.endswith("running_var")
+            _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
 
 
-def _vary(tensor: Tensor, generator: torch.Generator, *, positive: bool) -> None:
+def _varies(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive: bool) -> None:
     """Add noise to a tensor; to a matrix so much that what it computes is of the scale of inputs.
 
     With the usual 0.02 of a fresh transformer, attention is nearly uniform whatever it looks at.
     """
-    scale = _scale(tensor)
     spread = float(tensor.std()) if tensor.numel() > 1 else float(tensor.abs().sum())
     if spread <= scale / 2:
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
@@ -258,7 +262,7 @@ def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
     """Return a sum of all finite numbers with random weights, one number that has a gradient."""
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(())
-    for values in (torch.view_as_real(t) if t.is_complex() else t for t in outputs):
+    for values in map(in_reals, outputs):
         if values.is_floating_point():
             weights = torch.randn(values.shape, generator=generator).to(values.dtype)
             total = total + (weights * values)[values.isfinite()].sum()
@@ -272,10 +276,12 @@ def _stir(block: Tensor, generator: torch.Generator) -> None:
 
 
 def _identical(before: Tensor, after: Tensor) -> bool:
-    return before.shape == after.shape and torch.equal(before.nan_to_num(), after.nan_to_num())
+    one, other = in_reals(before), in_reals(after)
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _relative(before: Tensor, after: Tensor) -> float:
+    before, after = in_reals(before), in_reals(after)
     if before.shape != after.shape:
         return math.inf
     if not before.is_floating_point():

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
 from rebasin_cli.errors import MachineError, SpecError
 from rebasin_cli.models import Subject, without_memory
 from rebasin_cli.models.attempt import quiet
+from rebasin_cli.models.weights import widen, widened
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compress import compress
@@ -76,7 +77,7 @@ class Trace:
     def share(self) -> float:
         """The share of floating elements that some group moves."""
         every = sum(
-            info.numel
+            info.reals
             for name, info in self.infos.items()
             if info.floating and info.numel > 1 and name not in self.ties
         )
@@ -272,7 +273,7 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
     doubt: Doubt | None = None
     for dtype in (torch.float64, torch.float32):
         with quiet():  # diffusers warns of modules that it would keep in float32
-            model.to(dtype)
+            widen(model, dtype)
         cast = [_cast(example, dtype) for example in examples]
         try:
             trial = Trial(model, cast, traced.outputs, traced.returned)
@@ -288,7 +289,7 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
 
 
 def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:
-    cast: Arguments = mapped(example, Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
+    cast: Arguments = mapped(example, Tensor, lambda t: widened(t, dtype))
     return cast
 
 

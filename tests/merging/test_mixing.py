@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.merging.mixing import MODES, PARALLEL, blend, lerp, slerp, weighted_mean
+from rebasin_cli.merging.mixing import PARALLEL, lerp, slerp, weighted_mean
 
 NARROW = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
 SEEDS = st.integers(0, 10**6)
@@ -203,24 +203,14 @@ def test_the_arc_of_float64_is_float64():
     assert slerp(a, b, 0.5).dtype == torch.float64
 
 
-# modes
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
-def test_what_is_not_real_stays_as_in_the_first_model(mode, dtype):
-    a, b = torch.tensor([0, 1]).to(dtype), torch.tensor([1, 0]).to(dtype)
-    for alpha in (0.0, 0.5, 1.0):
-        assert blend(mode, a, b, alpha) is a
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_ends_of_a_path_are_the_tensors_themselves(mode):
-    a, b = drawn(9, 2)
-    assert (blend(mode, a, b, 0.0), blend(mode, a, b, 1.0)) == (a, b)
-
-
-def test_a_mode_is_chosen_by_name():
-    a, b = drawn(10, 2)
-    assert torch.equal(blend("linear", a, b, 0.3), lerp(a, b, 0.3))
-    assert torch.equal(blend("slerp", a, b, 0.3), slerp(a, b, 0.3))
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_tensors_are_mixed_as_pairs_of_reals(dtype):
+    a, b = (torch.view_as_complex(t) for t in drawn(9, 2, (3, 2), dtype.to_real()))
+    x, y = torch.view_as_real(a), torch.view_as_real(b)
+    for found, expected in (
+        (weighted_mean([a, b], [1.0, 2.0]), weighted_mean([x, y], [1.0, 2.0])),
+        (lerp(a, b, 0.3), lerp(x, y, 0.3)),
+        (slerp(a, b, 0.3), slerp(x, y, 0.3)),
+    ):
+        assert found.dtype == dtype
+        assert torch.equal(torch.view_as_real(found), expected)

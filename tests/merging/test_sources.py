@@ -43,10 +43,16 @@ def test_a_floating_tensor_of_a_mean_is_the_weighted_mean(name):
     assert torch.equal(mean().load(name), expected)
 
 
+@pytest.mark.parametrize("name", ["steps", "mask"])
+def test_integers_of_a_mean_are_those_of_the_model_with_the_largest_weight(name):
+    assert mean().load(name) is MODELS[1].load(name)
+
+
 @pytest.mark.parametrize("reference", [0, 2])
 @pytest.mark.parametrize("name", ["steps", "mask"])
-def test_integers_of_a_mean_are_those_of_the_reference(name, reference):
-    assert mean(reference).load(name) is MODELS[reference].load(name)
+def test_of_equal_weights_that_of_the_reference_counts(name, reference):
+    found = Mean(MODELS, [1.0, 1.0, 1.0], reference, everything)
+    assert found.load(name) is MODELS[reference].load(name)
 
 
 @pytest.mark.parametrize("reference", [0, 2])
@@ -79,10 +85,10 @@ def test_a_floating_tensor_between_two_models_lies_on_the_path(mode, path, name)
     assert torch.equal(between(0.25, mode).load(name), path(a, b, 0.25))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("alpha", "nearest"), [(0.0, 0), (0.5, 0), (0.75, 1), (1.0, 1)])
 @pytest.mark.parametrize("name", ["steps", "mask"])
-def test_integers_between_two_models_are_those_of_the_first(name, alpha):
-    assert between(alpha).load(name) is MODELS[0].load(name)
+def test_integers_between_two_models_are_those_of_the_nearest(name, alpha, nearest):
+    assert between(alpha).load(name) is MODELS[nearest].load(name)
 
 
 def test_tensors_that_a_path_leaves_out_are_those_of_the_first_model():

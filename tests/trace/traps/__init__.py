@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.models import Example, subject_of
+from rebasin_cli.models.weights import widen
 from rebasin_cli.spec import BoundSpec, bind, dump, parse, same_symmetry
 from rebasin_cli.trace import Choices, Trace, trace
 from rebasin_cli.trace.proof import Trial, random_permutations
@@ -150,7 +151,8 @@ def _shown(found: Trace) -> str:
 
 
 def _moved(given: Case, found: Trace, bound: BoundSpec) -> float:
-    net = copy.deepcopy(given.net).eval().double()
+    net = copy.deepcopy(given.net).eval()
+    widen(net, torch.float64)
     with torch.no_grad():
         calls: Sequence[Any] = mapped(given.calls, Tensor, _double)
         trial = Trial(net, calls, found.outputs)

@@ -1,0 +1,73 @@
+"""Tensors that have no mean: integers, truth values, and what is not of one kind in all models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import CheckpointError
+from rebasin_cli.tensors import TensorSource
+
+
+def kind(dtype: torch.dtype) -> str:
+    """Return what numbers of a dtype are: `real`, `complex` or `whole`."""
+    if dtype.is_complex:
+        return "complex"
+    return "real" if dtype.is_floating_point else "whole"
+
+
+def has_mean(name: str, sources: Iterable[TensorSource]) -> bool:
+    """Return whether a tensor can be averaged: real in all sources, or complex in all."""
+    kinds = {kind(source.info(name).dtype) for source in sources}
+    return len(kinds) == 1 and kinds != {"whole"}
+
+
+def check_equal_where_no_mean(
+    sources: Sequence[TensorSource], weights: Sequence[float], selects: Callable[[str], bool]
+) -> None:
+    """Raise CheckpointError, naming all of them, for tensors that differ and have no mean.
+
+    Single numbers may differ: counters, of which the result has one. So may all tensors where one
+    source alone has a weight.
+    """
+    first, *others = [source for source, weight in zip(sources, weights, strict=True) if weight]
+    names = [
+        name
+        for name in first.names()
+        if others
+        and selects(name)
+        and first.info(name).numel > 1
+        and not has_mean(name, [first, *others])
+        and not all(_same(first.load(name), other.load(name)) for other in others)
+    ]
+    if names:
+        raise CheckpointError(
+            "tensors of whole numbers differ between the models, and have no average",
+            detail="\n".join(names),
+            hint="--skip GLOB takes those of the reference as they are",
+        )
+
+
+def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return the same numbers in another dtype, None if that cannot hold them."""
+    if tensor.is_complex() != dtype.is_complex:
+        return None
+    result = tensor.to(dtype)
+    # there and back: signs of 64-bit integers survive that, their values in between do not
+    back = torch.equal(_bytes(result.to(tensor.dtype)), _bytes(tensor))
+    return result if back and torch.equal(_wide(result), _wide(tensor)) else None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    found = exactly(a, b.dtype)
+    return found is not None and torch.equal(_bytes(found), _bytes(b))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
