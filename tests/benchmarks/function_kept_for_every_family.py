@@ -39,9 +39,8 @@ def results(names: Sequence[str], form: str) -> Iterator[Result]:
             chosen = [trial for trial in trials(name) if fnmatchcase(trial.name, form)]
             for number, trial in enumerate(chosen):
                 place = Path(folder, f"{name.replace(':', '-')}-{number}")
-                place.mkdir()
                 yield _result(trial, place)
-                shutil.rmtree(place)
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def _result(trial: Trial, place: Path) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,13 +19,16 @@ from tests.cli.harness import Done, rebasin
 
 ACCEPTED = 1e-4  # relative: some norms and softmaxes compute in float32 whatever they are given
 LONGEST = 300  # letters of a message
-PATIENCE = 600  # seconds for one command on a busy machine
+PATIENCE = 240  # seconds for one command on a busy machine
 INPUT_ERRORS = (2, 3, 4)  # exit codes that an input or the machine explains
 
 
-def tried(trial: Trial, folder: Path, seeds: tuple[int, int]) -> Result:
-    """Return what the commands make of two random models, in an empty folder."""
-    pair = Pair(trial, folder)
+def tried(
+    trial: Trial, folder: Path, seeds: tuple[int, int], run: Callable[..., Done] = rebasin
+) -> Result:
+    """Return what the commands make of two random models, in a new folder."""
+    folder.mkdir()
+    pair = Pair(trial, folder, run)
     for side, path, seed in zip((trial.a, trial.b), (pair.a, pair.b), seeds, strict=True):
         side.form.write(side.kind, side.kind.model(seed), path)
     return pair.result()
@@ -34,8 +37,8 @@ def tried(trial: Trial, folder: Path, seeds: tuple[int, int]) -> Result:
 class Pair:
     """The commands on one pair of models, and where they put what they make."""
 
-    def __init__(self, trial: Trial, folder: Path) -> None:
-        self._trial, self._folder = trial, folder
+    def __init__(self, trial: Trial, folder: Path, run: Callable[..., Done]) -> None:
+        self._trial, self._folder, self._command = trial, folder, run
         self.a, self.b = self._path("a", trial.a), self._path("b", trial.b)
         self._aligned, self._merged = self._path("aligned", trial.b), self._path("merged", trial.a)
         self._model: tuple[str, ...] = ()
@@ -108,7 +111,7 @@ class Pair:
     def _run(self, *argv: str | Path) -> Done:
         cache = str(self._folder.parent / "cache")
         environment = {"XDG_CACHE_HOME": cache, "HF_HUB_OFFLINE": "1"}
-        return rebasin(*argv, cwd=self._folder, env=environment, seconds=PATIENCE)
+        return self._command(*argv, cwd=self._folder, env=environment, seconds=PATIENCE)
 
 
 def _unlike(path: Path, end: Path, what: str) -> Iterator[str]:
