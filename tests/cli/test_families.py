@@ -38,7 +38,8 @@ def offline(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "form"), [*QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)]
+    ("name", "form"),
+    [("llama", "folder, tied"), *(pytest.param(*one, marks=pytest.mark.slow) for one in SLOW)],
 )
 def test_the_function_is_kept_and_the_ends_are_exact(tmp_path, name, form):
     result = tried(trial(name, form), tmp_path / "pair", (0, 1))

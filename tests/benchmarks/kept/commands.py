@@ -47,8 +47,7 @@ class Pair:
         start = time.perf_counter()
         done = self._align()
         if done.code:
-            bug = () if done.code in INPUT_ERRORS else (f"exit {done.code}",)
-            return Result(self._trial, refused=_said(done), wrong=bug)
+            return self._refused(done)
         spec = next(event["spec"] for event in done.events if "spec" in event)
         change, broken = self._function()
         wrong = (*broken, *self._merge(), *self._lerp())
@@ -56,9 +55,25 @@ class Pair:
         seconds = time.perf_counter() - start
         return Result(self._trial, spec, seconds, moved, change, wrong=wrong)
 
-    def _align(self) -> Done:
+    def _refused(self, done: Done) -> Result:
+        """Return what is wrong with a refusal: a bug, or a hint that breaks the function."""
+        said = _said(done)
+        if done.code not in INPUT_ERRORS:
+            return Result(self._trial, refused=said, wrong=(f"exit {done.code}",))
+        a, b = tensors(self.a).keys(), tensors(self.b).keys()
+        other = [word for name in sorted(a ^ b) for word in ("--skip", name)]
+        if not (self._trial.refusable and a & b and "--skip" in done.out):
+            return Result(self._trial, refused=said)
+        done = self._align(*other)
+        if done.code:
+            return Result(self._trial, refused=f"{said}; with --skip: {_said(done)}")
+        change, wrong = self._function()
+        words = f"{said}; with --skip: {'not ' * bool(wrong)}kept"
+        return Result(self._trial, change=change, refused=words, wrong=wrong)
+
+    def _align(self, *more: str) -> Done:
         """Run align without naming a model; if no spec fits, again with it."""
-        argv = ("align", self.a, self.b, "-o", self._aligned, "--json")
+        argv = ("align", self.a, self.b, "-o", self._aligned, "--json", *more)
         done = self._run(*argv)
         if done.code == 2 and "no bundled spec fits" in done.out:
             self._model = self._trial.a.kind.target
