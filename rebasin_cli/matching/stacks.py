@@ -98,6 +98,8 @@ class Stack:
     def taken(self, array: Tensor, position: int, order: Tensor) -> Tensor:
         """Return an array with the units at a position in another order."""
         axis = position + 1
+        if len(self.fields) == 1:  # a dimension less is a tenth of the time of large arrays
+            return array[0].index_select(position, order)[None]
         if order.dim() == 1:
             return array.index_select(axis, order)
         shape = [size if k in (0, axis) else 1 for k, size in enumerate(array.shape)]
