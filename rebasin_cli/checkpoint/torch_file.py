@@ -7,13 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import (
-    find_state_dict,
-    is_mapped,
-    load_container,
-    tensors_of,
-)
+from rebasin_cli.checkpoint.container import find_state_dict, is_extra_state, tensors_of
 from rebasin_cli.checkpoint.disk import OpenFile, forget_pages
+from rebasin_cli.checkpoint.unpickle import is_mapped, load_container
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo
 
@@ -21,9 +17,12 @@ from rebasin_cli.tensors import TensorInfo
 class TorchFile:
     """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole."""
 
-    def __init__(self, file: OpenFile, *, key: str | None) -> None:
-        state = find_state_dict(load_container(file.path), key=key, path=file.path)
+    def __init__(self, file: OpenFile, *, key: str | None, ignoring: bool = False) -> None:
+        loaded = load_container(file.path, ignoring=ignoring)
+        state = find_state_dict(loaded.value, key=key, path=file.path)
         self.file = file
+        self.dropped = loaded.dropped
+        self.extra = tuple(name for name in state if is_extra_state(name))
         self._mapped = is_mapped(file.path)
         self._tensors = {name: tensor.detach() for name, tensor in tensors_of(state).items()}
         _require_plain(self._tensors, str(file.path))

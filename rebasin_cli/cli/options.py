@@ -91,6 +91,18 @@ Key = Annotated[
     str | None,
     _file("--key", metavar="PATH", help="Where the weights are in a .pt, as ema.model."),
 ]
+Renames = Annotated[
+    list[str] | None,
+    _file(
+        "--rename",
+        metavar="[N:]OLD=NEW",
+        help="Read OLD, a regular expression in tensor names, as NEW; N: of model N only.",
+    ),
+]
+IgnoreClasses = Annotated[
+    bool,
+    _file("--ignore-classes", help="Leave out objects of classes that a .pt may not hold."),
+]
 Out = Annotated[
     str | None,
     _file("--out", "-o", help="File for one result, folder for several."),
@@ -156,6 +168,11 @@ Null = Annotated[
 
 # What commands have in common, by parameter: for `sharing`.
 Shared = Mapping[str, tuple[Any, Any]]
+READING: Shared = {
+    "key": (Key, None),
+    "renames": (Renames, None),
+    "ignore_classes": (IgnoreClasses, False),
+}
 SELECTING: Shared = {
     "spec": (Spec, None),
     "sizes": (Sizes, None),
@@ -163,7 +180,7 @@ SELECTING: Shared = {
     "only": (Only, None),
     "skip": (Skip, None),
     "pass_through": (PassThrough, None),
-    "key": (Key, None),
+    **READING,
 }
 WRITING: Shared = {
     "format": (Format, None),

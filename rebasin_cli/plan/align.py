@@ -21,6 +21,7 @@ from rebasin_cli.plan.estimate import (
     describe_target,
 )
 from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.plan.heads import heads_apart
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.learning import check_learning
 from rebasin_cli.plan.machine import Machine, plan_machine
@@ -96,11 +97,13 @@ def plan_align(
     check_chosen(options, start)
     machine = plan_machine(options, more=DATA_METHODS)
     reference, *models = open_models(paths, options)
-    check_fit(reference, models, options)
+    runs = options.search.method in DATA_METHODS
+    heads = () if runs else heads_apart(reference, models, options)
+    check_fit(reference, models, options, apart=heads)
     check_learning([reference, *models], options)
     means = _means(reference, options)
-    runs = options.search.method in DATA_METHODS
     aligning = options.spec_first() if runs else options
+    aligning = replace(aligning, pass_through=(*aligning.pass_through, *heads))
     choice = choose_spec([reference, *models], aligning, given=means.statistics)
     check_search(choice, machine, options)
     initial = read_permutations(start, reference).permutations if start else None

@@ -8,7 +8,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
@@ -63,7 +63,7 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
-    checkpoint = open_checkpoint(model, key=options.key)
+    (checkpoint,) = open_models([model], options)
     saved = read_permutations(source, checkpoint)
     _check_saved(saved, source, checkpoint, options)
     (out,) = output_paths([checkpoint], options, word="permuted")
