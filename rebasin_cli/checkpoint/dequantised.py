@@ -53,6 +53,14 @@ class Dequantised:
         return self.inner.ties
 
     @property
+    def dropped(self) -> Mapping[str, str]:
+        return self.inner.dropped
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        return self.inner.extra
+
+    @property
     def rest(self) -> Rest:
         return self.inner.rest.without_parts
 

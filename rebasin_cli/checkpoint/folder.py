@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rebasin_cli.checkpoint.below import folders_below
 from rebasin_cli.checkpoint.disk import OpenFile
 from rebasin_cli.checkpoint.failures import capped, listing, reading
+from rebasin_cli.checkpoint.foreign import Names, foreign_folder, foreign_name
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.weight_file import ENDINGS
 from rebasin_cli.errors import CheckpointError, Problem
@@ -22,6 +25,17 @@ _SINGLES = (
     "diffusion_pytorch_model.bin",
 )
 _INDEXES = tuple(f"{name}{INDEX_ENDING}" for name in _SINGLES)
+# NAME-00001-of-00002.ENDING
+_SHARD = re.compile(r"(?P<stem>.*?)(?P<number>\d+)-of-(?P<all>\d+)(?P<ending>\.\w+)")
+# What trainers leave beside the weights.
+_STATE = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states)\b")
+# What a folder is that has its models below it, by a name in it.
+_ABOVE = {
+    "model_index.json": ": it is a pipeline of diffusers, of several models",
+    "snapshots": ": it is the cache of a model from the hub",
+    "trainer_state.json": ": it is a training run",
+}
+_LISTED = 12
 # An index of a billion-parameter model has some 100 KB; this bounds what a wrong file can cost.
 _MAX_INDEX = 100_000_000
 
@@ -49,7 +63,8 @@ class WeightSet:
 def find_weights(path: Path) -> WeightSet:
     """Return the weight files of a path.
 
-    In a folder an index comes first, then the usual names, then the only weight file.
+    In a folder an index comes first, then the usual names, then the only weight file, or the
+    shards of one model.
     Raises CheckpointError if there is none or more than one.
     """
     with reading(path):
@@ -57,12 +72,18 @@ def find_weights(path: Path) -> WeightSet:
     if not is_folder:
         named_index = path.name.endswith(INDEX_ENDING)
         return _indexed(path) if named_index else WeightSet(files=(path,))
-    with reading(path):
-        names = sorted(child.name for child in path.iterdir() if not child.name.startswith("."))
-    chosen = _choose(names, path)
-    if chosen.endswith(INDEX_ENDING):
-        return _indexed(path / chosen)
-    return WeightSet(files=(path / chosen,), folder=path)
+    chosen = _choose(names_in(path), path)
+    if len(chosen) == 1 and chosen[0].endswith(INDEX_ENDING):
+        return _indexed(path / chosen[0])
+    return WeightSet(files=tuple(path / name for name in chosen), folder=path)
+
+
+def names_in(folder: Path) -> Names:
+    """Return what a folder holds, by name, sorted."""
+    with reading(folder):
+        children = sorted(folder.iterdir())
+        folders = [child.name for child in children if child.is_dir()]
+    return Names([child.name for child in children if child.name not in folders], folders)
 
 
 def is_weight_name(name: str) -> bool:
@@ -71,26 +92,82 @@ def is_weight_name(name: str) -> bool:
     return stem.lower().endswith(ENDINGS)
 
 
-def _choose(names: Sequence[str], folder: Path) -> str:
+def _choose(inside: Names, folder: Path) -> Sequence[str]:
+    """Return the index, or the weight files of the only model in a folder."""
+    names = [name for name in inside.files if not name.startswith(".")]
     indexes = [name for name in names if name.endswith(INDEX_ENDING) and is_weight_name(name)]
     weights = [name for name in names if name.lower().endswith(ENDINGS)]
     for usual in (*_INDEXES, *([] if indexes else _SINGLES)):
         if usual in names:
-            return usual
-    candidates = indexes or weights
+            return [usual]
+    foreign = foreign_folder(inside)
+    if foreign:
+        raise foreign.refusal(str(folder))
+    candidates = indexes or [name for name in weights if not _STATE.match(name)] or weights
     if not candidates:
-        known = " ".join(ENDINGS)
+        raise _no_weights(inside, folder)
+    safe = [name for name in candidates if name.endswith(".safetensors")]
+    shards = None if indexes else _shards(safe, folder) or _shards(candidates, folder)
+    if shards or len(candidates) == 1:
+        return shards or candidates
+    raise CheckpointError(
+        f"{len(candidates)} weight files in this folder",
+        where=str(folder),
+        detail=listing(candidates),
+        hint="name one of them",
+    )
+
+
+def _shards(names: Sequence[str], folder: Path) -> Sequence[str] | None:
+    """Return the shards of a model that has no index, None if the files are not such.
+
+    Raises CheckpointError if one of them is missing.
+    """
+    parts = [_SHARD.fullmatch(name) for name in names]
+    if not all(parts) or len({(p["stem"], p["all"], p["ending"]) for p in parts if p}) != 1:
+        return None
+    first = parts[0]
+    assert first is not None
+    count, width = int(first["all"]), len(first["number"])
+    wanted = [
+        f"{first['stem']}{number:0{width}}-of-{first['all']}{first['ending']}"
+        for number in range(1, count + 1)
+    ]
+    lacking = sorted(set(wanted) - set(names))
+    if lacking:
         raise CheckpointError(
-            "no weights in this folder", where=str(folder), detail=f"known endings: {known}"
-        )
-    if len(candidates) > 1:
-        raise CheckpointError(
-            f"{len(candidates)} weight files in this folder",
+            f"{len(lacking)} of {count} shards are missing",
             where=str(folder),
-            detail=listing(candidates),
-            hint="name one of them",
+            detail=listing(lacking),
+            hint="download them too: a model is all of its shards",
         )
-    return candidates[0]
+    return wanted
+
+
+def _no_weights(inside: Names, folder: Path) -> CheckpointError:
+    """Return what to say of a folder without weights: what is in it, what lies below."""
+    below = folders_below(folder, _holds_weights)
+    foreign = next(filter(None, map(foreign_name, inside.files)), None)
+    if foreign and not below:
+        return CheckpointError(
+            f"no weights in this folder, but {foreign.what}", where=str(folder), hint=foreign.hint
+        )
+    if not below:
+        known = f"known endings: {' '.join(ENDINGS)}"
+        return CheckpointError("no weights in this folder", where=str(folder), detail=known)
+    kind = next((k for n, k in _ABOVE.items() if n in (*inside.files, *inside.folders)), "")
+    more = [f"  and {len(below) - _LISTED} more"] if len(below) > _LISTED else []
+    return CheckpointError(
+        f"no weights in this folder, but below it{kind}",
+        where=str(folder),
+        detail="\n".join([*(f"  {path}" for path in below[-_LISTED:]), *more]),
+        hint="name one of them",
+    )
+
+
+def _holds_weights(folder: Path) -> bool:
+    names = names_in(folder)
+    return any(map(is_weight_name, names.files)) and not foreign_folder(names)
 
 
 def _indexed(index: Path) -> WeightSet:

@@ -19,26 +19,32 @@ _SINGLE: Mapping[Format, str] = {"safetensors": "model.safetensors", "pt": "pyto
 class Layout:
     """All that is needed to write another checkpoint in the same form.
 
-    prefix: stands before every name in the file, and nowhere else in the program.
+    stored: tensor name -> name in the file, where it is another.
     folder: where the other files of a folder output come from; None writes a single file.
     shards: tensor name -> file name within the folder; of one value if there is no index.
     notes: what the index says besides, its "metadata".
     containers: output file name (`""` for a single file) -> PyTorch file whose nesting is kept.
     key: the part of the containers that holds the weights, if it was named.
+    ignoring: objects of foreign classes in the containers are dropped.
     ties: alias -> first name, which are one tensor in a PyTorch file.
     without: paths of what is left out of the containers.
     """
 
     format: Format
-    prefix: str = ""
+    stored: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     shards: Mapping[str, str] = field(default_factory=dict)
     index: str | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     containers: Mapping[str, Path] = field(default_factory=dict)
     key: str | None = None
+    ignoring: bool = False
     ties: Mapping[str, str] = field(default_factory=dict)
     without: tuple[KeyPath, ...] = ()
+
+    def stored_name(self, name: str) -> str:
+        """Return the name that the file has for a tensor."""
+        return self.stored.get(name, name)
 
 
 def layout_for(layout: Layout, format: str) -> Layout:

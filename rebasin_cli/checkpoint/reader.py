@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,19 +15,33 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
+from rebasin_cli.checkpoint.container import PartError
 from rebasin_cli.checkpoint.dequantised import dequantised
 from rebasin_cli.checkpoint.disk import expanded
 from rebasin_cli.checkpoint.failures import capped, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.names import seen_names
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
-# What wrapping a model for parallel training or compilation puts before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read.
+
+    key: the part of a nested PyTorch file that holds the weights, as a dotted path. renames: see
+    `seen_names`. ignoring: leave out objects of foreign classes. dequantise: codes that only take
+    scales to be read are seen as the weights that they stand for.
+    """
+
+    key: str | None = None
+    renames: tuple[tuple[str, str], ...] = ()
+    ignoring: bool = False
+    dequantise: bool = False
 
 
 class Checkpoint:
@@ -33,35 +49,74 @@ class Checkpoint:
 
     path: as named, `~` expanded. files: the weight files, sorted. ties: alias -> first name of
     tensors that share their memory. `load` may be called from several threads. Names are
-    without the prefix that wrappers put before all of them.
+    without what wrappers put into them. dropped: what was left out of nested files, and its class.
+    extra: what modules keep beside their tensors.
     """
 
-    def __init__(
-        self, path: Path, weights: WeightSet, opened: Sequence[WeightFile], key: str | None
-    ) -> None:
+    def __init__(self, path: Path, weights: WeightSet, opened: Sequence[WeightFile]) -> None:
         self.path = path
         self.files = weights.files
         self.metadata: Mapping[str, str] = opened[0].metadata
         self._opened = tuple(opened)
         self._weights = weights
-        self._key = key
-        prefix = common_prefix(name for file in opened for name in file.infos)
-        self._prefix = prefix
-        self._owner = {name.removeprefix(prefix): file for file in opened for name in file.infos}
-        self.ties: Mapping[str, str] = {
-            alias.removeprefix(prefix): first.removeprefix(prefix)
-            for file in opened
-            for alias, first in file.ties.items()
-        }
+        self._reading = Reading()
+        self._owner = {name: file for file in opened for name in file.infos}
+        self._stored = {name: name for name in self._owner}
+        self._lent: Mapping[str, str] = {}
+
+    def read_as(self, reading: Reading) -> Checkpoint:
+        """Return this checkpoint under the names that it is seen with."""
+        stored = {name: file.infos[name] for name, file in self._owner.items()}
+        names = seen_names(stored, reading.renames, where=str(self.path))
+        return self._changed(_reading=reading, _stored=names)
+
+    def renamed(self, names: Mapping[str, str], lent: Mapping[str, str]) -> Checkpoint:
+        """Return this checkpoint under other names, its files shared.
+
+        names: of its tensors -> the new ones, where they are others. lent: new names of tensors
+        that it stores under another one of theirs -> that one, renamed.
+        """
+        stored = {names.get(seen, seen): stored for seen, stored in self._stored.items()}
+        return self._changed(
+            _stored={**stored, **{alias: stored[first] for alias, first in lent.items()}},
+            _lent={**{names.get(a, a): names.get(f, f) for a, f in self._lent.items()}, **lent},
+        )
+
+    def _changed(self, **attributes: object) -> Checkpoint:
+        other = copy(self)
+        for derived in ("ties", "layout"):
+            vars(other).pop(derived, None)
+        vars(other).update(attributes)
+        return other
+
+    @cached_property
+    def ties(self) -> Mapping[str, str]:
+        seen = {stored: name for name, stored in self._stored.items() if name not in self._lent}
+        own = {seen[a]: seen[first] for file in self._opened for a, first in file.ties.items()}
+        return {**own, **self._lent}
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        return {path: kind for file in self._opened for path, kind in file.dropped.items()}
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        return tuple(name for file in self._opened for name in file.extra)
 
     def names(self) -> tuple[str, ...]:
-        return tuple(self._owner)
+        return tuple(self._stored)
+
+    def stored_name(self, name: str) -> str:
+        """Return the name that the file has for a tensor."""
+        return self._stored[name]
 
     def info(self, name: str) -> TensorInfo:
-        return replace(self._owner[name].infos[self._prefix + name], name=name)
+        stored = self._stored[name]
+        return replace(self._owner[stored].infos[stored], name=name)
 
     def load(self, name: str) -> Tensor:
-        return self._owner[name].load(self._prefix + name)
+        stored = self._stored[name]
+        return self._owner[stored].load(stored)
 
     @property
     def rest(self) -> Rest:
@@ -73,7 +128,7 @@ class Checkpoint:
         """Return another part of the file, under the names that the weights are seen with."""
         (file,) = self._opened
         names = next(part.names for part in file.rest.parts if part.key == key)
-        seen = {n: names[self._prefix + n] for n in self.names() if self._prefix + n in names}
+        seen = {n: names[stored] for n, stored in self._stored.items() if stored in names}
         return PartSource(file.parts[key], seen)
 
     @cached_property
@@ -87,7 +142,26 @@ class Checkpoint:
     @cached_property
     def layout(self) -> Layout:
         """What is needed to write another checkpoint in the same form."""
-        return _layout(self._weights, self._opened, self._prefix, self._key, self.ties)
+        weights, folder = self._weights, self._weights.folder
+        places = {n: weights.name_of(file.file.path) for n, file in self._owner.items()}
+        nested = self._containers() if self._opened[0].format == "pt" else {}
+        return Layout(
+            format="pt" if nested else "safetensors",
+            stored=self._stored,
+            folder=folder,
+            shards={n: places[stored] for n, stored in self._stored.items()} if folder else {},
+            index=weights.index,
+            notes=weights.notes,
+            containers=nested,
+            key=self._reading.key,
+            ignoring=self._reading.ignoring,
+            ties=self.ties,
+        )
+
+    def _containers(self) -> dict[str, Path]:
+        weights = self._weights
+        paths = [file.file.path for file in self._opened]
+        return {weights.name_of(path) if weights.folder else "": path for path in paths}
 
     def sha256(self) -> str:
         """Return the digest of the file, or of the list of several files' names and digests."""
@@ -140,39 +214,25 @@ def _config(weights: WeightSet, path: Path) -> Mapping[str, Any]:
 
 
 def open_checkpoint(
-    path: str | Path, *, key: str | None = None, dequantise: bool = False
+    path: str | Path, *, key: str | None = None, reading: Reading | None = None
 ) -> Checkpoint:
     """Open a weight file, a folder or the index of a sharded checkpoint; read headers only.
 
-    key: the part of a nested PyTorch file that holds the weights, as a dotted path. dequantise:
-    codes that only take scales to be read are seen as the weights that they stand for.
+    key: see `Reading`, all of which `reading` says.
     Raises CheckpointError for a file that is missing, damaged, wants to run code or does not
     fit its index, with all independent problems; MachineError for one that may not be read.
     """
+    reading = reading or Reading(key=key)
     named = expanded(path)
     weights = find_weights(named)
-    opened = _open_all(weights, key)
+    opened = _open_all(weights, reading)
     if weights.index:
         _require_index_fits(weights, opened)
-    if dequantise:
+    else:
+        _require_apart(weights, opened)
+    if reading.dequantise:
         opened = list(dequantised(opened, _config(weights, named), str(named)))
-    return Checkpoint(named, weights, opened, key)
-
-
-def common_prefix(names: Iterable[str]) -> str:
-    """Return the wrappers' prefix that all names have, repeated ones included."""
-    names = list(names)
-    prefix = ""
-    while names:
-        found = next((prefix + each for each in _PREFIXES if _all_have(names, prefix + each)), None)
-        if found is None:
-            break
-        prefix = found
-    return prefix
-
-
-def _all_have(names: Iterable[str], prefix: str) -> bool:
-    return all(name.startswith(prefix) and name != prefix for name in names)
+    return Checkpoint(named, weights, opened).read_as(reading)
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:
@@ -183,17 +243,18 @@ def combined_digest(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _open_all(weights: WeightSet, key: str | None) -> list[WeightFile]:
+def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
     opened: list[WeightFile] = []
-    problems: list[Problem] = []
+    errors: list[CheckpointError] = []
     for path in weights.files:
         try:
-            opened.append(open_weights(path, key=key))
+            opened.append(open_weights(path, key=reading.key, ignoring=reading.ignoring))
         except CheckpointError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise CheckpointError(*capped(problems))
-    return opened
+            errors.append(error)
+    if not errors:
+        return opened
+    kind = PartError if all(isinstance(error, PartError) for error in errors) else CheckpointError
+    raise kind(*capped([problem for error in errors for problem in error.problems]))
 
 
 def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -215,34 +276,13 @@ def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> Non
         raise CheckpointError(*capped(problems))
 
 
-def _layout(
-    weights: WeightSet,
-    opened: Sequence[WeightFile],
-    prefix: str,
-    key: str | None,
-    ties: Mapping[str, str],
-) -> Layout:
-    nested = (
-        {}
-        if opened[0].format == "safetensors"
-        else {
-            weights.name_of(file.file.path) if weights.folder else "": file.file.path
-            for file in opened
-        }
-    )
-    shards = {
-        name.removeprefix(prefix): weights.name_of(file.file.path)
-        for file in opened
-        for name in file.infos
-    }
-    return Layout(
-        format="pt" if nested else "safetensors",
-        prefix=prefix,
-        folder=weights.folder,
-        shards=shards if weights.folder else {},
-        index=weights.index,
-        notes=weights.notes,
-        containers=nested,
-        key=key,
-        ties=ties,
-    )
+def _require_apart(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
+    """Raise if a tensor is in two shards that have no index to say which of them counts."""
+    count = Counter(name for file in opened for name in file.infos)
+    problems = [
+        Problem(f"tensor {name!r} is in {number} of the shards", where=str(weights.folder))
+        for name, number in count.items()
+        if number > 1
+    ]
+    if problems:
+        raise CheckpointError(*capped(problems))

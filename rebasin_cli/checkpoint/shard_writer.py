@@ -9,11 +9,12 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import find_state_dict, load_container, tensors_of
+from rebasin_cli.checkpoint.container import find_state_dict, tensors_of
 from rebasin_cli.checkpoint.header import dump_header
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import KeyPath, descend
 from rebasin_cli.checkpoint.publish import Sink
+from rebasin_cli.checkpoint.unpickle import load_container
 from rebasin_cli.tensors import TensorInfo
 
 
@@ -46,7 +47,7 @@ class Job:
 
     def stored(self) -> list[TensorInfo]:
         """Return the tensors under the names that the file has."""
-        return [replace(info, name=self.layout.prefix + info.name) for info in self.tensors]
+        return [replace(info, name=self.layout.stored_name(info.name)) for info in self.tensors]
 
 
 def _made(job: Job | PartJob, info: TensorInfo) -> Tensor:
@@ -92,7 +93,7 @@ def _write_torch(sink: Sink, job: Job, container: str) -> None:
     whole: Any = {}
     state: MutableMapping[str, Any] = whole
     if source is not None:
-        whole = load_container(source)
+        whole = load_container(source, ignoring=job.layout.ignoring).value
         state = find_state_dict(whole, key=job.layout.key, path=source)
     parts = [(descend(whole, part.path), part) for part in job.parts]
     _replace_tensors(state, dict(_own_tensors(job, job.layout.ties)), job.layout)
@@ -128,7 +129,7 @@ def _replace_tensors(
 ) -> None:
     """Put the new tensors in the places of the old ones, and drop what was not made."""
     tied = {alias: made[first] for alias, first in layout.ties.items() if first in made}
-    new = {layout.prefix + name: tensor for name, tensor in {**tied, **made}.items()}
+    new = {layout.stored_name(name): tensor for name, tensor in {**tied, **made}.items()}
     old = tensors_of(state)
     for name in old.keys() - new.keys():
         del state[name]

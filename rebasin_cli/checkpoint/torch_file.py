@@ -8,14 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import (
-    find_state_dict,
-    is_mapped,
-    load_container,
-    tensors_of,
-)
+from rebasin_cli.checkpoint.container import find_state_dict, is_extra_state, tensors_of
 from rebasin_cli.checkpoint.disk import OpenFile, forget_pages
 from rebasin_cli.checkpoint.parts import descend, rest_of
+from rebasin_cli.checkpoint.unpickle import is_mapped, load_container
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import InMemory, TensorInfo
 
@@ -27,10 +23,13 @@ class TorchFile:
 
     format: Format = "pt"
 
-    def __init__(self, file: OpenFile, *, key: str | None) -> None:
-        container = load_container(file.path)
+    def __init__(self, file: OpenFile, *, key: str | None, ignoring: bool = False) -> None:
+        loaded = load_container(file.path, ignoring=ignoring)
+        container = loaded.value
         state = find_state_dict(container, key=key, path=file.path)
         self.file = file
+        self.dropped = loaded.dropped
+        self.extra = tuple(name for name in state if is_extra_state(name))
         self.rest = rest_of(container, state)
         self.parts = {
             part.key: _PartOf(self, tensors_of(descend(container, part.path)))

@@ -9,23 +9,21 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import ZIP_MAGIC
+from rebasin_cli.checkpoint.container import PartError, is_extra_state
 from rebasin_cli.checkpoint.disk import OpenFile
+from rebasin_cli.checkpoint.foreign import READ_AHEAD, foreign_file
 from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_file import Format, TorchFile
+from rebasin_cli.checkpoint.unpickle import ZIP_MAGIC
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
 TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
 ENDINGS = (".safetensors", *TORCH_ENDINGS)
 
-_FOREIGN = {
-    b"version https://git-lfs": ("a Git LFS pointer, not the weights", "run `git lfs pull`"),
-    b"GGUF": ("a GGUF file, which is not supported", "convert it to safetensors"),
-    b"<!DOCTYPE": ("a web page, not weights", "download the file itself"),
-    b"<html": ("a web page, not weights", "download the file itself"),
-}
+# How a pickle starts, by its protocol: PyTorch files of before 2020 are a row of them.
+_PICKLED = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
 class WeightFile(Protocol):
@@ -53,6 +51,12 @@ class WeightFile(Protocol):
     def parts(self) -> Mapping[str, TensorSource]:
         """The parts of the rest by dotted path, under the names that they store."""
 
+    @property
+    def dropped(self) -> Mapping[str, str]: ...
+
+    @property
+    def extra(self) -> tuple[str, ...]: ...
+
     def load(self, name: str) -> Tensor:
         """Return a tensor in CPU memory."""
 
@@ -70,6 +74,8 @@ class SafetensorsFile:
         self.ties: Mapping[str, str] = {}
         self.rest = Rest()
         self.parts: Mapping[str, TensorSource] = {}
+        self.dropped: Mapping[str, str] = {}
+        self.extra = tuple(filter(is_extra_state, self.infos))
 
     def load(self, name: str) -> Tensor:
         entry = self._header.entries[name]
@@ -81,13 +87,13 @@ class SafetensorsFile:
         return tensor
 
 
-def open_weights(path: Path, *, key: str | None) -> WeightFile:
+def open_weights(path: Path, *, key: str | None, ignoring: bool = False) -> WeightFile:
     """Open one weight file; raise CheckpointError if its ending and its content disagree."""
     file = OpenFile(path)
     if _format(file) == "pt":
-        return TorchFile(file, key=key)
+        return TorchFile(file, key=key, ignoring=ignoring)
     if key is not None:
-        raise CheckpointError(
+        raise PartError(
             "a safetensors file has no nested parts", where=str(path), hint="leave out --key"
         )
     return SafetensorsFile(file)
@@ -105,10 +111,10 @@ def _format(file: OpenFile) -> Format:
     where = str(file.path)
     if not file.size:
         raise CheckpointError("the file is empty", where=where)
-    start = file.read(0, min(file.size, 32))
-    for magic, (what, hint) in _FOREIGN.items():
-        if start.startswith(magic):
-            raise CheckpointError(f"this is {what}", where=where, hint=hint)
+    start = file.read(0, min(file.size, READ_AHEAD))
+    foreign = foreign_file(file.path.name, start)
+    if foreign:
+        raise foreign.refusal(where)
     named, found = format_of(file.path), _sniff(start, file.size)
     if named and found and named != found:
         ending = ".safetensors" if found == "safetensors" else ".pt"
@@ -124,7 +130,7 @@ def _format(file: OpenFile) -> Format:
 
 
 def _sniff(start: bytes, size: int) -> Format | None:
-    if start.startswith(ZIP_MAGIC):
+    if start.startswith((ZIP_MAGIC, *_PICKLED)):
         return "pt"
     if len(start) <= LENGTH.size or start[LENGTH.size : LENGTH.size + 1] != b"{":
         return None

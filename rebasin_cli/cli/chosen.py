@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from rebasin_cli.cli.activations import activations_from
 from rebasin_cli.cli.learning import learning_from
@@ -16,7 +19,23 @@ from rebasin_cli.cli.searching import searching_from
 from rebasin_cli.cli.tracing import tracing_from
 
 if TYPE_CHECKING:
-    from rebasin_cli.plan.options import Options
+    from rebasin_cli.plan.options import Options, Rename
+
+
+def renames_from(texts: Sequence[str] | None) -> tuple[Rename, ...]:
+    """Return what `OLD=NEW` and `2:OLD=NEW` stand for.
+
+    The last = counts: an expression may hold others, as in `(?=`, and names hold none.
+    """
+    from rebasin_cli.plan.options import Rename
+
+    renames = []
+    for text in texts or ():
+        found = re.fullmatch(r"(?:([1-9][0-9]{0,3}):)?(.+)=([^=]*)", text)
+        if not found:
+            raise typer.BadParameter(f"{text!r} is not OLD=NEW, such as '^net\\.=model.'")
+        renames.append(Rename(found[2], found[3], int(found[1]) if found[1] else None))
+    return tuple(renames)
 
 
 def options_from(params: Mapping[str, Any]) -> Options:
@@ -30,6 +49,7 @@ def options_from(params: Mapping[str, Any]) -> Options:
     chosen["running"] = running_from(params)
     chosen["activations"] = activations_from(params)
     chosen["learning"] = learning_from(params)
+    chosen["renames"] = renames_from(params.get("renames"))
     if "max_memory" in chosen:
         chosen["max_memory"] = parse_size(chosen["max_memory"])
     if "sizes" in chosen:

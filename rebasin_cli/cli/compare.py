@@ -57,7 +57,7 @@ def verify(
 
 
 @t.with_model
-@o.sharing(o.SHOWING)
+@o.sharing(o.READING, o.SHOWING)
 def diff(
     ctx: typer.Context,
     a: ModelA,
@@ -68,7 +68,6 @@ def diff(
     only: o.Only = None,
     skip: o.Skip = None,
     pass_through: o.PassThrough = None,
-    key: o.Key = None,
     device: o.Device = "auto",
     max_memory: o.MaxMemory = None,
     verbose: o.Verbose = 0,
@@ -94,14 +93,13 @@ def diff(
     deliver(ctx, lambda: plan_diff(paths, options_from(ctx.params)), run_diff)
 
 
-@o.sharing(o.SHOWING)
+@o.sharing(o.READING, o.SHOWING)
 def inspect(
     ctx: typer.Context,
     models: Annotated[list[Path], argument("MODEL...")],
     only: o.Only = None,
     skip: o.Skip = None,
     sizes: o.Sizes = None,
-    key: o.Key = None,
 ) -> None:
     """Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.
 

@@ -60,14 +60,13 @@ def align(
 
 
 @t.with_model
-@o.sharing(o.WRITING, o.CHECKING, o.SHOWING)
+@o.sharing(o.READING, o.WRITING, o.CHECKING, o.SHOWING)
 def apply(
     ctx: typer.Context,
     permutation: Annotated[Path, argument("PERM")],
     model: Annotated[Path, argument("MODEL")],
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
     out: o.Out = None,
-    key: o.Key = None,
     pass_through: o.PassThrough = None,
     dequantize: o.Dequantize = False,
 ) -> None:

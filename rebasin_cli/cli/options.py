@@ -106,6 +106,18 @@ Dequantize = Annotated[
     bool,
     _file("--dequantize", help="Read int8 and fp8 codes with scales as weights."),
 ]
+Renames = Annotated[
+    list[str] | None,
+    _file(
+        "--rename",
+        metavar="[N:]OLD=NEW",
+        help="Read OLD, a regular expression in tensor names, as NEW; N: of model N only.",
+    ),
+]
+IgnoreClasses = Annotated[
+    bool,
+    _file("--ignore-classes", help="Leave out objects of classes that a .pt may not hold."),
+]
 Out = Annotated[
     str | None,
     _file("--out", "-o", help="File for one result, folder for several."),
@@ -171,6 +183,12 @@ Null = Annotated[
 
 # What commands have in common, by parameter: for `sharing`.
 Shared = Mapping[str, tuple[Any, Any]]
+READING: Shared = {
+    "key": (Key, None),
+    "renames": (Renames, None),
+    "ignore_classes": (IgnoreClasses, False),
+    "dequantize": (Dequantize, False),
+}
 SELECTING: Shared = {
     "spec": (Spec, None),
     "sizes": (Sizes, None),
@@ -178,8 +196,7 @@ SELECTING: Shared = {
     "only": (Only, None),
     "skip": (Skip, None),
     "pass_through": (PassThrough, None),
-    "key": (Key, None),
-    "dequantize": (Dequantize, False),
+    **READING,
 }
 WRITING: Shared = {
     "only_part": (OnlyPart, None),

@@ -44,7 +44,7 @@ Renormalize = Annotated[
 
 @r.with_data
 @t.with_model
-@o.sharing(o.WRITING, o.SHOWING)
+@o.sharing(o.READING, o.WRITING, o.SHOWING)
 def prune(
     ctx: typer.Context,
     model: Annotated[Path, argument("MODEL")],
@@ -54,7 +54,6 @@ def prune(
     out: o.Out = None,
     only: o.Only = None,
     skip: o.Skip = None,
-    key: o.Key = None,
     device: o.Device = "auto",
     max_memory: o.MaxMemory = None,
     seed: o.Seed = 0,

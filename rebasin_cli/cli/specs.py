@@ -53,12 +53,12 @@ def show(spec: SpecName) -> None:
 
 
 @app.command()
+@o.sharing(o.READING)
 def check(
     ctx: typer.Context,
     spec: SpecName,
     model: Annotated[Path | None, argument("MODEL")] = None,
     sizes: o.Sizes = None,
-    key: o.Key = None,
     strict: o.Strict = False,
     pass_through: o.PassThrough = None,
     json_: o.Json = False,
@@ -119,9 +119,10 @@ def trace(
 
 
 @app.command()
+@o.sharing(o.READING)
 def init(
+    ctx: typer.Context,
     model: Annotated[Path, argument("MODEL")],
-    key: o.Key = None,
 ) -> None:
     """Print a spec to start from: every tensor of MODEL, layers folded, all axes still fixed.
 
@@ -134,5 +135,6 @@ def init(
         from rebasin_cli.spec import draft
         from rebasin_cli.tensors import infos
 
-        with open_checkpoint(o.home_path(model), key=key) as checkpoint:
+        reading = options_from(ctx.params).reading(1)
+        with open_checkpoint(o.home_path(model), reading=reading) as checkpoint:
             print(draft(infos(checkpoint)), end="")

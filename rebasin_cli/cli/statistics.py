@@ -19,12 +19,11 @@ from rebasin_cli.cli.running import with_data
 @with_places
 @with_data
 @t.with_model
-@o.sharing(o.COMPUTING, o.SHOWING)
+@o.sharing(o.READING, o.COMPUTING, o.SHOWING)
 def statistics(
     ctx: typer.Context,
     models: Annotated[list[Path] | None, argument("A [B]")] = None,
     out: o.Out = None,
-    key: o.Key = None,
     force: o.Force = False,
     no_clobber: o.NoClobber = False,
 ) -> None:

@@ -22,6 +22,7 @@ from rebasin_cli.plan.estimate import (
     describe_target,
 )
 from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.plan.heads import heads_apart
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.learning import check_learning
 from rebasin_cli.plan.machine import Machine, plan_machine
@@ -97,11 +98,13 @@ def plan_align(
     check_chosen(options, start)
     machine = plan_machine(options, more=DATA_METHODS)
     reference, *models = open_models(paths, options)
-    check_fit(reference, models, options)
+    runs = options.search.method in DATA_METHODS
+    heads = () if runs else heads_apart(reference, models, options)
+    check_fit(reference, models, options, apart=heads)
     check_learning([reference, *models], options)
     means = _means(reference, options)
-    runs = options.search.method in DATA_METHODS
     aligning = options.spec_first() if runs else options
+    aligning = replace(aligning, pass_through=(*aligning.pass_through, *heads))
     with told_of_codes(models):
         choice = choose_spec([reference, *models], aligning, given=means.statistics)
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))

@@ -8,7 +8,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.plan.align import output_paths
@@ -64,7 +64,7 @@ def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
-    checkpoint = open_checkpoint(model, key=options.part, dequantise=options.dequantize)
+    (checkpoint,) = open_models([model], options)
     saved = read_permutations(source, checkpoint)
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     _check_saved(saved, source, checkpoint, options)

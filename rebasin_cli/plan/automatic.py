@@ -5,7 +5,7 @@ The names alone rule out nearly every spec (`least_problems`); the rest are boun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -15,10 +15,10 @@ from rebasin_cli.plan.headers import Headers
 from rebasin_cli.plan.hints import model_hint
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.unnamed import unnamed
+from rebasin_cli.plan.views import View, bind_seen, chains, views
 from rebasin_cli.spec import (
     BoundSpec,
     Spec,
-    bind,
     bundled,
     idle_patterns,
     least_problems,
@@ -63,11 +63,10 @@ def only_fit(headers: Headers, options: Options) -> Fit:
 
     Raises NoFitError if none does, UsageError if several differ in what they allow.
     """
-    trial = _Trial(headers, options)
-    found = {name: trial.bound(name) for name in trial.candidates()}
-    fits = {name: bound for name, bound in found.items() if isinstance(bound, BoundSpec)}
+    trials = list(_trials(headers, options))
+    fits = next(filter(None, (trial.fits() for trial in trials)), {})
     if not fits:
-        _none_fits(trial, {n: miss for n, miss in found.items() if isinstance(miss, Miss)})
+        _none_fits(trials[0])
     (name, first), *others = fits.items()
     if headers.bare and name in WITH_HEAD:
         raise NoFitError(
@@ -87,29 +86,43 @@ def only_fit(headers: Headers, options: Options) -> Fit:
 
 def fitting(headers: Headers, options: Options) -> dict[str, str]:
     """Return what each bundled spec says of models: `fits`, or why it does not."""
-    trial = _Trial(headers, options)
+    trials = list(_trials(headers, options))
+    trial = next((trial for trial in trials if trial.fits()), trials[0])
     return {name: trial.verdict(name) for name in trial.least}
 
 
 def bound_to(spec: Spec, headers: Headers, options: Options) -> BoundSpec:
     """Return a spec bound to the tensors of models. Raises SpecError with every problem."""
-    return bind(
+    return bind_seen(
         spec,
         headers.infos,
         config=headers.config,
         sizes=options.sizes,
         ties=headers.ties,
+        aside=_excused(headers, options),
     )
 
 
-class _Trial:
-    """All bundled specs against the headers of some models."""
+def _excused(headers: Headers, options: Options) -> list[str]:
+    return list(filter(options.excuses, headers.infos))
 
-    def __init__(self, headers: Headers, options: Options) -> None:
+
+def _trials(headers: Headers, options: Options) -> Iterator[_Trial]:
+    """Yield the ways to see the names, as they are first."""
+    aside = _excused(headers, options)
+    seen = views(headers.infos, headers.ties, aside)
+    return (_Trial(headers, options, view) for view in seen if chains(view))
+
+
+class _Trial:
+    """All bundled specs against the headers of some models, as a view shows them."""
+
+    def __init__(self, headers: Headers, options: Options, view: View) -> None:
         self.headers, self._options = headers, options
-        excused = list(filter(options.excuses, headers.infos))
-        self._names = outlines(headers.infos, headers.ties, excused)
+        excused = [view.names[name] for name in _excused(headers, options)]
+        self._names = outlines(view.infos, view.ties, excused)
         self.path = headers.where
+        self._found: dict[str, BoundSpec | Miss] = {}
 
     @cached_property
     def least(self) -> dict[str, int]:
@@ -121,8 +134,18 @@ class _Trial:
         likely = [name for name in bundled() if not ruled_out(spec_text(name), self._names)]
         return [name for name in likely if not least_problems(load_spec(name), self._names)]
 
+    def fits(self) -> dict[str, BoundSpec]:
+        """Return the bundled specs that fit, bound."""
+        found = {name: self.bound(name) for name in self.candidates()}
+        return {name: bound for name, bound in found.items() if isinstance(bound, BoundSpec)}
+
     def bound(self, name: str) -> BoundSpec | Miss:
         """Return a bundled spec bound to all tensors there are, or why it is not."""
+        if name not in self._found:
+            self._found[name] = self._bound(name)
+        return self._found[name]
+
+    def _bound(self, name: str) -> BoundSpec | Miss:
         try:
             bound = bound_to(load_spec(name), self.headers, self._options)
         except SpecError as error:
@@ -143,8 +166,8 @@ class _Trial:
         return found.reason if isinstance(found, Miss) else "fits"
 
 
-def _none_fits(trial: _Trial, known: Mapping[str, Miss]) -> NoReturn:
-    misses = _nearest(trial, known)
+def _none_fits(trial: _Trial) -> NoReturn:
+    misses = _nearest(trial)
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
     others = len(trial.least) - NEAREST
     start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
@@ -157,18 +180,18 @@ def _none_fits(trial: _Trial, known: Mapping[str, Miss]) -> NoReturn:
     )
 
 
-def _nearest(trial: _Trial, known: Mapping[str, Miss]) -> dict[str, Miss]:
+def _nearest(trial: _Trial) -> dict[str, Miss]:
     """Return the misses with the fewest problems, NEAREST of them or more.
 
     Specs are bound in the order of the fewest problems they can have, until no other spec can
     have as few as those.
     """
-    misses = dict(known)
+    misses: dict[str, Miss] = {}
     for name in sorted(trial.least, key=lambda name: trial.least[name]):
         counts = sorted(miss.problems for miss in misses.values())
         if len(counts) >= NEAREST and trial.least[name] > counts[NEAREST - 1]:
             break
-        found = trial.bound(name) if name not in misses else None
+        found = trial.bound(name)
         if isinstance(found, Miss):
             misses[name] = found
     return misses

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.plan.inputs import open_models
 from rebasin_cli.plan.options import Options
 
 
@@ -25,4 +26,5 @@ class CheckPlan:
 
 def plan_check(spec: str, model: Path | None, options: Options) -> CheckPlan:
     """Return what will be checked; of the model only the header is read."""
-    return CheckPlan(spec, open_checkpoint(model, key=options.key) if model else None, options)
+    opened = open_models([model], options) if model else [None]
+    return CheckPlan(spec, opened[0], options)

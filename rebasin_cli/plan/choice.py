@@ -10,6 +10,7 @@ from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.plan.automatic import NoFitError, bound_to, only_fit
 from rebasin_cli.plan.configs import check_sizes
 from rebasin_cli.plan.headers import Headers, headers_of
+from rebasin_cli.plan.heads import returned_roots
 from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.statistics_file import Statistics
 from rebasin_cli.plan.traced import Fitted, bound_model, configured
@@ -73,7 +74,8 @@ def choose_spec(
         )
     if choice.traced is None:
         check_unnamed(choice.name, choice.bound, headers, options)
-    choice = replace(choice, held=held_roots(choice.bound, headers, options))
+    held = held_roots(choice.bound, headers, options)
+    choice = replace(choice, held=held | returned_roots(choice.bound, headers, models))
     check_passed(choice.bound, headers, options, choice.movable)
     return choice
 
@@ -148,5 +150,5 @@ def _voting(bound: BoundSpec, headers: Headers, options: Options) -> BoundSpec:
         replace(tensor, votes=tensor.votes and all(map(votes, tensor.members)))
         for tensor in bound.tensors
     )
-    out = frozenset(name for name in bound.untouched if not options.selects(name))
+    out = frozenset(name for name in bound.untouched if not votes(name))
     return replace(bound, tensors=tensors, buffers=bound.buffers | out)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from glob import escape
 from pathlib import Path
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint import Checkpoint, PartError, Reading, open_checkpoint
+from rebasin_cli.checkpoint.failures import listing
+from rebasin_cli.checkpoint.names import substituted
 from rebasin_cli.errors import (
     CheckpointError,
     MachineError,
@@ -17,33 +19,104 @@ from rebasin_cli.errors import (
     UsageError,
     suggest,
 )
-from rebasin_cli.merging.whole import kind
 from rebasin_cli.plan.configs import check_configs
+from rebasin_cli.plan.difference import Difference, difference_of, names_hint
 from rebasin_cli.plan.options import Options
-from rebasin_cli.tensors import TensorInfo, dtype_name, infos
+from rebasin_cli.plan.renaming import agreed
+from rebasin_cli.tensors import dtype_name, infos
 
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
 
 def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
-    """Open every model. Raises one error with the problems of all that cannot be opened."""
-    opened: list[Checkpoint] = []
-    failures: list[RebasinError] = []
-    for path in paths:
+    """Open every model, the names of all brought to those of the first.
+
+    Raises one error with the problems of all that cannot be opened.
+    """
+    readings = [options.reading(number) for number in range(1, len(paths) + 1)]
+    opened, failures = _opened(paths, readings)
+    parts = [k for k, error in failures.items() if isinstance(error, PartError)]
+    if len(parts) < len(paths):
+        # --key counts where it names something; the other files are looked through as usual.
+        whole = [replace(readings[k], key=None) for k in parts]
+        others, more = _opened([paths[k] for k in parts], whole)
+        opened |= {parts[k]: model for k, model in others.items()}
+        failures = {k: e for k, e in failures.items() if k not in parts}
+        failures |= {parts[k]: error for k, error in more.items()}
+    if failures:
+        for model in opened.values():
+            model.close()
+        raise _together([failures[k] for k in sorted(failures)])
+    models = [opened[k] for k in sorted(opened)]
+    _tell([models[k] for k in parts], models, options)
+    check_renames(models, options)
+    models = agreed(models)
+    check_globs(models, options)
+    return models
+
+
+def _opened(
+    paths: Sequence[Path], readings: Sequence[Reading]
+) -> tuple[dict[int, Checkpoint], dict[int, RebasinError]]:
+    """Return the models that can be opened, and why the others cannot, by their positions."""
+    opened: dict[int, Checkpoint] = {}
+    failures: dict[int, RebasinError] = {}
+    for k, (path, reading) in enumerate(zip(paths, readings, strict=True)):
         try:
-            opened.append(open_checkpoint(path, key=options.part, dequantise=options.dequantize))
+            opened[k] = open_checkpoint(path, reading=reading)
         except RebasinError as error:
-            failures.append(error)
-    if not failures:
-        check_globs(opened, options)
-        return opened
-    for checkpoint in opened:
-        checkpoint.close()
+            failures[k] = error
+    return opened, failures
+
+
+def _together(failures: Sequence[RebasinError]) -> RebasinError:
     if len(failures) == 1:
-        raise failures[0]
-    of_machine = all(isinstance(failure, MachineError) for failure in failures)
-    kind = MachineError if of_machine else CheckpointError
-    raise kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
+        return failures[0]
+    kinds = {type(failure) for failure in failures}
+    kind = next((k for k in (MachineError, UsageError) if kinds == {k}), CheckpointError)
+    return kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
+
+
+def _tell(without: Sequence[Checkpoint], models: Sequence[Checkpoint], options: Options) -> None:
+    """Say what was not read of some files, and with -v what stays as it is in them.
+
+    without: those that lack the part that --key names.
+    """
+    for model in without:
+        if model.layout.format == "pt":
+            options.warn(f"{model.path} has no part {options.key!r}: read as without --key")
+    for model in models:
+        if model.dropped:
+            kinds = sorted(set(model.dropped.values()))
+            options.warn(
+                f"{model.path}: left out {listing(list(model.dropped))}, objects of "
+                f"{listing(kinds)}: an output will not have them"
+            )
+        if model.extra and options.margins:
+            options.warn(f"{model.path}: stays as it is: {listing(model.extra)}")
+
+
+def check_renames(models: Sequence[Checkpoint], options: Options) -> None:
+    """Raise UsageError for a --rename that changes no name of its models."""
+    idle = dict.fromkeys(options.renames)
+    for number, model in enumerate(models, 1):
+        names = [model.stored_name(name) for name in model.names()]
+        for rename in options.renames:
+            new = substituted(rename.old, rename.new, names)
+            if rename.model in (None, number) and new != names:
+                idle.pop(rename, None)
+                names = new
+    if idle:
+        names = [model.stored_name(name) for model in models for name in model.names()]
+        raise UsageError(
+            *(
+                Problem(
+                    f"--rename {rename} changes no name",
+                    hint=suggest(rename.old, names) or f"a tensor is called {names[0]!r}",
+                )
+                for rename in idle
+            )
+        )
 
 
 def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
@@ -58,30 +131,40 @@ def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
         raise UsageError(*problems)
 
 
-def check_fit(reference: Checkpoint, models: Sequence[Checkpoint], options: Options) -> None:
+def check_fit(
+    reference: Checkpoint,
+    models: Sequence[Checkpoint],
+    options: Options,
+    *,
+    apart: Sequence[str] = (),
+) -> None:
     """Raise CheckpointError if a model has other tensors, shapes or settings than the reference.
 
-    Dtypes of one kind may differ. Tensors left out by --only and --skip are not compared.
+    Dtypes of one kind may differ. Tensors left out by --only and --skip are not compared. apart:
+    globs of those that need not be in all models.
     """
-    problems = [p for m in models for p in mismatches(reference, m, options)]
+    problems: list[Problem] = []
+    for number, model in enumerate(models, 2):
+        difference = difference_of(infos(reference), infos(model), options, apart)
+        problems += mismatches(reference, model, difference, number)
     if problems:
         raise CheckpointError(*problems)
     check_configs([reference, *models], options)
 
 
-def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> Iterator[Problem]:
+def mismatches(
+    reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
+) -> Iterator[Problem]:
     """Yield what keeps a model from being compared with the reference, tensor by tensor."""
-    a, b = infos(reference), infos(model)
-    missing = [n for n in a if n not in b and options.selects(n)]
-    extra = [n for n in b if n not in a and options.selects(n)]
+    missing, extra = difference.missing, difference.extra
     if missing or extra:
         yield Problem(
             f"its tensors are not those of {reference.path}",
             where=str(model.path),
             detail="\n".join(listed("missing", missing) + listed("not expected", extra)),
-            hint=_names_hint(a, b),
+            hint=names_hint(difference, number),
         )
-    shapes = [n for n in a if n in b and options.selects(n) and _apart(a[n], b[n], options)]
+    a, b, shapes = difference.wanted, difference.found, difference.shapes
     if shapes:
         yield Problem(
             f"{_count(len(shapes), 'tensor')} of another shape than in {reference.path}",
@@ -92,7 +175,7 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
             hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
             "channels differ, align, merge and lerp take what both have with --common",
         )
-    kinds = [n for n in a if n in b and options.selects(n) and _of_two_kinds(a[n], b[n])]
+    kinds = difference.kinds
     if kinds:
         texts = [
             f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in kinds
@@ -105,22 +188,10 @@ def mismatches(reference: Checkpoint, model: Checkpoint, options: Options) -> It
         )
 
 
-def _apart(ours: TensorInfo, theirs: TensorInfo, options: Options) -> bool:
-    """Return whether two tensors cannot be compared; a common part needs as many axes."""
-    if options.common:
-        return len(ours.shape) != len(theirs.shape)
-    return ours.shape != theirs.shape
-
-
 def _skipping(names: Sequence[str]) -> str:
     """Return the options that leave tensors out, if they are few."""
     few = len(names) <= SHOWN
     return " ".join(f"--skip '{escape(name)}'" for name in names) if few else "--skip GLOB"
-
-
-def _of_two_kinds(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    """Return whether one is real, the other complex or whole. Single numbers are counters."""
-    return theirs.numel > 1 and kind(ours.dtype) != kind(theirs.dtype)
 
 
 def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
@@ -137,14 +208,3 @@ def listed(label: str, names: Sequence[str]) -> list[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _names_hint(a: Mapping[str, TensorInfo], b: Mapping[str, TensorInfo]) -> str:
-    """Return advice if one common prefix explains all differences of names."""
-    for longer, shorter in ((a, b), (b, a)):
-        heads = Counter(name.partition(".")[0] for name in longer)
-        for head in heads:
-            stripped = {name.removeprefix(f"{head}.") for name in longer}
-            if stripped == set(shorter):
-                return f"all {len(shorter)} names match without the prefix '{head}.': rename them"
-    return "--only and --skip leave tensors out of the comparison"

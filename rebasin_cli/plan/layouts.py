@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rebasin_cli.checkpoint.names import unwrapped
 from rebasin_cli.errors import CheckpointError, Problem, suggest
 from rebasin_cli.plan.inputs import listed, shape_text
+from rebasin_cli.plan.renaming import normal_names, uniform_prefixes
 from rebasin_cli.tensors import TensorInfo, Window
 
 # Tables that old files of transformers hold and that the code now computes.
@@ -105,6 +107,18 @@ def missing_sources(
 
 def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[Layout]:
     """Yield the layouts that are possible, the plain ones first."""
+    plain = list(_plain_layouts(known, stored))
+    yield from plain
+    # The same with what wrappers around the model, or around the file's modules, add to names.
+    back = {new: old for old, new in normal_names(stored).items() if new != old}
+    for layout in plain:
+        bare = {unwrapped(name): window for name, window in layout.windows.items()}
+        if back or bare.keys() != layout.windows.keys():
+            windows = {back.get(name, name): window for name, window in bare.items()}
+            yield replace(layout, windows=windows)
+
+
+def _plain_layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[Layout]:
     own = {name: Window.whole(info) for name, info in known.infos.items()}
     bases = [windows for windows in (own, known.windows) if windows]
     yield from map(Layout, bases)
@@ -114,7 +128,7 @@ def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[
             shorter = {name.removeprefix(prefix): window for name, window in windows.items()}
             if len(shorter) == len(windows):
                 yield Layout(shorter, prefix, added=False, heads=heads)
-        for prefix in _prefixes(stored):
+        for prefix in dict.fromkeys((*_prefixes(stored), *uniform_prefixes(stored))):
             longer = {f"{prefix}{name}": window for name, window in windows.items()}
             yield Layout(longer, prefix, added=True)
 

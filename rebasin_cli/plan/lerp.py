@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.merging import MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.plan.choice import Choice, choose_spec
@@ -105,6 +105,7 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     models = open_models(paths, options)
     refuse_codes(models, options, done="averaged")
     check_fit(models[0], models[1:], options)
+    check_chain(models)
     choice = choose_spec(models, options) if line.align else None
     if choice:
         check_search(choice, machine, options)
@@ -140,6 +141,21 @@ def _check_line(paths: Sequence[Path], options: Options, line: Line) -> None:
         raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
     if options.tracing.target is not None and not line.align:
         raise UsageError("--model says how to align, and needs --align")
+
+
+def check_chain(models: Sequence[Checkpoint]) -> None:
+    """Raise CheckpointError if a point of a chain would lack a tensor that its first model has.
+
+    A point has the tensors of the first model, and takes a counter from the one before it.
+    """
+    for model in models[1:-1]:
+        lacking = [name for name in models[0].names() if name not in model.names()]
+        if lacking:
+            raise CheckpointError(
+                f"{lacking[0]} is in {models[0].path} only, and a chain needs it in every model",
+                where=str(model.path),
+                hint=f"begin the chain with {model.path}, or leave out --chain",
+            )
 
 
 def split_command(command: str) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from rebasin_cli.checkpoint import Reading
+from rebasin_cli.checkpoint.container import is_extra_state
 from rebasin_cli.progress import Progress, Warn, silent, unheard
 
 
@@ -96,6 +98,21 @@ class Activations:
 
 
 @dataclass(frozen=True)
+class Rename:
+    """A regular expression over the names in files, and what it becomes.
+
+    model: the number of the one model that it is for, from 1; None: all.
+    """
+
+    old: str
+    new: str
+    model: int | None = None
+
+    def __str__(self) -> str:
+        return f"{f'{self.model}:' if self.model else ''}{self.old}={self.new}"
+
+
+@dataclass(frozen=True)
 class Options:
     """Options that mean the same in every command.
 
@@ -104,7 +121,9 @@ class Options:
     only, skip: globs over tensor names. pass_through: of those that a spec need not name. common:
     tensors may have other shapes, and what both have counts. key: dotted path to the state dict
     inside a .pt file. only_part: as key, and no other part follows it. drop_rest: nothing else is
-    written but parts. dequantize: read codes and scales as the weights that they stand for.
+    written but parts. renames: applied in turn to the names in files. ignore_classes: leave out
+    what nested files hold of foreign classes. dequantize: read codes and scales as the weights that
+    they stand for.
     out, format, dtype: where and how results are written; out_folder: `out` was written with a
     slash at its end, so it is a folder even if it is not there yet. max_memory: bytes; None:
     half of what is free. card: the command line that a model card is to show; None: no card is
@@ -125,6 +144,8 @@ class Options:
     only_part: str | None = None
     drop_rest: bool = False
     dequantize: bool = False
+    renames: Sequence[Rename] = ()
+    ignore_classes: bool = False
     out: Path | None = None
     out_folder: bool = False
     format: str | None = None
@@ -157,6 +178,11 @@ class Options:
             return self
         return replace(self, tracing=replace(self.tracing, target=None))
 
+    def reading(self, model: int) -> Reading:
+        """Return how the model with a number, from 1, is read."""
+        renames = tuple((r.old, r.new) for r in self.renames if r.model in (None, model))
+        return Reading(self.part, renames, self.ignore_classes, self.dequantize)
+
     def selects(self, name: str) -> bool:
         """Return whether --only and --skip leave a tensor in the work."""
         if any(fnmatchcase(name, glob) for glob in self.skip):
@@ -169,4 +195,4 @@ class Options:
 
     def excuses(self, name: str) -> bool:
         """Return whether a spec need not name a tensor."""
-        return self.passes(name) or not self.selects(name)
+        return self.passes(name) or not self.selects(name) or is_extra_state(name)

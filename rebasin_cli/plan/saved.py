@@ -11,7 +11,8 @@ from typing import Any
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
 from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundGroup, BoundSpec, bind, parse
+from rebasin_cli.plan.views import bind_seen
+from rebasin_cli.spec import BoundGroup, BoundSpec, parse
 from rebasin_cli.tensors import infos
 
 SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
@@ -70,7 +71,7 @@ def _bound(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:
     if not all(isinstance(size, int) for size in sizes.values()):
         raise _corrupt(source, SIZES)
     try:
-        return bind(
+        return bind_seen(
             parse(file.metadata[SPEC], source=f"{source} (spec)"),
             infos(checkpoint),
             config=_object(file, source, CONFIG),

@@ -67,7 +67,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
     moved = Permuted(plan.b, bound.tensors, matching.permutations)
     different, largest = [], 0.0
     for name in plan.a.names():
-        if not plan.options.selects(name):
+        if not plan.options.selects(name) or name not in plan.b.names():
             continue
         a, b = plan.a.load(name), moved.load(name)
         if not same_bits(a, b):

@@ -54,7 +54,7 @@ def test_a_pickled_model_is_refused_by_the_name_of_its_class(tmp_path, zipped):
 def test_a_plain_pickle_that_runs_code_is_refused(tmp_path):
     path = tmp_path / "x.bin"
     path.write_bytes(pickle.dumps(Danger(tmp_path / "it-ran"), protocol=4))
-    with pytest.raises(CheckpointError, match=r"it asks for pathlib.Path.touch, pathlib.PosixPath"):
+    with pytest.raises(CheckpointError, match=r"it asks for pathlib.Path.touch"):
         open_checkpoint(path)
     assert not (tmp_path / "it-ran").exists()
 

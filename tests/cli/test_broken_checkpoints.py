@@ -304,11 +304,11 @@ UNFIT = rows(
         changed(lambda state: {**state, "extra": torch.zeros(1)}),
     ),
     Row(
-        "another prefix",
+        "other names in the middle",
         ALIGN,
         3,
-        ("all 8 names match without the prefix 'net.'",),
-        changed(lambda state: {f"net.{name}": tensor for name, tensor in state.items()}),
+        (r"--rename '2:(^|\.)w$=\1weight' makes the names equal",),
+        changed(lambda state: {name.replace("weight", "w"): t for name, t in state.items()}),
     ),
     Row(
         "another architecture",
