@@ -68,7 +68,6 @@ def apply(
     inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
     out: o.Out = None,
     pass_through: o.PassThrough = None,
-    dequantize: o.Dequantize = False,
 ) -> None:
     """Apply a saved permutation to a checkpoint with the same tensors.
 

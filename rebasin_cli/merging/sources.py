@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging.mixing import MODES, weighted_mean
-from rebasin_cli.merging.whole import has_mean
+from rebasin_cli.merging.whole import has_mean, in_all
 from rebasin_cli.tensors import Derived, TensorSource, in_reals
 
 
@@ -46,8 +46,8 @@ class Mixed(Derived):
 
     Floating tensors are mixed, in float32 or wider. What is not floating in every source has no
     mean: it is that of the source with the largest weight, of the reference among equals. Tensors
-    that `selects` leaves out are those of the reference. A source of weight 0 is not read, and one
-    that is alone gives its tensors as they are.
+    that `selects` leaves out, or that a source lacks, are those of the reference. A source of
+    weight 0 is not read, and one that is alone gives its tensors as they are.
     """
 
     def __init__(
@@ -62,9 +62,10 @@ class Mixed(Derived):
         self._heaviest, self._selects = sources[heaviest], selects
         pairs = zip(sources, weights, strict=True)
         self._live = [(source, weight) for source, weight in pairs if weight]
+        self._shared = in_all(source for source, _ in self._live)
 
     def load(self, name: str) -> Tensor:
-        if not self._selects(name):
+        if name not in self._shared or not self._selects(name):
             return super().load(name)
         if not has_mean(name, [source for source, _ in self._live]):
             return self._heaviest.load(name)

@@ -19,9 +19,15 @@ def kind(dtype: torch.dtype) -> str:
 
 
 def has_mean(name: str, sources: Iterable[TensorSource]) -> bool:
-    """Return whether a tensor can be averaged: real in all sources, or complex in all."""
+    """Return whether a tensor that all sources have can be averaged: all real, or all complex."""
     kinds = {kind(source.info(name).dtype) for source in sources}
     return len(kinds) == 1 and kinds != {"whole"}
+
+
+def in_all(sources: Iterable[TensorSource]) -> frozenset[str]:
+    """Return the names that all sources have."""
+    first, *others = (frozenset(source.names()) for source in sources)
+    return first.intersection(*others)
 
 
 def check_equal_where_no_mean(
@@ -33,10 +39,12 @@ def check_equal_where_no_mean(
     source alone has a weight.
     """
     first, *others = [source for source, weight in zip(sources, weights, strict=True) if weight]
+    shared = in_all([first, *others])
     names = [
         name
         for name in first.names()
         if others
+        and name in shared
         and selects(name)
         and first.info(name).numel > 1
         and not has_mean(name, [first, *others])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.checkpoint import open_checkpoint, write_tensors
+from rebasin_cli.checkpoint import Reading, open_checkpoint, write_tensors
 from rebasin_cli.checkpoint.dequantised import block_sizes, spread
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import InMemory
@@ -57,7 +57,7 @@ def opened(folder, tensors, config=None, **how):
     write_tensors(folder / "model.safetensors", tensors, metadata={}, overwrite=True)
     if config:
         (folder / "config.json").write_text(json.dumps(config))
-    return open_checkpoint(folder, **how)
+    return open_checkpoint(folder, reading=Reading(**how))
 
 
 CODES = {
