@@ -103,7 +103,8 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     alphas = plan_alphas(len(paths) - 1, line.steps, line.at, line.endpoints)
     machine = plan_machine(options)
     models = open_models(paths, options)
-    refuse_codes(models, options, done="averaged")
+    if line.align or not set(alphas) <= set(map(float, range(len(models)))):  # ends are the models
+        refuse_codes(models, options, done="averaged")
     check_fit(models[0], models[1:], options)
     check_chain(models)
     choice = choose_spec(models, options) if line.align else None

@@ -93,7 +93,8 @@ def plan_merge(
     which = reference_position(reference, paths)
     machine = plan_machine(options)
     models = open_models(paths, options)
-    refuse_codes(models, options, done="averaged")
+    if strategy != "none" or sum(map(bool, checked)) > 1:  # one alone is written as it is
+        refuse_codes(models, options, done="averaged")
     check_fit(models[0], models[1:], options)
     matched = options.spec_first() if renormalize else options
     choice = None if strategy == "none" else choose_spec(models, matched)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.cli.build import load, mlp, save, shuffled
+from tests.cli.build import load, mlp, same, save, shuffled
 from tests.cli.harness import rebasin
 
 I8, U8, I32 = torch.int8, torch.uint8, torch.int32
@@ -58,14 +58,28 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("command", [("lerp", "--at", "1"), ("merge", "--strategy", "none")])
+@pytest.mark.parametrize(
+    "command", [("lerp", "--at", "1"), ("merge", "--strategy", "none", "-w", "0,1")], ids=" ".join
+)
+def test_codes_of_one_model_alone_are_written_as_they_are(tmp_path, kind, command):
+    states = [
+        {name: tensor.roll(shift) for name, tensor in FORMATS[kind].items()} for shift in (0, 1)
+    ]
+    for name, state in zip("ab", states, strict=True):
+        save(tmp_path / f"{name}.safetensors", state)
+    name, *rest = command
+    argv = (name, "a.safetensors", "b.safetensors", *rest, "-o", "m.safetensors")
+    assert rebasin(*argv, cwd=tmp_path).code == 0
+    assert same(load(tmp_path / "m.safetensors"), states[1])
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("command", [("lerp", "--at", "0.5,1"), ("merge", "--strategy", "none")])
 def test_codes_are_not_averaged(tmp_path, kind, command):
     for name in "ab":
         save(tmp_path / f"{name}.safetensors", {"norm.weight": torch.randn(8), **FORMATS[kind]})
     name, *rest = command
-    done = rebasin(
-        name, "a.safetensors", "b.safetensors", *rest, "-o", "m.safetensors", cwd=tmp_path
-    )
+    done = rebasin(name, "a.safetensors", "b.safetensors", *rest, "-o", "m/", cwd=tmp_path)
     assert done.code == 3
     assert kind in done.err
     assert next(iter(FORMATS[kind])) in done.err
