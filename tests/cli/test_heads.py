@@ -89,3 +89,26 @@ def test_a_head_is_told_and_a_missing_layer_is_refused(tmp_path):
     assert "score.weight" in torch.load(tmp_path / "b.aligned.pt")
     assert rebasin("align", "a.pt", "c.pt", "--spec", "s.yaml", cwd=tmp_path).code == 3
     assert rebasin("merge", "a.pt", "b.pt", "--spec", "s.yaml", cwd=tmp_path).code == 3
+
+
+def test_what_a_backbone_returns_stays_though_the_head_reads_something_else(tmp_path):
+    from tests.cli.build import save
+
+    spec = (
+        "rebasin: 1\nname: s\ntensors:\n  embed: [~, stream]\n  body.{i}.up: [h.{i}, stream]\n"
+        "  body.{i}.down: [stream, h.{i}]\n  pool: [pool, stream]\n  score.weight?: [~, pool]\n"
+        "transposed: [embed]\n"
+    )
+    (tmp_path / "s.yaml").write_text(spec)
+    shapes = {"embed": (9, 6), "pool": (7, 6), "score.weight": (3, 7)}
+    shapes |= {f"body.{k}.{n}": s for k in (0, 1) for n, s in (("up", (5, 6)), ("down", (6, 5)))}
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}
+    other = {n: torch.randn(shape) for n, shape in shapes.items() if n != "score.weight"}
+    save(tmp_path / "a.pt", state)
+    save(tmp_path / "b.pt", other)
+    done = rebasin("align", "a.pt", "b.pt", "--spec", "s.yaml", cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = torch.load(tmp_path / "b.aligned.pt")
+    assert torch.equal(found["embed"], other["embed"])
+    assert torch.equal(found["pool"], other["pool"])
+    assert torch.equal(found["body.0.down"].sort().values, other["body.0.down"].sort().values)
