@@ -100,6 +100,8 @@ def test_a_change_counts_within_one_process(
         return int(first.out_features)
 
     monkeypatch.chdir(tmp_path)
+    for name in ("net", "kit"):  # files written by `merge --preserve-first` import theirs plainly
+        monkeypatch.delitem(sys.modules, name, raising=False)
     written(tmp_path, files)
     assert width() == 12
     change(tmp_path, "12", "10")
