@@ -19,7 +19,7 @@ from tests.cli.harness import Done, rebasin
 
 ACCEPTED = 1e-4  # relative: some norms and softmaxes compute in float32 whatever they are given
 LONGEST = 300  # letters of a message
-PATIENCE = 240  # seconds for one command on a busy machine
+PATIENCE = 600  # seconds for one command on a busy machine
 INPUT_ERRORS = (2, 3, 4)  # exit codes that an input or the machine explains
 
 
