@@ -32,6 +32,9 @@ _DETAIL = frozenset(
     {"eps", "epsilon", "dropout", "pdrop", "drop", "dropped", "layerdrop", "window"}
     | {"softcapping", "multiplier"}
 )
+# What changes the function more, and no symmetry; older files leave it to defaults.
+_SWITCHES = frozenset({"scale", "tok"})
+_SWITCH_KEYS = frozenset({"is_decoder"})
 # Keys with a word of the structure in them that shapes show, or that say nothing of the network.
 _SILENT = frozenset(
     {"type_vocab_size", "type_vocab_sizes", "modality_type_vocab_size", "problem_type"}
@@ -135,14 +138,23 @@ def _differences(ours: Said, theirs: Said) -> Iterator[tuple[str, str]]:
     """Yield the keys that matter and differ, each with a line of words."""
     for key in sorted({*ours, *theirs}):
         a, b = ours.get(key, _ABSENT), theirs.get(key, _ABSENT)
-        if a != b and (_words(key) & (_STRUCTURE | _DETAIL) or _last(key) in _STRUCTURAL_KEYS):
+        both = key in ours and key in theirs
+        if a != b and (_structural(key) or _words(key) & _DETAIL or (both and _switches(key))):
             yield key, _line(key, a, b)
 
 
 def _refused(key: str, ours: Said, theirs: Said) -> bool:
     """Return whether a difference makes another network; what one does not say may be the same."""
-    small = bool(_words(key) & _DETAIL)
-    return key in ours and key in theirs and not small
+    return key in ours and key in theirs and _structural(key)
+
+
+def _structural(key: str) -> bool:
+    words = _words(key)
+    return bool(words & _STRUCTURE or _last(key) in _STRUCTURAL_KEYS) and not words & _DETAIL
+
+
+def _switches(key: str) -> bool:
+    return bool(_words(key) & _SWITCHES) or _last(key) in _SWITCH_KEYS
 
 
 def _words(key: str) -> set[str]:

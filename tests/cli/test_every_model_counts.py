@@ -88,6 +88,25 @@ def test_a_small_difference_of_settings_is_warned_of(tmp_path, key, value):
     assert [e["message"] for e in done.events if e["event"] == "warning"] == [said]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "other"),
+    [
+        ("num_experts_per_tok", 2, 4),
+        ("scale_attn_weights", True, False),
+        ("is_decoder", False, True),
+    ],
+)
+def test_a_switch_is_warned_of_where_both_tell_it(tmp_path, key, value, other):
+    llama(tmp_path / "a", 1, {**CONFIG, key: value})
+    llama(tmp_path / "b", 2, {**CONFIG, key: other})
+    llama(tmp_path / "older", 2, CONFIG)
+    done = run(tmp_path, *ALIGN)
+    assert done.code == 0
+    assert f"b and a differ in config.json: {key} is {other!r}, there {value!r}" in done.err
+    done = run(tmp_path, "align", "a", "older", "-o", "out2")
+    assert (done.code, "config.json" in done.err) == (0, False)
+
+
 def test_what_says_nothing_of_the_network_is_not_compared(tmp_path):
     llama(tmp_path / "a", 1, {**CONFIG, "_name_or_path": "x", "transformers_version": "4"})
     llama(tmp_path / "b", 2, {**CONFIG, "use_cache": False, "torch_dtype": "float16"})

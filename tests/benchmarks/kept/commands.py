@@ -73,7 +73,8 @@ class Pair:
 
     def _align(self, *more: str) -> Done:
         """Run align without naming a model; if no spec fits, again with it."""
-        argv = ("align", self.a, self.b, "-o", self._aligned, "--json", *more)
+        argv: tuple[str | Path, ...] = ("align", self.a, self.b, "-o", self._aligned, "--json")
+        argv += more
         done = self._run(*argv)
         if done.code == 2 and "no bundled spec fits" in done.out:
             self._model = self._trial.a.kind.target
