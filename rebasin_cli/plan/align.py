@@ -34,6 +34,7 @@ from rebasin_cli.plan.targets import (
     Target,
     check_distinct,
     ending,
+    file_ending,
     files_of,
     plan_place,
     plan_target,
@@ -206,7 +207,7 @@ def _into(options: Options, model: Checkpoint) -> bool:
 def _name(model: Checkpoint, word: str, options: Options) -> str:
     suffix = ending(model, options)
     path = model.path.absolute()
-    stem = path.name if not suffix else path.name.removesuffix(path.suffix)
+    stem = path.name if not suffix else path.name.removesuffix(file_ending(path))
     return f"{stem}.{word}{suffix}"
 
 

@@ -16,7 +16,10 @@ from rebasin_cli.plan.options import Options
 from rebasin_cli.plan.rest import plan_rest
 from rebasin_cli.tensors import TensorInfo
 
-ENDINGS = {".safetensors": "safetensors", ".pt": "pt", ".pth": "pt", ".bin": "pt", ".ckpt": "pt"}
+ENDINGS = {
+    ".safetensors": "safetensors",
+    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar"), "pt"),
+}
 FORMATS = {"safetensors": ".safetensors", "pt": ".pt"}
 KEEP = "keep"  # --dtype that leaves dtypes as they are
 DTYPES = {
@@ -62,7 +65,7 @@ def plan_format(options: Options, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""
     if options.format is not None and options.format not in FORMATS:
         raise UsageError(f"no format is called {options.format!r}", hint="safetensors or pt")
-    ended = ENDINGS.get(out.suffix) if out else None
+    ended = ENDINGS.get(file_ending(out)) if out else None
     if options.format and ended and ended != options.format:
         raise UsageError(
             f"--format {options.format} contradicts the ending of {out}",
@@ -84,9 +87,14 @@ def ending(model: Checkpoint, options: Options, out: Path | None = None) -> str:
     if model.path.is_dir():
         return ""
     format = plan_format(options, out)
-    if format is None or format == ENDINGS.get(model.path.suffix, "safetensors"):
-        return model.path.suffix
-    return FORMATS[format]
+    suffix = file_ending(model.path)
+    return suffix if format in (None, ENDINGS.get(suffix, "safetensors")) else FORMATS[format]
+
+
+def file_ending(path: Path) -> str:
+    """Return the last suffix of a path, or both of what training scripts call `.pth.tar`."""
+    both = "".join(path.suffixes[-2:])
+    return both if both in ENDINGS else path.suffix
 
 
 def plan_target(

@@ -199,6 +199,22 @@ def test_a_file_ending_survives_dots_in_the_name(tmp_path):
     assert done.lines[1] == "model.v1.2.aligned.ckpt"
 
 
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        ((), "b.v1.aligned.pth.tar"),
+        (("--format", "pt"), "b.v1.aligned.pth.tar"),
+        (("--format", "safetensors"), "b.v1.aligned.safetensors"),
+    ],
+)
+def test_the_two_endings_of_training_scripts_stay_together(tmp_path, extra, name):
+    pair(tmp_path, ".pt")
+    (tmp_path / "b.pt").rename(tmp_path / "b.v1.pth.tar")
+    done = rebasin("align", "a.pt", "b.v1.pth.tar", *extra, "--spec", "mlp", cwd=tmp_path)
+    assert done.lines[1] == name
+    assert rebasin("verify", name, "b.v1.pth.tar", "--spec", "mlp", cwd=tmp_path).code == 0
+
+
 def test_a_folder_comes_out_as_a_folder_with_its_shards_and_other_files(tmp_path):
     save(tmp_path / "a.safetensors", mlp(1))
     sharded(tmp_path / "b", shuffled(mlp(1)), {"model_type": "x"})
