@@ -104,8 +104,7 @@ def plan_align(
     check_fit(reference, models, options, apart=heads)
     check_learning([reference, *models], options)
     means = _means(reference, options)
-    aligning = options.spec_first() if runs else options
-    aligning = replace(aligning, pass_through=(*aligning.pass_through, *heads))
+    aligning = (options.spec_first() if runs else options).passing(heads)
     with told_of_codes(models):
         choice = choose_spec([reference, *models], aligning, given=means.statistics)
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))

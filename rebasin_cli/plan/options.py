@@ -189,6 +189,10 @@ class Options:
             return False
         return not self.only or any(fnmatchcase(name, glob) for glob in self.only)
 
+    def passing(self, globs: Sequence[str]) -> Options:
+        """Return the options with more tensors that a spec need not name."""
+        return replace(self, pass_through=(*self.pass_through, *globs))
+
     def passes(self, name: str) -> bool:
         """Return whether a tensor that no spec names is said to hold no units."""
         return any(fnmatchcase(name, glob) for glob in self.pass_through)
