@@ -130,9 +130,9 @@ def _format(file: OpenFile) -> Format:
 
 
 def _sniff(start: bytes, size: int) -> Format | None:
-    if start.startswith((ZIP_MAGIC, *_PICKLED)):
-        return "pt"
-    if len(start) <= LENGTH.size or start[LENGTH.size : LENGTH.size + 1] != b"{":
-        return None
-    length = LENGTH.unpack(start[: LENGTH.size])[0]
-    return "safetensors" if length <= min(MAX_HEADER, size) else None
+    # First, because the length of a header may have the bytes that pickles start with: 640 has.
+    if start[LENGTH.size : LENGTH.size + 1] == b"{":
+        length = LENGTH.unpack(start[: LENGTH.size])[0]
+        if length <= min(MAX_HEADER, size):
+            return "safetensors"
+    return "pt" if start.startswith((ZIP_MAGIC, *_PICKLED)) else None

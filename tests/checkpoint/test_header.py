@@ -153,6 +153,17 @@ def test_a_tensor_inside_another_is_one_problem(tmp_path):
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path, protocol, name):
+    """The length of the header is the first that a file says, low byte first: 640 is 80 02."""
+    (length,) = struct.unpack("<Q", bytes([0x80, protocol]).ljust(8, b"\0"))
+    path = tmp_path / name
+    text = json.dumps({"w": GOOD}).encode().ljust(length)
+    path.write_bytes(build(text, struct.pack("<2f", 1, 2)))
+    assert open_checkpoint(path).load("w").tolist() == [1.0, 2.0]
+
+
 def test_the_unbroken_file_opens(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(build({"w": GOOD}, struct.pack("<2f", 1, 2)))
