@@ -20,6 +20,7 @@ from tests.cli.harness import Done, rebasin
 ACCEPTED = 1e-4  # relative: some norms and softmaxes compute in float32 whatever they are given
 LONGEST = 300  # letters of a message
 PATIENCE = 600  # seconds for one command on a busy machine
+State = Mapping[str, Tensor]
 INPUT_ERRORS = (2, 3, 4)  # exit codes that an input or the machine explains
 
 
@@ -94,19 +95,36 @@ class Pair:
     def _merge(self) -> Iterator[str]:
         done = self._run("merge", self.a, self.b, "-o", self._merged, *self._model)
         if done.code:
-            yield f"merge: {_said(done)}"
+            yield from self._unmixed("merge", done)
             return
         yield from self._mixed(self._merged, "merged")
 
     def _lerp(self) -> Iterator[str]:
         done = self._run("lerp", self.a, self.b, "--at", "0,.5,1", "-o", self._folder / "line")
         if done.code:
-            yield f"lerp: {_said(done)}"
+            yield from self._unmixed("lerp", done)
             return
         first, middle, last = sorted((self._folder / "line").iterdir())
-        yield from _unlike(first, self.a, "alpha 0")
-        yield from _unlike(last, self.b, "alpha 1")
+        yield from _unlike(tensors(first), tensors(self.a), "alpha 0")
+        yield from self._last(last)
         yield from self._mixed(middle, "midpoint")
+
+    def _last(self, path: Path) -> Iterator[str]:
+        """Yield in what the point at 1 is not B: a model of A's class, in A's form."""
+        found, wanted = tensors(path), tensors(self.b)
+        if self._trial.a == self._trial.b:
+            yield from _unlike(found, wanted, "alpha 1")
+            return
+        # Names as both have them: a backbone has no prefix, and a safetensors file no aliases.
+        prefix = self._trial.a.kind.prefix
+        bare, other = _without(prefix, found), _without(prefix, wanted)
+        both = bare.keys() & other.keys()
+        yield from _unlike({n: bare[n] for n in both}, {n: other[n] for n in both}, "alpha 1")
+
+    def _unmixed(self, command: str, done: Done) -> Iterator[str]:
+        """Yield what a mixture says that is refused, where the two are of one kind."""
+        if not (self._trial.refusable and done.code in INPUT_ERRORS):
+            yield f"{command}: {_said(done)}"
 
     def _mixed(self, path: Path, what: str) -> Iterator[str]:
         """Yield what is wrong with an average of the two, a model of A's class."""
@@ -130,14 +148,17 @@ class Pair:
         return self._command(*argv, cwd=self._folder, env=environment, seconds=PATIENCE)
 
 
-def _unlike(path: Path, end: Path, what: str) -> Iterator[str]:
+def _unlike(found: State, wanted: State, what: str) -> Iterator[str]:
     """Yield in what the end of a line differs from the model that it should be."""
-    found, wanted = tensors(path), tensors(end)
     names = [n for n in wanted if n in found and not _equal(found[n], wanted[n])]
     if names:
         yield f"{what} is not the model in {len(names)} tensors, as {names[0]}"
     if wanted.keys() != found.keys():
         yield f"{what} has other tensors than the model, as {min(wanted.keys() ^ found.keys())}"
+
+
+def _without(prefix: str, state: State) -> State:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _lost(given: Path, out: Path, what: str) -> Iterator[str]:
@@ -148,7 +169,7 @@ def _lost(given: Path, out: Path, what: str) -> Iterator[str]:
             yield f"{what} has another {name}" if name in after else f"{what} lacks {name}"
 
 
-def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+def _changed(before: State, after: State) -> float:
     """Return the share of elements that differ."""
     pairs = [(tensor, after[name]) for name, tensor in before.items() if name in after]
     differing = sum(int((one != two).sum()) for one, two in pairs if one.shape == two.shape)

@@ -31,9 +31,9 @@ class NotLoadedError(Exception):
 class Kind:
     """One class of model.
 
-    target: what `--model` would be, or None where a config.json beside the weights says it.
-    save: writes the folder that the library writes; load: reads it back. The class refuses missing
-    and unexpected tensors, and so does `load`.
+    save: writes the folder that the library writes; load: reads it back, and refuses missing and
+    unexpected tensors. target: what `--model` would be, where no config.json says it. prefix: of
+    the names of the backbone inside.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Kind:
     load: Callable[[Path], nn.Module] | None = None
     target: tuple[str, ...] = ()
     config: Any = field(default=None, repr=False)
-    title: str = ""
+    prefix: str = ""
 
     def model(self, seed: int) -> nn.Module:
         """Return a random model of which no gain is 1 and no bias or statistic 0."""
@@ -86,7 +86,7 @@ def of_config(title: str, config: Any) -> Kind:
         cls.save_pretrained,
         partial(_pretrained, cls),
         config=config,
-        title=title,
+        prefix=f"{cls.base_model_prefix}.",
     )
 
 
@@ -100,7 +100,7 @@ def tied_otherwise(kind: Kind) -> Kind | None:
     """Return the class with its head untied, or tied; None where it cannot be both."""
     config = copy.deepcopy(kind.config)
     config.tie_word_embeddings = not getattr(config, "tie_word_embeddings", True)
-    other = of_config(kind.title, config)
+    other = of_config(kind.name, config)
     return other if tied(other) != tied(kind) else None
 
 
@@ -109,7 +109,7 @@ def backbone(kind: Kind) -> Kind | None:
     library: Any = importlib.import_module("transformers")
     cls: Any = library.AutoModel._model_mapping.get(type(kind.config), None)
     cls = cls[0] if isinstance(cls, tuple) else cls
-    if cls is None or cls.__name__ == kind.title:
+    if cls is None or cls.__name__ == kind.name:
         return None
     return of_config(cls.__name__, copy.deepcopy(kind.config))
 
