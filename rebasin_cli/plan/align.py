@@ -104,7 +104,9 @@ def plan_align(
     check_fit(reference, models, options, apart=heads)
     check_learning([reference, *models], options)
     means = _means(reference, options)
-    aligning = (options.spec_first() if runs else options).passing(heads)
+    aligning = options.spec_first() if runs else options
+    if aligning.spec is None:  # a spec that is named names heads too
+        aligning = aligning.passing(heads)
     with told_of_codes(models):
         choice = choose_spec([reference, *models], aligning, given=means.statistics)
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))

@@ -23,7 +23,6 @@ from rebasin_cli.plan.estimate import (
     describe_target,
 )
 from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
-from rebasin_cli.plan.heads import heads_apart
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
@@ -106,10 +105,9 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
     models = open_models(paths, options)
     if line.align or not set(alphas) <= set(map(float, range(len(models)))):  # ends are the models
         refuse_codes(models, options, done="averaged")
-    heads = () if line.chain else heads_apart(models[0], models[1:], options)
-    check_fit(models[0], models[1:], options, apart=heads)
+    check_fit(models[0], models[1:], options)
     check_chain(models)
-    choice = choose_spec(models, options.passing(heads)) if line.align else None
+    choice = choose_spec(models, options) if line.align else None
     if choice:
         check_search(choice, machine, options)
     places = point_paths(alphas, models[0], options)

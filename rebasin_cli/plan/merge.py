@@ -23,7 +23,6 @@ from rebasin_cli.plan.estimate import (
     describe_target,
 )
 from rebasin_cli.plan.function_check import FunctionCheck, plan_function_check
-from rebasin_cli.plan.heads import heads_apart
 from rebasin_cli.plan.inputs import check_fit, open_models
 from rebasin_cli.plan.machine import Machine, plan_machine
 from rebasin_cli.plan.options import Options
@@ -96,10 +95,8 @@ def plan_merge(
     models = open_models(paths, options)
     if strategy != "none" or sum(map(bool, checked)) > 1:  # one alone is written as it is
         refuse_codes(models, options, done="averaged")
-    # a head of the first model is read in its order, which is that of the result
-    heads = heads_apart(models[0], models[1:], options) if which == 0 else ()
-    check_fit(models[0], models[1:], options, apart=heads)
-    matched = (options.spec_first() if renormalize else options).passing(heads)
+    check_fit(models[0], models[1:], options)
+    matched = options.spec_first() if renormalize else options
     choice = None if strategy == "none" else choose_spec(models, matched)
     correction = plan_correction(models[which], options, renormalize) if renormalize else None
     if correction and correction.method == "calibrate" and not (choice or correction.door):

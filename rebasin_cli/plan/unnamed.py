@@ -68,16 +68,21 @@ def check_passed(
 def touched(bound: BoundSpec, info: TensorInfo) -> frozenset[str]:
     """Return the groups whose units a tensor could hold, as far as its name and shape tell.
 
-    It lies in the module of a tensor of theirs, or has an axis as long as one of theirs.
+    It lies in the module of a tensor of theirs, or has an axis as long as one of theirs, or a whole
+    number of times as long: units are flattened with pixels, or stand side by side.
     """
     found: set[str] = set()
     for tensor in bound.tensors:
         if any(_inside(info.name, member) for member in tensor.members):
             found |= tensor.groups
         sized = ((group, tensor.shape[axis]) for group, axis in axis_groups(tensor))
-        found |= {group for group, size in sized if 1 < size in info.shape}
+        found |= {group for group, size in sized if size > 1 and _holds(info, size)}
     sizes = {group.name: group.size for group in bound.groups.values()}
     return frozenset(found | {name for name, size in sizes.items() if 1 < size in info.shape})
+
+
+def _holds(info: TensorInfo, size: int) -> bool:
+    return any(length and length % size == 0 for length in info.shape)
 
 
 def axis_groups(tensor: BoundTensor) -> Iterator[tuple[str, int]]:
