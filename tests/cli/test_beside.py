@@ -117,7 +117,9 @@ def test_what_an_index_says_besides_is_kept_and_the_size_counted_anew(tmp_path, 
     assert index["metadata"] == {**NOTES, "total_size": numbers * (4 if dtype == "keep" else 2)}
 
 
-@pytest.mark.parametrize("notes", [None, [], "text"])
+@pytest.mark.parametrize(
+    "notes", ["text", *(pytest.param(n, marks=pytest.mark.slow) for n in (None, []))]
+)
 def test_an_index_that_says_nothing_gets_its_size(tmp_path, notes):
     folders(tmp_path, notes=notes)
     assert rebasin("merge", "a", "b", "-o", "out", cwd=tmp_path).code == 0
@@ -130,7 +132,10 @@ def test_an_index_that_says_nothing_gets_its_size(tmp_path, notes):
 FIXED = "rebasin: 1\nname: fixed\ngroups: {h: {fixed: true}}\ntensors: {w: [h, ~], b: [h]}\n"
 
 
-@pytest.mark.parametrize("strategy", ["many", "star", "sync", "universe"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["many", *(pytest.param(n, marks=pytest.mark.slow) for n in ("star", "sync", "universe"))],
+)
 @pytest.mark.parametrize("how", ["fixed", "only", "same"])
 def test_where_no_group_moves_merge_says_that_nothing_could_be_aligned(tmp_path, strategy, how):
     pair(tmp_path)

@@ -56,6 +56,7 @@ def damaged(*argv, cwd, **options):
     return done
 
 
+@pytest.mark.slow
 def test_whatever_is_wrong_with_a_result_is_found(tmp_path):
     result = tried(trial("gpt2", "folder"), tmp_path / "pair", (0, 1), damaged)
     assert result.verdict == "broken"

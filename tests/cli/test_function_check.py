@@ -91,7 +91,9 @@ def test_a_config_beside_the_weights_tells_the_model(gpts):
     assert difference < 1e-12
 
 
-@pytest.mark.parametrize("command", [("align",), ("merge",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [("align",), pytest.param(("merge",), marks=pytest.mark.slow)], ids=" ".join
+)
 def test_a_spec_that_breaks_the_function_writes_nothing(gpts, command):
     done = run(gpts, *command, "a", "b", "--spec", "wrong.yaml", "-o", "out")
     assert done.code == 3
@@ -100,11 +102,13 @@ def test_a_spec_that_breaks_the_function_writes_nothing(gpts, command):
     assert not (gpts / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_breaks_the_function_is_written_if_nobody_looks(gpts):
     done = run(gpts, "align", "a", "b", "--spec", "wrong.yaml", "-o", "out", "--no-check")
     assert done.code == 0
 
 
+@pytest.mark.slow
 def test_a_permutation_that_breaks_the_function_is_not_applied(gpts):
     save_ = ("--save-permutation", "p.safetensors")
     run(gpts, "align", "a", "b", "--spec", "wrong.yaml", "-o", "out", "--no-check", *save_)
@@ -122,6 +126,7 @@ def test_a_model_that_nothing_tells_cannot_be_checked(tmp_path):
     assert figures(run(tmp_path, "align", *AB, "--json")) == (None, None)
 
 
+@pytest.mark.slow
 def test_a_config_that_is_not_of_the_weights_is_let_be_unless_a_check_is_asked_for(tmp_path):
     pytest.importorskip("transformers")
     pair(tmp_path)
@@ -133,7 +138,13 @@ def test_a_config_that_is_not_of_the_weights_is_let_be_unless_a_check_is_asked_f
     assert "its tensors are not those of hf:" in done.err
 
 
-@pytest.mark.parametrize("heads", [("GPT2Model", "GPT2Model"), ("GPT2LMHeadModel", "GPT2Model")])
+@pytest.mark.parametrize(
+    "heads",
+    [
+        ("GPT2LMHeadModel", "GPT2Model"),
+        pytest.param(("GPT2Model", "GPT2Model"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_backbone_whose_names_are_those_of_a_tied_model_keeps_its_output(gpts, heads):
     transformers = pytest.importorskip("transformers")
     for seed, (name, title) in enumerate(zip("ab", heads, strict=True)):

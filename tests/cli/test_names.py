@@ -43,7 +43,10 @@ def renamed(state, naming):
     return {naming(name): tensor for name, tensor in state.items()}
 
 
-@pytest.mark.parametrize("ours", ["plain", "prefix", "inner compiled"])
+@pytest.mark.parametrize(
+    "ours",
+    ["plain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("prefix", "inner compiled"))],
+)
 @pytest.mark.parametrize("theirs", NAMINGS)
 def test_wrappers_and_prefixes_change_nothing_but_the_names(tmp_path, states, ours, theirs):
     a, b = states
