@@ -118,7 +118,12 @@ def test_what_an_index_says_besides_is_kept_and_the_size_counted_anew(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "notes", ["text", *(pytest.param(n, marks=pytest.mark.slow) for n in (None, []))]
+    "notes",
+    [
+        "text",
+        pytest.param(None, marks=pytest.mark.slow),
+        pytest.param([], marks=pytest.mark.slow),
+    ],
 )
 def test_an_index_that_says_nothing_gets_its_size(tmp_path, notes):
     folders(tmp_path, notes=notes)
