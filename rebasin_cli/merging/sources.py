@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -41,7 +42,7 @@ def all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.to(torch.float32) if narrow else in_reals(tensor)).all())
 
 
-class Mixed(Derived):
+class Mixed(Derived, ABC):
     """A TensorSource made of several, with a weight for each; subclasses say how, in `_mix`.
 
     Floating tensors are mixed, in float32 or wider. What is not floating in every source has no
@@ -73,8 +74,9 @@ class Mixed(Derived):
             return self._live[0][0].load(name)
         return self._mix(name)
 
+    @abstractmethod
     def _mix(self, name: str) -> Tensor:
-        raise NotImplementedError
+        """Return what the sources of some weight make of a tensor that they all have."""
 
 
 class Mean(Mixed):
