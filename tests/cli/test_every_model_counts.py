@@ -256,6 +256,15 @@ def test_left_out_it_holds_the_units_that_it_could_hold(tmp_path, kind, spec):
     assert torch.equal(aligned["2.weight"], b["2.weight"])
 
 
+def test_units_may_lie_several_times_on_an_axis(tmp_path):
+    two(tmp_path, lambda state, seed: {**state, "readout": torch.full((5, 22), float(seed))})
+    done = run(tmp_path, *FILES, "--spec", "mlp", "--skip", "readout", "--json")
+    moved = {group["name"]: group["moved"] for group in done.events[1]["groups"]}
+    assert moved["hidden.2"] == 0  # of 11 units
+    assert moved["hidden.0"] > 0
+    assert moved["hidden.4"] > 0
+
+
 @pytest.mark.parametrize("kind", EXTRAS)
 def test_it_does_not_pass_where_it_could_hold_units_that_move(tmp_path, kind):
     extra, glob = EXTRAS[kind]
