@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.tensors import Block, BoundTensor, Derived, TensorSource, in_reals
+from rebasin_cli.tensors import Derived, TensorSource, in_reals
+from rebasin_cli.tensors.blocks import Block, BoundTensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation, take_member
 from rebasin_cli.spec import BoundSpec, drawn
-from rebasin_cli.tensors import Block, BoundTensor, InMemory
+from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.blocks import Block, BoundTensor
 from tests.models import Inputs, outputs
 
 EXACT = 1e-10  # relative, in float64: only the order of additions differs

@@ -17,7 +17,8 @@ from rebasin_cli.permutation import (
     take,
     take_member,
 )
-from rebasin_cli.tensors import Block, BoundTensor, Dim, InMemory
+from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim
 from tests.proof import draw
 from tests.spec.shapes import bound
 

@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
-from rebasin_cli.checkpoint.disk import OpenFile
 from rebasin_cli.checkpoint.failures import capped, listing, reading
 from rebasin_cli.checkpoint.foreign import Names, foreign_folder, foreign_name
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.weight_file import ENDINGS
+from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
 
 INDEX_ENDING = ".index.json"

@@ -16,9 +16,9 @@ from typing import Any, TypeGuard
 
 import torch
 
-from rebasin_cli.checkpoint.disk import OpenFile
 from rebasin_cli.checkpoint.failures import capped
 from rebasin_cli.checkpoint.strict_json import parse_object
+from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.folder import INDEX_ENDING
 from rebasin_cli.checkpoint.parts import KeyPath
-from rebasin_cli.checkpoint.torch_file import Format
+from rebasin_cli.checkpoint.torch_format.torch_file import Format
 from rebasin_cli.errors import UsageError, suggest
 
 _SINGLE: Mapping[Format, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}

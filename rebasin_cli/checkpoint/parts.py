@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import tensors_of
+from rebasin_cli.checkpoint.torch_format.container import tensors_of
 
 KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 

@@ -15,16 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
-from rebasin_cli.checkpoint.container import PartError
-from rebasin_cli.checkpoint.dequantised import dequantised
-from rebasin_cli.checkpoint.disk import expanded
 from rebasin_cli.checkpoint.failures import capped, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
-from rebasin_cli.checkpoint.names import seen_names
 from rebasin_cli.checkpoint.parts import Rest
+from rebasin_cli.checkpoint.quantization.dequantized import dequantised
+from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
+from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
+from rebasin_cli.checkpoint.writing.disk import expanded
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 

@@ -9,13 +9,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.container import PartError, is_extra_state
-from rebasin_cli.checkpoint.disk import OpenFile
 from rebasin_cli.checkpoint.foreign import READ_AHEAD, foreign_file
 from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
 from rebasin_cli.checkpoint.parts import Rest
-from rebasin_cli.checkpoint.torch_file import Format, TorchFile
-from rebasin_cli.checkpoint.unpickle import ZIP_MAGIC
+from rebasin_cli.checkpoint.torch_format.container import PartError, is_extra_state
+from rebasin_cli.checkpoint.torch_format.torch_file import Format, TorchFile
+from rebasin_cli.checkpoint.torch_format.unpickle import ZIP_MAGIC
+from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorInfo, TensorSource
 

@@ -13,10 +13,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from rebasin_cli import __version__
-from rebasin_cli.cli import barrier, compare, mix, move, prune, renormalize, specs, statistics
-from rebasin_cli.cli.deliver import COMPLAINT, fail, guarded
-from rebasin_cli.cli.heap import prepare_heap
-from rebasin_cli.cli.streams import PIPE_CLOSED, prepare_streams, settled
+from rebasin_cli.cli import compare, mix, move
+from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settled
+from rebasin_cli.cli.runner import COMPLAINT, fail, guarded
+from rebasin_cli.commands.barrier import command as barrier
+from rebasin_cli.commands.prune import command as prune
+from rebasin_cli.commands.renormalize import command as renormalize
+from rebasin_cli.commands.spec import command as specs
+from rebasin_cli.commands.statistics import command as statistics
 from rebasin_cli.errors import Problem, UsageError
 
 EPILOG = """

@@ -1,6 +1,6 @@
 """The search for permutations: two tensor sources and a bound spec in, a Matching out."""
 
-from rebasin_cli.matching.diagnosis import (
+from rebasin_cli.matching.diagnostics.relation import (
     Diagnosis,
     Relation,
     UnitFigures,
@@ -9,16 +9,16 @@ from rebasin_cli.matching.diagnosis import (
     diagnose_fully,
     present_relation,
 )
-from rebasin_cli.matching.families import families
-from rebasin_cli.matching.many import Alignment, Request, pair_objective
-from rebasin_cli.matching.measure import Measured, constant, measure
+from rebasin_cli.matching.many.request import Alignment, Request, pair_objective
+from rebasin_cli.matching.many.strategies import STRATEGIES
+from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.methods import METHODS, SOFT, check_start
-from rebasin_cli.matching.relax import words
-from rebasin_cli.matching.result import Change, GroupChange, Matching, Status
-from rebasin_cli.matching.settings import EFFORTS, ORDERS, Settings, named
-from rebasin_cli.matching.starts import STARTS
-from rebasin_cli.matching.strategies import STRATEGIES
-from rebasin_cli.matching.weights import match_weights
+from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.problem.measure import Measured, constant, measure
+from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
+from rebasin_cli.matching.problem.settings import EFFORTS, ORDERS, Settings, named
+from rebasin_cli.matching.relaxation.polytope import words
+from rebasin_cli.matching.search.starts import STARTS
 
 __all__ = [
     "EFFORTS",

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.matching.descent import Descent
-from rebasin_cli.matching.frank_wolfe import Polytope, Walk
-from rebasin_cli.matching.polish import settle
-from rebasin_cli.matching.relax import MIDDLE, polytope, words
-from rebasin_cli.matching.search import Attempt, Search
-from rebasin_cli.matching.sinkhorn import improve
-from rebasin_cli.matching.starts import STARTS, identity_start
+from rebasin_cli.matching.relaxation.frank_wolfe import Polytope, Walk
+from rebasin_cli.matching.relaxation.losses import settle
+from rebasin_cli.matching.relaxation.polytope import MIDDLE, polytope, words
+from rebasin_cli.matching.relaxation.sinkhorn import improve
+from rebasin_cli.matching.search.descent import Descent
+from rebasin_cli.matching.search.search import Attempt, Search
+from rebasin_cli.matching.search.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
 NUDGE = 0.1  # of the way to a random vertex: further away, walks end lower

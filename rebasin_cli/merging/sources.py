@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.merging.mixing import MODES, weighted_mean
+from rebasin_cli.merging.mean import MODES, weighted_mean
 from rebasin_cli.merging.whole import has_mean, in_all
 from rebasin_cli.tensors import Derived, TensorSource, in_reals
 

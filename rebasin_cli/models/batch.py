@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.attempt import on
 from rebasin_cli.models.subject import Example
+from rebasin_cli.models.trial_run import on
 from rebasin_cli.tensors import dtype_name
 
 FEW = 8  # parts of a batch that are described one by one

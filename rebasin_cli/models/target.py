@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models.folder import folder_subject
-from rebasin_cli.models.given import examples_of_function, examples_of_shape
-from rebasin_cli.models.own import own_subject
-from rebasin_cli.models.source import FORMS
+from rebasin_cli.models.libraries.config_folder import folder_subject
+from rebasin_cli.models.libraries.timm_models import timm_subject
+from rebasin_cli.models.libraries.torchvision_models import torchvision_subject
 from rebasin_cli.models.subject import Subject
-from rebasin_cli.models.timm_models import timm_subject
-from rebasin_cli.models.torchvision_models import torchvision_subject
+from rebasin_cli.models.user.given_inputs import examples_of_function, examples_of_shape
+from rebasin_cli.models.user.imports import FORMS
+from rebasin_cli.models.user.user_model import own_subject
 
 SCHEMES: Mapping[str, Callable[[str, Mapping[str, object]], Subject]] = {
     "torchvision": torchvision_subject,

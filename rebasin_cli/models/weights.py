@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.tensors import TensorInfo, TensorSource, Window
+from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.blocks import Window
 
 
 def fill(model: nn.Module, source: TensorSource, windows: Mapping[str, Window]) -> None:

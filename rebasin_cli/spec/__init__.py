@@ -1,16 +1,21 @@
 """The spec language: text to `Spec`, and `Spec` with a checkpoint's headers to `BoundSpec`."""
 
-from rebasin_cli.spec.bind import bind, one_sided_groups, uncovered
-from rebasin_cli.spec.bound import BoundGroup, BoundSpec, drawn
-from rebasin_cli.spec.cut import without
-from rebasin_cli.spec.draft import draft
-from rebasin_cli.spec.dump import dump
-from rebasin_cli.spec.glance import ruled_out
+from rebasin_cli.spec.binding.bind import bind, one_sided_groups, uncovered
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec, drawn
+from rebasin_cli.spec.binding.cut_blocks import without
+from rebasin_cli.spec.binding.outline import (
+    Outlines,
+    idle_patterns,
+    least_problems,
+    outlines,
+    ruled_out,
+)
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
+from rebasin_cli.spec.compression.draft import draft
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.library import bundled, load_spec, spec_text
-from rebasin_cli.spec.model import Spec
-from rebasin_cli.spec.outline import Outlines, idle_patterns, least_problems, outlines
-from rebasin_cli.spec.parse import parse
-from rebasin_cli.spec.same import same_symmetry
 
 __all__ = [
     "BoundGroup",

@@ -14,9 +14,9 @@ from rebasin_cli.errors import (
     refused,
     suggest,
 )
-from rebasin_cli.spec.model import Spec
-from rebasin_cli.spec.parse import parse
-from rebasin_cli.spec.reader import MAX_CHARACTERS
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.spec.language.yaml_reader import MAX_CHARACTERS
 
 _ENDINGS = (".yaml", ".yml")
 

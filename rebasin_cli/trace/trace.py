@@ -14,19 +14,26 @@ from torch._subclasses.fake_tensor import (
 
 from rebasin_cli.errors import MachineError, SpecError
 from rebasin_cli.models import Subject, without_memory
-from rebasin_cli.models.attempt import quiet
+from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.weights import widen, widened
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
-from rebasin_cli.spec.compress import compress
-from rebasin_cli.spec.model import Entry
+from rebasin_cli.spec.compression.compress import compress
+from rebasin_cli.spec.language.model import Entry
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.trace.capture import Arguments, record, record_fake
-from rebasin_cli.trace.derive import FixedAxis
-from rebasin_cli.trace.doubt import OTHER_COPY, TOO_LARGE, UNMOVED, Doubt, of_copy, of_idle_copy
-from rebasin_cli.trace.experts import Family, families, routers, stacked
-from rebasin_cli.trace.points import Points
-from rebasin_cli.trace.proof import (
+from rebasin_cli.trace.derivation.derive import FixedAxis
+from rebasin_cli.trace.derivation.experts import Family, families, routers, stacked
+from rebasin_cli.trace.derivation.unit_symmetry import Choices, Symmetry, symmetry
+from rebasin_cli.trace.points.points import Points
+from rebasin_cli.trace.proof.culprits import (
+    culprits,
+    declared_one_sided,
+    dropped,
+    orphaned,
+    without_own,
+)
+from rebasin_cli.trace.proof.ineffective import fixed_axes, unmoved, unmoved_tensors, without
+from rebasin_cli.trace.proof.proof import (
     ACCEPTED,
     Proof,
     Trial,
@@ -34,11 +41,17 @@ from rebasin_cli.trace.proof import (
     randomise,
     rotated,
 )
-from rebasin_cli.trace.record import Record, mapped
-from rebasin_cli.trace.refute import culprits, declared_one_sided, dropped, orphaned, without_own
-from rebasin_cli.trace.sizeless import same_but_sizes
-from rebasin_cli.trace.symmetry import Choices, Symmetry, symmetry
-from rebasin_cli.trace.unmoved import fixed_axes, unmoved, unmoved_tensors, without
+from rebasin_cli.trace.proof.unproved import (
+    OTHER_COPY,
+    TOO_LARGE,
+    UNMOVED,
+    Doubt,
+    of_copy,
+    of_idle_copy,
+    same_but_sizes,
+)
+from rebasin_cli.trace.recording.capture import Arguments, record, record_fake
+from rebasin_cli.trace.recording.record import Record, mapped
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
 LARGEST = 1 << 28  # and up to this size, where there is no small copy to run instead

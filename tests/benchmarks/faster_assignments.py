@@ -16,7 +16,9 @@ from functools import partial
 from types import ModuleType
 from unittest.mock import patch
 
-from rebasin_cli.matching import Matching, Settings, assignment, lapx_solver, scipy_solver
+from rebasin_cli.matching import Matching, Settings
+from rebasin_cli.matching.assignment import lapx_solver, scipy_solver
+from rebasin_cli.matching.assignment import linear as assignment
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.clock import Clock, Place
 from tests.benchmarks.bed.floor import warm

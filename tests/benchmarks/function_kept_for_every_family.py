@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.models.attempt import quiet
+from rebasin_cli.models.trial_run import quiet
 from tests.benchmarks.kept.catalogue import SHORT, families, trials
 from tests.benchmarks.kept.commands import tried
 from tests.benchmarks.kept.result import HEADS, Result, Trial

@@ -32,9 +32,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rebasin_cli.cli import main as rebasin
+from rebasin_cli.commands.merge import run as run
 from rebasin_cli.matching import STRATEGIES, Alignment, Request
 from rebasin_cli.permutation import Permutations, Permuted, compose, inverse
-from rebasin_cli.run import merge as run
 from rebasin_cli.spec import bind, load_spec
 from rebasin_cli.tensors import InMemory, infos
 from tests.benchmarks.bed.apart import Taken, apart, taken

@@ -24,16 +24,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rebasin_cli.activations.layer_statistics import goals
+from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluate import Batches
-from rebasin_cli.evaluate.bias_calibration import CALIBRATIONS
-from rebasin_cli.evaluate.correcting import Correcting, Goals
-from rebasin_cli.evaluate.layer_statistics import goals
-from rebasin_cli.evaluate.measuring import layer_statistics
-from rebasin_cli.evaluate.renormalize import renormalize
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS
+from rebasin_cli.renormalization.bias_paths import paths_to_biases
+from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.trace.capture import record
-from rebasin_cli.trace.depth import paths_to_biases
+from rebasin_cli.trace.recording.capture import record
 from tests.benchmarks.bed.commands import say
 from tests.benchmarks.bed.judge import Judged, State, evaluation, mixed, state_of
 from tests.benchmarks.bed.networks import BENCHMARKS, FOLDER, NETWORKS, Network, require

@@ -29,10 +29,11 @@ from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.cli import main as command
-from rebasin_cli.matching import enumeration, joint, search
-from rebasin_cli.matching.loaded import Loaded
-from rebasin_cli.plan import align as plan
-from rebasin_cli.run import align
+from rebasin_cli.commands.align import plan as plan
+from rebasin_cli.commands.align import run as align
+from rebasin_cli.matching.assignment import enumeration, joint
+from rebasin_cli.matching.problem.device_tensors import Loaded
+from rebasin_cli.matching.search import search
 from rebasin_cli.spec import dump
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.clock import Clock, Place

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebasin_cli.checkpoint import Reading, open_checkpoint, write_tensors
-from rebasin_cli.checkpoint.dequantised import block_sizes, spread
+from rebasin_cli.checkpoint.quantization.dequantized import block_sizes, spread
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import InMemory
 

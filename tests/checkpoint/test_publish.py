@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint import open_checkpoint, publish, write_checkpoint, write_tensors
+from rebasin_cli.checkpoint import open_checkpoint, write_checkpoint, write_tensors
+from rebasin_cli.checkpoint.writing import publish
 from rebasin_cli.errors import MachineError, UsageError
 
 TENSORS = {f"t{i}": torch.full((50,), float(i)) for i in range(4)}

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from rebasin_cli.evaluate.diagnosis import Anatomy, LayerFigures
-from rebasin_cli.report.anatomy import advice, shown_columns
+from rebasin_cli.commands.barrier.layers.figures import Anatomy, LayerFigures
+from rebasin_cli.commands.barrier.layers.report import advice, shown_columns
 from tests.cli.barrier_files import BARRIER, ON_DATA, write_normed, write_user
 from tests.cli.harness import rebasin
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.plan.headers import headers_of
-from rebasin_cli.plan.hints import model_hint, sources
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.spec_choice.hints import model_hint, sources
 from tests.cli.build import save
 from tests.cli.harness import rebasin
 

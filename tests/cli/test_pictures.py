@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from rebasin_cli.commands.barrier.curve import Barrier, Peak
+from rebasin_cli.commands.barrier.plane import Plane
+from rebasin_cli.commands.barrier.plot import draw, figure_of, require_matplotlib
+from rebasin_cli.commands.barrier.points import Contour, Curves, FoundBarrier, Scored, Spot, Survey
 from rebasin_cli.errors import MachineError
-from rebasin_cli.evaluate.curve import Barrier, Peak
-from rebasin_cli.evaluate.plane import Plane
-from rebasin_cli.plan.barrier_outcome import Contour, Curves, FoundBarrier, Scored, Spot, Survey
-from rebasin_cli.plan.targets import Place
-from rebasin_cli.report.plot import draw, figure_of, require_matplotlib
+from rebasin_cli.files.targets import Place
 from tests.cli.barrier_files import BARRIER, write_user
 from tests.cli.harness import rebasin
 

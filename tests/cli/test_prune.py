@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rebasin_cli.plan.options import Options
-from rebasin_cli.plan.prune import plan_prune
-from rebasin_cli.plan.prune_outcome import Pruned
+from rebasin_cli.commands.prune import run as prune
+from rebasin_cli.commands.prune.plan import Pruned, plan_prune
+from rebasin_cli.options.groups import Options
 from rebasin_cli.progress import silent
-from rebasin_cli.run import prune
 from tests.cli.build import load, mlp, save, sharded
 from tests.cli.harness import rebasin
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rebasin_cli.evaluate.layer_statistics import LayerStatistics, flat
+from rebasin_cli.activations.layer_statistics import LayerStatistics, flat
 from tests.cli.build import mlp, near, save, shuffled
 from tests.cli.harness import rebasin
 

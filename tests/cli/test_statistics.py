@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.evaluate.layer_statistics import from_flat
+from rebasin_cli.activations.layer_statistics import from_flat
 from tests.cli.build import load, same, save
 from tests.cli.harness import Done, rebasin
 from tests.cli.models import planted, write_net

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.evaluate.straight_through import State
-from rebasin_cli.plan.options import Options
-from rebasin_cli.run.learning_state import read_state, write_state
+from rebasin_cli.commands.align.straight_through.estimator import State
+from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
+from rebasin_cli.options.groups import Options
 from tests.cli.build import load, save, shuffled
 from tests.cli.harness import rebasin
 from tests.evaluate.tiny import WIDTH, batches, bound_spec, network, trained

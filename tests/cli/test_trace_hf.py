@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.models import shrunk
+from rebasin_cli.options.groups import Options, Tracing
 from rebasin_cli.permutation import Permuted
-from rebasin_cli.plan.choice import choose_spec
-from rebasin_cli.plan.options import Options, Tracing
 from rebasin_cli.spec import drawn
+from rebasin_cli.spec_choice.choice import choose_spec
 from tests.cli.build import same
 from tests.cli.harness import ROOT, Done, fresh, rebasin
 

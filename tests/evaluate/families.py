@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from rebasin_cli.evaluate import Batches
+from rebasin_cli.network.batches import Batches
 
 
 def data(inputs, batches=1):

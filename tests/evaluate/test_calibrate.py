@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluate.bias_calibration import by_depth, by_weights, paths_in_spec
-from rebasin_cli.evaluate.correcting import Correcting, Goals
-from rebasin_cli.evaluate.renormalize import renormalize
+from rebasin_cli.renormalization.bias_calibration import by_depth, by_weights, paths_in_spec
+from rebasin_cli.renormalization.bias_paths import paths_to_biases
+from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.spec import bind, parse
 from rebasin_cli.tensors import InMemory, infos
-from rebasin_cli.trace.capture import record
-from rebasin_cli.trace.depth import paths_to_biases
+from rebasin_cli.trace.recording.capture import record
 
 
 class Chain(nn.Sequential):

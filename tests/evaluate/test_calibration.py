@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.evaluate.calibration import BINS, calibration
+from rebasin_cli.commands.barrier.layers.confidence import BINS, calibration
 
 
 def logits_of(sure):

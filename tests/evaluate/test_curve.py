@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebasin_cli.commands.barrier.curve import Peak, barrier, removed, sign
+from rebasin_cli.commands.barrier.plane import Plane, plane_through
 from rebasin_cli.errors import CheckpointError
-from rebasin_cli.evaluate.curve import Peak, barrier, removed, sign
-from rebasin_cli.evaluate.plane import Plane, plane_through
 from rebasin_cli.tensors import InMemory
 
 numbers = st.floats(-100, 100)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.commands.barrier.layers.figures import Trio, anatomy
+from rebasin_cli.commands.barrier.layers.sums import Seen, layer_sums
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.evaluate import Batches
-from rebasin_cli.evaluate.diagnosis import Trio, anatomy
-from rebasin_cli.evaluate.layer_sums import Seen, layer_sums
+from rebasin_cli.network.batches import Batches
 
 
 def randn(*shape, seed=0):

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from rebasin_cli.evaluate.correctable import sites_of
-from rebasin_cli.evaluate.correcting import Correcting, Goals
-from rebasin_cli.evaluate.corrections import Correction
-from rebasin_cli.evaluate.folding import fold
-from rebasin_cli.evaluate.layers import Layer
-from rebasin_cli.evaluate.renormalize import renormalize
 from rebasin_cli.models.batch import read_batch
+from rebasin_cli.network.correctable_layers import Correction, sites_of
+from rebasin_cli.network.layers import Layer
+from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.correction_methods import renormalize
+from rebasin_cli.renormalization.folding import fold
 from tests.evaluate.families import data, images, seeded, small
 
 LAYERS: dict[str, Any] = {

@@ -10,10 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from rebasin_cli.errors import MachineError, RebasinError, UsageError, UserCodeError
-from rebasin_cli.evaluate import Batches, cross_entropy_judge, own_judge, users_code
-from rebasin_cli.evaluate.scores import logits_of
 from rebasin_cli.models.batch import read_batch, tensors_in
-from rebasin_cli.models.loader import loader
+from rebasin_cli.models.user_functions import loader
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.scores import cross_entropy_judge, logits_of, own_judge
+from rebasin_cli.network.user_code import users_code
 
 
 def stream(*batches):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.commands.merge.linear_maps.axis_roles import model_sides
+from rebasin_cli.commands.merge.linear_maps.readers import readers_of, stacked_moments
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.evaluate import Batches
-from rebasin_cli.evaluate.reading import readers_of, stacked_moments
-from rebasin_cli.evaluate.sides import model_sides
+from rebasin_cli.network.batches import Batches
 from rebasin_cli.spec import bind, parse
 from rebasin_cli.tensors import InMemory, infos
 

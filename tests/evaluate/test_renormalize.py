@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.activations.layer_statistics import Goal, flat, from_flat, goals
+from rebasin_cli.activations.measuring import layer_statistics
+from rebasin_cli.activations.moments import moments
 from rebasin_cli.errors import UsageError
-from rebasin_cli.evaluate.correcting import Correcting, Goals
-from rebasin_cli.evaluate.corrections import Goal, rescale
-from rebasin_cli.evaluate.layer_statistics import flat, from_flat, goals
-from rebasin_cli.evaluate.measuring import layer_statistics
-from rebasin_cli.evaluate.moments import moments
-from rebasin_cli.evaluate.renormalize import METHODS, renormalize
+from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.correction_methods import METHODS, renormalize
+from rebasin_cli.renormalization.formulas import rescale
 from tests.evaluate.families import data, family, images, mean_of, outputs, seeded, small
 
 

@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.evaluate.seam import Seam, seam_at, seams, spans_of, weight_layers
-from rebasin_cli.evaluate.seam_proof import costs, holds
+from rebasin_cli.commands.merge.preserve_first.call_order import (
+    Seam,
+    seam_at,
+    seams,
+    spans_of,
+    weight_layers,
+)
+from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
 from rebasin_cli.models import Example
 
 

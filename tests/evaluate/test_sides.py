@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.evaluate.sides import model_sides, sides_of
-from rebasin_cli.spec.sides import SPREAD
-from rebasin_cli.spec.symmetry import READ, WRITE
-from rebasin_cli.tensors import TensorInfo, Window
+from rebasin_cli.commands.merge.linear_maps.axis_roles import SPREAD, model_sides, sides_of
+from rebasin_cli.spec.binding.symmetry import READ, WRITE
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.blocks import Window
 
 
 @pytest.mark.parametrize(

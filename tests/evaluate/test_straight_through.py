@@ -11,16 +11,16 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from rebasin_cli.commands.align.straight_through.estimator import Course, epochs, started
+from rebasin_cli.commands.align.straight_through.midpoints import Midpoints, Split
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.evaluate.batches import Batches
-from rebasin_cli.evaluate.held_out import Split
-from rebasin_cli.evaluate.midpoints import Midpoints
-from rebasin_cli.evaluate.straight_through import Course, epochs, started
 from rebasin_cli.matching import Settings, match_weights
-from rebasin_cli.matching.projection import projection
+from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
+from rebasin_cli.network.batches import Batches
 from rebasin_cli.permutation import Permuted, identity, inverse
-from rebasin_cli.tensors import InMemory, Window
+from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.blocks import Window
 from tests.evaluate.tiny import (
     batches,
     bound_spec,

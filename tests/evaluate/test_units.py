@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.evaluate import units as under_test
-from rebasin_cli.evaluate.units import SIMILARITIES, unit_moments
+from rebasin_cli.activations import units as under_test
+from rebasin_cli.activations.units import SIMILARITIES, unit_moments
 
 DIMS = (("h", 6),)
 

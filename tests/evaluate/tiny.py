@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rebasin_cli.tensors import Window
+from rebasin_cli.tensors.blocks import Window
 from tests.spec.shapes import bound
 
 WIDTH = 24

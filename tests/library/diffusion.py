@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rebasin_cli.models import Subject
-from rebasin_cli.models.diffusers_models import diffusers_subject
+from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
 from tests.library.entry import Entry, Fields, Model, diffuser
 
 CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from rebasin_cli.models import Subject, subject, subject_of
-from rebasin_cli.models.diffusers_models import diffusers_subject
-from rebasin_cli.models.given import examples_of_shape
-from rebasin_cli.models.optional import optional
-from rebasin_cli.models.transformers_models import config_subject
+from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
+from rebasin_cli.models.libraries.optional_packages import optional
+from rebasin_cli.models.transformers.transformers_models import config_subject
+from rebasin_cli.models.user.given_inputs import examples_of_shape
 from rebasin_cli.trace import Choices
 
 Fields = Mapping[str, Any]  # of a configuration

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.plan.choice import choose_spec
-from rebasin_cli.plan.options import Options
+from rebasin_cli.options.groups import Options
 from rebasin_cli.spec import load_spec, same_symmetry, spec_text, uncovered
-from rebasin_cli.trace.proof import ACCEPTED, Trial, random_permutations
+from rebasin_cli.spec_choice.choice import choose_spec
+from rebasin_cli.trace.proof.proof import ACCEPTED, Trial, random_permutations
 from tests.library.entry import Entry, Model
 from tests.library.table import ENTRIES
 from tests.library.written import described, text_of, variants_of

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.models import subject, without_memory
+from rebasin_cli.options.groups import Options, Tracing
 from rebasin_cli.permutation import Permuted
-from rebasin_cli.plan.choice import Choice, choose_spec
-from rebasin_cli.plan.options import Options, Tracing
 from rebasin_cli.spec import bind, drawn, load_spec
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.tensors import InMemory, infos
 from rebasin_cli.trace import trace
 from tests.cli.build import same

@@ -10,11 +10,12 @@ from functools import partial
 
 import torch
 
-from rebasin_cli.models.stored import stored_windows
+from rebasin_cli.models.transformers.library_names import stored_windows
 from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
-from rebasin_cli.spec.compress import compress
-from rebasin_cli.spec.dump import scalar
-from rebasin_cli.spec.model import (
+from rebasin_cli.spec.binding.stored_names import stored_spec
+from rebasin_cli.spec.compression.compress import compress
+from rebasin_cli.spec.language.dump import scalar
+from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
     Fixed,
@@ -25,10 +26,9 @@ from rebasin_cli.spec.model import (
     leaves,
     product,
 )
-from rebasin_cli.spec.model import Entry as Lines
-from rebasin_cli.spec.names import Names
-from rebasin_cli.spec.pattern import compile_pattern, matches
-from rebasin_cli.spec.stored import stored_spec
+from rebasin_cli.spec.language.model import Entry as Lines
+from rebasin_cli.spec.language.pattern import compile_pattern, matches
+from rebasin_cli.spec.language.tensor_names import Names
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace import Trace, trace
 from tests.library.entry import Entry, Model

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rebasin_cli.matching import threads
+from rebasin_cli.matching.search import threads
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from itertools import combinations
 
 import torch
 
-from rebasin_cli.matching.families import families
-from rebasin_cli.matching.loaded import Loaded
-from rebasin_cli.matching.relax import polytope
-from rebasin_cli.matching.stacks import stacked
+from rebasin_cli.matching.problem.device_tensors import Loaded
+from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.relaxation.polytope import polytope
+from rebasin_cli.matching.relaxation.stacks import stacked
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import random_problem, random_state, still
 

@@ -8,10 +8,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from rebasin_cli.evaluate import Batches
-from rebasin_cli.evaluate.units import SIMILARITIES
+from rebasin_cli.activations.observe import units_on
+from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.matching import Settings, Status, match_weights
-from rebasin_cli.matching.activations import (
+from rebasin_cli.matching.match_activations import (
     Alike,
     Models,
     covered,
@@ -19,13 +19,13 @@ from rebasin_cli.matching.activations import (
     telling,
 )
 from rebasin_cli.models import Example, subject_of
+from rebasin_cli.network.batches import Batches
 from rebasin_cli.permutation import Permutation, Permuted, inverse
 from rebasin_cli.progress import silent
-from rebasin_cli.run.observe import units_on
 from rebasin_cli.spec import drawn
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.trace import trace
-from rebasin_cli.trace.points import kind
+from rebasin_cli.trace.points.points import kind
 from tests.matching.problems import distance, mlp, objective, random_state, same
 from tests.models import EXAMPLES, randomise
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.matching import assignment, lapx_solver, scipy_solver
-from rebasin_cli.matching.assignment import assign
+from rebasin_cli.matching.assignment import lapx_solver, scipy_solver
+from rebasin_cli.matching.assignment import linear as assignment
+from rebasin_cli.matching.assignment.linear import assign
 
 WHOLE = st.integers(-5, 5)
 SQUARES = st.integers(1, 6).flatmap(

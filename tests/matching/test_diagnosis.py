@@ -15,10 +15,10 @@ from rebasin_cli.matching import (
     aligned_relation,
     diagnose,
     diagnose_fully,
-    margins,
     present_relation,
 )
-from rebasin_cli.matching import units as unit_sums
+from rebasin_cli.matching.diagnostics import margins
+from rebasin_cli.matching.diagnostics import unit_figures as unit_sums
 from rebasin_cli.permutation import take
 from rebasin_cli.tensors import InMemory
 from tests.matching import test_checkpoints as trained

@@ -8,8 +8,8 @@ import pytest
 import torch
 from numpy.polynomial import Polynomial
 
-from rebasin_cli.matching.frank_wolfe import Floats, Walk, best_length, on_segment
-from rebasin_cli.matching.soft import softened
+from rebasin_cli.matching.relaxation.frank_wolfe import Floats, Walk, best_length, on_segment
+from rebasin_cli.matching.relaxation.soft import softened
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
     STRUCTURES,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rebasin_cli.matching.families import families
-from rebasin_cli.matching.kept import Kept
-from rebasin_cli.matching.terms import Pair
+from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.problem.similarity_cache import Kept
+from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, compose, shuffled
 from tests.matching.polytopes import STRUCTURES, loaded, one_hot, structure, unrelated
 from tests.matching.problems import objective, same, still

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.matching.loaded import Loaded, working_dtype
+from rebasin_cli.matching.problem.device_tensors import Loaded, working_dtype
 from rebasin_cli.tensors import InMemory
 
 BYTES = 40  # of ten values in float32

@@ -5,9 +5,8 @@ import torch
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import Settings
-from rebasin_cli.matching.losses import LOSSES
-from rebasin_cli.matching.polish import at_vertex, settle
-from rebasin_cli.matching.sinkhorn import Normalised, free, softly
+from rebasin_cli.matching.relaxation.losses import LOSSES, at_vertex, settle
+from rebasin_cli.matching.relaxation.sinkhorn import Normalised, free, softly
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
     STRUCTURES,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.matching.soft import softened
+from rebasin_cli.matching.relaxation.soft import softened
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
     STRUCTURES,

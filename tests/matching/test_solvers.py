@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.matching import assignment, lapx_solver, scipy_solver
+from rebasin_cli.matching.assignment import lapx_solver, scipy_solver
+from rebasin_cli.matching.assignment import linear as assignment
 
 
 @given(st.integers(2, 150), st.integers(0, 2**32))

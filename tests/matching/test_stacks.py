@@ -2,7 +2,7 @@
 
 import pytest
 
-from rebasin_cli.matching.stacks import SMALL
+from rebasin_cli.matching.relaxation.stacks import SMALL
 from tests.matching.polytopes import STRUCTURES, space, stacks, structure, unrelated
 
 

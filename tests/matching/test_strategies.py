@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching import STRATEGIES, Alignment, pair_objective
-from rebasin_cli.matching.universe import walked
+from rebasin_cli.matching.many.strategies import walked
 from rebasin_cli.permutation import compose, identity, inverse
 from tests.matching.problems import compared, example, mlp, same, still
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rebasin_cli.matching import STRATEGIES, Request
-from rebasin_cli.matching.families import families
-from rebasin_cli.matching.sync import Agreement, torn
+from rebasin_cli.matching.many.synchronisation import Agreement, torn
+from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.permutation import Permutation, compose, inverse
 from tests.matching.problems import example, same
 

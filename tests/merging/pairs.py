@@ -15,13 +15,13 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint import open_checkpoint, write_tensors
 from rebasin_cli.checkpoint.header import DTYPES
+from rebasin_cli.commands.lerp.plan import Line, plan_lerp
+from rebasin_cli.commands.lerp.run import run_lerp
+from rebasin_cli.commands.merge.plan import plan_merge
+from rebasin_cli.commands.merge.run import run_merge
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.plan.lerp import Line, plan_lerp
-from rebasin_cli.plan.merge import plan_merge
-from rebasin_cli.plan.options import Options
+from rebasin_cli.options.groups import Options
 from rebasin_cli.progress import silent
-from rebasin_cli.run.lerp import run_lerp
-from rebasin_cli.run.merge import run_merge
 
 State = dict[str, Tensor]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.merging.cca import cca_maps
+from rebasin_cli.commands.merge.linear_maps.linear_methods import cca_maps
 
 
 def randn(*shape, seed=0):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.merging.mixing import PARALLEL, lerp, slerp, weighted_mean
+from rebasin_cli.merging.mean import PARALLEL, lerp, slerp, weighted_mean
 
 NARROW = [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn]
 SEEDS = st.integers(0, 10**6)

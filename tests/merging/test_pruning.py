@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.merging import pruning
-from rebasin_cli.merging.pruning import (
+from rebasin_cli.commands.prune import thresholds as pruning
+from rebasin_cli.commands.prune.thresholds import (
     METHODS,
     Threshold,
     Zeroed,

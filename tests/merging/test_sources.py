@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.merging import Between, Mean
-from rebasin_cli.merging.mixing import lerp, slerp, weighted_mean
+from rebasin_cli.merging.mean import lerp, slerp, weighted_mean
 from rebasin_cli.tensors import InMemory
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.merging.zipit import correlations, zip_units
+from rebasin_cli.commands.merge.linear_maps.zipit import correlations, zip_units
 
 
 def covariance(samples):

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.errors import SpecError, UsageError
-from rebasin_cli.plan.automatic import NEAREST, fitting
-from rebasin_cli.plan.choice import choose_spec
-from rebasin_cli.plan.headers import headers_of
-from rebasin_cli.plan.options import Options
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.options.groups import Options
 from rebasin_cli.spec import bind, bundled, library, load_spec, uncovered
+from rebasin_cli.spec_choice.bundled import NEAREST, fitting
+from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.tensors import infos
 
 MLP = {"in.weight": (8, 3), "in.bias": (8,), "out.weight": (2, 8)}

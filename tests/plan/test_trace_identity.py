@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from rebasin_cli.models import subject_of
-from rebasin_cli.plan import trace_cache, trace_identity
-from rebasin_cli.plan.options import Tracing
-from rebasin_cli.plan.trace_identity import identity
-from rebasin_cli.plan.traced_model import TracedModel
+from rebasin_cli.options.groups import Tracing
+from rebasin_cli.spec_choice import trace_cache, trace_identity
+from rebasin_cli.spec_choice.trace_format import TracedModel
+from rebasin_cli.spec_choice.trace_identity import identity
 from rebasin_cli.trace import trace
 
 MonkeyPatch = pytest.MonkeyPatch

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from rebasin_cli.spec.compress_forms import names_in
-from rebasin_cli.spec.declare import Sizes, declared_groups
-from rebasin_cli.spec.match import match_tensors, matching_names
-from rebasin_cli.spec.model import Fixed, Named, Product, Split, Sum
-from rebasin_cli.spec.names import Names
-from rebasin_cli.spec.problems import Problems
-from rebasin_cli.spec.resolve import resolve
+from rebasin_cli.spec.binding.declared import Sizes, declared_groups
+from rebasin_cli.spec.binding.entry_match import match_tensors, matching_names
+from rebasin_cli.spec.binding.resolve import resolve
+from rebasin_cli.spec.compression.forms import names_in
+from rebasin_cli.spec.language.model import Fixed, Named, Product, Split, Sum
+from rebasin_cli.spec.language.problems import Problems
+from rebasin_cli.spec.language.tensor_names import Names
 
 
 def explicit(spec, infos, sizes):

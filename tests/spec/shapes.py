@@ -9,7 +9,8 @@ import torch
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec import bind, parse
-from rebasin_cli.tensors import Block, TensorInfo
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.blocks import Block
 
 
 def infos(shapes, dtypes=()):

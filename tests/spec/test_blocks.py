@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.permutation import shuffled, take
-from rebasin_cli.spec.bind import bind
-from rebasin_cli.spec.cut import measure, pieces
-from rebasin_cli.spec.match import Placement
-from rebasin_cli.spec.model import Fixed, Named, concatenation, product
-from rebasin_cli.spec.parse import parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.cut_blocks import measure, pieces
+from rebasin_cli.spec.binding.entry_match import Placement
+from rebasin_cli.spec.language.model import Fixed, Named, concatenation, product
+from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import bound, covers_exactly, infos, positions, spec_text
 
 SIZES = {"x": 2, "y": 3, "z": 1, "n": 4}

@@ -7,10 +7,10 @@ import pytest
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec import bind, dump, parse
-from rebasin_cli.spec.compress import compress
-from rebasin_cli.spec.compress_choices import Line
-from rebasin_cli.spec.compress_families import tensor_families
-from rebasin_cli.spec.model import Fixed, Named
+from rebasin_cli.spec.compression.choices import Line
+from rebasin_cli.spec.compression.compress import compress
+from rebasin_cli.spec.compression.template_families import tensor_families
+from rebasin_cli.spec.language.model import Fixed, Named
 from tests.spec.shapes import infos, spec_text
 
 N = 4

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.spec import Spec, dump, parse
-from rebasin_cli.spec.expression import dump_expression, parse_expression
-from rebasin_cli.spec.model import (
+from rebasin_cli.spec.language.expression import dump_expression, parse_expression
+from rebasin_cli.spec.language.model import (
     Declaration,
     Fixed,
     Named,

@@ -18,8 +18,8 @@ from rebasin_cli.spec import (
     parse,
     uncovered,
 )
-from rebasin_cli.spec.names import Names
-from rebasin_cli.spec.pattern import compile_pattern, matches
+from rebasin_cli.spec.language.pattern import compile_pattern, matches
+from rebasin_cli.spec.language.tensor_names import Names
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors import infos as headers
 from tests.models import EXAMPLES

@@ -6,7 +6,7 @@ import pytest
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec import parse
-from rebasin_cli.spec.model import Named
+from rebasin_cli.spec.language.model import Named
 
 HEAD = "rebasin: 1\n"
 BODY = "tensors: {a.weight: [x]}\n"

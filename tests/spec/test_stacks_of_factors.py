@@ -5,7 +5,7 @@ import torch
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec import Spec, bind
-from rebasin_cli.spec.model import AxisExpr, Fixed, Named, concatenation, product
+from rebasin_cli.spec.language.model import AxisExpr, Fixed, Named, concatenation, product
 from rebasin_cli.tensors import TensorInfo
 
 INFOS = {

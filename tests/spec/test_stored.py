@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from rebasin_cli.errors import SpecError
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.spec import bind, drawn, dump, parse
-from rebasin_cli.spec.stored import scattered, stored_spec
-from rebasin_cli.tensors import InMemory, TensorInfo, Window
+from rebasin_cli.spec.binding.stored_names import scattered, stored_spec
+from rebasin_cli.tensors import InMemory, TensorInfo
+from rebasin_cli.tensors.blocks import Window
 
 E, H, S = 3, 4, 5
 MODEL = """

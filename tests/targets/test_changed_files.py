@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from rebasin_cli.models import subject
-from rebasin_cli.models.loader import evaluation, loader
-from rebasin_cli.models.source import named_object
+from rebasin_cli.models.user.imports import named_object
+from rebasin_cli.models.user_functions import evaluation, loader
 from tests.cli.harness import rebasin
 
 WIDTH = "WIDTH = 12\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source, literal
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models.joined_source import Recipe, joined_source, literal
 
 
 def recipe(target, folder, **arguments):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from rebasin_cli.models import Example, shrunk
-from rebasin_cli.models.reach import reach
-from rebasin_cli.models.transformers_models import config_subject
+from rebasin_cli.models.transformers.coverage import reach
+from rebasin_cli.models.transformers.transformers_models import config_subject
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
 transformers: Any = pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ from torch import nn
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models import Example, subject, subject_of
-from rebasin_cli.models.optional import optional
+from rebasin_cli.models.libraries.optional_packages import optional
 
 NET = """
 import torch

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.weights import widen
-from rebasin_cli.tensors import Block, Dim
-from rebasin_cli.trace.proof import Trial
+from rebasin_cli.tensors.blocks import Block, Dim
+from rebasin_cli.trace.proof.proof import Trial
 from tests.trace.traps import WRONG, Net, check, harm, rows
 
 

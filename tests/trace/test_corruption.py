@@ -12,10 +12,10 @@ import torch
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.models import Example, Subject, subject, subject_of
-from rebasin_cli.models.transformers_models import transformers_subject
+from rebasin_cli.models.transformers.transformers_models import transformers_subject
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups, same_symmetry
-from rebasin_cli.spec.model import (
+from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
     Entry,
@@ -30,10 +30,10 @@ from rebasin_cli.spec.model import (
     product,
 )
 from rebasin_cli.trace import Trace, trace
-from rebasin_cli.trace.capture import Arguments
-from rebasin_cli.trace.proof import ACCEPTED, Trial, random_permutations
-from rebasin_cli.trace.record import mapped
-from rebasin_cli.trace.refute import declared_one_sided
+from rebasin_cli.trace.proof.culprits import declared_one_sided
+from rebasin_cli.trace.proof.proof import ACCEPTED, Trial, random_permutations
+from rebasin_cli.trace.recording.capture import Arguments
+from rebasin_cli.trace.recording.record import mapped
 from tests.models import EXAMPLES
 
 WRONG = 1e-3  # relative; what a spec that is wrong in one place does at least

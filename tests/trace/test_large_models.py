@@ -13,7 +13,13 @@ from rebasin_cli.errors import MachineError
 from rebasin_cli.models import Example, Subject
 from rebasin_cli.spec import dump
 from rebasin_cli.trace import trace
-from rebasin_cli.trace.doubt import NOT_NUMBERS, OTHER_COPY, TOO_LARGE, of_copy, of_idle_copy
+from rebasin_cli.trace.proof.unproved import (
+    NOT_NUMBERS,
+    OTHER_COPY,
+    TOO_LARGE,
+    of_copy,
+    of_idle_copy,
+)
 
 WIDE = 40_000  # 1.3 billion parameters: 10 GB in float64, no memory on fake tensors
 

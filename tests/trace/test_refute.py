@@ -12,7 +12,7 @@ from rebasin_cli.permutation import Permutation, shuffled
 from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace import Trace
-from rebasin_cli.trace.refute import culprits, dropped, orphaned, without_own
+from rebasin_cli.trace.proof.culprits import culprits, dropped, orphaned, without_own
 from tests.trace.traps import Net, rows
 
 TEXT = """rebasin: 1

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.trace import Choices
-from rebasin_cli.trace.doubt import NOT_NUMBERS, ONE_NUMBER, UNMOVED
+from rebasin_cli.trace.proof.unproved import NOT_NUMBERS, ONE_NUMBER, UNMOVED
 from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.trace import Choices
-from rebasin_cli.trace.exercise import UNUSED
-from rebasin_cli.trace.recorder import primitive_kernels
+from rebasin_cli.trace.derivation.unused import UNUSED
+from rebasin_cli.trace.recording.recorder import primitive_kernels
 from tests.trace.traps import WRONG, Net, case, check, harm, noise, rows
 
 # Three heads are an odd number, about which torch.nn warns.

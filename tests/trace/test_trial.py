@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, bind, parse
-from rebasin_cli.tensors import Block, Dim, TensorInfo
-from rebasin_cli.trace.proof import ACCEPTED, Trial
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.blocks import Block, Dim
+from rebasin_cli.trace.proof.proof import ACCEPTED, Trial
 from tests.trace.traps import Net, noise
 
 WHOLE = {"w": [Block(0, (Dim(8, 1),))]}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.trace.exercise import UNUSED
-from rebasin_cli.trace.proof import Trial
+from rebasin_cli.trace.derivation.unused import UNUSED
+from rebasin_cli.trace.proof.proof import Trial
 from tests.trace.traps import Net, case, check, noise, rows
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from rebasin_cli.models import Subject, subject
-from rebasin_cli.models.transformers_models import transformers_subject
+from rebasin_cli.models.transformers.transformers_models import transformers_subject
 from rebasin_cli.trace import trace
 
 ENOUGH = 0.99  # of the elements

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import torch
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.probing import probed
-from rebasin_cli.trace.record import Call, Value, mapped, values_in
-from rebasin_cli.trace.recorder import SHAPE_ONLY
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.axis_terms import Term, extent
+from rebasin_cli.trace.recording.record import Call, Value, mapped, values_in
+from rebasin_cli.trace.recording.recorder import SHAPE_ONLY
 from rebasin_cli.trace.rules import arithmetic, indexing, shapes, slices, spatial, strides
-from rebasin_cli.trace.terms import Term, extent
+from rebasin_cli.trace.rules.probing import probed
 
 CREATORS = (
     *("empty", "zeros", "ones", "full", "empty_strided", "empty_permuted", "scalar_tensor"),

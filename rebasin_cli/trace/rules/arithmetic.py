@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import gcd, prod
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value, values_in
-from rebasin_cli.trace.terms import (
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.axis_terms import (
     ONE,
     Dependent,
     Sum,
@@ -17,6 +16,7 @@ from rebasin_cli.trace.terms import (
     extent,
     whole_rows,
 )
+from rebasin_cli.trace.recording.record import Call, Value, values_in
 
 
 def pointwise(analysis: Analysis, call: Call) -> list[Axes]:

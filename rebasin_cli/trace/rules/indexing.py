@@ -11,11 +11,11 @@ from itertools import pairwise
 
 import torch
 
-from rebasin_cli.trace.analysis import Analysis, Axes, LookUp, Rule
-from rebasin_cli.trace.record import MASKS, Call, Value
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, LookUp, Rule
+from rebasin_cli.trace.axes.axis_terms import ONE, Term, extent
+from rebasin_cli.trace.recording.record import MASKS, Call, Value
 from rebasin_cli.trace.rules.arithmetic import broadcast, pointwise, reduced
 from rebasin_cli.trace.rules.slices import narrowed
-from rebasin_cli.trace.terms import ONE, Term, extent
 
 LOOKED_UP = "looked up by index"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.axis_terms import ONE, Atom, Dependent, Sum, Term, add, extent, multiply
+from rebasin_cli.trace.recording.record import Call, Value
 from rebasin_cli.trace.rules.slices import narrowed
 from rebasin_cli.trace.rules.views import regroup
-from rebasin_cli.trace.terms import ONE, Atom, Dependent, Sum, Term, add, extent, multiply
 
 
 def identity(analysis: Analysis, call: Call) -> list[Axes]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value
-from rebasin_cli.trace.terms import Atom, Dependent, Sum, Term, extent
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Sum, Term, extent
+from rebasin_cli.trace.recording.record import Call, Value
 
 
 def select(analysis: Analysis, call: Call) -> list[Axes]:

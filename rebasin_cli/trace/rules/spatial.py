@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.axis_terms import Term, extent, multiply
+from rebasin_cli.trace.recording.record import Call, Value
 from rebasin_cli.trace.rules.views import regroup
-from rebasin_cli.trace.terms import Term, extent, multiply
 
 CHANNELS = 2  # batch and channel come first
 

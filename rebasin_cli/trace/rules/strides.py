@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.record import Call, Value
-from rebasin_cli.trace.terms import Term
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.axis_terms import Term
+from rebasin_cli.trace.recording.record import Call, Value
 
 Dim = tuple[int, int]  # the size of an axis, and its step in memory
 

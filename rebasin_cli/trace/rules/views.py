@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from math import prod
 
-from rebasin_cli.trace.analysis import Analysis, Axes
-from rebasin_cli.trace.bindings import Birth
-from rebasin_cli.trace.record import Call
-from rebasin_cli.trace.terms import (
+from rebasin_cli.trace.axes.analysis import Analysis, Axes
+from rebasin_cli.trace.axes.axis_terms import (
     ONE,
     Dependent,
     Sum,
@@ -19,6 +17,8 @@ from rebasin_cli.trace.terms import (
     extent,
     multiply,
 )
+from rebasin_cli.trace.axes.bindings import Birth
+from rebasin_cli.trace.recording.record import Call
 
 
 def regroup(analysis: Analysis, call: Call, axes: Axes, shape: Sequence[int]) -> Axes:

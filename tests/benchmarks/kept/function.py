@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.models import Example
-from rebasin_cli.models.attempt import quiet
-from rebasin_cli.trace.capture import named_outputs
+from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.trace.recording.capture import named_outputs
 
 
 def function_change(before: nn.Module, after: nn.Module, example: Example) -> float:

@@ -15,8 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.models import Example, shrunk
-from rebasin_cli.models.attempt import noise
-from rebasin_cli.models.transformers_inputs import Small, accepted, transformers_examples
+from rebasin_cli.models.transformers.transformers_inputs import (
+    Small,
+    accepted,
+    transformers_examples,
+)
+from rebasin_cli.models.trial_run import noise
 from tests.benchmarks.zoo.architectures import ARGUMENTS
 
 STATISTICS = ("running_mean", "running_var")

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.models.transformers_models import HEADS
+from rebasin_cli.models.transformers.transformers_models import HEADS
 
 LISTS = Path(__file__).parent / "lists"
 LIBRARIES = ("torchvision", "timm", "transformers")

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from rebasin_cli.models.attempt import failure, quiet
-from rebasin_cli.models.transformers_models import config_subject
+from rebasin_cli.models.transformers.transformers_models import config_subject
+from rebasin_cli.models.trial_run import failure, quiet
 
 SECONDS = 30
 transformers: Any = importlib.import_module("transformers")

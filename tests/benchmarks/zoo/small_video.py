@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from rebasin_cli.models import Example, Subject
-from rebasin_cli.models.attempt import noise
+from rebasin_cli.models.trial_run import noise
 
 SPATIAL, TEMPORAL = (64, 64), 8  # instead of 224 and 16, of which a proof takes ten CPU minutes
 KINDS = ("mvit_v1_b", "mvit_v2_s")

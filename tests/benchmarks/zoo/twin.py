@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.models import Example, Subject
-from rebasin_cli.models.attempt import quiet
+from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation, take
 from rebasin_cli.spec import BoundSpec, Spec, bind
-from rebasin_cli.spec.model import Declaration, Named, axes_of, leaves
+from rebasin_cli.spec.language.model import Declaration, Named, axes_of, leaves
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace import Trace
-from rebasin_cli.trace.capture import named_outputs
-from rebasin_cli.trace.sizeless import unsized
+from rebasin_cli.trace.proof.unproved import unsized
+from rebasin_cli.trace.recording.capture import named_outputs
 from tests.proof import draw, overwrite, permuted
 
 SEED = 20260  # not one of the proof's

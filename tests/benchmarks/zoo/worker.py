@@ -13,8 +13,8 @@ import torch
 
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.models import Subject, subject
-from rebasin_cli.models.attempt import quiet
-from rebasin_cli.models.transformers_models import config_subject
+from rebasin_cli.models.transformers.transformers_models import config_subject
+from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.trace import Choices, Trace, trace
 from tests.benchmarks.zoo import twin
 from tests.benchmarks.zoo.architectures import ARGUMENTS

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.trace.analysis import Analysis, Axes, Rule, analyse
-from rebasin_cli.trace.fibres import parents
-from rebasin_cli.trace.record import Record, Value, mapped
-from rebasin_cli.trace.recorder import Recorder
+from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule, analyse
+from rebasin_cli.trace.axes.axis_terms import Atom, Product, Sum, Term, atoms, extent
+from rebasin_cli.trace.derivation.parents import parents
+from rebasin_cli.trace.recording.record import Record, Value, mapped
+from rebasin_cli.trace.recording.recorder import Recorder
 from rebasin_cli.trace.rules import apply_rule
-from rebasin_cli.trace.terms import Atom, Product, Sum, Term, atoms, extent
 from tests.trace.operators.units import Moves, Places, draw
 
 EXACT = 1e-9  # relative, in float64: only the order of additions differs

@@ -13,9 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rebasin_cli.trace.analysis import Axes
-from rebasin_cli.trace.bindings import Bindings
-from rebasin_cli.trace.terms import Atom, Dependent, Product, Sum, Term, extent
+from rebasin_cli.trace.axes.analysis import Axes
+from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Product, Sum, Term, extent
+from rebasin_cli.trace.axes.bindings import Bindings
 
 Visit = Callable[[Atom, Tensor, Tensor], Tensor]  # atom, unit, where that is valid -> unit
 ABSENT = -1

@@ -1,0 +1,142 @@
+"""Passes of models over data in which the units of their layers are measured."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.activations.layer_statistics import LayerStatistics
+from rebasin_cli.activations.moments import Moments, moments
+from rebasin_cli.models.batch import Batch
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.correctable_layers import Site, sites_of, watched
+from rebasin_cli.network.layers import frozen_state
+from rebasin_cli.network.scores import called
+
+Samples = Mapping[str, list[Tensor]]  # of each layer: (samples, units) for each call of it
+Totals = dict[str, Moments]
+
+
+class _ReachedError(BaseException):
+    """The layer in question was seen: the rest of the model need not run."""
+
+
+def layer_statistics(
+    models: Sequence[nn.Module], batches: Batches, *, together: bool = False
+) -> dict[str, LayerStatistics]:
+    """Return what the layers of several models do on the same data, in one pass of each.
+
+    Measured are what every layer returns that can be corrected, before the activation, and what
+    every BatchNorm reads. The models share their class. together: how their units correlate, too;
+    then the outputs of all models for one batch are in memory at once.
+    """
+    with undisturbed(models):
+        sites = sites_of(models[0], first_of(batches)).corrected
+        if together:
+            return _together(models, sites, batches)
+        apart = [_alone(model, sites, batches) for model in models]
+    return {site.name: _statistics([own[site.name] for own in apart], None) for site in sites}
+
+
+def measured(site: Site, model: nn.Module, batches: Batches) -> Moments:
+    """Return the moments of one layer; each pass ends as soon as the layer was reached."""
+    found: Totals = {}
+    calls = 0
+
+    def see(name: str, samples: Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        join(found, name, moments(samples))
+        if calls % site.calls == 0:
+            raise _ReachedError
+
+    with watched([site], see):
+        for batch in batches:
+            with contextlib.suppress(_ReachedError):
+                called(model, batch)
+    return found[site.name]
+
+
+def first_of(batches: Batches) -> Batch:
+    """Return the first batch."""
+    return next(iter(batches))
+
+
+def join(totals: Totals, name: str, found: Moments) -> None:
+    """Add what was found of a layer to what is known of it."""
+    totals[name] = totals[name].joined(found) if name in totals else found
+
+
+@contextlib.contextmanager
+def undisturbed(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Run models as they are used: eval mode, no gradients; afterwards all is as it was."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for model in models:
+            stack.enter_context(frozen_state(model))
+            model.eval()
+        yield
+
+
+def _same(model: nn.Module, *sites: Site) -> list[Site]:
+    """Return the sites of one model in another of its class."""
+    modules = dict(model.named_modules())
+    return [site.moved(modules[site.name]) for site in sites]
+
+
+def _alone(model: nn.Module, sites: Sequence[Site], batches: Batches) -> Totals:
+    found: Totals = {}
+    with watched(_same(model, *sites), lambda name, rows: join(found, name, moments(rows))):
+        for batch in batches:
+            called(model, batch)
+    return found
+
+
+def _together(
+    models: Sequence[nn.Module], sites: Sequence[Site], batches: Batches
+) -> dict[str, LayerStatistics]:
+    pairs = list(combinations(range(len(models)), 2))
+    own: list[Totals] = [{} for _ in models]
+    both: list[Totals] = [{} for _ in pairs]
+    for batch in batches:
+        seen = [_outputs(_same(model, *sites), model, batch) for model in models]
+        for name in seen[0]:
+            rows = [torch.cat(one[name]).double() for one in seen]
+            for totals, row in zip(own, rows, strict=True):
+                join(totals, name, moments(row))
+            for totals, (i, j) in zip(both, pairs, strict=True):
+                join(totals, name, moments(rows[i] + rows[j]))
+    return {
+        site.name: _statistics([t[site.name] for t in own], [t[site.name] for t in both])
+        for site in sites
+    }
+
+
+def _outputs(sites: Sequence[Site], model: nn.Module, batch: Batch) -> Samples:
+    found: dict[str, list[Tensor]] = {}
+    with watched(sites, lambda name, rows: found.setdefault(name, []).append(rows.clone())):
+        called(model, batch)
+    return found
+
+
+def _statistics(own: Sequence[Moments], sums: Sequence[Moments] | None) -> LayerStatistics:
+    """sums: moments of the sums of two models' units: what is more than both variances is twice
+    their covariance.
+    """
+    correlations = None
+    if sums is not None:
+        pairs = combinations(own, 2)
+        rows = [_correlation(a, b, s) for (a, b), s in zip(pairs, sums, strict=True)]
+        correlations = torch.stack(rows) if rows else own[0].mean.new_zeros((0, len(own[0].mean)))
+    means, deviations = ([getattr(m, what) for m in own] for what in ("mean", "deviation"))
+    return LayerStatistics(torch.stack(means), torch.stack(deviations), correlations)
+
+
+def _correlation(a: Moments, b: Moments, both: Moments) -> Tensor:
+    scale = a.deviation * b.deviation
+    covariance = (both.variance - a.variance - b.variance) / 2
+    return torch.where(scale > 0, covariance / scale, 0.0).clamp(-1, 1)

@@ -1,0 +1,124 @@
+"""Running one model or two on data, and gathering what their units do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.activations.units import UnitMoments, unit_moments
+from rebasin_cli.errors import MachineError, UserCodeError
+from rebasin_cli.models.batch import Batch
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.scores import called
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.trace.points.observe_points import Units, columns, observing, units_at
+from rebasin_cli.trace.points.points import Point, blocks_of
+
+Groups = Mapping[str, BoundGroup]
+WORD = 8  # float64
+COPIES = 3  # of the products: so far, of a batch, of both
+
+
+def units_on(
+    models: Sequence[nn.Module],
+    batches: Batches,
+    points: Sequence[Point],
+    bound: BoundSpec,
+    *,
+    progress: Progress,
+) -> list[UnitMoments]:
+    """Return the moments of all units that the points show, over all batches.
+
+    models: one or two; each batch passes through each once. Raises UserCodeError for what the
+    user's code raises, for control flow other than traced, for numbers that are not finite.
+    """
+    groups = _groups(bound)
+    here = [point for point in points if groups.keys() & set(point.groups)]
+    found: list[UnitMoments] = []
+    for count, batch in enumerate(batches):
+        progress("running the models", count, batches.limit or 0)
+        seen = _seen(models, batch, here, groups)
+        found = [old.joined(new) for old, new in zip(found, seen, strict=True)] if found else seen
+    progress("running the models", batches.limit or 0, batches.limit or 0)
+    _check_finite(found)
+    return found
+
+
+def check_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> None:
+    """Raise MachineError if what is to be known of two models does not fit into memory."""
+    groups = _groups(bound)
+    units = [
+        columns(block, groups)
+        for point in points
+        for block in blocks_of(point.axes)
+        if set(block) & set(point.groups) & groups.keys()
+    ]
+    needed = COPIES * WORD * sum(number**2 for number in units)
+    if needed > machine.max_memory:
+        raise MachineError(
+            "not enough memory",
+            detail=f"comparing the units at {len(units)} places takes about {needed / 1e9:.1f} GB, "
+            f"{machine.max_memory / 1e9:.1f} GB may be used",
+            hint="--stream last looks at fewer places; or raise --max-memory",
+        )
+
+
+def _groups(bound: BoundSpec) -> Groups:
+    """Return the groups that may move, and those that others lie inside of."""
+    return {name: group for name, group in bound.groups.items() if name not in bound.idle}
+
+
+def _seen(
+    models: Sequence[nn.Module], batch: Batch, points: Sequence[Point], groups: Groups
+) -> list[UnitMoments]:
+    """Return the moments over one batch; what the first model does is kept for so long."""
+    kept = _pass(models[0], batch, points, groups) if len(models) > 1 else {}
+    found: dict[int, list[UnitMoments]] = {}
+
+    def see(number: int, value: Tensor) -> None:
+        point = points[number]
+        here = units_at(point, value, groups)
+        rows = [*zip(kept.pop(number), here, strict=True)] if kept else [(units,) for units in here]
+        found[number] = [_moments(point, row) for row in rows]
+
+    with observing(models[-1], points, see):
+        called(models[-1], batch)
+    return [moments for number in range(len(points)) for moments in found[number]]
+
+
+def _pass(
+    model: nn.Module, batch: Batch, points: Sequence[Point], groups: Groups
+) -> dict[int, list[Units]]:
+    kept: dict[int, list[Units]] = {}
+
+    def see(number: int, value: Tensor) -> None:
+        kept[number] = units_at(points[number], value.clone(), groups)
+
+    with observing(model, points, see):
+        called(model, batch)
+    return kept
+
+
+def _moments(point: Point, row: Sequence[Units]) -> UnitMoments:
+    place = f"{point.operator} {point.turn + 1} of {point.calls}, tensor {point.operand + 1}"
+    if len({units.samples.shape for units in row}) > 1:
+        raise UserCodeError(
+            f"{place}: the two models are given other numbers of samples",
+            detail=" and ".join(str(tuple(units.samples.shape)) for units in row),
+        )
+    return unit_moments(row[0].dims, place, [units.samples for units in row])
+
+
+def _check_finite(found: Sequence[UnitMoments]) -> None:
+    for one in found:
+        for number, moments in enumerate(one.models, 1):
+            if not bool(torch.isfinite(moments.scatter).all()):
+                raise UserCodeError(
+                    f"activations of model {number} are NaN or infinite",
+                    where=one.place,
+                    hint="look at the data and the checkpoint",
+                )

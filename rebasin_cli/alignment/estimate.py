@@ -1,0 +1,88 @@
+"""How much memory a matching will take, from headers alone."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from rebasin_cli.errors import MachineError
+from rebasin_cli.matching import SOFT, families, words
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine, free_memory
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec_choice.choice import Choice
+
+WORD = 4  # float32, the working dtype
+
+
+# The similarity in float32, its float64 copy for the assignment, and the solver's own copy.
+SIMILARITY_BYTES = 4 + 8 + 8
+
+
+def working_set(bound: BoundSpec) -> int:
+    """Return the bytes one group needs at once: its similarity and its permuted tensors."""
+    units = max((g.size for g in bound.groups.values() if not g.fixed), default=0)
+    similarity = units**2 * SIMILARITY_BYTES
+    largest = max((prod(t.shape) for t in bound.tensors), default=0) * WORD
+    return similarity + 4 * largest
+
+
+def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
+    """Return the estimated peak in bytes of matching two models, the interpreter left out."""
+    model = sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
+    return min(2 * model, machine.max_memory) + machine.jobs * working_set(bound)
+
+
+def check_search(choice: Choice, machine: Machine, options: Options, *, together: int = 0) -> None:
+    """Raise MachineError if a search does not fit into memory.
+
+    together: models that are permuted softly at once, whatever the method.
+    """
+    check_memory(choice.bound, machine)
+    models = max(together, int(options.search.method in SOFT))
+    if models:
+        check_walk(choice.bound, machine, movable=choice.movable, models=models)
+
+
+def check_memory(bound: BoundSpec, machine: Machine) -> None:
+    """Raise MachineError if the largest group does not fit into memory, whatever is kept."""
+    needed, free = working_set(bound), free_memory()
+    if needed <= free:
+        return
+    largest = max(bound.groups.values(), key=lambda group: (not group.fixed, group.size))
+    raise MachineError(
+        "not enough memory",
+        detail=f"group {largest.name!r} of {largest.size:,} units takes about "
+        f"{needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB are free",
+        hint="--skip the tensors of the group to leave it as it is",
+    )
+
+
+def check_walk(
+    bound: BoundSpec, machine: Machine, *, movable: frozenset[str] | None, models: int
+) -> None:
+    """Raise MachineError if soft permutations of some models do not fit into memory together."""
+    needed = words(families(bound, movable), models) * WORD
+    if needed > machine.max_memory:
+        raise MachineError(
+            "not enough memory",
+            detail=f"all models at once take about {needed / 1e9:.1f} GB, "
+            f"{machine.max_memory / 1e9:.1f} GB may be used",
+            hint="merge with --strategy many, align with --method weights, or raise --max-memory",
+        )
+
+
+def describe_matching(choice: Choice, machine: Machine) -> dict[str, Any]:
+    """Return what a plan says of a matching: the spec, its groups, means and memory."""
+    bound = choice.bound
+    return {
+        "spec": choice.name,
+        "groups": [
+            {"name": g.name, "size": g.size, "per": list(g.parents), "fixed": g.fixed}
+            for g in bound.groups.values()
+        ],
+        "untouched": list(bound.untouched),
+        "device": machine.device,
+        "jobs": machine.jobs,
+        "memory": estimate_memory(bound, machine),
+    }

@@ -1,0 +1,82 @@
+"""Whether a model can be run to see that its function stays, and which: before any work.
+
+The proof of a spec is that permuting changes no output. Where the model itself can be built, the
+same is looked at for the checkpoints at hand: a config.json that lies, or weights that a program
+reads in another way than the spec says, show here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import RebasinError, UsageError
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.network.network import Network, plan_network, subject_for
+from rebasin_cli.options.groups import Options
+from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.spec_choice.traced import SCHEME_OF, Fitted, described
+
+# Elements up to which a model is run unless asked not to: building and running one takes seconds.
+USUAL = 150_000_000
+
+
+@dataclass(frozen=True)
+class FunctionCheck:
+    """A model to run with two checkpoints.
+
+    required: one that does not run is an error. outputs: to compare; none: what its user looks at.
+    """
+
+    network: Network
+    required: bool
+    outputs: tuple[str, ...] = ()
+
+
+def plan_function_check(
+    model: Checkpoint, options: Options, choice: Choice | None = None
+) -> FunctionCheck | None:
+    """Return the model to check with that permuting a checkpoint keeps its function, if any.
+
+    It is the one that --model names, or that the config.json beside the weights does, if its
+    library is installed. Without --check only models of the usual size are run, none that --trust
+    is said of, and one of a config.json that cannot be built is let be; with it, that raises.
+    """
+    if options.check is False or options.tracing.free_outputs:
+        return None
+    elements = sum(model.info(name).numel for name in model.names())
+    required = bool(options.check) or options.tracing.target is not None
+    if options.check is None and (elements > USUAL or options.tracing.trust):
+        return None
+    if choice is not None and choice.traced is not None:
+        return check_of(choice.traced, required=required)
+    try:
+        return _from_class(model, options)
+    except RebasinError:
+        if required:
+            raise
+        return None
+
+
+def check_of(fitted: Fitted, *, required: bool = True) -> FunctionCheck:
+    """Return the check with a model that was traced: the outputs that it keeps are compared."""
+    network = Network(subject_for(fitted.tracing), fitted.layout.windows)
+    return FunctionCheck(network, required, fitted.known.trace.outputs)
+
+
+def _from_class(model: Checkpoint, options: Options) -> FunctionCheck | None:
+    """Return the check with a model that is built, or None if nothing says what it is."""
+    if options.tracing.target is not None:
+        return FunctionCheck(plan_network(model, options), required=True)
+    headers = headers_of([model])
+    found = described(headers)
+    if found is None or importlib.util.find_spec(found[0]) is None:
+        if options.check:
+            what = "nothing says which model to check with" if found is None else "cannot check"
+            hint = "--model TARGET" if found is None else f"pip install {found[0]}"
+            raise UsageError(what, where=str(model.path), hint=hint)
+        return None
+    tracing = replace(options.tracing, target=f"{SCHEME_OF[found[0]]}:{headers.folder}")
+    network = plan_network(model, replace(options, tracing=tracing))
+    return FunctionCheck(network, required=bool(options.check))

@@ -1,0 +1,140 @@
+"""Whether a checkpoint computes what another does, seen by running both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.alignment.function_check import FunctionCheck
+from rebasin_cli.errors import MachineError, PermutationError, UsageError
+from rebasin_cli.models import Example
+from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.weights import fill, widen, widened
+from rebasin_cli.tensors import TensorSource, dtype_name
+from rebasin_cli.trace.recording.capture import named_outputs, primary_outputs
+from rebasin_cli.trace.recording.record import mapped
+from rebasin_cli.trace.recording.recorder import primitive_kernels
+
+Outputs = Sequence[Mapping[str, Tensor]]
+
+
+def check_function(
+    check: FunctionCheck | None, one: TensorSource, other: TensorSource, *, where: str
+) -> Agreement | None:
+    """Return how far the outputs of a checkpoint move as its units do, if that can be looked at.
+
+    Raises PermutationError if they do: before a model of another function is written. where: the
+    checkpoint.
+    """
+    if check is None:
+        return None
+    try:
+        function = compare_functions(check, one, other, inputs=1)
+    except (UsageError, MachineError):
+        if check.required:
+            raise
+        return None
+    if math.isnan(function.difference) and not check.required:
+        return None
+    if not function.same:
+        raise PermutationError(
+            f"in this order of its units {check.network.subject.name} computes something else",
+            where=where,
+            detail=f"its outputs move by {function.difference:.2g} of their scale",
+            hint="is its config.json that of these weights, and the spec that of the model? "
+            "--no-check writes it all the same",
+        )
+    return function
+
+
+def compare_functions(
+    check: FunctionCheck, one: TensorSource, other: TensorSource, *, inputs: int | None = None
+) -> Agreement:
+    """Return how far apart the outputs of two checkpoints are on the model's random inputs.
+
+    inputs: how many of them; None: all. In float64, or in float32 where the model computes no
+    numbers in that; NaN if it computes none at all. What a checkpoint lacks, such as a head, has
+    the same random values for both.
+    Raises UsageError if the model does not run, MachineError if it does not fit into memory.
+    """
+    subject = check.network.subject
+    try:
+        with quiet():
+            model = subject.build()
+            examples = subject.examples(model)[:inputs]
+            for dtype in (torch.float64, torch.float32):
+                widen(model, dtype)
+                runs = [_run(model, source, check, examples) for source in (one, other)]
+                if all(map(_finite, runs)):
+                    break
+    except MemoryError as error:
+        raise MachineError(f"{subject.name} does not fit into memory") from error
+    except RuntimeError as error:
+        what = f"{subject.name} does not run with the weights of the checkpoints"
+        raise UsageError(what, detail=cause(error)) from error
+    difference = _apart(*runs) if _finite(runs[0]) else math.nan
+    return Agreement(difference, len(examples), dtype_name(dtype))
+
+
+def _run(
+    model: nn.Module, source: TensorSource, check: FunctionCheck, examples: Sequence[Example]
+) -> Outputs:
+    fill(model, source, check.network.windows)
+    dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
+    return [_called(model, example, dtype, check.outputs) for example in examples]
+
+
+def _called(
+    model: nn.Module, example: Example, dtype: torch.dtype, names: Sequence[str]
+) -> dict[str, Tensor]:
+    args: Any = mapped(example.args, Tensor, lambda t: widened(t, dtype))
+    kwargs: Any = mapped(dict(example.kwargs), Tensor, lambda t: widened(t, dtype))
+    torch.manual_seed(0)
+    with primitive_kernels():
+        returned = model(*args, **kwargs)
+    found = named_outputs(returned)
+    wanted = names or primary_outputs(returned)
+    return {name: found[name].clone() for name in wanted if name in found}
+
+
+def _finite(outputs: Outputs) -> bool:
+    return all(bool(torch.isfinite(value).all()) for run in outputs for value in run.values())
+
+
+def _apart(one: Outputs, other: Outputs) -> float:
+    pairs = [(run[n], again[n]) for run, again in zip(one, other, strict=True) for n in run]
+    return max((_relative(a, b) for a, b in pairs), default=math.inf)
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of two outputs, over the largest value of the first."""
+    if a.shape != b.shape or not a.numel():
+        return 0.0 if a.shape == b.shape else math.inf
+    difference = float((a - b).abs().max())
+    scale = float(a.abs().max())
+    return math.inf if math.isnan(difference) else difference / (scale or 1.0)
+
+
+SAME_FUNCTION = 1e-5  # relative: what float32 inside a model makes of another order of sums
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far apart the outputs of two checkpoints are, in units of their largest value.
+
+    inputs: on how many random inputs. dtype: in which the model was run.
+    """
+
+    difference: float
+    inputs: int
+    dtype: str
+
+    @property
+    def same(self) -> bool:
+        return self.difference <= SAME_FUNCTION

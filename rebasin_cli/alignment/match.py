@@ -1,0 +1,41 @@
+"""Two models brought into one order: the matching under a spec, on the machine as planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.matching import Matching, match_weights
+from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec_choice.choice import Choice
+
+
+def match_models(
+    reference: Checkpoint,
+    model: Checkpoint,
+    choice: Choice,
+    machine: Machine,
+    options: Options,
+    *,
+    overlap: Overlap = EQUAL,
+    initial: Mapping[str, Permutation] | None = None,
+    progress: Progress,
+) -> Matching:
+    """Return the matching of one model to a reference, under the plan's spec and means.
+
+    overlap: where the model's shapes are not the reference's.
+    """
+    return match_weights(
+        reference,
+        CommonPart(model, overlap),
+        choice.bound,
+        machine.settings(options),
+        movable=choice.movable,
+        initial=initial,
+        labels=(str(reference.path), str(model.path)),
+        progress=progress,
+    )

@@ -1,0 +1,32 @@
+"""What aligning a model to a reference found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.matching import Diagnosis, Matching
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A model that was moved into the reference's basin; written: None if only for the moment.
+
+    alike: bundled specs beside the chosen one that allow the same permutations. diagnosis: what
+    the units say one by one, if that was asked for. function: how far its outputs are from those
+    before, if the model was run.
+    """
+
+    model: Path
+    reference: Path
+    spec: str
+    matching: Matching
+    untouched: int
+    written: Written | None
+    permutation: Written | None
+    seconds: float
+    alike: tuple[str, ...] = ()
+    diagnosis: Diagnosis | None = None
+    function: Agreement | None = None

@@ -1,0 +1,219 @@
+"""What a matching found, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.unit_report import (
+    aligned_fields,
+    aligned_lines,
+    matched_details,
+    span,
+    unit_fields,
+)
+from rebasin_cli.matching import Change, Diagnosis, Matching, Status
+from rebasin_cli.matching.problem.result import HeldOut
+from rebasin_cli.presentation.presenter import Presenter
+from rebasin_cli.presentation.words import count
+from rebasin_cli.presentation.written import card_lines
+
+NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
+
+
+def cosine(matching: Matching) -> Change:
+    """Return the cosine of the two models, taking them to be equally long."""
+    return Change(
+        _cosine(matching.objective.before, matching.distance.before),
+        _cosine(matching.objective.after, matching.distance.after),
+    )
+
+
+def _cosine(objective: float, distance: float) -> float:
+    length = distance**2 / 2 + objective
+    return objective / length if length > 0 else 0.0
+
+
+def advice(matching: Matching) -> str:
+    """Return one sentence on what the figures mean for whoever wants to merge."""
+    sentence: str = matching.status.value
+    if matching.status is not Status.STAYED:
+        return sentence
+    if cosine(matching).before >= NEAR:
+        return "nothing was gained: the two already share a basin and can be averaged as they are"
+    return f"nothing was gained: {sentence}"
+
+
+def _percent(change: Change) -> str:
+    if change.before == 0:
+        return ""
+    return f" ({100 * (change.after - change.before) / change.before:+.1f} %)"
+
+
+def distance_text(matching: Matching) -> str:
+    change = matching.distance
+    return f"distance {change.before:.4g} -> {change.after:.4g}{_percent(change)}"
+
+
+def moved_text(matching: Matching) -> str:
+    movable = [group for group in matching.groups if not group.fixed]
+    units = sum(group.units for group in movable)
+    moved = sum(group.moved for group in movable)
+    groups = f"{matching.moved} of {count(len(movable), 'group')} moved"
+    return f"{groups} ({moved:,} of {count(units, 'unit')})"
+
+
+def named_spec(spec: str, alike: Sequence[str]) -> str:
+    """Return the name of a spec, and those of others that would do the same."""
+    same = ", ".join(alike)
+    return f"{spec} ({same} would do the same)" if same else spec
+
+
+def aligned_text(outcome: Aligned) -> str:
+    """Return what an alignment found."""
+    lines = [
+        f"{outcome.model} aligned to {outcome.reference}: {advice(outcome.matching)}",
+        f"  {distance_text(outcome.matching)}, {moved_text(outcome.matching)}",
+        *held_out_lines(outcome.matching),
+        *unseen_lines(outcome.matching),
+        f"  spec {named_spec(outcome.spec, outcome.alike)}, {outcome.seconds:.1f} s",
+    ]
+    if outcome.diagnosis:
+        figures, words = aligned_lines(outcome.matching, outcome.diagnosis)
+        lines = [*lines[:2], figures, *lines[2:], words]
+    if outcome.untouched:
+        lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
+    lines += [f"  {agreement_text(outcome.function)}"] if outcome.function else []
+    lines += card_lines(outcome.written)
+    if outcome.permutation:
+        lines.append(f"  permutation saved to {outcome.permutation.path}")
+    return "\n".join(lines)
+
+
+def agreement_text(function: Agreement) -> str:
+    answer = "the same function" if function.same else "not the same function"
+    inputs = count(function.inputs, "random input")
+    return (
+        f"{answer}: outputs differ by {function.difference:.2g} of their scale "
+        f"({inputs}, {function.dtype})"
+    )
+
+
+def _group_fields(matching: Matching, found: Diagnosis | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": group.name,
+            "size": group.size,
+            "units": group.units,
+            "moved": group.moved,
+            "fixed": group.fixed,
+            "cosine": span(group.cosine),
+            "gain": group.gain,
+            **(unit_fields(found.groups[group.name]) if found else {}),
+        }
+        for group in matching.groups
+    ]
+
+
+def matched_fields(matching: Matching, found: Diagnosis | None = None) -> dict[str, Any]:
+    return {
+        "status": matching.status.name.lower(),
+        "method": matching.method,
+        "start": matching.start,
+        "objective": span(matching.objective),
+        "distance": span(matching.distance),
+        **(aligned_fields(matching, found) if found else {}),
+        **held_out_fields(matching),
+        **unseen_fields(matching),
+        "groups": _group_fields(matching, found),
+    }
+
+
+def _aligned_fields(outcome: Aligned) -> dict[str, Any] | None:
+    if outcome.written is None:  # a step on the way
+        return None
+    return {
+        "model": str(outcome.model),
+        "reference": str(outcome.reference),
+        "spec": outcome.spec,
+        "alike": list(outcome.alike),
+        **matched_fields(outcome.matching, outcome.diagnosis),
+        "untouched": outcome.untouched,
+        "permutation": str(outcome.permutation.path) if outcome.permutation else None,
+        **agreement_fields(outcome.function),
+        "seconds": outcome.seconds,
+    }
+
+
+def agreement_fields(function: Agreement | None) -> dict[str, Any]:
+    if function is None:
+        return {"same_function": None, "output_difference": None}
+    return {"same_function": function.same, "output_difference": function.difference}
+
+
+def held_out_fields(matching: Matching) -> dict[str, Any]:
+    """Return what a result event says of the loss on held-out data, if there was any."""
+    found = matching.held_out
+    if found is None:
+        return {}
+    return {
+        "held_out": {
+            "loss": span(found.loss),
+            "losses": list(found.losses),
+            "epochs": found.epochs,
+            "best_epoch": found.best,
+            "batch_statistics": found.norms,
+            "stopped": found.stopped or None,
+        }
+    }
+
+
+def held_out_lines(matching: Matching) -> list[str]:
+    """Return what a summary says of the loss on held-out data: some lines, or none."""
+    found = matching.held_out
+    if found is None:
+        return []
+    epochs = f"{found.epochs:,} epoch{'' if found.epochs == 1 else 's'}"
+    lines = [f"  held-out loss of the midpoint {_outcome(found)} ({epochs})"]
+    if found.norms:
+        lines.append("  this is with batch statistics in the norms: reset those of a merged model")
+    return [*lines, f"  learning broke off: {found.stopped}"] if found.stopped else lines
+
+
+def _outcome(found: HeldOut) -> str:
+    if found.best == 0:
+        return f"{found.loss.before:.4g}: none was found below that of matching weights"
+    return f"{found.loss.before:.4g} by weights -> {found.loss.after:.4g} in epoch {found.best}"
+
+
+SHOWN = 5  # names of groups
+
+
+def unseen_fields(matching: Matching) -> dict[str, Any]:
+    """Return what a result event says of groups that no activations tell of."""
+    return {"unseen": list(matching.unseen)} if matching.method == "activations" else {}
+
+
+def unseen_lines(matching: Matching) -> list[str]:
+    """Return what a summary says of groups that were matched on weights instead."""
+    if not matching.unseen:
+        return []
+    return [
+        f"  matched on weights, since no activations tell of them: {listed_names(matching.unseen)}"
+    ]
+
+
+def listed_names(names: tuple[str, ...]) -> str:
+    more = len(names) - SHOWN
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+ALIGNED: Presenter[Aligned] = Presenter(
+    fields=_aligned_fields,
+    summary=aligned_text,
+    details=lambda outcome: matched_details(outcome.matching, outcome.diagnosis),
+    written=lambda outcome: outcome.written,
+)

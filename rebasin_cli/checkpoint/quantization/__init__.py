@@ -1,0 +1,1 @@
+"""Files whose weights are codes and scales: recognised, and read as weights."""

@@ -1,0 +1,1 @@
+"""Writing checkpoints: beside the target, flushed, renamed; whole or not at all."""

@@ -1,0 +1,223 @@
+"""Files and folders that appear whole or not at all.
+
+What is written goes into a hidden neighbour first, reaches the disk, and then takes the
+target's name in one step. After any failure the target is as it was and nothing is left over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rebasin_cli.checkpoint.failures import writing
+from rebasin_cli.checkpoint.writing.disk import expanded
+from rebasin_cli.errors import UsageError
+
+# Longer names than this are cut, so that the temporary name stays within the usual 255 bytes.
+_NAME_BYTES = 100
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+class Sink:
+    """A file being written: counts and digests what passes through."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write everything; raise MachineError where the disk refuses."""
+        rest = memoryview(data)
+        self._digest.update(rest)
+        while rest:
+            with writing(self._path):
+                rest = rest[os.write(self._descriptor, rest) :]
+        self.bytes += len(data)
+        return len(data)
+
+
+@contextmanager
+def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
+    """Open a sink whose content becomes `target` when the block ends without an exception.
+
+    A link is followed. The mode is that of the file replaced, else what the umask leaves.
+    Raises UsageError if the target exists and may not be overwritten, MachineError for a disk
+    that is full or read-only.
+    """
+    real = destination(target)
+    mode = _replaced_mode(real, overwrite=overwrite)
+    temporary = _neighbour(real)
+    with writing(target):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            sink = Sink(descriptor, target)
+            yield sink
+            with writing(target):
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with writing(target):
+            _publish_file(temporary, real, overwrite=overwrite)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(real.parent)
+
+
+@contextmanager
+def new_folder(
+    target: Path, *, overwrite: bool, keep: Callable[[Path, Path], None]
+) -> Iterator[Path]:
+    """Make a hidden folder that becomes `target` when the block ends without an exception.
+
+    keep(old, new): called before an existing folder is replaced, to save what it has to.
+    """
+    real = destination(target)
+    replaced = _replaced_folder(real, overwrite=overwrite)
+    temporary = _neighbour(real)
+    with writing(target):
+        temporary.mkdir()
+    try:
+        yield temporary
+        with writing(target):
+            if replaced:
+                keep(real, temporary)
+                shutil.copymode(real, temporary)
+            sync_folder(temporary)
+            _publish_folder(temporary, real, replaced=replaced)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(real.parent)
+
+
+def destination(target: Path) -> Path:
+    """Return the path to write: what a link points to, in a folder that exists."""
+    real = Path(os.path.realpath(expanded(target)))
+    with writing(target):
+        exists = real.parent.is_dir()
+    if not exists:
+        raise UsageError(
+            f"no such folder: {target.parent}", where=str(target), hint="create it first"
+        )
+    return real
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk; a file system that cannot is not an error."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def exists_error(target: Path) -> UsageError:
+    """Return the refusal to overwrite."""
+    return UsageError("already exists", where=str(target), hint="--force replaces it")
+
+
+def _replaced_mode(real: Path, *, overwrite: bool) -> int | None:
+    """Return the mode of the file about to be replaced, None if there is none."""
+    if not os.path.lexists(real):
+        return None
+    mode = real.stat().st_mode
+    # Replacing /dev/null or a pipe by a file would break more than this program.
+    if not stat.S_ISREG(mode):
+        raise UsageError("exists and is not a regular file", where=str(real))
+    if not overwrite:
+        raise exists_error(real)
+    return stat.S_IMODE(mode)
+
+
+def _replaced_folder(real: Path, *, overwrite: bool) -> bool:
+    """Tell whether there is a folder to replace; an empty one is not worth a refusal."""
+    if not os.path.lexists(real):
+        return False
+    if not real.is_dir():
+        raise UsageError("exists and is not a folder", where=str(real))
+    with writing(real):
+        empty = not any(real.iterdir())
+    if not overwrite and not empty:
+        raise exists_error(real)
+    return not empty
+
+
+def _neighbour(real: Path) -> Path:
+    """Return an unused hidden name in the same folder."""
+    start = real.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
+    return real.with_name(f".{start}.{secrets.token_hex(8)}.tmp")
+
+
+def _publish_file(temporary: Path, real: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        temporary.replace(real)
+        return
+    # A link, unlike a rename, never takes a name that another program has made meanwhile.
+    try:
+        os.link(temporary, real)
+    except FileExistsError as error:
+        raise exists_error(real) from error
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if os.path.lexists(real):
+            raise exists_error(real) from error
+        temporary.replace(real)
+
+
+def _publish_folder(temporary: Path, real: Path, *, replaced: bool) -> None:
+    """Give the folder its name; afterwards `temporary` is the old one, or gone."""
+    if not replaced:
+        try:
+            temporary.rename(real)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise exists_error(real) from error
+        return
+    if not _exchange(temporary, real):
+        _exchange_in_steps(temporary, real)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False if this system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    code = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    number = ctypes.get_errno()
+    if code and number not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        raise OSError(number, os.strerror(number), str(other))
+    return not code
+
+
+def _exchange_in_steps(new: Path, real: Path) -> None:
+    aside = _neighbour(real)
+    real.rename(aside)
+    try:
+        new.rename(real)
+    except BaseException:
+        aside.rename(real)
+        raise
+    aside.rename(new)

@@ -1,0 +1,111 @@
+"""Matching the units of two models by what they do on data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rebasin_cli.activations.observe import check_room, units_on
+from rebasin_cli.activations.statistics_file import Statistics, load_units
+from rebasin_cli.activations.units import SIMILARITIES, UnitMoments
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
+from rebasin_cli.errors import CheckpointError, SpecError
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.matching import Matching
+from rebasin_cli.matching.match_activations import (
+    Alike,
+    Models,
+    covered,
+    match_activations,
+    telling,
+)
+from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec_choice.traced import fitted
+from rebasin_cli.trace.points.points import kind
+
+
+def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:
+    """Return the matching of an item's model to the reference, from their activations.
+
+    Raises CheckpointError for statistics of other models, SpecError if none of the groups of the
+    spec is told of.
+    """
+    bound, chosen = plan.choice.bound, plan.options.activations
+    if plan.means.statistics is not None:
+        units = _stored(plan, plan.means.statistics, item)
+    else:
+        units = _observed(plan, item, progress)
+    similarity = SIMILARITIES[chosen.similarity]
+    alike = [Alike(u.dims, similarity(u.cross).cpu()) for u in units if _fits(u, bound)]
+    told = telling(bound, alike)
+    if not told:
+        raise SpecError(
+            f"no activations tell of a group of {plan.choice.name}",
+            detail=f"its groups are {', '.join(bound.groups)}",
+            hint="the groups need the names that `rebasin spec trace` gives them: leave out --spec",
+        )
+    found = match_activations(
+        Models(
+            plan.reference,
+            item.model,
+            bound,
+            plan.choice.movable,
+            (str(plan.reference.path), str(item.model.path)),
+        ),
+        told,
+        replace(plan.machine.settings(plan.options), method="auto"),
+        mix=chosen.mix,
+        progress=progress,
+    )
+    seen = covered(bound, told)
+    unseen = (g.name for g in bound.groups.values() if not g.fixed and g.root not in seen)
+    return replace(found, unseen=tuple(unseen))
+
+
+def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[UnitMoments]:
+    """Return what the two models do on the data of the plan."""
+    assert plan.means.door is not None, "the plan has seen to it"
+    network, chosen = plan.means.door.network, plan.options.activations
+    model = plan.choice.traced or fitted(headers_of([plan.reference]), plan.options)
+    points = model.known.trace.points[kind(chosen.moment, chosen.reach)]
+    check_room(points, plan.choice.bound, plan.machine)
+    return units_on(
+        [built(network, source, plan.machine) for source in (plan.reference, item.model)],
+        batches_of(plan.means.door, plan.machine, plan.options),
+        points,
+        plan.choice.bound,
+        progress=progress,
+    )
+
+
+def _stored(plan: AlignPlan, statistics: Statistics, item: AlignItem) -> Sequence[UnitMoments]:
+    """Return what a file says of the two models, whichever of them it has first."""
+    digests = (plan.reference.sha256(), item.model.sha256())
+    units = load_units(statistics)
+    if statistics.digests == digests[::-1] and digests[0] != digests[1]:
+        return [one.swapped for one in units]
+    if statistics.digests != digests and not plan.options.tracing.trust:
+        others = zip((plan.reference, item.model), digests, strict=True)
+        raise CheckpointError(
+            "the statistics are of other checkpoints",
+            where=str(statistics.path),
+            detail="\n".join(_unknown(model, d, statistics) for model, d in others),
+            hint=f"rebasin statistics {plan.reference.path} {item.model.path}; "
+            "--trust uses them all the same",
+        )
+    return units
+
+
+def _unknown(model: Checkpoint, digest: str, statistics: Statistics) -> str:
+    known = "is in it" if digest in statistics.digests else "is not in it"
+    return f"{model.path} (sha256 {digest[:12]}) {known}"
+
+
+def _fits(units: UnitMoments, bound: BoundSpec) -> bool:
+    """Return whether the spec has the groups of some units, and one that may move."""
+    sizes = {group.name: group.size for group in bound.groups.values()}
+    free = any(not bound.groups[name].fixed for name, _ in units.dims if name in sizes)
+    return free and all(sizes.get(name) == size for name, size in units.dims)

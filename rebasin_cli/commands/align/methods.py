@@ -1,0 +1,85 @@
+"""The methods of align that run the models on data: what each of them needs for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.activations.statistics_file import Statistics, read_statistics
+from rebasin_cli.activations.units import SIMILARITIES
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.matching import named
+from rebasin_cli.network.network import Door, plan_door
+from rebasin_cli.options.groups import Activations, Options
+from rebasin_cli.trace.points.points import MOMENTS, REACHES
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a method works with besides the weights.
+
+    door: the model and its data, if it runs. statistics: what was gathered before instead.
+    """
+
+    door: Door | None = None
+    statistics: Statistics | None = None
+
+
+def plan_activations(reference: Checkpoint, options: Options) -> Means:
+    """Return the model and the data whose activations are compared, or the file that tells."""
+    chosen = options.activations
+    named("similarity", chosen.similarity, SIMILARITIES)
+    check_places(chosen)
+    if not 0 < chosen.mix <= 1:
+        raise UsageError(
+            f"--mix {chosen.mix:g} is not a share of the activations",
+            hint="above 0, and up to 1: activations alone",
+        )
+    if chosen.statistics is None:
+        return Means(plan_door(reference, options, data=True, judged=False))
+    if options.running.data is not None:
+        raise UsageError("--statistics and --data exclude each other")
+    found = read_statistics(chosen.statistics)
+    if len(found.digests) < 2:
+        raise UsageError(
+            f"{found.path} tells of one model",
+            hint="rebasin statistics A B writes what a pair does on the same data",
+        )
+    return Means(statistics=found)
+
+
+def check_places(chosen: Activations) -> None:
+    """Raise UsageError for a place that has another name."""
+    named("point", chosen.moment, dict.fromkeys(MOMENTS))
+    named("reach of --stream", chosen.reach, dict.fromkeys(REACHES))
+
+
+def check_chosen(options: Options, start: Path | None) -> None:
+    """Raise UsageError for options of activations where the method is another, and vice versa.
+
+    start: a permutation file to start from.
+    """
+    if start is not None and options.search.method == "activations":
+        raise UsageError(
+            "matching on activations does not start from a permutation file",
+            hint="leave out --start: where a search starts hardly matters to it",
+        )
+    if options.activations != Activations() and options.search.method != "activations":
+        raise UsageError(
+            "--statistics, --similarity, --mix, --point and --stream are of another method",
+            hint="--method activations",
+        )
+
+
+def plan_straight_through(reference: Checkpoint, options: Options) -> Means:
+    """Return the model and the data that permutations are learned from."""
+    return Means(plan_door(reference, options, data=True, judged=False))
+
+
+# The same names as in `run.align.DATA_METHODS`, which carries them out.
+DATA_METHODS: Mapping[str, Callable[[Checkpoint, Options], Means]] = {
+    "activations": plan_activations,
+    "straight-through": plan_straight_through,
+}

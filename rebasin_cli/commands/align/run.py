@@ -1,0 +1,108 @@
+"""Carrying out `rebasin align`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+
+from rebasin_cli.alignment.functions import check_function
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.unit_comparison import diagnosed
+from rebasin_cli.commands.align.by_activations import by_activations
+from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
+from rebasin_cli.commands.align.straight_through.run import by_straight_through
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.files.card import Found, carded
+from rebasin_cli.files.part_sources import moved_parts
+from rebasin_cli.files.permutation_file import save_permutations
+from rebasin_cli.files.provenance import basin_of, provenance
+from rebasin_cli.files.write import write_model
+from rebasin_cli.matching import Matching
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
+from rebasin_cli.progress import Progress
+
+
+def run_align(plan: AlignPlan, progress: Progress) -> Iterator[LeftAsIs | Failed | Aligned]:
+    """Yield the reference, then each model as soon as it is written.
+
+    A model that fails is reported and the others go on; a single one raises instead.
+    """
+    yield LeftAsIs(plan.reference.path, "reference")
+    for item in plan.items:
+        if item.target.place.skip:
+            yield LeftAsIs(item.target.path, "exists")
+            continue
+        try:
+            yield _align(plan, item, progress)
+        except RebasinError as error:
+            if len(plan.items) == 1:
+                raise
+            yield Failed(item.model.path, error)
+
+
+def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
+    began = perf_counter()
+    method = DATA_METHODS.get(plan.options.search.method, by_weights)
+    matching = method(plan, item, progress)
+    models = plan.reference, item.model
+    progress("comparing units", 0, 0)
+    diagnosis = diagnosed(
+        models,
+        plan.choice,
+        plan.machine,
+        plan.options,
+        matching.permutations,
+        overlap=item.overlap,
+    )
+    facts = provenance(
+        "align",
+        models,
+        basin=basin_of(plan.reference) if plan.choice.whole else None,
+        spec=plan.choice.name,
+        seed=plan.options.seed,
+    )
+    moved = Permuted(item.model, item.tensors, matching.permutations)
+    progress("checking the function", 0, 0)
+    function = check_function(item.check, item.model, moved, where=str(item.model.path))
+    progress(f"writing {item.target.path.name}", 0, 0)
+    found = Found(matching.objective, function)
+    target = carded(item.target, models, options=plan.options, facts=facts, found=found)
+    parts = moved_parts(item.model, item.tensors, matching.permutations)
+    written = write_model(moved, item.model, target, plan.options, facts, parts)
+    saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
+    return Aligned(
+        model=item.model.path,
+        reference=plan.reference.path,
+        spec=plan.choice.name,
+        matching=matching,
+        untouched=len(plan.choice.bound.untouched),
+        written=written,
+        permutation=saved,
+        seconds=perf_counter() - began,
+        alike=plan.choice.alike,
+        diagnosis=diagnosis,
+        function=function,
+    )
+
+
+def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:
+    """Return the matching of an item's model to the reference, from the weights alone."""
+    return match_models(
+        plan.reference,
+        item.model,
+        plan.choice,
+        plan.machine,
+        plan.options,
+        overlap=item.overlap,
+        initial=plan.initial,
+        progress=progress,
+    )
+
+
+# Methods that run the models, by name; `plan.methods.DATA_METHODS` says what each of them needs.
+DATA_METHODS: Mapping[str, Callable[[AlignPlan, AlignItem, Progress], Matching]] = {
+    "activations": by_activations,
+    "straight-through": by_straight_through,
+}

@@ -1,0 +1,157 @@
+"""Midpoints of a reference and the orders of another model, run on data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from rebasin_cli.errors import UserCodeError
+from rebasin_cli.models.batch import Batch
+from rebasin_cli.models.weights import fill
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.scores import judged
+from rebasin_cli.network.user_code import users_code
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import Window
+
+HALF = 0.5  # of a step of the free parameters is what the midpoint makes of it
+
+
+class Midpoints:
+    """A model that holds the midpoint for some permutations, written anew only where they change.
+
+    model: is overwritten; its norms use the statistics of each batch, dropout is off, and every
+    floating parameter gets a slope. windows: where a checkpoint's tensors lie in it. between:
+    permutations -> the tensors of 1/2 (A + pi(B)).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        windows: Mapping[str, Window],
+        between: Callable[[Permutations], TensorSource],
+    ) -> None:
+        self._model, self._windows, self._between = batchwise(model), windows, between
+        self._present: Permutations | None = None
+        self._judged: tuple[Permutations, float] | None = None
+
+    @property
+    def norms(self) -> bool:
+        """Whether norms use statistics of a batch where the model by itself has others stored."""
+        return any(
+            isinstance(module, _NormBase) and module.running_mean is not None
+            for module in self._model.modules()
+        )
+
+    def held_out(self, permutations: Permutations, split: Split) -> float:
+        """Return the mean loss on the batches that nothing is learned from."""
+        if self._judged is None or self._judged[0] != permutations:
+            self._judged = permutations, self._loss(permutations, split)
+        return self._judged[1]
+
+    def slope(self, permutations: Permutations, batch: Batch, name: str) -> dict[str, Tensor]:
+        """Return the slope of a batch's mean loss for the free parameters, by checkpoint name.
+
+        With 1/2 (A + [pi(B) + free - stopgrad(free)]) in the model it is half the midpoint's own.
+        Tensors that the loss does not depend on are left out. name: of the data, for an error.
+        Raises UserCodeError for a loss without gradients.
+        """
+        model = self._at(permutations)
+        model.zero_grad(set_to_none=True)
+        total, _, answers = judged(model, batch, name)
+        if not total.requires_grad:
+            raise UserCodeError(
+                "the model's loss has no slope",
+                detail="none of its parameters is floating, or it is computed without gradients",
+                hint="--method weights and activations need none",
+            )
+        with users_code("the gradient of the model's loss"):
+            torch.autograd.backward([total / answers])
+        return self._read()
+
+    def _loss(self, permutations: Permutations, split: Split) -> float:
+        model, total, answers = self._at(permutations), 0.0, 0
+        with torch.no_grad():
+            for batch in split.held_out():
+                loss, _, count = judged(model, batch, split.batches.name)
+                total, answers = total + float(loss), answers + count
+        return total / answers
+
+    def _at(self, permutations: Permutations) -> nn.Module:
+        """Return the model with the midpoint in it. Running statistics may be anything."""
+        if self._present is None or self._present != permutations:
+            fill(self._model, self._between(permutations), self._windows)
+            self._present = permutations
+        return self._model
+
+    def _read(self) -> dict[str, Tensor]:
+        held = self._model.state_dict(keep_vars=True)
+        slopes = {
+            name: (window, held[window.source].grad) for name, window in self._windows.items()
+        }
+        return {
+            name: HALF * _within(slope, window)
+            for name, (window, slope) in slopes.items()
+            if slope is not None
+        }
+
+
+def batchwise(model: nn.Module) -> nn.Module:
+    """Return a model in eval mode, but for norms that would use running statistics.
+
+    Every floating parameter asks for a slope.
+    """
+    model.eval()
+    for module in model.modules():
+        module.training = isinstance(module, _NormBase)  # its children, if any, as they are
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return model
+
+
+def _within(values: Tensor, window: Window) -> Tensor:
+    """Return the window of a tensor."""
+    whole = values.contiguous()
+    return whole.as_strided(window.shape, window.strides, window.offset).clone()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Batches of which a share is held out, spread evenly; the first is always among them.
+
+    Which ones depends on their position alone, so a loader has to yield the same every time.
+    share: between 0 and 1, both left out.
+    """
+
+    batches: Batches
+    share: float
+
+    def held_out(self) -> Iterator[Batch]:
+        """Yield the batches that nothing is learned from."""
+        return (batch for k, batch in enumerate(self.batches) if self.holds_out(k))
+
+    def learned(self) -> Iterator[Batch]:
+        """Yield the batches to learn from."""
+        return (batch for k, batch in enumerate(self.batches) if not self.holds_out(k))
+
+    def count(self) -> int:
+        """Return how many batches there are to learn from. Raises UserCodeError for none."""
+        count = sum(1 for _ in self.learned())
+        if not count:
+            raise UserCodeError(
+                f"{self.batches.name}: every batch is held out, none is left to learn from",
+                hint="yield more and smaller batches, or hold out a smaller share",
+            )
+        return count
+
+    def holds_out(self, position: int) -> bool:
+        """Return whether the batch at a position is held out."""
+        share = Fraction(self.share).limit_denominator(1000)  # 0.1 * 30 is not 3 in floats
+        return ceil((position + 1) * share) > ceil(position * share)

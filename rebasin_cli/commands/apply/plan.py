@@ -1,0 +1,101 @@
+"""The plan of `rebasin apply`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.coded import moves_together, refuse_torn_codes
+from rebasin_cli.files.configs import compare_configs
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.files.output_paths import output_paths
+from rebasin_cli.files.permutation_file import Saved, read_permutations
+from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.options.groups import Options
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
+
+
+@dataclass(frozen=True)
+class ApplyPlan:
+    """All that `run_apply` needs: a model, the permutations that fit it, and a target.
+
+    check: the model to check with that its function stays; None: nothing is run.
+    """
+
+    model: Checkpoint
+    source: Path
+    permutations: Mapping[str, Permutation]
+    bound: BoundSpec
+    inverted: bool
+    target: Target
+    options: Options
+    check: FunctionCheck | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "command": "apply",
+            "inputs": describe_inputs([self.model]),
+            "permutation": str(self.source),
+            "groups": sorted(self.permutations),
+            "outputs": [describe_target(self.target)],
+        }
+
+
+def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -> ApplyPlan:
+    """Return what applying a permutation file will do; of the model only the header is read.
+
+    Raises PermutationError if the file is not a permutation file or does not fit the model.
+    """
+    (checkpoint,) = open_models([model], options)
+    saved = read_permutations(source, checkpoint)
+    refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
+    _check_saved(saved, source, checkpoint, options)
+    (out,) = output_paths([checkpoint], options, word="permuted")
+    target = plan_target(
+        out, checkpoint, options, own=[checkpoint], others=[source], create=options.out_folder
+    )
+    if options.tracing.free_outputs:
+        raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
+    check = plan_function_check(checkpoint, options)
+    return ApplyPlan(
+        checkpoint, source, saved.permutations, saved.bound, inverted, target, options, check
+    )
+
+
+def _check_saved(saved: Saved, source: Path, model: Checkpoint, options: Options) -> None:
+    """Raise if the model is another network, or has tensors that the permutation may not know.
+
+    What was unnamed in the model that it was found for could stay there, and can stay here.
+    """
+    compare_configs([(str(source), saved.config), (str(model.path), model.config)], options.warn)
+    headers = headers_of([model])
+    known = replace(options, pass_through=(*options.pass_through, *map(escape, saved.passed)))
+    check_unnamed(str(source), saved.bound, headers, known)
+    check_passed(saved.bound, headers, options, saved.moving)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A model to which a permutation file was applied.
+
+    function: how far its outputs are from those before, if a model was named to run them.
+    """
+
+    model: Path
+    permutation: Path
+    inverted: bool
+    groups: int
+    moved: int
+    written: Written
+    function: Agreement | None = None

@@ -1,0 +1,160 @@
+"""The command that runs models to see what lies between them: barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rebasin_cli.cli.runner import deliver
+from rebasin_cli.options import parameters as o
+from rebasin_cli.options import search as s
+from rebasin_cli.options import tracing as t
+from rebasin_cli.options.chosen import options_from
+from rebasin_cli.options.data import with_evaluation
+from rebasin_cli.options.extend import argument, options_in
+
+if TYPE_CHECKING:
+    from rebasin_cli.commands.barrier.plan import BarrierPlan
+
+PANEL = "Curve"
+
+_option, _file = options_in(PANEL), options_in(o.FILES)
+
+Steps = Annotated[
+    int | None,
+    _option(
+        "--steps",
+        metavar="N",
+        help="N points, both ends among them: alpha = k/(N-1); default: 25. With --plane N x N, "
+        "default: 11.",
+    ),
+]
+At = Annotated[
+    list[str] | None,
+    _option("--at", metavar="LIST", help="These points instead, as 0.25,0.5, and the ends."),
+]
+NoAlign = Annotated[
+    bool, _option("--no-align", help="Only the models as they are: no second curve.")
+]
+Renormalize = Annotated[
+    str | None,
+    _option(
+        "--renormalize",
+        metavar="reset|repair|rescale|reshift|closed-form",
+        help="A further curve, its points between the ends corrected on the data first.",
+    ),
+]
+Diagnose = Annotated[
+    bool,
+    _option(
+        "--diagnose",
+        help="Also look into the layers halfway: variance, response, how alike the parents are; "
+        "needs --data. With --plot a second picture, NAME-layers.",
+    ),
+]
+AsPlane = Annotated[
+    bool, _option("--plane", help="Three models: the plane through them, B and C aligned to A.")
+]
+Margin = Annotated[
+    float | None,
+    _option(
+        "--margin",
+        metavar="SHARE",
+        help="How far the plane goes beyond the models; default: 0.2 of their extent.",
+    ),
+]
+Plot = Annotated[
+    str | None,
+    _file("--plot", metavar="FILE", help="Also draw it: .png, .svg or .html."),
+]
+Resume = Annotated[
+    str | None,
+    _file(
+        "--resume",
+        metavar="FILE",
+        help="Keep each point in FILE (NDJSON) at once, and judge none again that is there.",
+    ),
+]
+
+
+@s.with_search
+@t.with_model
+@with_evaluation
+@o.sharing(o.SELECTING, o.COMPUTING, o.SHOWING)
+def barrier(
+    ctx: typer.Context,
+    models: Annotated[list[Path] | None, argument("A B [C]")] = None,
+    steps: Steps = None,
+    at: At = None,
+    no_align: NoAlign = False,
+    renormalize: Renormalize = None,
+    diagnose: Diagnose = False,
+    plane: AsPlane = False,
+    margin: Margin = None,
+    plot: Plot = None,
+    resume: Resume = None,
+    null: o.Null = False,
+    force: o.Force = False,
+    verbose: o.Verbose = 0,
+) -> None:
+    """Run the models between A and B, as they are and with B aligned to A: how high is the barrier?
+
+    --model says how to build the model, --data what to run it on. Without --evaluate each point
+    has its cross-entropy and accuracy on the data. The spec to align by is traced from the model,
+    unless --spec names one.
+
+    Examples:
+
+        rebasin barrier a.pt b.pt --model net.py:Net --data net.py:test_set
+
+        rebasin barrier a.pt b.pt --model net.py:Net --evaluate net.py:loss --plot curve.png
+
+        rebasin barrier a.pt b.pt c.pt --plane --model net.py:Net --data net.py:test_set
+    """
+    from rebasin_cli.commands.barrier.plan import Course, plan_barrier
+    from rebasin_cli.commands.barrier.plot import require_matplotlib
+
+    def plan() -> BarrierPlan:
+        if plot is not None:
+            require_matplotlib()
+        return plan_barrier(
+            o.piped_paths(models, null),
+            options_from(ctx.params),
+            Course(
+                steps=steps,
+                at=o.parse_numbers(at),
+                align=not no_align,
+                plane=plane,
+                margin=margin,
+                renormalize=renormalize,
+                picture=o.home_path(plot) if plot else None,
+                resume=o.home_path(resume) if resume else None,
+                diagnose=diagnose,
+            ),
+        )
+
+    deliver(ctx, plan, _run)
+
+
+def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
+    """Yield what is found, and the picture of it if one is wanted."""
+    from rebasin_cli.commands.barrier.layers.figures import Anatomized
+    from rebasin_cli.commands.barrier.layers.layers_plot import draw_layers
+    from rebasin_cli.commands.barrier.plot import draw
+    from rebasin_cli.commands.barrier.points import Contour, Curves
+    from rebasin_cli.commands.barrier.run import run_barrier
+
+    for outcome in run_barrier(plan, progress):
+        yield outcome
+        if isinstance(outcome, Anatomized) and plan.layers is not None:
+            yield draw_layers(outcome, plan.layers)
+        if not isinstance(outcome, Curves | Contour) or plan.picture is None:
+            continue
+        if outcome.survey.complete:
+            yield draw(outcome, plan.picture)
+
+
+COMMANDS = (barrier,)

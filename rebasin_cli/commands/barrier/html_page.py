@@ -1,0 +1,102 @@
+"""A page of HTML with a picture and its numbers; it needs no other file and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from rebasin_cli.commands.barrier.points import Contour, Curves
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
+       color: #222; background: #fff; }
+svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.15rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; }
+.wide { overflow-x: auto; }
+"""
+
+
+def page(svg: str, outcome: Curves | Contour) -> str:
+    """Return the page of curves or of a plane. svg: its picture."""
+    title = " and ".join(escape(path.name) for path in outcome.survey.models)
+    contour = isinstance(outcome, Contour)
+    rows = _places(outcome) if isinstance(outcome, Contour) else _points(outcome)
+    notes = [*outcome.survey.notes, *outcome.survey.hints]
+    parts = [
+        f"<h1>{'The plane through' if contour else 'Between'} {title}</h1>",
+        svg[svg.index("<svg") :],
+        *(f"<p>{escape(note)}</p>" for note in notes),
+        _barriers(outcome) if isinstance(outcome, Curves) else "",
+        f'<h2>Points</h2>\n<div class="wide">{table(rows)}</div>',
+    ]
+    return document(title, parts)
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """Return a page of parts that are HTML; empty ones are left out."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _barriers(outcome: Curves) -> str:
+    if not outcome.barriers:
+        return ""
+    rows = [["curve", "score", "barrier", "at", "removed", "from the mean of the ends", "removed"]]
+    for found in outcome.barriers:
+        chord, mean = found.barrier.chord, found.barrier.mean
+        rows.append(
+            [
+                found.curve,
+                found.score,
+                f"{chord.height:.6g}",
+                f"{chord.alpha:.4g}",
+                _share(found.chord_removed),
+                f"{mean.height:.6g}",
+                _share(found.mean_removed),
+            ]
+        )
+    return f"<h2>Barriers</h2>\n{table(rows)}"
+
+
+def _points(outcome: Curves) -> list[list[str]]:
+    columns = [(name, score) for name in outcome.names for score in outcome.survey.scores]
+    values = [outcome.curve(*column) for column in columns]
+    rows = [["alpha", *(f"{name} {score}" for name, score in columns)]]
+    for alpha in sorted({alpha for curve in values for alpha in curve}):
+        rows.append([f"{alpha:.6g}", *(_number(curve.get(alpha)) for curve in values)])
+    return rows
+
+
+def _places(outcome: Contour) -> list[list[str]]:
+    scores = outcome.survey.scores
+    rows = [["x", "y", "A", "B", "C", *scores]]
+    for point in outcome.survey.points:
+        numbers = [*(point.spot.at or ()), *point.spot.weights]
+        values = (point.scores.get(score) for score in scores)
+        rows.append([*(f"{n:.6g}" for n in numbers), *map(_number, values)])
+    return rows
+
+
+def table(rows: Sequence[Iterable[str]]) -> str:
+    """Return a table of plain text; the first row is its head."""
+    head, *body = rows
+    lines = ["<table>", _row(head, "th"), *(_row(row, "td") for row in body), "</table>"]
+    return "\n".join(lines)
+
+
+def _row(cells: Iterable[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"

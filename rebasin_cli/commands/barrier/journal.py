@@ -1,0 +1,107 @@
+"""Points of a curve in a file, one NDJSON event a line, so that a later run need not repeat them.
+
+The lines are those that `rebasin barrier --json` prints; events of other kinds are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.commands.barrier.points import Scored, Spot
+from rebasin_cli.errors import MachineError, RebasinError
+
+HEAD = {"schema": "rebasin/1", "event": "result", "command": "barrier"}
+START = b'{"schema":"rebasin/1"'  # of every line: what else is cut off is not ours to remove
+DIGITS = 9  # of weights that are compared
+
+
+class Journal:
+    """The points in a file, and those that are added to it. path: None: in no file.
+
+    Raises RebasinError for a file that holds anything else. A last line that was cut off, as a
+    crash leaves it, is removed from the file; `cut` says so.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self.cut = path, False
+        self._known: dict[str, Scored] = {}
+        data = path.read_bytes() if path is not None and path.exists() else b""
+        for scored in self._points(data.splitlines(keepends=True)):
+            self._known[_key(scored.spot, scored.of)] = scored
+
+    def find(self, spot: Spot, of: Mapping[str, Any]) -> Scored | None:
+        """Return what is known of a spot, if the same was judged there."""
+        known = self._known.get(_key(spot, of))
+        return known and Scored(spot, known.scores, known.seconds, of, reused=True)
+
+    def add(self, scored: Scored) -> None:
+        """Write a point to the file at once."""
+        if self._path is None:
+            return
+        line = json.dumps({**HEAD, **scored.fields()}, separators=(",", ":"), allow_nan=False)
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            where, why = str(self._path), error.strerror or str(error)
+            raise MachineError(f"cannot write: {why}", where=where) from error
+
+    def _points(self, lines: list[bytes]) -> Iterator[Scored]:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                found = _parsed(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if number == len(lines) and _cut_off(line):
+                    self._shorten(len(line))
+                    return
+                raise RebasinError(
+                    "not a point of a curve",
+                    where=f"{self._path}:{number}",
+                    hint="--resume takes a file that --resume or --json of this command wrote",
+                ) from error
+            if found is not None:
+                yield found
+        if lines and not lines[-1].endswith(b"\n"):
+            self._end()
+
+    def _shorten(self, count: int) -> None:
+        """Take a line that was cut off away from the end of the file."""
+        assert self._path is not None, "it was read from there"
+        self.cut = True
+        with self._path.open("r+b") as file:
+            file.truncate(self._path.stat().st_size - count)
+
+    def _end(self) -> None:
+        """End the last line, so that the next one stands by itself."""
+        assert self._path is not None, "it was read from there"
+        with self._path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _cut_off(line: bytes) -> bool:
+    """Return whether a line is the beginning of an event of ours."""
+    whole = line.endswith(b"\n")
+    return not whole and (line.startswith(START) or START.startswith(line))
+
+
+def _parsed(record: Mapping[str, Any]) -> Scored | None:
+    """Return the point of an event; None for one that is about something else."""
+    if record["schema"] != HEAD["schema"]:
+        raise ValueError(record["schema"])
+    if any(record.get(name) != value for name, value in HEAD.items()) or "curve" not in record:
+        return None
+    at = (float(record["x"]), float(record["y"])) if "x" in record else None
+    spot = Spot(record["curve"], tuple(map(float, record["weights"])), at)
+    scores = {str(name): float(value) for name, value in record["scores"].items()}
+    return Scored(spot, scores, float(record["seconds"]), dict(record["of"]))
+
+
+def _key(spot: Spot, of: Mapping[str, Any]) -> str:
+    """Return what makes two points the same, whatever rounding does to their places."""
+    weights = [round(weight, DIGITS) + 0.0 for weight in spot.weights]
+    return json.dumps([spot.curve, weights, dict(of)], sort_keys=True)

@@ -1,0 +1,187 @@
+"""What becomes of activations halfway between two aligned models, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.commands.barrier.layers.confidence import Calibration, calibration
+from rebasin_cli.commands.barrier.layers.sums import LayerSums, Seen, layer_sums
+from rebasin_cli.errors import UserCodeError
+from rebasin_cli.models.batch import Batch, tensors_in
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.user.batch_inputs import fitted
+from rebasin_cli.network.answers import answers
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.layers import Layer, layers_of, observed
+from rebasin_cli.network.scores import called, logits_of
+from rebasin_cli.progress import Progress, silent
+
+INTEGERS = "the inputs are integers, of which none is zero"
+
+
+Outputs = Mapping[str, Tensor]
+
+
+Calibrations = tuple[Calibration, ...]
+
+
+class Trio(NamedTuple):
+    """Two models whose units match one by one, and their midpoint; in eval mode."""
+
+    a: nn.Module
+    b: nn.Module
+    midpoint: nn.Module
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """One layer of the midpoint beside that of its parents; every place of an output counts.
+
+    variance: of the midpoint's units over the mean of the parents'. response: |f(x) - f(0)| of
+    the midpoint over the mean of the parents', None where there is no zero input. similarity:
+    linear CKA of the parents, which no permutation of units changes; None for too many units.
+    correlation: of unit k of A with unit k of B, on average; None where none varies.
+    """
+
+    name: str
+    kind: str
+    norm: bool
+    units: int
+    variance: float | None
+    response: float | None
+    similarity: float | None
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The layers in the order in which they are called, and the models as a whole.
+
+    calibration: expected calibration error of A, B and the midpoint; None without targets.
+    no_zero: why no layer has a response; empty if they have one.
+    """
+
+    layers: tuple[LayerFigures, ...]
+    calibration: tuple[float, float, float] | None
+    no_zero: str = ""
+
+
+def anatomy(trio: Trio, batches: Batches, progress: Progress = silent) -> Anatomy:
+    """Return the figures of two models and their midpoint from one pass over batches.
+
+    Each batch is run twice, the second time as zeros of the same shape; integers among floating
+    inputs stay. Raises UserCodeError if a model raises or none of its layers is called.
+    """
+    sums: dict[str, LayerSums] = {}
+    sure: list[Calibrations] = []
+    possible = True
+    with torch.no_grad():
+        for count, yielded in enumerate(batches):
+            progress("diagnosing", count, batches.limit or 0)
+            batch = fitted(yielded, trio.midpoint)
+            returned, outputs = _passes(trio, batch)
+            zero = _zero(batch)
+            possible = zero is not None
+            zeros = _passes(trio, zero)[1] if zero is not None else None
+            for name, seen in _together(outputs, zeros).items():
+                found = layer_sums(seen)
+                sums[name] = sums[name].joined(found) if name in sums else found
+            sure.append(_calibrations(returned, batch))
+    if not sums:
+        raise UserCodeError("the model calls no layer whose units could be measured")
+    layers = {layer.name: layer for layer in layers_of(trio.midpoint)}
+    return Anatomy(
+        tuple(_figures(layers[name], found) for name, found in sums.items()),
+        _errors(sure),
+        "" if possible else INTEGERS,
+    )
+
+
+def _passes(trio: Trio, batch: Batch) -> tuple[list[Any], list[Outputs]]:
+    """Return what each model answers to a batch, and the samples of its layers."""
+    returned: list[Any] = []
+    outputs: list[Outputs] = []
+    for model in trio:
+        layers = {layer.name: layer for layer in layers_of(model)}
+        seen: dict[str, list[Tensor]] = {}
+
+        def see(name: str, value: Tensor, into: Any = seen, known: Any = layers) -> None:
+            into.setdefault(name, []).append(known[name].samples(value))
+
+        with observed(list(layers.values()), see):
+            returned.append(called(model, batch))
+        outputs.append({name: torch.cat(samples) for name, samples in seen.items()})
+    return returned, outputs
+
+
+def _together(outputs: Sequence[Outputs], zeros: Sequence[Outputs] | None) -> dict[str, Seen]:
+    """Return the samples of all three models layer by layer, for layers that all three call."""
+    a, b, midpoint = outputs
+    found = {}
+    for name in (name for name in a if name in b and name in midpoint):
+        still = (zeros[0][name], zeros[1][name], zeros[2][name]) if zeros else None
+        found[name] = Seen(a[name], b[name], midpoint[name], still)
+    return found
+
+
+def _zero(batch: Batch) -> Batch | None:
+    """Return a batch with zeros for all floating inputs, or None if it has none."""
+    given = batch.example.args, dict(batch.example.kwargs)
+    if not any(tensor.is_floating_point() for tensor in tensors_in(given)):
+        return None
+    args, kwargs = _zeroed(given)
+    return Batch(Example(args, kwargs))
+
+
+def _zeroed(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return torch.zeros_like(tree) if tree.is_floating_point() else tree
+    if isinstance(tree, Mapping):
+        return {key: _zeroed(item) for key, item in tree.items()}
+    return type(tree)(map(_zeroed, tree)) if type(tree) in (tuple, list) else tree
+
+
+def _calibrations(returned: Sequence[Any], batch: Batch) -> Calibrations:
+    """Return the calibration of each model on one batch; none without targets."""
+    if batch.targets is None:
+        return ()
+    found = [answers(logits_of(one), batch) for one in returned]
+    return tuple(calibration(each.rows, each.right) for each in found)
+
+
+def _errors(batches: Sequence[Calibrations]) -> tuple[float, float, float] | None:
+    """Return the error of each model over all batches, if all have targets."""
+    if not all(batches):
+        return None
+    a, b, midpoint = (reduce(Calibration.joined, one).error for one in zip(*batches, strict=True))
+    return a, b, midpoint
+
+
+def _figures(layer: Layer, sums: LayerSums) -> LayerFigures:
+    return LayerFigures(
+        name=layer.name,
+        kind=type(layer.module).__name__,
+        norm=layer.norm,
+        units=len(sums.a.mean),
+        variance=sums.variance,
+        response=sums.response,
+        similarity=sums.similarity,
+        correlation=sums.correlation,
+    )
+
+
+@dataclass(frozen=True)
+class Anatomized:
+    """The layers halfway between two models. aligned: they were, here or before."""
+
+    models: tuple[Path, ...]
+    anatomy: Anatomy
+    aligned: bool
+    seconds: float

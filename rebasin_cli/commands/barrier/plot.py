@@ -1,0 +1,183 @@
+"""Pictures of curves and of planes: PNG, SVG, or a page of HTML that needs no other file.
+
+matplotlib is an extra, and slow to import: it is looked for only when a picture is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.checkpoint.writing.publish import new_file
+from rebasin_cli.commands.barrier.curve import Peak, chord, sign
+from rebasin_cli.commands.barrier.html_page import page
+from rebasin_cli.commands.barrier.points import Contour, Curves, Drawn, FoundBarrier
+from rebasin_cli.errors import MachineError
+from rebasin_cli.files.targets import Place
+
+Bar = Mapping[str, Any]
+
+# Okabe and Ito's colours, told apart by most colour-blind people, from light and on grey paper.
+STYLES = (
+    {"color": "#D55E00", "linestyle": "-", "marker": "o"},
+    {"color": "#0072B2", "linestyle": "-", "marker": "s"},
+    {"color": "#009E73", "linestyle": "-", "marker": "^"},
+)
+# Barriers of several curves often stand at one place: the later ones are narrower, and in front.
+BARS: tuple[Bar, ...] = (
+    {"color": "#F4C7A6", "linewidth": 9},
+    {"color": "#8FC1E0", "linewidth": 5},
+    {"color": "#7CCBB2", "linewidth": 2},
+)
+DOTS = 60  # points of a curve that are marked one by one
+SIZE = (6.4, 4.4)  # inches, of one panel
+LEVELS = 20
+
+
+def require_matplotlib() -> None:
+    """Raise MachineError if no picture can be drawn here."""
+    _matplotlib("figure")
+
+
+def draw(outcome: Curves | Contour, place: Place) -> Drawn:
+    """Write the picture of an outcome, in the format of the ending."""
+    return Drawn(write_figure(figure_of(outcome), outcome, place))
+
+
+def figure_of(outcome: Curves | Contour) -> Any:
+    """Return the matplotlib figure of an outcome: a panel for each score, at most four."""
+    scores = outcome.survey.scores[:4]
+    figure = _matplotlib("figure").Figure(
+        figsize=(SIZE[0] * len(scores), SIZE[1]), layout="constrained"
+    )
+    for axes, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
+        if isinstance(outcome, Contour):
+            _contour(figure, axes, outcome, score)
+        else:
+            _curves(axes, outcome, score)
+    return figure
+
+
+def write_figure(figure: Any, outcome: Curves | Contour, place: Place) -> Written:
+    """Write the figure of an outcome, whole or not at all."""
+    return write_drawing(figure, place, lambda svg: page(svg, outcome))
+
+
+def write_drawing(figure: Any, place: Place, paged: Callable[[str], str]) -> Written:
+    """Write a figure, whole or not at all; the same figure gives the same bytes.
+
+    paged: from an SVG to the page around it, for .html.
+    """
+    ending = place.path.suffix.lower()
+    data = _bytes(figure, "png" if ending == ".png" else "svg")
+    if ending == ".html":
+        data = paged(data.decode()).encode()
+    with new_file(place.path, overwrite=place.overwrite) as sink:
+        sink.write(data)
+    return Written(place.path, sink.bytes, sink.sha256)
+
+
+def _bytes(figure: Any, format: str) -> bytes:
+    drawn = io.BytesIO()
+    metadata = {"Date": None} if format == "svg" else {}
+    # names inside an SVG are random without a salt
+    with _matplotlib().rc_context({"svg.hashsalt": "rebasin", "svg.fonttype": "path"}):
+        figure.savefig(drawn, format=format, dpi=150, metadata=metadata)
+    return drawn.getvalue()
+
+
+def _matplotlib(module: str = "") -> Any:
+    try:
+        return importlib.import_module(f"matplotlib.{module}" if module else "matplotlib")
+    except ImportError as error:
+        raise MachineError(
+            "a picture needs the package matplotlib, which cannot be imported",
+            detail=str(error),
+            hint="pip install 'rebasin-cli[plot]'",
+        ) from error
+
+
+def _curves(axes: Any, outcome: Curves, score: str) -> None:
+    """Draw one score of all curves, the line between the ends, and each barrier."""
+    barriers = {found.curve: found for found in outcome.barriers if found.score == score}
+    names = [name for name in outcome.names if outcome.curve(name, score)]
+    for name, style, bar in zip(names, STYLES, BARS, strict=False):
+        curve = outcome.curve(name, score)
+        marker = style["marker"] if len(curve) <= DOTS else ""
+        look = {**style, "marker": marker, "markersize": 4, "linewidth": 1.6}
+        axes.plot(list(curve), list(curve.values()), label=_label(name, barriers), **look)
+        if name in barriers:
+            _mark(axes, curve, barriers[name].barrier.chord, sign(score), bar)
+    _ends(axes, outcome.curve(names[0], score), outcome.survey.models)
+    axes.set_ylabel(score)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=9)
+
+
+def _label(name: str, barriers: dict[str, FoundBarrier]) -> str:
+    if name not in barriers:
+        return name
+    peak = barriers[name].barrier.chord
+    place = f" at {peak.alpha:.3g}" if peak.height else ""
+    return f"{name}: barrier {peak.height:.3g}{place}"
+
+
+def _mark(axes: Any, curve: dict[float, float], peak: Peak, sign: int, bar: Bar) -> None:
+    """Draw the barrier as a bar from the line between the ends to the curve."""
+    if not peak.height:
+        return
+    foot = curve[peak.alpha] - sign * peak.height
+    axes.vlines(peak.alpha, foot, curve[peak.alpha], zorder=1, **bar)
+
+
+def _ends(axes: Any, curve: dict[float, float], models: Sequence[Path]) -> None:
+    """Mark the two models and draw the line between them."""
+    if {0.0, 1.0} <= curve.keys():
+        ends = curve[0.0], curve[1.0]
+        line = [chord(*ends, alpha) for alpha in (0.0, 1.0)]
+        axes.plot([0, 1], line, color="#555555", linestyle=":", linewidth=1.2, zorder=1)
+        look = {"color": "white", "markeredgecolor": "black", "zorder": 5}
+        axes.plot([0, 1], ends, "D", label="the two models", **look)
+    low, high = min(curve), max(curve)
+    axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    a, b = (_short(path) for path in models)
+    axes.set_xlabel(f"alpha\n0 is {a}, 1 is {b}")
+
+
+def _contour(figure: Any, axes: Any, outcome: Contour, score: str) -> None:
+    """Draw one score over the plane, filled between levels, and the three models."""
+    grid = outcome.grid(score)
+    xs, ys = sorted({x for x, _, _ in grid}), sorted({y for _, y, _ in grid})
+    heights = {(x, y): value for x, y, value in grid}
+    rows = [[heights[x, y] for x in xs] for y in ys]
+    colours = "viridis_r" if sign(score) >= 0 else "viridis"
+    filled = axes.contourf(xs, ys, rows, levels=LEVELS, cmap=colours)
+    axes.contour(xs, ys, rows, levels=LEVELS, colors="white", linewidths=0.3, alpha=0.6)
+    figure.colorbar(filled, ax=axes, label=score)
+    for corner, name in zip(outcome.plane.corners, "ABC", strict=True):
+        axes.plot(*corner, "o", color="white", markeredgecolor="black", markersize=8, zorder=5)
+        axes.annotate(
+            name,
+            corner,
+            xytext=(7, 7),
+            textcoords="offset points",
+            fontweight="bold",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0},
+            zorder=6,
+        )
+    axes.set_aspect("equal")
+    axes.set_xlabel("distance in weights, from A towards B")
+    axes.set_ylabel("distance, across")
+    named = zip("ABC", outcome.survey.models, strict=True)
+    names = "\n".join(f"{letter}  {_short(path)}" for letter, path in named)
+    axes.set_title(names, fontsize=9, loc="left")
+
+
+def _short(path: Path) -> str:
+    """Return a file's name, its end if that is too long for an axis."""
+    return path.name if len(path.name) <= 28 else f"...{path.name[-25:]}"

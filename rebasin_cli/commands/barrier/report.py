@@ -1,0 +1,187 @@
+"""Curves between models in words: the fields of events, tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.report import ALIGNED
+from rebasin_cli.commands.barrier.curve import Peak, sign
+from rebasin_cli.commands.barrier.layers.figures import Anatomized
+from rebasin_cli.commands.barrier.layers.report import anatomy_fields, anatomy_summary, anatomy_text
+from rebasin_cli.commands.barrier.points import Contour, Curves, Drawn, Scored, Survey
+from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.presentation.tables import rendered
+
+
+def curves_fields(outcome: Curves) -> dict[str, Any]:
+    """Return what the event of a finished line says: the barriers; its points went before."""
+    return {
+        **_survey_fields(outcome.survey),
+        "curves": list(outcome.names),
+        "barriers": [
+            {
+                "curve": found.curve,
+                "score": found.score,
+                "chord": _peak_fields(found.barrier.chord, found.chord_removed),
+                "mean": _peak_fields(found.barrier.mean, found.mean_removed),
+            }
+            for found in outcome.barriers
+        ],
+    }
+
+
+def contour_fields(outcome: Contour) -> dict[str, Any]:
+    """Return what the event of a finished plane says: where the models are, and the best place."""
+    lowest = {name: best_place(outcome, name) for name in outcome.survey.scores if sign(name)}
+    return {
+        **_survey_fields(outcome.survey),
+        "corners": [list(corner) for corner in outcome.plane.corners],
+        "best": {
+            name: {"x": place[0], "y": place[1], "value": place[2]}
+            for name, place in lowest.items()
+            if place
+        },
+    }
+
+
+def drawn_fields(outcome: Drawn) -> dict[str, Any]:
+    """Return what the event of a picture says. Not `path`: that is a model's, for who reads it."""
+    written = outcome.written
+    return {"plot": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
+
+
+def curves_text(outcome: Curves) -> str:
+    """Return the table of a line: a row for each alpha; then the barriers."""
+    tables = [rendered(_points(outcome))]
+    if outcome.barriers:
+        tables.append(rendered(barrier_table(outcome)))
+    return "\n".join(tables).rstrip("\n")
+
+
+def contour_text(outcome: Contour) -> str:
+    """Return the table of a plane: a row for each point, the three models first."""
+    scores = outcome.survey.scores
+    table = _table("x", "y", "A", "B", "C", *map(escape, scores))
+    for point in outcome.survey.points:
+        at = point.spot.at or (0.0, 0.0)
+        weights = [f"{weight:.4f}" for weight in point.spot.weights]
+        values = [_number(point.scores.get(score)) for score in scores]
+        table.add_row(f"{at[0]:.4f}", f"{at[1]:.4f}", *weights, *values)
+    return rendered(table).rstrip("\n")
+
+
+def survey_summary(survey: Survey) -> str:
+    """Return what a person wants to know beside the table."""
+    judged = len(survey.points) - survey.reused
+    state = "" if survey.complete else "not finished: "
+    lines = [
+        f"{state}{len(survey.points)} points, {judged} of them judged now, {survey.seconds:.1f} s"
+    ]
+    lines += [f"note: {note}" for note in survey.notes]
+    lines += [f"hint: {hint}" for hint in survey.hints]
+    return "\n".join(lines)
+
+
+def contour_summary(outcome: Contour) -> str:
+    """Return the best places of a plane, and what else is to be said."""
+    lines = []
+    for name in (name for name in outcome.survey.scores if sign(name)):
+        place = best_place(outcome, name)
+        if place:
+            word = "lowest" if sign(name) > 0 else "highest"
+            lines.append(f"{word} {name} {_number(place[2])} at x {place[0]:.4g}, y {place[1]:.4g}")
+    return "\n".join([*lines, survey_summary(outcome.survey)])
+
+
+def barrier_table(outcome: Curves) -> Table:
+    """Return a row for each curve and score, both definitions of the barrier side by side."""
+    table = _table(
+        "barrier", "from\nthe chord", "\nremoved", "from the mean\nof the ends", "\nremoved"
+    )
+    for found in outcome.barriers:
+        table.add_row(
+            escape(f"{found.score}, {found.curve}"),
+            _height(found.barrier.chord),
+            _share(found.chord_removed),
+            _height(found.barrier.mean),
+            _share(found.mean_removed),
+        )
+    return table
+
+
+def best_place(outcome: Contour, score: str) -> tuple[float, float, float] | None:
+    """Return x, y and value of the best point that was judged."""
+    known = [p for p in outcome.survey.points if score in p.scores and p.spot.at]
+    best = min(known, key=lambda p: sign(score) * p.scores[score], default=None)
+    return (*best.spot.at, best.scores[score]) if best and best.spot.at else None
+
+
+def _points(outcome: Curves) -> Table:
+    columns = [(name, score) for name in outcome.names for score in outcome.survey.scores]
+    values = [outcome.curve(name, score) for name, score in columns]
+    table = _table("alpha", *(f"{escape(name)}\n{escape(score)}" for name, score in columns))
+    alphas = sorted({alpha for curve in values for alpha in curve})
+    for alpha in alphas:
+        table.add_row(f"{alpha:.4f}", *(_number(curve.get(alpha)) for curve in values))
+    return table
+
+
+def _height(peak: Peak) -> str:
+    return f"{peak.height:.4g} at {peak.alpha:.4g}" if peak.height else "none"
+
+
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _survey_fields(survey: Survey) -> dict[str, Any]:
+    return {
+        "models": [str(path) for path in survey.models],
+        "complete": survey.complete,
+        "points": len(survey.points),
+        "reused": survey.reused,
+        "notes": list(survey.notes),
+        "hints": list(survey.hints),
+        "seconds": survey.seconds,
+    }
+
+
+def _peak_fields(peak: Peak, share: float | None) -> dict[str, Any]:
+    return {"height": peak.height, "alpha": peak.alpha, "removed": share}
+
+
+def _number(value: float | None) -> str:
+    """Return a figure with six digits behind the point, or four in all where it is large."""
+    if value is None:
+        return ""
+    return f"{value:.6f}" if abs(value) < 1e4 else f"{value:.4g}"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+PRESENTERS: Presenters = {
+    Aligned: ALIGNED,
+    Scored: Presenter(fields=lambda outcome: outcome.fields(), text=lambda outcome: ""),
+    Curves: Presenter(
+        fields=curves_fields,
+        text=curves_text,
+        summary=lambda outcome: survey_summary(outcome.survey),
+    ),
+    Contour: Presenter(fields=contour_fields, text=contour_text, summary=contour_summary),
+    Drawn: Presenter(
+        fields=drawn_fields,
+        text=lambda outcome: "",
+        summary=lambda outcome: f"drawn: {outcome.written.path}",
+    ),
+    Anatomized: Presenter(fields=anatomy_fields, text=anatomy_text, summary=anatomy_summary),
+}

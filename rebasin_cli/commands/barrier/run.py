@@ -1,0 +1,276 @@
+"""Carrying out `rebasin barrier`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.unit_comparison import diagnosed
+from rebasin_cli.commands.barrier.curve import barrier, removed, sign
+from rebasin_cli.commands.barrier.journal import Journal
+from rebasin_cli.commands.barrier.layers.figures import Anatomized
+from rebasin_cli.commands.barrier.layers.run import anatomized
+from rebasin_cli.commands.barrier.plan import BarrierPlan
+from rebasin_cli.commands.barrier.plane import Plane, plane_through
+from rebasin_cli.commands.barrier.points import Contour, Curves, FoundBarrier, Scored, Spot, Survey
+from rebasin_cli.commands.barrier.scorer import (
+    Bench,
+    Correct,
+    Stretch,
+    has_running_statistics,
+    kept,
+    point_corrector,
+)
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.provenance import one_basin
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec import dump
+from rebasin_cli.tensors import TensorSource
+
+NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
+# Relative: float32 sums in another order of units may differ, by less than this.
+SAME_LOSS = 1e-4
+
+BarrierOutcome = Aligned | Scored | Curves | Contour | Anatomized
+
+
+def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcome]:
+    """Yield each point as soon as it is judged, what an alignment found, then the whole.
+
+    Where something fails, what was judged until then is yielded as a whole before the exception.
+    """
+    record = _Record(plan)
+    try:
+        for outcome in (_on_plane if plan.plane else _on_line)(plan, record, progress):
+            if isinstance(outcome, Scored):
+                record.points.append(outcome)
+            yield outcome
+    except GeneratorExit:
+        raise
+    except BaseException:  # Ctrl-C too: what is done is not lost
+        if record.points:
+            yield record.whole(complete=False)
+        raise
+    yield record.whole(complete=True)
+    if plan.diagnose:
+        aligned = plan.choice is not None
+        yield anatomized(plan, record.ends, progress, aligned=aligned)
+
+
+@dataclass
+class _Record:
+    """What is known so far."""
+
+    plan: BarrierPlan
+    points: list[Scored] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+    plane: Plane | None = None
+    ends: Sequence[TensorSource] = ()
+    began: float = field(default_factory=perf_counter)
+
+    def whole(self, *, complete: bool) -> Curves | Contour:
+        """Return all points, with what follows from them."""
+        survey = Survey(
+            models=tuple(model.path for model in self.plan.models),
+            points=tuple(self.points),
+            complete=complete,
+            seconds=perf_counter() - self.began,
+            notes=(*self.notes, *_changed(self.points)),
+            hints=tuple(self.hints),
+        )
+        if self.plane is not None:
+            return Contour(survey, self.plane)
+        return Curves(survey, _barriers(Curves(survey, ())))
+
+    def bench(self, progress: Progress, total: int) -> Bench:
+        """Return where the points are judged; what is odd about their file is noted."""
+        journal = Journal(self.plan.resume)
+        if journal.cut:
+            self.notes.append(
+                f"the last line of {self.plan.resume} was cut off: its point is judged again"
+            )
+        bench = Bench(self.plan, journal, progress, total)
+        normed = has_running_statistics(bench.model)
+        if self.plan.renormalize == "reset" and not normed:
+            hint = "--renormalize rescale does without BatchNorm"
+            raise UsageError(
+                "the model has no BatchNorm whose statistics could be reset", hint=hint
+            )
+        if self.plan.renormalize is None and normed:
+            again = (
+                "" if self.plan.plane or self.plan.door.data is None else ": --renormalize reset"
+            )
+            self.hints.append(
+                "the model has BatchNorm: little of an alignment shows before its statistics are "
+                f"measured anew{again}"
+            )
+        return bench
+
+
+def _on_line(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator[Aligned | Scored]:
+    align = _to_align(plan, record)
+    curves = 1 + align + (plan.renormalize is not None)
+    bench = record.bench(progress, curves * len(plan.alphas))
+    sources = [kept(finite(model, plan.options), plan) for model in plan.models]
+    basis = NAIVE
+    yield from bench.scored(_stretch(plan, NAIVE, sources))
+    if align:
+        basis = ALIGNED
+        if plan.diagnose or not all(bench.known(later) for later in _later(plan, sources)):
+            found = _aligned(plan, 1, progress)
+            yield found
+            sources = [sources[0], _moved(plan, sources[1], found)]
+        yield from bench.scored(_stretch(plan, ALIGNED, sources))
+    record.ends = sources
+    if plan.renormalize is not None:
+        correct = point_corrector(plan, sources, progress)
+        yield from bench.scored(_stretch(plan, basis, sources, correct))
+
+
+def _on_plane(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator[Aligned | Scored]:
+    bench = record.bench(progress, 3 + plan.steps**2)
+    sources = [kept(finite(model, plan.options), plan) for model in plan.models]
+    if _to_align(plan, record):
+        for number in (1, 2):
+            found = _aligned(plan, number, progress)
+            yield found
+            sources[number] = _moved(plan, sources[number], found)
+    plane = record.plane = plane_through(
+        sources[0], sources[1], sources[2], _counting(plan, sources[0])
+    )
+    ends = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    corners = [Spot(PLANE, end, at) for end, at in zip(ends, plane.corners, strict=True)]
+    grid = [Spot(PLANE, plane.weights(at), at) for at in plane.grid(plan.steps, plan.margin)]
+    of = _subject(plan, aligned=plan.choice is not None)
+    yield from bench.scored(Stretch([*corners, *grid], sources, PLANE, of))
+
+
+def _to_align(plan: BarrierPlan, record: _Record) -> bool:
+    """Return whether there is anything to align; if not for a reason, it is noted."""
+    if plan.choice is None:
+        return False
+    if not one_basin(plan.models):
+        return True
+    record.notes.append("their provenance says that the models lie in one basin: not aligned again")
+    return False
+
+
+def _stretch(
+    plan: BarrierPlan, basis: str, sources: Sequence[TensorSource], correct: Correct | None = None
+) -> Stretch:
+    """Return the line between two sources; with `correct`, the curve of corrected points."""
+    of = _subject(plan, aligned=basis == ALIGNED)
+    name = f"{basis}, {plan.renormalize}" if correct else basis
+    spots = [Spot(name, (1 - alpha, alpha)) for alpha in plan.alphas]
+    return Stretch(spots, sources, basis, of, correct)
+
+
+def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Stretch]:
+    """Yield the stretches for which the models have to be aligned."""
+    yield _stretch(plan, ALIGNED, sources)
+    if plan.renormalize is not None:
+        yield _stretch(plan, ALIGNED, sources, lambda model, spot: None)
+
+
+def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
+    """Return what scores are of: two points with the same have the same scores."""
+    options = plan.options
+    arguments = {"model_args": dict(options.tracing.arguments)} if options.tracing.arguments else {}
+    return {
+        "models": [model.sha256() for model in plan.models],
+        "model": options.tracing.target,
+        **arguments,
+        **vars(options.running),
+        "seed": options.seed,
+        "tensors": [list(options.only), list(options.skip)],
+        **({"alignment": _alignment(plan)} if aligned else {}),
+    }
+
+
+def _alignment(plan: BarrierPlan) -> str:
+    """Return a digest of all that decides how the models are aligned."""
+    assert plan.choice is not None, "asked for where models are aligned"
+    options = plan.options
+    facts: Mapping[str, Any] = {
+        "spec": dump(plan.choice.bound.spec),
+        "sizes": dict(options.sizes),
+        "search": vars(options.search),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
+    """Return what aligning a model to the first finds; nothing is written."""
+    assert plan.choice is not None, "asked for where models are aligned"
+    began = perf_counter()
+    first, model = plan.models[0], plan.models[number]
+    choice, machine, options = plan.choice, plan.machine, plan.options
+    found = match_models(first, model, choice, machine, options, progress=progress)
+    return Aligned(
+        model=model.path,
+        reference=first.path,
+        spec=choice.name,
+        matching=found,
+        untouched=len(choice.bound.untouched),
+        written=None,
+        permutation=None,
+        seconds=perf_counter() - began,
+        alike=choice.alike,
+        diagnosis=diagnosed((first, model), choice, machine, options, found.permutations),
+    )
+
+
+def _moved(plan: BarrierPlan, source: TensorSource, found: Aligned) -> TensorSource:
+    """Return a model with its units in the order of the first one's."""
+    assert plan.choice is not None, "asked for where models are aligned"
+    return kept(Permuted(source, plan.choice.bound.tensors, found.matching.permutations), plan)
+
+
+def _counting(plan: BarrierPlan, source: TensorSource) -> list[str]:
+    """Return the tensors whose distances make the plane: those that vote, else all that vary."""
+    if plan.choice is not None:
+        voting = (tensor.members for tensor in plan.choice.bound.tensors if tensor.votes)
+        present = set(source.names())
+        return [name for members in voting for name in members if name in present]
+    selects = plan.options.selects
+    return [n for n in source.names() if source.info(n).floating and selects(n)]
+
+
+def _barriers(curves: Curves) -> tuple[FoundBarrier, ...]:
+    """Return the barrier of every curve that has both ends, by every score with a direction."""
+    found: list[FoundBarrier] = []
+    for score in (name for name in curves.survey.scores if sign(name)):
+        naive = None
+        for name in curves.names:
+            values = curves.curve(name, score)
+            if not {0.0, 1.0} <= values.keys():
+                continue
+            here = barrier(values, sign=sign(score))
+            naive = here if naive is None else naive
+            if here is naive:
+                found.append(FoundBarrier(name, score, here))
+                continue
+            gone = removed(naive.chord, here.chord), removed(naive.mean, here.mean)
+            found.append(FoundBarrier(name, score, here, *gone))
+    return tuple(found)
+
+
+def _changed(points: Sequence[Scored]) -> Iterator[str]:
+    """Yield a warning if the second model is another function once its units are moved."""
+    ends = {p.spot.curve: p.scores for p in points if p.spot.at is None and p.spot.end == 1}
+    before, after = ends.get(NAIVE, {}), ends.get(ALIGNED, {})
+    for name in (name for name in before if sign(name) > 0 and name in after):
+        if abs(before[name] - after[name]) > SAME_LOSS * max(abs(before[name]), abs(after[name])):
+            yield (
+                f"the {name} of the second model was {before[name]:.6g} and is {after[name]:.6g} "
+                "once aligned: the spec is wrong, or it is not the same each time it is computed"
+            )

@@ -1,0 +1,161 @@
+"""One model that takes the weights of every mixture in turn, and is judged with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rebasin_cli.activations.layer_statistics import LayerStatistics, goals
+from rebasin_cli.activations.measuring import layer_statistics
+from rebasin_cli.commands.barrier.journal import Journal
+from rebasin_cli.commands.barrier.plan import BarrierPlan
+from rebasin_cli.commands.barrier.points import Scored, Spot
+from rebasin_cli.errors import Problem, UserCodeError
+from rebasin_cli.merging import Mean
+from rebasin_cli.models.weights import fill
+from rebasin_cli.network.network import batches_of, built, judge_of
+from rebasin_cli.network.scores import Judge
+from rebasin_cli.progress import Progress
+from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.correction_methods import renormalize
+from rebasin_cli.tensors import InMemory, TensorSource
+
+Correct = Callable[[nn.Module, Spot], None]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Spots that are mixtures of the same sources, and what their scores depend on beside them.
+
+    ends: a name for the ends; where another stretch has the same, they are judged only once.
+    correct: what is done to the model before it is judged; such a stretch has the ends of one that
+    was judged without.
+    """
+
+    spots: Sequence[Spot]
+    sources: Sequence[TensorSource]
+    ends: str
+    of: Mapping[str, Any]
+    correct: Correct | None = None
+
+    def end(self, spot: Spot) -> str | None:
+        """Return a name for a spot that is one of the models; the first is never moved."""
+        return None if spot.end is None else f"{self.ends if spot.end else ''} {spot.end}"
+
+
+@dataclass
+class Bench:
+    """Where spots are judged. total: how many there will be, for whoever waits."""
+
+    plan: BarrierPlan
+    journal: Journal
+    progress: Progress
+    total: int
+    _model: nn.Module = field(init=False)
+    _judge: Judge = field(init=False)
+    _ends: dict[str, Scored] = field(default_factory=dict)
+    _done: int = 0
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.progress("building the model", 0, 0)
+        self._model = built(plan.door.network, plan.models[0], plan.machine)
+        self._judge = judge_of(plan.door, plan.machine, plan.options)
+
+    @property
+    def model(self) -> nn.Module:
+        return self._model
+
+    def known(self, stretch: Stretch) -> bool:
+        """Return whether an earlier run has judged all spots."""
+        return all(self.journal.find(spot, stretch.of) for spot in stretch.spots)
+
+    def scored(self, stretch: Stretch) -> Iterator[Scored]:
+        """Yield what the judge says of each spot, as soon as it does."""
+        for spot in stretch.spots:
+            self.progress(f"judging the {spot}", self._done, self.total)
+            scored = self._scored(stretch, spot)
+            end = stretch.end(spot)
+            if end is not None:
+                self._ends.setdefault(end, scored)
+            self._done += 1
+            yield scored
+        self.progress("judged", self._done, self.total)
+
+    def _scored(self, stretch: Stretch, spot: Spot) -> Scored:
+        known = self.journal.find(spot, stretch.of)
+        if known is not None:
+            return known
+        same = self._ends.get(stretch.end(spot) or "")
+        if same is not None:
+            found = Scored(spot, same.scores, 0.0, stretch.of, reused=True)
+        else:
+            found = self._judged(stretch, spot)
+        self.journal.add(found)
+        return found
+
+    def _judged(self, stretch: Stretch, spot: Spot) -> Scored:
+        began = perf_counter()
+        mixture = Mean(stretch.sources, spot.weights, 0, self.plan.options.selects)
+        fill(self._model, mixture, self.plan.door.network.windows)
+        try:
+            if stretch.correct is not None:
+                stretch.correct(self._model, spot)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.plan.options.seed)
+                scores = self._judge(self._model.eval())
+        except UserCodeError as error:
+            raise UserCodeError(*(_placed(problem, spot) for problem in error.problems)) from error
+        return Scored(spot, scores, perf_counter() - began, stretch.of)
+
+
+def kept(source: TensorSource, plan: BarrierPlan) -> TensorSource:
+    """Return a source in memory if there is room, so that no point has to read it again."""
+    present = set(source.names())
+    names = [name for name in plan.door.network.windows if name in present]
+    size = sum(source.info(name).nbytes for name in names)
+    if size * 2 * len(plan.models) > plan.machine.max_memory:
+        return source
+    return InMemory({name: source.load(name) for name in names})
+
+
+def _placed(problem: Problem, spot: Spot) -> Problem:
+    """Return a problem with the spot at which it was met."""
+    return replace(problem, what=f"at the {spot}: {problem.what}")
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Return whether a layer keeps statistics of what it has read."""
+    return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in model.modules())
+
+
+def point_corrector(
+    plan: BarrierPlan, sources: Sequence[TensorSource], progress: Progress
+) -> Correct:
+    """Return what corrects a mixture of sources by the plan's method, on the plan's data.
+
+    The sources are measured once, when the first point needs it; what a mixture should do follows
+    from its weights.
+    """
+    batches = batches_of(plan.door, plan.machine, plan.options)
+    how = Correcting(plan.renormalize or "")
+
+    @cache
+    def known() -> dict[str, LayerStatistics]:
+        if how.method == "reset":
+            return {}
+        progress("measuring the models", 0, 0)
+        models = [built(plan.door.network, source, plan.machine) for source in sources]
+        return layer_statistics(models, batches, together=how.method == "closed-form")
+
+    def correct(model: nn.Module, spot: Spot) -> None:
+        renormalize(model, Goals(goals(known(), spot.weights)), batches, how)
+
+    return correct

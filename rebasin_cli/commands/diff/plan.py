@@ -1,0 +1,89 @@
+"""The plan of `rebasin diff`, which writes nothing: two models, and a spec if one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.alignment.estimate import check_memory, describe_matching
+from rebasin_cli.alignment.unit_comparison import Diagnosed
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+@dataclass(frozen=True)
+class DiffPlan:
+    """Two models to compare. choice: the spec for a comparison of groups; None: tensors only."""
+
+    models: tuple[Checkpoint, Checkpoint]
+    choice: Choice | None
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        spec = describe_matching(self.choice, self.machine) if self.choice else {}
+        return {"command": "diff", "inputs": describe_inputs(self.models), **spec}
+
+
+def plan_diff(paths: Sequence[Path], options: Options) -> DiffPlan:
+    """Return what will be compared; nothing is read but headers.
+
+    Under a spec the two must have the same tensors, else CheckpointError; without, they need not.
+    """
+    machine = plan_machine(options)
+    first, second = open_models(paths, options)
+    if options.spec is None and options.tracing.target is None:
+        _refuse_companions(options)
+        return DiffPlan((first, second), None, machine, options)
+    check_fit(first, [second], options)
+    choice = choose_spec([first, second], options)
+    check_memory(choice.bound, machine)
+    return DiffPlan((first, second), choice, machine, options)
+
+
+def _refuse_companions(options: Options) -> None:
+    for flag, given in (("--set", options.sizes), ("--strict", options.strict)):
+        if given:
+            raise UsageError(
+                f"{flag} is about a spec, and diff compares tensors only without one",
+                hint="--spec NAME or --model TARGET compares groups too",
+            )
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """How one tensor differs between two checkpoints.
+
+    kind: `equal`, `values`, `dtype`, `shape`, `only in A` or `only in B`.
+    distance: |A - B|; norm: |A|; max_difference: the largest entry of |A - B|.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    distance: float = 0.0
+    norm: float = 0.0
+    max_difference: float = 0.0
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two checkpoints tensor by tensor. changes: only those that differ.
+
+    groups: the two group by group, if a spec was named.
+    """
+
+    a: Path
+    b: Path
+    tensors: int
+    changes: tuple[TensorChange, ...]
+    distance: float
+    norm: float
+    groups: Diagnosed | None = None

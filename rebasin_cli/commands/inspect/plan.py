@@ -1,0 +1,45 @@
+"""The plan of `rebasin inspect`, which writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.options.groups import Options
+
+
+@dataclass(frozen=True)
+class LookPlan:
+    """Models to look at."""
+
+    models: tuple[Checkpoint, ...]
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {"command": "inspect", "inputs": describe_inputs(self.models)}
+
+
+def plan_look(paths: Sequence[Path], options: Options) -> LookPlan:
+    """Return which models will be looked at; nothing is read but headers."""
+    return LookPlan(tuple(open_models(paths, options)), options)
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What is in a checkpoint, from its headers. fits: what each bundled spec says of it."""
+
+    path: Path
+    format: str
+    files: int
+    bytes: int
+    tensors: tuple[Mapping[str, Any], ...]
+    parameters: int
+    dtypes: Mapping[str, int]
+    ties: Mapping[str, str]
+    metadata: Mapping[str, str]
+    fits: Mapping[str, str]

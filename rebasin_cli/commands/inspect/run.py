@@ -1,0 +1,41 @@
+"""Carrying out `rebasin inspect`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.inspect.plan import Inspected, LookPlan
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.options.groups import Options
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec_choice.bundled import fitting
+from rebasin_cli.tensors import TensorInfo, dtype_name, infos
+
+
+def run_inspect(plan: LookPlan, progress: Progress) -> Iterator[Inspected]:
+    """Yield what is in each checkpoint, from headers alone."""
+    for model in plan.models:
+        yield _inspected(model, plan.options)
+
+
+def _inspected(model: Checkpoint, options: Options) -> Inspected:
+    tensors = [info for info in infos(model).values() if options.selects(info.name)]
+    counted = [info for info in tensors if info.name not in model.ties]
+    return Inspected(
+        path=model.path,
+        format=model.layout.format,
+        files=len(model.files),
+        bytes=sum(file.stat().st_size for file in model.files),
+        tensors=tuple(map(_described, tensors)),
+        parameters=sum(info.numel for info in counted),
+        dtypes=Counter(dtype_name(info.dtype) for info in tensors),
+        ties=model.ties,
+        metadata=model.metadata,
+        fits=fitting(headers_of([model]), options),
+    )
+
+
+def _described(info: TensorInfo) -> dict[str, object]:
+    return {"name": info.name, "dtype": dtype_name(info.dtype), "shape": list(info.shape)}

@@ -1,0 +1,222 @@
+"""The plan of `rebasin lerp`: which points, between which models, written where."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.alignment.overlaps import plan_overlaps
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.errors import CheckpointError, UsageError, suggest
+from rebasin_cli.files.coded import refuse_codes
+from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.targets import Target, check_distinct, describe_target, ending, plan_target
+from rebasin_cli.merging import MODES
+from rebasin_cli.merging.overlap import Overlap
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+MOST = 999_999  # file names have six decimals
+
+
+FARTHEST = 1e6  # beyond it nothing of the models is left in float32
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point: alpha counts along the chain, so 1.25 lies a quarter past the second model."""
+
+    alpha: float
+    target: Target
+
+    def segment(self, models: int) -> tuple[int, float]:
+        """Return the number of the model before the point, and the weight of the next one."""
+        left = min(max(int(self.alpha), 0), models - 2)
+        return left, self.alpha - left
+
+
+@dataclass(frozen=True)
+class LerpPlan:
+    """All that `run_lerp` needs.
+
+    choice, check: None unless the models are to be aligned first. command: the words of what is run
+    on each point; none: nothing is. overlaps: of each model, where its shapes are not the first's.
+    """
+
+    models: tuple[Checkpoint, ...]
+    points: tuple[Point, ...]
+    mode: str
+    command: tuple[str, ...]
+    keep: bool
+    choice: Choice | None
+    machine: Machine
+    options: Options
+    check: FunctionCheck | None = None
+    overlaps: tuple[Overlap, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        return {
+            "command": "lerp",
+            "inputs": describe_inputs(self.models),
+            "mode": self.mode,
+            "points": [point.alpha for point in self.points],
+            "outputs": [describe_target(point.target) for point in self.points],
+            **matching,
+        }
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is asked of the line between models.
+
+    steps: points strictly inside each segment; at: their places instead; endpoints: the ends
+    too. chain: more than two models, one segment after another. align: bring the models into the
+    basin of the first before. command: run on each point, whose file is then removed unless `keep`.
+    """
+
+    steps: int | None = None
+    at: Sequence[float] = ()
+    endpoints: bool = False
+    mode: str = "linear"
+    chain: bool = False
+    align: bool = False
+    command: str | None = None
+    keep: bool = False
+
+
+def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
+    """Return what interpolating between the models will do; nothing is read but headers."""
+    _check_line(paths, options, line)
+    words = split_command(line.command) if line.command is not None else ()
+    alphas = plan_alphas(len(paths) - 1, line.steps, line.at, line.endpoints)
+    machine = plan_machine(options)
+    models = open_models(paths, options)
+    if line.align or not set(alphas) <= set(map(float, range(len(models)))):  # ends are the models
+        refuse_codes(models, options, done="averaged")
+    check_fit(models[0], models[1:], options)
+    check_chain(models)
+    choice = choose_spec(models, options) if line.align else None
+    if choice:
+        check_search(choice, machine, options)
+    places = point_paths(alphas, models[0], options)
+    check_distinct(places)
+    if words and not line.keep:
+        check_temporary(places)
+    if options.card is not None and (len(places) > 1 or (words and not line.keep)):
+        raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
+    targets = [plan_target(p, models[0], options, own=models, create=True) for p in places]
+    return LerpPlan(
+        models=tuple(models),
+        points=tuple(map(Point, alphas, targets)),
+        mode=line.mode,
+        command=words,
+        keep=line.keep or not words,
+        choice=choice,
+        machine=machine,
+        options=options,
+        check=plan_function_check(models[0], options, choice) if choice else None,
+        overlaps=plan_overlaps(models, choice, wanted=options.common),
+    )
+
+
+def _check_line(paths: Sequence[Path], options: Options, line: Line) -> None:
+    """Raise UsageError for what no reading of headers is needed to see."""
+    if line.mode not in MODES:
+        raise UsageError(
+            f"no mode is called {line.mode!r}", hint=suggest(line.mode, MODES) or "linear, slerp"
+        )
+    if len(paths) < 2 or (len(paths) > 2 and not line.chain):
+        hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
+        raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
+    if options.tracing.target is not None and not line.align:
+        raise UsageError("--model says how to align, and needs --align")
+
+
+def check_chain(models: Sequence[Checkpoint]) -> None:
+    """Raise CheckpointError if a point of a chain would lack a tensor that its first model has.
+
+    A point has the tensors of the first model, and takes a counter from the one before it.
+    """
+    for model in models[1:-1]:
+        lacking = [name for name in models[0].names() if name not in model.names()]
+        if lacking:
+            raise CheckpointError(
+                f"{lacking[0]} is in {models[0].path} only, and a chain needs it in every model",
+                where=str(model.path),
+                hint=f"begin the chain with {model.path}, or leave out --chain",
+            )
+
+
+def split_command(command: str) -> tuple[str, ...]:
+    """Return the words of a command line. Raises UsageError if there are none, or open quotes."""
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
+    if not words:
+        raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
+    return words
+
+
+def check_temporary(places: Sequence[Path]) -> None:
+    """Raise UsageError if a file is there already that would be removed after --exec."""
+    for path in places:
+        if path.exists():
+            raise UsageError(
+                f"{path} exists, and --exec removes each point again",
+                hint="choose another -o, or keep the points with --keep",
+            )
+
+
+def plan_alphas(
+    segments: int, steps: int | None, at: Sequence[float], endpoints: bool
+) -> tuple[float, ...]:
+    """Return the places of all points along the chain, in order.
+
+    `steps` = N gives k / (N + 1) for k = 1..N in each segment: 99 gives 0.01 to 0.99.
+    """
+    if (steps is None) == (not at):
+        raise UsageError("give either --steps N or --at LIST", hint="--steps 99, or --at 0.25,0.5")
+    if steps is not None and not 1 <= steps <= MOST:
+        raise UsageError(f"--steps {steps}: from 1 to {MOST:,} points are possible")
+    for alpha in at:
+        if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
+            raise UsageError(f"--at {alpha}: a place is a finite number up to {FARTHEST:g}")
+    inside = at or [k / ((steps or 0) + 1) for k in range(1, (steps or 0) + 1)]
+    alphas = list(at) if at else [s + a for s in range(segments) for a in inside]
+    ends = range(segments + 1) if endpoints else ()
+    return tuple(sorted({*alphas, *map(float, ends)}))
+
+
+def point_paths(alphas: Sequence[float], like: Checkpoint, options: Options) -> list[Path]:
+    """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
+    if options.out and len(alphas) == 1 and not (options.out_folder or options.out.is_dir()):
+        return [options.out]
+    folder = options.out or Path("lerp")
+    suffix = ending(like, options)
+    return [folder / f"alpha-{alpha:.6f}{suffix}" for alpha in alphas]
+
+
+@dataclass(frozen=True)
+class Interpolated:
+    """One point on the line between two models.
+
+    written: None if the file was removed after `--exec`. value: what the command's last line
+    of output said (a number or JSON), None without `--exec`.
+    """
+
+    alpha: float
+    path: Path
+    written: Written | None
+    executed: bool
+    value: Any
+    seconds: float

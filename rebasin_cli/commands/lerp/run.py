@@ -1,0 +1,184 @@
+"""Carrying out `rebasin lerp`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from shutil import rmtree
+from time import perf_counter
+
+from rebasin_cli.alignment.functions import check_function
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.unit_comparison import diagnosed
+from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
+from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, Point
+from rebasin_cli.files.card import carded
+from rebasin_cli.files.part_sources import finite, finite_part
+from rebasin_cli.files.provenance import basin_of, one_basin, provenance
+from rebasin_cli.files.write import write_model
+from rebasin_cli.merging import Between
+from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
+from rebasin_cli.progress import Progress
+from rebasin_cli.tensors import TensorSource
+
+LerpOutcome = LeftAsIs | Failed | Aligned | Interpolated
+
+
+def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
+    """Yield each point as soon as it is written, and evaluated if there is a command.
+
+    What an alignment found comes first. A command that fails at one point is reported and
+    the others go on.
+    """
+    aligned = list(_aligned(plan, progress))
+    yield from aligned
+    sources = _sources(plan, aligned)
+    _check_between(plan, sources)
+
+    @cache
+    def parts(key: str) -> Sequence[TensorSource]:
+        own = [finite_part(model, key, plan.choice, plan.options) for model in plan.models]
+        _check_between(plan, own)
+        return _moved(plan, aligned, own)
+
+    basin = _basin(plan)
+    for count, point in enumerate(plan.points):
+        progress("interpolating", count, len(plan.points))
+        if point.target.place.skip:
+            yield LeftAsIs(point.target.path, "exists")
+            continue
+        try:
+            yield _point(plan, point, sources, basin, parts)
+        except CommandFailedError as error:
+            yield Failed(point.target.path, error)
+    progress("interpolating", len(plan.points), len(plan.points))
+
+
+def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
+    """Yield what aligning each model to the first found, if they are to be aligned."""
+    first, *others = plan.models
+    if plan.choice is None:
+        return
+    for model, overlap in zip(others, plan.overlaps[1:], strict=True):
+        began = perf_counter()
+        found = match_models(
+            first,
+            model,
+            plan.choice,
+            plan.machine,
+            plan.options,
+            overlap=overlap,
+            progress=progress,
+        )
+        pair = first, model
+        moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
+        check = None if overlap else plan.check
+        function = check_function(check, model, moved, where=str(model.path))
+        diagnosis = diagnosed(
+            pair, plan.choice, plan.machine, plan.options, found.permutations, overlap=overlap
+        )
+        yield Aligned(
+            model=model.path,
+            reference=first.path,
+            spec=plan.choice.name,
+            matching=found,
+            untouched=len(plan.choice.bound.untouched),
+            written=None,
+            permutation=None,
+            seconds=perf_counter() - began,
+            diagnosis=diagnosis,
+            function=function,
+        )
+
+
+def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
+    """Return the models, all but the first permuted on the fly if they were aligned."""
+    return _moved(plan, aligned, [finite(model, plan.options) for model in plan.models])
+
+
+def _moved(
+    plan: LerpPlan, aligned: Sequence[Aligned], sources: Sequence[TensorSource]
+) -> list[TensorSource]:
+    pairs = zip(sources, plan.overlaps, strict=True)
+    first, *others = [CommonPart(source, overlap) for source, overlap in pairs]
+    tensors = plan.choice.bound.tensors if plan.choice else ()
+    found = [one.matching.permutations for one in aligned] or [{} for _ in others]
+    moved = (Permuted(source, tensors, p) for source, p in zip(others, found, strict=True))
+    completed = zip(moved, plan.overlaps[1:], strict=True)
+    return [first, *(Completed(source, first, overlap) for source, overlap in completed)]
+
+
+def _check_between(plan: LerpPlan, sources: Sequence[TensorSource]) -> None:
+    """Raise CheckpointError if a point lies between models that differ where there is no mean."""
+    places = [point.segment(len(sources)) for point in plan.points if not point.target.place.skip]
+    for left in {left for left, alpha in places if alpha not in (0, 1)}:
+        check_equal_where_no_mean(sources[left : left + 2], (1, 1), plan.options.selects)
+
+
+def _basin(plan: LerpPlan) -> str | None:
+    """Return the basin of the points: known if the ends were aligned here or before."""
+    whole = plan.choice is not None and plan.choice.whole
+    return basin_of(plan.models[0]) if whole or one_basin(plan.models) else None
+
+
+def _between(plan: LerpPlan, point: Point, sources: Sequence[TensorSource]) -> Between:
+    left, alpha = point.segment(len(sources))
+    return Between((sources[left], sources[left + 1]), alpha, plan.mode, plan.options.selects)
+
+
+def _point(
+    plan: LerpPlan,
+    point: Point,
+    sources: Sequence[TensorSource],
+    basin: str | None,
+    parts: Callable[[str], Sequence[TensorSource]],
+) -> Interpolated:
+    began = perf_counter()
+    between = _between(plan, point, sources)
+    facts = provenance(
+        "lerp",
+        plan.models,
+        basin=basin,
+        spec=plan.choice.name if plan.choice else None,
+        seed=plan.options.seed,
+        alpha=point.alpha,
+        mode=plan.mode,
+    )
+    try:
+        target = carded(point.target, plan.models, options=plan.options, facts=facts)
+        written = write_model(
+            between,
+            plan.models[0],
+            target,
+            plan.options,
+            facts,
+            lambda key: _between(plan, point, parts(key)),
+        )
+        value = execute(plan.command, written.path, point.alpha) if plan.command else None
+    finally:
+        # also where a signal comes between the file's appearance and the command
+        if not plan.keep:
+            _remove(point)
+    return Interpolated(
+        alpha=point.alpha,
+        path=written.path,
+        written=written if plan.keep else None,
+        executed=bool(plan.command),
+        value=value,
+        seconds=perf_counter() - began,
+    )
+
+
+def _remove(point: Point) -> None:
+    """Remove a point that has been evaluated, and the folder made for it once it is empty."""
+    place = point.target.place
+    if place.path.is_dir():
+        rmtree(place.path)
+    else:
+        place.path.unlink(missing_ok=True)
+    if place.folder is not None and place.folder.is_dir() and not any(place.folder.iterdir()):
+        place.folder.rmdir()

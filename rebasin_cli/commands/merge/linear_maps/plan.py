@@ -1,0 +1,123 @@
+"""The plan of `rebasin merge --method zipit|cca`: which groups are merged by linear maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
+from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
+from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.errors import UsageError
+from rebasin_cli.models import without_memory
+from rebasin_cli.network.network import Door, Network, plan_door
+from rebasin_cli.options.groups import Options
+from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, plan_correction
+from rebasin_cli.spec_choice.choice import Choice
+
+UNREAD = "no layer of a known kind reads its units"
+
+
+@dataclass(frozen=True)
+class ZipPlan:
+    """All that `run_zip` needs.
+
+    merge: of the models, aligned by permutations. method: a key of LINEAR. readers: where the
+    units of each group that is mapped are seen. others: groups that are only permuted, with the
+    reason of each. options: those of the user; those of `merge` say how to align.
+    """
+
+    merge: MergePlan
+    choice: Choice
+    door: Door
+    method: str
+    sides: Sides
+    readers: Mapping[str, Reader]
+    others: Mapping[str, str]
+    options: Options
+    correction: CorrectionPlan | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            **self.merge.describe(),
+            "method": self.method,
+            "model": self.options.tracing.target,
+            "data": self.options.running.data,
+            "mapped": list(self.readers),
+            "permuted": dict(self.others),
+            **({"renormalize": self.correction.describe()} if self.correction else {}),
+        }
+
+
+def plan_zip(
+    paths: Sequence[Path],
+    options: Options,
+    *,
+    strategy: str | None = None,
+    weights: Sequence[float] = (),
+    reference: Path | None = None,
+    renormalize: Asked | None = None,
+) -> ZipPlan:
+    """Return what merging hidden units by linear maps will do; the model is built, without memory.
+
+    renormalize: of the methods, `reset`. Raises UsageError as `plan_merge` does, without a model
+    and data, and where no group can be mapped.
+    """
+    method = options.search.method
+    _check(method, len(paths), strategy, weights)
+    if renormalize is not None and renormalize.method != "reset":
+        raise UsageError(
+            "the units of the result are those of no parent: only their BatchNorm can be corrected",
+            hint="--renormalize reset",
+        )
+    permuting = replace(options.spec_first(), search=replace(options.search, method="auto"))
+    merge = plan_merge(paths, permuting, strategy=strategy, weights=weights, reference=reference)
+    assert merge.choice is not None, "a strategy that aligns has a spec"
+    first = merge.models[merge.reference]
+    door = plan_door(first, replace(options, only=(), skip=()), data=True, judged=False)
+    sides = _sides(door.network)
+    readers, others = _groups(merge.choice, sides, permuting)
+    if not readers:
+        raise UsageError(
+            f"there is no group of units that {method} could map",
+            detail="\n".join(f"{name}: {why}" for name, why in list(others.items())[:10]),
+            hint="rebasin merge without --method aligns them by permutations",
+        )
+    correction = plan_correction(first, options, renormalize) if renormalize else None
+    return ZipPlan(merge, merge.choice, door, method, sides, readers, others, options, correction)
+
+
+def _check(method: str, models: int, strategy: str | None, weights: Sequence[float]) -> None:
+    """Raise UsageError for what no reading of headers is needed to see."""
+    if method == "cca" and models > 2:
+        raise UsageError(f"cca merges two models, not {models}", hint="--method zipit")
+    if strategy == "none":
+        raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
+    if method == "zipit" and len(set(weights)) > 1:
+        raise UsageError(
+            "zipit merges all units alike, and takes no weights",
+            hint="leave out --weights, or --method cca",
+        )
+
+
+def _sides(network: Network) -> Sides:
+    model = without_memory(network.subject)
+    return sides_of(network.subject.build() if model is None else model, network.windows)
+
+
+def _groups(
+    choice: Choice, sides: Sides, options: Options
+) -> tuple[dict[str, Reader], dict[str, str]]:
+    """Return the readers of the groups that can be mapped, and why the others cannot."""
+    bound, movable = choice.bound, choice.movable
+    free = [group for group in bound.groups.values() if group.root in movable and not group.fixed]
+    found = mappable(free, bound.tensors, sides)
+    readers = readers_of(found.groups, bound.tensors, sides)
+    unread = {name: UNREAD for name in found.groups if name not in readers}
+    return {name: readers[name] for name in found.groups if name in readers}, {
+        **found.others,
+        **unread,
+    }

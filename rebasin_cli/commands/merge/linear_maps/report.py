@@ -1,0 +1,47 @@
+"""What merging hidden units by linear maps did, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rebasin_cli.commands.merge.outcome import Zipped
+
+_SHOWN = 3  # groups with their reasons
+
+
+def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
+    """Return what a result event says besides what every merge says."""
+    if outcome is None:
+        return {}
+    return {
+        "method": outcome.method,
+        "mapped": list(outcome.groups),
+        "permuted": dict(outcome.others),
+        "units": outcome.units,
+        "inside": outcome.inside,
+        "samples": dict(outcome.samples),
+    }
+
+
+def zip_lines(outcome: Zipped) -> list[str]:
+    """Return what a person wants to know besides how the models were merged."""
+    few = min(outcome.samples.values(), default=0)
+    every = len(outcome.groups) + len(outcome.others)
+    lines = [
+        f"  {outcome.method}: {len(outcome.groups)} of {every} groups, {outcome.units} units, "
+        f"mapped linearly from at least {few:,} samples{_inside(outcome)}",
+        "  linear maps keep no model's function: judge the result before you use it",
+    ]
+    if outcome.others:
+        lines.append(f"  only permuted: {', '.join(list(outcome.others)[:8])}{_more(outcome, 8)}")
+    shown = list(dict.fromkeys(outcome.others.values()))[:_SHOWN]
+    return lines + [f"    because {why}" for why in shown]
+
+
+def _inside(outcome: Zipped) -> str:
+    return f"; {outcome.inside} merged with one of their own model" if outcome.inside else ""
+
+
+def _more(outcome: Zipped, shown: int) -> str:
+    more = len(outcome.others) - shown
+    return f" and {more} more" if more > 0 else ""

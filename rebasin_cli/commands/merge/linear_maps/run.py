@@ -1,0 +1,119 @@
+"""Carrying out `rebasin merge --method zipit|cca`: align, map hidden units linearly, average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+from rebasin_cli.activations.moments import CrossMoments
+from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
+from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
+from rebasin_cli.commands.merge.linear_maps.plan import ZipPlan
+from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
+from rebasin_cli.commands.merge.outcome import Merged, Zipped
+from rebasin_cli.commands.merge.run import brought_together, merged_outcome
+from rebasin_cli.files.card import carded
+from rebasin_cli.files.provenance import provenance
+from rebasin_cli.files.write import write_model
+from rebasin_cli.merging import Mean
+from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.presentation.outcomes import LeftAsIs
+from rebasin_cli.progress import Progress
+from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.plan import has_batch_norm
+from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.tensors import TensorSource
+
+Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
+
+
+def run_zip(plan: ZipPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
+    """Yield the merged model."""
+    merge = plan.merge
+    if merge.target.place.skip:
+        yield LeftAsIs(merge.target.path, "exists")
+        return
+    began = perf_counter()
+    together = brought_together(merge, progress)
+    seen = _moments(plan, together.sources, progress)
+    maps = _maps(plan, seen, progress)
+    source, report = _renormalized(plan, zipped(plan, together.sources, maps), progress)
+    progress(f"writing {merge.target.path.name}", 0, 0)
+    facts = _facts(plan)
+    target = carded(
+        merge.target, merge.models, options=plan.options, facts=facts, found=together.found
+    )
+    written = write_model(source, merge.models[0], target, plan.options, facts)
+    merged = merged_outcome(merge, together, written, perf_counter() - began)
+    stale = report is None and has_batch_norm(merge.models[0])
+    yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)
+
+
+def zipped(plan: ZipPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
+    """Return the mean of the models of a plan, each with its units mapped."""
+    tensors, merge = plan.choice.bound.tensors, plan.merge
+    mapped = [
+        Mapped(source, tensors, {group: own[number] for group, own in maps.items()}, plan.sides)
+        for number, source in enumerate(sources)
+    ]
+    return Mean(mapped, merge.weights, merge.reference, merge.options.selects)
+
+
+def _renormalized(
+    plan: ZipPlan, mean: Mean, progress: Progress
+) -> tuple[TensorSource, Report | None]:
+    if plan.correction is None:
+        return mean, None
+    return corrected(
+        mean, Parents(), plan=plan.correction, machine=plan.merge.machine, progress=progress
+    )
+
+
+def _moments(
+    plan: ZipPlan, sources: Sequence[TensorSource], progress: Progress
+) -> dict[str, CrossMoments]:
+    """Return what the units of all models do together on the data."""
+    machine, network = plan.merge.machine, plan.door.network
+    models = [built(network, source, machine) for source in sources]
+    readers = {
+        group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
+        for group, reader in plan.readers.items()
+    }
+    return stacked_moments(models, readers, batches_of(plan.door, machine, plan.options), progress)
+
+
+def _maps(plan: ZipPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:
+    maps: dict[str, Sequence[LinearMap]] = {}
+    for count, (group, moments) in enumerate(seen.items()):
+        progress(f"merging units by {plan.method}", count, len(seen))
+        maps[group] = LINEAR[plan.method](moments.covariance.cpu(), len(plan.merge.models))
+    return maps
+
+
+def _facts(plan: ZipPlan) -> dict[str, str]:
+    """Return the provenance: what linear maps made lies in no parent's basin."""
+    merge = plan.merge
+    return provenance(
+        "merge",
+        merge.models,
+        basin=None,
+        spec=plan.choice.name,
+        seed=plan.options.seed,
+        strategy=merge.strategy,
+        weights=list(merge.weights),
+        method=plan.method,
+    )
+
+
+def _outcome(plan: ZipPlan, maps: Maps, seen: Mapping[str, CrossMoments]) -> Zipped:
+    every = [one for own in maps.values() for one in own]
+    inside = sum(int((one.read.sum(0) - 1).clamp(min=0).sum()) for one in every)
+    return Zipped(
+        method=plan.method,
+        groups=tuple(maps),
+        units=sum(len(own[0].read) for own in maps.values()),
+        inside=inside if plan.method == "zipit" else 0,
+        samples={group: moments.a.count for group, moments in seen.items()},
+        others=plan.others,
+    )

@@ -1,0 +1,80 @@
+"""What merging came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.matching import Change
+from rebasin_cli.renormalization.corrected import Report
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Models that were averaged.
+
+    objective: sum over pairs, before and after alignment. aligned: a unit of any of them changed
+    place. torn: see `Alignment`. preserved: what
+    stays apart of them, if anything does.
+    report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
+    not. function: the farthest of the outputs of a permuted model from its own, if they were run.
+    """
+
+    models: tuple[Path, ...]
+    weights: tuple[float, ...]
+    reference: Path
+    strategy: str
+    reason: str
+    spec: str | None
+    objective: Change | None
+    rounds: int
+    converged: bool
+    written: Written
+    seconds: float
+    aligned: bool = False
+    alike: tuple[str, ...] = ()
+    torn: float | None = None
+    report: Report | None = None
+    stale: bool = False
+    preserved: Preserved | None = None
+    zipped: Zipped | None = None
+    function: Agreement | None = None
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """The first layers of models whose other layers are one.
+
+    module: the file that runs the result. kept, layers: how many layers hold weights, and how many
+    of these are apart. parameters, single: of the result, of one of the models. cost: operations
+    of a pass over those of one model. difference: of outputs, relative, when all parents are the
+    same model, which the result has to compute then.
+    """
+
+    module: Path
+    join: str
+    kept: tuple[str, ...]
+    layers: int
+    parameters: int
+    single: int
+    cost: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Zipped:
+    """Groups that were merged by linear maps, and the others, with the reason of each.
+
+    method: a key of LINEAR. samples: that the maps of each group are drawn from. inside: units
+    that share their place with another of their own model.
+    """
+
+    method: str
+    groups: tuple[str, ...]
+    units: int
+    inside: int
+    samples: Mapping[str, int]
+    others: Mapping[str, str]

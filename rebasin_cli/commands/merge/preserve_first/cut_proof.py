@@ -1,0 +1,140 @@
+"""Whether a model can be cut in two: whether the rest depends on the tensor of the cut alone.
+
+The model is run again, with noise for all that modules before the cut return and with the tensor
+as it was. Its outputs must not move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
+
+from rebasin_cli.commands.merge.preserve_first.call_order import Seam, Span, hooked, inside, run
+from rebasin_cli.commands.merge.preserve_first.joined_model import (
+    JoinReached,
+    place_of_input,
+    with_tensors,
+)
+from rebasin_cli.errors import UserCodeError
+from rebasin_cli.models import Example
+from rebasin_cli.models.batch import tensors_in
+from rebasin_cli.trace.recording.dispatch import OperatorMode
+
+SAME = 1e-10  # of outputs in float64, relative: nothing that was replaced is read any more
+
+
+def holds(model: nn.Module, spans: Mapping[str, Span], seam: Seam, example: Example) -> bool:
+    """Return whether all that follows a cut depends on its tensor alone, and on the model's inputs.
+
+    model: in float64.
+    """
+    place = spans[seam.join].starts[0]
+    before = [n for n in spans if any(n == k or inside(n, k) for k in seam.kept)]
+    if any(start > place for name in before for start in spans[name].starts):
+        return False
+    try:
+        expected, value = _watched(model, seam.join, example)
+        found = _with_noise(model, seam, example, value)
+    except (TypeError, UserCodeError):  # it is called without a tensor, or noise is no input
+        return False
+    return apart(expected, found) <= SAME
+
+
+def costs(model: nn.Module, seam: Seam, example: Example) -> tuple[int, int]:
+    """Return the operations of a pass up to a cut and of a whole one: products, counted twice."""
+
+    def stop(*_: Any) -> None:
+        raise JoinReached(torch.zeros(()))
+
+    with _Operations() as whole:
+        run(model, example)
+    join = model.get_submodule(seam.join)
+    with (
+        _Operations() as part,
+        hooked([join.register_forward_pre_hook(stop)]),
+        contextlib.suppress(JoinReached),
+        torch.no_grad(),
+    ):
+        model(*example.args, **example.kwargs)
+    return part.count, whole.count
+
+
+class _Operations(OperatorMode):
+    """Counts operations by torch's table. Its own counter takes seconds to import a compiler."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.count += int(formula(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
+def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Return the largest difference of outputs, over their largest value."""
+    if [t.shape for t in one] != [t.shape for t in other]:
+        return math.inf
+    pairs = [(a.double(), b.double()) for a, b in zip(one, other, strict=True) if a.numel()]
+    scale = max((float(a.abs().max()) for a, _ in pairs), default=0.0)
+    most = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+    return math.inf if math.isnan(most) else most / (scale or 1.0)
+
+
+def outputs_of(model: nn.Module, example: Example) -> list[Tensor]:
+    """Return copies of the tensors that a model returns."""
+    return [tensor.clone() for tensor in tensors_in(run(model, example))]
+
+
+def _watched(model: nn.Module, join: str, example: Example) -> tuple[list[Tensor], Tensor]:
+    """Return the outputs of a model, and what a module is called with first."""
+    values: list[Tensor] = []
+
+    def see(module: nn.Module, args: Any, kwargs: Any) -> None:
+        place = place_of_input(args, kwargs)
+        values.append((kwargs[place] if isinstance(place, str) else args[place]).clone())
+
+    hook = model.get_submodule(join).register_forward_pre_hook(see, with_kwargs=True)
+    with hooked([hook]), torch.no_grad():
+        outputs = tensors_in(model(*example.args, **example.kwargs))
+    return [tensor.clone() for tensor in outputs], values[0]
+
+
+def _with_noise(model: nn.Module, seam: Seam, example: Example, value: Tensor) -> list[Tensor]:
+    """Return the outputs with noise for what is kept, and a tensor for the input of the join."""
+    generator = torch.Generator().manual_seed(0)
+    given = [value]
+
+    def noisy(tensor: Tensor) -> Tensor:
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        return noise.to(tensor) if tensor.is_floating_point() else tensor
+
+    def give(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        if not given:
+            return None
+        place, tensor = place_of_input(args, kwargs), given.pop()
+        if isinstance(place, str):
+            return args, {**kwargs, place: tensor}
+        return (*args[:place], tensor, *args[place + 1 :]), kwargs
+
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda m, a, output: with_tensors(output, noisy)
+        )
+        for name in seam.kept
+    ]
+    join = model.get_submodule(seam.join)
+    handles.append(join.register_forward_pre_hook(give, with_kwargs=True))
+    with hooked(handles):
+        return outputs_of(model, example)

@@ -1,0 +1,138 @@
+"""The plan of `rebasin merge --preserve-first`: which layers stay apart, and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Layout
+from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
+from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.targets import (
+    ENDINGS,
+    FORMATS,
+    Place,
+    Target,
+    describe_target,
+    files_of,
+    output_file,
+    plan_format,
+    plan_place,
+)
+from rebasin_cli.network.network import Network, plan_network
+from rebasin_cli.options.groups import Options
+
+
+@dataclass(frozen=True)
+class PreservePlan:
+    """All that `run_preserve` needs.
+
+    merge: of the models, to one in the form of the class. text: the module that runs the result.
+    target, module: where the two go.
+    """
+
+    merge: MergePlan
+    network: Network
+    cut: Cut
+    text: str
+    target: Target
+    module: Place
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            **self.merge.describe(),
+            "outputs": [describe_target(self.target)],
+            "module": str(self.module.path),
+            "join": self.cut.seam.join,
+            "kept": list(self.cut.kept),
+            "layers": len(self.cut.layers),
+            "cost": self.cut.cost(len(self.merge.models)),
+        }
+
+
+def plan_preserve(
+    paths: Sequence[Path],
+    options: Options,
+    *,
+    first: str,
+    strategy: str | None = None,
+    weights: Sequence[float] = (),
+    reference: Path | None = None,
+) -> PreservePlan:
+    """Return what merging all but the first layers will do; the model is run, with random weights.
+
+    first: how many layers, or a glob; see `plan_cut`. Raises UsageError as `plan_merge` does, and
+    without a model.
+    """
+    if options.tracing.target is None:
+        raise UsageError(
+            "--preserve-first needs the class of the models", hint="--model file.py:Class"
+        )
+    out = _out(paths[0], options) if paths else Path()
+    merge = plan_merge(
+        paths,
+        _merging(options, out),
+        strategy=strategy,
+        weights=weights,
+        reference=reference,
+    )
+    network = plan_network(merge.models[merge.reference], options)
+    cut = plan_cut(network.subject, first)
+    places = _places(merge, options, out)
+    return PreservePlan(
+        merge=merge,
+        network=network,
+        cut=cut,
+        text=joined_source(_recipe(merge, options, cut, places)),
+        module=places[0],
+        target=places[1],
+    )
+
+
+def _merging(options: Options, out: Path) -> Options:
+    """Return what says how to merge: --spec may say another way to align than tracing the model."""
+    traced = options.tracing if options.spec is None else replace(options.tracing, target=None)
+    whole = replace(options, tracing=traced)
+    # in a folder that is to be made the plan of a merge chooses the same name itself
+    return whole if options.out_folder else replace(whole, out=out, format=None)
+
+
+def _out(first: Path, options: Options) -> Path:
+    """Return where the checkpoint goes: one file, made like the first model."""
+    suffix = FORMATS.get(options.format or "") or first.suffix
+    name = f"merged{suffix if suffix in ENDINGS else '.safetensors'}"
+    into = options.out is not None and options.out.is_dir()
+    out = options.out / name if options.out and into else output_file(options, name)
+    plan_format(options, out)  # refuses names that contradict one another
+    return out
+
+
+def _places(merge: MergePlan, options: Options, out: Path) -> tuple[Place, Target]:
+    """Return where the module goes, and the checkpoint beside it: both, or none."""
+    mine = [file for model in merge.models for file in files_of(model)]
+    create = options.out_folder
+    module = plan_place(out.with_suffix(".py"), options, others=mine, create=create)
+    place = plan_place(out, options, own=mine, create=create)
+    skip = module.skip or place.skip
+    layout = Layout("pt" if ENDINGS.get(out.suffix) == "pt" else "safetensors")
+    return replace(module, skip=skip), Target(replace(place, skip=skip), layout)
+
+
+def _recipe(merge: MergePlan, options: Options, cut: Cut, places: tuple[Place, Target]) -> Recipe:
+    total = sum(merge.weights)
+    return Recipe(
+        target=options.tracing.target or "",
+        arguments=options.tracing.arguments,
+        file=places[0].path,
+        checkpoint=places[1].path.name,
+        parents=[model.path.name for model in merge.models],
+        join=cut.seam.join,
+        kept=cut.seam.kept,
+        merged=cut.seam.merged,
+        weights=[weight / total for weight in merge.weights],
+    )

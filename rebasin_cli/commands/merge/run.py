@@ -1,0 +1,230 @@
+"""Carrying out `rebasin merge`: align, then average tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from rebasin_cli.alignment.functions import Agreement, check_function
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.commands.merge.outcome import Merged
+from rebasin_cli.commands.merge.plan import MergePlan
+from rebasin_cli.files.card import Found, carded
+from rebasin_cli.files.part_sources import Parts, finite, finite_part
+from rebasin_cli.files.provenance import basin_of, one_basin, provenance
+from rebasin_cli.files.write import write_model
+from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
+from rebasin_cli.merging import Mean
+from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.presentation.outcomes import LeftAsIs
+from rebasin_cli.progress import Progress
+from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.plan import has_batch_norm
+from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.tensors import TensorSource
+
+REASONS = {
+    "none": "the models are averaged as they are",
+    "star": "each model was aligned to the reference",
+    "many": "each model was aligned to the others in turn",
+    "universe": "all models were aligned to one another at once",
+    "sync": "the models were aligned pair by pair, and the pairs reconciled",
+    "shared": "their provenance says that they lie in one basin already: averaged as they are",
+}
+
+
+@dataclass(frozen=True)
+class Together:
+    """The models of a plan in one frame. sources: in the order of the plan; mean: of all.
+
+    parts: the means of what lies beside the weights. shared: their provenance says that they lay in
+    one basin, so nothing was searched. function: of the model whose outputs its permutation moves
+    the most.
+    """
+
+    sources: Sequence[TensorSource]
+    mean: Mean
+    parts: Parts
+    strategy: str
+    shared: bool
+    alignment: Alignment
+    objective: Change | None
+    function: Agreement | None = None
+
+    @property
+    def found(self) -> Found:
+        """What a model card tells of the alignment."""
+        return Found(self.objective, self.function)
+
+    @property
+    def moved(self) -> bool:
+        """Whether a unit of any model changed place."""
+        return any(p.moved for model in self.alignment.permutations for p in model.values())
+
+
+def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
+    """Yield the merged model."""
+    if plan.target.place.skip:
+        yield LeftAsIs(plan.target.path, "exists")
+        return
+    began = perf_counter()
+    together = brought_together(plan, progress)
+    source, report = _renormalized(plan, together, progress)
+    more = {"renormalized": report.method} if report else {}
+    facts = merge_facts(plan, together, **more)
+    progress(f"writing {plan.target.path.name}", 0, 0)
+    target = carded(
+        plan.target, plan.models, options=plan.options, facts=facts, found=together.found
+    )
+    parts = together.parts if report is None else None
+    written = write_model(source, plan.models[0], target, plan.options, facts, parts)
+    outcome = merged_outcome(plan, together, written, perf_counter() - began)
+    stale = report is None and has_batch_norm(plan.models[0])
+    yield replace(outcome, report=report, stale=stale)
+
+
+def brought_together(plan: MergePlan, progress: Progress) -> Together:
+    """Return the models in one frame, aligned by the strategy of the plan if they have to be."""
+    shared = plan.chosen and one_basin(plan.models)
+    strategy = "none" if shared else plan.strategy
+    sources = [
+        CommonPart(finite(model, plan.options), overlap)
+        for model, overlap in zip(plan.models, plan.overlaps, strict=True)
+    ]
+    alignment, objective = _align(plan, sources, strategy, progress)
+
+    def part(key: str) -> Mean:
+        own = [
+            CommonPart(finite_part(model, key, plan.choice, plan.options), overlap)
+            for model, overlap in zip(plan.models, plan.overlaps, strict=True)
+        ]
+        return _mean(plan, _completed(plan, _aligned(plan, own, alignment)))
+
+    aligned = _aligned(plan, sources, alignment)
+    function = _checked(plan, aligned, alignment, progress)
+    whole = _completed(plan, aligned)
+    mean = _mean(plan, whole)
+    return Together(whole, mean, part, strategy, shared, alignment, objective, function)
+
+
+def _completed(plan: MergePlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
+    """Return aligned models with the rest of the first one where they have something in common."""
+    pairs = zip(aligned, plan.overlaps, strict=True)
+    return [Completed(source, aligned[0], overlap) for source, overlap in pairs]
+
+
+def _mean(plan: MergePlan, sources: Sequence[TensorSource]) -> Mean:
+    check_equal_where_no_mean(sources, plan.weights, plan.options.selects)
+    return Mean(sources, plan.weights, plan.reference, plan.options.selects)
+
+
+def _checked(
+    plan: MergePlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
+) -> Agreement | None:
+    """Return how far the outputs of a model move at most; raises if one is another function."""
+    found: list[Agreement] = []
+    for model, source, permutations, overlap in zip(
+        plan.models, aligned, alignment.permutations, plan.overlaps, strict=True
+    ):
+        if any(permutation.moved for permutation in permutations.values()) and not overlap:
+            progress("checking functions", len(found), len(plan.models))
+            one = check_function(plan.check, model, source, where=str(model.path))
+            found += [one] if one else []
+    return max(found, key=lambda one: one.difference, default=None)
+
+
+def merge_facts(plan: MergePlan, together: Together, **facts: object) -> dict[str, str]:
+    """Return the provenance of what is made of the models."""
+    whole = plan.choice is not None and plan.choice.whole
+    near = together.shared or (whole and together.strategy != "none")
+    return provenance(
+        "merge",
+        plan.models,
+        basin=basin_of(plan.models[plan.reference]) if near else None,
+        spec=plan.choice.name if plan.choice else None,
+        seed=plan.options.seed,
+        strategy=together.strategy,
+        weights=list(plan.weights),
+        **facts,
+    )
+
+
+def merged_outcome(plan: MergePlan, together: Together, written: Written, seconds: float) -> Merged:
+    """Return what merging the models of a plan came to."""
+    searched = plan.choice if not together.shared else None
+    return Merged(
+        models=tuple(model.path for model in plan.models),
+        weights=plan.weights,
+        reference=plan.models[plan.reference].path,
+        strategy=together.strategy,
+        reason=_reason(plan, together),
+        aligned=together.moved,
+        spec=searched.name if searched else None,
+        objective=together.objective,
+        rounds=together.alignment.rounds,
+        converged=together.alignment.converged,
+        torn=together.alignment.torn,
+        written=written,
+        seconds=seconds,
+        alike=searched.alike if searched else (),
+        function=together.function,
+    )
+
+
+def _reason(plan: MergePlan, together: Together) -> str:
+    """Return in plain words how the models came to lie as they were averaged."""
+    if together.shared or together.strategy == "none" or together.moved or plan.choice is None:
+        return REASONS["shared" if together.shared else together.strategy]
+    groups = plan.choice.bound.groups.values()
+    free = any(not group.fixed and group.root in plan.choice.movable for group in groups)
+    why = "no order of units is better than the present one" if free else "no group may move"
+    return f"nothing could be aligned, {why}: averaged as they are"
+
+
+def _renormalized(
+    plan: MergePlan, together: Together, progress: Progress
+) -> tuple[TensorSource, Report | None]:
+    """Return the mean with its statistics corrected, if that is planned, and what was done."""
+    if plan.correction is None:
+        return together.mean, None
+    bound = plan.choice.bound if plan.choice else None
+    return corrected(
+        together.mean,
+        Parents(together.sources, plan.weights, bound),
+        plan=plan.correction,
+        machine=plan.machine,
+        progress=progress,
+    )
+
+
+def _align(
+    plan: MergePlan, sources: Sequence[TensorSource], strategy: str, progress: Progress
+) -> tuple[Alignment, Change | None]:
+    """Return the models' permutations, and the sum of pair objectives before and after."""
+    if plan.choice is None or strategy == "none":
+        return Alignment(tuple({} for _ in plan.models)), None
+    request = Request(
+        sources=sources,
+        bound=plan.choice.bound,
+        settings=plan.machine.settings(plan.options),
+        reference=plan.reference,
+        movable=plan.choice.movable,
+        labels=[str(model.path) for model in plan.models],
+        progress=progress,
+    )
+    alignment = STRATEGIES[strategy](request)
+    before = pair_objective(request, STRATEGIES["none"](request).permutations)
+    return alignment, Change(before, pair_objective(request, alignment.permutations))
+
+
+def _aligned(
+    plan: MergePlan, sources: Sequence[TensorSource], alignment: Alignment
+) -> Sequence[TensorSource]:
+    if plan.choice is None:
+        return sources
+    tensors = plan.choice.bound.tensors
+    pairs = zip(sources, alignment.permutations, strict=True)
+    return [Permuted(source, tensors, permutations) for source, permutations in pairs]

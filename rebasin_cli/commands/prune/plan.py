@@ -1,0 +1,187 @@
+"""The plan of `rebasin prune`: which weights of a checkpoint, by which rule, written where."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.commands.prune.thresholds import METHODS
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.files.coded import refuse_codes
+from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.files.output_paths import output_paths
+from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.plan import MEASURING, Asked, CorrectionPlan, plan_correction
+
+# Of tensors with two or more axes, what no layer multiplies its inputs by: tables of embeddings
+# and positions, class tokens, norms over several axes, biases and masks. A file has only names.
+_PLAIN = re.compile(r"norm|bias|mask|(^|[._])(cls|ln|bn)([._\d]|$)")
+
+
+_TABLE = re.compile(r"emb|token|(^|[._])(wte|wpe|pos)([._]|$)")
+
+
+_CONVOLUTION = 4  # axes from which a name with `embed` in it is a layer: patch_embed.proj
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """All that `run_prune` needs.
+
+    names: the tensors that are pruned, in the file's order. correction: of the statistics
+    afterwards, None if they stay as they are.
+    """
+
+    model: Checkpoint
+    names: tuple[str, ...]
+    method: str
+    sparsity: float
+    correction: CorrectionPlan | None
+    target: Target
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "command": "prune",
+            "inputs": describe_inputs([self.model]),
+            "method": self.method,
+            "sparsity": self.sparsity,
+            "tensors": list(self.names),
+            "weights": sum(self.model.info(name).numel for name in self.names),
+            "renormalize": self.correction.describe() if self.correction else None,
+            "outputs": [describe_target(self.target)],
+        }
+
+
+def plan_prune(
+    path: Path, options: Options, *, sparsity: float, method: str, renormalize: str | None = None
+) -> PrunePlan:
+    """Return what pruning a checkpoint will do; nothing is read but headers.
+
+    renormalize: how the statistics are corrected afterwards, with the dense model as the parent.
+    Raises UsageError for a share that is none, an unknown method, or if no tensor has weights.
+    """
+    if not 0 < sparsity < 1:
+        raise UsageError(
+            f"--sparsity {sparsity:g} is no share of the weights",
+            hint="0.8 sets four of five to zero: a number between 0 and 1",
+        )
+    if method not in METHODS:
+        hint = suggest(method, METHODS) or " or ".join(METHODS)
+        raise UsageError(f"no method is called {method!r}", hint=hint)
+    machine = plan_machine(options)
+    (model,) = open_models([path], options)
+    refuse_codes([model], options, done="pruned by magnitude")
+    (out,) = output_paths([model], options, word="pruned")
+    return PrunePlan(
+        model=model,
+        names=weight_names(model, options),
+        method=method,
+        sparsity=sparsity,
+        correction=_correction(model, options, renormalize),
+        target=plan_target(out, model, options, own=[model], create=options.out_folder),
+        machine=machine,
+        options=options,
+    )
+
+
+def _correction(
+    model: Checkpoint, options: Options, renormalize: str | None
+) -> CorrectionPlan | None:
+    """Return how the pruned model is corrected: all of it, whatever was pruned."""
+    if renormalize is None:
+        if options.tracing.target is not None or options.running.data is not None:
+            raise UsageError(
+                "--model and --data say nothing to pruning by magnitude",
+                hint="--renormalize reset, repair or rescale runs the model afterwards",
+            )
+        return None
+    if renormalize not in MEASURING:
+        hint = suggest(renormalize, MEASURING) or ", ".join(MEASURING)
+        raise UsageError(f"--renormalize {renormalize} is not for pruned models", hint=hint)
+    return plan_correction(model, replace(options, only=(), skip=()), Asked(renormalize))
+
+
+def weight_names(model: Checkpoint, options: Options) -> tuple[str, ...]:
+    """Return the floating tensors of two or more axes that are weights of layers, each once.
+
+    --only decides by itself what is a weight. Raises UsageError if nothing is left.
+    """
+    arrays = [n for n in model.names() if model.info(n).floating and len(model.info(n).shape) > 1]
+    names = tuple(
+        name
+        for name in arrays
+        if name not in model.ties
+        and options.selects(name)
+        and (options.only or all(_weight(each, model) for each in _called(name, model)))
+    )
+    if not any(model.info(name).numel for name in names):
+        raise UsageError(
+            "there is no weight to prune",
+            hint="a weight is a floating tensor of two or more axes that is no table of "
+            "embeddings; --only GLOB prunes those that it names",
+        )
+    return names
+
+
+def _called(name: str, model: Checkpoint) -> list[str]:
+    """Return all names of a tensor: of an output tied to a table, one says so."""
+    return [name, *(alias for alias, first in model.ties.items() if first == name)]
+
+
+def _weight(name: str, model: Checkpoint) -> bool:
+    """Return whether a tensor is what a layer multiplies its inputs by, as far as names tell."""
+    lower = name.lower()
+    table = _TABLE.search(lower) and len(model.info(name).shape) < _CONVOLUTION
+    return not (_PLAIN.search(lower) or table)
+
+
+@dataclass(frozen=True)
+class PrunedTensor:
+    """How many weights of one tensor stay. threshold: the largest magnitude that was removed."""
+
+    name: str
+    weights: int
+    kept: int
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model of which the smallest weights were set to zero.
+
+    others: tensors that were not pruned. masks: whether the file's metadata hold them. report: how
+    the statistics were corrected, if they were.
+    """
+
+    model: Path
+    method: str
+    sparsity: float
+    tensors: tuple[PrunedTensor, ...]
+    others: int
+    masks: bool
+    written: Written
+    seconds: float
+    report: Report | None = None
+
+    @property
+    def weights(self) -> int:
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @property
+    def kept(self) -> int:
+        return sum(tensor.kept for tensor in self.tensors)
+
+    @property
+    def threshold(self) -> float | None:
+        """The magnitude that decided, None where each tensor has its own."""
+        found = {tensor.threshold for tensor in self.tensors}
+        return found.pop() if self.method == "magnitude" and len(found) == 1 else None

@@ -1,0 +1,63 @@
+"""What pruning did, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rebasin_cli.commands.prune.plan import Pruned
+from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.renormalization.report import report_fields, report_lines
+
+
+def prune_fields(outcome: Pruned) -> dict[str, Any]:
+    """Return what a result event says besides the file."""
+    return {
+        "model": str(outcome.model),
+        "method": outcome.method,
+        "sparsity": outcome.sparsity,
+        "threshold": outcome.threshold,
+        "weights": outcome.weights,
+        "kept": outcome.kept,
+        "masks": outcome.masks,
+        "others": outcome.others,
+        "tensors": [vars(tensor) for tensor in outcome.tensors],
+        "renormalized": report_fields(outcome.report) if outcome.report else None,
+        "seconds": outcome.seconds,
+    }
+
+
+def prune_summary(outcome: Pruned) -> str:
+    """Return what a person wants to know."""
+    removed = outcome.weights - outcome.kept
+    share = f"{removed:,} of {outcome.weights:,} weights ({100 * removed / outcome.weights:.4g} %)"
+    lines = [
+        f"{outcome.model} pruned: {share} set to zero, {outcome.kept:,} kept",
+        f"  {_rule(outcome)}, {_masks(outcome)}",
+    ]
+    if outcome.others:
+        noun = "tensor" if outcome.others == 1 else "tensors"
+        lines.append(f"  {outcome.others:,} other {noun} not pruned, {outcome.seconds:.1f} s")
+    if outcome.report:
+        lines.append(f"  then renormalized by {outcome.report.method}, the dense model its parent")
+        lines += report_lines(outcome.report)
+    return "\n".join(lines)
+
+
+def _rule(outcome: Pruned) -> str:
+    tensors = f"{len(outcome.tensors)} tensor{'s' if len(outcome.tensors) > 1 else ''}"
+    if outcome.threshold is None:
+        return f"the smallest of each of {tensors} went"
+    return f"the smallest of {tensors} together went, up to {outcome.threshold:.4g}"
+
+
+def _masks(outcome: Pruned) -> str:
+    if outcome.masks:
+        return "masks in the metadata under rebasin.masks"
+    return "no masks in the metadata: the zeros are the mask"
+
+
+PRESENTERS: Presenters = {
+    Pruned: Presenter(
+        fields=prune_fields, summary=prune_summary, written=lambda outcome: outcome.written
+    )
+}

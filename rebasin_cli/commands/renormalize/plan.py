@@ -1,0 +1,126 @@
+"""The plan of `rebasin renormalize`: which model, with which parents, by which method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.output_paths import output_paths
+from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.merging.weights import check_weights
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, aligning, plan_correction
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+@dataclass(frozen=True)
+class RenormalizePlan:
+    """All that `run_renormalize` needs.
+
+    weights: empty: what the model's provenance says, else equal. choice: how parents are aligned
+    that do not lie in the model's basin, and how deep biases are where no model says it; None if
+    neither is asked for. align: whether parents may be moved.
+    """
+
+    model: Checkpoint
+    parents: tuple[Checkpoint, ...]
+    weights: tuple[float, ...]
+    correction: CorrectionPlan
+    choice: Choice | None
+    align: bool
+    target: Target
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        return {
+            "command": "renormalize",
+            "inputs": describe_inputs([self.model, *self.parents]),
+            "weights": list(self.weights) or None,
+            "align": self.align and self.choice is not None,
+            **self.correction.describe(),
+            "outputs": [describe_target(self.target)],
+            **matching,
+        }
+
+
+def plan_renormalize(
+    path: Path,
+    options: Options,
+    asked: Asked,
+    *,
+    parents: Sequence[Path] = (),
+    weights: Sequence[float] = (),
+    align: bool = True,
+) -> RenormalizePlan:
+    """Return what correcting a merged model will do; nothing is read but headers.
+
+    Raises UsageError for parents, a model or data that the method needs.
+    """
+    machine = plan_machine(options)
+    model, *opened = open_models([path, *parents], options)
+    whole = aligning(options)
+    check_fit(model, opened, whole)
+    correction = plan_correction(model, options, asked)
+    _check_parents(correction, opened)
+    by_spec = correction.method == "calibrate" and correction.door is None
+    searched = correction.by_parents and (align or by_spec)
+    choice = choose_spec([model, *opened], whole) if searched else None
+    if choice and align:
+        check_search(choice, machine, whole)
+    (out,) = output_paths([model], options, word="renormalized")
+    return RenormalizePlan(
+        model=model,
+        parents=tuple(opened) if correction.by_parents else (),
+        weights=check_weights(weights, len(opened)) if weights else (),
+        correction=correction,
+        choice=choice,
+        align=align,
+        target=plan_target(out, model, options, own=[model], create=options.out_folder),
+        machine=machine,
+        options=options,
+    )
+
+
+def _check_parents(correction: CorrectionPlan, parents: Sequence[Checkpoint]) -> None:
+    if correction.by_parents and not parents:
+        raise UsageError(
+            f"{correction.method} brings a merged model next to its parents: name them",
+            hint="rebasin renormalize MERGED --parents A B",
+        )
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that another is a mean of. basin: how it came into the basin of the merged one."""
+
+    path: Path
+    weight: float
+    basin: str
+
+
+@dataclass(frozen=True)
+class Renormalized:
+    """A merged model whose statistics were corrected inside its own weights.
+
+    spec: what the parents were aligned under, None if they were not. assumed: what the depths of
+    `calibrate` take for granted.
+    """
+
+    model: Path
+    parents: tuple[Parent, ...]
+    report: Report
+    spec: str | None
+    assumed: str
+    written: Written
+    seconds: float

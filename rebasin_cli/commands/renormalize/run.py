@@ -1,0 +1,103 @@
+"""Carrying out `rebasin renormalize`: parents into one basin, measure, correct, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.renormalize.plan import Parent, Renormalized, RenormalizePlan
+from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
+from rebasin_cli.files.write import write_model
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.presentation.outcomes import LeftAsIs
+from rebasin_cli.progress import Progress
+from rebasin_cli.renormalization.plan import aligning
+from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.tensors import TensorSource
+
+ASSUMED = "that activations are ReLU-like is assumed: a spec does not show them"
+
+
+def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftAsIs | Renormalized]:
+    """Yield the corrected model."""
+    if plan.target.place.skip:
+        yield LeftAsIs(plan.target.path, "exists")
+        return
+    began = perf_counter()
+    weights = plan.weights or recorded_weights(plan.model, plan.parents)
+    placed = [_placed(plan, parent, progress) for parent in plan.parents]
+    bound = plan.choice.bound if plan.choice else None
+    source, report = corrected(
+        finite(plan.model, plan.options),
+        Parents([source for source, _ in placed], weights, bound),
+        plan=plan.correction,
+        machine=plan.machine,
+        progress=progress,
+    )
+    moved = any(how == _ALIGNED for _, how in placed)
+    spec = plan.choice.name if plan.choice and moved else None
+    facts = provenance(
+        "renormalize",
+        [plan.model, *plan.parents],
+        basin=basin_of(plan.model),
+        spec=spec,
+        seed=plan.options.seed,
+        method=report.method,
+        weights=list(weights),
+    )
+    by_spec = report.method == "calibrate" and plan.correction.door is None
+    progress(f"writing {plan.target.path.name}", 0, 0)
+    yield Renormalized(
+        model=plan.model.path,
+        parents=tuple(
+            Parent(parent.path, weight, how)
+            for parent, weight, (_, how) in zip(plan.parents, weights, placed, strict=True)
+        ),
+        report=report,
+        spec=spec,
+        assumed=ASSUMED if by_spec else "",
+        written=write_model(source, plan.model, plan.target, plan.options, facts),
+        seconds=perf_counter() - began,
+    )
+
+
+_ALIGNED, _THERE, _TRUSTED = "aligned to it", "there already, by its provenance", "as it is"
+
+
+def _placed(
+    plan: RenormalizePlan, parent: Checkpoint, progress: Progress
+) -> tuple[TensorSource, str]:
+    """Return a parent in the basin of the merged model, and how it came there."""
+    source = finite(parent, plan.options)
+    if not plan.align or plan.choice is None:
+        return source, _TRUSTED
+    if one_basin([plan.model, parent]):
+        return source, _THERE
+    options = aligning(plan.options)
+    found = match_models(plan.model, parent, plan.choice, plan.machine, options, progress=progress)
+    return Permuted(source, plan.choice.bound.tensors, found.permutations), _ALIGNED
+
+
+def recorded_weights(model: Checkpoint, parents: Sequence[Checkpoint]) -> tuple[float, ...]:
+    """Return the weights with which a model was merged from some parents; else equal ones.
+
+    They are known if its provenance has the digests of all of them.
+    """
+    equal = (1.0,) * len(parents)
+    try:
+        record = json.loads(model.metadata.get(KEY, "null"))
+        inputs = [str(entry["sha256"]) for entry in record["inputs"]]
+        given = record["weights"] if "weights" in record else _line(record["alpha"])
+        known = dict(zip(inputs, map(float, given), strict=True))
+    except (ValueError, TypeError, KeyError):  # written by others, or not at all
+        return equal
+    digests = [parent.sha256() for parent in parents]
+    return tuple(known[d] for d in digests) if set(digests) == known.keys() else equal
+
+
+def _line(alpha: float) -> tuple[float, float]:
+    return 1 - alpha, alpha

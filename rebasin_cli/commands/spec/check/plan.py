@@ -1,0 +1,54 @@
+"""The plan of `rebasin spec check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.files.inputs import open_models
+from rebasin_cli.options.groups import Options
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """A spec to check, against a model if there is one."""
+
+    spec: str
+    model: Checkpoint | None
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {"command": "spec check", "spec": self.spec}
+
+
+def plan_check(spec: str, model: Path | None, options: Options) -> CheckPlan:
+    """Return what will be checked; of the model only the header is read."""
+    opened = open_models([model], options) if model else [None]
+    return CheckPlan(spec, opened[0], options)
+
+
+@dataclass(frozen=True)
+class GroupSeen:
+    """A group of a bound spec and the tensors it occurs in (the first of each stack)."""
+
+    name: str
+    size: int
+    parents: tuple[str, ...]
+    fixed: bool
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether a spec is valid, and fits a model if there is one. error: why not."""
+
+    spec: str
+    model: Path | None
+    entries: int
+    groups: tuple[GroupSeen, ...]
+    untouched: tuple[str, ...]
+    error: RebasinError | None

@@ -1,0 +1,99 @@
+"""What a trace found, as tables: which groups move, what does not, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from rebasin_cli.presentation.tables import rendered
+from rebasin_cli.spec import BoundGroup
+from rebasin_cli.trace import Trace
+from rebasin_cli.trace.derivation.derive import FixedAxis
+
+SHOWN = 3  # tensors named as examples
+
+
+def explained(trace: Trace) -> str:
+    """Return the tables for a trace: groups, fixed axes by reason, tensors not exercised."""
+    tables = [_groups(trace), _fixed(trace.fixed)]
+    if trace.unused:
+        tables.append(_unused(trace))
+    return "\n".join(map(rendered, tables)).rstrip("\n")
+
+
+def moving_groups(trace: Trace) -> list[BoundGroup]:
+    """Return the groups that can move."""
+    return [group for group in trace.bound.groups.values() if not group.fixed]
+
+
+def tensors_of(trace: Trace, group: str) -> list[str]:
+    """Return the tensors that a group occurs in (the first of each stack)."""
+    return [t.members[0] for t in trace.bound.tensors if group in t.groups]
+
+
+def _groups(trace: Trace) -> Table:
+    table = _table("group", "size", "per", "share", "from")
+    shares = _shares(trace)
+    for group in moving_groups(trace):
+        table.add_row(
+            escape(group.name),
+            f"{group.size:,}",
+            escape(group.parents[-1]) if group.parents else "",
+            f"{100 * shares[group.name]:.2f} %",
+            _examples(tensors_of(trace, group.name)),
+        )
+    return table
+
+
+def _shares(trace: Trace) -> dict[str, float]:
+    """Return, for each group, the elements that it moves as a share of all floating ones."""
+    tied = trace.ties
+    every = sum(i.reals for n, i in trace.infos.items() if i.floating and n not in tied) or 1
+    moved = dict.fromkeys(trace.bound.groups, 0)
+    for tensor in trace.bound.tensors:
+        if tensor.members[0] in tied:
+            continue
+        for block in tensor.blocks:
+            for name in {name for name in block.groups if name}:
+                moved[name] += block.numel
+    return {name: count / every for name, count in moved.items()}
+
+
+def _fixed(fixed: Sequence[FixedAxis]) -> Table:
+    """Return a table of reasons; those of the second kind are limits of the tracer."""
+    table = _table("fixed because", "axes", "", "such as")
+    for (reason, soft), axes in _by_reason(fixed):
+        mark = "limit of the tracer" if soft else ""
+        examples = dict.fromkeys(f"{a.tensor}[{a.axis}]" for a in axes)
+        table.add_row(escape(reason), f"{len(axes):,}", mark, _examples(list(examples)))
+    return table
+
+
+def _by_reason(fixed: Iterable[FixedAxis]) -> Iterator[tuple[tuple[str, bool], list[FixedAxis]]]:
+    """Yield reasons with their axes: limits of the tracer last, the most frequent first."""
+    found: dict[tuple[str, bool], list[FixedAxis]] = {}
+    for axis in fixed:
+        found.setdefault((axis.reason, axis.soft), []).append(axis)
+    yield from sorted(found.items(), key=lambda item: (item[0][1], -len(item[1])))
+
+
+def _unused(trace: Trace) -> Table:
+    table = _table("not exercised", "shape")
+    for name in trace.unused:
+        table.add_row(escape(name), "x".join(map(str, trace.infos[name].shape)))
+    return table
+
+
+def _examples(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return escape(", ".join(names[:SHOWN])) + more
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        numeric = heading in ("size", "share", "axes")
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    return table

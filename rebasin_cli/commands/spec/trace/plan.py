@@ -1,0 +1,50 @@
+"""The plan of `rebasin spec trace`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rebasin_cli.checkpoint import Written
+from rebasin_cli.files.targets import Place, plan_place
+from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.spec_choice.trace_format import TracedModel
+from rebasin_cli.trace import Trace
+
+
+@dataclass(frozen=True)
+class TracePlan:
+    """A model to trace. place: where the spec is written; None: nowhere."""
+
+    tracing: Tracing
+    explain: bool
+    place: Place | None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {"command": "spec trace", "target": self.tracing.target}
+
+
+def plan_trace(options: Options, *, explain: bool) -> TracePlan:
+    """Return what will be traced, and where the spec goes."""
+    place = plan_place(options.out, options) if options.out else None
+    return TracePlan(options.tracing, explain, place)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The spec of a traced model. text: as YAML, with where it comes from in comments.
+
+    explain: tables are to be shown instead of the text. written: the file it went to, if any.
+    """
+
+    target: str
+    model: TracedModel
+    text: str
+    explain: bool
+    written: Written | None
+    seconds: float
+
+    @property
+    def trace(self) -> Trace:
+        return self.model.trace

@@ -1,0 +1,104 @@
+"""A trace in plain words and as fields of an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rebasin_cli.commands.spec.trace.explain import explained, moving_groups, tensors_of
+from rebasin_cli.commands.spec.trace.plan import Traced
+from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.trace import Trace
+
+NAMED = 4  # tensors named in a sentence
+
+
+def validated(trace: Trace) -> bool:
+    """Return whether running the model confirmed the trace."""
+    return trace.proof is not None and trace.proof.holds
+
+
+def trace_fields(outcome: Traced) -> dict[str, Any]:
+    """Return the fields of the event."""
+    trace, proof = outcome.trace, outcome.trace.proof
+    return {
+        "target": outcome.target,
+        "name": trace.spec.name,
+        "groups": [
+            {
+                "name": g.name,
+                "size": g.size,
+                "per": list(g.parents),
+                "fixed": g.fixed,
+                "tensors": tensors_of(trace, g.name),
+            }
+            for g in trace.bound.groups.values()
+        ],
+        "share": trace.share,
+        "validated": validated(trace),
+        "doubt": trace.doubt.why if trace.doubt else None,
+        "max_difference": proof.difference if proof else None,
+        "examples": proof.examples if proof else 0,
+        "refuted": dict(proof.refuted) if proof else {},
+        "outputs": list(trace.outputs),
+        "unused": list(trace.unused),
+        "unknown": list(trace.unknown),
+        "fixed": [
+            {"tensor": f.tensor, "axis": f.axis, "size": f.size, "reason": f.reason, "soft": f.soft}
+            for f in trace.fixed
+        ],
+        "spec": outcome.text,
+        "seconds": outcome.seconds,
+    }
+
+
+def traced_summary(outcome: Traced) -> str:
+    """Return what a person wants to know of a trace beside the spec."""
+    return "\n".join(_sentences(outcome))
+
+
+def _sentences(outcome: Traced) -> Iterator[str]:
+    trace = outcome.trace
+    groups = len(moving_groups(trace))
+    what = "1 group moves" if groups == 1 else f"{groups:,} groups move"
+    yield (
+        f"{outcome.target} traced: {what} {100 * trace.share:.2f} % of its "
+        f"values, {_proved(trace)}, {outcome.seconds:.1f} s"
+    )
+    refuted = trace.proof.refuted if trace.proof else {}
+    yield from (f"  group {name!r} {what}" for name, what in refuted.items())
+    if trace.unused:
+        shown = ", ".join(trace.unused[:NAMED]) + (", ..." if len(trace.unused) > NAMED else "")
+        yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"
+    if trace.unknown:
+        yield f"  operators without a rule: {', '.join(trace.unknown)}"
+    if outcome.written:
+        yield f"  spec written to {outcome.written.path}"
+
+
+def _proved(trace: Trace) -> str:
+    proof = trace.proof
+    if proof is None:
+        return f"not validated: {trace.doubt.why}" if trace.doubt else "not validated"
+    if not proof.holds:
+        return f"NOT VALIDATED: permuting them moves its outputs by {proof.difference:.1e}"
+    inputs = f"{proof.examples} input{'' if proof.examples == 1 else 's'}"
+    inputs += ", made small" if proof.on_small else ""
+    return f"validated on {inputs} (largest difference {proof.difference:.1e})"
+
+
+def traced_text(outcome: Traced) -> str:
+    """Return what stdout gets: the tables if they are wanted, else the file's path or the spec."""
+    if outcome.explain:
+        return explained(outcome.trace)
+    return str(outcome.written.path) if outcome.written else outcome.text.rstrip("\n")
+
+
+PRESENTERS: Presenters = {
+    Traced: Presenter(
+        fields=trace_fields,
+        text=traced_text,
+        summary=traced_summary,
+        written=lambda outcome: outcome.written,
+    )
+}

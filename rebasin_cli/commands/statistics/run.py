@@ -1,0 +1,74 @@
+"""Carrying out `rebasin statistics`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from time import perf_counter
+
+from torch import Tensor
+
+from rebasin_cli.activations.layer_statistics import flat
+from rebasin_cli.activations.measuring import layer_statistics
+from rebasin_cli.activations.observe import check_room, units_on
+from rebasin_cli.activations.statistics_file import statistics_metadata, statistics_tensors
+from rebasin_cli.activations.units import UnitMoments
+from rebasin_cli.checkpoint import Written, write_tensors
+from rebasin_cli.commands.statistics.plan import Observed, StatisticsPlan
+from rebasin_cli.files.write import folder_for
+from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.presentation.outcomes import LeftAsIs
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec import dump
+from rebasin_cli.trace.points.points import kind
+
+
+def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsIs | Observed]:
+    """Yield the file of what the units of the plan's models do on its data."""
+    if plan.place.skip:
+        yield LeftAsIs(plan.place.path, "exists")
+        return
+    began = perf_counter()
+    assert plan.choice.traced is not None, "the plan has seen to it that a model is named"
+    chosen = plan.options.activations
+    points = plan.choice.traced.known.trace.points[kind(chosen.moment, chosen.reach)]
+    if len(plan.models) > 1:
+        check_room(points, plan.choice.bound, plan.machine)
+    models = [built(plan.door.network, model, plan.machine) for model in plan.models]
+    batches = batches_of(plan.door, plan.machine, plan.options)
+    units = units_on(models, batches, points, plan.choice.bound, progress=progress)
+    progress("measuring layers", 0, 0)
+    layers = flat(layer_statistics(models, batches, together=len(models) > 1))
+    free = {g.name: g.size for g in plan.choice.bound.groups.values() if not g.fixed}
+    told = {group for one in units for group, _ in one.dims}
+    yield Observed(
+        models=tuple(model.path for model in plan.models),
+        spec=plan.choice.name,
+        moment=chosen.moment,
+        samples=max((one.count for one in units), default=0),
+        groups={name: size for name, size in free.items() if name in told},
+        unseen=tuple(name for name in free if name not in told),
+        written=_written(plan, units, layers),
+        seconds=perf_counter() - began,
+    )
+
+
+def _written(
+    plan: StatisticsPlan, units: Sequence[UnitMoments], layers: Mapping[str, Tensor]
+) -> Written:
+    facts = {
+        "moment": plan.options.activations.moment,
+        "stream": plan.options.activations.reach,
+        "models": [model.path.name for model in plan.models],
+        "model": plan.options.tracing.target,
+        "data": plan.options.running.data,
+        "batches": plan.options.running.batches,
+    }
+    digests = [model.sha256() for model in plan.models]
+    metadata = statistics_metadata(dump(plan.choice.bound.spec), units, digests, facts)
+    with folder_for(plan.place):
+        return write_tensors(
+            plan.place.path,
+            {**statistics_tensors(units), **{n: t.cpu().contiguous() for n, t in layers.items()}},
+            metadata=metadata,
+            overwrite=plan.place.overwrite,
+        )

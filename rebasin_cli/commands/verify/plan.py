@@ -1,0 +1,78 @@
+"""The plan of `rebasin verify`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.targets import Place, files_of, plan_place
+from rebasin_cli.matching import Matching
+from rebasin_cli.options.groups import Options
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+@dataclass(frozen=True)
+class VerifyPlan:
+    """All that `run_verify` needs. save: where the permutation goes, if anywhere."""
+
+    a: Checkpoint
+    b: Checkpoint
+    choice: Choice
+    save: Place | None
+    machine: Machine
+    options: Options
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "command": "verify",
+            "inputs": describe_inputs([self.a, self.b]),
+            **describe_matching(self.choice, self.machine),
+        }
+
+
+def plan_verify(a: Path, b: Path, options: Options, *, save: Path | None) -> VerifyPlan:
+    """Return what verifying will do; nothing is read but headers."""
+    machine = plan_machine(options)
+    first, second = open_models([a, b], options)
+    check_fit(first, [second], options)
+    inputs = files_of(first) + files_of(second)
+    place = plan_place(save, options, others=inputs) if save else None
+    choice = choose_spec([first, second], options)
+    check_search(choice, machine, options)
+    return VerifyPlan(first, second, choice, place, machine, options)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Whether B is A with its units reordered.
+
+    different: names of the tensors that differ even under the best permutation found.
+    max_difference: largest |A - permuted B| over the largest |A|, in those tensors.
+    function: how far the outputs of the two are apart, if a model was named to run them.
+    """
+
+    a: Path
+    b: Path
+    spec: str
+    matching: Matching
+    different: tuple[str, ...]
+    max_difference: float
+    permutation: Written | None
+    alike: tuple[str, ...] = ()
+    function: Agreement | None = None
+
+    @property
+    def exact(self) -> bool:
+        return not self.different
+
+    @property
+    def holds(self) -> bool:
+        """Whether the answer is yes: the same function if a model was run, else the same bits."""
+        return self.function.same if self.function else self.exact

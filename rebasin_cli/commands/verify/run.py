@@ -1,0 +1,80 @@
+"""Carrying out `rebasin verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rebasin_cli.alignment.function_check import check_of
+from rebasin_cli.alignment.functions import Agreement, compare_functions
+from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
+from rebasin_cli.files.permutation_file import save_permutations
+from rebasin_cli.matching import match_weights
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.tensors.compare import max_difference, max_value, same_bits
+
+
+def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
+    """Yield whether B is A with its units reordered, with every tensor compared bit by bit.
+
+    Buffers vote here: if B is a permutation of A at all, it brings them together too, and
+    they tell apart units whose weights are equal.
+    """
+    bound = _all_voting(plan)
+    matching = match_weights(
+        plan.a,
+        plan.b,
+        bound,
+        plan.machine.settings(plan.options),
+        movable=plan.choice.movable,
+        labels=(str(plan.a.path), str(plan.b.path)),
+        progress=progress,
+    )
+    moved = Permuted(plan.b, bound.tensors, matching.permutations)
+    different, largest = [], 0.0
+    for name in plan.a.names():
+        if not plan.options.selects(name) or name not in plan.b.names():
+            continue
+        a, b = plan.a.load(name), moved.load(name)
+        if not same_bits(a, b):
+            different.append(name)
+            largest = max(largest, max_difference(a, b) / (max_value(a) or 1.0))
+    yield Verified(
+        a=plan.a.path,
+        b=plan.b.path,
+        spec=plan.choice.name,
+        matching=matching,
+        different=tuple(different),
+        max_difference=largest,
+        permutation=save_permutations(
+            plan.save, matching, plan.choice, (plan.a, plan.b), plan.options
+        ),
+        alike=plan.choice.alike,
+        function=_compared_functions(plan, moved),
+    )
+
+
+def _compared_functions(plan: VerifyPlan, moved: TensorSource) -> Agreement | None:
+    """Return how far apart A and B are as functions, if the user named a model to run.
+
+    Where units of the outputs may change places, they are put in the order of A before.
+    """
+    traced = plan.choice.traced
+    if traced is None or plan.choice.automatic:
+        return None
+    other = moved if traced.tracing.free_outputs else plan.b
+    return compare_functions(check_of(traced), plan.a, other)
+
+
+def _all_voting(plan: VerifyPlan) -> BoundSpec:
+    """Return the plan's bound spec with a vote for all that takes part."""
+
+    def votes(tensor: BoundTensor) -> bool:
+        return all(map(plan.options.selects, tensor.members))
+
+    bound = plan.choice.bound
+    return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))

@@ -1,0 +1,1 @@
+"""The files of a command: opened, compared, placed and written."""

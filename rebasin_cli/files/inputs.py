@@ -1,0 +1,223 @@
+"""Opening the models and checking, from their headers, that they belong together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint, PartError, Reading, open_checkpoint
+from rebasin_cli.checkpoint.failures import listing
+from rebasin_cli.checkpoint.renamed import substituted
+from rebasin_cli.errors import (
+    CheckpointError,
+    MachineError,
+    Problem,
+    RebasinError,
+    UsageError,
+    suggest,
+)
+from rebasin_cli.files.common_names import agreed
+from rebasin_cli.files.configs import check_configs
+from rebasin_cli.files.difference import Difference, difference_of, names_hint
+from rebasin_cli.options.groups import Options
+from rebasin_cli.tensors import dtype_name, infos
+
+SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
+
+
+def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
+    """Open every model, the names of all brought to those of the first.
+
+    Raises one error with the problems of all that cannot be opened.
+    """
+    readings = [options.reading(number) for number in range(1, len(paths) + 1)]
+    opened, failures = _opened(paths, readings)
+    parts = [k for k, error in failures.items() if isinstance(error, PartError)]
+    if len(parts) < len(paths):
+        # --key counts where it names something; the other files are looked through as usual.
+        whole = [replace(readings[k], key=None) for k in parts]
+        others, more = _opened([paths[k] for k in parts], whole)
+        opened |= {parts[k]: model for k, model in others.items()}
+        failures = {k: e for k, e in failures.items() if k not in parts}
+        failures |= {parts[k]: error for k, error in more.items()}
+    if failures:
+        for model in opened.values():
+            model.close()
+        raise _together([failures[k] for k in sorted(failures)])
+    models = [opened[k] for k in sorted(opened)]
+    _tell([models[k] for k in parts], models, options)
+    check_renames(models, options)
+    models = agreed(models)
+    check_globs(models, options)
+    return models
+
+
+def _opened(
+    paths: Sequence[Path], readings: Sequence[Reading]
+) -> tuple[dict[int, Checkpoint], dict[int, RebasinError]]:
+    """Return the models that can be opened, and why the others cannot, by their positions."""
+    opened: dict[int, Checkpoint] = {}
+    failures: dict[int, RebasinError] = {}
+    for k, (path, reading) in enumerate(zip(paths, readings, strict=True)):
+        try:
+            opened[k] = open_checkpoint(path, reading=reading)
+        except RebasinError as error:
+            failures[k] = error
+    return opened, failures
+
+
+def _together(failures: Sequence[RebasinError]) -> RebasinError:
+    if len(failures) == 1:
+        return failures[0]
+    kinds = {type(failure) for failure in failures}
+    kind = next((k for k in (MachineError, UsageError) if kinds == {k}), CheckpointError)
+    return kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
+
+
+def _tell(without: Sequence[Checkpoint], models: Sequence[Checkpoint], options: Options) -> None:
+    """Say what was not read of some files, and with -v what stays as it is in them.
+
+    without: those that lack the part that --key names.
+    """
+    for model in without:
+        if model.layout.format == "pt":
+            options.warn(f"{model.path} has no part {options.key!r}: read as without --key")
+    for model in models:
+        if model.dropped:
+            kinds = sorted(set(model.dropped.values()))
+            options.warn(
+                f"{model.path}: left out {listing(list(model.dropped))}, objects of "
+                f"{listing(kinds)}: an output will not have them"
+            )
+        if model.extra and options.margins:
+            options.warn(f"{model.path}: stays as it is: {listing(model.extra)}")
+
+
+def check_renames(models: Sequence[Checkpoint], options: Options) -> None:
+    """Raise UsageError for a --rename that changes no name of its models."""
+    idle = dict.fromkeys(options.renames)
+    for number, model in enumerate(models, 1):
+        names = [model.stored_name(name) for name in model.names()]
+        for rename in options.renames:
+            new = substituted(rename.old, rename.new, names)
+            if rename.model in (None, number) and new != names:
+                idle.pop(rename, None)
+                names = new
+    if idle:
+        names = [model.stored_name(name) for model in models for name in model.names()]
+        raise UsageError(
+            *(
+                Problem(
+                    f"--rename {rename} changes no name",
+                    hint=suggest(rename.old, names) or f"a tensor is called {names[0]!r}",
+                )
+                for rename in idle
+            )
+        )
+
+
+def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
+    """Raise UsageError if a glob over tensor names matches none: it is a typing error."""
+    names = {name for model in models for name in model.names()}
+    globs = (*options.only, *options.skip, *options.pass_through)
+    idle = [glob for glob in globs if not fnmatch.filter(names, glob)]
+    if idle:
+        problems = [
+            Problem(f"no tensor is called {glob!r}", hint=suggest(glob, names)) for glob in idle
+        ]
+        raise UsageError(*problems)
+
+
+def check_fit(
+    reference: Checkpoint,
+    models: Sequence[Checkpoint],
+    options: Options,
+    *,
+    apart: Sequence[str] = (),
+) -> None:
+    """Raise CheckpointError if a model has other tensors, shapes or settings than the reference.
+
+    Dtypes of one kind may differ. Tensors left out by --only and --skip are not compared. apart:
+    globs of those that need not be in all models.
+    """
+    problems: list[Problem] = []
+    for number, model in enumerate(models, 2):
+        difference = difference_of(infos(reference), infos(model), options, apart)
+        problems += mismatches(reference, model, difference, number)
+    if problems:
+        raise CheckpointError(*problems)
+    check_configs([reference, *models], options)
+
+
+def mismatches(
+    reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
+) -> Iterator[Problem]:
+    """Yield what keeps a model from being compared with the reference, tensor by tensor."""
+    missing, extra = difference.missing, difference.extra
+    if missing or extra:
+        yield Problem(
+            f"its tensors are not those of {reference.path}",
+            where=str(model.path),
+            detail="\n".join(listed("missing", missing) + listed("not expected", extra)),
+            hint=names_hint(difference, number),
+        )
+    a, b, shapes = difference.wanted, difference.found, difference.shapes
+    if shapes:
+        yield Problem(
+            f"{_count(len(shapes), 'tensor')} of another shape than in {reference.path}",
+            where=str(model.path),
+            detail="\n".join(
+                listed("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
+            ),
+            hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
+            "channels differ, align, merge and lerp take what both have with --common",
+        )
+    kinds = difference.kinds
+    if kinds:
+        texts = [
+            f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in kinds
+        ]
+        yield Problem(
+            f"{_count(len(kinds), 'tensor')} of another kind of numbers than in {reference.path}",
+            where=str(model.path),
+            detail="\n".join(listed("kind", texts)),
+            hint=f"{_skipping(kinds)} leaves them as they are",
+        )
+
+
+def _skipping(names: Sequence[str]) -> str:
+    """Return the options that leave tensors out, if they are few."""
+    few = len(names) <= SHOWN
+    return " ".join(f"--skip '{escape(name)}'" for name in names) if few else "--skip GLOB"
+
+
+def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
+    """Return what is wrong with the shape of a tensor."""
+    return f"{name} is {list(found)}, expected {list(expected)}"
+
+
+def listed(label: str, names: Sequence[str]) -> list[str]:
+    """Return a line for each of the first names, and one that counts the rest."""
+    lines = [f"{label}: {name}" for name in names[:SHOWN]]
+    more = len(names) - SHOWN
+    return [*lines, f"{label}: and {more} more"] if more > 0 else lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """Return what a plan says of its inputs."""
+    return [
+        {
+            "path": str(model.path),
+            "tensors": len(model.names()),
+            "bytes": sum(model.info(name).nbytes for name in model.names()),
+        }
+        for model in models
+    ]

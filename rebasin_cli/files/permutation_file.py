@@ -1,0 +1,170 @@
+"""The permutation file: how it is written, read, and bound to a checkpoint that it fits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint, Written, open_checkpoint, write_tensors
+from rebasin_cli.errors import PermutationError, SpecError
+from rebasin_cli.files.targets import Place
+from rebasin_cli.files.views import bind_seen
+from rebasin_cli.files.write import folder_for
+from rebasin_cli.matching import Matching
+from rebasin_cli.options.groups import Options
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec import BoundGroup, BoundSpec, dump, parse
+from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors import infos
+
+SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
+
+
+PASSED = "rebasin.untouched"  # a JSON object: names of tensors, and their shapes
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A permutation file, bound to a checkpoint that it fits.
+
+    config: the config.json that sizes came from. passed: the tensors that its spec did not name
+    when it was found, and that could stay.
+    """
+
+    bound: BoundSpec
+    permutations: Mapping[str, Permutation]
+    config: Mapping[str, Any]
+    passed: frozenset[str]
+
+    @property
+    def moving(self) -> frozenset[str]:
+        """The roots of the families that it moves."""
+        moved = (name for name, found in self.permutations.items() if found.moved)
+        return frozenset(self.bound.groups[name].root for name in moved)
+
+
+def read_permutations(source: Path, checkpoint: Checkpoint) -> Saved:
+    """Return a permutation file bound to a checkpoint.
+
+    Raises PermutationError if it is not such a file, or not one for this checkpoint.
+    """
+    with open_checkpoint(source) as file:
+        bound = _bound(file, source, checkpoint)
+        expected = {group.name: group.shape for group in bound.groups.values()}
+        found = {name: file.info(name).shape for name in file.names()}
+        for name in sorted({*expected, *found}):
+            if expected.get(name) != found.get(name):
+                detail = f"group {name!r} is {found.get(name)}, expected {expected.get(name)}"
+                raise _unfit(source, checkpoint, detail)
+        return Saved(
+            bound=bound,
+            permutations={g.name: _permutation(file, source, g) for g in bound.groups.values()},
+            config=_object(file, source, CONFIG),
+            passed=frozenset(_object(file, source, PASSED)),
+        )
+
+
+def _bound(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:
+    if SPEC not in file.metadata:
+        raise PermutationError(
+            "this is not a permutation file",
+            where=str(source),
+            hint="`rebasin align --save-permutation FILE` writes one",
+        )
+    sizes = _object(file, source, SIZES)
+    if not all(isinstance(size, int) for size in sizes.values()):
+        raise _corrupt(source, SIZES)
+    try:
+        return bind_seen(
+            parse(file.metadata[SPEC], source=f"{source} (spec)"),
+            infos(checkpoint),
+            config=_object(file, source, CONFIG),
+            sizes=sizes,
+            ties=checkpoint.ties,
+        )
+    except SpecError as error:
+        raise _unfit(source, checkpoint, error.problems[0].what) from error
+
+
+def _object(file: Checkpoint, source: Path, key: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(file.metadata.get(key, "{}"))
+    except ValueError as error:
+        raise _corrupt(source, key) from error
+    if not isinstance(value, dict):
+        raise _corrupt(source, key)
+    return value
+
+
+def _permutation(file: Checkpoint, source: Path, group: BoundGroup) -> Permutation:
+    index = file.load(group.name)
+    try:
+        if index.is_floating_point() or index.is_complex():
+            raise PermutationError("its values are not integers")
+        found = Permutation(index.long(), group.parents)
+        if group.fixed and found.moved:
+            raise PermutationError("it is fixed by the spec, but this file moves it")
+        return found
+    except PermutationError as error:
+        what = f"group {group.name!r}: {error.problems[0].what}"
+        raise PermutationError(what, where=str(source)) from error
+
+
+def _corrupt(source: Path, key: str) -> PermutationError:
+    return PermutationError(f"its metadata entry {key!r} is damaged", where=str(source))
+
+
+def _unfit(source: Path, checkpoint: Checkpoint, detail: str) -> PermutationError:
+    return PermutationError(
+        f"the permutation does not fit {checkpoint.path}",
+        where=str(source),
+        detail=detail,
+        hint="it was found for a checkpoint with other tensors",
+    )
+
+
+def save_permutations(
+    place: Place | None,
+    matching: Matching,
+    choice: Choice,
+    models: tuple[Checkpoint, Checkpoint],
+    options: Options,
+) -> Written | None:
+    """Write the permutation file of a reference and a model, if a place is planned for one.
+
+    The sizes that are not in the headers (config.json, --set) come along: a later `apply`
+    may meet the bare weights alone.
+    """
+    if place is None:
+        return None
+    reference, model = models
+    untouched = choice.bound.untouched
+    passed = {n: model.info(n).shape for n in untouched if n in model.names()}
+    groups = {
+        g.name: {"size": g.size, "per": g.parents, "fixed": g.fixed}
+        for g in choice.bound.groups.values()
+    }
+    metadata = {
+        SPEC: dump(choice.bound.spec),
+        SIZES: json.dumps(dict(options.sizes), sort_keys=True),
+        PASSED: json.dumps(passed, sort_keys=True),
+        CONFIG: json.dumps(dict(model.config), sort_keys=True),
+        "rebasin.groups": json.dumps(groups, sort_keys=True),
+        "rebasin.reference": reference.sha256(),
+        "rebasin.model": model.sha256(),
+    }
+    return write_permutations(place, matching.permutations, metadata)
+
+
+def write_permutations(
+    place: Place, permutations: Mapping[str, Permutation], metadata: Mapping[str, str]
+) -> Written | None:
+    """Write a permutation file: one int32 tensor for each group. None if an old one stays."""
+    if place.skip:
+        return None
+    tensors = {name: permutation.index.int().cpu() for name, permutation in permutations.items()}
+    with folder_for(place):
+        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)

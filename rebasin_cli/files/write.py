@@ -1,0 +1,160 @@
+"""Writing one result the way its target was planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
+
+from torch import Tensor
+
+from rebasin_cli.checkpoint import (
+    CONFIG,
+    Checkpoint,
+    Written,
+    configuration_in,
+    write_checkpoint,
+    write_text,
+)
+from rebasin_cli.checkpoint.writing.shard_writer import PartJob
+from rebasin_cli.errors import CheckpointError, NotFiniteError
+from rebasin_cli.files.part_sources import Parts
+from rebasin_cli.files.targets import KEEP, Place, Target, output_info, output_infos
+from rebasin_cli.merging import all_finite
+from rebasin_cli.merging.whole import exactly, kind
+from rebasin_cli.options.groups import Options
+from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
+
+MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
+
+
+def write_model(
+    source: TensorSource,
+    like: Checkpoint,
+    target: Target,
+    options: Options,
+    metadata: Mapping[str, str],
+    parts: Parts | None = None,
+) -> Written:
+    """Write the tensors of `source` in the form of `like`, one at a time.
+
+    parts: what the parts beside the weights become; None: they stay, and are stale.
+    """
+    infos = output_infos(like, target.layout, options)
+    if parts is None:
+        target = replace(target, fate=target.fate.without_parts)
+    jobs = [_part_job(like, key, parts, target, options) for key in target.fate.parts if parts]
+    config = _configuration(target, options)
+    # transformers refuses safetensors files without a format
+    facts = {"format": "pt", **_carried(like.metadata), **metadata}
+    return write_source(source, infos, target, facts, beside=config, parts=jobs)
+
+
+def _configuration(target: Target, options: Options) -> dict[str, str]:
+    """Return the config.json of a result where it is not that of the model, by its name."""
+    folder, dtype = target.layout.folder, None if options.dtype == KEEP else options.dtype
+    if folder is None or not (dtype or options.dequantize):
+        return {}
+    text = configuration_in(folder, dtype, coded=not options.dequantize)
+    return {CONFIG: text} if text else {}
+
+
+def _part_job(
+    like: Checkpoint, key: str, parts: Parts, target: Target, options: Options
+) -> PartJob:
+    own, source = like.part(key), parts(key)
+    infos = {name: output_info(own.info(name), options) for name in own.names()}
+    path = next(part.path for part in like.rest.parts if part.key == key)
+    return PartJob(
+        path,
+        tuple(infos.values()),
+        lambda name: _converted(source.load(name), infos[name], target),
+        own.stored,
+    )
+
+
+def write_source(
+    source: TensorSource,
+    planned: Sequence[TensorInfo],
+    target: Target,
+    metadata: Mapping[str, str],
+    *,
+    beside: Mapping[str, str] = MappingProxyType({}),
+    parts: Sequence[PartJob] = (),
+) -> Written:
+    """Write tensors of `source` as planned, one at a time, and the model card if there is one.
+
+    beside: texts of other files of a folder. parts: what is new beside the weights.
+    """
+    infos = {info.name: info for info in planned}
+    card = target.card if target.text else None
+    inside = card is not None and target.layout.folder is not None
+
+    def produce(name: str) -> Tensor:
+        return _converted(source.load(name), infos[name], target)
+
+    with folder_for(target.place):
+        written = write_checkpoint(
+            target.path,
+            tuple(infos.values()),
+            produce,
+            target.layout,
+            metadata=metadata,
+            overwrite=target.place.overwrite,
+            beside={**beside, card.path.name: target.text} if card and inside else beside,
+            parts=parts,
+        )
+        if card and not inside:
+            write_text(card.path, target.text, overwrite=card.overwrite)
+    return replace(written, card=card.path if card else None, fate=target.fate)
+
+
+def _carried(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what a result takes over of its model's metadata: masks fit that one alone."""
+    return {key: value for key, value in metadata.items() if key != MASKS}
+
+
+def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
+    """Return a tensor in the dtype it is written in.
+
+    Raises NotFiniteError if it overflows, CheckpointError if whole numbers would change.
+    """
+    if kind(tensor.dtype) != kind(info.dtype) or kind(info.dtype) == "whole":
+        return _exactly(tensor, info, target)
+    result = tensor.to(info.dtype)
+    changed = result.dtype != tensor.dtype and info.floating
+    if changed and not all_finite(result) and all_finite(tensor):
+        raise NotFiniteError(
+            f"tensor {info.name!r} does not fit {str(info.dtype).removeprefix('torch.')}",
+            where=str(target.path),
+            detail=f"its largest value is {float(tensor.abs().max()):.4g}",
+            hint="choose another --dtype",
+        )
+    return result
+
+
+def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
+    result = exactly(tensor, info.dtype)
+    if result is None:
+        raise CheckpointError(
+            f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "
+            f"{dtype_name(info.dtype)}, which cannot hold its numbers, in another",
+            where=str(target.path),
+            hint="--skip GLOB takes that of the reference as it is",
+        )
+    return result
+
+
+@contextmanager
+def folder_for(place: Place) -> Iterator[None]:
+    """Make the folder of a place if the plan says so, and unmake it if nothing came of it."""
+    made = place.folder is not None and not place.folder.exists()
+    if place.folder is not None:
+        place.folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if made and place.folder is not None and not any(place.folder.iterdir()):
+            place.folder.rmdir()
+        raise

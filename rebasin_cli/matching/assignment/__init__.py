@@ -1,0 +1,1 @@
+"""Exact assignments: of one group, of groups inside groups, of small groups by enumeration."""

@@ -1,0 +1,1 @@
+"""What the units of two models say, one by one."""

@@ -1,0 +1,172 @@
+"""What the weights alone say about two models: how alike their units are, and what to expect.
+
+Whether two models can be averaged is a matter of data. What can be told without any: whether
+one is the other in another order, whether they lie together as they are, and whether matching
+brought them nearer than it would bring weights that have nothing to do with one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from torch import Tensor
+
+from rebasin_cli.matching.diagnostics.margins import Margin, measure_margins
+from rebasin_cli.matching.diagnostics.unit_figures import ByUnit, UnitSums, compare_units
+from rebasin_cli.matching.problem.result import Change, Status
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.tensors import TensorSource
+
+# Between chance (0) and equality (1), in alignments of MLP, VGG, ResNet, ViT and GPT: a model and
+# its permuted copy with noise as large as the weights come to 0.58 and more, with twice that to
+# 0.36 and less. Random weights stay below 0. Of networks trained apart the MLP comes to 0.14, and
+# its barrier vanishes; the others to 0.01 at most, and keep theirs.
+NEAR = 0.5
+CLEAR = 0.05
+LITTLE = 0.1  # of the gap that is left: relatives that are matched no nearer are in place
+
+
+class Relation(Enum):
+    """What two models are to each other; the value is a sentence of advice.
+
+    The last two are of models that were not matched.
+    """
+
+    EQUAL = "the two models are equal: there is nothing to align"
+    SAME = "the same model, its units permuted: aligned, the two are equal"
+    ONE_BASIN = "already in one basin: they can be averaged as they are"
+    PERMUTED = (
+        "the same model or a close relative of it, its units permuted: "
+        "aligned, the two share a basin"
+    )
+    INDEPENDENT = (
+        "independent runs: aligned they are nearer than unrelated weights would be, but expect "
+        "some barrier (rebasin lerp --exec measures it)"
+    )
+    UNRELATED = (
+        "independent runs: matching brings them hardly nearer than it would unrelated weights; "
+        "expect a barrier"
+    )
+    FIXED = "nothing could be aligned: no group may move"
+    REORDERED = "they look like the same model, its units permuted: rebasin align brings them back"
+    APART = "not in one basin as they are: rebasin align may bring them nearer"
+
+
+@dataclass(frozen=True)
+class UnitFigures:
+    """How alike the matched units of one group are; None where no unit is alive in both models.
+
+    cosine: mean over units, of all their weights that vote. collapse: mean over units of
+    sqrt((1 + cosine) / 2), the norm of the average of two unit vectors; 1: nothing collapses.
+    margin: None where it was not asked for or there is none.
+    """
+
+    cosine: Change | None
+    collapse: Change | None
+    margin: Margin | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The figures of two models before and after alignment.
+
+    groups: by name. whole: means over the groups that may move, weighted by elements.
+    cosine: of the two models, each as one vector over the voting blocks that groups occur in.
+    chance: what matching would bring it to, at most, for unrelated values of the same spread.
+    alike: every block holds the same sums, so one may be the other in another order.
+    """
+
+    groups: Mapping[str, UnitFigures]
+    whole: UnitFigures
+    cosine: Change
+    chance: float
+    alike: bool
+
+    @property
+    def nearness(self) -> Change:
+        """The cosines between chance (0) and equality (1)."""
+        room = max(1 - self.chance, 1e-12)
+        before, after = ((x - self.chance) / room for x in (self.cosine.before, self.cosine.after))
+        return Change(before, after)
+
+
+def diagnose(
+    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
+) -> Diagnosis:
+    """Return the figures of two models without margins; every tensor is read once."""
+    return _diagnosis(compare_units(reference, other, bound, permutations), bound, {})
+
+
+def diagnose_fully(
+    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
+) -> Diagnosis:
+    """Return the figures of two models, margins too: about the work of one visit of each group."""
+    found = compare_units(reference, other, bound, permutations)
+    margins = measure_margins(reference, other, bound, permutations, found.units)
+    return _diagnosis(found, bound, margins)
+
+
+def aligned_relation(status: Status, found: Diagnosis) -> Relation:
+    """Return what two models are to each other, now that one was matched to the other."""
+    known = _BY_STATUS.get(status)
+    if known:
+        return known
+    near = found.nearness
+    if near.before >= NEAR and near.after - near.before <= LITTLE * (1 - near.before):
+        return Relation.ONE_BASIN
+    if near.after >= NEAR:
+        return Relation.PERMUTED
+    return Relation.INDEPENDENT if near.after > CLEAR else Relation.UNRELATED
+
+
+def present_relation(found: Diagnosis) -> Relation:
+    """Return what two models are to each other as they are, without a matching."""
+    near = found.nearness.before
+    if near >= NEAR:
+        return Relation.ONE_BASIN
+    if found.alike:
+        return Relation.REORDERED
+    return Relation.INDEPENDENT if near > CLEAR else Relation.APART
+
+
+_BY_STATUS: Mapping[Status, Relation] = {
+    Status.EQUAL: Relation.EQUAL,
+    Status.EXACT: Relation.SAME,
+    Status.NOTHING: Relation.FIXED,
+}
+
+
+def _diagnosis(found: ByUnit, bound: BoundSpec, margins: Mapping[str, Margin]) -> Diagnosis:
+    sums = found.units
+    moving = {name: units for name, units in sums.items() if not bound.groups[name].fixed}
+    return Diagnosis(
+        groups={
+            name: replace(_figures([sums[name]] if name in sums else []), margin=margins.get(name))
+            for name in bound.groups
+        },
+        whole=_figures(list((moving or sums).values())),
+        cosine=found.cosine,
+        chance=found.chance,
+        alike=found.alike,
+    )
+
+
+def _figures(groups: Sequence[UnitSums]) -> UnitFigures:
+    """Return the means over the units of some groups, each group weighted by its elements."""
+    cosines = [(units.cosines(), units.elements) for units in groups]
+    alive = [(both, weight) for both, weight in cosines if all(map(len, both))]
+    if not alive:
+        return UnitFigures(None, None)
+    means = [_means([(both[when], weight) for both, weight in alive]) for when in (0, 1)]
+    return UnitFigures(Change(means[0][0], means[1][0]), Change(means[0][1], means[1][1]))
+
+
+def _means(cosines: Sequence[tuple[Tensor, int]]) -> tuple[float, float]:
+    """Return the mean cosine, and the mean norm of the average of two unit vectors."""
+    total = sum(weight for _, weight in cosines)
+    cosine = sum(weight * float(c.mean()) for c, weight in cosines)
+    collapse = sum(weight * float(((1 + c) / 2).sqrt().mean()) for c, weight in cosines)
+    return cosine / total, collapse / total

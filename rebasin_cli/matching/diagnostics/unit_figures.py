@@ -1,0 +1,218 @@
+"""Inner products unit by unit: how alike each unit of one model is to its partner in the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import lgamma, prod, sqrt
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.problem.measure import AT_ONCE, IN_CACHE
+from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.permutation import Permutations, gather, parent_axis
+from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import Block, BoundTensor
+
+ROUNDING = 1e-9  # of sums in float64 whose terms come in another order, with room to spare
+
+
+@dataclass(frozen=True)
+class Place:
+    """A dimension of a block that a group owns. axes: those of its parents, then its own."""
+
+    group: str
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UnitSums:
+    """Inner products of the units of one group with their partners, float64 (*parents, n).
+
+    dot: of reference and other, before and after permuting the other. reference, other: of
+    each with itself, the other before and after. elements: how many values they were summed of.
+    """
+
+    dot: tuple[Tensor, Tensor]
+    reference: Tensor
+    other: tuple[Tensor, Tensor]
+    elements: int
+
+    def cosines(self) -> tuple[Tensor, Tensor]:
+        """Return the cosines of matched units before and after; dead units are left out."""
+        before, after = (
+            _cosines(dot, self.reference, other)
+            for dot, other in zip(self.dot, self.other, strict=True)
+        )
+        return before, after
+
+
+@dataclass
+class Spread:
+    """What two models' blocks say about inner products of values in a random order.
+
+    alike: every block has the same sum and the same sum of squares in both, to rounding.
+    """
+
+    dot: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    reference: float = 0.0
+    other: float = 0.0
+    mean: float = 0.0
+    variance: float = 0.0
+    alike: bool = True
+
+    def add(self, count: int, sums: Tensor) -> None:
+        """Add a block of `count` values.
+
+        sums: of reference times other before and after, the squares of each, and each itself.
+        """
+        before, after, xx, yy, x, y = sums.tolist()
+        self.dot = [self.dot[0] + before, self.dot[1] + after]
+        self.reference += xx
+        self.other += yy
+        self.mean += x * y / count
+        self.variance += max(xx - x * x / count, 0) * max(yy - y * y / count, 0) / count
+        room = ROUNDING * max(xx, yy)
+        self.alike &= abs(xx - yy) <= room and (x - y) ** 2 <= ROUNDING * count * room
+
+    @property
+    def cosine(self) -> Change:
+        """The cosine of the two models, each as one vector, before and after."""
+        return Change(self.dot[0] / self._scale, self.dot[1] / self._scale)
+
+    def chance(self, orders: float) -> float:
+        """Return the cosine that the best of exp(orders) random orders of values would reach.
+
+        It is the largest of as many Gaussians of the mean and variance that random orders have.
+        """
+        return min((self.mean + sqrt(2 * orders * self.variance)) / self._scale, 1.0)
+
+    @property
+    def _scale(self) -> float:
+        return sqrt(self.reference * self.other) or 1.0
+
+
+@dataclass(frozen=True)
+class ByUnit:
+    """Two models unit by unit, and as one vector each over the blocks in which a group occurs.
+
+    chance: the cosine that unrelated values of the same spread would be brought to at most.
+    alike: as of `Spread`; True if one is the other in another order.
+    """
+
+    units: Mapping[str, UnitSums]
+    cosine: Change
+    chance: float
+    alike: bool
+
+
+def compare_units(
+    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
+) -> ByUnit:
+    """Compare two models over the voting blocks, before and after permuting the other."""
+    moving = {name: p for name, p in permutations.items() if p.moved}
+    rows: dict[str, Tensor] = {}
+    elements = dict.fromkeys(bound.groups, 0)
+    spread = Spread()
+    for tensor, blocks in voting(bound):
+        values = tensor.load(reference), tensor.load(other)
+        for block in blocks:
+            a, b = (block.view(v) for v in values)
+            found = places(block, bound.groups)
+            for place in found:
+                elements[place.group] += block.numel
+                shape = bound.groups[place.group].shape
+                rows.setdefault(place.group, torch.zeros((4, *shape), dtype=torch.float64))
+            spread.add(block.numel, _add(rows, found, a, b, gather(b, block.groups, moving)))
+    return ByUnit(
+        units={
+            name: _sums(row, bound.groups[name], moving, elements[name])
+            for name, row in rows.items()
+        },
+        cosine=spread.cosine,
+        chance=spread.chance(_orders(bound.groups[name] for name in rows)),
+        alike=spread.alike,
+    )
+
+
+def voting(bound: BoundSpec) -> Iterator[tuple[BoundTensor, list[Block]]]:
+    """Yield the voting tensors with their blocks in which a group occurs."""
+    for tensor in bound.tensors:
+        blocks = [block for block in tensor.blocks if block.numel and any(block.groups)]
+        if tensor.votes and blocks:
+            yield tensor, blocks
+
+
+def places(block: Block, groups: Mapping[str, BoundGroup]) -> list[Place]:
+    """Return every dimension of a block that a group owns, with those of the group's parents."""
+    owners = block.groups
+    return [
+        Place(name, (*(parent_axis(owners, axis, p) for p in groups[name].parents), axis))
+        for axis, name in enumerate(owners)
+        if name
+    ]
+
+
+def _orders(groups: Iterable[BoundGroup]) -> float:
+    """Return the logarithm of the number of orders that the groups allow."""
+    return sum(
+        prod(group.shape[:-1]) * lgamma(group.size + 1) for group in groups if not group.fixed
+    )
+
+
+def _add(
+    rows: Mapping[str, Tensor], found: Sequence[Place], a: Tensor, b: Tensor, moved: Tensor
+) -> Tensor:
+    """Add a block to the sums of its units; return its own sums, as `Spread.add` takes them."""
+    whole = torch.zeros(6, dtype=torch.float64)
+    for axis, start, (x, y, z) in _pieces(a, b, moved):
+        dot = x * y
+        products = (dot, dot if z is y else x * z, x * x, y * y)
+        for place in found:
+            target = rows[place.group]
+            if axis in place.axes:
+                target = target.narrow(1 + place.axes.index(axis), start, x.shape[axis])
+            kept = torch.stack([_kept(v, place.axes) for v in products]).cpu()
+            target += kept
+        whole[:4] += kept.flatten(1).sum(1)
+        whole[4:] += torch.stack([x.sum(), y.sum()]).cpu()
+    return whole
+
+
+def _pieces(
+    a: Tensor, b: Tensor, moved: Tensor
+) -> Iterator[tuple[int, int, tuple[Tensor, Tensor, Tensor]]]:
+    """Yield an axis, where a piece of it starts, and the piece of each array, widened.
+
+    The third is the second itself where nothing moved.
+    """
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    axis = max(range(a.dim()), key=lambda k: a.shape[k])
+    piece = IN_CACHE if a.device.type == "cpu" else AT_ONCE
+    step = max(1, piece * a.shape[axis] // a.numel())
+    for start in range(0, a.shape[axis], step):
+        length = min(step, a.shape[axis] - start)
+        x, y = (v.narrow(axis, start, length).to(wide) for v in (a, b))
+        still = moved is b
+        yield axis, start, (x, y, y if still else moved.narrow(axis, start, length).to(wide))
+
+
+def _kept(values: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return the sum over all dimensions but these, which are put in this order."""
+    rest = [k for k in range(values.dim()) if k not in axes]
+    front = values.permute(*axes, *rest)
+    return front.sum(dim=list(range(len(axes), values.dim()))) if rest else front
+
+
+def _sums(row: Tensor, group: BoundGroup, moving: Permutations, elements: int) -> UnitSums:
+    before, after, reference, other = row
+    moved = gather(other, (*group.parents, group.name), moving)
+    return UnitSums((before, after), reference, (other, moved), elements)
+
+
+def _cosines(dot: Tensor, reference: Tensor, other: Tensor) -> Tensor:
+    scale = (reference * other).sqrt()
+    alive = scale > 0
+    return (dot[alive] / scale[alive]).clamp(-1, 1)

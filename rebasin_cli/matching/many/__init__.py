@@ -1,0 +1,1 @@
+"""Matching many models to one another."""

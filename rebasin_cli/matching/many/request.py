@@ -1,0 +1,140 @@
+"""Several models brought into one frame: what is asked for, what is found, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.measure import constant, square
+from rebasin_cli.matching.problem.settings import Settings
+from rebasin_cli.permutation import Permutation, Permutations, Permuted, compose, identity, inverse
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.tensors import InMemory, TensorSource, in_reals
+
+
+@dataclass(frozen=True)
+class Request:
+    """Models to bring into the frame of `sources[reference]`, and how to search."""
+
+    sources: Sequence[TensorSource]
+    bound: BoundSpec
+    settings: Settings
+    reference: int
+    movable: frozenset[str] | None
+    labels: Sequence[str]
+    progress: Progress
+
+    def permuted(self, which: int, permutations: Permutations) -> Permuted:
+        """Return one model, permuted."""
+        return Permuted(self.sources[which], self.bound.tensors, permutations)
+
+    def still(self) -> dict[str, Permutation]:
+        """Return the permutations that leave a model as it is."""
+        return {g.name: identity(g.shape, g.parents) for g in self.bound.groups.values()}
+
+    def match(self, reference: int, which: int) -> Permutations:
+        """Return the permutations that bring one model next to another."""
+        return match_weights(
+            self.sources[reference],
+            self.sources[which],
+            self.bound,
+            self.settings,
+            movable=self.movable,
+            labels=(self.labels[reference], self.labels[which]),
+            progress=self.progress,
+        ).permutations
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One permutation to the reference's frame for each model.
+
+    Any two models therefore agree on how they map to one another, whichever way round one goes.
+    rounds: how often each model was matched; converged: whether none moved in the last round.
+    torn: share of units that did not come back to themselves when the matches of pairs were
+    followed around three models, before they were reconciled; None: no pairs were matched.
+    """
+
+    permutations: tuple[Permutations, ...]
+    rounds: int = 0
+    converged: bool = True
+    torn: float | None = None
+
+    def at_home(self, reference: int) -> Alignment:
+        """Return the same alignment in the frame of one model: no distance changes."""
+        home = inverse(self.permutations[reference])
+        return replace(self, permutations=tuple(compose(p, home) for p in self.permutations))
+
+
+class Total:
+    """The sum of aligned models over the voting tensors, kept up to date as models move.
+
+    Restarts are those of the whole ascent, not of the matches within it: the first ascent is
+    then the same with and without them, and more of them never make the result worse.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = replace(request, settings=replace(request.settings, restarts=0))
+        first = request.sources[request.reference]
+        self._sum = {name: torch.zeros_like(_wide(first.load(name))) for name in voting(request)}
+
+    def add(self, which: int, permutations: Permutations, sign: int = 1) -> None:
+        """Add a permuted model to the sum, or with sign -1 take it out."""
+        model = self._request.permuted(which, permutations)
+        for name, value in self._sum.items():
+            value.add_(model.load(name).to(value.dtype), alpha=sign)
+
+    def match(self, which: int, initial: Permutations | None = None) -> Permutations:
+        """Return the permutations that bring a model next to the sum."""
+        request = self._request
+        return match_weights(
+            InMemory(self._sum),
+            request.sources[which],
+            request.bound,
+            request.settings,
+            movable=request.movable,
+            initial=initial,
+            labels=("the sum of the other models", request.labels[which]),
+            progress=request.progress,
+        ).permutations
+
+    def improve(self, which: int, permutations: Permutations) -> Permutations:
+        """Match one model to the sum of the others, from where it is now."""
+        self.add(which, permutations, -1)
+        found = self.match(which, permutations)
+        self.add(which, found)
+        return found
+
+
+def pair_objective(request: Request, permutations: Sequence[Permutations]) -> float:
+    """Return the sum over pairs of models of their inner product, one tensor at a time.
+
+    Equal to (|S|^2 - sum |W|^2) / 2 with S the sum of the permuted models W. Voting tensors.
+    """
+    models = [request.permuted(k, p) for k, p in enumerate(permutations)]
+    value = 0.0
+    for name in voting(request):
+        total, own = torch.zeros(()), 0.0
+        for model in models:
+            tensor = in_reals(_wide(model.load(name)))
+            total, own = total + tensor, own + square(tensor)
+        value += (square(total) - own) / 2
+    return value
+
+
+def voting(request: Request) -> list[str]:
+    """Return the names of the tensors that count in the objective, the constant part included."""
+    bound = request.bound
+    named = [name for tensor in bound.tensors if tensor.votes for name in tensor.members]
+    return [*named, *constant(bound, request.sources[0])]
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.dtype in (torch.float64, torch.complex128):
+        return tensor
+    return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)

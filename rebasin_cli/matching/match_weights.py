@@ -1,0 +1,56 @@
+"""Weight matching: find the permutations that bring one model next to another.
+
+Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), section 3.2 and Algorithm 1.
+Deviations: (1) a work list replaces sweeps over all groups; (2) the search starts from
+invariant descriptors and from the middle of all permutations, since the identity alone gets
+stuck in residual networks; (3) groups inside a parent are solved together with it; (4) progress
+is measured relative to the objective, since an absolute 1e-12 is below float32's resolution.
+"""
+
+from __future__ import annotations
+
+from rebasin_cli.matching.methods import METHODS
+from rebasin_cli.matching.problem.device_tensors import loaded
+from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.settings import Settings, named
+from rebasin_cli.matching.problem.similarity_cache import Kept
+from rebasin_cli.matching.problem.terms import Pair
+from rebasin_cli.matching.search.search import GIVEN, Search
+from rebasin_cli.matching.search.threads import threads
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.progress import Progress, silent
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.tensors import TensorSource
+
+DEFAULTS = Settings()
+
+
+def match_weights(
+    reference: TensorSource,
+    other: TensorSource,
+    bound: BoundSpec,
+    settings: Settings = DEFAULTS,
+    *,
+    movable: frozenset[str] | None = None,
+    initial: Permutations | None = None,
+    labels: tuple[str, str] = ("reference", "other"),
+    progress: Progress = silent,
+) -> Matching:
+    """Return the permutations of `other` that bring it next to `reference`.
+
+    movable: roots of the families that may move; None: all. initial: where to descend from,
+    whatever the method and its starts. labels: what to call the models in an error.
+    Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
+    """
+    room = settings.max_memory // 4
+    a, b = loaded((reference, other), labels, settings.device, 3 * room)
+    pair = Pair(a, b, bound.groups)
+    moving = families(bound, movable)
+    kept = Kept(pair, moving, room)
+    with threads(settings, moving) as pool:
+        search = Search(kept, bound, moving, settings, pool, progress)
+        if initial is None:
+            return search.best(named("method", settings.method, METHODS)(search))
+        given = search.descend(initial, seed=settings.seed)
+        return search.best(iter([search.attempt("weights", GIVEN, given)]))

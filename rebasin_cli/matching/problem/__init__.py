@@ -1,0 +1,1 @@
+"""What is matched: families, terms of the objective, similarities, and how well it went."""

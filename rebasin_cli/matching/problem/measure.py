@@ -1,0 +1,147 @@
+"""The figures of a matching: objective, distance and cosines, in one pass over the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.problem.result import Change, GroupChange
+from rebasin_cli.permutation import Permutations, gather
+from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.tensors import TensorSource, in_reals
+
+
+@dataclass
+class Sums:
+    """Inner products of two models over some blocks, before and after permuting the other."""
+
+    dot: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    apart: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    reference: float = 0.0
+    other: float = 0.0
+
+    def add(self, other: Sums) -> None:
+        """Add the sums over other blocks."""
+        self.dot = [x + y for x, y in zip(self.dot, other.dot, strict=True)]
+        self.apart = [x + y for x, y in zip(self.apart, other.apart, strict=True)]
+        self.reference += other.reference
+        self.other += other.other
+
+    @property
+    def cosine(self) -> Change:
+        scale = sqrt(self.reference * self.other) or 1.0
+        return Change(self.dot[0] / scale, self.dot[1] / scale)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Objective, distance and per-group figures of a pair of models under permutations."""
+
+    objective: Change
+    distance: Change
+    groups: tuple[GroupChange, ...]
+
+
+def measure(
+    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
+) -> Measured:
+    """Compare two models over the voting tensors, before and after permuting the other.
+
+    Floating tensors that the spec does not mention count too, as a constant part, unless
+    they are buffers. Sums are accumulated in float64.
+    """
+    moving = {name: p for name, p in permutations.items() if p.moved}
+    total = Sums()
+    groups = {name: Sums() for name in bound.groups}
+    for tensor in bound.tensors:
+        if not tensor.votes:
+            continue
+        values = tensor.load(reference), tensor.load(other)
+        for block in tensor.blocks:
+            a, b = (block.view(v) for v in values)
+            moved = gather(b, block.groups, moving)
+            here = compared(a, b, moved)
+            for sums in (total, *(groups[g] for g in set(block.groups) if g)):
+                sums.add(here)
+    for name in constant(bound, other):
+        a, b = in_reals(reference.load(name)), in_reals(other.load(name))
+        total.add(compared(a, b, b))
+    return Measured(
+        Change(total.dot[0], total.dot[1]),
+        Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
+        tuple(_group_change(bound.groups[g], s, permutations) for g, s in groups.items()),
+    )
+
+
+def compared(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
+    """Return the sums of one block; `after` is `before` where nothing moved."""
+    dot, apart = inner(reference, before), square_distance(reference, before)
+    still = after is before
+    return Sums(
+        dot=[dot, dot if still else inner(reference, after)],
+        apart=[apart, apart if still else square_distance(reference, after)],
+        reference=square(reference),
+        other=square(before),
+    )
+
+
+def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
+    """Return the floating tensors that no group moves and the spec does not mention."""
+    return [
+        name for name in bound.untouched if name not in bound.buffers and source.info(name).floating
+    ]
+
+
+def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> GroupChange:
+    permutation = permutations.get(group.name)
+    units = 1
+    for size in group.shape:
+        units *= size
+    return GroupChange(
+        name=group.name,
+        size=group.size,
+        units=units,
+        moved=permutation.moved if permutation else 0,
+        cosine=sums.cosine,
+        gain=sums.dot[1] - sums.dot[0],
+        fixed=group.fixed,
+    )
+
+
+IN_CACHE = 1 << 16  # elements widened at a time: half a megabyte, so that it is used while hot
+
+
+AT_ONCE = 1 << 24  # the same on a device, where every piece is a launch
+
+
+def inner(a: Tensor, b: Tensor) -> float:
+    """Return the inner product of two arrays of one shape, in float64 (float32 on mps)."""
+    return sum(float(torch.dot(x, y)) for x, y in pieces(a, b))
+
+
+def square(a: Tensor) -> float:
+    """Return <a, a>, as `inner` does."""
+    return inner(a, a)
+
+
+def square_distance(a: Tensor, b: Tensor) -> float:
+    """Return |a - b|^2, exactly 0 for equal arrays."""
+    return sum(float(torch.dot(d, d)) for d in (x - y for x, y in pieces(a, b)))
+
+
+def pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield two arrays piece by piece, flat and widened."""
+    wide = torch.float32 if a.device.type == "mps" else torch.float64
+    step = IN_CACHE if a.device.type == "cpu" else AT_ONCE
+    x, y = a.reshape(-1), b.reshape(-1)
+    if len(x) <= step:
+        one = x.to(wide)
+        yield one, one if a is b else y.to(wide)
+        return
+    for start in range(0, len(x), step):
+        one = x[start : start + step].to(wide)
+        yield one, one if a is b else y[start : start + step].to(wide)

@@ -1,0 +1,199 @@
+"""Similarities kept from visit to visit: only what moved since is computed again.
+
+A site's share of a similarity is a product over all but one of its chains. When another chain
+moved in a few units only, the difference is a product over those units alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.joint import Votes
+from rebasin_cli.matching.problem.axis_chains import Site, around, front, reordered
+from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.similarity import Similarity
+from rebasin_cli.matching.problem.terms import Pair
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.spec import BoundGroup
+
+ANEW = 0.7  # of all products: with more to do, sums are made anew, which also sheds rounding
+UPDATES = 50  # differences added to a float32 sum before it is made anew
+
+LARGEST = 8192  # units of a chain with groups inside groups that are compared at once
+
+Orders = Mapping[tuple[str, ...], Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """Similarities of a family by chain, the orders of all chains they hold for, their age."""
+
+    values: Mapping[tuple[str, ...], Tensor]
+    orders: Orders
+    updates: int = 0
+
+
+class Kept:
+    """The similarities of a pair's families, brought up to date when asked for.
+
+    limit: bytes of similarities to keep; those of the first families that fit are kept, others
+    made at every visit. Which ones is settled beforehand, so that neither they nor their rounding
+    depend on threads: families may be asked for from several, one thread a family.
+    """
+
+    def __init__(self, pair: Pair, families: Mapping[str, Family], limit: int) -> None:
+        self._pair = pair
+        self._kept = _fitting(families, limit // pair.dtype.itemsize)
+        self._states: dict[str, State] = {}
+
+    @property
+    def pair(self) -> Pair:
+        return self._pair
+
+    def votes(self, family: Family, permutations: Permutations) -> Votes:
+        """Return what the family is to be solved on: similarities, or terms.
+
+        Terms, contracted for one pair of parents at a time, where similarities are too large
+        or two groups inside one parent meet.
+        """
+        if dense(family, self._pair.groups):
+            return self.similarities(family, permutations)
+        return list(self._pair.terms(family, permutations))
+
+    def gain(
+        self, family: Family, votes: Votes, before: Permutations, after: Permutations
+    ) -> float:
+        """Return how much the objective rises from one order of a family to another."""
+        if family.meets_itself or not dense(family, self._pair.groups):
+            return self._pair.value(family, after) - self._pair.value(family, before)
+        return sum(
+            similarity.rise(chain.order(before), chain.order(after))
+            for chain in family.chains()
+            for similarity in votes
+            if similarity.groups == chain.groups and isinstance(similarity, Similarity)
+        )
+
+    def similarities(self, family: Family, permutations: Permutations) -> list[Similarity]:
+        """Return one similarity for each chain of a family, all else in its present order.
+
+        Exact where the family meets itself nowhere, else linearised at the present order.
+        """
+        state = self._update(family, self._orders(family, permutations))
+        if family.root in self._kept:
+            self._states[family.root] = state
+        shapes = {chain.groups: chain.shape for chain in family.chains()}
+        return [
+            Similarity(groups, values.reshape(*shapes[groups], *shapes[groups]))
+            for groups, values in state.values.items()
+        ]
+
+    def _orders(self, family: Family, permutations: Permutations) -> Orders:
+        """Return the order of every chain in the family's sites."""
+        chains = {chain.groups: chain for site in family.sites for chain in site.chains}
+        device = self._pair.device
+        return {g: chain.order(permutations).to(device) for g, chain in chains.items()}
+
+    def _update(self, family: Family, orders: Orders) -> State:
+        # Taken out meanwhile: similarities made anew are not to lie beside those they replace.
+        state = self._states.pop(family.root, None)
+        if state is None or state.updates >= UPDATES:
+            del state
+            return self._anew(family, orders)
+        moved = {
+            groups: (order != state.orders[groups]).nonzero().flatten()
+            for groups, order in orders.items()
+        }
+        if work(family, moved) > ANEW * work(family):
+            del state
+            return self._anew(family, orders)
+        for site, position in _places(family):
+            others = [k for k in range(len(site.chains)) if k != position]
+            if any(len(moved[site.chains[k].groups]) for k in others):
+                values = state.values[site.chains[position].groups]
+                self._add_difference(values, site, position, (state.orders, orders), moved)
+        return State(state.values, orders, state.updates + any(map(len, moved.values())))
+
+    def _anew(self, family: Family, orders: Orders) -> State:
+        values = {
+            chain.groups: torch.zeros(
+                chain.size, chain.size, dtype=self._pair.dtype, device=self._pair.device
+            )
+            for chain in family.chains()
+        }
+        for site, position in _places(family):
+            self._add_product(values[site.chains[position].groups], site, position, orders)
+        return State(values, orders)
+
+    def _add_product(self, values: Tensor, site: Site, position: int, orders: Orders) -> None:
+        """Add a site's share. On its own, so that its copies are gone before the next site's."""
+        reference, other = self._pair.arrays(site)
+        columns = front(reordered(other, around(site.chains, orders, position)), position)
+        values.addmm_(front(reference, position), columns.T)
+
+    def _add_difference(
+        self,
+        values: Tensor,
+        site: Site,
+        position: int,
+        orders: tuple[Orders, Orders],
+        moved: Mapping[tuple[str, ...], Tensor],
+    ) -> None:
+        """Add what a site's share has changed by, one moved chain after another."""
+        before, after = (around(site.chains, each, position) for each in orders)
+        reference, other = self._pair.arrays(site)
+        now = list(before)
+        for k, chain in enumerate(site.chains):
+            units = moved[chain.groups]
+            if k == position or not len(units):
+                continue
+            rest = [None if j == k else order for j, order in enumerate(now)]
+            change = _taken(other, k, after[k], units)
+            change -= _taken(other, k, before[k], units)
+            rows = front(reference.index_select(k, units), position)
+            values.addmm_(rows, front(reordered(change, rest), position).T)
+            now[k] = after[k]
+
+
+def dense(family: Family, groups: Mapping[str, BoundGroup]) -> bool:
+    """Return whether a family is matched on similarities of all pairs of units at once."""
+    return all(
+        chain.nested(groups) and (len(chain.shape) == 1 or chain.size <= LARGEST)
+        for chain in family.chains()
+    )
+
+
+def _fitting(families: Mapping[str, Family], words: int) -> frozenset[str]:
+    """Return the roots of the families, in their order, whose similarities fit into some room."""
+    found = set[str]()
+    for root, family in families.items():
+        needed = sum(chain.size**2 for chain in family.chains())
+        if needed <= words:
+            words -= needed
+            found.add(root)
+    return frozenset(found)
+
+
+def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
+    assert order is not None
+    return array.index_select(position, order[units])
+
+
+def _places(family: Family) -> Iterator[tuple[Site, int]]:
+    """Yield every place of a family: a site, and the position of its chain in it."""
+    for site in family.sites:
+        for position in family.own(site):
+            yield site, position
+
+
+def work(family: Family, moved: Mapping[tuple[str, ...], Tensor] | None = None) -> float:
+    """Return the multiplications that an update takes; moved None: of making all anew."""
+    total = 0.0
+    for site, position in _places(family):
+        others = [chain for k, chain in enumerate(site.chains) if k != position]
+        share = 1.0 if moved is None else sum(len(moved[c.groups]) / c.size for c in others)
+        total += share * site.numel * site.chains[position].size
+    return total

@@ -1,0 +1,1 @@
+"""Soft permutations: Frank-Wolfe and Sinkhorn."""

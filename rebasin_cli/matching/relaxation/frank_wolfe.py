@@ -1,0 +1,295 @@
+"""Frank-Wolfe: all permutations of all models at once, over the polytope of soft permutations.
+
+Source: Crisostomi et al. 2024, C2M3 (arXiv 2405.17897), section 3. Deviations: (1) the step is
+exact, since the objective on a segment is a polynomial; (2) the objective is a running sum over
+models, so that its cost grows with their number and not with that of the pairs; (3) the
+reference stays in place, which takes away the freedom to reorder all models alike; (4) no model
+is multiplied by a soft permutation, see `soft`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.polynomial import Polynomial
+from numpy.polynomial.polynomial import polyadd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.linear import assign_all
+from rebasin_cli.matching.problem.axis_chains import Chain
+from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.similarity import Similarity
+from rebasin_cli.matching.relaxation.soft import Mixture, softened
+from rebasin_cli.matching.relaxation.soft_fields import Field, Groups, Vertex, middle
+from rebasin_cli.matching.relaxation.stacks import Matrices, stacked
+from rebasin_cli.permutation import Permutation, identity
+from rebasin_cli.progress import Progress, silent
+from rebasin_cli.spec import BoundGroup, drawn
+
+STEPS = 200
+RISE = 1e-6  # of the value: a step that gains less is one without progress
+PATIENCE = 3  # steps without progress before it stops
+TINY = 64  # units of a group whose assignment takes less time than it takes to come to it
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """What was found: a soft permutation (N, N) of each chain for each model that may move.
+
+    values: of the objective, at the start and after each step; it never falls.
+    """
+
+    soft: tuple[Mapping[Groups, Tensor], ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Polytope:
+    """The soft permutations of some models under families whose chains are nests.
+
+    fields: arrays of all models; the first is the reference and stays.
+    """
+
+    fields: Sequence[Field]
+    families: Sequence[Family]
+    groups: Mapping[str, BoundGroup]
+    pool: Executor
+
+    @cached_property
+    def chains(self) -> dict[Groups, Chain]:
+        """Every chain of the families, by its groups."""
+        return {chain.groups: chain for family in self.families for chain in family.chains()}
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The groups that stay."""
+        return frozenset(name for name, group in self.groups.items() if group.fixed)
+
+    def matrices(self, start: Vertex | None) -> Matrices:
+        """Return the soft permutations at a start; None: in the middle of all orders."""
+        like = self.fields[0].arrays[0]
+        found = Matrices(self.chains, like)
+        for groups, chain in self.chains.items():
+            rows = torch.eye(chain.size, dtype=like.dtype, device=like.device)
+            if start is None:
+                rows = middle(rows, 0, chain, self.fixed)
+            else:
+                rows = rows.index_select(0, start[groups])
+            found.by_chain[groups].copy_(rows)
+        return found
+
+    def vertex(
+        self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
+    ) -> dict[str, Permutation]:
+        """Return the permutations worth most under a linear function of the chains.
+
+        now: indices to keep where they are worth as much.
+        """
+        found = self.indices(values, now)
+        return {name: Permutation(i, self.groups[name].parents) for name, i in found.items()}
+
+    def indices(
+        self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the indices of the permutations that `vertex` returns."""
+
+        def solved(batch: Sequence[Family]) -> Mapping[str, Tensor]:
+            return self._together(batch, values, now) if len(batch) > 1 else alone(batch[0])
+
+        def alone(family: Family) -> Mapping[str, Tensor]:
+            votes = [
+                Similarity(c.groups, values[c.groups].reshape(*c.shape, *c.shape))
+                for c in family.chains()
+            ]
+            current = {name: now[name] for name in family.names if name in now}
+            return solve(family.root, votes, Level(self.groups, current)).index
+
+        found = self.pool.map(solved, self._batches)
+        return {name: index for part in found for name, index in part.items()}
+
+    def _together(
+        self,
+        batch: Sequence[Family],
+        values: Mapping[Groups, Tensor],
+        now: Mapping[str, Tensor],
+    ) -> Mapping[str, Tensor]:
+        """Return the indices of families of one group each, all of one size."""
+        roots = [family.root for family in batch]
+        current = {k: now[root] for k, root in enumerate(roots) if root in now}
+        found = assign_all(torch.stack([values[root,] for root in roots]), current)
+        return dict(zip(roots, found.unbind(), strict=True))
+
+    @cached_property
+    def _batches(self) -> list[list[Family]]:
+        """The families, those of one small group together with others of its size."""
+        found: dict[object, list[Family]] = {}
+        for family in self.families:
+            root, *inside = family.members
+            tiny = not inside and root.size <= TINY
+            found.setdefault(root.size if tiny else root.name, []).append(family)
+        return list(found.values())
+
+    def orders(self, permutations: Mapping[str, Permutation]) -> dict[Groups, Tensor]:
+        """Return the order of every chain under some permutations."""
+        device = self.fields[0].arrays[0].device
+        return {g: chain.order(permutations).to(device) for g, chain in self.chains.items()}
+
+    def spread(self, index: Mapping[str, Tensor]) -> dict[Groups, Tensor]:
+        """Return the order of every chain under the permutations of some indices."""
+        device = self.fields[0].arrays[0].device
+        nested = {name for groups in self.chains if len(groups) > 1 for name in groups}
+        within = {name: Permutation(index[name], self.groups[name].parents) for name in nested}
+        return {
+            g: (index[g[0]] if len(g) == 1 else chain.order(within)).to(device)
+            for g, chain in self.chains.items()
+        }
+
+
+class Walk:
+    """A walk through the polytope: every model's arrays and soft permutations, as they are now."""
+
+    def __init__(self, polytope: Polytope, starts: Sequence[Vertex | None]) -> None:
+        """starts: the orders of each model but the reference; None: the middle of all orders."""
+        self._polytope = polytope
+        self._stacks = stacked(polytope.fields, polytope.fixed)
+        self._models = [
+            [softened(stack, which + 1, start, polytope.fixed) for stack in self._stacks]
+            for which, start in enumerate(starts)
+        ]
+        self._soft = [polytope.matrices(start) for start in starts]
+        # units that are worth the same (dead ones) then stay where they are
+        members = [group for family in polytope.families for group in family.members]
+        here = {g.name: identity(g.shape, g.parents).index for g in members}
+        self._seen: list[Mapping[str, Tensor]] = [here for _ in starts]
+        # alone in a field, a chain meets nothing that moves but other models
+        self._moving = [
+            k for k, s in enumerate(self._stacks) if len(s.chains) > 1 or len(starts) > 1
+        ]
+        self._still = Matrices(polytope.chains, polytope.fields[0].arrays[0])
+        for k, stack in enumerate(self._stacks):
+            if k not in self._moving:
+                self._add(self._still, k, 0, stack.arrays)
+
+    def run(self, steps: int = STEPS, progress: Progress = silent) -> Relaxed:
+        """Step until the objective stops rising."""
+        values, idle = list[float](), 0
+        while len(values) <= steps and idle < PATIENCE:
+            vertices = self._vertices()
+            value, length = self._advance(vertices)
+            if not values:
+                values.append(value(0.0))
+            values.append(value(length))
+            progress("walking", len(values) - 1, steps)
+            idle = idle + 1 if values[-1] - values[-2] <= RISE * abs(values[-1]) else 0
+            if length == 0:
+                break
+        return Relaxed(tuple(soft.by_chain for soft in self._soft), tuple(values))
+
+    def nudge(self, generator: torch.Generator, length: float) -> None:
+        """Go some way towards random permutations: another place to start from."""
+        members = [group for family in self._polytope.families for group in family.members]
+        vertices = [self._polytope.orders(drawn(members, generator)) for _ in self._models]
+        self._advance(vertices, length)
+
+    def rounded(self) -> list[dict[str, Permutation]]:
+        """Return for each model the permutations closest to its soft ones."""
+        return [self._polytope.vertex(soft.by_chain, {}) for soft in self._soft]
+
+    def _vertices(self) -> list[Vertex]:
+        """Return for each model the vertex in whose direction the objective rises most."""
+        found = list[Vertex]()
+        for which in range(len(self._models)):
+            slope = self._slope(which).by_chain
+            self._seen[which] = self._polytope.indices(slope, self._seen[which])
+            found.append(self._polytope.spread(self._seen[which]))
+        return found
+
+    def _slope(self, which: int) -> Matrices:
+        """Return the gradient of the objective by a model's soft permutations."""
+        slope = self._still.copy()
+        for position in self._moving:
+            stack = self._stacks[position]
+            target = stack.arrays[0]
+            for other, model in enumerate(self._models):
+                if other != which:
+                    target = target + model[position].whole
+            own = self._models[which][position]
+            for k in range(len(stack.chains)):
+                self._add(slope, position, k, (target, own.but(k)))
+        return slope
+
+    def _add(self, slope: Matrices, position: int, k: int, arrays: Sequence[Tensor]) -> None:
+        """Add the inner products of units in two arrays of a stack to the slope."""
+        stack = self._stacks[position]
+        reference, other = (stack.units(array, k) for array in arrays)
+        slope.add(stack.owners(k), reference, other)
+
+    def _advance(
+        self, vertices: Sequence[Vertex], length: float | None = None
+    ) -> tuple[Polynomial, float]:
+        """Go along the segment, None: to its best point; return the objective and the length."""
+        segments = [
+            [part.towards(vertex) for part in model]
+            for model, vertex in zip(self._models, vertices, strict=True)
+        ]
+        total: Floats = np.zeros(1)
+        for position, stack in enumerate(self._stacks):
+            mixtures = [model[position][stack.everywhere] for model in segments]
+            total = polyadd(total, on_segment(stack.arrays[0], mixtures))
+        value = Polynomial(total)
+        length = best_length(value) if length is None else length
+        for model, ways in zip(self._models, segments, strict=True):
+            for part, way in zip(model, ways, strict=True):
+                part.step(way, length)
+        for soft, vertex in zip(self._soft, vertices, strict=True):
+            soft.mix(vertex, length)
+        return value, length
+
+
+def on_segment(reference: Tensor, models: Sequence[Mixture]) -> Floats:
+    """Return the sum over pairs of models of their inner product, as coefficients of powers.
+
+    Equal to (|S|^2 - sum |W|^2) / 2 with S the sum of the models W: quadratic for two models
+    with one in place, quartic for more, where two chains meet in a tensor.
+    """
+    degree = len(models[0]) - 1
+    alone, together = np.zeros(degree + 1), np.zeros(2 * degree + 1)
+    total: Mixture = []
+    for mixture in models:
+        for u, array in enumerate(mixture):
+            alone[u] += _dot(reference, array)
+            for v, others in enumerate(total):
+                together[u + v] += _dot(others, array)
+        total = [a + b for a, b in zip(total, mixture, strict=True)] if total else mixture
+    return polyadd(_basis(degree) @ alone, _basis(2 * degree) @ together)
+
+
+@cache
+def _basis(degree: int) -> Floats:
+    """Return the matrix from sum over u of (1 - t)^(k - u) t^u b[u] to powers of t; k: degree."""
+    columns = [
+        Polynomial([1.0, -1.0]) ** (degree - u) * Polynomial([0.0, 1.0]) ** u
+        for u in range(degree + 1)
+    ]
+    return np.stack([np.pad(c.coef, (0, degree + 1 - len(c.coef))) for c in columns], axis=1)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(torch.dot(a.reshape(-1), b.reshape(-1)))
+
+
+def best_length(value: Polynomial) -> float:
+    """Return the step in [0, 1] where the objective is highest."""
+    roots = value.deriv().roots()
+    inside = [float(r.real) for r in roots if abs(r.imag) < 1e-9 and 0 < r.real < 1]
+    return max((0.0, 1.0, *inside), key=lambda t: (value(t), -t))

@@ -1,0 +1,1 @@
+"""Coordinate descent from several starts, in several threads."""

@@ -1,0 +1,146 @@
+"""Coordinate descent over families, driven by a work list instead of sweeps.
+
+A family is visited again only if a family it shares a block with has moved since. Families
+that share no block are visited side by side; which ones does not depend on the number of
+threads, so neither does the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.problem.device_tensors import Loaded
+from rebasin_cli.matching.problem.group_families import Family, families
+from rebasin_cli.matching.problem.settings import ORDERS, Settings
+from rebasin_cli.matching.problem.similarity_cache import Kept
+from rebasin_cli.matching.problem.terms import Pair
+from rebasin_cli.matching.search.threads import threads
+from rebasin_cli.permutation import Permutation, Permutations
+from rebasin_cli.progress import Progress, silent
+from rebasin_cli.spec import BoundSpec
+from rebasin_cli.tensors import InMemory, TensorSource
+
+TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's resolution
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where a descent ended. gains: rise of the objective at each accepted step."""
+
+    permutations: Permutations
+    gains: tuple[float, ...]
+    converged: bool
+
+
+@dataclass(frozen=True)
+class Move:
+    """New permutations of one family, and how much the objective rises with them."""
+
+    permutations: Mapping[str, Permutation]
+    gain: float
+
+
+def descend(
+    kept: Kept,
+    families: Mapping[str, Family],
+    start: Permutations,
+    *,
+    order: Sequence[str],
+    visits: int,
+    pool: Executor,
+    progress: Progress,
+) -> Descent:
+    """Improve family after family until none can rise, or each was visited `visits` times.
+
+    order: the roots, in the order of the first visits.
+    """
+    permutations, gains = dict(start), list[float]()
+    first = {root: k for k, root in enumerate(order)}
+    waiting, left = dict.fromkeys(order), visits * len(order)
+    while waiting and left > 0:
+        batch = _apart(waiting, families)[:left]
+        for root in batch:
+            del waiting[root]
+        left -= len(batch)
+        step = partial(visit, kept, permutations=dict(permutations))
+        moves = pool.map(step, (families[root] for root in batch))
+        for root, move in zip(batch, moves, strict=True):
+            if move is None:
+                continue
+            permutations.update(move.permutations)
+            gains.append(move.gain)
+            touched = families[root].neighbours & families.keys()
+            waiting.update(dict.fromkeys(sorted(touched - waiting.keys(), key=first.__getitem__)))
+        progress("matching", len(order) - len(waiting), len(order))
+    return Descent(permutations, tuple(gains), not waiting)
+
+
+def _apart(waiting: Iterable[str], families: Mapping[str, Family]) -> list[str]:
+    """Return the first families of the list that share no block with one another."""
+    batch, chosen = list[str](), set[str]()
+    for root in waiting:
+        if chosen.isdisjoint(families[root].neighbours):
+            batch.append(root)
+            chosen.add(root)
+    return batch
+
+
+def visit(kept: Kept, family: Family, permutations: Permutations) -> Move | None:
+    """Return the best move of one family with all others in place, or None if it should stay.
+
+    Where the root owns two dimensions of a block, the assignment sees only a linearisation:
+    the move is then accepted on the true objective.
+    """
+    current = {name: permutations[name].index for name in family.names}
+    votes = kept.votes(family, permutations)
+    solution = solve(family.root, votes, Level(kept.pair.groups, current))
+    moved = {
+        name: replace(permutations[name], index=index)
+        for name, index in solution.index.items()
+        if not torch.equal(index, current[name])
+    }
+    if not moved:
+        return None
+    gain = kept.gain(family, votes, permutations, {**permutations, **moved})
+    return Move(moved, gain) if gain > TOLERANCE * kept.pair.scale(family) else None
+
+
+def projection(
+    other: TensorSource,
+    bound: BoundSpec,
+    settings: Settings,
+    *,
+    dtype: torch.dtype,
+    movable: frozenset[str] | None = None,
+) -> Callable[[Mapping[str, Tensor], Permutations], Permutations]:
+    """Return what descends to the permutations of `other` nearest to some weights.
+
+    It takes the voting tensors of the target, in `dtype` and on the device of the settings, and
+    the permutations to descend from. Where these are the best already it costs one similarity
+    and one assignment a group.
+    """
+    device, room = torch.device(settings.device), settings.max_memory // 4
+    moving = families(bound, movable)
+    order = ORDERS[settings.order](list(moving), torch.Generator().manual_seed(settings.seed))
+    b = Loaded(other, label="the other model", device=device, dtype=dtype, limit=room)
+
+    def project(target: Mapping[str, Tensor], start: Permutations) -> Permutations:
+        held = InMemory(target)
+        a = Loaded(held, label="the free parameters", device=device, dtype=dtype, limit=room)
+        # nothing outlives a target: all that is kept of similarities are products with it
+        kept = Kept(Pair(a, b, bound.groups), moving, room)
+        with threads(settings, moving) as pool:
+            visits = settings.visits
+            found = descend(
+                kept, moving, start, order=order, visits=visits, pool=pool, progress=silent
+            )
+        return found.permutations
+
+    return project

@@ -1,0 +1,1 @@
+"""Models of transformers: built from a config, made small, given inputs."""

@@ -1,0 +1,1 @@
+"""Models in a user's own code: imported, built, given inputs."""

@@ -1,0 +1,47 @@
+"""Data and evaluations that a user names: `file.py:batches`, `pkg.mod:evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.models.user.imports import home, named_object
+from rebasin_cli.models.user.uncached_imports import reachable
+
+Loader = Callable[[], Iterable[object]]
+
+
+def loader(target: str) -> Loader:
+    """Return what yields batches, from the start at every call.
+
+    target: a function that returns something to iterate over, or such a thing, as a DataLoader.
+    Raises UsageError for anything else, and for an iterator, which can be read only once.
+    """
+    found, folder = named_object(target), home(target)
+    if isinstance(found, Iterator):
+        raise UsageError(
+            f"{target} is an iterator, which can be read only once",
+            hint="name a function that returns it",
+        )
+    if not (callable(found) or isinstance(found, Iterable)):
+        raise UsageError(f"{target} is a {type(found).__name__}, not a way to get batches")
+
+    def batches() -> Iterator[object]:
+        with reachable(folder):
+            yield from found() if callable(found) else found
+
+    return batches
+
+
+def evaluation(target: str) -> Callable[[Any], object]:
+    """Return a user's function of a module. Raises UsageError for what cannot be called."""
+    found, folder = named_object(target), home(target)
+    if not callable(found):
+        raise UsageError(f"{target} is a {type(found).__name__}, not a function of a module")
+
+    def evaluate(model: Any) -> object:
+        with reachable(folder):
+            return cast(object, found(model))
+
+    return evaluate

@@ -1,0 +1,1 @@
+"""The user's module around a checkpoint: its data, its layers, its scores."""

@@ -1,0 +1,232 @@
+"""Layers whose statistics can be corrected: found by watching a run, and corrected in place."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from rebasin_cli.errors import UserCodeError
+from rebasin_cli.models.batch import Batch, tensors_in
+from rebasin_cli.network.layers import Layer, layers_of
+from rebasin_cli.network.scores import called, logits_of
+
+
+@dataclass(frozen=True)
+class Correction:
+    """y <- scale y + shift, unit by unit: (n,) each, float64."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+Watcher = Callable[[str, Tensor], Correction | None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that can be corrected. calls: how often a pass through the model calls it."""
+
+    layer: Layer
+    calls: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
+
+    @property
+    def biased(self) -> bool:
+        return getattr(self.layer.module, "bias", None) is not None
+
+    def moved(self, module: nn.Module) -> Site:
+        """Return the site in another model of the same class."""
+        return Site(Layer(self.name, module), self.calls)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names in the model's state dict of what a correction changes."""
+        own = ("running_mean", "running_var") if self.layer.norm else ("weight", "bias")
+        prefix = f"{self.name}." if self.name else ""
+        kept = own if self.layer.norm or self.biased else own[:1]
+        return tuple(prefix + name for name in kept)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer that is left as it is, and why. norm: whether it is a BatchNorm."""
+
+    name: str
+    why: str
+    norm: bool = False
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What can be corrected, in the order in which a pass reaches it, and what cannot."""
+
+    corrected: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def norms(self) -> tuple[Site, ...]:
+        return tuple(site for site in self.corrected if site.layer.norm)
+
+    def without(self, reason: Callable[[Site], str]) -> Sites:
+        """Return the sites for which there is no reason to leave them as they are."""
+        reasons = {site.name: reason(site) for site in self.corrected}
+        kept = tuple(site for site in self.corrected if not reasons[site.name])
+        left = [site for site in self.corrected if reasons[site.name]]
+        more = (Skipped(site.name, reasons[site.name], site.layer.norm) for site in left)
+        return Sites(kept, (*self.skipped, *more))
+
+    def selected(self, selects: Callable[[str], bool]) -> Sites:
+        """Return the sites of which `selects` takes a tensor by its name in the state dict."""
+        return self.without(lambda s: "" if any(map(selects, s.tensors)) else "not selected")
+
+
+@dataclass
+class _Seen:
+    """What one pass shows: outputs and the state they were in, calls, what a norm reads."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    outputs: list[tuple[str, Tensor, int]] = field(default_factory=list)
+    normed: set[str] = field(default_factory=set)
+
+    def entered(self, layer: Layer, value: Tensor) -> None:
+        self.calls[layer.name] += 1
+        if layer.norm:
+            # a tensor that was changed in place since is no longer what the layer returned
+            same = (n for n, t, version in self.outputs if t is value and t._version == version)
+            self.normed.update(same)
+
+    def left(self, layer: Layer, value: Tensor) -> None:
+        self.outputs.append((layer.name, value, value._version))
+
+
+def sites_of(model: nn.Module, batch: Batch) -> Sites:
+    """Return the layers that can be corrected: a batch is run to see how they are connected.
+
+    A layer whose output is the input of a BatchNorm, the very tensor, is not: the norm undoes any
+    correction. Nor is one that returns what the model does.
+    """
+    layers, seen = layers_of(model), _Seen()
+    with _both_ends(layers, seen), torch.no_grad():
+        returned = called(model, batch)
+    answers = {_storage(tensor) for tensor in _answers(returned)}
+    last = {name for name, tensor, _ in seen.outputs if _storage(tensor) in answers}
+    shared = _shared(model)
+    by_name = {layer.name: layer for layer in layers}
+    reasons = {name: _reason(layer, seen, last, shared) for name, layer in by_name.items()}
+    order = list(dict.fromkeys([*seen.calls, *by_name]))
+    return Sites(
+        tuple(Site(by_name[n], seen.calls[n]) for n in order if reasons[n] is None),
+        tuple(
+            Skipped(name, why, by_name[name].norm)
+            for name in order
+            if (why := reasons[name]) is not None
+        ),
+    )
+
+
+@contextlib.contextmanager
+def watched(sites: Sequence[Site], see: Watcher) -> Iterator[None]:
+    """Show `see` what each layer returns, and what each norm reads: its name, (samples, units).
+
+    What it gives back, if anything, is done to the layer's output before others read it.
+    """
+    handles = [_watch(site.layer, see) for site in sites]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watch(layer: Layer, see: Watcher) -> Any:
+    if layer.norm:
+
+        def read(module: nn.Module, inputs: Any) -> None:
+            see(layer.name, layer.samples(inputs[0]))
+
+        return layer.module.register_forward_pre_hook(read)
+
+    def changed(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        made = see(layer.name, layer.samples(output))
+        return None if made is None else _corrected(output, layer.axis(output), made)
+
+    return layer.module.register_forward_hook(changed)
+
+
+def _corrected(output: Tensor, axis: int, made: Correction) -> Tensor:
+    beside = [1] * output.dim()
+    beside[axis] = -1
+    return output * made.scale.to(output).view(beside) + made.shift.to(output).view(beside)
+
+
+@contextlib.contextmanager
+def _both_ends(layers: Sequence[Layer], seen: _Seen) -> Iterator[None]:
+    handles = []
+    for layer in layers:
+        handles += [
+            layer.module.register_forward_pre_hook(
+                lambda m, inputs, layer=layer: seen.entered(layer, inputs[0])
+            ),
+            layer.module.register_forward_hook(
+                lambda m, inputs, output, layer=layer: seen.left(layer, output)
+            ),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reason(
+    layer: Layer, seen: _Seen, last: set[str], shared: Mapping[int, list[str]]
+) -> str | None:
+    """Return why a layer is left as it is; None if it need not be."""
+    module = layer.module
+    if not seen.calls[layer.name]:
+        return "the pass does not call it"
+    if layer.norm:
+        return (
+            None if getattr(module, "running_var", None) is not None else "it keeps no statistics"
+        )
+    if is_parametrized(module) or not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return "its weight is computed from other parameters"
+    others = [n for p in module.parameters(recurse=False) for n in shared.get(id(p), [])]
+    others = [name for name in others if name.rpartition(".")[0] != layer.name]
+    if others:
+        return f"it shares parameters with {others[0]}"
+    if layer.name in last:
+        return "it returns the model's output"
+    return "a BatchNorm follows" if layer.name in seen.normed else None
+
+
+def _shared(model: nn.Module) -> dict[int, list[str]]:
+    """Return the names of parameters that have more than one, by identity."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {key: held for key, held in names.items() if len(held) > 1}
+
+
+def _answers(returned: Any) -> list[Tensor]:
+    """Return the outputs that a user looks at: logits, else all tensors."""
+    if isinstance(returned, tuple | list) and not hasattr(returned, "logits"):
+        return tensors_in(returned)
+    try:
+        return [logits_of(returned)]
+    except UserCodeError:
+        return tensors_in(returned)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

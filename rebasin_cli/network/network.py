@@ -1,0 +1,140 @@
+"""The user's model, with what it is run on and judged by: planned from headers, then built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.models import Example, Subject, subject, without_memory
+from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
+from rebasin_cli.models.user.batch_inputs import examples_of_batches
+from rebasin_cli.models.user_functions import Loader, evaluation, loader
+from rebasin_cli.models.weights import fill, held_infos, held_ties
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.names_in_files import ModelTensors, layout_of
+from rebasin_cli.network.scores import Judge, cross_entropy_judge, own_judge
+from rebasin_cli.network.user_code import users_code
+from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.tensors import TensorSource, infos
+from rebasin_cli.tensors.blocks import Window
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model, and where the tensors of a checkpoint belong in it, by name in the checkpoint."""
+
+    subject: Subject
+    windows: Mapping[str, Window]
+
+
+@dataclass(frozen=True)
+class Door:
+    """All code of the user's that a command runs: the model, its data, how it is judged.
+
+    data, evaluate: None where the user named none.
+    """
+
+    network: Network
+    data: Loader | None
+    evaluate: Callable[[Any], object] | None
+
+
+def plan_door(checkpoint: Checkpoint, options: Options, *, data: bool, judged: bool) -> Door:
+    """Return the model that --model names, as one of the checkpoint, its data and evaluation.
+
+    data, judged: whether the command cannot do without batches, without scores. Raises UsageError
+    for what is missing, CheckpointError for another model's checkpoint.
+    """
+    running, target = options.running, options.tracing.target
+    if target is None:
+        raise UsageError("a model has to be run", hint="--model file.py:Class builds it")
+    if data and running.data is None:
+        raise UsageError("there is no data to run the model on", hint="--data file.py:batches")
+    if judged and running.data is None and running.evaluate is None:
+        hint = "--data file.py:batches yields (inputs, targets); or --evaluate file.py:function"
+        raise UsageError("nothing says how good a model is", hint=hint)
+    return Door(
+        network=plan_network(checkpoint, options),
+        data=loader(running.data) if running.data else None,
+        evaluate=evaluation(running.evaluate) if running.evaluate else None,
+    )
+
+
+def plan_network(checkpoint: Checkpoint, options: Options) -> Network:
+    """Return the model that the options name, for checkpoints with the tensors of this one."""
+    subject = subject_for(options.tracing)
+    model = without_memory(subject)
+    model = subject.build() if model is None else model
+    held = held_infos(model)
+    known = ModelTensors(
+        name=subject.name,
+        infos=held,
+        ties=held_ties(model),
+        needed=frozenset(name for name, info in held.items() if info.floating),
+        windows=stored_windows(model),
+        ignored=ignored_names(model),
+    )
+    stored = infos(checkpoint)
+    wanted = [name for name in stored if options.selects(name)]
+    layout = layout_of(known, stored, wanted, str(checkpoint.path))
+    return Network(subject, layout.windows)
+
+
+def built(network: Network, source: TensorSource, machine: Machine) -> nn.Module:
+    """Return the model with the tensors of a source, in eval mode, on the device of the plan."""
+    with users_code("the model"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = network.subject.build()
+    fill(model, source, network.windows)
+    return model.to(machine.device).eval()
+
+
+def batches_of(door: Door, machine: Machine, options: Options) -> Batches:
+    """Return the data of a plan that has some, on its device."""
+    assert door.data is not None, "the plan has seen to it"
+    return Batches(
+        door.data,
+        name=options.running.data or "",
+        limit=options.running.batches,
+        device=machine.device,
+        seed=options.seed,
+    )
+
+
+def judge_of(door: Door, machine: Machine, options: Options) -> Judge:
+    """Return how the plan's models are judged: by the user's function, else on the data."""
+    if door.evaluate is not None:
+        return own_judge(door.evaluate, options.running.evaluate or "")
+    return cross_entropy_judge(batches_of(door, machine, options))
+
+
+def subject_for(tracing: Tracing) -> Subject:
+    """Return the model that a target names, fed with all that the user gives."""
+    if tracing.shape is not None and tracing.inputs:
+        raise UsageError("--input-shape and --input exclude each other")
+    target = tracing.target or ""
+    if tracing.data is not None and tracing.shape is None and not tracing.inputs:
+        found = subject(target, model_args=tracing.arguments)
+        first = Batches(loader(tracing.data), tracing.data, limit=1)
+        return replace(found, examples=examples_of_batches(first))
+    if not tracing.inputs:
+        return subject(target, model_args=tracing.arguments, input_shape=tracing.shape)
+    several = [
+        subject(target, model_args=tracing.arguments, input_function=function)
+        for function in tracing.inputs
+    ]
+    return replace(several[0], examples=_joined([one.examples for one in several]))
+
+
+def _joined(
+    functions: list[Callable[[nn.Module], tuple[Example, ...]]],
+) -> Callable[[nn.Module], tuple[Example, ...]]:
+    return lambda model: tuple(chain.from_iterable(f(model) for f in functions))

@@ -1,0 +1,134 @@
+"""How good a model is on data: loss and accuracy, or what a user's own function says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import isfinite, isnan
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rebasin_cli.errors import UserCodeError
+from rebasin_cli.models.batch import Batch, described
+from rebasin_cli.models.user.batch_inputs import fitted, named_targets
+from rebasin_cli.network.answers import answers
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.user_code import users_code
+
+Scores = Mapping[str, float]
+Judge = Callable[[nn.Module], Scores]
+
+
+def cross_entropy_judge(batches: Batches) -> Judge:
+    """Return the judge that measures cross-entropy in nats and accuracy, over all targets.
+
+    A model that returns a loss of its own for batches without targets is judged by that.
+    Raises UserCodeError, when called, for data that has neither or where a loss is not finite.
+    """
+
+    def judge(model: nn.Module) -> Scores:
+        total, hits, answers = 0.0, 0.0, 0
+        with torch.no_grad():
+            for batch in batches:
+                loss, right, count = judged(model, batch, batches.name)
+                total, hits, answers = total + float(loss), hits + right, answers + count
+        if not answers:
+            raise UserCodeError(f"{batches.name} holds no target that counts")
+        scores = {"loss": total / answers, "accuracy": hits / answers}
+        if isnan(scores["accuracy"]):  # there were no targets to compare with
+            del scores["accuracy"]
+        return checked(scores, batches.name)
+
+    return judge
+
+
+def own_judge(function: Callable[[nn.Module], object], name: str) -> Judge:
+    """Return the judge that asks a user's function: a number, which is a loss, or a dict of them.
+
+    Raises UserCodeError, when called, for anything else or a number that is not finite.
+    """
+
+    def judge(model: nn.Module) -> Scores:
+        with users_code(name), torch.no_grad():
+            said = function(model)
+        return checked(_numbers(said, name), name)
+
+    return judge
+
+
+def called(model: nn.Module, batch: Batch) -> Any:
+    """Return what a model answers to a batch.
+
+    Raises UserCodeError if it raises, or cannot be called with what the batch holds.
+    """
+    batch = fitted(batch, model)
+    with users_code("the model"):
+        return model(*batch.example.args, **batch.example.kwargs)
+
+
+def checked(scores: Scores, name: str) -> Scores:
+    """Return scores. Raises UserCodeError for one that is NaN or infinite."""
+    wrong = [f"{key} is {value}" for key, value in scores.items() if not isfinite(value)]
+    if wrong:
+        raise UserCodeError(f"{name}: {', '.join(wrong)}", detail="a curve needs finite numbers")
+    return scores
+
+
+def logits_of(returned: Any) -> Tensor:
+    """Return the tensor among what a model returned that is compared with the targets.
+
+    Raises UserCodeError if there is none.
+    """
+    if isinstance(returned, Tensor):
+        return returned
+    if isinstance(returned, Mapping):
+        return logits_of(returned.get("logits", next(iter(returned.values()), None)))
+    if isinstance(returned, tuple | list) and returned:
+        return logits_of(returned[0])
+    if isinstance(getattr(returned, "logits", None), Tensor):
+        return logits_of(returned.logits)
+    kind = type(returned).__name__
+    raise UserCodeError(
+        f"the model returns a {kind}, not logits", hint="--evaluate FILE.py:FUNCTION"
+    )
+
+
+def judged(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, float, int]:
+    """Run a batch; return the summed loss, the right answers (NaN: unknown), and how many count.
+
+    name: of the data. Raises UserCodeError for a batch without targets, unless the model returned a
+    loss, and for targets that its output cannot be compared with.
+    """
+    batch = fitted(batch, model)
+    returned = called(model, batch)
+    if batch.targets is None:
+        loss = returned.get("loss") if isinstance(returned, Mapping) else None
+        if loss is not None:
+            return torch.as_tensor(loss) * batch.rows, float("nan"), batch.rows
+        batch = replace(batch, targets=named_targets(batch.example.kwargs))
+        if batch.targets is None:
+            raise UserCodeError(
+                f"{name} yields no targets",
+                detail=f"{batch.where} is {described(batch)}",
+                hint="yield (inputs, targets), or name an --evaluate",
+            )
+    found = answers(logits_of(returned), batch)
+    with users_code("cross-entropy of the model's output and the targets"):
+        loss = F.cross_entropy(found.rows.double(), found.targets, reduction="sum")
+        hits = (found.rows.argmax(-1) == found.right).sum()
+    return loss, float(hits), len(found.rows)
+
+
+def _numbers(said: object, name: str) -> dict[str, float]:
+    """Return what a user's function said as named numbers."""
+    named: Mapping[Any, Any] = said if isinstance(said, Mapping) else {"loss": said}
+    try:
+        return {str(key): float(value) for key, value in named.items()}
+    except (TypeError, ValueError) as error:
+        kind = type(said).__name__
+        raise UserCodeError(
+            f"{name} returns a {kind}", detail="expected a number or a dict of numbers"
+        ) from error

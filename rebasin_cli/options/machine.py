@@ -1,0 +1,96 @@
+"""What of the machine is used: device, threads, memory. Decided before any work."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rebasin_cli.commands.align.methods import DATA_METHODS
+from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.matching import METHODS, Settings, check_start, named
+from rebasin_cli.options.groups import Options
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Device name as torch writes it, threads, and bytes of tensors to keep in memory."""
+
+    device: str
+    jobs: int
+    max_memory: int
+
+    def settings(self, options: Options) -> Settings:
+        """Return how to search with these means."""
+        return Settings(
+            seed=options.seed,
+            **vars(options.search),
+            jobs=self.jobs,
+            device=self.device,
+            max_memory=self.max_memory,
+        )
+
+
+def plan_machine(options: Options, *, more: Iterable[str] = ()) -> Machine:
+    """Return what to run on, and how.
+
+    more: methods of the command beside those that search by weights alone.
+    Raises UsageError for an unknown name or device, MachineError if the device is absent.
+    """
+    search = options.search
+    if search.method in DATA_METHODS and search.method not in more:
+        raise UsageError(
+            f"only `rebasin align` has the method {search.method!r}",
+            hint="align the models with it first, and give what it writes to this command",
+        )
+    named("method", search.method, dict.fromkeys((*METHODS, *more)))
+    for start in search.starts or ():
+        check_start(start, search.method)
+    jobs = options.jobs or len(os.sched_getaffinity(0))
+    machine = Machine(plan_device(options.device), jobs, options.max_memory or free_memory() // 2)
+    machine.settings(options)  # refuses names that no table has, before any work
+    return machine
+
+
+def plan_device(name: str) -> str:
+    """Return an existing device for a name as the user gives it."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    found = re.fullmatch(r"(cpu|cuda|mps)(?::([0-9]+))?", name)
+    if not found:
+        raise UsageError(f"there is no device called {name!r}", hint=f"--device {DEVICES}")
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if int(found[2] or 0) >= present[found[1]]:
+        raise MachineError(
+            f"device {name!r} is not on this machine",
+            detail=f"{int(present['cuda'])} CUDA devices are visible",
+            hint="use --device auto or --device cpu",
+        )
+    return name
+
+
+def free_memory() -> int:
+    """Return the bytes that can be used without swapping, within the limit of the process."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    meminfo, statm = Path("/proc/meminfo"), Path("/proc/self/statm")
+    if meminfo.exists():
+        lines = (line.split() for line in meminfo.read_text().splitlines())
+        free = next((int(n) * 1024 for name, n, *_ in lines if name == "MemAvailable:"), free)
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and statm.exists():
+        used = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        free = min(free, max(limit - used, 0))
+    return free

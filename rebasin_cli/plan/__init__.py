@@ -1,1 +1,0 @@
-"""Decisions, made from headers before any tensor is read; a dry run prints them."""

@@ -1,0 +1,1 @@
+"""Outcomes to the two streams: results on stdout, talk on stderr."""

@@ -1,0 +1,51 @@
+"""How the outcomes of a command are shown: a value for each kind, made by the command's report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rich.console import RenderableType
+
+from rebasin_cli.checkpoint import Written
+
+OutcomeT = TypeVar("OutcomeT")
+
+
+def _nothing(outcome: object) -> str:
+    return ""
+
+
+def _no_file(outcome: object) -> None:
+    return None
+
+
+def _no_details(outcome: object) -> Sequence[RenderableType]:
+    return ()
+
+
+def _done(outcome: object) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Presenter(Generic[OutcomeT]):
+    """How one kind of outcome is shown.
+
+    fields: of its event, those of its file come before; None: it has no event. text: what stdout
+    gets; None: the path of its file. summary: what a person wants to know, on stderr; empty:
+    stdout says it all. details: what -v adds. written: its file, if there is one. code: the exit
+    code that it amounts to. event: the kind of its event.
+    """
+
+    fields: Callable[[OutcomeT], Mapping[str, Any] | None]
+    text: Callable[[OutcomeT], str] | None = None
+    summary: Callable[[OutcomeT], str] = _nothing
+    details: Callable[[OutcomeT], Sequence[RenderableType]] = _no_details
+    written: Callable[[OutcomeT], Written | None] = _no_file
+    code: Callable[[OutcomeT], int] = _done
+    event: str = "result"
+
+
+Presenters = Mapping[type[Any], Presenter[Any]]

@@ -1,0 +1,99 @@
+"""Outcomes to the two streams: results on stdout, talk on stderr, a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from rebasin_cli.presentation.events import event_line
+from rebasin_cli.presentation.outcomes import COMMON, Failed
+from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.presentation.progress_bar import Bar
+from rebasin_cli.presentation.tables import WIDE
+from rebasin_cli.presentation.written import file_fields, rest_lines
+from rebasin_cli.progress import Progress
+
+
+@dataclass
+class Screen:
+    """Where the outcomes of a command are shown, and how much of them."""
+
+    command: str
+    presenters: Presenters
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    _results: int = 0
+    _bar: Bar = field(default_factory=Bar)
+    _said: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def progress(self, wanted: bool) -> Iterator[Progress]:
+        """Yield a progress function; it draws only on a terminal, and only if that is wanted."""
+        with self._bar.drawn(wanted and not self.quiet) as progress:
+            yield progress
+
+    def warn(self, text: str) -> None:
+        """Say what is odd about the inputs of a command that goes on."""
+        with self._bar.hidden():
+            if self.json:
+                print(event_line("warning", self.command, {"message": text}), flush=True)
+            self._say(f"warning: {text}")
+
+    def show(self, outcome: object) -> int:
+        """Show one outcome and return the exit code that it amounts to."""
+        presenter = (COMMON | dict(self.presenters))[type(outcome)]
+        with self._bar.hidden():
+            line = self._event(presenter, outcome) if self.json else _text(presenter, outcome)
+            if line:
+                print(line, flush=True)
+                self._results += 1
+            self._talk(presenter, outcome)
+        return presenter.code(outcome)
+
+    def _event(self, presenter: Presenter[Any], outcome: object) -> str:
+        fields = presenter.fields(outcome)
+        if fields is None:
+            return ""
+        file = file_fields(presenter.written(outcome))
+        return event_line(presenter.event, self.command, {**file, **fields})
+
+    def _talk(self, presenter: Presenter[Any], outcome: object) -> None:
+        summary = presenter.summary(outcome)
+        if summary:
+            self._say(summary, always=isinstance(outcome, Failed))
+        for line in rest_lines(presenter.written(outcome)):
+            if line not in self._said:
+                self._said.add(line)
+                self._say(line)
+        if self.verbose and not self.quiet:
+            _print_details(presenter.details(outcome))
+
+    def _say(self, text: str, *, always: bool = False) -> None:
+        if always or not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def finish(self, failed: int, seconds: float) -> None:
+        """Say that the work is over; programs are told how it went."""
+        if self.json:
+            fields = {"results": self._results - failed, "failed": failed, "seconds": seconds}
+            print(event_line("summary", self.command, fields), flush=True)
+
+
+def _text(presenter: Presenter[Any], outcome: object) -> str:
+    if presenter.text is not None:
+        return presenter.text(outcome)
+    written = presenter.written(outcome)
+    return str(written.path) if written else ""
+
+
+def _print_details(details: Sequence[RenderableType]) -> None:
+    width = None if sys.stderr.isatty() else WIDE
+    console = Console(stderr=True, highlight=False, width=width)
+    for detail in details:
+        console.print(detail)

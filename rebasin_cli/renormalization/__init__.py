@@ -1,0 +1,1 @@
+"""Correcting the statistics of a merged model."""

@@ -1,0 +1,200 @@
+"""At which depth each bias of a network stands: which weights lie between the input and it.
+
+Where a network is positively homogeneous (scaling all weights by c > 0 and the biases of depth h by
+c^h scales what is at depth h by c^h), averaging shrinks features and biases differently, and a
+bias can be calibrated by its depth. At a sum of branches of different depth the stream keeps the
+smallest: what a skip connection carries is not shrunk by the branch beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.trace.recording.record import Call, Record, Value, live
+
+# Layers: the operator's positions of what is read, of the weight, and of the bias.
+_LAYERS = {
+    "convolution": (0, 1, 2),
+    "mm": (0, 1, None),
+    "bmm": (0, 1, None),
+    "mv": (0, 1, None),
+    "addmm": (1, 2, 0),
+    "addmv": (1, 2, 0),
+    "baddbmm": (1, 2, 0),
+    "embedding": (1, 0, None),
+}
+_MOVES = {
+    *("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "squeeze"),
+    *("unsqueeze", "select", "slice", "split", "split_with_sizes", "unbind", "detach", "alias"),
+    *("clone", "_to_copy", "index_select", "index", "flip", "roll", "repeat", "as_strided"),
+    *("pixel_shuffle", "pixel_unshuffle", "contiguous", "lift_fresh", "narrow", "diagonal"),
+}
+_KEEPS = _MOVES | {
+    *("relu", "leaky_relu", "abs", "neg", "mean", "sum", "amax", "amin", "max", "min", "cumsum"),
+    *("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices"),
+    *("adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean_dim", "constant_pad_nd"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"),
+    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
+    *("im2col", "col2im", "unfold", "clamp", "clamp_min"),
+}
+_SCALES = {"mul", "div"}
+_JOINS = {"add", "sub", "rsub", "cat", "stack", "maximum", "minimum"}
+_PRODUCT = "a product or quotient of two values that both depend on the input"
+_SHOWN = 5  # problems in a message
+
+Path = tuple[str, ...]  # names of weights, from the input
+
+
+@dataclass
+class _Walk:
+    """What is known while the calls are gone through.
+
+    paths: of what depends on the input. names: parameters, by their views too.
+    """
+
+    paths: dict[Value, Path] = field(default_factory=dict)
+    names: dict[Value, str] = field(default_factory=dict)
+    biases: dict[str, Path] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def bias(self, name: str, path: Path) -> None:
+        known = self.biases.setdefault(name, path)
+        if len(known) != len(path):
+            self.problem(f"{name} is used at depths {len(known)} and {len(path)}")
+
+    def shortest(self, values: Sequence[Value]) -> Path:
+        return min((self.paths[value] for value in values), key=len)
+
+    def problem(self, text: str) -> None:
+        if text not in self.problems:
+            self.problems.append(text)
+
+    def refuse(self, call: Call, why: str) -> None:
+        paths = [self.paths[value] for value in call.operands if value in self.paths]
+        layers = dict.fromkeys(path[-1] for path in paths if path)
+        where = f" after {', '.join(layers)}" if layers else ""
+        self.problem(f"{call.name.removesuffix('_')}{where}: {why}")
+
+
+def paths_to_biases(record: Record) -> dict[str, Path]:
+    """Return the weights up to every bias of a recorded model, by its name, its layer's the last.
+
+    A parameter that is added elsewhere, as positions are, counts as a bias of what it is added to.
+    Raises UsageError for what is not positively homogeneous, naming operators and layers.
+    """
+    walk = _Walk()
+    for value in _sources(record):
+        kind, _, name = value.source.partition(" ")
+        if kind == "parameter":
+            walk.names[value] = name
+        elif kind == "input":
+            walk.paths[value] = ()
+    for call in live(record, list(record.outputs.values())):
+        _step(walk, call)
+    if walk.problems:
+        raise UsageError(
+            "calibrate is not valid for this network: not all of it is positively homogeneous",
+            detail="\n".join(walk.problems[:_SHOWN]),
+            hint="--method rescale needs data, and no such assumption",
+        )
+    return walk.biases
+
+
+def _sources(record: Record) -> Iterable[Value]:
+    operands = (value for call in record.calls for value in call.operands)
+    return dict.fromkeys([*record.tensors.values(), *operands, *record.outputs.values()])
+
+
+def _step(walk: _Walk, call: Call) -> None:
+    """Give the results of a call their path."""
+    name = call.name.removesuffix("_")
+    moving = [value for value in call.operands if value in walk.paths]
+    held = [value for value in call.operands if value in walk.names]
+    if not moving and not held:
+        return
+    if not moving:
+        _of_parameters(walk, call, name, held)
+    elif name in _LAYERS:
+        _layer(walk, call, _LAYERS[name])
+    elif name in _JOINS:
+        _joined(walk, call, moving, held)
+    else:
+        _alone(walk, call, name, (moving, held))
+
+
+def _layer(walk: _Walk, call: Call, places: tuple[int, int, int | None]) -> None:
+    read, weight, bias = (call.args[k] if k is not None else None for k in places)
+    if isinstance(read, Value) and read in walk.names and weight in walk.paths:
+        read, weight = weight, read  # a weight from the left
+    if read not in walk.paths or weight not in walk.names:
+        known = [value for value in call.operands if value in walk.paths]
+        walk.refuse(call, _PRODUCT)
+        _settle(walk, call, walk.shortest(known) if known else ())
+        return
+    path = (*walk.paths[read], walk.names[weight])
+    if isinstance(bias, Value) and bias in walk.names:
+        walk.bias(walk.names[bias], path)
+    _settle(walk, call, path)
+
+
+def _of_parameters(walk: _Walk, call: Call, name: str, held: Sequence[Value]) -> None:
+    """Follow views of one parameter, and rows of it that are always the same."""
+    if name in _MOVES | {"embedding"} and len(held) == 1:
+        for result in (result for result in call.results if result is not None):
+            walk.names[result] = walk.names[held[0]]
+        return
+    walk.refuse(call, f"computes with {', '.join(walk.names[value] for value in held)}")
+
+
+def _joined(walk: _Walk, call: Call, moving: Sequence[Value], held: Sequence[Value]) -> None:
+    path = walk.shortest(moving)
+    for value in held:
+        walk.bias(walk.names[value], path)
+    others = [v for v in call.operands if v not in walk.paths and v not in walk.names]
+    if any(map(_not_zero, [*others, *_numbers(call)])):
+        walk.refuse(call, "a constant that is not zero")
+    _settle(walk, call, path)
+
+
+def _alone(
+    walk: _Walk, call: Call, name: str, operands: tuple[Sequence[Value], Sequence[Value]]
+) -> None:
+    moving, held = operands
+    if name not in _KEEPS | _SCALES:
+        walk.refuse(call, "not positively homogeneous")
+    elif len(moving) > 1 or (name == "div" and call.args[0] is not moving[0]):
+        walk.refuse(call, _PRODUCT)
+    elif held:
+        walk.refuse(call, f"multiplies by {walk.names[held[0]]}, which is not a layer's weight")
+    elif not _through_zero(call, name):
+        walk.refuse(call, "a bound or filling that is not zero")
+    _settle(walk, call, walk.shortest(moving))
+
+
+def _settle(walk: _Walk, call: Call, path: Path) -> None:
+    for value in (*call.results, *call.written):
+        if value is not None:
+            walk.paths[value] = path
+
+
+def _through_zero(call: Call, name: str) -> bool:
+    """Return whether an operator with a bound keeps the sign of a scale."""
+    if name in ("clamp", "clamp_min"):
+        upper = call.arg("max") if call.has("max") else None
+        return call.arg("min") in (None, 0) and upper in (None, 0)
+    return name != "constant_pad_nd" or not call.arg("value")
+
+
+def _numbers(call: Call) -> list[object]:
+    """Return the plain numbers that an operator adds."""
+    added = call.args[:2] if call.name.removesuffix("_") in ("add", "sub", "rsub") else ()
+    return [given for given in added if isinstance(given, int | float)]
+
+
+def _not_zero(operand: object) -> bool:
+    if isinstance(operand, Value):
+        return operand.data is None or bool(operand.data.any())
+    return bool(operand)

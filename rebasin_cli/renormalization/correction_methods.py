@@ -1,0 +1,129 @@
+"""Correcting the statistics of a merged model, layer by layer, inside its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from rebasin_cli.activations.layer_statistics import Goal
+from rebasin_cli.activations.measuring import first_of, undisturbed
+from rebasin_cli.activations.moments import Moments
+from rebasin_cli.errors import UsageError
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.correctable_layers import Site, Sites, Skipped, sites_of
+from rebasin_cli.network.layers import Layer
+from rebasin_cli.renormalization.corrected import Corrected, Correcting, Goals, Report
+from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of, repair
+from rebasin_cli.renormalization.passes import Work, corrected, folded, refilled
+
+Method = Callable[[nn.Module, Goals, "Batches | None", Correcting], Report]
+
+_HINTS = {
+    "reset": "reset recomputes the statistics of BatchNorm; --method rescale does without them",
+    "closed-form": "the statistics are of another model, or were not measured as a pair",
+}
+
+
+def renormalize(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+    """Correct a merged model in place; names and shapes in its state dict stay as they are.
+
+    batches: not needed by `calibrate`, nor by `closed-form`, which then takes all layers that the
+    goals name. Raises UsageError where the method finds nothing to correct.
+    """
+    report = METHODS[how.method](model, goals, batches, how)
+    if not report.corrected:
+        why = "\n".join(f"{layer.name}: {layer.why}" for layer in report.skipped[:5])
+        hint = _HINTS.get(how.method, "")
+        raise UsageError(f"{how.method} finds no layer to correct", detail=why, hint=hint)
+    return report
+
+
+def _reset(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+    """Recompute the statistics of BatchNorm layers alone."""
+    sites = _sites(model, batches, how)
+    skipped = tuple(skipped for skipped in sites.skipped if skipped.norm)
+    return _measured(model, Sites(sites.norms, skipped), goals, batches, how)
+
+
+def _by_parents(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+    """Correct layers to their goals, and recompute the statistics of BatchNorm layers."""
+    sites = _sites(model, batches, how)
+
+    def reason(site: Site) -> str:
+        if not site.layer.norm and site.name not in goals.layers:
+            return "nothing is known of its parents"
+        idle = how.method == "reshift" and not (site.layer.norm or site.biased)
+        return "it has no bias to shift" if idle else ""
+
+    return _measured(model, sites.without(reason), goals, batches, how)
+
+
+def _closed_form(
+    model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting
+) -> Report:
+    """Correct layers by what their parents' correlations say that the merged ones do."""
+    sites = _named(model, goals, how) if batches is None else _sites(model, batches, how)
+
+    def reason(site: Site) -> str:
+        goal = goals.layers.get(site.name)
+        known = goal is not None and goal.expected is not None
+        return "" if known else "nothing is known of how its parents correlate"
+
+    kept = sites.without(reason)
+    done = tuple(_predicted(site, goals.layers[site.name], how) for site in kept.corrected)
+    return Report(how.method, done, kept.skipped)
+
+
+def _calibrate(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+    """Write calibrated biases into the model."""
+    held = dict(model.named_parameters(remove_duplicate=False))
+    chosen = [name for name in goals.biases if how.selects(name)]
+    with torch.no_grad():
+        for name in chosen:
+            held[name].copy_(goals.biases[name])
+    left = (Skipped(name, "not selected") for name in goals.biases if name not in chosen)
+    done = (Corrected(name, "bias calibrated", (name,)) for name in chosen)
+    return Report(how.method, tuple(done), tuple(left))
+
+
+METHODS: Mapping[str, Method] = {
+    "reset": _reset,
+    **dict.fromkeys(CORRECTORS, _by_parents),
+    "closed-form": _closed_form,
+    "calibrate": _calibrate,
+}
+
+
+def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> Sites:
+    assert batches is not None, f"{how.method} measures the merged model"
+    with undisturbed([model]):
+        return sites_of(model, first_of(batches)).selected(how.selects)
+
+
+def _named(model: nn.Module, goals: Goals, how: Correcting) -> Sites:
+    """Return the layers that the goals name."""
+    modules = dict(model.named_modules())
+    found = (Site(Layer(name, modules[name])) for name in goals.layers if name in modules)
+    return Sites(tuple(found), ()).selected(how.selects)
+
+
+def _measured(
+    model: nn.Module, sites: Sites, goals: Goals, batches: Batches | None, how: Correcting
+) -> Report:
+    assert batches is not None, f"{how.method} measures the merged model"
+    done = corrected(Work(model, sites.corrected, goals.layers, how), batches)
+    return Report(how.method, done, sites.skipped)
+
+
+def _predicted(site: Site, goal: Goal, how: Correcting) -> Corrected:
+    """Write into a layer what its parents' correlations ask for."""
+    assert goal.expected is not None, "others are skipped"
+    found = Moments(1, goal.mean, goal.expected.square())
+    if site.layer.norm:
+        return refilled(site, found, "statistics from those of its parents")
+    wanted = replace(how.goal(goal), mean=goal.mean)
+    made = correction_of(repair, found, wanted, biased=site.biased)
+    return folded(site, made, found, wanted)

@@ -1,0 +1,116 @@
+"""The passes of a merged model in which its layers are measured and corrected.
+
+All layers at once takes one pass: the output of each is corrected on the fly by the statistics of
+the batch, as the BatchNorm does in train mode that REPAIR inserts, and BatchNorm layers normalise
+by those of the batch; pooled are the moments of what comes in. That is exact for the first layers,
+and for all where the data is one batch: deeper layers are measured behind corrections that are
+those of one batch each. `sequential` takes a pass a layer, each behind the final corrections of all
+layers before it: exact for every layer, whatever the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rebasin_cli.activations.layer_statistics import Goal
+from rebasin_cli.activations.measuring import Totals, join, measured, undisturbed
+from rebasin_cli.activations.moments import Moments, moments
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.correctable_layers import Correction, Site, watched
+from rebasin_cli.network.scores import called
+from rebasin_cli.renormalization.corrected import Corrected, Correcting
+from rebasin_cli.renormalization.folding import fold, reset
+from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of
+
+
+@dataclass(frozen=True)
+class Work:
+    """A model whose sites are to be corrected; goals: of the sites that are not norms."""
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    goals: Mapping[str, Goal]
+    how: Correcting
+
+    def correction(self, site: Site, found: Moments) -> Correction:
+        """Return what brings a site with some moments to its goal."""
+        corrector = CORRECTORS[self.how.method]
+        return correction_of(corrector, found, self.wanted(site), biased=site.biased)
+
+    def wanted(self, site: Site) -> Goal:
+        return self.how.goal(self.goals[site.name])
+
+
+def corrected(work: Work, batches: Batches) -> tuple[Corrected, ...]:
+    """Correct the sites in place, by what they do on the data."""
+    run = _one_by_one if work.how.sequential else _at_once
+    return tuple(run(work, batches))
+
+
+def _one_by_one(work: Work, batches: Batches) -> Iterator[Corrected]:
+    for number, site in enumerate(work.sites):
+        work.how.progress(f"measuring {site.name}", number, len(work.sites))
+        with undisturbed([work.model]):
+            found = measured(site, work.model, batches)
+        yield _settled(work, site, found)
+
+
+def _at_once(work: Work, batches: Batches) -> Iterator[Corrected]:
+    found: Totals = {}
+    by_name = {site.name: site for site in work.sites}
+
+    def see(name: str, samples: Tensor) -> Correction | None:
+        own, site = moments(samples), by_name[name]
+        join(found, name, own)
+        return None if site.layer.norm else work.correction(site, own)
+
+    with undisturbed([work.model]), watched(work.sites, see):
+        for site in work.sites:
+            site.layer.module.train(site.layer.norm)
+        for number, batch in enumerate(batches):
+            work.how.progress("measuring the merged model", number, batches.limit or 0)
+            called(work.model, batch)
+    for site in work.sites:
+        yield _settled(work, site, found[site.name])
+
+
+def _settled(work: Work, site: Site, found: Moments) -> Corrected:
+    """Write into a layer what its moments ask for."""
+    if site.layer.norm:
+        return refilled(site, found, "statistics reset")
+    made = work.correction(site, found)
+    return folded(site, made, found, work.wanted(site))
+
+
+def refilled(site: Site, found: Moments, how: str) -> Corrected:
+    """Write moments into a BatchNorm."""
+    norm = cast(_BatchNorm, site.layer.module)
+    before = cast(Tensor, norm.running_var).double().sqrt().mean()
+    reset(norm, found)
+    return Corrected(site.name, how, site.tensors, float(before), float(found.deviation.mean()))
+
+
+def folded(site: Site, made: Correction, found: Moments, goal: Goal) -> Corrected:
+    """Write a correction into a layer with some moments; goal: what it is to bring about."""
+    fold(site.layer.module, made)
+    moved = bool(made.shift.any())
+    scaled = bool((made.scale != 1).any())
+    how = {
+        (True, True): "scaled and shifted",
+        (True, False): "scaled",
+        (False, True): "shifted",
+        (False, False): "as it was",
+    }[scaled, moved]
+    return Corrected(
+        name=site.name,
+        how=how if site.biased else f"{how}; it has no bias to shift",
+        tensors=site.tensors,
+        before=float(found.deviation.mean()),
+        after=float((made.scale.abs() * found.deviation).mean()),
+        goal=float(goal.deviation.mean()),
+    )

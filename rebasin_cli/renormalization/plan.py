@@ -1,0 +1,142 @@
+"""What a command needs to correct the statistics of a merged model, decided from headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.network.network import Door, plan_door, plan_network
+from rebasin_cli.options.groups import Options
+from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS
+from rebasin_cli.renormalization.corrected import Correcting
+from rebasin_cli.renormalization.correction_methods import METHODS
+
+MEASURING = ("reset", "repair", "rescale", "reshift")  # run the merged model
+DECAY = "weights"
+_GUESS = {True: "reset", False: "rescale"}  # with BatchNorm, without
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for. method: None: `reset` with BatchNorm, else `rescale`.
+
+    statistics: a file that `rebasin statistics` wrote, in place of parents and data. decay: a key
+    of CALIBRATIONS: by what `calibrate` takes features to shrink.
+    """
+
+    method: str | None = None
+    sequential: bool = False
+    average: bool = False
+    factor: float = 1.0
+    statistics: Path | None = None
+    decay: str = DECAY
+
+
+@dataclass(frozen=True)
+class CorrectionPlan:
+    """All that correcting a model takes besides the model and its parents.
+
+    door: the model and what it is run on, None if none is run. selects: takes tensors by their
+    names in the checkpoint.
+    """
+
+    how: Correcting
+    door: Door | None
+    statistics: Checkpoint | None
+    options: Options
+    decay: str = DECAY
+
+    @property
+    def method(self) -> str:
+        return self.how.method
+
+    @property
+    def by_parents(self) -> bool:
+        """Whether the parents are read."""
+        return self.method != "reset" and self.statistics is None
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        running = self.options.running
+        return {
+            "method": self.method,
+            "sequential": self.how.sequential,
+            "average": self.how.average,
+            "factor": self.how.factor,
+            "model": self.options.tracing.target,
+            "data": running.data,
+            "statistics": str(self.statistics.path) if self.statistics else None,
+        }
+
+
+def plan_correction(checkpoint: Checkpoint, options: Options, asked: Asked) -> CorrectionPlan:
+    """Return how a checkpoint's statistics will be corrected.
+
+    Raises UsageError for options that do not fit the method, and for a model or data that it needs.
+    """
+    method = asked.method or _GUESS[has_batch_norm(checkpoint)]
+    if method not in METHODS:
+        hint = suggest(method, METHODS) or ", ".join(METHODS)
+        raise UsageError(f"no method is called {method!r}", hint=hint)
+    _check(method, asked)
+    how = Correcting(method, asked.sequential, asked.average, asked.factor)
+    return CorrectionPlan(
+        how=how,
+        door=_door(method, checkpoint, options, asked),
+        statistics=open_checkpoint(asked.statistics) if asked.statistics else None,
+        options=options,
+        decay=asked.decay,
+    )
+
+
+def has_batch_norm(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint holds running statistics."""
+    return any(name.endswith("running_var") for name in checkpoint.names())
+
+
+def aligning(options: Options) -> Options:
+    """Return what says how to align, in a command that runs a model.
+
+    Of --spec and --model the first says how to align, if it is given; --only and --skip choose
+    what is corrected.
+    """
+    return replace(options.spec_first(), only=(), skip=())
+
+
+def _check(method: str, asked: Asked) -> None:
+    """Raise UsageError for options that say nothing to the method."""
+    said: Mapping[str, tuple[bool, tuple[str, ...]]] = {
+        "--sequential": (asked.sequential, MEASURING),
+        "--average": (asked.average, ("repair", "rescale", "reshift", "closed-form")),
+        "--factor": (asked.factor != 1, ("repair", "rescale", "closed-form")),
+        "--decay": (asked.decay != DECAY, ("calibrate",)),
+        "--statistics": (asked.statistics is not None, ("closed-form",)),
+    }
+    for option, (given, methods) in said.items():
+        if given and method not in methods:
+            raise UsageError(
+                f"{option} says nothing to method {method!r}",
+                hint=f"--method {' or '.join(methods)}",
+            )
+    if asked.decay not in CALIBRATIONS:
+        raise UsageError(f"no decay is called {asked.decay!r}", hint=" or ".join(CALIBRATIONS))
+    if not (isfinite(asked.factor) and asked.factor > 0):
+        raise UsageError(f"--factor {asked.factor}: a factor of deviations is a positive number")
+
+
+def _door(method: str, checkpoint: Checkpoint, options: Options, asked: Asked) -> Door | None:
+    if method == "calibrate" and options.tracing.target is None:
+        return None
+    if method == "calibrate" or asked.statistics is not None:
+        if options.tracing.target is None:
+            raise UsageError(
+                "--statistics say what layers do, not where they are in the file",
+                hint="--model file.py:Class names the model",
+            )
+        return Door(plan_network(checkpoint, options), None, None)
+    return plan_door(checkpoint, options, data=True, judged=False)

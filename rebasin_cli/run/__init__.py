@@ -1,1 +1,0 @@
-"""Plans carried out: each `run_*` yields an outcome as soon as its file is complete."""

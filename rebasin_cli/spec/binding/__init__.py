@@ -1,0 +1,1 @@
+"""A spec and the tensors of checkpoints: sizes solved, axes cut, ties and symmetries checked."""

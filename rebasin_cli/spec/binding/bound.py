@@ -1,0 +1,68 @@
+"""A spec checked against a checkpoint's headers: groups have sizes, tensors have blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from rebasin_cli.permutation import Permutation, identity, shuffled
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.tensors.blocks import BoundTensor
+
+
+@dataclass(frozen=True)
+class BoundGroup:
+    """A group with its size and the groups it has one permutation for each index of.
+
+    shape: (*parent sizes, size), the shape of its permutation's index. parents: outermost first.
+    fixed: its permutation is always the identity.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parents: tuple[str, ...] = ()
+    fixed: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def root(self) -> str:
+        """The outermost parent, or the group itself: what it is matched together with."""
+        return self.parents[0] if self.parents else self.name
+
+
+def drawn(groups: Iterable[BoundGroup], generator: torch.Generator) -> dict[str, Permutation]:
+    """Return a random permutation of each group, the identity of those that are fixed."""
+    return {
+        group.name: identity(group.shape, group.parents)
+        if group.fixed
+        else shuffled(group.shape, group.parents, generator)
+        for group in groups
+    }
+
+
+@dataclass(frozen=True)
+class BoundSpec:
+    """What a spec says about one set of tensor names and shapes.
+
+    groups: parents before their children, otherwise in order of first use.
+    tensors: those the spec names, in checkpoint order (a stack stands at its first member).
+    untouched: the names it does not mention, in checkpoint order; they pass through unchanged.
+    buffers: names, mentioned or not, that are permuted but do not vote.
+    """
+
+    spec: Spec
+    groups: Mapping[str, BoundGroup]
+    tensors: tuple[BoundTensor, ...]
+    untouched: tuple[str, ...]
+    buffers: frozenset[str]
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The groups that are fixed and the parents of none: no different from fixed axes."""
+        parents = {parent for group in self.groups.values() for parent in group.parents}
+        return frozenset(g.name for g in self.groups.values() if g.fixed) - parents

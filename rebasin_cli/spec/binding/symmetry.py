@@ -1,0 +1,201 @@
+"""Is it a symmetry? Groups that only write or only read, and children without their parent."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rebasin_cli.spec.binding.cut_blocks import Owner, Piece
+from rebasin_cli.spec.binding.entry_match import Placement
+from rebasin_cli.spec.language.model import Axes, AxisExpr, Named, Place, leaves
+from rebasin_cli.spec.language.problems import Problems
+
+WRITE, READ, MAY_WRITE, MAY_READ = "write", "read", "may write", "may read"
+_BOTH = (WRITE, READ)
+_MATRIX = 2  # axes
+_MATRICES = 2  # one that writes the units of a child and one that reads them
+_SHOWN = 4  # places in a message
+
+_ONE_SIDED = {
+    WRITE: "only writes: nothing reads its units",
+    READ: "only reads: nothing writes its units",
+}
+_TRANSPOSED_HINT = (
+    "name the tensor that {missing} it, or list tensors stored as (in, out), such as embeddings, "
+    "ConvTranspose or GPT-2's Conv1D, under `transposed:`"
+)
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A group on an axis of a tensor. sides: what the tensor may do with the group's units."""
+
+    label: str
+    at: Place | None
+    sides: tuple[str, ...]
+    matrix: bool
+
+
+Occurrences = Mapping[str, Sequence[Occurrence]]
+
+
+def occurrences(
+    placements: Sequence[Placement], owner: Owner, transposed: frozenset[str]
+) -> Occurrences:
+    """Return where each group occurs, in checkpoint order."""
+    found: defaultdict[str, list[Occurrence]] = defaultdict(list)
+    for placement in placements:
+        flip = not transposed.isdisjoint(placement.members)
+        for part in placement.parts:
+            for group, occurrence in _of_part(placement, part, owner, flip):
+                found[group].append(occurrence)
+    return found
+
+
+def _of_part(
+    placement: Placement, part: Axes, owner: Owner, flip: bool
+) -> Iterator[tuple[str, Occurrence]]:
+    owned = [any(_groups(tree, owner)) for tree in part]
+    sides = _sides(placement.shape[placement.stacked :], owned[placement.stacked :], flip)
+    if placement.stacked:
+        sides = [_BOTH, *sides]
+    matrix = len(placement.shape) - placement.stacked >= _MATRIX
+    for axis, tree in enumerate(part):
+        for group, at in _groups(tree, owner):
+            label = f"{placement.members[0]}[{axis}]"
+            yield group, Occurrence(label, at, sides[axis], matrix)
+
+
+def _groups(tree: AxisExpr, owner: Owner) -> Iterator[tuple[str, Place | None]]:
+    for leaf in leaves(tree):
+        group = owner(leaf.name) if isinstance(leaf, Named) else None
+        if group is not None and isinstance(leaf, Named):
+            yield group, leaf.at
+
+
+def _sides(shape: Sequence[int], owned: Sequence[bool], flip: bool) -> list[tuple[str, ...]]:
+    """Return what each axis does: (out, in, ...) as torch stores matrices, flipped (in, out, ...).
+
+    With three owned axes or more the last two of them are (out, in) and those before are batches
+    of matrices, which write and read. With an axis 1 of size 1, axis 0 is that of a depthwise
+    convolution, which does neither, or the first layer of a one-channel input.
+    """
+    axes = [axis for axis, has_group in enumerate(owned) if has_group]
+    sides: list[tuple[str, ...]] = [()] * len(shape)
+    if len(shape) < _MATRIX:
+        return sides
+    write, read = (READ, WRITE) if flip else (WRITE, READ)
+    if len(axes) > _MATRIX:
+        *batch, out, into = axes
+        for axis in batch:
+            sides[axis] = _BOTH
+        sides[out], sides[into] = (write,), (read,)
+        return sides
+    sides[0], sides[1] = (write,), (read,)
+    if shape[1] == 1 and not owned[1]:
+        sides[0] = (MAY_READ,) if flip else (MAY_WRITE,)
+    return sides
+
+
+def check_sides(
+    found: Occurrences, per: Mapping[str, str], excused: Container[str], problems: Problems
+) -> None:
+    """Refuse groups that no tensor writes or none reads. per: child group -> parent group.
+
+    excused: groups that may stand anywhere, because nothing moves them or the spec says so.
+    """
+    for group, where in found.items():
+        if group in excused or problems.doubtful(group):
+            continue
+        if group in per:
+            _check_child(group, where, per[group], problems)
+            continue
+        sides = {side for occurrence in where for side in occurrence.sides}
+        missing = _missing(sides)
+        if missing is None:
+            continue
+        what, verb = missing
+        problems.add(
+            f"group {group!r} {what}",
+            where[0].at,
+            detail=_occurs(where),
+            hint=_TRANSPOSED_HINT.format(missing=verb),
+            kind=f"sides {what}",
+        )
+
+
+def one_sided(found: Occurrences, per: Container[str]) -> Iterator[str]:
+    """Yield the groups that `check_sides` would refuse."""
+    for group, where in found.items():
+        sides = {side for occurrence in where for side in occurrence.sides}
+        lonely = sum(occurrence.matrix for occurrence in where) < _MATRICES
+        if lonely if group in per else _missing(sides) is not None:
+            yield group
+
+
+def _missing(sides: set[str]) -> tuple[str, str] | None:
+    if not sides & {WRITE, READ}:
+        return "stands on no matrix: nothing writes or reads its units", "writes and reads"
+    if READ not in sides and MAY_READ not in sides:
+        return _ONE_SIDED[WRITE], "reads"
+    if WRITE not in sides and MAY_WRITE not in sides:
+        return _ONE_SIDED[READ], "writes"
+    return None
+
+
+def _check_child(group: str, where: Sequence[Occurrence], parent: str, problems: Problems) -> None:
+    if sum(occurrence.matrix for occurrence in where) < _MATRICES:
+        problems.add(
+            f"group {group!r} (per {parent}) occurs in fewer than two matrices",
+            where[0].at,
+            detail=_occurs(where),
+            hint="name the tensor that reads its units, or the one that writes them",
+            kind="child",
+        )
+
+
+def _occurs(where: Sequence[Occurrence]) -> str:
+    labels = list(dict.fromkeys(occurrence.label for occurrence in where))
+    more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+    return f"it occurs in {', '.join(labels[:_SHOWN])}{more}"
+
+
+def check_parents(
+    placement: Placement,
+    cut: Sequence[Piece],
+    ancestors: Mapping[str, Sequence[str]],
+    problems: Problems,
+) -> None:
+    """Refuse blocks in which a child's parents are missing or ambiguous."""
+    for piece in cut:
+        owners = [(dim.axis, dim.dim.group) for dim in piece.dims]
+        for position, (axis, group) in enumerate(owners):
+            line = ancestors.get(group or "", ())
+            for parent in line:
+                what = _unclear(owners, position, parent, direct=parent == line[-1])
+                if what:
+                    label = f"{placement.members[0]}[{axis}]"
+                    problems.add(
+                        f"group {group!r} has one permutation per {parent!r}, {what}",
+                        piece.dims[position].at,
+                        detail=f"in {label}, a block of {_dims(piece)}",
+                        hint=f"write the parent beside it: {parent} * {group}",
+                        kind=f"per {what}",
+                    )
+
+
+def _unclear(
+    owners: Sequence[tuple[int, str | None]], position: int, parent: str, *, direct: bool
+) -> str:
+    """Return what is wrong; a missing grandparent is the parent's problem."""
+    axis = owners[position][0]
+    occurs = [where for where, (_, owner) in enumerate(owners) if owner == parent]
+    if not occurs:
+        return "which does not occur beside it" if direct else ""
+    beside = any(owners[where][0] == axis for where in occurs if where < position)
+    return "" if beside or len(occurs) == 1 else "which occurs more than once beside it"
+
+
+def _dims(piece: Piece) -> str:
+    return " * ".join(dim.dim.group or str(dim.dim.size) for dim in piece.dims)

@@ -1,0 +1,1 @@
+"""Folding the names of many layers into templates."""

@@ -1,0 +1,87 @@
+"""`Spec` to canonical text: what `parse` reads back as an equal spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from rebasin_cli.spec.language.expression import dump_expression
+from rebasin_cli.spec.language.model import Axes, Declaration, Entry, Spec, Split
+from rebasin_cli.spec.language.parse import VERSION
+
+# Text that every YAML reader takes as it stands, in a flow list and as a key of a block.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*|~", re.ASCII)
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-{},\[\]*]*\??", re.ASCII)
+_LONGEST_KEY = 1000  # YAML ends an implicit key after 1024 characters
+_LAST_LATIN, _LAST_SHORT = 0xFF, 0xFFFF
+
+
+def dump(spec: Spec) -> str:
+    """Return the canonical YAML text of a spec; comments of its source are not in it."""
+    return "".join(f"{line}\n" for line in _lines(spec))
+
+
+def _lines(spec: Spec) -> Iterator[str]:
+    yield f"rebasin: {VERSION}"
+    for key in ("name", "description"):
+        if getattr(spec, key):
+            yield f"{key}: {scalar(getattr(spec, key))}"
+    for key in ("buffers", "transposed"):
+        if getattr(spec, key):
+            yield f"{key}: [{', '.join(map(scalar, getattr(spec, key)))}]"
+    if spec.sizes:
+        yield f"sizes: {_table(spec.sizes)}"
+    if spec.groups:
+        yield "groups:"
+        yield from (f"  {key_text(k)}: {_declaration(d)}" for k, d in spec.groups.items())
+    yield "tensors:"
+    yield from (f"  {key_text(k)}: {_entry(entry)}" for k, entry in spec.tensors.items())
+
+
+def scalar(text: str) -> str:
+    """Return YAML for a text, in quotes if it needs them."""
+    return text if _PLAIN.fullmatch(text) and text not in ("~", "null") else _quoted(text)
+
+
+def key_text(text: str) -> str:
+    """Return YAML for a key of a block, such as a name pattern."""
+    written = text if _PLAIN_KEY.fullmatch(text) and text != "null" else _quoted(text)
+    return f"? {written}\n  " if len(written) > _LONGEST_KEY else written
+
+
+def _quoted(text: str) -> str:
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in '"\\':
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code <= _LAST_LATIN:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= _LAST_SHORT else f"\\U{code:08x}"
+
+
+def _table(values: Mapping[str, int | str]) -> str:
+    return "{" + ", ".join(f"{scalar(k)}: {scalar(str(v))}" for k, v in values.items()) + "}"
+
+
+def _declaration(declaration: Declaration) -> str:
+    flags = {"fixed": declaration.fixed, "one-sided": declaration.one_sided}
+    true = {key: "true" for key, flag in flags.items() if flag}
+    fields = {"size": declaration.size, "per": declaration.per, **true}
+    said = {key: value for key, value in fields.items() if value is not None}
+    return _table(said or {"fixed": "false"})
+
+
+def _entry(entry: Entry) -> str:
+    if isinstance(entry, Split):
+        return f"{{split: {entry.axis}, parts: [{', '.join(map(_axes, entry.parts))}]}}"
+    return _axes(entry)
+
+
+def _axes(axes: Axes) -> str:
+    texts = map(dump_expression, axes)
+    return f"[{', '.join(text if text == '~' else scalar(text) for text in texts)}]"

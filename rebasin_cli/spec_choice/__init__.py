@@ -1,0 +1,1 @@
+"""Which spec describes some checkpoints: named, bundled, or traced from a model."""

@@ -1,0 +1,197 @@
+"""The bundled spec that fits a checkpoint, found without binding all of them.
+
+The names alone rule out nearly every spec (`least_problems`); the rest are bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NoReturn
+
+from rebasin_cli.errors import SpecError, UsageError
+from rebasin_cli.files.headers import Headers
+from rebasin_cli.files.views import View, bind_seen, chains, views
+from rebasin_cli.options.groups import Options
+from rebasin_cli.spec import (
+    BoundSpec,
+    Spec,
+    bundled,
+    idle_patterns,
+    least_problems,
+    load_spec,
+    outlines,
+    ruled_out,
+    same_symmetry,
+    spec_text,
+)
+from rebasin_cli.spec_choice.hints import model_hint
+from rebasin_cli.spec_choice.unnamed import unnamed
+
+# Specs of models whose head may be tied to the embedding, so that files look alike without a head.
+WITH_HEAD = frozenset(
+    {"gpt2", "llama", "mixtral", "qwen_moe", "moe_stacked", "t5", "bart", "whisper"}
+)
+NEAREST = 5  # specs listed when none fits, those with the fewest problems first
+
+
+class NoFitError(UsageError):
+    """No bundled spec fits: another way to one may be tried."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The bundled spec that fits. alike: others that fit too, and allow the same permutations."""
+
+    name: str
+    bound: BoundSpec
+    alike: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a bundled spec is not the one: how many problems, the first of them, what to do."""
+
+    problems: int
+    reason: str
+    hint: str = ""
+
+
+def only_fit(headers: Headers, options: Options) -> Fit:
+    """Return the one bundled spec that fits all tensors of some models.
+
+    Raises NoFitError if none does, UsageError if several differ in what they allow.
+    """
+    trials = list(_trials(headers, options))
+    fits = next(filter(None, (trial.fits() for trial in trials)), {})
+    if not fits:
+        _none_fits(trials[0])
+    (name, first), *others = fits.items()
+    if headers.bare and name in WITH_HEAD:
+        raise NoFitError(
+            f"spec {name!r} is of a model with a head, and {headers.folder} holds one without",
+            where=headers.where,
+            detail="its hidden states are its output, so they keep their order",
+            hint=f"--model hf:{headers.folder}",
+        )
+    if all(same_symmetry(first, bound) for _, bound in others):
+        return Fit(name, first, tuple(other for other, _ in others))
+    raise UsageError(
+        f"several bundled specs fit: {', '.join(fits)}",
+        where=headers.where,
+        hint="name one with --spec",
+    )
+
+
+def fitting(headers: Headers, options: Options) -> dict[str, str]:
+    """Return what each bundled spec says of models: `fits`, or why it does not."""
+    trials = list(_trials(headers, options))
+    trial = next((trial for trial in trials if trial.fits()), trials[0])
+    return {name: trial.verdict(name) for name in trial.least}
+
+
+def bound_to(spec: Spec, headers: Headers, options: Options) -> BoundSpec:
+    """Return a spec bound to the tensors of models. Raises SpecError with every problem."""
+    return bind_seen(
+        spec,
+        headers.infos,
+        config=headers.config,
+        sizes=options.sizes,
+        ties=headers.ties,
+        aside=_excused(headers, options),
+    )
+
+
+def _excused(headers: Headers, options: Options) -> list[str]:
+    return list(filter(options.excuses, headers.infos))
+
+
+def _trials(headers: Headers, options: Options) -> Iterator[_Trial]:
+    """Yield the ways to see the names, as they are first."""
+    aside = _excused(headers, options)
+    seen = views(headers.infos, headers.ties, aside)
+    return (_Trial(headers, options, view) for view in seen if chains(view))
+
+
+class _Trial:
+    """All bundled specs against the headers of some models, as a view shows them."""
+
+    def __init__(self, headers: Headers, options: Options, view: View) -> None:
+        self.headers, self._options = headers, options
+        excused = [view.names[name] for name in _excused(headers, options)]
+        self._names = outlines(view.infos, view.ties, excused)
+        self.path = headers.where
+        self._found: dict[str, BoundSpec | Miss] = {}
+
+    @cached_property
+    def least(self) -> dict[str, int]:
+        """The fewest problems that each spec can have."""
+        return {name: least_problems(load_spec(name), self._names) for name in bundled()}
+
+    def candidates(self) -> list[str]:
+        """Return the specs that names do not rule out; most are not even parsed for that."""
+        likely = [name for name in bundled() if not ruled_out(spec_text(name), self._names)]
+        return [name for name in likely if not least_problems(load_spec(name), self._names)]
+
+    def fits(self) -> dict[str, BoundSpec]:
+        """Return the bundled specs that fit, bound."""
+        found = {name: self.bound(name) for name in self.candidates()}
+        return {name: bound for name, bound in found.items() if isinstance(bound, BoundSpec)}
+
+    def bound(self, name: str) -> BoundSpec | Miss:
+        """Return a bundled spec bound to all tensors there are, or why it is not."""
+        if name not in self._found:
+            self._found[name] = self._bound(name)
+        return self._found[name]
+
+    def _bound(self, name: str) -> BoundSpec | Miss:
+        try:
+            bound = bound_to(load_spec(name), self.headers, self._options)
+        except SpecError as error:
+            first = error.problems[0]
+            count, hint = len(error.problems), first.hint
+            return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
+        left = unnamed(bound, self.headers, self._options)
+        if left:
+            return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
+        return bound
+
+    def verdict(self, name: str) -> str:
+        """Return `fits`, or why not; that may be told without binding."""
+        idle = next(idle_patterns(load_spec(name), self._names), None)
+        if idle is not None:
+            return f"pattern {idle!r} matches no tensor"
+        found = self.bound(name)
+        return found.reason if isinstance(found, Miss) else "fits"
+
+
+def _none_fits(trial: _Trial) -> NoReturn:
+    misses = _nearest(trial)
+    names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
+    others = len(trial.least) - NEAREST
+    start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
+    raise NoFitError(
+        "no bundled spec fits this checkpoint",
+        where=trial.path,
+        detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])
+        + f"\n  and {others} others, further off" * (others > 0),
+        hint=misses[names[0]].hint or model_hint(trial.headers) or start,
+    )
+
+
+def _nearest(trial: _Trial) -> dict[str, Miss]:
+    """Return the misses with the fewest problems, NEAREST of them or more.
+
+    Specs are bound in the order of the fewest problems they can have, until no other spec can
+    have as few as those.
+    """
+    misses: dict[str, Miss] = {}
+    for name in sorted(trial.least, key=lambda name: trial.least[name]):
+        counts = sorted(miss.problems for miss in misses.values())
+        if len(counts) >= NEAREST and trial.least[name] > counts[NEAREST - 1]:
+            break
+        found = trial.bound(name)
+        if isinstance(found, Miss):
+            misses[name] = found
+    return misses

@@ -1,0 +1,154 @@
+"""Which spec describes some checkpoints: the one asked for, a model's, or the one that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from rebasin_cli.activations.statistics_file import Statistics
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.errors import RebasinError, SpecError, UsageError
+from rebasin_cli.files.configs import check_sizes
+from rebasin_cli.files.headers import Headers, headers_of
+from rebasin_cli.options.groups import Options
+from rebasin_cli.spec import BoundSpec, load_spec
+from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
+from rebasin_cli.spec_choice.heads import returned_roots
+from rebasin_cli.spec_choice.traced import Fitted, bound_model, configured
+from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed, touched
+from rebasin_cli.tensors.blocks import BoundTensor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A spec bound to the tensors of all models, its name, and whether it was chosen automatically.
+
+    held: roots of the families that stay in place: a tensor that holds their units, or could hold
+    them, is left out or is not in all models. alike: bundled specs that would have done as well,
+    since they allow the same permutations. traced: the model that the user named, if the spec is
+    that of a model.
+    """
+
+    name: str
+    bound: BoundSpec
+    automatic: bool
+    held: frozenset[str] = frozenset()
+    alike: tuple[str, ...] = ()
+    traced: Fitted | None = None
+
+    @property
+    def movable(self) -> frozenset[str]:
+        """The roots of the families that move."""
+        return self.roots - self.held
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """The roots of all families in which a group can move."""
+        return frozenset(g.root for g in self.bound.groups.values() if not g.fixed)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything may move: only then an aligned model lies in the basin."""
+        return self.movable == self.roots
+
+
+def choose_spec(
+    models: Sequence[Checkpoint], options: Options, *, given: Statistics | None = None
+) -> Choice:
+    """Return the spec for all models of a command. given: where it comes from if none is named.
+
+    Raises SpecError if the named spec does not fit or leaves a tensor unnamed that may matter
+    (with --strict: any), UsageError if none is named and no bundled spec fits, or several that
+    differ, and no config.json says what the model is.
+    """
+    headers = headers_of(models)
+    choice = _chosen(headers, options, given)
+    check_sizes(choice.bound.spec, models)
+    choice = replace(choice, bound=_voting(choice.bound, headers, options))
+    if options.strict and choice.bound.untouched:
+        raise SpecError(
+            f"spec {choice.name!r} does not mention {len(choice.bound.untouched)} tensors",
+            where=headers.where,
+            detail="\n".join(choice.bound.untouched[:10]),
+            hint="list them with fixed axes [~], or leave out --strict",
+        )
+    if choice.traced is None:
+        check_unnamed(choice.name, choice.bound, headers, options)
+    held = held_roots(choice.bound, headers, options)
+    choice = replace(choice, held=held | returned_roots(choice.bound, headers, models))
+    check_passed(choice.bound, headers, options, choice.movable)
+    return choice
+
+
+def tensors_of(
+    choice: Choice, model: Checkpoint, reference: Checkpoint, options: Options
+) -> tuple[BoundTensor, ...]:
+    """Return the tensors of a spec as they are cut in a model whose shapes are not the first's."""
+    return bound_to(choice.bound.spec, headers_of([model, reference]), options).tensors
+
+
+def held_roots(bound: BoundSpec, headers: Headers, options: Options) -> frozenset[str]:
+    """Return the roots of the families that have to stay in place.
+
+    What is left out, or missing in one of the models, keeps its order: so do the units in it, in
+    every model. Of a tensor that the spec does not name, those that it could hold.
+    """
+
+    def out(name: str) -> bool:
+        return name in headers.partial or not options.selects(name)
+
+    named = (t.groups for t in bound.tensors if any(map(out, t.members)))
+    others = (touched(bound, headers.infos[name]) for name in filter(out, bound.untouched))
+    return _free_roots(bound, (group for groups in (*named, *others) for group in groups))
+
+
+def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
+    """Return the roots of groups, of those alone that are not fixed."""
+    groups = (bound.groups[name] for name in names)
+    return frozenset(group.root for group in groups if not group.fixed)
+
+
+def _chosen(headers: Headers, options: Options, given: Statistics | None) -> Choice:
+    target = options.tracing.target
+    if options.spec is not None and target is not None:
+        raise UsageError("--spec and --model exclude each other")
+    if options.spec is not None:
+        bound = bound_to(load_spec(options.spec), headers, options)
+        return Choice(options.spec, bound, automatic=False)
+    if target is not None:
+        bound, found = bound_model(headers, options)
+        name = f"traced from {target}{found.layout.note}"
+        return Choice(name, bound, automatic=False, traced=found)
+    if given is not None:
+        bound = bound_to(given.spec, headers, options)
+        return Choice(f"of {given.path}", bound, automatic=False)
+    try:
+        fit = only_fit(headers, options)
+    except NoFitError as error:
+        return _traced_config(headers, options, error)
+    return Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
+
+
+def _traced_config(headers: Headers, options: Options, error: NoFitError) -> Choice:
+    """Return the spec traced from a config.json; both problems are told if that fails."""
+    tracing, architecture = configured(headers, options.tracing, error)
+    try:
+        bound, found = bound_model(headers, replace(options, tracing=tracing))
+    except RebasinError as other:
+        raise NoFitError(*error.problems, *other.problems) from other
+    name = f"traced from config.json: {architecture}{found.layout.note}"
+    return Choice(name, bound, automatic=True, traced=found)
+
+
+def _voting(bound: BoundSpec, headers: Headers, options: Options) -> BoundSpec:
+    """Return the bound spec with votes for the tensors that take part and that all models have."""
+
+    def votes(name: str) -> bool:
+        return options.selects(name) and name in headers.everywhere
+
+    tensors = tuple(
+        replace(tensor, votes=tensor.votes and all(map(votes, tensor.members)))
+        for tensor in bound.tensors
+    )
+    out = frozenset(name for name in bound.untouched if not votes(name))
+    return replace(bound, tensors=tensors, buffers=bound.buffers | out)

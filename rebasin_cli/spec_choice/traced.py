@@ -1,0 +1,106 @@
+"""A traced model and a checkpoint's headers: the spec, in the names that the checkpoint uses."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+
+from rebasin_cli.errors import CheckpointError
+from rebasin_cli.files.headers import Headers
+from rebasin_cli.network.names_in_files import Layout, ModelTensors, layout_of, missing_sources
+from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec_choice.bundled import NoFitError, bound_to
+from rebasin_cli.spec_choice.hints import model_hint
+from rebasin_cli.spec_choice.renamed_spec import spec_in_files
+from rebasin_cli.spec_choice.trace_format import TracedModel
+from rebasin_cli.spec_choice.tracing import check_validated, traced
+
+SCHEME_OF = {"transformers": "hf", "diffusers": "diffusers"}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A traced model, and the names under which a checkpoint holds its tensors."""
+
+    tracing: Tracing
+    known: TracedModel
+    layout: Layout
+
+
+def fitted(headers: Headers, options: Options) -> Fitted:
+    """Return the model that the options name, traced, if the checkpoints are ones of it.
+
+    Raises CheckpointError if they are not.
+    """
+    known = traced(options.tracing)
+    wanted = [name for name in headers.infos if not options.excuses(name)]
+    try:
+        layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
+    except CheckpointError as error:
+        hint = model_hint(headers)
+        if not hint or f"--model {options.tracing.target}" in hint:
+            raise
+        raise CheckpointError(*(replace(p, hint=hint) for p in error.problems)) from error
+    return Fitted(options.tracing, known, layout)
+
+
+def tensors_of(known: TracedModel) -> ModelTensors:
+    """Return the tensors of a traced model; a checkpoint needs those that move."""
+    trace = known.trace
+    needed = frozenset(trace.explicit.tensors)
+    return ModelTensors(known.name, trace.infos, trace.ties, needed, known.windows, known.ignored)
+
+
+def bound_model(headers: Headers, options: Options) -> tuple[BoundSpec, Fitted]:
+    """Return the spec of the model that the options name, bound to a checkpoint, and the model.
+
+    Raises SpecError for a trace that was not validated, CheckpointError for another model's
+    checkpoint.
+    """
+    found = fitted(headers, options)
+    check_validated(found.known.trace, options.tracing)
+    spec = spec_for(headers, found.known, found.layout)
+    return bound_to(spec, headers, options), found
+
+
+def configured(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:
+    """Return what to trace for a checkpoint that no bundled spec fits, and the name of its class.
+
+    Its config.json says both. Raises the error if there is no such file, with advice if only the
+    library is missing.
+    """
+    found = described(headers)
+    if found is None:
+        raise error
+    library, architecture = found
+    if importlib.util.find_spec(library) is None:
+        hint = f"pip install {library}: then {architecture} of its config.json is traced"
+        raise NoFitError(*(replace(problem, hint=hint) for problem in error.problems)) from error
+    return replace(tracing, target=f"{SCHEME_OF[library]}:{headers.folder}"), architecture
+
+
+def spec_for(headers: Headers, known: TracedModel, layout: Layout) -> Spec:
+    """Return the spec of a traced model for the names and the tensors of a checkpoint.
+
+    Units that also occur in what the checkpoint lacks are fixed: elsewhere they are read in order.
+    """
+    trace, stored = known.trace, headers.infos
+    own = all(name == window.source for name, window in layout.windows.items())
+    if own and stored.keys() == trace.infos.keys():
+        return trace.spec
+    if layout.windows == known.windows and stored.keys() == known.windows.keys():
+        return known.spec
+    lost = missing_sources(layout, tensors_of(known), stored)
+    gone = {g for t in trace.bound.tensors if lost & set(t.members) for g in t.groups}
+    here = {name: window for name, window in layout.windows.items() if name in stored}
+    return spec_in_files(trace, here, stored, ties=headers.ties, fixed=gone)
+
+
+def described(headers: Headers) -> tuple[str, str] | None:
+    """Return the library and the class that a config.json names, or None if it names none."""
+    single, listed = (headers.config.get(key) for key in ("_class_name", "architectures"))
+    if isinstance(single, str):
+        return "diffusers", single
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return ("transformers", first) if isinstance(first, str) else None

@@ -1,0 +1,110 @@
+"""Tracing the model that a user names: found in the cache, or recorded and proved."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
+from rebasin_cli.models import Subject, without_memory
+from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
+from rebasin_cli.models.trial_run import failure, quiet
+from rebasin_cli.models.user.construction import cause
+from rebasin_cli.network.network import subject_for
+from rebasin_cli.options.groups import Tracing
+from rebasin_cli.spec_choice import trace_cache
+from rebasin_cli.spec_choice.renamed_spec import saved_spec
+from rebasin_cli.spec_choice.trace_format import TracedModel
+from rebasin_cli.spec_choice.trace_identity import identity
+from rebasin_cli.trace import Choices, Trace, trace
+from rebasin_cli.trace.proof.unproved import Doubt
+from rebasin_cli.trace.trace import REAL
+
+EVERY = 1 << 30  # examples: more than any user gives
+
+
+def traced(tracing: Tracing) -> TracedModel:
+    """Return the trace of a target, from the cache if it holds that, and keep it there.
+
+    Raises UsageError for what cannot be built or run, MachineError for a missing package.
+    """
+    if not tracing.cache:
+        return _trace(tracing)
+    key = identity(tracing)
+    found = trace_cache.find(key)
+    if found is None:
+        found = _trace(tracing)
+        trace_cache.keep(key, found)
+    return found
+
+
+def check_validated(found: Trace, tracing: Tracing) -> None:
+    """Raise SpecError for a trace that was not proved, unless the user trusts it."""
+    if tracing.trust or (found.proof is not None and found.proof.holds):
+        return
+    doubt = found.doubt or _moving(found)
+    raise SpecError(
+        f"the trace of {tracing.target} was not validated",
+        detail=doubt.why,
+        hint=f"{doubt.advice}; --trust uses it all the same; "
+        f"`rebasin spec trace {tracing.target} --explain` shows what was found",
+    )
+
+
+def _moving(found: Trace) -> Doubt:
+    moved = f"{found.proof.difference:.2g} of their scale" if found.proof else "something"
+    return Doubt(
+        f"permuting every group moves its outputs by {moved}",
+        "a model has to return the same for the same parameters and inputs",
+    )
+
+
+def _trace(tracing: Tracing) -> TracedModel:
+    tracing.progress(f"tracing {tracing.target}", 0, 0)
+    found = subject_for(tracing)
+    done, model = _run(found, tracing), without_memory(found)
+    if model is None:
+        return TracedModel(found.name, done, done.spec, {}, ())
+    windows = stored_windows(model)
+    spec = saved_spec(done, windows) if windows else done.spec
+    return TracedModel(found.name, done, spec, windows, ignored_names(model))
+
+
+def _run(found: Subject, tracing: Tracing) -> Trace:
+    choices = Choices(tracing.outputs, tracing.free_outputs, tracing.buffers)
+    try:
+        with quiet():
+            return trace(found, choices, recorded=EVERY if tracing.inputs else 1)
+    except RebasinError:
+        raise
+    except MemoryError as error:
+        raise MachineError(f"{found.name} does not fit into memory") from error
+    except Exception as error:
+        complaint = _complaint(found)
+        if complaint is None:
+            raise
+        raise UsageError(
+            f"{found.name} does not run on {_fed(tracing)}",
+            detail=cause(complaint),
+            hint="--input-shape 1,3,224,224 or --input file.py:function says what it takes",
+        ) from error
+
+
+def _fed(tracing: Tracing) -> str:
+    """Return what the model was run on."""
+    if tracing.data is None or tracing.shape is not None or tracing.inputs:
+        return "its input"
+    return f"the inputs in batch 1 of {tracing.data}"
+
+
+def _complaint(found: Subject) -> Exception | None:
+    """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
+    model = _small_enough(found)
+    failures = (failure(model, example) for example in found.examples(model))
+    return next((error for error in failures if error is not None), None)
+
+
+def _small_enough(found: Subject) -> nn.Module:
+    """Return the model for real, or on `meta` if it is large."""
+    model = without_memory(found)
+    size = sum(p.numel() for p in model.parameters()) if model else 0
+    return model if model is not None and size > REAL else found.build()

@@ -1,0 +1,112 @@
+"""Tensors that a spec does not name: which may stay, and whose units they could hold.
+
+A scale, a mask or a low-rank factor beside a weight follows its units, whatever the spec says of
+it: left in the old order it breaks the function. Name and shape tell what it could belong to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+from rebasin_cli.errors import SpecError
+from rebasin_cli.files.headers import Headers
+from rebasin_cli.options.groups import Options
+from rebasin_cli.spec import BoundSpec, uncovered
+from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.blocks import BoundTensor
+
+SHOWN = 10
+
+
+def unnamed(bound: BoundSpec, headers: Headers, options: Options) -> tuple[str, ...]:
+    """Return the tensors that no pattern names although they could matter.
+
+    Those are floating and of more than one element, or lie beside a tensor that is named, such as
+    `weight_mask`. What --skip, --only or --pass-through name is left out.
+    """
+    infos = headers.infos
+    floating = uncovered(bound, infos)
+    named = {name for tensor in bound.tensors for name in tensor.members}
+    beside = (n for n in bound.untouched if infos[n].numel > 1 and _extends(n, named))
+    suspects = dict.fromkeys((*floating, *beside))
+    return tuple(name for name in suspects if not options.excuses(name))
+
+
+def check_unnamed(name: str, bound: BoundSpec, headers: Headers, options: Options) -> None:
+    """Raise SpecError for tensors that the spec called `name` does not mention."""
+    left = unnamed(bound, headers, options)
+    if left:
+        raise SpecError(
+            f"spec {name!r} does not name {len(left)} of the tensors",
+            where=headers.where,
+            detail=listed(left),
+            hint="name them in the spec; or --skip GLOB leaves them and all units that they could "
+            "hold in place; or --pass-through GLOB says that they hold none",
+        )
+
+
+def check_passed(
+    bound: BoundSpec, headers: Headers, options: Options, moving: frozenset[str]
+) -> None:
+    """Raise SpecError for a tensor of --pass-through that could hold units that move.
+
+    moving: roots of the families that may move.
+    """
+    passed = [n for n in bound.untouched if options.passes(n) and headers.infos[n].numel > 1]
+    for name in passed:
+        groups = [bound.groups[group] for group in sorted(touched(bound, headers.infos[name]))]
+        names = [group.name for group in groups if group.root in moving and not group.fixed]
+        if names:
+            raise SpecError(
+                f"{name!r} could hold units of {listed(names, most=3, joint=', ')}, which move",
+                where=headers.where,
+                detail=f"it is {list(headers.infos[name].shape)}",
+                hint=f"--skip '{name}' leaves it and those units in place; or name it in the spec",
+            )
+
+
+def touched(bound: BoundSpec, info: TensorInfo) -> frozenset[str]:
+    """Return the groups whose units a tensor could hold, as far as its name and shape tell.
+
+    It lies in the module of a tensor of theirs, or has an axis as long as one of theirs, or a whole
+    number of times as long: units are flattened with pixels, or stand side by side.
+    """
+    found: set[str] = set()
+    for tensor in bound.tensors:
+        if any(_inside(info.name, member) for member in tensor.members):
+            found |= tensor.groups
+        sized = ((group, tensor.shape[axis]) for group, axis in axis_groups(tensor))
+        found |= {group for group, size in sized if size > 1 and _holds(info, size)}
+    sizes = {group.name: group.size for group in bound.groups.values()}
+    return frozenset(found | {name for name, size in sizes.items() if 1 < size in info.shape})
+
+
+def _holds(info: TensorInfo, size: int) -> bool:
+    return any(length and length % size == 0 for length in info.shape)
+
+
+def axis_groups(tensor: BoundTensor) -> Iterator[tuple[str, int]]:
+    """Yield each group of a tensor with an axis it lies on."""
+    steps = [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+    for dim in (dim for block in tensor.blocks for dim in block.dims):
+        if dim.group is not None:
+            yield dim.group, next(k for k, step in enumerate(steps) if dim.stride >= step)
+
+
+def listed(names: Sequence[str], *, most: int = SHOWN, joint: str = "\n") -> str:
+    """Return the first names, and how many more there are."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return joint.join([*names[:most], *more])
+
+
+def _extends(name: str, named: set[str]) -> bool:
+    """Return whether a name is that of a named tensor with something behind it."""
+    ends = (k for k, letter in enumerate(name) if letter in "._")
+    return any(name[:end] in named for end in ends)
+
+
+def _inside(name: str, member: str) -> bool:
+    """Return whether a tensor belongs to the module of another, or to the tensor itself."""
+    module = member.rpartition(".")[0]
+    return name.startswith((f"{member}_", f"{member}.", *([f"{module}."] if module else [])))

@@ -1,0 +1,116 @@
+"""What is known of a tensor, and where tensors come from: vocabulary of all that handles them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Name, shape and dtype of a tensor, known without reading its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def reals(self) -> int:
+        """The count of numbers, a complex one as two."""
+        return self.numel * (2 if self.dtype.is_complex else 1)
+
+    @property
+    def floating(self) -> bool:
+        """True for floating dtypes, complex ones too: what is averaged, and what votes."""
+        return self.dtype.is_floating_point or self.dtype.is_complex
+
+
+class TensorSource(Protocol):
+    """Named tensors on demand. A checkpoint is one; so is `InMemory` around a state dict."""
+
+    def names(self) -> Sequence[str]:
+        """Return the tensor names, in the order in which the source stores them."""
+
+    def info(self, name: str) -> TensorInfo:
+        """Return what is known of a tensor without reading it."""
+
+    def load(self, name: str) -> Tensor:
+        """Return the tensor in CPU memory. The caller must not write to it."""
+
+
+class InMemory:
+    """A state dict as a TensorSource; the tensors are shared, not copied."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+
+    def names(self) -> Sequence[str]:
+        return tuple(self._tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        tensor = self._tensors[name]
+        return TensorInfo(name, tuple(tensor.shape), tensor.dtype)
+
+    def load(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+class Derived:
+    """A TensorSource with the names and infos of another, from whose tensors it makes its own.
+
+    Passes everything through: subclasses have a `load` of their own.
+    """
+
+    def __init__(self, source: TensorSource) -> None:
+        self._source = source
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def info(self, name: str) -> TensorInfo:
+        return self._source.info(name)
+
+    def load(self, name: str) -> Tensor:
+        return self._source.load(name)
+
+
+def infos(source: TensorSource) -> dict[str, TensorInfo]:
+    """Return what is known of every tensor of a source, by name, in the source's order."""
+    return {name: source.info(name) for name in source.names()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without that of its package.
+
+    >>> dtype_name(torch.bfloat16)
+    'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def in_reals(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as its real numbers, one more axis of 2; others as they are."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def of_reals(reals: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what `in_reals` was given, if that was of this dtype; complex ones as wide as now."""
+    return torch.view_as_complex(reals.contiguous()) if dtype.is_complex else reals
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on its device or, as Apple's GPUs know none, on the CPU."""
+    return (tensor.cpu() if tensor.is_mps else tensor).to(torch.float64)

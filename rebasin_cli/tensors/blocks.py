@@ -1,0 +1,101 @@
+"""How the axes of a tensor are cut into blocks, and which group each block's units belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.tensors import TensorInfo, TensorSource, in_reals
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One dimension of a block: its size, its step in elements, and the group that owns it.
+
+    group: None where the dimension is fixed.
+    """
+
+    size: int
+    stride: int
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A strided view of one tensor with one dimension for each factor.
+
+    A complex tensor counts as the pairs of reals that `in_reals` makes of it. Offset and strides
+    are in elements of the contiguous (row-major) tensor. Fixed dimensions of size 1 are left out
+    and neighbouring fixed dimensions are merged, so that `dims` holds what matters: which groups
+    meet here. A dimension of a group stays, whatever its size.
+    """
+
+    offset: int
+    dims: tuple[Dim, ...]
+
+    @property
+    def groups(self) -> tuple[str | None, ...]:
+        return tuple(dim.group for dim in self.dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(dim.size for dim in self.dims)
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """Return this block of a contiguous tensor, without copying."""
+        strides = tuple(dim.stride for dim in self.dims)
+        start = tensor.storage_offset() + self.offset
+        return tensor.as_strided(self.shape, strides, start)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a tensor of a file lies in a contiguous tensor of a model: a strided view of it.
+
+    source: the name in the model. shape, strides, offset: in elements, as of `as_strided`.
+    """
+
+    source: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @classmethod
+    def whole(cls, info: TensorInfo) -> Window:
+        """Return the window that is all of a tensor."""
+        steps = tuple(prod(info.shape[axis + 1 :]) for axis in range(len(info.shape)))
+        return cls(info.name, info.shape, steps)
+
+
+@dataclass(frozen=True)
+class BoundTensor:
+    """A tensor cut into blocks, or several tensors of one shape stacked along a new axis 0.
+
+    members: one tensor name; for an axis of names (`experts.[e].weight`) all of them, in order.
+    stacked: True for an axis of names; then axis 0 of `shape` counts the members, is owned by
+    one group, and is the first dimension of every block. shape: that of the reals.
+    blocks: cover the tensor exactly, without overlap. votes: False for buffers and integers.
+    """
+
+    members: tuple[str, ...]
+    stacked: bool
+    shape: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    votes: bool
+
+    @property
+    def groups(self) -> frozenset[str]:
+        return frozenset(name for block in self.blocks for name in block.groups if name)
+
+    def load(self, source: TensorSource) -> Tensor:
+        """Return the reals of this shape, contiguous; a stack is assembled from its members."""
+        if self.stacked:
+            return torch.stack([in_reals(source.load(name)) for name in self.members])
+        return in_reals(source.load(self.members[0])).contiguous()

@@ -1,0 +1,1 @@
+"""Which axes of a run's values hold the same units."""

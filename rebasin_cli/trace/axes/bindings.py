@@ -1,0 +1,299 @@
+"""What is known of atoms: which are one, what they are made of, which are frozen, and why.
+
+Every step is sound: where two terms cannot be brought into one shape, all their atoms freeze.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rebasin_cli.trace.axes.axis_terms import (
+    ONE,
+    Atom,
+    Dependent,
+    Product,
+    Sum,
+    Term,
+    add,
+    atoms,
+    boundaries,
+    extent,
+    multiply,
+    parts,
+    shifted,
+    whole_rows,
+)
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an atom is frozen. soft: a limit of the tracer, not a fact about the model."""
+
+    text: str
+    soft: bool = False
+
+
+Birth = tuple[str, int]  # a parameter or a call by name, and the axis that an atom was made for
+Origin = tuple[Birth, int]  # the birth, and how far into that axis
+
+
+class Bindings:
+    """A union-find over atoms whose members may also be bound to products and sums.
+
+    cuts: for each axis that was born whole, where it was cut later; the next pass over the same
+    record makes it of segments from the start.
+    """
+
+    def __init__(self) -> None:
+        self._bound: dict[Atom, Term] = {}
+        self._reasons: dict[Atom, Reason] = {}
+        self._origins: defaultdict[Atom, set[Origin]] = defaultdict(set)
+        self.cuts: defaultdict[Birth, set[int]] = defaultdict(set)
+
+    # -- atoms ----------------------------------------------------------------------------------
+
+    def atom(self, size: int, birth: Birth | None = None) -> Term:
+        """Return a new free atom; of size 1, the empty product."""
+        if size == 1:
+            return ONE
+        made = Atom(size)
+        if birth is not None:
+            self.born(made, birth)
+        return made
+
+    def held(self, size: int, reason: Reason) -> Term:
+        """Return a new frozen atom."""
+        made = self.atom(size)
+        self.freeze(made, reason)
+        return made
+
+    def born(self, term: Term, birth: Birth) -> None:
+        """Say which axis an atom was made for, so that later cuts are noted there."""
+        self.born_at(term, birth, 0)
+
+    def born_at(self, term: Term, birth: Birth, start: int) -> None:
+        """Say of which axis an atom is a part, and where the part starts."""
+        if isinstance(term, Atom):
+            self._origins[term].add((birth, start))
+
+    def resolve(self, term: Term) -> Term:
+        """Return what a term is made of now: atoms that are bound to nothing, products, sums."""
+        if isinstance(term, Atom):
+            bound = self._bound.get(term)
+            if bound is None:
+                return term
+            self._bound[term] = resolved = self.resolve(bound)
+            return resolved
+        if isinstance(term, Product):
+            return multiply([self.resolve(factor) for factor in term.factors])
+        if isinstance(term, Sum):
+            return add([self.resolve(segment) for segment in term.segments])
+        segments = tuple(self.resolve(segment) for segment in term.segments)
+        return Dependent(term.index, segments, tuple(self.resolve(case) for case in term.cases))
+
+    def reason(self, atom: Atom) -> Reason | None:
+        """Return why a resolved atom is frozen, or None."""
+        return self._reasons.get(atom)
+
+    def is_frozen(self, term: Term) -> bool:
+        """Return whether nothing in a term can be permuted."""
+        return all(atom in self._reasons for atom in atoms(self.resolve(term)))
+
+    def freeze(self, term: Term, reason: Reason) -> None:
+        """Freeze every atom of a term. The first reason stays, but a hard one replaces a soft."""
+        for atom in atoms(self.resolve(term)):
+            known = self._reasons.get(atom)
+            if known is None or (known.soft and not reason.soft):
+                self._reasons[atom] = reason
+
+    # -- making two terms one -------------------------------------------------------------------
+
+    def unify(self, first: Term, second: Term) -> None:
+        """Make two axes of one size move together."""
+        one, two = self.resolve(first), self.resolve(second)
+        if one == two:
+            return
+        if isinstance(one, Dependent) or isinstance(two, Dependent):
+            self._unify_dependent(one, two)
+        elif isinstance(one, Atom):
+            self._bind(one, two)
+        elif isinstance(two, Atom):
+            self._bind(two, one)
+        elif not (self.is_frozen(one) and self.is_frozen(two)):
+            self._unify_composite(one, two)
+
+    def _unify_composite(self, one: Term, two: Term) -> None:
+        if isinstance(one, Product) and isinstance(two, Product):
+            self._unify_products(list(one.factors), list(two.factors))
+            return
+        if shifted(one, two):
+            self._give_up([one, two], "an axis that meets itself shifted")
+            return
+        bounds = {b for t in (one, two) if isinstance(t, Sum) for b in boundaries(t.segments)}
+        self.unify_all(self._cut(one, sorted(bounds)), self._cut(two, sorted(bounds)))
+
+    def unify_all(self, first: Iterable[Term], second: Iterable[Term]) -> None:
+        """Unify two rows of terms one by one."""
+        for one, two in zip(first, second, strict=True):
+            self.unify(one, two)
+
+    def _unify_dependent(self, one: Term, two: Term) -> None:
+        if (
+            isinstance(one, Dependent)
+            and isinstance(two, Dependent)
+            and boundaries(one.segments) == boundaries(two.segments)
+            and self.resolve(one.index) == self.resolve(two.index)
+        ):
+            self.unify_all(one.cases, two.cases)
+        else:
+            self.unify(self.collapse(one), self.collapse(two))
+
+    def collapse(self, term: Term) -> Term:
+        """Return a term that depends on no other axis, by making all its cases one."""
+        if not isinstance(term, Dependent):
+            return term
+        first, *rest = term.cases
+        for case in rest:
+            self.unify(first, case)
+        return first
+
+    def _bind(self, atom: Atom, term: Term) -> None:
+        if atom in set(atoms(term)):
+            self.freeze(term, Reason("an axis that contains itself", soft=True))
+            return
+        self._bound[atom] = term
+        if isinstance(term, Atom):
+            self._origins[term] |= self._origins[atom]
+        reason = self._reasons.pop(atom, None)
+        if reason is not None:
+            self.freeze(term, reason)
+
+    def _unify_products(self, one: list[Term], two: list[Term]) -> None:
+        every = [*one, *two]
+        while one and two:
+            size, other = extent(one[0]), extent(two[0])
+            step = min(size, other)
+            if max(size, other) % step:
+                self._give_up(every, f"factors of {size} and {other} do not line up")
+                return
+            self.unify(self._take(one, step), self._take(two, step))
+
+    def _take(self, factors: list[Term], size: int) -> Term:
+        """Take the outer part of a size from the first of a row of factors, and leave the rest."""
+        outer, inner = self.split(factors.pop(0), size)
+        if inner != ONE:
+            factors.insert(0, inner)
+        return outer
+
+    # -- taking terms apart ---------------------------------------------------------------------
+
+    def cut(self, term: Term, offsets: Sequence[int]) -> list[Term]:
+        """Return the segments of an axis between increasing offsets inside it."""
+        term = self.collapse(term)
+        if isinstance(term, Atom) and not self.is_frozen(term):
+            self._note(term, offsets)
+        return self._cut(self.resolve(term), offsets)
+
+    def inherit(self, part: Atom, whole: Atom, start: int) -> None:
+        """Say that an atom is the part of another that begins at `start`."""
+        self._origins[part] |= {(birth, at + start) for birth, at in self._origins[whole]}
+
+    def _note(self, atom: Atom, offsets: Sequence[int]) -> None:
+        for birth, start in self._origins[atom]:
+            self.cuts[birth].update(start + offset for offset in offsets)
+
+    def _cut(self, term: Term, offsets: Sequence[int]) -> list[Term]:
+        term = self.resolve(term)  # the same atom may stand twice in what is being cut
+        if not offsets:
+            return [term]
+        if isinstance(term, Atom):
+            return self._cut_atom(term, offsets)
+        if isinstance(term, Sum):
+            return self._cut_sum(term, offsets)
+        outer, *inner = parts(term)
+        size = extent(multiply(inner))
+        if any(offset % size for offset in offsets):
+            sizes = [end - start for start, end in pairwise((0, *offsets, extent(term)))]
+            text = f"a cut at {', '.join(map(str, offsets))} of {extent(term)} crosses factors"
+            return self._give_up([term], text, sizes)
+        pieces = self._cut(outer, [offset // size for offset in offsets])
+        return [multiply([piece, *inner]) for piece in pieces]
+
+    def _cut_atom(self, atom: Atom, offsets: Sequence[int]) -> list[Term]:
+        if atom not in self._reasons:
+            self._note(atom, offsets)
+        pieces: list[Term] = []
+        for start, end in pairwise((0, *offsets, atom.size)):
+            piece = self.atom(end - start)
+            if isinstance(piece, Atom):
+                self._origins[piece] = {(b, at + start) for b, at in self._origins[atom]}
+            pieces.append(piece)
+        self._bind(atom, Sum(tuple(pieces)))
+        return pieces
+
+    def _cut_sum(self, term: Sum, offsets: Sequence[int]) -> list[Term]:
+        """Cut each segment where offsets fall inside it, then join what lies between offsets."""
+        pieces: list[list[Term]] = [[]]
+        start = 0
+        for segment in term.segments:
+            end = start + extent(segment)
+            inside = [offset - start for offset in offsets if start < offset < end]
+            first, *rest = self._cut(segment, inside)
+            if start in offsets:
+                pieces.append([])
+            pieces[-1].append(first)
+            pieces.extend([piece] for piece in rest)
+            start = end
+        return [add(piece) for piece in pieces]
+
+    def split(self, term: Term, outer: int) -> tuple[Term, Term]:
+        """Return the outer and inner factor of an axis, the outer one of the given size."""
+        term = self.resolve(self.collapse(term))
+        inner = extent(term) // outer
+        if outer == 1:
+            return ONE, term
+        if inner == 1:
+            return term, ONE
+        if isinstance(term, Atom):
+            pair = self.atom(outer), self.atom(inner)
+            self._bind(term, Product(pair))
+            return pair
+        if isinstance(term, Sum):
+            return self._split_sum(term, outer, inner)
+        return self._split_product(term, outer, inner)
+
+    def _split_sum(self, term: Sum, outer: int, inner: int) -> tuple[Term, Term]:
+        rows = whole_rows(term.segments, inner)
+        if len(rows) == 1:
+            return self._give_up_split(term, outer, inner)
+        pairs = [self.split(row, extent(row) // inner) for row in rows]
+        for _, rest in pairs[1:]:
+            self.unify(pairs[0][1], rest)
+        return add([first for first, _ in pairs]), pairs[0][1]
+
+    def _split_product(self, term: Term, outer: int, inner: int) -> tuple[Term, Term]:
+        left: list[Term] = []
+        right, missing = list(parts(term)), outer
+        while missing > 1:
+            size = extent(right[0])
+            step = min(size, missing)
+            if max(size, missing) % step:
+                return self._give_up_split(term, outer, inner)
+            left.append(self._take(right, step))
+            missing //= step
+        return multiply(left), multiply(right)
+
+    def _give_up_split(self, term: Term, outer: int, inner: int) -> tuple[Term, Term]:
+        text = f"{extent(term)} seen as {outer} * {inner} crosses what it is made of"
+        first, second = self._give_up([term], text, [outer, inner])
+        return first, second
+
+    def _give_up(self, terms: Iterable[Term], text: str, sizes: Sequence[int] = ()) -> list[Term]:
+        """Freeze terms that cannot be taken apart, and return frozen atoms in their place."""
+        reason = Reason(text, soft=True)
+        for term in terms:
+            self.freeze(term, reason)
+        return [self.held(size, reason) for size in sizes]

@@ -1,0 +1,1 @@
+"""From axes to a spec: groups, their names, heads, experts."""

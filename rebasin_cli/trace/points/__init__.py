@@ -1,0 +1,1 @@
+"""Where in a run the units of each group can be observed."""

@@ -1,0 +1,1 @@
+"""Running the model with permuted units, and finding what breaks it."""
