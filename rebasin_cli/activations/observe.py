@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from rebasin_cli.activations.units import UnitMoments, unit_moments
 from rebasin_cli.errors import MachineError, UserCodeError
+from rebasin_cli.matching import named
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scores import called
+from rebasin_cli.options.groups import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundGroup, BoundSpec
 from rebasin_cli.trace.points.observe_points import Units, columns, observing, units_at
-from rebasin_cli.trace.points.points import Point, blocks_of
+from rebasin_cli.trace.points.points import MOMENTS, REACHES, Point, blocks_of
 
 Groups = Mapping[str, BoundGroup]
 WORD = 8  # float64
@@ -122,3 +124,9 @@ def _check_finite(found: Sequence[UnitMoments]) -> None:
                     where=one.place,
                     hint="look at the data and the checkpoint",
                 )
+
+
+def check_places(chosen: Activations) -> None:
+    """Raise UsageError for a place that has another name."""
+    named("point", chosen.moment, dict.fromkeys(MOMENTS))
+    named("reach of --stream", chosen.reach, dict.fromkeys(REACHES))

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.commands.align.methods import DATA_METHODS
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.matching import METHODS, Settings, check_start, named
 from rebasin_cli.options.groups import Options
 
+# Methods that run the models; `commands.align.methods` says what each of them needs.
+DATA_METHODS = ("activations", "straight-through")
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.activations.observe import check_places
 from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint import Checkpoint
@@ -13,7 +14,6 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import named
 from rebasin_cli.network.network import Door, plan_door
 from rebasin_cli.options.groups import Activations, Options
-from rebasin_cli.trace.points.points import MOMENTS, REACHES
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,6 @@ def plan_activations(reference: Checkpoint, options: Options) -> Means:
             hint="rebasin statistics A B writes what a pair does on the same data",
         )
     return Means(statistics=found)
-
-
-def check_places(chosen: Activations) -> None:
-    """Raise UsageError for a place that has another name."""
-    named("point", chosen.moment, dict.fromkeys(MOMENTS))
-    named("reach of --stream", chosen.reach, dict.fromkeys(REACHES))
 
 
 def check_chosen(options: Options, start: Path | None) -> None:

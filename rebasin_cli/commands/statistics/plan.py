@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.activations.observe import check_places
 from rebasin_cli.checkpoint import Checkpoint, Written
-from rebasin_cli.commands.align.methods import check_places
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.targets import Place, files_of, plan_place
