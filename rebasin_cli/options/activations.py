@@ -1,87 +1,60 @@
-"""The options about what units do on data."""
+"""How units are compared by what they do on data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-from rebasin_cli.options.extend import extended, options_in
-from rebasin_cli.options.parameters import home_path
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import optional_path
 
-if TYPE_CHECKING:
-    from rebasin_cli.options.groups import Activations
+_option = flags_in("Activations (--method activations)")
 
-PANEL = "Activations (--method activations)"
-_option = options_in(PANEL)
 
-StatisticsFile = Annotated[
-    Path | None,
-    _option(
+@dataclass(frozen=True)
+class Activations:
+    """How units are compared by what they do.
+
+    statistics: a file of it; None: the models are run. similarity: a key of `SIMILARITIES`.
+    mix: the share of the activations, the rest are the weights. point, stream: where units are
+    looked at, after or before their activation, of a residual stream in all places or the last.
+    """
+
+    statistics: Path | None = _option(
         "--statistics",
+        kind=Path | None,
+        parse=optional_path,
         metavar="FILE",
         help="What `rebasin statistics` wrote of the two models; no model is run then.",
-    ),
-]
-Similarity = Annotated[
-    str,
-    _option(
+    )
+    similarity: str = _option(
         "--similarity",
+        kind=str,
+        default="inner",
         metavar="inner|covariance|correlation|absolute",
         help="How two units are compared; absolute: correlation without its sign.",
-    ),
-]
-Mix = Annotated[
-    float,
-    _option(
+    )
+    mix: float = _option(
         "--mix",
+        kind=float,
+        default=1.0,
         metavar="SHARE",
         help="Share of the activations, as 0.5; the rest are the weights. 1: activations alone.",
-    ),
-]
-Moment = Annotated[
-    str,
-    _option(
+    )
+    point: str = _option(
         "--point",
+        kind=str,
+        default="after",
         metavar="after|before",
         help="Look at units after their activation function, or before it.",
-    ),
-]
-
-Reach = Annotated[
-    str,
-    _option(
+    )
+    stream: str = _option(
         "--stream",
+        kind=str,
+        default="all",
         metavar="all|last",
         help="Look at a residual stream wherever a layer reads it, or only at its end.",
-    ),
-]
-
-_PLACES: Mapping[str, tuple[Any, Any]] = {"moment": (Moment, "after"), "reach": (Reach, "all")}
-_MATCHING: Mapping[str, tuple[Any, Any]] = {
-    "statistics_file": (StatisticsFile, None),
-    "similarity": (Similarity, "inner"),
-    "mix": (Mix, 1.0),
-    **_PLACES,
-}
+    )
 
 
-def with_activations(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that also has the options about matching on activations."""
-    return extended(command, _MATCHING)
-
-
-def activations_from(params: Mapping[str, Any]) -> Activations:
-    """Return what a command's parameters say about activations."""
-    from rebasin_cli.options.groups import Activations
-
-    said = {
-        name: params[name] for name in ("similarity", "mix", "moment", "reach") if name in params
-    }
-    file = params.get("statistics_file")
-    return Activations(**said, statistics=home_path(file) if file else None)
-
-
-def with_places(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that also has the options about where units are looked at."""
-    return extended(command, _PLACES)
+PLACES = ("point", "stream")

@@ -1,75 +1,53 @@
-"""The options of learning permutations from data."""
+"""How permutations are learned from data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-from rebasin_cli.options.extend import extended, options_in
-from rebasin_cli.options.parameters import home_path
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import optional_path
 
-if TYPE_CHECKING:
-    from rebasin_cli.options.groups import Learning
+_option = flags_in("Learning (--method straight-through)")
 
-PANEL = "Learning (--method straight-through)"
-_option = options_in(PANEL)
 
-Epochs = Annotated[int, _option("--epochs", min=0, help="Passes over the data.")]
-Rate = Annotated[
-    float,
-    _option(
+@dataclass(frozen=True)
+class Learning:
+    """How permutations are learned from the loss on data.
+
+    learning_rate: of the first step, in lengths of the reference. held_out: share of the batches
+    to choose by. check_every: batches between two looks at those; None: one look an epoch. resume:
+    a file in which every epoch is saved, and from which learning goes on.
+    """
+
+    epochs: int = _option("--epochs", kind=int, default=10, min=0, help="Passes over the data.")
+    learning_rate: float = _option(
         "--learning-rate",
+        kind=float,
+        default=1e-2,
         metavar="RATE",
         min=0.0,
         max=1.0,
         help="Length of the first step, as a share of the reference's.",
-    ),
-]
-HeldOut = Annotated[
-    float,
-    _option("--held-out", metavar="SHARE", help="Of the batches: nothing is learned from them."),
-]
-CheckEvery = Annotated[
-    int | None,
-    _option(
+    )
+    held_out: float = _option(
+        "--held-out",
+        kind=float,
+        default=0.2,
+        metavar="SHARE",
+        help="Of the batches: nothing is learned from them.",
+    )
+    check_every: int | None = _option(
         "--check-every",
+        kind=int | None,
         metavar="N",
         min=1,
         help="Look at the held-out batches every N batches too, not only after each epoch.",
-    ),
-]
-Resume = Annotated[
-    Path | None,
-    _option(
-        "--resume", metavar="FILE", help="Save every epoch here, and go on from it if it is there."
-    ),
-]
-
-_OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "epochs": (Epochs, 10),
-    "learning_rate": (Rate, 1e-2),
-    "held_out": (HeldOut, 0.2),
-    "check_every": (CheckEvery, None),
-    "resume": (Resume, None),
-}
-
-
-def with_learning(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that also has the options about learning, to be read from its context."""
-    return extended(command, _OPTIONS)
-
-
-def learning_from(params: Mapping[str, Any]) -> Learning:
-    """Return what a command's parameters say about learning."""
-    from rebasin_cli.options.groups import Learning
-
-    if "learning_rate" not in params:
-        return Learning()
-    return Learning(
-        epochs=params["epochs"],
-        rate=params["learning_rate"],
-        held_out=params["held_out"],
-        check=params["check_every"],
-        state=home_path(params["resume"]) if params["resume"] else None,
+    )
+    resume: Path | None = _option(
+        "--resume",
+        kind=Path | None,
+        parse=optional_path,
+        metavar="FILE",
+        help="Save every epoch here, and go on from it if it is there.",
     )

@@ -1,94 +1,67 @@
-"""The options that say how a merged model's statistics are corrected."""
+"""How the statistics of a merged model are corrected."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
 
-from rebasin_cli.options.extend import options_in
-
-if TYPE_CHECKING:
-    from rebasin_cli.renormalization.plan import Asked
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import optional_path
 
 PANEL = "Statistics"
 NAMES = "reset|repair|rescale|reshift|calibrate|closed-form"
-_option = options_in(PANEL)
+_option = flags_in(PANEL)
 
-Method = Annotated[
-    str | None,
-    _option(
+
+@dataclass(frozen=True)
+class Renormalization:
+    """How the statistics of a model are corrected.
+
+    method: None: `reset` with BatchNorm, else `rescale`. sequential: a pass a layer. average: one target for all units of a layer. factor: multiplies
+    the target deviations. decay: a key of CALIBRATIONS: by what `calibrate` takes features to
+    shrink. statistics: a file that `rebasin statistics` wrote, in place of parents and data.
+    """
+
+    method: str | None = _option(
         "--method",
+        kind=str | None,
         metavar=NAMES,
         help="BatchNorm anew; mean and deviation, only deviation, or only mean of the parents; "
         "biases without data; by correlations. Default: reset with BatchNorm, else rescale.",
-    ),
-]
-Renormalize = Annotated[
-    str | None,
-    _option(
-        "--renormalize",
-        metavar=NAMES,
-        help="Correct the statistics of the result, see `rebasin renormalize`.",
-    ),
-]
-ParentFiles = Annotated[
-    list[Path] | None,
-    _option(
-        "--parents",
-        metavar="A B...",
-        help="What MERGED is the mean of; all files up to the next option.",
-    ),
-]
-NoAlign = Annotated[
-    bool,
-    _option("--no-align", help="The parents lie in MERGED's basin."),
-]
-Sequential = Annotated[
-    bool,
-    _option(
+    )
+    sequential: bool = _option(
         "--sequential",
+        kind=bool,
+        default=False,
         help="A pass a layer, behind the corrections of those before: exact, and slow.",
-    ),
-]
-Average = Annotated[
-    bool,
-    _option("--average", help="One target for all units of a layer."),
-]
-Factor = Annotated[
-    float,
-    _option("--factor", metavar="F", help="Multiply the target deviations."),
-]
-Decay = Annotated[
-    str,
-    _option(
+    )
+    average: bool = _option(
+        "--average", kind=bool, default=False, help="One target for all units of a layer."
+    )
+    factor: float = _option(
+        "--factor",
+        kind=float,
+        default=1.0,
+        metavar="F",
+        help="Multiply the target deviations.",
+    )
+    decay: str = _option(
         "--decay",
+        kind=str,
+        default="weights",
         metavar="weights|depth",
         help="How much features shrink before a bias, for calibrate: by how much shorter averaged "
         "weights are than the parents', or by 1/n in each layer, as published.",
-    ),
-]
-Statistics = Annotated[
-    Path | None,
-    _option(
+    )
+    statistics: Path | None = _option(
         "--statistics",
+        kind=Path | None,
+        parse=optional_path,
         metavar="FILE",
         help="Of the parents, from `rebasin statistics`: closed-form without data.",
-    ),
-]
-
-
-def asked_from(method: str | None, params: Mapping[str, Any]) -> Asked:
-    """Return what a command's parameters say about correcting statistics."""
-    from rebasin_cli.options.parameters import home_path
-    from rebasin_cli.renormalization.plan import Asked
-
-    statistics = params.get("statistics")
-    return Asked(
-        method=method,
-        sequential=params.get("sequential", False),
-        average=params.get("average", False),
-        factor=params.get("factor", 1.0),
-        decay=params.get("decay", "weights"),
-        statistics=home_path(statistics) if statistics else None,
     )
+
+
+def renormalizing(method: str | None) -> Renormalization | None:
+    """Return how a result is corrected that --renormalize names a method for, if it does."""
+    return Renormalization(method=method) if method else None

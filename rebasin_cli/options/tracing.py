@@ -1,114 +1,20 @@
-"""The options that say which model is traced, and how."""
+"""Which model is traced, and how."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import typer
 
-from rebasin_cli.options.extend import extended, options_in
-
-if TYPE_CHECKING:
-    from rebasin_cli.options.groups import Tracing
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import in_tuple, parse_names
+from rebasin_cli.progress import Progress, silent
 
 PANEL = "Traced model"
-_option = options_in(PANEL)
-
-Model = Annotated[
-    str | None,
-    _option(
-        "--model",
-        metavar="TARGET",
-        help="Trace this model for the spec: file.py:Class, pkg.mod:Class, torchvision:NAME, "
-        "timm:NAME, hf:FOLDER or diffusers:FOLDER.",
-    ),
-]
-ModelArgs = Annotated[
-    str | None,
-    _option("--model-args", metavar="JSON", help="Its arguments, as '{\"num_classes\": 10}'."),
-]
-InputShape = Annotated[
-    str | None, _option("--input-shape", metavar="N,...", help="Its input, as 1,3,224,224.")
-]
-Inputs = Annotated[
-    list[str] | None,
-    _option(
-        "--input",
-        metavar="FILE.py:FUNCTION",
-        help="A function that returns its input; repeatable, all count.",
-    ),
-]
-Outputs = Annotated[
-    list[str] | None,
-    _option("--outputs", metavar="NAME", help="An output that must stay; repeatable."),
-]
-FreeOutputs = Annotated[
-    bool, _option("--free-outputs", help="Units of the outputs may change places: a backbone.")
-]
-PermuteBuffer = Annotated[
-    list[str] | None,
-    _option(
-        "--permute-buffer", metavar="GLOB", help="Buffers that move like parameters; repeatable."
-    ),
-]
-Trust = Annotated[bool, _option("--trust", help="Use a trace that was not validated.")]
-NoCache = Annotated[bool, _option("--no-cache", help="Trace again, and keep no result.")]
-
-
-_OPTIONS: Mapping[str, tuple[Any, Any]] = {
-    "model_args": (ModelArgs, None),
-    "input_shape": (InputShape, None),
-    "inputs": (Inputs, None),
-    "outputs": (Outputs, None),
-    "free_outputs": (FreeOutputs, False),
-    "permute_buffer": (PermuteBuffer, None),
-    "no_cache": (NoCache, False),
-}
-
-
-def with_inputs(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that also has the options about tracing; it reads them from its context."""
-    return extended(command, _OPTIONS)
-
-
-def with_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that also has --model and its companions, to be read from its context."""
-    return extended(command, {"target": (Model, None), **_OPTIONS, "trust": (Trust, False)})
-
-
-def tracing_from(params: Mapping[str, Any]) -> Tracing:
-    """Return what a command's parameters say about tracing. REBASIN_NO_CACHE is --no-cache."""
-    from rebasin_cli.options.groups import Tracing
-    from rebasin_cli.progress import silent
-
-    target = params.get("target")
-    if target is None:
-        _refuse_companions(params)
-    return Tracing(
-        target=target,
-        arguments=_arguments(params.get("model_args")),
-        shape=_shape(params.get("input_shape")),
-        inputs=tuple(params.get("inputs") or ()),
-        data=params.get("data"),
-        outputs=_names(params.get("outputs")),
-        free_outputs=params.get("free_outputs", False),
-        buffers=_names(params.get("permute_buffer")),
-        trust=params.get("trust", False),
-        cache=not (params.get("no_cache", False) or os.environ.get("REBASIN_NO_CACHE")),
-        progress=params.get("progress", silent),
-    )
-
-
-def _refuse_companions(params: Mapping[str, Any]) -> None:
-    """Raise for options that say how a model is traced where none is."""
-    said = ("model_args", "input_shape", "inputs", "outputs", "free_outputs", "permute_buffer")
-    for name in said:
-        if params.get(name):
-            flag = "--input" if name == "inputs" else f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"{flag} says how a model is traced, and needs --model TARGET")
+_option = flags_in(PANEL)
 
 
 def _arguments(text: str | None) -> dict[str, object]:
@@ -132,6 +38,119 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     return tuple(map(int, sizes))
 
 
-def _names(texts: Sequence[str] | None) -> tuple[str, ...]:
-    """Return names that were given one by one or with commas between them."""
-    return tuple(name for text in texts or () for name in text.split(",") if name)
+def _cache(unwanted: bool) -> bool:
+    """Return whether results are kept. REBASIN_NO_CACHE is --no-cache."""
+    return not (unwanted or os.environ.get("REBASIN_NO_CACHE"))
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Which model is traced and how: --model and its companions, the arguments of `spec trace`.
+
+    target: None: none, unless no bundled spec fits. arguments: of its constructor. shape, inputs:
+    what it is fed (`file.py:function`, all of them recorded); neither: rows of the first batch of
+    `data`, else what the library or a guess says. outputs, free_outputs, buffers: see `Choices`.
+    trust: also use what was not validated. cache: look up and keep results. progress: told when
+    a model is traced.
+    """
+
+    target: str | None = _option(
+        "--model",
+        kind=str | None,
+        metavar="TARGET",
+        help="Trace this model for the spec: file.py:Class, pkg.mod:Class, torchvision:NAME, "
+        "timm:NAME, hf:FOLDER or diffusers:FOLDER.",
+    )
+    arguments: Mapping[str, object] = _option(
+        "--model-args",
+        kind=str | None,
+        parse=_arguments,
+        metavar="JSON",
+        help="Its arguments, as '{\"num_classes\": 10}'.",
+    )
+    shape: tuple[int, ...] | None = _option(
+        "--input-shape",
+        kind=str | None,
+        parse=_shape,
+        metavar="N,...",
+        help="Its input, as 1,3,224,224.",
+    )
+    inputs: tuple[str, ...] = _option(
+        "--input",
+        kind=list[str] | None,
+        parse=in_tuple,
+        metavar="FILE.py:FUNCTION",
+        help="A function that returns its input; repeatable, all count.",
+    )
+    outputs: tuple[str, ...] = _option(
+        "--outputs",
+        kind=list[str] | None,
+        parse=parse_names,
+        metavar="NAME",
+        help="An output that must stay; repeatable.",
+    )
+    free_outputs: bool = _option(
+        "--free-outputs",
+        kind=bool,
+        default=False,
+        help="Units of the outputs may change places: a backbone.",
+    )
+    buffers: tuple[str, ...] = _option(
+        "--permute-buffer",
+        kind=list[str] | None,
+        parse=parse_names,
+        metavar="GLOB",
+        help="Buffers that move like parameters; repeatable.",
+    )
+    cache: bool = _option(
+        "--no-cache",
+        kind=bool,
+        default=False,
+        parse=_cache,
+        help="Trace again, and keep no result.",
+    )
+    trust: bool = _option(
+        "--trust", kind=bool, default=False, help="Use a trace that was not validated."
+    )
+    data: str | None = None
+    progress: Progress = field(default=silent, compare=False, repr=False)
+
+    def of(self, target: str | None, data: str | None = None) -> Tracing:
+        """Return the tracing of a target, fed with what yields batches if nothing else is said.
+
+        Raises typer.BadParameter for options that say how a model is traced where none is.
+        """
+        if target is None:
+            self._refuse_companions()
+        return replace(self, target=target, data=data)
+
+    def unless(self, spec: str | None) -> Tracing:
+        """Return what says how to align in a command that runs the model: --spec, else --model."""
+        return self if spec is None else replace(self, target=None)
+
+    def telling(self, progress: Progress) -> Tracing:
+        """Return the tracing with somebody to tell: it may take minutes."""
+        return replace(self, progress=progress)
+
+    def _refuse_companions(self) -> None:
+        said = {
+            "--model-args": self.arguments,
+            "--input-shape": self.shape,
+            "--input": self.inputs,
+            "--outputs": self.outputs,
+            "--free-outputs": self.free_outputs,
+            "--permute-buffer": self.buffers,
+        }
+        for name in (name for name, value in said.items() if value):
+            raise typer.BadParameter(f"{name} says how a model is traced, and needs --model TARGET")
+
+
+COMPANIONS = (
+    "arguments",
+    "shape",
+    "inputs",
+    "outputs",
+    "free_outputs",
+    "buffers",
+    "cache",
+)

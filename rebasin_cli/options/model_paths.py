@@ -1,13 +1,16 @@
-"""Paths from another command's standard output."""
+"""The MODEL arguments: as they were typed, or from another command's standard output."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.options.values import home_path
 
 # Byte order marks of what is not UTF-8; the longer ones first, as they begin like the others.
 WIDE = (
@@ -16,6 +19,22 @@ WIDE = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+def model_paths(models: Sequence[Path] | None) -> list[Path]:
+    """Return the MODEL arguments, `~` expanded."""
+    return [home_path(model) for model in models or ()]
+
+
+def piped_paths(models: Sequence[Path] | None, null: bool) -> list[Path]:
+    """Return the MODEL arguments, or if there are none the paths on stdin, unless a person types.
+
+    stdin holds one path a line, or NDJSON events of another rebasin command, or with `null`
+    paths that end in NUL. Raises UsageError if an event says that the other command failed.
+    """
+    if models or sys.stdin is None or sys.stdin.isatty():
+        return model_paths(models)
+    return [home_path(path) for path in parse_paths(sys.stdin.buffer.read(), null=null)]
 
 
 def parse_paths(data: bytes, *, null: bool) -> list[Path]:

@@ -1,0 +1,50 @@
+"""What of the machine may be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import parse_size
+
+_machine = flags_in("Machine")
+
+
+@dataclass(frozen=True)
+class Computing:
+    """What of the machine may be used, and the seed of all that is random.
+
+    jobs: threads; 0: one for each core. max_memory: bytes; None: half of what is free. check:
+    whether the function stays, by running the model; None: if it is of the usual size.
+    """
+
+    device: str = _machine(
+        "--device",
+        kind=str,
+        default="auto",
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where to compute.",
+    )
+    jobs: int = _machine(
+        "--jobs", "-j", kind=int, default=0, min=0, help="Threads; 0: one for each core."
+    )
+    max_memory: int | None = _machine(
+        "--max-memory",
+        kind=str | None,
+        parse=parse_size,
+        metavar="SIZE",
+        help="For tensors, as 8GB; default: half.",
+    )
+    seed: int = _machine(
+        "--seed", kind=int, default=0, min=0, max=2**63 - 1, help="Same seed, same result."
+    )
+    check: bool | None = _machine(
+        "--check/--no-check",
+        kind=bool | None,
+        show_default=False,
+        help="Run the model on a random input to see that its function stays; default: where "
+        "--model or a config.json tells the model, up to 150 million parameters.",
+    )
+
+
+MEANS = ("device", "jobs", "max_memory", "seed")

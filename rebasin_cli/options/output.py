@@ -1,0 +1,85 @@
+"""Where results go, and in which form."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import home_path
+
+_file = flags_in("Files")
+
+
+def _command_line(wanted: bool) -> str | None:
+    """Return the command line, for the model card, if one is wanted."""
+    return shlex.join(["rebasin", *sys.argv[1:]]) if wanted else None
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where and how results are written.
+
+    out: a file, or a folder; with a slash at its end it is a folder even if it is not there yet.
+    card: the command line that a model card is to show; None: no card is written. drop_rest:
+    nothing else is written of a nested file but its parts with weights. format, dtype: of the
+    result; None and `keep`: those of the input.
+    """
+
+    out: str | None = _file(
+        "--out", "-o", kind=str | None, help="File for one result, folder for several."
+    )
+    card: str | None = _file(
+        "--card",
+        kind=bool,
+        default=False,
+        parse=_command_line,
+        help="Also write a model card: README.md of a folder, NAME.card.md else.",
+    )
+    drop_rest: bool = _file(
+        "--drop-rest",
+        kind=bool,
+        default=False,
+        help="Write nothing of a .pt but the parts with weights.",
+    )
+    format: str | None = _file(
+        "--format", kind=str | None, metavar="safetensors|pt", help="Default: the input's."
+    )
+    dtype: str = _file(
+        "--dtype",
+        kind=str,
+        default="keep",
+        metavar="keep|float32|bfloat16|float16",
+        help="Of floating tensors in the output.",
+    )
+    force: bool = _file(
+        "--force", "-f", kind=bool, default=False, help="Replace existing outputs."
+    )
+    no_clobber: bool = _file(
+        "--no-clobber",
+        kind=bool,
+        default=False,
+        help="Leave existing outputs as they are and go on.",
+    )
+    in_place: bool = _file(
+        "--in-place",
+        kind=bool,
+        default=False,
+        help="Let an output replace the input it comes from.",
+    )
+
+    @property
+    def path(self) -> Path | None:
+        """The place that --out names, `~` expanded."""
+        return home_path(self.out) if self.out else None
+
+    @property
+    def names_folder(self) -> bool:
+        """Whether --out was written with a slash at its end."""
+        return bool(self.out) and str(self.out).endswith("/")
+
+
+PLACING = ("out", "force", "no_clobber")  # of a result that is no checkpoint
+FORMING = ("drop_rest", "format", "dtype", "force", "no_clobber", "in_place")

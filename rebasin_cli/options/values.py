@@ -1,0 +1,70 @@
+"""The values in option texts: paths, sizes, numbers, names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+
+def parse_size(text: str | None) -> int | None:
+    """Return the bytes that `8GB`, `500 MiB` or `1e9` stand for.
+
+    >>> parse_size("1.5 KiB")
+    1536
+    """
+    if text is None:
+        return None
+    units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    units |= {f"{k}i": 1024**n for n, k in enumerate("kmgt", 1)}
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?(?:e[0-9])?)\s*([kmgt]i?)?b?", text.strip().lower())
+    if not found:
+        raise typer.BadParameter(f"{text!r} is not a size such as 8GB or 500MiB")
+    size = int(float(found[1]) * units[found[2] or ""])
+    if size == 0:
+        raise typer.BadParameter(f"--max-memory {text} leaves no room for anything")
+    return size
+
+
+def parse_sizes(pairs: Sequence[str] | None) -> dict[str, int]:
+    """Return named sizes from `heads=12` and the like."""
+    sizes = {}
+    for pair in pairs or ():
+        name, _, value = pair.partition("=")
+        if not name or not re.fullmatch("[0-9]{1,18}", value):
+            raise typer.BadParameter(f"{pair!r} is not NAME=INTEGER, such as heads=12")
+        sizes[name] = int(value)
+    return sizes
+
+
+def parse_numbers(texts: Sequence[str] | None) -> list[float]:
+    """Return the numbers of `0.25,0.5` given once or several times."""
+    try:
+        return [float(part) for text in texts or () for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; expected numbers such as 0.25,0.5") from error
+
+
+def parse_names(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Return names that were given one by one or with commas between them."""
+    return tuple(name for text in texts or () for name in text.split(",") if name)
+
+
+def in_tuple(texts: Sequence[str] | None) -> tuple[str, ...]:
+    """Return what was given several times, or not at all."""
+    return tuple(texts or ())
+
+
+def home_path(path: str | Path) -> Path:
+    """Return a path with `~` expanded, or as it is if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def optional_path(path: str | Path | None) -> Path | None:
+    """Return a path that may not have been given, `~` expanded."""
+    return None if path is None else home_path(path)
