@@ -112,3 +112,11 @@ def refused(error: OSError, where: str, what: str = "cannot read") -> MachineErr
     """Return the error for what the operating system does not do with a file."""
     reason = error.strerror or str(error)
     return MachineError(f"{what}: {reason}", where=where, hint=_HINTS.get(error.errno or 0, ""))
+
+
+class RebasinWarning(UserWarning):
+    """Something is odd about the inputs, although the work goes on."""
+
+
+class DetailWarning(RebasinWarning):
+    """What only those want to know who ask for more: -v of the command line."""

@@ -13,7 +13,7 @@ from rebasin_cli.matching import named
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scores import called
-from rebasin_cli.options.groups import Activations
+from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundGroup, BoundSpec
@@ -128,5 +128,5 @@ def _check_finite(found: Sequence[UnitMoments]) -> None:
 
 def check_places(chosen: Activations) -> None:
     """Raise UsageError for a place that has another name."""
-    named("point", chosen.moment, dict.fromkeys(MOMENTS))
-    named("reach of --stream", chosen.reach, dict.fromkeys(REACHES))
+    named("point", chosen.point, dict.fromkeys(MOMENTS))
+    named("reach of --stream", chosen.stream, dict.fromkeys(REACHES))

@@ -7,8 +7,8 @@ from typing import Any
 
 from rebasin_cli.errors import MachineError
 from rebasin_cli.matching import SOFT, families, words
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, free_memory
+from rebasin_cli.options.search import Search
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
 
@@ -33,13 +33,13 @@ def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
     return min(2 * model, machine.max_memory) + machine.jobs * working_set(bound)
 
 
-def check_search(choice: Choice, machine: Machine, options: Options, *, together: int = 0) -> None:
+def check_search(choice: Choice, machine: Machine, search: Search, *, together: int = 0) -> None:
     """Raise MachineError if a search does not fit into memory.
 
     together: models that are permuted softly at once, whatever the method.
     """
     check_memory(choice.bound, machine)
-    models = max(together, int(options.search.method in SOFT))
+    models = max(together, int(search.method in SOFT))
     if models:
         check_walk(choice.bound, machine, movable=choice.movable, models=models)
 

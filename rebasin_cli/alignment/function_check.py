@@ -14,7 +14,8 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.network.network import Network, plan_network, subject_for
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.spec_choice.traced import SCHEME_OF, Fitted, described
 
@@ -35,7 +36,12 @@ class FunctionCheck:
 
 
 def plan_function_check(
-    model: Checkpoint, options: Options, choice: Choice | None = None
+    model: Checkpoint,
+    selection: Selection,
+    tracing: Tracing,
+    *,
+    wanted: bool | None,
+    choice: Choice | None = None,
 ) -> FunctionCheck | None:
     """Return the model to check with that permuting a checkpoint keeps its function, if any.
 
@@ -43,16 +49,16 @@ def plan_function_check(
     library is installed. Without --check only models of the usual size are run, none that --trust
     is said of, and one of a config.json that cannot be built is let be; with it, that raises.
     """
-    if options.check is False or options.tracing.free_outputs:
+    if wanted is False or tracing.free_outputs:
         return None
     elements = sum(model.info(name).numel for name in model.names())
-    required = bool(options.check) or options.tracing.target is not None
-    if options.check is None and (elements > USUAL or options.tracing.trust):
+    required = bool(wanted) or tracing.target is not None
+    if wanted is None and (elements > USUAL or tracing.trust):
         return None
     if choice is not None and choice.traced is not None:
         return check_of(choice.traced, required=required)
     try:
-        return _from_class(model, options)
+        return _from_class(model, selection, tracing, wanted=bool(wanted))
     except RebasinError:
         if required:
             raise
@@ -65,18 +71,20 @@ def check_of(fitted: Fitted, *, required: bool = True) -> FunctionCheck:
     return FunctionCheck(network, required, fitted.known.trace.outputs)
 
 
-def _from_class(model: Checkpoint, options: Options) -> FunctionCheck | None:
+def _from_class(
+    model: Checkpoint, selection: Selection, tracing: Tracing, *, wanted: bool
+) -> FunctionCheck | None:
     """Return the check with a model that is built, or None if nothing says what it is."""
-    if options.tracing.target is not None:
-        return FunctionCheck(plan_network(model, options), required=True)
+    if tracing.target is not None:
+        return FunctionCheck(plan_network(model, selection, tracing), required=True)
     headers = headers_of([model])
     found = described(headers)
     if found is None or importlib.util.find_spec(found[0]) is None:
-        if options.check:
+        if wanted:
             what = "nothing says which model to check with" if found is None else "cannot check"
             hint = "--model TARGET" if found is None else f"pip install {found[0]}"
             raise UsageError(what, where=str(model.path), hint=hint)
         return None
-    tracing = replace(options.tracing, target=f"{SCHEME_OF[found[0]]}:{headers.folder}")
+    tracing = replace(tracing, target=f"{SCHEME_OF[found[0]]}:{headers.folder}")
     network = plan_network(model, replace(options, tracing=tracing))
-    return FunctionCheck(network, required=bool(options.check))
+    return FunctionCheck(network, required=wanted)

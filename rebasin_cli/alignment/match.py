@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.matching import Matching, match_weights
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine
+from rebasin_cli.options.search import Search
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.choice import Choice
@@ -19,7 +19,7 @@ def match_models(
     model: Checkpoint,
     choice: Choice,
     machine: Machine,
-    options: Options,
+    search: Search,
     *,
     overlap: Overlap = EQUAL,
     initial: Mapping[str, Permutation] | None = None,
@@ -33,7 +33,7 @@ def match_models(
         reference,
         CommonPart(model, overlap),
         choice.bound,
-        machine.settings(options),
+        machine.settings(search),
         movable=choice.movable,
         initial=initial,
         labels=(str(reference.path), str(model.path)),

@@ -10,7 +10,7 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.matching import Diagnosis, Measured, diagnose, diagnose_fully, measure
 from rebasin_cli.matching.problem.device_tensors import Loaded, working_dtype
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.spec_choice.choice import Choice
@@ -22,7 +22,7 @@ def diagnosed(
     models: Models,
     choice: Choice,
     machine: Machine,
-    options: Options,
+    display: Display,
     permutations: Permutations,
     *,
     overlap: Overlap = EQUAL,
@@ -31,17 +31,17 @@ def diagnosed(
 
     overlap: where the model's shapes are not the reference's.
     """
-    if not options.figures:
+    if not display.figures:
         return None
-    figures = diagnose_fully if options.margins else diagnose
+    figures = diagnose_fully if display.margins else diagnose
     return figures(*_on_device(models, machine, overlap), choice.bound, permutations)
 
 
 def diagnosed_as_is(
-    models: Models, choice: Choice, machine: Machine, options: Options
+    models: Models, choice: Choice, machine: Machine, display: Display
 ) -> Diagnosed:
     """Return the figures of two models as they are, under a spec."""
-    figures = diagnose_fully if options.margins else diagnose
+    figures = diagnose_fully if display.margins else diagnose
     sources = _on_device(models, machine, EQUAL)
     return Diagnosed(
         spec=choice.name,

@@ -13,7 +13,8 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.files.provenance import KEY
 from rebasin_cli.files.targets import KEEP, Target
 from rebasin_cli.matching import Change
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.tracing import Tracing
 
 # What a config.json holds, by the library that writes such ones.
 LIBRARIES = {
@@ -42,7 +43,7 @@ def carded(
     target: Target,
     models: Sequence[Checkpoint],
     *,
-    options: Options,
+    output: Output,
     facts: Mapping[str, str],
     found: Found = NOTHING,
 ) -> Target:
@@ -50,7 +51,7 @@ def carded(
 
     facts: the metadata of the result, with its provenance.
     """
-    if options.card is None:
+    if output.card is None:
         return target
     record = json.loads(facts[KEY])
     lines = [
@@ -60,10 +61,10 @@ def carded(
         f"{_origin(record, models)} with [rebasin](https://arxiv.org/abs/2209.04836) "
         f"{record['version']}:",
         "",
-        f"    {options.card}",
+        f"    {output.card}",
         "",
         *_inputs(record),
-        *_recipe(record, options, found),
+        *_recipe(record, output, tracing, found),
     ]
     text = "\n".join(lines) + "\n"
     # a name of a file that is no text in any language of its own
@@ -113,11 +114,11 @@ def _inputs(record: Mapping[str, Any]) -> list[str]:
     return [*(_row(row if weighed else row[:2]) for row in (heads, rules, *rows)), ""]
 
 
-def _recipe(record: Mapping[str, Any], options: Options, found: Found) -> list[str]:
+def _recipe(record: Mapping[str, Any], output: Output, tracing: Tracing, found: Found) -> list[str]:
     """Return the rest of the record, and what was found, one line each."""
     facts = {name: value for name, value in record.items() if name not in HEAD}
     lines = [f"* {name}: {_text(value)}" for name, value in sorted(facts.items())]
-    lines.append(f"* dtype: {'that of the input' if options.dtype == KEEP else options.dtype}")
+    lines.append(f"* dtype: {'that of the input' if output.dtype == KEEP else output.dtype}")
     if found.objective:
         before, after = found.objective.before, found.objective.after
         lines.append(f"* inner products: {before:.6g} before alignment, {after:.6g} after")

@@ -9,12 +9,12 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.checkpoint.quantization.quantized import Codes, quantised
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.files.inputs import listed
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.tensors import infos
 
 
-def refuse_codes(models: Sequence[Checkpoint], options: Options, *, done: str) -> None:
+def refuse_codes(models: Sequence[Checkpoint], selection: Selection, *, done: str) -> None:
     """Raise CheckpointError for models with codes among the tensors that take part.
 
     done: what the codes cannot be, `averaged`.
@@ -22,7 +22,7 @@ def refuse_codes(models: Sequence[Checkpoint], options: Options, *, done: str) -
     problems = [
         _problem(model, codes, f"codes cannot be {done}")
         for model in models
-        if (codes := [c for c in _codes(model) if options.selects(c.name)])
+        if (codes := [c for c in _codes(model) if selection.selects(c.name)])
     ]
     if problems:
         raise CheckpointError(*problems)

@@ -7,14 +7,14 @@ something else, and units that one model may exchange the other may not.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.errors import CheckpointError, Problem, RebasinWarning
 from rebasin_cli.models.libraries.config_folder import SCHEMES, read_config
-from rebasin_cli.options.groups import Options
-from rebasin_cli.progress import Warn
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.language.model import Named, Spec, axes_of, leaves
 
 # Words of keys, as transformers, diffusers and timm have them. What such a key says decides which
@@ -48,19 +48,19 @@ _ABSENT = object()
 Said = Mapping[str, Any]
 
 
-def check_configs(models: Sequence[Checkpoint], options: Options) -> None:
+def check_configs(models: Sequence[Checkpoint], tracing: Tracing) -> None:
     """Raise CheckpointError if the models' config.json tell of different networks.
 
     The folder that --model names counts too. Smaller differences are warned of.
     """
     told = [(str(model.path), model.config) for model in models]
-    scheme, _, folder = (options.tracing.target or "").partition(":")
+    scheme, _, folder = (tracing.target or "").partition(":")
     if scheme in SCHEMES:
-        told.append((folder, {**read_config(folder), **options.tracing.arguments}))
-    compare_configs(told, options.warn)
+        told.append((folder, {**read_config(folder), **tracing.arguments}))
+    compare_configs(told)
 
 
-def compare_configs(configs: Sequence[tuple[str, Mapping[str, Any]]], warn: Warn) -> None:
+def compare_configs(configs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Raise CheckpointError if configurations, each with its place, tell of different networks.
 
     An empty one, of a model without a config.json, contradicts nothing.
@@ -77,7 +77,8 @@ def compare_configs(configs: Sequence[tuple[str, Mapping[str, Any]]], warn: Warn
             problems.append(unlike(where, first, structure))
         elif apart:
             details = ", ".join(line for _, line in apart)
-            warn(f"{where} and {first} differ in config.json: {details}")
+            told_of = f"{where} and {first} differ in config.json: {details}"
+            warnings.warn(told_of, RebasinWarning, stacklevel=2)
     if problems:
         raise CheckpointError(*problems)
 

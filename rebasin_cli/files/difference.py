@@ -11,7 +11,7 @@ from itertools import islice
 from rebasin_cli.checkpoint.renamed import is_counter
 from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from rebasin_cli.merging.whole import kind
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
 
 # Globs in a hint: more of them and it is another model.
@@ -48,7 +48,7 @@ class Difference:
 def difference_of(
     wanted: Mapping[str, TensorInfo],
     found: Mapping[str, TensorInfo],
-    options: Options,
+    selection: Selection,
     apart: Sequence[str] = (),
 ) -> Difference:
     """Return the difference of two models in what takes part.
@@ -60,15 +60,15 @@ def difference_of(
     def counts(name: str, info: TensorInfo) -> bool:
         if is_counter(info) or is_extra_state(name):
             return False
-        return options.selects(name) and not any(fnmatchcase(name, glob) for glob in apart)
+        return selection.selects(name) and not any(fnmatchcase(name, glob) for glob in apart)
 
-    both = [n for n, info in wanted.items() if n in found and _compared(n, info, options)]
+    both = [n for n, info in wanted.items() if n in found and _compared(n, info, selection)]
     return Difference(
         wanted,
         found,
         missing=[n for n, info in wanted.items() if n not in found and counts(n, info)],
         extra=[n for n, info in found.items() if n not in wanted and counts(n, info)],
-        shapes=[n for n in both if _unlike(wanted[n], found[n], options)],
+        shapes=[n for n in both if _unlike(wanted[n], found[n], selection)],
         kinds=[n for n in both if _of_two_kinds(wanted[n], found[n])],
     )
 
@@ -108,15 +108,15 @@ def _of_two_kinds(ours: TensorInfo, theirs: TensorInfo) -> bool:
     return theirs.numel > 1 and kind(ours.dtype) != kind(theirs.dtype)
 
 
-def _unlike(ours: TensorInfo, theirs: TensorInfo, options: Options) -> bool:
+def _unlike(ours: TensorInfo, theirs: TensorInfo, selection: Selection) -> bool:
     """Return whether two tensors cannot be compared; a common part needs as many axes."""
-    if options.common:
+    if selection.common:
         return len(ours.shape) != len(theirs.shape)
     return ours.shape != theirs.shape
 
 
-def _compared(name: str, info: TensorInfo, options: Options) -> bool:
-    return options.selects(name) and (info.floating or not is_extra_state(name))
+def _compared(name: str, info: TensorInfo, selection: Selection) -> bool:
+    return selection.selects(name) and (info.floating or not is_extra_state(name))
 
 
 def _is_head(glob: str) -> bool:

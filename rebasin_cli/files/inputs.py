@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from glob import escape
@@ -14,27 +15,30 @@ from rebasin_cli.checkpoint.failures import listing
 from rebasin_cli.checkpoint.renamed import substituted
 from rebasin_cli.errors import (
     CheckpointError,
+    DetailWarning,
     MachineError,
     Problem,
     RebasinError,
+    RebasinWarning,
     UsageError,
     suggest,
 )
 from rebasin_cli.files.common_names import agreed
 from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.difference import Difference, difference_of, names_hint
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import dtype_name, infos
 
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
 
-def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
+def open_models(paths: Sequence[Path], selection: Selection) -> list[Checkpoint]:
     """Open every model, the names of all brought to those of the first.
 
     Raises one error with the problems of all that cannot be opened.
     """
-    readings = [options.reading(number) for number in range(1, len(paths) + 1)]
+    readings = [reading_of(selection, number) for number in range(1, len(paths) + 1)]
     opened, failures = _opened(paths, readings)
     parts = [k for k, error in failures.items() if isinstance(error, PartError)]
     if len(parts) < len(paths):
@@ -49,11 +53,17 @@ def open_models(paths: Sequence[Path], options: Options) -> list[Checkpoint]:
             model.close()
         raise _together([failures[k] for k in sorted(failures)])
     models = [opened[k] for k in sorted(opened)]
-    _tell([models[k] for k in parts], models, options)
-    check_renames(models, options)
+    _tell([models[k] for k in parts], models, selection)
+    check_renames(models, selection)
     models = agreed(models)
-    check_globs(models, options)
+    check_globs(models, selection)
     return models
+
+
+def reading_of(selection: Selection, model: int) -> Reading:
+    """Return how the model with a number, from 1, is read."""
+    renames = tuple((r.old, r.new) for r in selection.renames if r.model in (None, model))
+    return Reading(selection.part, renames, selection.ignore_classes, selection.dequantize)
 
 
 def _opened(
@@ -78,31 +88,40 @@ def _together(failures: Sequence[RebasinError]) -> RebasinError:
     return kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
 
 
-def _tell(without: Sequence[Checkpoint], models: Sequence[Checkpoint], options: Options) -> None:
+def _tell(
+    without: Sequence[Checkpoint], models: Sequence[Checkpoint], selection: Selection
+) -> None:
     """Say what was not read of some files, and with -v what stays as it is in them.
 
     without: those that lack the part that --key names.
     """
     for model in without:
         if model.layout.format == "pt":
-            options.warn(f"{model.path} has no part {options.key!r}: read as without --key")
+            warnings.warn(
+                f"{model.path} has no part {selection.key!r}: read as without --key",
+                RebasinWarning,
+                stacklevel=2,
+            )
     for model in models:
         if model.dropped:
             kinds = sorted(set(model.dropped.values()))
-            options.warn(
+            warnings.warn(
                 f"{model.path}: left out {listing(list(model.dropped))}, objects of "
-                f"{listing(kinds)}: an output will not have them"
+                f"{listing(kinds)}: an output will not have them",
+                RebasinWarning,
+                stacklevel=2,
             )
-        if model.extra and options.margins:
-            options.warn(f"{model.path}: stays as it is: {listing(model.extra)}")
+        if model.extra:
+            told = f"{model.path}: stays as it is: {listing(model.extra)}"
+            warnings.warn(told, DetailWarning, stacklevel=2)
 
 
-def check_renames(models: Sequence[Checkpoint], options: Options) -> None:
+def check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:
     """Raise UsageError for a --rename that changes no name of its models."""
-    idle = dict.fromkeys(options.renames)
+    idle = dict.fromkeys(selection.renames)
     for number, model in enumerate(models, 1):
         names = [model.stored_name(name) for name in model.names()]
-        for rename in options.renames:
+        for rename in selection.renames:
             new = substituted(rename.old, rename.new, names)
             if rename.model in (None, number) and new != names:
                 idle.pop(rename, None)
@@ -120,10 +139,10 @@ def check_renames(models: Sequence[Checkpoint], options: Options) -> None:
         )
 
 
-def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
+def check_globs(models: Sequence[Checkpoint], selection: Selection) -> None:
     """Raise UsageError if a glob over tensor names matches none: it is a typing error."""
     names = {name for model in models for name in model.names()}
-    globs = (*options.only, *options.skip, *options.pass_through)
+    globs = (*selection.only, *selection.skip, *selection.pass_through)
     idle = [glob for glob in globs if not fnmatch.filter(names, glob)]
     if idle:
         problems = [
@@ -135,7 +154,8 @@ def check_globs(models: Sequence[Checkpoint], options: Options) -> None:
 def check_fit(
     reference: Checkpoint,
     models: Sequence[Checkpoint],
-    options: Options,
+    selection: Selection,
+    tracing: Tracing,
     *,
     apart: Sequence[str] = (),
 ) -> None:
@@ -146,11 +166,11 @@ def check_fit(
     """
     problems: list[Problem] = []
     for number, model in enumerate(models, 2):
-        difference = difference_of(infos(reference), infos(model), options, apart)
+        difference = difference_of(infos(reference), infos(model), selection, apart)
         problems += mismatches(reference, model, difference, number)
     if problems:
         raise CheckpointError(*problems)
-    check_configs([reference, *models], options)
+    check_configs([reference, *models], tracing)
 
 
 def mismatches(

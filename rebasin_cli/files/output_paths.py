@@ -7,19 +7,19 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.files.targets import ending, file_ending
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.output import Output
 
 
-def output_paths(models: Sequence[Checkpoint], options: Options, *, word: str) -> list[Path]:
+def output_paths(models: Sequence[Checkpoint], output: Output, *, word: str) -> list[Path]:
     """Return where results go: beside each model as NAME.word.EXT, to -o, or into -o."""
-    if options.out is None:
-        if options.in_place:
+    if output.path is None:
+        if output.in_place:
             return [model.path for model in models]
-        return [model.path.parent / _name(model, word, options) for model in models]
-    if len(models) == 1 and not _into(options, models[0]):
-        return [options.out]
-    names = distinct([_name(model, word, options) for model in models], models)
-    return [options.out / name for name in names]
+        return [model.path.parent / _name(model, word, output) for model in models]
+    if len(models) == 1 and not _into(output, models[0]):
+        return [output.path]
+    names = distinct([_name(model, word, output) for model in models], models)
+    return [output.path / name for name in names]
 
 
 def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str]:
@@ -30,14 +30,14 @@ def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str
     return [f"{folder}-{name}" for folder, name in zip(folders, names, strict=True)]
 
 
-def _into(options: Options, model: Checkpoint) -> bool:
+def _into(output: Output, model: Checkpoint) -> bool:
     """Return whether -o means a folder to put the result into; a folder model is its own folder."""
-    folder = options.out_folder or bool(options.out and options.out.is_dir())
+    folder = output.names_folder or bool(output.path and output.path.is_dir())
     return folder and not model.path.is_dir()
 
 
-def _name(model: Checkpoint, word: str, options: Options) -> str:
-    suffix = ending(model, options)
+def _name(model: Checkpoint, word: str, output: Output) -> str:
+    suffix = ending(model, output)
     path = model.path.absolute()
     stem = path.name if not suffix else path.name.removesuffix(file_ending(path))
     return f"{stem}.{word}{suffix}"

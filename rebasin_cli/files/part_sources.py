@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.merging import Finite
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import Permutations, Permuted
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
@@ -39,14 +39,14 @@ def part_of(model: Checkpoint, key: str, tensors: Sequence[BoundTensor]) -> Tens
     return part
 
 
-def finite_part(model: Checkpoint, key: str, choice: Choice | None, options: Options) -> Finite:
+def finite_part(model: Checkpoint, key: str, choice: Choice | None, selection: Selection) -> Finite:
     """Return a part beside the weights that refuses to give NaN or infinity to an average."""
     part = part_of(model, key, choice.bound.tensors if choice else ())
     hint = "repair the checkpoint, or leave the part out with --only-part"
-    return Finite(part, f"{model.path}, part {key}", hint, options.selects)
+    return Finite(part, f"{model.path}, part {key}", hint, selection.selects)
 
 
-def finite(model: Checkpoint, options: Options) -> Finite:
+def finite(model: Checkpoint, selection: Selection) -> Finite:
     """Return a model that refuses to give NaN or infinity to an average."""
     hint = "repair the checkpoint, or keep the tensor out of the average with --skip"
-    return Finite(model, str(model.path), hint, options.selects)
+    return Finite(model, str(model.path), hint, selection.selects)

@@ -14,7 +14,7 @@ from rebasin_cli.files.targets import Place
 from rebasin_cli.files.views import bind_seen
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.matching import Matching
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundGroup, BoundSpec, dump, parse
 from rebasin_cli.spec_choice.choice import Choice
@@ -131,7 +131,7 @@ def save_permutations(
     matching: Matching,
     choice: Choice,
     models: tuple[Checkpoint, Checkpoint],
-    options: Options,
+    selection: Selection,
 ) -> Written | None:
     """Write the permutation file of a reference and a model, if a place is planned for one.
 
@@ -149,7 +149,7 @@ def save_permutations(
     }
     metadata = {
         SPEC: dump(choice.bound.spec),
-        SIZES: json.dumps(dict(options.sizes), sort_keys=True),
+        SIZES: json.dumps(dict(selection.sizes), sort_keys=True),
         PASSED: json.dumps(passed, sort_keys=True),
         CONFIG: json.dumps(dict(model.config), sort_keys=True),
         "rebasin.groups": json.dumps(groups, sort_keys=True),

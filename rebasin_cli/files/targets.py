@@ -14,7 +14,8 @@ from rebasin_cli.checkpoint import Checkpoint, Layout, layout_for
 from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.errors import Problem, UsageError
 from rebasin_cli.files.rest import plan_rest
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
 
 ENDINGS = {
@@ -68,32 +69,32 @@ class Target:
         return self.place.path
 
 
-def plan_format(options: Options, out: Path | None = None) -> str | None:
+def plan_format(output: Output, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""
-    if options.format is not None and options.format not in FORMATS:
-        raise UsageError(f"no format is called {options.format!r}", hint="safetensors or pt")
+    if output.format is not None and output.format not in FORMATS:
+        raise UsageError(f"no format is called {output.format!r}", hint="safetensors or pt")
     ended = ENDINGS.get(file_ending(out)) if out else None
-    if options.format and ended and ended != options.format:
+    if output.format and ended and ended != output.format:
         raise UsageError(
-            f"--format {options.format} contradicts the ending of {out}",
+            f"--format {output.format} contradicts the ending of {out}",
             hint="leave out --format, or name the output accordingly",
         )
-    return options.format or ended
+    return output.format or ended
 
 
-def output_file(options: Options, name: str) -> Path:
+def output_file(output: Output, name: str) -> Path:
     """Return -o, or if that is a folder or missing the file called `name` in it or here."""
-    if options.out is None:
+    if output.path is None:
         return Path(name)
-    into = options.out_folder and Path(name).suffix
-    return options.out / name if into else options.out
+    into = output.names_folder and Path(name).suffix
+    return output.path / name if into else output.path
 
 
-def ending(model: Checkpoint, options: Options, out: Path | None = None) -> str:
+def ending(model: Checkpoint, output: Output, out: Path | None = None) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
     if model.path.is_dir():
         return ""
-    format = plan_format(options, out)
+    format = plan_format(output, out)
     suffix = file_ending(model.path)
     return suffix if format in (None, ENDINGS.get(suffix, "safetensors")) else FORMATS[format]
 
@@ -107,7 +108,8 @@ def file_ending(path: Path) -> str:
 def plan_target(
     path: Path,
     like: Checkpoint,
-    options: Options,
+    selection: Selection,
+    output: Output,
     *,
     own: Sequence[Checkpoint],
     others: Sequence[Path] = (),
@@ -117,31 +119,31 @@ def plan_target(
 
     own: the models the result is made of, which it may replace with --in-place.
     """
-    if options.dtype != KEEP and options.dtype not in DTYPES:
+    if output.dtype != KEEP and output.dtype not in DTYPES:
         raise UsageError(
-            f"no dtype is called {options.dtype!r}", hint=f"{KEEP}, {', '.join(DTYPES)}"
+            f"no dtype is called {output.dtype!r}", hint=f"{KEEP}, {', '.join(DTYPES)}"
         )
-    format = plan_format(options, path)
+    format = plan_format(output, path)
     layout = layout_for(like.layout, format) if format else like.layout
-    layout = replace(layout, ties=common_ties(like, own, options))
-    layout, fate = plan_rest(layout, like, own, options)
+    layout = replace(layout, ties=common_ties(like, own, selection))
+    layout, fate = plan_rest(layout, like, own, selection, output)
     mine = [file for model in own for file in files_of(model)]
-    place = plan_place(path, options, own=mine, others=others, create=create)
-    return Target(place, layout, fate, plan_card(path, layout, options))
+    place = plan_place(path, output, own=mine, others=others, create=create)
+    return Target(place, layout, fate, plan_card(path, layout, output))
 
 
-def plan_card(path: Path, layout: Layout, options: Options) -> Place | None:
+def plan_card(path: Path, layout: Layout, output: Output) -> Place | None:
     """Return where the model card of a result goes, None if none is wanted.
 
     That of a folder is its README.md, instead of the one that would be copied: it tells of
     another model. One that is in the place of the result already goes with --force alone.
     """
-    if options.card is None:
+    if output.card is None:
         return None
     if layout.folder is None:
-        return plan_place(path.with_suffix(".card.md"), replace(options, no_clobber=False))
+        return plan_place(path.with_suffix(".card.md"), replace(output, no_clobber=False))
     readme = path / "README.md"
-    if readme.exists() and not options.force and not options.no_clobber:
+    if readme.exists() and not output.force and not output.no_clobber:
         raise UsageError(
             f"--card would replace {readme}", hint="--force replaces it; or choose another output"
         )
@@ -150,7 +152,7 @@ def plan_card(path: Path, layout: Layout, options: Options) -> Place | None:
 
 def plan_place(
     path: Path,
-    options: Options,
+    output: Output,
     *,
     own: Sequence[Path] = (),
     others: Sequence[Path] = (),
@@ -162,7 +164,7 @@ def plan_place(
     create: its folder may be made. Raises UsageError if that is not allowed, if the place
     exists without --force or --no-clobber, or if there can be no file.
     """
-    if _same(path, others) or (_same(path, own) and not options.in_place):
+    if _same(path, others) or (_same(path, own) and not output.in_place):
         in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
         raise UsageError(
             f"the output {path} is one of the inputs", hint=f"choose another{in_place}"
@@ -171,12 +173,12 @@ def plan_place(
         return Place(path, overwrite=True, skip=False, folder=None)
     folder = _folder_to_make(path, create=create)
     if folder or not path.exists():
-        return Place(path, overwrite=options.force, skip=False, folder=folder)
+        return Place(path, overwrite=output.force, skip=False, folder=folder)
     if not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is not a regular file", hint="choose another output")
-    if options.force:
+    if output.force:
         return Place(path, overwrite=True, skip=False, folder=None)
-    if options.no_clobber:
+    if output.no_clobber:
         return Place(path, overwrite=False, skip=True, folder=None)
     raise UsageError(
         f"{path} exists", hint="--force replaces it, --no-clobber keeps it and goes on"
@@ -217,7 +219,9 @@ def check_distinct(paths: Sequence[Path]) -> None:
         raise UsageError(*problems)
 
 
-def common_ties(like: Checkpoint, models: Sequence[Checkpoint], options: Options) -> dict[str, str]:
+def common_ties(
+    like: Checkpoint, models: Sequence[Checkpoint], selection: Selection
+) -> dict[str, str]:
     """Return the ties of a model that all models have: two tensors of one are two in the result.
 
     A model without the second name has nothing that could differ from the first. Where
@@ -227,7 +231,7 @@ def common_ties(like: Checkpoint, models: Sequence[Checkpoint], options: Options
     ties = {}
     for name in like.names():
         memories = [_memory(name, like, model) for model in models]
-        place = (*memories, str(options.selects(name)))
+        place = (*memories, str(selection.selects(name)))
         original = first.setdefault(place, name)
         if original != name:
             ties[name] = original
@@ -240,22 +244,24 @@ def _memory(name: str, like: Checkpoint, model: Checkpoint) -> str:
     return names.get(name, name)
 
 
-def output_infos(model: Checkpoint, target: Layout, options: Options) -> tuple[TensorInfo, ...]:
+def output_infos(
+    model: Checkpoint, target: Layout, selection: Selection, output: Output
+) -> tuple[TensorInfo, ...]:
     """Return names, shapes and dtypes of a result made like `model`.
 
     --dtype changes real floating tensors only. A tensor tied to another is left out where the
     format has no ties.
     """
     names = [n for n in model.names() if target.format == "pt" or n not in target.ties]
-    return tuple(output_info(model.info(name), options) for name in names)
+    return tuple(output_info(model.info(name), selection, output) for name in names)
 
 
-def output_info(info: TensorInfo, options: Options) -> TensorInfo:
+def output_info(info: TensorInfo, selection: Selection, output: Output) -> TensorInfo:
     """Return what a tensor is in the output."""
     real = info.dtype.is_floating_point
-    if options.dtype == KEEP or not real or not options.selects(info.name):
+    if output.dtype == KEEP or not real or not selection.selects(info.name):
         return info
-    return replace(info, dtype=DTYPES[options.dtype])
+    return replace(info, dtype=DTYPES[output.dtype])
 
 
 def describe_target(target: Target) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.targets import KEEP, Place, Target, output_info, output_infos
 from rebasin_cli.merging import all_finite
 from rebasin_cli.merging.whole import exactly, kind
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
 
 MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
@@ -33,7 +34,8 @@ def write_model(
     source: TensorSource,
     like: Checkpoint,
     target: Target,
-    options: Options,
+    selection: Selection,
+    output: Output,
     metadata: Mapping[str, str],
     parts: Parts | None = None,
 ) -> Written:
@@ -41,30 +43,32 @@ def write_model(
 
     parts: what the parts beside the weights become; None: they stay, and are stale.
     """
-    infos = output_infos(like, target.layout, options)
+    infos = output_infos(like, target.layout, selection, output)
     if parts is None:
         target = replace(target, fate=target.fate.without_parts)
-    jobs = [_part_job(like, key, parts, target, options) for key in target.fate.parts if parts]
-    config = _configuration(target, options)
+    jobs = [
+        _part_job(like, key, parts, target, selection, output) for key in target.fate.parts if parts
+    ]
+    config = _configuration(target, selection, output)
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **metadata}
     return write_source(source, infos, target, facts, beside=config, parts=jobs)
 
 
-def _configuration(target: Target, options: Options) -> dict[str, str]:
+def _configuration(target: Target, selection: Selection, output: Output) -> dict[str, str]:
     """Return the config.json of a result where it is not that of the model, by its name."""
-    folder, dtype = target.layout.folder, None if options.dtype == KEEP else options.dtype
-    if folder is None or not (dtype or options.dequantize):
+    folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
+    if folder is None or not (dtype or selection.dequantize):
         return {}
-    text = configuration_in(folder, dtype, coded=not options.dequantize)
+    text = configuration_in(folder, dtype, coded=not selection.dequantize)
     return {CONFIG: text} if text else {}
 
 
 def _part_job(
-    like: Checkpoint, key: str, parts: Parts, target: Target, options: Options
+    like: Checkpoint, key: str, parts: Parts, target: Target, selection: Selection, output: Output
 ) -> PartJob:
     own, source = like.part(key), parts(key)
-    infos = {name: output_info(own.info(name), options) for name in own.names()}
+    infos = {name: output_info(own.info(name), selection, output) for name in own.names()}
     path = next(part.path for part in like.rest.parts if part.key == key)
     return PartJob(
         path,

@@ -9,7 +9,7 @@ from rebasin_cli.matching.diagnostics.relation import (
     diagnose_fully,
     present_relation,
 )
-from rebasin_cli.matching.many.request import Alignment, Request, pair_objective
+from rebasin_cli.matching.many.match_many import Alignment, Request, pair_objective
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.methods import METHODS, SOFT, check_start

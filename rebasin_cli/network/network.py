@@ -21,8 +21,10 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.names_in_files import ModelTensors, layout_of
 from rebasin_cli.network.scores import Judge, cross_entropy_judge, own_judge
 from rebasin_cli.network.user_code import users_code
-from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import TensorSource, infos
 from rebasin_cli.tensors.blocks import Window
 
@@ -36,41 +38,50 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Door:
+class UserCode:
     """All code of the user's that a command runs: the model, its data, how it is judged.
 
-    data, evaluate: None where the user named none.
+    loader, evaluate: None where the user named none. data: how they were named.
     """
 
     network: Network
-    data: Loader | None
+    loader: Loader | None
     evaluate: Callable[[Any], object] | None
+    data: Data
 
 
-def plan_door(checkpoint: Checkpoint, options: Options, *, data: bool, judged: bool) -> Door:
+def plan_user_code(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    tracing: Tracing,
+    data: Data,
+    *,
+    fed: bool,
+    judged: bool,
+) -> UserCode:
     """Return the model that --model names, as one of the checkpoint, its data and evaluation.
 
-    data, judged: whether the command cannot do without batches, without scores. Raises UsageError
+    fed, judged: whether the command cannot do without batches, without scores. Raises UsageError
     for what is missing, CheckpointError for another model's checkpoint.
     """
-    running, target = options.running, options.tracing.target
-    if target is None:
+    if tracing.target is None:
         raise UsageError("a model has to be run", hint="--model file.py:Class builds it")
-    if data and running.data is None:
+    if fed and data.data is None:
         raise UsageError("there is no data to run the model on", hint="--data file.py:batches")
-    if judged and running.data is None and running.evaluate is None:
+    if judged and data.data is None and data.evaluate is None:
         hint = "--data file.py:batches yields (inputs, targets); or --evaluate file.py:function"
         raise UsageError("nothing says how good a model is", hint=hint)
-    return Door(
-        network=plan_network(checkpoint, options),
-        data=loader(running.data) if running.data else None,
-        evaluate=evaluation(running.evaluate) if running.evaluate else None,
+    return UserCode(
+        network=plan_network(checkpoint, selection, tracing),
+        loader=loader(data.data) if data.data else None,
+        evaluate=evaluation(data.evaluate) if data.evaluate else None,
+        data=data,
     )
 
 
-def plan_network(checkpoint: Checkpoint, options: Options) -> Network:
+def plan_network(checkpoint: Checkpoint, selection: Selection, tracing: Tracing) -> Network:
     """Return the model that the options name, for checkpoints with the tensors of this one."""
-    subject = subject_for(options.tracing)
+    subject = subject_for(tracing)
     model = without_memory(subject)
     model = subject.build() if model is None else model
     held = held_infos(model)
@@ -83,7 +94,7 @@ def plan_network(checkpoint: Checkpoint, options: Options) -> Network:
         ignored=ignored_names(model),
     )
     stored = infos(checkpoint)
-    wanted = [name for name in stored if options.selects(name)]
+    wanted = [name for name in stored if selection.selects(name)]
     layout = layout_of(known, stored, wanted, str(checkpoint.path))
     return Network(subject, layout.windows)
 
@@ -97,23 +108,23 @@ def built(network: Network, source: TensorSource, machine: Machine) -> nn.Module
     return model.to(machine.device).eval()
 
 
-def batches_of(door: Door, machine: Machine, options: Options) -> Batches:
+def batches_of(code: UserCode, machine: Machine) -> Batches:
     """Return the data of a plan that has some, on its device."""
-    assert door.data is not None, "the plan has seen to it"
+    assert code.loader is not None, "the plan has seen to it"
     return Batches(
-        door.data,
-        name=options.running.data or "",
-        limit=options.running.batches,
+        code.loader,
+        name=code.data.data or "",
+        limit=code.data.batches,
         device=machine.device,
-        seed=options.seed,
+        seed=machine.seed,
     )
 
 
-def judge_of(door: Door, machine: Machine, options: Options) -> Judge:
+def judge_of(code: UserCode, machine: Machine) -> Judge:
     """Return how the plan's models are judged: by the user's function, else on the data."""
-    if door.evaluate is not None:
-        return own_judge(door.evaluate, options.running.evaluate or "")
-    return cross_entropy_judge(batches_of(door, machine, options))
+    if code.evaluate is not None:
+        return own_judge(code.evaluate, code.data.evaluate or "")
+    return cross_entropy_judge(batches_of(code, machine))
 
 
 def subject_for(tracing: Tracing) -> Subject:

@@ -13,7 +13,8 @@ import torch
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.matching import METHODS, Settings, check_start, named
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.search import Search
 
 # Methods that run the models; `commands.align.methods` says what each of them needs.
 DATA_METHODS = ("activations", "straight-through")
@@ -22,41 +23,48 @@ DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 @dataclass(frozen=True)
 class Machine:
-    """Device name as torch writes it, threads, and bytes of tensors to keep in memory."""
+    """Device name as torch writes it, threads, bytes of tensors to keep in memory, and the seed."""
 
     device: str
     jobs: int
     max_memory: int
+    seed: int = 0
 
-    def settings(self, options: Options) -> Settings:
+    def settings(self, search: Search) -> Settings:
         """Return how to search with these means."""
         return Settings(
-            seed=options.seed,
-            **vars(options.search),
+            seed=self.seed,
+            method=search.method,
+            loss=search.loss,
+            effort=search.effort,
+            order=search.order,
+            starts=(search.start,) if search.start else None,
+            restarts=search.restarts,
+            fast=search.fast,
             jobs=self.jobs,
             device=self.device,
             max_memory=self.max_memory,
         )
 
 
-def plan_machine(options: Options, *, more: Iterable[str] = ()) -> Machine:
+def plan_machine(computing: Computing, search: Search, *, more: Iterable[str] = ()) -> Machine:
     """Return what to run on, and how.
 
     more: methods of the command beside those that search by weights alone.
     Raises UsageError for an unknown name or device, MachineError if the device is absent.
     """
-    search = options.search
     if search.method in DATA_METHODS and search.method not in more:
         raise UsageError(
             f"only `rebasin align` has the method {search.method!r}",
             hint="align the models with it first, and give what it writes to this command",
         )
     named("method", search.method, dict.fromkeys((*METHODS, *more)))
-    for start in search.starts or ():
-        check_start(start, search.method)
-    jobs = options.jobs or len(os.sched_getaffinity(0))
-    machine = Machine(plan_device(options.device), jobs, options.max_memory or free_memory() // 2)
-    machine.settings(options)  # refuses names that no table has, before any work
+    if search.start is not None:
+        check_start(search.start, search.method)
+    jobs = computing.jobs or len(os.sched_getaffinity(0))
+    memory = computing.max_memory or free_memory() // 2
+    machine = Machine(plan_device(computing.device), jobs, memory, computing.seed)
+    machine.settings(search)  # refuses names that no table has, before any work
     return machine
 
 

@@ -8,8 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.options.parameters import option
 from rebasin_cli.options.values import home_path
 
 # Byte order marks of what is not UTF-8; the longer ones first, as they begin like the others.
@@ -19,6 +21,10 @@ WIDE = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+Null = Annotated[
+    bool, option("Files")("--null", "-0", help="Paths on stdin end in NUL, as of `find -print0`.")
+]
 
 
 def model_paths(models: Sequence[Path] | None) -> list[Path]:

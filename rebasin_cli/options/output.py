@@ -6,8 +6,9 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.parameters import flags_in, option
 from rebasin_cli.options.values import home_path
 
 _file = flags_in("Files")
@@ -83,3 +84,12 @@ class Output:
 
 PLACING = ("out", "force", "no_clobber")  # of a result that is no checkpoint
 FORMING = ("drop_rest", "format", "dtype", "force", "no_clobber", "in_place")
+
+SavePermutation = Annotated[
+    Path | None,
+    option("Files")(
+        "--save-permutation",
+        metavar="FILE",
+        help="Also write the permutation; a folder for several models.",
+    ),
+]

@@ -35,9 +35,9 @@ class Flag:
     def parameter(self, name: str, help: str | None) -> inspect.Parameter:
         """Return the parameter that Typer sees, with another help if one is given."""
         option = typer.Option(*self.names, **{**self.declared, **({"help": help} if help else {})})
-        kind = Annotated[self.kind, option]
+        annotated: Any = Annotated
         place = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(name, place, default=self.default, annotation=kind)
+        return inspect.Parameter(name, place, default=self.default, annotation=annotated[self.kind, option])
 
 
 @dataclass(frozen=True)

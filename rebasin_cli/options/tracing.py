@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import typer
 
@@ -154,3 +155,21 @@ COMPANIONS = (
     "buffers",
     "cache",
 )
+
+
+class TracingRequest(Protocol):
+    """What a command is asked for, a dataclass, if it may trace a model."""
+
+    @property
+    def tracing(self) -> Tracing:
+        """Which model, and how."""
+
+
+RequestT = TypeVar("RequestT", bound=TracingRequest)
+PlanT = TypeVar("PlanT")
+
+
+def planned(plan: Callable[[RequestT], PlanT], request: RequestT) -> Callable[[Progress], PlanT]:
+    """Return what makes a plan of a request, and tells somebody if a model is traced for it."""
+    copy: Any = replace  # of any dataclass
+    return lambda told: plan(copy(request, tracing=request.tracing.telling(told)))

@@ -47,7 +47,7 @@ class Screen:
 
     def show(self, outcome: object) -> int:
         """Show one outcome and return the exit code that it amounts to."""
-        presenter = (COMMON | dict(self.presenters))[type(outcome)]
+        presenter: Presenter[Any] = {**COMMON, **self.presenters}[type(outcome)]
         with self._bar.hidden():
             line = self._event(presenter, outcome) if self.json else _text(presenter, outcome)
             if line:

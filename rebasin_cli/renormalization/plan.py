@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.network.network import Door, plan_door, plan_network
-from rebasin_cli.options.groups import Options
+from rebasin_cli.network.network import UserCode, plan_network, plan_user_code
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.renormalization import Renormalization
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS
 from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import METHODS
@@ -22,33 +24,19 @@ _GUESS = {True: "reset", False: "rescale"}  # with BatchNorm, without
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user asks for. method: None: `reset` with BatchNorm, else `rescale`.
-
-    statistics: a file that `rebasin statistics` wrote, in place of parents and data. decay: a key
-    of CALIBRATIONS: by what `calibrate` takes features to shrink.
-    """
-
-    method: str | None = None
-    sequential: bool = False
-    average: bool = False
-    factor: float = 1.0
-    statistics: Path | None = None
-    decay: str = DECAY
-
-
-@dataclass(frozen=True)
 class CorrectionPlan:
     """All that correcting a model takes besides the model and its parents.
 
-    door: the model and what it is run on, None if none is run. selects: takes tensors by their
+    code: the model and what it is run on, None if none is run. selects: takes tensors by their
     names in the checkpoint.
     """
 
     how: Correcting
-    door: Door | None
+    code: UserCode | None
     statistics: Checkpoint | None
-    options: Options
+    selection: Selection
+    tracing: Tracing
+    data: Data
     decay: str = DECAY
 
     @property
@@ -62,19 +50,24 @@ class CorrectionPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        running = self.options.running
         return {
             "method": self.method,
             "sequential": self.how.sequential,
             "average": self.how.average,
             "factor": self.how.factor,
-            "model": self.options.tracing.target,
-            "data": running.data,
+            "model": self.tracing.target,
+            "data": self.data.data,
             "statistics": str(self.statistics.path) if self.statistics else None,
         }
 
 
-def plan_correction(checkpoint: Checkpoint, options: Options, asked: Asked) -> CorrectionPlan:
+def plan_correction(
+    checkpoint: Checkpoint,
+    selection: Selection,
+    tracing: Tracing,
+    data: Data,
+    asked: Renormalization,
+) -> CorrectionPlan:
     """Return how a checkpoint's statistics will be corrected.
 
     Raises UsageError for options that do not fit the method, and for a model or data that it needs.
@@ -87,9 +80,11 @@ def plan_correction(checkpoint: Checkpoint, options: Options, asked: Asked) -> C
     how = Correcting(method, asked.sequential, asked.average, asked.factor)
     return CorrectionPlan(
         how=how,
-        door=_door(method, checkpoint, options, asked),
+        code=_user_code(method, checkpoint, selection, tracing, data, asked),
         statistics=open_checkpoint(asked.statistics) if asked.statistics else None,
-        options=options,
+        selection=selection,
+        tracing=tracing,
+        data=data,
         decay=asked.decay,
     )
 
@@ -99,16 +94,7 @@ def has_batch_norm(checkpoint: Checkpoint) -> bool:
     return any(name.endswith("running_var") for name in checkpoint.names())
 
 
-def aligning(options: Options) -> Options:
-    """Return what says how to align, in a command that runs a model.
-
-    Of --spec and --model the first says how to align, if it is given; --only and --skip choose
-    what is corrected.
-    """
-    return replace(options.spec_first(), only=(), skip=())
-
-
-def _check(method: str, asked: Asked) -> None:
+def _check(method: str, asked: Renormalization) -> None:
     """Raise UsageError for options that say nothing to the method."""
     said: Mapping[str, tuple[bool, tuple[str, ...]]] = {
         "--sequential": (asked.sequential, MEASURING),
@@ -129,14 +115,21 @@ def _check(method: str, asked: Asked) -> None:
         raise UsageError(f"--factor {asked.factor}: a factor of deviations is a positive number")
 
 
-def _door(method: str, checkpoint: Checkpoint, options: Options, asked: Asked) -> Door | None:
-    if method == "calibrate" and options.tracing.target is None:
+def _user_code(
+    method: str,
+    checkpoint: Checkpoint,
+    selection: Selection,
+    tracing: Tracing,
+    data: Data,
+    asked: Renormalization,
+) -> UserCode | None:
+    if method == "calibrate" and tracing.target is None:
         return None
     if method == "calibrate" or asked.statistics is not None:
-        if options.tracing.target is None:
+        if tracing.target is None:
             raise UsageError(
                 "--statistics say what layers do, not where they are in the file",
                 hint="--model file.py:Class names the model",
             )
-        return Door(plan_network(checkpoint, options), None, None)
-    return plan_door(checkpoint, options, data=True, judged=False)
+        return UserCode(plan_network(checkpoint, selection, tracing), None, None, data)
+    return plan_user_code(checkpoint, selection, tracing, data, fed=True, judged=False)

@@ -54,9 +54,9 @@ def corrected(
     """
     if plan.method == "calibrate":
         return _calibrated(source, parents, plan, progress)
-    assert plan.door is not None, "only `calibrate` runs no model"
-    network = plan.door.network
-    batches = batches_of(plan.door, machine, plan.options) if plan.door.data else None
+    assert plan.code is not None, "only `calibrate` runs no model"
+    network = plan.code.network
+    batches = batches_of(plan.code, machine) if plan.code.loader else None
     model = built(network, source, machine)
     known = _known(parents, plan, machine, batches, progress)
     found = goals(known, parents.weights or _equal(known)) if known else {}
@@ -81,12 +81,12 @@ def _known(
         return known
     if not plan.by_parents:
         return {}
-    assert plan.door is not None, "parents are measured"
+    assert plan.code is not None, "parents are measured"
     assert batches is not None, "parents are measured"
     models = []
     for number, source in enumerate(parents.sources):
         progress("building the parents", number, len(parents.sources))
-        models.append(built(plan.door.network, source, machine))
+        models.append(built(plan.code.network, source, machine))
     progress("measuring the parents", 0, 0)
     return layer_statistics(models, batches, together=plan.method == "closed-form")
 
@@ -102,7 +102,7 @@ def _calibrated(
     progress("looking how deep each bias is", 0, 0)
     paths = _paths(parents, plan)
     present = set(source.names())
-    chosen = {n: path for n, path in paths.items() if n in present and plan.options.selects(n)}
+    chosen = {n: path for n, path in paths.items() if n in present and plan.selection.selects(n)}
     if not chosen:
         raise UsageError("calibrate finds no bias", hint="without biases nothing has to be done")
     biases = CALIBRATIONS[plan.decay](parents.sources, parents.weights, chosen)
@@ -113,10 +113,10 @@ def _calibrated(
 
 def _paths(parents: Parents, plan: CorrectionPlan) -> dict[str, tuple[str, ...]]:
     """Return the weights up to every bias, by their names in the checkpoint."""
-    if plan.door is None:
+    if plan.code is None:
         assert parents.bound is not None, "the plan has chosen a spec"
         return paths_in_spec(parents.bound)
-    network = plan.door.network
+    network = plan.code.network
     with users_code("the model"), torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         model = network.subject.build()
@@ -132,7 +132,7 @@ def _selects(network: Network, plan: CorrectionPlan) -> Callable[[str], bool]:
     stored: dict[str, list[str]] = {}
     for name, window in network.windows.items():
         stored.setdefault(window.source, []).append(name)
-    return lambda name: any(map(plan.options.selects, stored.get(name, ())))
+    return lambda name: any(map(plan.selection.selects, stored.get(name, ())))
 
 
 def _taken(

@@ -13,7 +13,7 @@ from typing import NoReturn
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.files.views import View, bind_seen, chains, views
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import (
     BoundSpec,
     Spec,
@@ -27,7 +27,7 @@ from rebasin_cli.spec import (
     spec_text,
 )
 from rebasin_cli.spec_choice.hints import model_hint
-from rebasin_cli.spec_choice.unnamed import unnamed
+from rebasin_cli.spec_choice.unnamed import excused, unnamed
 
 # Specs of models whose head may be tied to the embedding, so that files look alike without a head.
 WITH_HEAD = frozenset(
@@ -58,12 +58,12 @@ class Miss:
     hint: str = ""
 
 
-def only_fit(headers: Headers, options: Options) -> Fit:
+def only_fit(headers: Headers, selection: Selection) -> Fit:
     """Return the one bundled spec that fits all tensors of some models.
 
     Raises NoFitError if none does, UsageError if several differ in what they allow.
     """
-    trials = list(_trials(headers, options))
+    trials = list(_trials(headers, selection))
     fits = next(filter(None, (trial.fits() for trial in trials)), {})
     if not fits:
         _none_fits(trials[0])
@@ -84,42 +84,42 @@ def only_fit(headers: Headers, options: Options) -> Fit:
     )
 
 
-def fitting(headers: Headers, options: Options) -> dict[str, str]:
+def fitting(headers: Headers, selection: Selection) -> dict[str, str]:
     """Return what each bundled spec says of models: `fits`, or why it does not."""
-    trials = list(_trials(headers, options))
+    trials = list(_trials(headers, selection))
     trial = next((trial for trial in trials if trial.fits()), trials[0])
     return {name: trial.verdict(name) for name in trial.least}
 
 
-def bound_to(spec: Spec, headers: Headers, options: Options) -> BoundSpec:
+def bound_to(spec: Spec, headers: Headers, selection: Selection) -> BoundSpec:
     """Return a spec bound to the tensors of models. Raises SpecError with every problem."""
     return bind_seen(
         spec,
         headers.infos,
         config=headers.config,
-        sizes=options.sizes,
+        sizes=selection.sizes,
         ties=headers.ties,
-        aside=_excused(headers, options),
+        aside=_excused(headers, selection),
     )
 
 
-def _excused(headers: Headers, options: Options) -> list[str]:
-    return list(filter(options.excuses, headers.infos))
+def _excused(headers: Headers, selection: Selection) -> list[str]:
+    return [name for name in headers.infos if excused(name, selection)]
 
 
-def _trials(headers: Headers, options: Options) -> Iterator[_Trial]:
+def _trials(headers: Headers, selection: Selection) -> Iterator[_Trial]:
     """Yield the ways to see the names, as they are first."""
-    aside = _excused(headers, options)
+    aside = _excused(headers, selection)
     seen = views(headers.infos, headers.ties, aside)
-    return (_Trial(headers, options, view) for view in seen if chains(view))
+    return (_Trial(headers, selection, view) for view in seen if chains(view))
 
 
 class _Trial:
     """All bundled specs against the headers of some models, as a view shows them."""
 
-    def __init__(self, headers: Headers, options: Options, view: View) -> None:
-        self.headers, self._options = headers, options
-        excused = [view.names[name] for name in _excused(headers, options)]
+    def __init__(self, headers: Headers, selection: Selection, view: View) -> None:
+        self.headers, self._selection = headers, selection
+        excused = [view.names[name] for name in _excused(headers, selection)]
         self._names = outlines(view.infos, view.ties, excused)
         self.path = headers.where
         self._found: dict[str, BoundSpec | Miss] = {}
@@ -147,12 +147,12 @@ class _Trial:
 
     def _bound(self, name: str) -> BoundSpec | Miss:
         try:
-            bound = bound_to(load_spec(name), self.headers, self._options)
+            bound = bound_to(load_spec(name), self.headers, self._selection)
         except SpecError as error:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
             return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
-        left = unnamed(bound, self.headers, self._options)
+        left = unnamed(bound, self.headers, self._selection)
         if left:
             return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
         return bound

@@ -10,7 +10,8 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.files.configs import check_sizes
 from rebasin_cli.files.headers import Headers, headers_of
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec import BoundSpec, load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
@@ -53,7 +54,11 @@ class Choice:
 
 
 def choose_spec(
-    models: Sequence[Checkpoint], options: Options, *, given: Statistics | None = None
+    models: Sequence[Checkpoint],
+    selection: Selection,
+    tracing: Tracing,
+    *,
+    given: Statistics | None = None,
 ) -> Choice:
     """Return the spec for all models of a command. given: where it comes from if none is named.
 
@@ -62,10 +67,10 @@ def choose_spec(
     differ, and no config.json says what the model is.
     """
     headers = headers_of(models)
-    choice = _chosen(headers, options, given)
+    choice = _chosen(headers, selection, tracing, given)
     check_sizes(choice.bound.spec, models)
-    choice = replace(choice, bound=_voting(choice.bound, headers, options))
-    if options.strict and choice.bound.untouched:
+    choice = replace(choice, bound=_voting(choice.bound, headers, selection))
+    if selection.strict and choice.bound.untouched:
         raise SpecError(
             f"spec {choice.name!r} does not mention {len(choice.bound.untouched)} tensors",
             where=headers.where,
@@ -73,21 +78,21 @@ def choose_spec(
             hint="list them with fixed axes [~], or leave out --strict",
         )
     if choice.traced is None:
-        check_unnamed(choice.name, choice.bound, headers, options)
-    held = held_roots(choice.bound, headers, options)
+        check_unnamed(choice.name, choice.bound, headers, selection)
+    held = held_roots(choice.bound, headers, selection)
     choice = replace(choice, held=held | returned_roots(choice.bound, headers, models))
-    check_passed(choice.bound, headers, options, choice.movable)
+    check_passed(choice.bound, headers, selection, choice.movable)
     return choice
 
 
 def tensors_of(
-    choice: Choice, model: Checkpoint, reference: Checkpoint, options: Options
+    choice: Choice, model: Checkpoint, reference: Checkpoint, selection: Selection
 ) -> tuple[BoundTensor, ...]:
     """Return the tensors of a spec as they are cut in a model whose shapes are not the first's."""
-    return bound_to(choice.bound.spec, headers_of([model, reference]), options).tensors
+    return bound_to(choice.bound.spec, headers_of([model, reference]), selection).tensors
 
 
-def held_roots(bound: BoundSpec, headers: Headers, options: Options) -> frozenset[str]:
+def held_roots(bound: BoundSpec, headers: Headers, selection: Selection) -> frozenset[str]:
     """Return the roots of the families that have to stay in place.
 
     What is left out, or missing in one of the models, keeps its order: so do the units in it, in
@@ -95,7 +100,7 @@ def held_roots(bound: BoundSpec, headers: Headers, options: Options) -> frozense
     """
 
     def out(name: str) -> bool:
-        return name in headers.partial or not options.selects(name)
+        return name in headers.partial or not selection.selects(name)
 
     named = (t.groups for t in bound.tensors if any(map(out, t.members)))
     others = (touched(bound, headers.infos[name]) for name in filter(out, bound.untouched))
@@ -108,43 +113,47 @@ def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
     return frozenset(group.root for group in groups if not group.fixed)
 
 
-def _chosen(headers: Headers, options: Options, given: Statistics | None) -> Choice:
-    target = options.tracing.target
-    if options.spec is not None and target is not None:
+def _chosen(
+    headers: Headers, selection: Selection, tracing: Tracing, given: Statistics | None
+) -> Choice:
+    target = tracing.target
+    if selection.spec is not None and target is not None:
         raise UsageError("--spec and --model exclude each other")
-    if options.spec is not None:
-        bound = bound_to(load_spec(options.spec), headers, options)
-        return Choice(options.spec, bound, automatic=False)
+    if selection.spec is not None:
+        bound = bound_to(load_spec(selection.spec), headers, selection)
+        return Choice(selection.spec, bound, automatic=False)
     if target is not None:
-        bound, found = bound_model(headers, options)
+        bound, found = bound_model(headers, selection, tracing)
         name = f"traced from {target}{found.layout.note}"
         return Choice(name, bound, automatic=False, traced=found)
     if given is not None:
-        bound = bound_to(given.spec, headers, options)
+        bound = bound_to(given.spec, headers, selection)
         return Choice(f"of {given.path}", bound, automatic=False)
     try:
-        fit = only_fit(headers, options)
+        fit = only_fit(headers, selection)
     except NoFitError as error:
-        return _traced_config(headers, options, error)
+        return _traced_config(headers, selection, tracing, error)
     return Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
 
 
-def _traced_config(headers: Headers, options: Options, error: NoFitError) -> Choice:
+def _traced_config(
+    headers: Headers, selection: Selection, tracing: Tracing, error: NoFitError
+) -> Choice:
     """Return the spec traced from a config.json; both problems are told if that fails."""
-    tracing, architecture = configured(headers, options.tracing, error)
+    tracing, architecture = configured(headers, tracing, error)
     try:
-        bound, found = bound_model(headers, replace(options, tracing=tracing))
+        bound, found = bound_model(headers, selection, tracing)
     except RebasinError as other:
         raise NoFitError(*error.problems, *other.problems) from other
     name = f"traced from config.json: {architecture}{found.layout.note}"
     return Choice(name, bound, automatic=True, traced=found)
 
 
-def _voting(bound: BoundSpec, headers: Headers, options: Options) -> BoundSpec:
+def _voting(bound: BoundSpec, headers: Headers, selection: Selection) -> BoundSpec:
     """Return the bound spec with votes for the tensors that take part and that all models have."""
 
     def votes(name: str) -> bool:
-        return options.selects(name) and name in headers.everywhere
+        return selection.selects(name) and name in headers.everywhere
 
     tensors = tuple(
         replace(tensor, votes=tensor.votes and all(map(votes, tensor.members)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from glob import escape
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.checkpoint.failures import listing
+from rebasin_cli.errors import RebasinWarning
 from rebasin_cli.files.difference import difference_of, skipped_globs
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.tensors import infos
 
@@ -20,7 +22,7 @@ _BLOCK = re.compile(r"(?:.*?\.)??[0-9]+\.")
 
 
 def heads_apart(
-    reference: Checkpoint, models: Sequence[Checkpoint], options: Options
+    reference: Checkpoint, models: Sequence[Checkpoint], selection: Selection
 ) -> tuple[str, ...]:
     """Return globs for the tensors of heads that not all models have, and tell them.
 
@@ -28,12 +30,14 @@ def heads_apart(
     """
     found: dict[str, None] = {}
     for model in models:
-        difference = difference_of(infos(reference), infos(model), options)
+        difference = difference_of(infos(reference), infos(model), selection)
         if difference.of_heads:
             apart = listing(skipped_globs(difference))
-            options.warn(
+            warnings.warn(
                 f"{apart} not in both {reference.path} and {model.path}: "
-                "what a head reads or a backbone returns stays in order"
+                "what a head reads or a backbone returns stays in order",
+                RebasinWarning,
+                stacklevel=2,
             )
             found |= dict.fromkeys(map(escape, (*difference.missing, *difference.extra)))
     return tuple(found)

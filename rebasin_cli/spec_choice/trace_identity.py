@@ -17,7 +17,7 @@ import torch
 from rebasin_cli import __version__
 from rebasin_cli.models import subject
 from rebasin_cli.models.user.imports import home
-from rebasin_cli.options.groups import Tracing
+from rebasin_cli.options.tracing import Tracing
 
 CONFIGURED = ("transformers", "diffusers")  # a config.json says which of them it is for
 LIBRARIES: Mapping[str, tuple[str, ...]] = {

@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.network.names_in_files import Layout, ModelTensors, layout_of, missing_sources
-from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec import BoundSpec, Spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to
 from rebasin_cli.spec_choice.hints import model_hint
 from rebasin_cli.spec_choice.renamed_spec import spec_in_files
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.tracing import check_validated, traced
+from rebasin_cli.spec_choice.unnamed import excused
 
 SCHEME_OF = {"transformers": "hf", "diffusers": "diffusers"}
 
@@ -28,21 +30,21 @@ class Fitted:
     layout: Layout
 
 
-def fitted(headers: Headers, options: Options) -> Fitted:
+def fitted(headers: Headers, selection: Selection, tracing: Tracing) -> Fitted:
     """Return the model that the options name, traced, if the checkpoints are ones of it.
 
     Raises CheckpointError if they are not.
     """
-    known = traced(options.tracing)
-    wanted = [name for name in headers.infos if not options.excuses(name)]
+    known = traced(tracing)
+    wanted = [name for name in headers.infos if not excused(name, selection)]
     try:
         layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
     except CheckpointError as error:
         hint = model_hint(headers)
-        if not hint or f"--model {options.tracing.target}" in hint:
+        if not hint or f"--model {tracing.target}" in hint:
             raise
         raise CheckpointError(*(replace(p, hint=hint) for p in error.problems)) from error
-    return Fitted(options.tracing, known, layout)
+    return Fitted(tracing, known, layout)
 
 
 def tensors_of(known: TracedModel) -> ModelTensors:
@@ -52,16 +54,18 @@ def tensors_of(known: TracedModel) -> ModelTensors:
     return ModelTensors(known.name, trace.infos, trace.ties, needed, known.windows, known.ignored)
 
 
-def bound_model(headers: Headers, options: Options) -> tuple[BoundSpec, Fitted]:
+def bound_model(
+    headers: Headers, selection: Selection, tracing: Tracing
+) -> tuple[BoundSpec, Fitted]:
     """Return the spec of the model that the options name, bound to a checkpoint, and the model.
 
     Raises SpecError for a trace that was not validated, CheckpointError for another model's
     checkpoint.
     """
-    found = fitted(headers, options)
-    check_validated(found.known.trace, options.tracing)
+    found = fitted(headers, selection, tracing)
+    check_validated(found.known.trace, tracing)
     spec = spec_for(headers, found.known, found.layout)
-    return bound_to(spec, headers, options), found
+    return bound_to(spec, headers, selection), found
 
 
 def configured(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:

@@ -10,7 +10,7 @@ from rebasin_cli.models.transformers.library_names import ignored_names, stored_
 from rebasin_cli.models.trial_run import failure, quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.network.network import subject_for
-from rebasin_cli.options.groups import Tracing
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache
 from rebasin_cli.spec_choice.renamed_spec import saved_spec
 from rebasin_cli.spec_choice.trace_format import TracedModel

@@ -6,12 +6,13 @@ it: left in the old order it breaks the function. Name and shape tell what it co
 
 from __future__ import annotations
 
+from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from collections.abc import Iterator, Sequence
 from math import prod
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import BoundSpec, uncovered
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
@@ -19,7 +20,12 @@ from rebasin_cli.tensors.blocks import BoundTensor
 SHOWN = 10
 
 
-def unnamed(bound: BoundSpec, headers: Headers, options: Options) -> tuple[str, ...]:
+def excused(name: str, selection: Selection) -> bool:
+    """Return whether a spec need not name a tensor."""
+    return selection.excuses(name) or is_extra_state(name)
+
+
+def unnamed(bound: BoundSpec, headers: Headers, selection: Selection) -> tuple[str, ...]:
     """Return the tensors that no pattern names although they could matter.
 
     Those are floating and of more than one element, or lie beside a tensor that is named, such as
@@ -30,12 +36,12 @@ def unnamed(bound: BoundSpec, headers: Headers, options: Options) -> tuple[str, 
     named = {name for tensor in bound.tensors for name in tensor.members}
     beside = (n for n in bound.untouched if infos[n].numel > 1 and _extends(n, named))
     suspects = dict.fromkeys((*floating, *beside))
-    return tuple(name for name in suspects if not options.excuses(name))
+    return tuple(name for name in suspects if not excused(name, selection))
 
 
-def check_unnamed(name: str, bound: BoundSpec, headers: Headers, options: Options) -> None:
+def check_unnamed(name: str, bound: BoundSpec, headers: Headers, selection: Selection) -> None:
     """Raise SpecError for tensors that the spec called `name` does not mention."""
-    left = unnamed(bound, headers, options)
+    left = unnamed(bound, headers, selection)
     if left:
         raise SpecError(
             f"spec {name!r} does not name {len(left)} of the tensors",
@@ -47,13 +53,13 @@ def check_unnamed(name: str, bound: BoundSpec, headers: Headers, options: Option
 
 
 def check_passed(
-    bound: BoundSpec, headers: Headers, options: Options, moving: frozenset[str]
+    bound: BoundSpec, headers: Headers, selection: Selection, moving: frozenset[str]
 ) -> None:
     """Raise SpecError for a tensor of --pass-through that could hold units that move.
 
     moving: roots of the families that may move.
     """
-    passed = [n for n in bound.untouched if options.passes(n) and headers.infos[n].numel > 1]
+    passed = [n for n in bound.untouched if selection.passes(n) and headers.infos[n].numel > 1]
     for name in passed:
         groups = [bound.groups[group] for group in sorted(touched(bound, headers.infos[name]))]
         names = [group.name for group in groups if group.root in moving and not group.fixed]

@@ -33,7 +33,7 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
     Raises CheckpointError for statistics of other models, SpecError if none of the groups of the
     spec is told of.
     """
-    bound, chosen = plan.choice.bound, plan.options.activations
+    bound, chosen = plan.choice.bound, plan.request.activations
     if plan.means.statistics is not None:
         units = _stored(plan, plan.means.statistics, item)
     else:
@@ -56,7 +56,7 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
             (str(plan.reference.path), str(item.model.path)),
         ),
         told,
-        replace(plan.machine.settings(plan.options), method="auto"),
+        replace(plan.machine.settings(plan.request.search), method="auto"),
         mix=chosen.mix,
         progress=progress,
     )
@@ -68,13 +68,15 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
 def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[UnitMoments]:
     """Return what the two models do on the data of the plan."""
     assert plan.means.door is not None, "the plan has seen to it"
-    network, chosen = plan.means.door.network, plan.options.activations
-    model = plan.choice.traced or fitted(headers_of([plan.reference]), plan.options)
+    network, chosen = plan.means.door.network, plan.request.activations
+    model = plan.choice.traced or fitted(
+        headers_of([plan.reference]), plan.request.selection, plan.request.tracing
+    )
     points = model.known.trace.points[kind(chosen.moment, chosen.reach)]
     check_room(points, plan.choice.bound, plan.machine)
     return units_on(
         [built(network, source, plan.machine) for source in (plan.reference, item.model)],
-        batches_of(plan.means.door, plan.machine, plan.options),
+        batches_of(plan.means.door, plan.machine, plan.request.data),
         points,
         plan.choice.bound,
         progress=progress,
@@ -87,7 +89,7 @@ def _stored(plan: AlignPlan, statistics: Statistics, item: AlignItem) -> Sequenc
     units = load_units(statistics)
     if statistics.digests == digests[::-1] and digests[0] != digests[1]:
         return [one.swapped for one in units]
-    if statistics.digests != digests and not plan.options.tracing.trust:
+    if statistics.digests != digests and not plan.request.tracing.trust:
         others = zip((plan.reference, item.model), digests, strict=True)
         raise CheckpointError(
             "the statistics are of other checkpoints",

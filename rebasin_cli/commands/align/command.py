@@ -1,37 +1,39 @@
-"""The commands that reorder the units of models: align and apply."""
+"""The command `rebasin align`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from rebasin_cli.options.activations import Activations
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.learning import Learning
+from rebasin_cli.options.model_paths import model_paths
+from rebasin_cli.options.output import Output, SavePermutation
+from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.presentation.work import Work
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import search as s
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.activations import with_activations
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.data import with_data
-from rebasin_cli.options.extend import argument
-from rebasin_cli.options.learning import with_learning
 
-
-@s.with_search
-@with_learning
-@with_activations
-@with_data
-@t.with_model
-@o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
+@with_options("models", "out", "save", "card", "verbose")
 def align(
-    ctx: typer.Context,
     models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
-    out: o.Out = None,
-    save: o.Save = None,
-    card: o.Card = False,
-    verbose: o.Verbose = 0,
-) -> None:
+    save: SavePermutation = None,
+    *,
+    selection: Selection,
+    output: Output,
+    computing: Computing,
+    display: Display,
+    tracing: Tracing,
+    data: Annotated[Data, offered(*RUNNING)],
+    activations: Activations,
+    learning: Learning,
+    search: Search,
+) -> Work:
     """Permute the units of each MODEL so that it lies in REF's basin. Its function stays the same.
 
     Writes NAME.aligned.EXT beside each MODEL and prints REF and the new paths: the set that
@@ -48,12 +50,21 @@ def align(
         rebasin align a.pt b.pt -v
     """
     from rebasin_cli.commands.align.plan import plan_align
+    from rebasin_cli.commands.align.report import PRESENTERS
+    from rebasin_cli.commands.align.request import AlignRequest
     from rebasin_cli.commands.align.run import run_align
 
-    file = o.start_file(ctx.params["start"])
-    ctx.params["start"] = None if file else ctx.params["start"]
-    deliver(
-        ctx,
-        lambda: plan_align(o.model_paths(models), options_from(ctx.params), save=save, start=file),
-        run_align,
+    request = AlignRequest(
+        models=model_paths(models),
+        save=save,
+        selection=selection,
+        output=output,
+        computing=computing,
+        tracing=tracing.of(tracing.target, data.data),
+        search=search,
+        data=data,
+        activations=activations,
+        learning=learning,
+        display=display,
     )
+    return Work("align", display, planned(plan_align, request), run_align, PRESENTERS)

@@ -10,10 +10,10 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.align.plan import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import named
 from rebasin_cli.network.network import Door, plan_door
-from rebasin_cli.options.groups import Activations, Options
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Means:
     statistics: Statistics | None = None
 
 
-def plan_activations(reference: Checkpoint, options: Options) -> Means:
+def plan_activations(reference: Checkpoint, request: AlignRequest) -> Means:
     """Return the model and the data whose activations are compared, or the file that tells."""
-    chosen = options.activations
+    chosen = request.activations
     named("similarity", chosen.similarity, SIMILARITIES)
     check_places(chosen)
     if not 0 < chosen.mix <= 1:
@@ -38,8 +38,12 @@ def plan_activations(reference: Checkpoint, options: Options) -> Means:
             hint="above 0, and up to 1: activations alone",
         )
     if chosen.statistics is None:
-        return Means(plan_door(reference, options, data=True, judged=False))
-    if options.running.data is not None:
+        return Means(
+            plan_door(
+                reference, request.selection, request.tracing, request.data, data=True, judged=False
+            )
+        )
+    if request.data.data is not None:
         raise UsageError("--statistics and --data exclude each other")
     found = read_statistics(chosen.statistics)
     if len(found.digests) < 2:
@@ -50,26 +54,30 @@ def plan_activations(reference: Checkpoint, options: Options) -> Means:
     return Means(statistics=found)
 
 
-def check_chosen(options: Options, start: Path | None) -> None:
+def check_chosen(request: AlignRequest, start: Path | None) -> None:
     """Raise UsageError for options of activations where the method is another, and vice versa.
 
     start: a permutation file to start from.
     """
-    if start is not None and options.search.method == "activations":
+    if start is not None and request.search.method == "activations":
         raise UsageError(
             "matching on activations does not start from a permutation file",
             hint="leave out --start: where a search starts hardly matters to it",
         )
-    if options.activations != Activations() and options.search.method != "activations":
+    if request.activations != Activations() and request.search.method != "activations":
         raise UsageError(
             "--statistics, --similarity, --mix, --point and --stream are of another method",
             hint="--method activations",
         )
 
 
-def plan_straight_through(reference: Checkpoint, options: Options) -> Means:
+def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> Means:
     """Return the model and the data that permutations are learned from."""
-    return Means(plan_door(reference, options, data=True, judged=False))
+    return Means(
+        plan_door(
+            reference, request.selection, request.tracing, request.data, data=True, judged=False
+        )
+    )
 
 
 # The same names as in `run.align.DATA_METHODS`, which carries them out.

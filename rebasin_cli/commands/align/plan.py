@@ -29,7 +29,6 @@ from rebasin_cli.files.targets import (
     plan_target,
 )
 from rebasin_cli.merging.overlap import Overlap
-from rebasin_cli.options.groups import Options, Tracing
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec_choice.choice import Choice, choose_spec, tensors_of
@@ -65,7 +64,7 @@ class AlignPlan:
     choice: Choice
     machine: Machine
     initial: Mapping[str, Permutation] | None
-    options: Options
+    request: AlignRequest
     means: Means = field(default_factory=Means)
 
     def describe(self) -> dict[str, Any]:
@@ -80,7 +79,11 @@ class AlignPlan:
 
 
 def plan_align(
-    paths: Sequence[Path], options: Options, *, save: Path | None = None, start: Path | None = None
+    paths: Sequence[Path],
+    request: AlignRequest,
+    *,
+    save: Path | None = None,
+    start: Path | None = None,
 ) -> AlignPlan:
     """Return what aligning paths[1:] to paths[0] will do; nothing is read but headers.
 
@@ -91,33 +94,33 @@ def plan_align(
             "align needs a reference and at least one model",
             hint="rebasin align REFERENCE MODEL...",
         )
-    check_chosen(options, start)
-    machine = plan_machine(options, more=DATA_METHODS)
-    reference, *models = open_models(paths, options)
-    runs = options.search.method in DATA_METHODS
-    heads = () if runs else heads_apart(reference, models, options)
-    check_fit(reference, models, options, apart=heads)
-    check_learning([reference, *models], options)
-    means = _means(reference, options)
+    check_chosen(request, start)
+    machine = plan_machine(request.computing, request.search, more=DATA_METHODS)
+    reference, *models = open_models(paths, request.selection)
+    runs = request.search.method in DATA_METHODS
+    heads = () if runs else heads_apart(reference, models, request.selection)
+    check_fit(reference, models, request.selection, request.tracing, apart=heads)
+    check_learning([reference, *models], request)
+    means = _means(reference, request)
     aligning = options.spec_first() if runs else options
     if aligning.spec is None:  # a spec that is named names heads too
         aligning = aligning.passing(heads)
     with told_of_codes(models):
         choice = choose_spec([reference, *models], aligning, given=means.statistics)
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))
-    check_search(choice, machine, options)
+    check_search(choice, machine, request.search)
     initial = read_permutations(start, reference).permutations if start else None
-    targets = _targets(reference, models, save, start, options)
-    items = _items(reference, models, targets, choice, options)
-    return AlignPlan(reference, items, choice, machine, initial, options, means)
+    targets = _targets(reference, models, save, start, request)
+    items = _items(reference, models, targets, choice, request)
+    return AlignPlan(reference, items, choice, machine, initial, request, means)
 
 
-def _means(reference: Checkpoint, options: Options) -> Means:
+def _means(reference: Checkpoint, request: AlignRequest) -> Means:
     """Return what the method works with; --data says nothing to one that runs no model."""
-    method = options.search.method
+    method = request.search.method
     if method in DATA_METHODS:
         return DATA_METHODS[method](reference, options)
-    if options.running.data is not None:
+    if request.data.data is not None:
         raise UsageError(
             f"method {method!r} uses no data", hint=f"--method {' or '.join(DATA_METHODS)}"
         )
@@ -129,18 +132,18 @@ def _items(
     models: Sequence[Checkpoint],
     targets: Sequence[tuple[Target, Place | None]],
     choice: Choice,
-    options: Options,
+    request: AlignRequest,
 ) -> tuple[AlignItem, ...]:
     """Return what becomes of each model, in its own shapes."""
-    _, *overlaps = plan_overlaps([reference, *models], choice, wanted=options.common)
-    check = plan_function_check(reference, options, choice)
+    _, *overlaps = plan_overlaps([reference, *models], choice, wanted=request.selection.common)
+    check = plan_function_check(reference, request.selection, request.tracing, choice)
     own = replace(options, tracing=Tracing())
     return tuple(
         AlignItem(
             model,
             target,
             place,
-            tensors=tensors_of(choice, model, reference, options)
+            tensors=tensors_of(choice, model, reference, request.selection)
             if overlap
             else choice.bound.tensors,
             overlap=overlap,
@@ -155,20 +158,28 @@ def _targets(
     models: Sequence[Checkpoint],
     save: Path | None,
     start: Path | None,
-    options: Options,
+    request: AlignRequest,
 ) -> list[tuple[Target, Place | None]]:
     """Return where results and permutations go; no output may be an input but the model's own."""
-    outs = output_paths(models, options, word="aligned")
+    outs = output_paths(models, request.output, word="aligned")
     saves = permutation_paths(models, save)
     check_distinct([*outs, *saves])
-    several = len(models) > 1 or options.out_folder
+    several = len(models) > 1 or request.output.names_folder
     inputs = [file for model in (reference, *models) for file in files_of(model)]
-    inputs += [path for path in (start, options.activations.statistics) if path]
+    inputs += [path for path in (start, request.activations.statistics) if path]
     targets = []
     for out, place, model in zip_longest(outs, saves, models):
         others = [file for file in inputs if file not in files_of(model)]
-        target = plan_target(out, model, options, own=[model], others=others, create=several)
-        saved = plan_place(place, options, others=inputs, create=several) if place else None
+        target = plan_target(
+            out,
+            model,
+            request.selection,
+            request.output,
+            own=[model],
+            others=others,
+            create=several,
+        )
+        saved = plan_place(place, request.output, others=inputs, create=several) if place else None
         targets.append((target, saved))
     check_distinct([target.card.path for target, _ in targets if target.card])
     return targets

@@ -44,7 +44,7 @@ def run_align(plan: AlignPlan, progress: Progress) -> Iterator[LeftAsIs | Failed
 
 def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     began = perf_counter()
-    method = DATA_METHODS.get(plan.options.search.method, by_weights)
+    method = DATA_METHODS.get(plan.request.search.method, by_weights)
     matching = method(plan, item, progress)
     models = plan.reference, item.model
     progress("comparing units", 0, 0)
@@ -52,7 +52,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         models,
         plan.choice,
         plan.machine,
-        plan.options,
+        plan.request.display,
         matching.permutations,
         overlap=item.overlap,
     )
@@ -61,17 +61,21 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         models,
         basin=basin_of(plan.reference) if plan.choice.whole else None,
         spec=plan.choice.name,
-        seed=plan.options.seed,
+        seed=plan.request.computing.seed,
     )
     moved = Permuted(item.model, item.tensors, matching.permutations)
     progress("checking the function", 0, 0)
     function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
-    target = carded(item.target, models, options=plan.options, facts=facts, found=found)
+    target = carded(item.target, models, output=plan.request.output, facts=facts, found=found)
     parts = moved_parts(item.model, item.tensors, matching.permutations)
-    written = write_model(moved, item.model, target, plan.options, facts, parts)
-    saved = save_permutations(item.permutation, matching, plan.choice, models, plan.options)
+    written = write_model(
+        moved, item.model, target, plan.request.selection, plan.request.output, facts, parts
+    )
+    saved = save_permutations(
+        item.permutation, matching, plan.choice, models, plan.request.selection
+    )
     return Aligned(
         model=item.model.path,
         reference=plan.reference.path,
@@ -94,7 +98,7 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
         item.model,
         plan.choice,
         plan.machine,
-        plan.options,
+        plan.request.search,
         overlap=item.overlap,
         initial=plan.initial,
         progress=progress,

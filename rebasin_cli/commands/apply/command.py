@@ -1,29 +1,34 @@
-"""The commands that reorder the units of models: align and apply."""
+"""The command `rebasin apply`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.display import SHOWING, Display
+from rebasin_cli.options.output import FORMING, Output
+from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.selection import READING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import home_path
+from rebasin_cli.presentation.work import Work
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import argument
+Inverse = Annotated[bool, option()("--inverse", help="Undo the permutation.")]
 
 
-@t.with_model
-@o.sharing(o.READING, o.WRITING, o.CHECKING, o.SHOWING)
+@with_options("permutation", "model", "inverse", "out", "pass_through")
 def apply(
-    ctx: typer.Context,
     permutation: Annotated[Path, argument("PERM")],
     model: Annotated[Path, argument("MODEL")],
-    inverse: Annotated[bool, typer.Option("--inverse", help="Undo the permutation.")] = False,
-    out: o.Out = None,
-    pass_through: o.PassThrough = None,
-) -> None:
+    inverse: Inverse = False,
+    *,
+    selection: Annotated[Selection, offered("pass_through", *READING, "only_part")],
+    output: Annotated[Output, offered("out", *FORMING)],
+    computing: Annotated[Computing, offered("check")],
+    display: Annotated[Display, offered(*SHOWING)],
+    tracing: Tracing,
+) -> Work:
     """Apply a saved permutation to a checkpoint with the same tensors.
 
     For EMA weights, other dtypes and other stages of the model the permutation was found for.
@@ -38,16 +43,17 @@ def apply(
 
         rebasin apply b.perm.safetensors b-ema.permuted.pt --inverse -o back.pt
     """
-    from rebasin_cli.commands.apply.plan import plan_apply
+    from rebasin_cli.commands.apply.plan import ApplyRequest, plan_apply
+    from rebasin_cli.commands.apply.report import PRESENTERS
     from rebasin_cli.commands.apply.run import run_apply
 
-    deliver(
-        ctx,
-        lambda: plan_apply(
-            o.home_path(permutation),
-            o.home_path(model),
-            options_from(ctx.params),
-            inverted=inverse,
-        ),
-        run_apply,
+    request = ApplyRequest(
+        permutation=home_path(permutation),
+        model=home_path(model),
+        inverse=inverse,
+        selection=selection,
+        output=output,
+        computing=computing,
+        tracing=tracing.of(tracing.target),
     )
+    return Work("apply", display, planned(plan_apply, request), run_apply, PRESENTERS)

@@ -19,7 +19,6 @@ from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths
 from rebasin_cli.files.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
-from rebasin_cli.options.groups import Options
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
@@ -38,7 +37,7 @@ class ApplyPlan:
     bound: BoundSpec
     inverted: bool
     target: Target
-    options: Options
+    request: ApplyRequest
     check: FunctionCheck | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -52,37 +51,45 @@ class ApplyPlan:
         }
 
 
-def plan_apply(source: Path, model: Path, options: Options, *, inverted: bool) -> ApplyPlan:
+def plan_apply(source: Path, model: Path, request: ApplyRequest, *, inverted: bool) -> ApplyPlan:
     """Return what applying a permutation file will do; of the model only the header is read.
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
-    (checkpoint,) = open_models([model], options)
+    (checkpoint,) = open_models([model], request.selection)
     saved = read_permutations(source, checkpoint)
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
-    _check_saved(saved, source, checkpoint, options)
-    (out,) = output_paths([checkpoint], options, word="permuted")
+    _check_saved(saved, source, checkpoint, request)
+    (out,) = output_paths([checkpoint], request.output, word="permuted")
     target = plan_target(
-        out, checkpoint, options, own=[checkpoint], others=[source], create=options.out_folder
+        out,
+        checkpoint,
+        request.selection,
+        request.output,
+        own=[checkpoint],
+        others=[source],
+        create=request.output.names_folder,
     )
-    if options.tracing.free_outputs:
+    if request.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
-    check = plan_function_check(checkpoint, options)
+    check = plan_function_check(checkpoint, request.selection, request.tracing)
     return ApplyPlan(
-        checkpoint, source, saved.permutations, saved.bound, inverted, target, options, check
+        checkpoint, source, saved.permutations, saved.bound, inverted, target, request, check
     )
 
 
-def _check_saved(saved: Saved, source: Path, model: Checkpoint, options: Options) -> None:
+def _check_saved(saved: Saved, source: Path, model: Checkpoint, request: ApplyRequest) -> None:
     """Raise if the model is another network, or has tensors that the permutation may not know.
 
     What was unnamed in the model that it was found for could stay there, and can stay here.
     """
     compare_configs([(str(source), saved.config), (str(model.path), model.config)], options.warn)
     headers = headers_of([model])
-    known = replace(options, pass_through=(*options.pass_through, *map(escape, saved.passed)))
+    known = replace(
+        options, pass_through=(*request.selection.pass_through, *map(escape, saved.passed))
+    )
     check_unnamed(str(source), saved.bound, headers, known)
-    check_passed(saved.bound, headers, options, saved.moving)
+    check_passed(saved.bound, headers, request.selection, saved.moving)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command that runs models to see what lies between them: barrier."""
+"""The command `rebasin barrier`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import search as s
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.data import with_evaluation
-from rebasin_cli.options.extend import argument, options_in
+from rebasin_cli.options.computing import MEANS, Computing
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import optional_path, parse_numbers
+from rebasin_cli.presentation.work import Work
+from rebasin_cli.progress import Progress
 
 if TYPE_CHECKING:
     from rebasin_cli.commands.barrier.plan import BarrierPlan
 
-PANEL = "Curve"
-
-_option, _file = options_in(PANEL), options_in(o.FILES)
+_option, _file = option("Curve"), option("Files")
 
 Steps = Annotated[
     int | None,
@@ -79,13 +80,11 @@ Resume = Annotated[
     ),
 ]
 
+OWN = ("steps", "at", "no_align", "renormalize", "diagnose", "plane", "margin", "plot", "resume")
 
-@s.with_search
-@t.with_model
-@with_evaluation
-@o.sharing(o.SELECTING, o.COMPUTING, o.SHOWING)
+
+@with_options("models", *OWN, "null", "force", "verbose")
 def barrier(
-    ctx: typer.Context,
     models: Annotated[list[Path] | None, argument("A B [C]")] = None,
     steps: Steps = None,
     at: At = None,
@@ -96,10 +95,16 @@ def barrier(
     margin: Margin = None,
     plot: Plot = None,
     resume: Resume = None,
-    null: o.Null = False,
-    force: o.Force = False,
-    verbose: o.Verbose = 0,
-) -> None:
+    null: Null = False,
+    *,
+    selection: Annotated[Selection, offered(*ALIGNING)],
+    output: Annotated[Output, offered("force")],
+    computing: Annotated[Computing, offered(*MEANS)],
+    display: Display,
+    data: Data,
+    tracing: Tracing,
+    search: Search,
+) -> Work:
     """Run the models between A and B, as they are and with B aligned to A: how high is the barrier?
 
     --model says how to build the model, --data what to run it on. Without --evaluate each point
@@ -114,29 +119,40 @@ def barrier(
 
         rebasin barrier a.pt b.pt c.pt --plane --model net.py:Net --data net.py:test_set
     """
-    from rebasin_cli.commands.barrier.plan import Course, plan_barrier
+    from rebasin_cli.commands.barrier.plan import BarrierRequest, Line, plan_barrier
     from rebasin_cli.commands.barrier.plot import require_matplotlib
+    from rebasin_cli.commands.barrier.report import PRESENTERS
 
-    def plan() -> BarrierPlan:
+    line = Line(
+        steps=steps,
+        at=parse_numbers(at),
+        align=not no_align,
+        plane=plane,
+        margin=margin,
+        renormalize=renormalize,
+        picture=optional_path(plot),
+        resume=optional_path(resume),
+        diagnose=diagnose,
+    )
+    traced = tracing.of(tracing.target, data.data)
+
+    def plan(told: Progress) -> BarrierPlan:
         if plot is not None:
             require_matplotlib()
-        return plan_barrier(
-            o.piped_paths(models, null),
-            options_from(ctx.params),
-            Course(
-                steps=steps,
-                at=o.parse_numbers(at),
-                align=not no_align,
-                plane=plane,
-                margin=margin,
-                renormalize=renormalize,
-                picture=o.home_path(plot) if plot else None,
-                resume=o.home_path(resume) if resume else None,
-                diagnose=diagnose,
-            ),
+        request = BarrierRequest(
+            models=piped_paths(models, null),
+            line=line,
+            selection=selection,
+            output=output,
+            computing=computing,
+            tracing=traced.telling(told),
+            search=search,
+            data=data,
+            display=display,
         )
+        return plan_barrier(request)
 
-    deliver(ctx, plan, _run)
+    return Work("barrier", display, plan, _run, PRESENTERS)
 
 
 def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
@@ -156,5 +172,3 @@ def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
         if outcome.survey.complete:
             yield draw(outcome, plan.picture)
 
-
-COMMANDS = (barrier,)

@@ -15,7 +15,6 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.targets import Place, files_of, plan_place
 from rebasin_cli.network.network import Door, plan_door
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.renormalization.correction_methods import METHODS
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
@@ -68,7 +67,7 @@ class BarrierPlan:
     picture: Place | None
     resume: Path | None
     machine: Machine
-    options: Options
+    request: BarrierRequest
     diagnose: bool = False
     layers: Place | None = None
 
@@ -78,12 +77,12 @@ class BarrierPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        running = self.options.running
+        running = self.request.data
         grid = {"steps": self.steps, "margin": self.margin}
         return {
             "command": "barrier",
             "inputs": describe_inputs(self.models),
-            "model": self.options.tracing.target,
+            "model": self.request.tracing.target,
             "data": running.data,
             "evaluate": running.evaluate,
             "batches": running.batches,
@@ -97,7 +96,7 @@ class BarrierPlan:
         }
 
 
-def plan_barrier(paths: Sequence[Path], options: Options, course: Course) -> BarrierPlan:
+def plan_barrier(paths: Sequence[Path], request: BarrierRequest, course: Course) -> BarrierPlan:
     """Return what judging the way between the models will do; nothing is read but headers.
 
     The model may be traced for its spec. Raises UsageError, or what opening the models does.
@@ -105,18 +104,20 @@ def plan_barrier(paths: Sequence[Path], options: Options, course: Course) -> Bar
     _check_course(paths, course)
     steps = course.steps or (GRID if course.plane else STEPS)
     alphas = () if course.plane else line_alphas(steps, course.at)
-    machine = plan_machine(options)
-    models = open_models(paths, options)
-    check_fit(models[0], models[1:], options)
+    machine = plan_machine(request.computing, request.search)
+    models = open_models(paths, request.selection)
+    check_fit(models[0], models[1:], request.selection, request.tracing)
     data = course.renormalize is not None or course.diagnose
-    door = plan_door(models[0], options, data=data, judged=True)
+    door = plan_door(
+        models[0], request.selection, request.tracing, request.data, data=data, judged=True
+    )
     inputs = [file for model in models for file in files_of(model)]
-    picture = plan_picture(course.picture, options, inputs) if course.picture else None
-    layers = _layers_picture(course, options, inputs)
+    picture = plan_picture(course.picture, request, inputs) if course.picture else None
+    layers = _layers_picture(course, request, inputs)
     _check_resume(course.resume, inputs)
     choice = choose_spec(models, options.spec_first()) if course.align else None
     if choice:
-        check_search(choice, machine, options)
+        check_search(choice, machine, request.search)
     return BarrierPlan(
         models=tuple(models),
         door=door,
@@ -128,7 +129,7 @@ def plan_barrier(paths: Sequence[Path], options: Options, course: Course) -> Bar
         picture=picture,
         resume=course.resume,
         machine=machine,
-        options=options,
+        request=request,
         diagnose=course.diagnose,
         layers=layers,
     )
@@ -145,20 +146,22 @@ def line_alphas(steps: int, at: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({*(at or (k / (steps - 1) for k in range(steps))), 0.0, 1.0}))
 
 
-def plan_picture(path: Path, options: Options, inputs: Sequence[Path]) -> Place:
+def plan_picture(path: Path, request: BarrierRequest, inputs: Sequence[Path]) -> Place:
     """Return where a picture goes. Raises UsageError if it may not, or for another ending."""
     if path.suffix.lower() not in PICTURES:
         raise UsageError(
             f"--plot {path}: no picture has this ending", hint=f"one of {', '.join(PICTURES)}"
         )
-    return plan_place(path, options, others=inputs)
+    return plan_place(path, request.output, others=inputs)
 
 
-def _layers_picture(course: Course, options: Options, inputs: Sequence[Path]) -> Place | None:
+def _layers_picture(
+    course: Course, request: BarrierRequest, inputs: Sequence[Path]
+) -> Place | None:
     """Return where the picture of the layers goes: beside the other, NAME-layers."""
     if course.picture is None or not course.diagnose:
         return None
-    return plan_picture(course.picture.with_stem(f"{course.picture.stem}-layers"), options, inputs)
+    return plan_picture(course.picture.with_stem(f"{course.picture.stem}-layers"), request, inputs)
 
 
 def _check_course(paths: Sequence[Path], course: Course) -> None:

@@ -120,7 +120,7 @@ def _on_line(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator
     align = _to_align(plan, record)
     curves = 1 + align + (plan.renormalize is not None)
     bench = record.bench(progress, curves * len(plan.alphas))
-    sources = [kept(finite(model, plan.options), plan) for model in plan.models]
+    sources = [kept(finite(model, plan.request.selection), plan) for model in plan.models]
     basis = NAIVE
     yield from bench.scored(_stretch(plan, NAIVE, sources))
     if align:
@@ -138,7 +138,7 @@ def _on_line(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator
 
 def _on_plane(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator[Aligned | Scored]:
     bench = record.bench(progress, 3 + plan.steps**2)
-    sources = [kept(finite(model, plan.options), plan) for model in plan.models]
+    sources = [kept(finite(model, plan.request.selection), plan) for model in plan.models]
     if _to_align(plan, record):
         for number in (1, 2):
             found = _aligned(plan, number, progress)
@@ -184,14 +184,14 @@ def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Stret
 def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
     """Return what scores are of: two points with the same have the same scores."""
     options = plan.options
-    arguments = {"model_args": dict(options.tracing.arguments)} if options.tracing.arguments else {}
+    arguments = {"model_args": dict(request.tracing.arguments)} if request.tracing.arguments else {}
     return {
         "models": [model.sha256() for model in plan.models],
-        "model": options.tracing.target,
+        "model": request.tracing.target,
         **arguments,
-        **vars(options.running),
-        "seed": options.seed,
-        "tensors": [list(options.only), list(options.skip)],
+        **vars(request.data),
+        "seed": request.computing.seed,
+        "tensors": [list(request.selection.only), list(request.selection.skip)],
         **({"alignment": _alignment(plan)} if aligned else {}),
     }
 
@@ -202,8 +202,8 @@ def _alignment(plan: BarrierPlan) -> str:
     options = plan.options
     facts: Mapping[str, Any] = {
         "spec": dump(plan.choice.bound.spec),
-        "sizes": dict(options.sizes),
-        "search": vars(options.search),
+        "sizes": dict(request.selection.sizes),
+        "search": vars(request.search),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -214,7 +214,7 @@ def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
     began = perf_counter()
     first, model = plan.models[0], plan.models[number]
     choice, machine, options = plan.choice, plan.machine, plan.options
-    found = match_models(first, model, choice, machine, options, progress=progress)
+    found = match_models(first, model, choice, machine, request.search, progress=progress)
     return Aligned(
         model=model.path,
         reference=first.path,
@@ -225,7 +225,7 @@ def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
         permutation=None,
         seconds=perf_counter() - began,
         alike=choice.alike,
-        diagnosis=diagnosed((first, model), choice, machine, options, found.permutations),
+        diagnosis=diagnosed((first, model), choice, machine, request.display, found.permutations),
     )
 
 
@@ -241,7 +241,7 @@ def _counting(plan: BarrierPlan, source: TensorSource) -> list[str]:
         voting = (tensor.members for tensor in plan.choice.bound.tensors if tensor.votes)
         present = set(source.names())
         return [name for members in voting for name in members if name in present]
-    selects = plan.options.selects
+    selects = plan.request.selection.selects
     return [n for n in source.names() if source.info(n).floating and selects(n)]
 
 

@@ -67,7 +67,7 @@ class Bench:
         plan = self.plan
         self.progress("building the model", 0, 0)
         self._model = built(plan.door.network, plan.models[0], plan.machine)
-        self._judge = judge_of(plan.door, plan.machine, plan.options)
+        self._judge = judge_of(plan.door, plan.machine, plan.request.data)
 
     @property
     def model(self) -> nn.Module:
@@ -103,13 +103,13 @@ class Bench:
 
     def _judged(self, stretch: Stretch, spot: Spot) -> Scored:
         began = perf_counter()
-        mixture = Mean(stretch.sources, spot.weights, 0, self.plan.options.selects)
+        mixture = Mean(stretch.sources, spot.weights, 0, self.plan.request.selection.selects)
         fill(self._model, mixture, self.plan.door.network.windows)
         try:
             if stretch.correct is not None:
                 stretch.correct(self._model, spot)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.plan.options.seed)
+                torch.manual_seed(self.plan.request.computing.seed)
                 scores = self._judge(self._model.eval())
         except UserCodeError as error:
             raise UserCodeError(*(_placed(problem, spot) for problem in error.problems)) from error
@@ -144,7 +144,7 @@ def point_corrector(
     The sources are measured once, when the first point needs it; what a mixture should do follows
     from its weights.
     """
-    batches = batches_of(plan.door, plan.machine, plan.options)
+    batches = batches_of(plan.door, plan.machine, plan.request.data)
     how = Correcting(plan.renormalize or "")
 
     @cache

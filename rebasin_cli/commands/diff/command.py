@@ -1,42 +1,32 @@
-"""The commands that look and compare: verify, diff, inspect."""
+"""The command `rebasin diff`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-import typer
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import home_path
+from rebasin_cli.presentation.work import Work
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.commands.verify.command import ModelA, ModelB
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import options_in
-
-GroupsOf = Annotated[
-    str | None,
-    options_in(o.SPEC)(
-        "--spec", metavar="NAME|FILE", help="Also compare group by group, under this spec."
-    ),
-]
+GROUPS = "Also compare group by group, under this spec."
+FIRST = ("spec", "sizes", "strict", "only", "skip", "pass_through", "device", "max_memory")
 
 
-@t.with_model
-@o.sharing(o.READING, o.SHOWING)
+@with_options("a", "b", *FIRST, "verbose")
 def diff(
-    ctx: typer.Context,
-    a: ModelA,
-    b: ModelB,
-    spec: GroupsOf = None,
-    sizes: o.Sizes = None,
-    strict: o.Strict = False,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    pass_through: o.PassThrough = None,
-    device: o.Device = "auto",
-    max_memory: o.MaxMemory = None,
-    verbose: o.Verbose = 0,
-) -> None:
+    a: Annotated[Path, argument("A")],
+    b: Annotated[Path, argument("B")],
+    *,
+    selection: Annotated[Selection, offered(*ALIGNING, spec=GROUPS)],
+    computing: Annotated[Computing, offered("device", "max_memory")],
+    display: Display,
+    tracing: Tracing,
+) -> Work:
     """Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.
 
     Prints names, shapes and dtypes that differ, and |A - B| beside |A| for each tensor. With
@@ -51,8 +41,16 @@ def diff(
 
         rebasin diff a.safetensors b.aligned.safetensors --spec mlp -v
     """
-    from rebasin_cli.commands.diff.plan import plan_diff
+    from rebasin_cli.commands.diff.plan import DiffRequest, plan_diff
+    from rebasin_cli.commands.diff.report import PRESENTERS
     from rebasin_cli.commands.diff.run import run_diff
 
-    paths = [o.home_path(a), o.home_path(b)]
-    deliver(ctx, lambda: plan_diff(paths, options_from(ctx.params)), run_diff)
+    request = DiffRequest(
+        a=home_path(a),
+        b=home_path(b),
+        selection=selection,
+        computing=computing,
+        tracing=tracing.of(tracing.target),
+        display=display,
+    )
+    return Work("diff", display, planned(plan_diff, request), run_diff, PRESENTERS)

@@ -12,7 +12,6 @@ from rebasin_cli.alignment.unit_comparison import Diagnosed
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 
@@ -24,7 +23,7 @@ class DiffPlan:
     models: tuple[Checkpoint, Checkpoint]
     choice: Choice | None
     machine: Machine
-    options: Options
+    request: DiffRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -32,24 +31,24 @@ class DiffPlan:
         return {"command": "diff", "inputs": describe_inputs(self.models), **spec}
 
 
-def plan_diff(paths: Sequence[Path], options: Options) -> DiffPlan:
+def plan_diff(paths: Sequence[Path], request: DiffRequest) -> DiffPlan:
     """Return what will be compared; nothing is read but headers.
 
     Under a spec the two must have the same tensors, else CheckpointError; without, they need not.
     """
-    machine = plan_machine(options)
-    first, second = open_models(paths, options)
-    if options.spec is None and options.tracing.target is None:
-        _refuse_companions(options)
-        return DiffPlan((first, second), None, machine, options)
-    check_fit(first, [second], options)
-    choice = choose_spec([first, second], options)
+    machine = plan_machine(request.computing, request.search)
+    first, second = open_models(paths, request.selection)
+    if request.selection.spec is None and request.tracing.target is None:
+        _refuse_companions(request)
+        return DiffPlan((first, second), None, machine, request)
+    check_fit(first, [second], request.selection, request.tracing)
+    choice = choose_spec([first, second], request.selection, request.tracing)
     check_memory(choice.bound, machine)
-    return DiffPlan((first, second), choice, machine, options)
+    return DiffPlan((first, second), choice, machine, request)
 
 
-def _refuse_companions(options: Options) -> None:
-    for flag, given in (("--set", options.sizes), ("--strict", options.strict)):
+def _refuse_companions(request: DiffRequest) -> None:
+    for flag, given in (("--set", request.selection.sizes), ("--strict", request.selection.strict)):
         if given:
             raise UsageError(
                 f"{flag} is about a spec, and diff compares tensors only without one",

@@ -16,7 +16,7 @@ def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
     """Yield how two checkpoints differ, tensor by tensor and under a spec group by group."""
     first, second = plan.models
     both = dict.fromkeys([*first.names(), *second.names()])
-    names = [name for name in both if plan.options.selects(name)]
+    names = [name for name in both if plan.request.selection.selects(name)]
     changes: list[TensorChange] = []
     for count, name in enumerate(names):
         progress("comparing", count, len(names))
@@ -36,7 +36,7 @@ def _groups(plan: DiffPlan, progress: Progress) -> Diagnosed | None:
     if plan.choice is None:
         return None
     progress("comparing units", 0, 0)
-    return diagnosed_as_is(plan.models, plan.choice, plan.machine, plan.options)
+    return diagnosed_as_is(plan.models, plan.choice, plan.machine, plan.request.display)
 
 
 def _change(name: str, first: Checkpoint, second: Checkpoint) -> TensorChange:

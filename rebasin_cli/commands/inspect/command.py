@@ -1,26 +1,24 @@
-"""The commands that look and compare: verify, diff, inspect."""
+"""The command `rebasin inspect`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from rebasin_cli.options.display import SHOWING, Display
+from rebasin_cli.options.model_paths import model_paths
+from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.selection import READING, Selection
+from rebasin_cli.presentation.work import Work
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import argument
 
-
-@o.sharing(o.READING, o.SHOWING)
+@with_options("models", "only", "skip", "sizes")
 def inspect(
-    ctx: typer.Context,
     models: Annotated[list[Path], argument("MODEL...")],
-    only: o.Only = None,
-    skip: o.Skip = None,
-    sizes: o.Sizes = None,
-) -> None:
+    *,
+    selection: Annotated[Selection, offered("only", "skip", "sizes", *READING)],
+    display: Annotated[Display, offered(*SHOWING)],
+) -> Work:
     """Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.
 
     Reads headers only.
@@ -31,8 +29,9 @@ def inspect(
 
         rebasin inspect llama/ --json | jq .parameters
     """
-    from rebasin_cli.commands.inspect.plan import plan_look
+    from rebasin_cli.commands.inspect.plan import InspectRequest, plan_inspect
+    from rebasin_cli.commands.inspect.report import PRESENTERS
     from rebasin_cli.commands.inspect.run import run_inspect
 
-    paths = o.model_paths(models)
-    deliver(ctx, lambda: plan_look(paths, options_from(ctx.params)), run_inspect)
+    request = InspectRequest(model_paths(models), selection)
+    return Work("inspect", display, lambda told: plan_inspect(request), run_inspect, PRESENTERS)

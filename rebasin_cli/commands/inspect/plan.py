@@ -9,7 +9,6 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.options.groups import Options
 
 
 @dataclass(frozen=True)
@@ -17,16 +16,16 @@ class LookPlan:
     """Models to look at."""
 
     models: tuple[Checkpoint, ...]
-    options: Options
+    request: InspectRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {"command": "inspect", "inputs": describe_inputs(self.models)}
 
 
-def plan_look(paths: Sequence[Path], options: Options) -> LookPlan:
+def plan_look(paths: Sequence[Path], request: InspectRequest) -> LookPlan:
     """Return which models will be looked at; nothing is read but headers."""
-    return LookPlan(tuple(open_models(paths, options)), options)
+    return LookPlan(tuple(open_models(paths, request.selection)), request)
 
 
 @dataclass(frozen=True)

@@ -1,71 +1,62 @@
-"""The commands that make new models out of others: merge and lerp."""
+"""The command `rebasin lerp`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import search as s
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import argument
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.parameters import argument, option, with_options
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import parse_numbers
+from rebasin_cli.presentation.work import Work
+from rebasin_cli.progress import Progress
 
 Steps = Annotated[
     int | None,
-    typer.Option(
+    option()(
         "--steps",
         metavar="N",
         help="N points inside: alpha = k/(N+1), so 99 gives 0.01 to 0.99.",
     ),
 ]
-
-
 At = Annotated[
     list[str] | None,
-    typer.Option("--at", metavar="LIST", help="These points instead, as 0.25,0.5."),
+    option()("--at", metavar="LIST", help="These points instead, as 0.25,0.5."),
 ]
-
-
-Endpoints = Annotated[bool, typer.Option("--endpoints", help="The ends too.")]
-
+Endpoints = Annotated[bool, option()("--endpoints", help="The ends too.")]
 
 Mode = Annotated[
     str,
-    typer.Option("--mode", metavar="linear|slerp", help="Along the line, or each tensor's arc."),
+    option()("--mode", metavar="linear|slerp", help="Along the line, or each tensor's arc."),
 ]
-
-
-AlignFirst = Annotated[bool, typer.Option("--align", help="Align B to A first.")]
-
+AlignFirst = Annotated[bool, option()("--align", help="Align B to A first.")]
 
 Chain = Annotated[
     bool,
-    typer.Option("--chain", help="More than two models: alpha runs from 0 to the last of them."),
+    option()("--chain", help="More than two models: alpha runs from 0 to the last of them."),
 ]
-
-
 Exec = Annotated[
     str | None,
-    typer.Option(
+    option()(
         "--exec",
         metavar="CMD",
         help="Run this on each point, as 'eval.py {path} {alpha}'; its last line counts.",
     ),
 ]
+Keep = Annotated[bool, option()("--keep", help="Keep the files that --exec was run on.")]
 
 
-Keep = Annotated[bool, typer.Option("--keep", help="Keep the files that --exec was run on.")]
+LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep")
 
 
-@s.with_search
-@t.with_model
-@o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
+@with_options("models", *LINE, "out", "card", "null", "verbose")
 def lerp(
-    ctx: typer.Context,
     models: Annotated[list[Path] | None, argument("A B")] = None,
     steps: Steps = None,
     at: At = None,
@@ -75,11 +66,15 @@ def lerp(
     chain: Chain = False,
     exec_: Exec = None,
     keep: Keep = False,
-    out: o.Out = None,
-    card: o.Card = False,
-    null: o.Null = False,
-    verbose: o.Verbose = 0,
-) -> None:
+    null: Null = False,
+    *,
+    selection: Selection,
+    output: Output,
+    computing: Computing,
+    display: Display,
+    tracing: Tracing,
+    search: Search,
+) -> Work:
     """Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.
 
     Reads paths from stdin if no MODEL is given. With --exec a file is removed as soon as the
@@ -94,24 +89,33 @@ def lerp(
 
         rebasin lerp a.pt b.pt --steps 9 --endpoints --exec 'python eval.py {path}' --json
     """
-    from rebasin_cli.commands.lerp.plan import Line, plan_lerp
+    from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, Line, plan_lerp
+    from rebasin_cli.commands.lerp.report import PRESENTERS
     from rebasin_cli.commands.lerp.run import run_lerp
 
-    deliver(
-        ctx,
-        lambda: plan_lerp(
-            o.piped_paths(models, null),
-            options_from(ctx.params),
-            Line(
-                steps=steps,
-                at=o.parse_numbers(at),
-                endpoints=endpoints,
-                mode=mode,
-                chain=chain,
-                align=align,
-                command=exec_,
-                keep=keep,
-            ),
-        ),
-        run_lerp,
+    line = Line(
+        steps=steps,
+        at=parse_numbers(at),
+        endpoints=endpoints,
+        mode=mode,
+        chain=chain,
+        align=align,
+        command=exec_,
+        keep=keep,
     )
+    traced = tracing.of(tracing.target)
+
+    def plan(told: Progress) -> LerpPlan:
+        request = LerpRequest(
+            models=piped_paths(models, null),
+            line=line,
+            selection=selection,
+            output=output,
+            computing=computing,
+            tracing=traced.telling(told),
+            search=search,
+            display=display,
+        )
+        return plan_lerp(request)
+
+    return Work("lerp", display, plan, run_lerp, PRESENTERS)

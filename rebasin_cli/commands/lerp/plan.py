@@ -19,7 +19,6 @@ from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.targets import Target, check_distinct, describe_target, ending, plan_target
 from rebasin_cli.merging import MODES
 from rebasin_cli.merging.overlap import Overlap
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 
@@ -57,7 +56,7 @@ class LerpPlan:
     keep: bool
     choice: Choice | None
     machine: Machine
-    options: Options
+    request: LerpRequest
     check: FunctionCheck | None = None
     overlaps: tuple[Overlap, ...] = ()
 
@@ -93,27 +92,30 @@ class Line:
     keep: bool = False
 
 
-def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
+def plan_lerp(paths: Sequence[Path], request: LerpRequest, line: Line) -> LerpPlan:
     """Return what interpolating between the models will do; nothing is read but headers."""
-    _check_line(paths, options, line)
+    _check_line(paths, request, line)
     words = split_command(line.command) if line.command is not None else ()
     alphas = plan_alphas(len(paths) - 1, line.steps, line.at, line.endpoints)
-    machine = plan_machine(options)
-    models = open_models(paths, options)
+    machine = plan_machine(request.computing, request.search)
+    models = open_models(paths, request.selection)
     if line.align or not set(alphas) <= set(map(float, range(len(models)))):  # ends are the models
-        refuse_codes(models, options, done="averaged")
-    check_fit(models[0], models[1:], options)
+        refuse_codes(models, request.selection, done="averaged")
+    check_fit(models[0], models[1:], request.selection, request.tracing)
     check_chain(models)
-    choice = choose_spec(models, options) if line.align else None
+    choice = choose_spec(models, request.selection, request.tracing) if line.align else None
     if choice:
-        check_search(choice, machine, options)
-    places = point_paths(alphas, models[0], options)
+        check_search(choice, machine, request.search)
+    places = point_paths(alphas, models[0], request)
     check_distinct(places)
     if words and not line.keep:
         check_temporary(places)
-    if options.card is not None and (len(places) > 1 or (words and not line.keep)):
+    if request.output.card is not None and (len(places) > 1 or (words and not line.keep)):
         raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
-    targets = [plan_target(p, models[0], options, own=models, create=True) for p in places]
+    targets = [
+        plan_target(p, models[0], request.selection, request.output, own=models, create=True)
+        for p in places
+    ]
     return LerpPlan(
         models=tuple(models),
         points=tuple(map(Point, alphas, targets)),
@@ -122,13 +124,15 @@ def plan_lerp(paths: Sequence[Path], options: Options, line: Line) -> LerpPlan:
         keep=line.keep or not words,
         choice=choice,
         machine=machine,
-        options=options,
-        check=plan_function_check(models[0], options, choice) if choice else None,
-        overlaps=plan_overlaps(models, choice, wanted=options.common),
+        request=request,
+        check=plan_function_check(models[0], request.selection, request.tracing, choice)
+        if choice
+        else None,
+        overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
     )
 
 
-def _check_line(paths: Sequence[Path], options: Options, line: Line) -> None:
+def _check_line(paths: Sequence[Path], request: LerpRequest, line: Line) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
     if line.mode not in MODES:
         raise UsageError(
@@ -137,7 +141,7 @@ def _check_line(paths: Sequence[Path], options: Options, line: Line) -> None:
     if len(paths) < 2 or (len(paths) > 2 and not line.chain):
         hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
         raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
-    if options.tracing.target is not None and not line.align:
+    if request.tracing.target is not None and not line.align:
         raise UsageError("--model says how to align, and needs --align")
 
 
@@ -197,12 +201,16 @@ def plan_alphas(
     return tuple(sorted({*alphas, *map(float, ends)}))
 
 
-def point_paths(alphas: Sequence[float], like: Checkpoint, options: Options) -> list[Path]:
+def point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest) -> list[Path]:
     """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
-    if options.out and len(alphas) == 1 and not (options.out_folder or options.out.is_dir()):
-        return [options.out]
-    folder = options.out or Path("lerp")
-    suffix = ending(like, options)
+    if (
+        request.output.path
+        and len(alphas) == 1
+        and not (request.output.names_folder or request.output.path.is_dir())
+    ):
+        return [request.output.path]
+    folder = request.output.path or Path("lerp")
+    suffix = ending(like, request.output)
     return [folder / f"alpha-{alpha:.6f}{suffix}" for alpha in alphas]
 
 

@@ -41,7 +41,9 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
 
     @cache
     def parts(key: str) -> Sequence[TensorSource]:
-        own = [finite_part(model, key, plan.choice, plan.options) for model in plan.models]
+        own = [
+            finite_part(model, key, plan.choice, plan.request.selection) for model in plan.models
+        ]
         _check_between(plan, own)
         return _moved(plan, aligned, own)
 
@@ -70,7 +72,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             model,
             plan.choice,
             plan.machine,
-            plan.options,
+            plan.request.search,
             overlap=overlap,
             progress=progress,
         )
@@ -79,7 +81,12 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         check = None if overlap else plan.check
         function = check_function(check, model, moved, where=str(model.path))
         diagnosis = diagnosed(
-            pair, plan.choice, plan.machine, plan.options, found.permutations, overlap=overlap
+            pair,
+            plan.choice,
+            plan.machine,
+            plan.request.display,
+            found.permutations,
+            overlap=overlap,
         )
         yield Aligned(
             model=model.path,
@@ -97,7 +104,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
 
 def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
     """Return the models, all but the first permuted on the fly if they were aligned."""
-    return _moved(plan, aligned, [finite(model, plan.options) for model in plan.models])
+    return _moved(plan, aligned, [finite(model, plan.request.selection) for model in plan.models])
 
 
 def _moved(
@@ -116,7 +123,7 @@ def _check_between(plan: LerpPlan, sources: Sequence[TensorSource]) -> None:
     """Raise CheckpointError if a point lies between models that differ where there is no mean."""
     places = [point.segment(len(sources)) for point in plan.points if not point.target.place.skip]
     for left in {left for left, alpha in places if alpha not in (0, 1)}:
-        check_equal_where_no_mean(sources[left : left + 2], (1, 1), plan.options.selects)
+        check_equal_where_no_mean(sources[left : left + 2], (1, 1), plan.request.selection.selects)
 
 
 def _basin(plan: LerpPlan) -> str | None:
@@ -127,7 +134,9 @@ def _basin(plan: LerpPlan) -> str | None:
 
 def _between(plan: LerpPlan, point: Point, sources: Sequence[TensorSource]) -> Between:
     left, alpha = point.segment(len(sources))
-    return Between((sources[left], sources[left + 1]), alpha, plan.mode, plan.options.selects)
+    return Between(
+        (sources[left], sources[left + 1]), alpha, plan.mode, plan.request.selection.selects
+    )
 
 
 def _point(
@@ -144,17 +153,18 @@ def _point(
         plan.models,
         basin=basin,
         spec=plan.choice.name if plan.choice else None,
-        seed=plan.options.seed,
+        seed=plan.request.computing.seed,
         alpha=point.alpha,
         mode=plan.mode,
     )
     try:
-        target = carded(point.target, plan.models, options=plan.options, facts=facts)
+        target = carded(point.target, plan.models, output=plan.request.output, facts=facts)
         written = write_model(
             between,
             plan.models[0],
             target,
-            plan.options,
+            plan.request.selection,
+            plan.request.output,
             facts,
             lambda key: _between(plan, point, parts(key)),
         )

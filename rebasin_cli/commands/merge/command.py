@@ -1,49 +1,51 @@
-"""The commands that make new models out of others: merge and lerp."""
+"""The command `rebasin merge`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import renormalization as c
-from rebasin_cli.options import search as s
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.data import with_data
-from rebasin_cli.options.extend import argument, options_in
+from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
+from rebasin_cli.options import search as search_options
+from rebasin_cli.options import tracing as tracing_options
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import parse_numbers
+from rebasin_cli.presentation.work import Work
+from rebasin_cli.progress import Progress
 
 Strategy = Annotated[
     str | None,
-    options_in(s.PANEL)(
+    option(search_options.PANEL)(
         "--strategy",
         metavar="many|universe|star|sync|none",
         help="Align each to all others in turn, all at once, each to the reference, pair by pair "
         "and reconciled, or not at all; default: many up to 8, then star.",
     ),
 ]
-
-
 Weights = Annotated[
     list[str] | None,
-    options_in(o.MEANS)("--weights", "-w", metavar="LIST", help="One for each MODEL."),
+    option("Machine")("--weights", "-w", metavar="LIST", help="One for each MODEL."),
 ]
-
-
 Reference = Annotated[
     Path | None,
-    options_in(o.MEANS)(
+    option("Machine")(
         "--ref", metavar="MODEL", help="Whose order of units to keep; default: the first."
     ),
 ]
-
-
 PreserveFirst = Annotated[
     str | None,
-    options_in(t.PANEL)(
+    option(tracing_options.PANEL)(
         "--preserve-first",
         metavar="K|GLOB",
         help="Keep the first K layers with weights of every model, or all up to the last that GLOB "
@@ -51,24 +53,35 @@ PreserveFirst = Annotated[
     ),
 ]
 
+Renormalize = Annotated[
+    str | None,
+    option(PANEL)(
+        "--renormalize",
+        metavar=NAMES,
+        help="Correct the statistics of the result, see `rebasin renormalize`.",
+    ),
+]
+OWN = ("strategy", "weights", "ref", "preserve_first", "renormalize")
 
-@s.with_search
-@t.with_model
-@with_data
-@o.sharing(o.SELECTING, o.COMBINING, o.WRITING, o.COMPUTING, o.CHECKING, o.SHOWING)
+
+@with_options("models", "out", *OWN, "card", "null", "verbose")
 def merge(
-    ctx: typer.Context,
     models: Annotated[list[Path] | None, argument("MODEL...")] = None,
-    out: o.Out = None,
     strategy: Strategy = None,
     weights: Weights = None,
     ref: Reference = None,
     preserve_first: PreserveFirst = None,
-    renormalize: c.Renormalize = None,
-    card: o.Card = False,
-    null: o.Null = False,
-    verbose: o.Verbose = 0,
-) -> None:
+    renormalize: Renormalize = None,
+    null: Null = False,
+    *,
+    selection: Selection,
+    output: Output,
+    computing: Computing,
+    display: Display,
+    data: Annotated[Data, offered(*RUNNING)],
+    tracing: Tracing,
+    search: Search,
+) -> Work:
     """Align the MODELs to one another and average them into one checkpoint.
 
     Reads paths from stdin if no MODEL is given. Models that `rebasin align` brought into one
@@ -91,73 +104,58 @@ def merge(
 
         rebasin merge a.pt b.pt --method zipit --model net.py:Net --data net.py:train
     """
-    from rebasin_cli.commands.merge.plan import plan_merge
-    from rebasin_cli.commands.merge.run import run_merge
+    numbers, traced = parse_numbers(weights), tracing.of(tracing.target, data.data)
+
+    def request(told: Progress) -> MergeRequest:
+        return MergeRequest(
+            models=piped_paths(models, null),
+            strategy=strategy,
+            weights=numbers,
+            reference=ref,
+            preserve_first=preserve_first,
+            renormalization=renormalizing(renormalize),
+            selection=selection,
+            output=output,
+            computing=computing,
+            tracing=traced.telling(told),
+            search=search,
+            data=data,
+        )
 
     if preserve_first is not None:
-        _preserve(ctx, models, preserve_first, ref)
-        return
-    if ctx.params["method"] in ("zipit", "cca"):
-        _zip(ctx, models, ref)
-        return
-    deliver(
-        ctx,
-        lambda: plan_merge(
-            o.piped_paths(models, null),
-            options_from(ctx.params),
-            strategy=strategy,
-            weights=o.parse_numbers(weights),
-            reference=ref,
-            renormalize=c.asked_from(renormalize, ctx.params) if renormalize else None,
-        ),
-        run_merge,
-    )
+        _check_preserving(search, output, renormalize)
+    plan, run = _way(preserve_first, search.method)
+    from rebasin_cli.commands.merge.report import PRESENTERS
+
+    return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)
 
 
-def _zip(ctx: typer.Context, models: list[Path] | None, ref: Path | None) -> None:
-    """Merge hidden units by linear maps."""
-    from rebasin_cli.commands.merge.linear_maps.plan import plan_zip
-    from rebasin_cli.commands.merge.linear_maps.run import run_zip
-
-    deliver(
-        ctx,
-        lambda: plan_zip(
-            o.piped_paths(models, ctx.params["null"]),
-            options_from(ctx.params),
-            strategy=ctx.params["strategy"],
-            weights=o.parse_numbers(ctx.params["weights"]),
-            reference=ref,
-            renormalize=c.asked_from(ctx.params["renormalize"], ctx.params)
-            if ctx.params["renormalize"]
-            else None,
-        ),
-        run_zip,
-    )
-
-
-def _preserve(ctx: typer.Context, models: list[Path] | None, first: str, ref: Path | None) -> None:
-    """Merge all but the first layers of the models."""
-    from rebasin_cli.commands.merge.preserve_first.plan import plan_preserve
-    from rebasin_cli.commands.merge.preserve_first.run import run_preserve
-
-    if ctx.params["method"] in ("zipit", "cca"):
+def _check_preserving(search: Search, output: Output, renormalize: str | None) -> None:
+    """Raise for what does not go with --preserve-first."""
+    if search.method in LINEAR:
         raise typer.BadParameter("--preserve-first permutes units; --method zipit and cca mix them")
-    if ctx.params["card"]:
+    if output.card:
         raise typer.BadParameter("--card does not go with --preserve-first, which writes a module")
-    if ctx.params["renormalize"] is not None:
+    if renormalize is not None:
         raise typer.BadParameter(
             "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
             "result, with --model merged.py:build"
         )
-    deliver(
-        ctx,
-        lambda: plan_preserve(
-            o.piped_paths(models, ctx.params["null"]),
-            options_from(ctx.params),
-            first=first,
-            strategy=ctx.params["strategy"],
-            weights=o.parse_numbers(ctx.params["weights"]),
-            reference=ref,
-        ),
-        run_preserve,
-    )
+
+
+def _way(preserve_first: str | None, method: str) -> tuple[Any, Any]:
+    """Return what plans and what runs the way to merge that was asked for."""
+    if preserve_first is not None:
+        from rebasin_cli.commands.merge.preserve_first.plan import plan_preserve
+        from rebasin_cli.commands.merge.preserve_first.run import run_preserve
+
+        return plan_preserve, run_preserve
+    if method in LINEAR:
+        from rebasin_cli.commands.merge.linear_maps.plan import plan_linear_maps
+        from rebasin_cli.commands.merge.linear_maps.run import run_linear_maps
+
+        return plan_linear_maps, run_linear_maps
+    from rebasin_cli.commands.merge.plan import plan_merge
+    from rebasin_cli.commands.merge.run import run_merge
+
+    return plan_merge, run_merge

@@ -18,7 +18,6 @@ from rebasin_cli.files.targets import Target, describe_target, ending, output_fi
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_weights, reference_position
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
@@ -44,7 +43,7 @@ class MergePlan:
     choice: Choice | None
     target: Target
     machine: Machine
-    options: Options
+    request: MergeRequest
     correction: CorrectionPlan | None = None
     check: FunctionCheck | None = None
     overlaps: tuple[Overlap, ...] = ()
@@ -66,7 +65,7 @@ class MergePlan:
 
 def plan_merge(
     paths: Sequence[Path],
-    options: Options,
+    request: MergeRequest,
     *,
     strategy: str | None = None,
     weights: Sequence[float] = (),
@@ -86,20 +85,26 @@ def plan_merge(
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
     checked = check_weights(weights, len(paths))
     which = reference_position(reference, paths)
-    machine = plan_machine(options)
-    models = open_models(paths, options)
+    machine = plan_machine(request.computing, request.search)
+    models = open_models(paths, request.selection)
     if strategy != "none" or sum(map(bool, checked)) > 1:  # one alone is written as it is
-        refuse_codes(models, options, done="averaged")
-    check_fit(models[0], models[1:], options)
+        refuse_codes(models, request.selection, done="averaged")
+    check_fit(models[0], models[1:], request.selection, request.tracing)
     matched = options.spec_first() if renormalize else options
     choice = None if strategy == "none" else choose_spec(models, matched)
-    correction = plan_correction(models[which], options, renormalize) if renormalize else None
+    correction = (
+        plan_correction(
+            models[which], request.selection, request.tracing, request.data, renormalize
+        )
+        if renormalize
+        else None
+    )
     if correction and correction.method == "calibrate" and not (choice or correction.door):
         raise UsageError("nothing says how deep biases are", hint="--model TARGET")
     if choice:
         together = len(paths) - 1 if strategy == "universe" else 0
-        check_search(choice, machine, options, together=together)
-    out = output_file(options, f"merged{ending(models[0], options)}")
+        check_search(choice, machine, request.search, together=together)
+    out = output_file(request.output, f"merged{ending(models[0], request.output)}")
     return MergePlan(
         models=tuple(models),
         weights=checked,
@@ -107,10 +112,19 @@ def plan_merge(
         strategy=strategy or ("many" if len(paths) <= MANY else "star"),
         chosen=strategy is None,
         choice=choice,
-        target=plan_target(out, models[0], options, own=models, create=options.out_folder),
+        target=plan_target(
+            out,
+            models[0],
+            request.selection,
+            request.output,
+            own=models,
+            create=request.output.names_folder,
+        ),
         machine=machine,
-        options=options,
+        request=request,
         correction=correction,
-        check=plan_function_check(models[0], options, choice) if choice else None,
-        overlaps=plan_overlaps(models, choice, wanted=options.common),
+        check=plan_function_check(models[0], request.selection, request.tracing, choice)
+        if choice
+        else None,
+        overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
     )

@@ -77,10 +77,12 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged
     facts = merge_facts(plan, together, **more)
     progress(f"writing {plan.target.path.name}", 0, 0)
     target = carded(
-        plan.target, plan.models, options=plan.options, facts=facts, found=together.found
+        plan.target, plan.models, output=plan.request.output, facts=facts, found=together.found
     )
     parts = together.parts if report is None else None
-    written = write_model(source, plan.models[0], target, plan.options, facts, parts)
+    written = write_model(
+        source, plan.models[0], target, plan.request.selection, plan.request.output, facts, parts
+    )
     outcome = merged_outcome(plan, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(plan.models[0])
     yield replace(outcome, report=report, stale=stale)
@@ -91,14 +93,14 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
     sources = [
-        CommonPart(finite(model, plan.options), overlap)
+        CommonPart(finite(model, plan.request.selection), overlap)
         for model, overlap in zip(plan.models, plan.overlaps, strict=True)
     ]
     alignment, objective = _align(plan, sources, strategy, progress)
 
     def part(key: str) -> Mean:
         own = [
-            CommonPart(finite_part(model, key, plan.choice, plan.options), overlap)
+            CommonPart(finite_part(model, key, plan.choice, plan.request.selection), overlap)
             for model, overlap in zip(plan.models, plan.overlaps, strict=True)
         ]
         return _mean(plan, _completed(plan, _aligned(plan, own, alignment)))
@@ -117,8 +119,8 @@ def _completed(plan: MergePlan, aligned: Sequence[TensorSource]) -> list[TensorS
 
 
 def _mean(plan: MergePlan, sources: Sequence[TensorSource]) -> Mean:
-    check_equal_where_no_mean(sources, plan.weights, plan.options.selects)
-    return Mean(sources, plan.weights, plan.reference, plan.options.selects)
+    check_equal_where_no_mean(sources, plan.weights, plan.request.selection.selects)
+    return Mean(sources, plan.weights, plan.reference, plan.request.selection.selects)
 
 
 def _checked(
@@ -145,7 +147,7 @@ def merge_facts(plan: MergePlan, together: Together, **facts: object) -> dict[st
         plan.models,
         basin=basin_of(plan.models[plan.reference]) if near else None,
         spec=plan.choice.name if plan.choice else None,
-        seed=plan.options.seed,
+        seed=plan.request.computing.seed,
         strategy=together.strategy,
         weights=list(plan.weights),
         **facts,
@@ -209,7 +211,7 @@ def _align(
     request = Request(
         sources=sources,
         bound=plan.choice.bound,
-        settings=plan.machine.settings(plan.options),
+        settings=plan.machine.settings(plan.request.search),
         reference=plan.reference,
         movable=plan.choice.movable,
         labels=[str(model.path) for model in plan.models],

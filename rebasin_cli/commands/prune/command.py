@@ -1,21 +1,21 @@
-"""The command that sets the smallest weights to zero."""
+"""The command `rebasin prune`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.display import SHOWING, Display
+from rebasin_cli.options.output import FORMING, Output
+from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.selection import READING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import home_path
+from rebasin_cli.presentation.work import Work
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import data as r
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import argument, options_in
-
-PANEL = "Pruning"
-_option = options_in(PANEL)
+_option = option("Pruning")
 Sparsity = Annotated[
     float,
     _option(
@@ -41,23 +41,23 @@ Renormalize = Annotated[
     ),
 ]
 
+FIRST = ("sparsity", "how", "renormalize", "out", "only", "skip", "device", "max_memory", "seed")
 
-@r.with_data
-@t.with_model
-@o.sharing(o.READING, o.WRITING, o.SHOWING)
+
+@with_options("model", *FIRST)
 def prune(
-    ctx: typer.Context,
     model: Annotated[Path, argument("MODEL")],
     sparsity: Sparsity,
     how: Method = "magnitude",
     renormalize: Renormalize = None,
-    out: o.Out = None,
-    only: o.Only = None,
-    skip: o.Skip = None,
-    device: o.Device = "auto",
-    max_memory: o.MaxMemory = None,
-    seed: o.Seed = 0,
-) -> None:
+    *,
+    selection: Annotated[Selection, offered("only", "skip", *READING, "only_part")],
+    output: Annotated[Output, offered("out", *FORMING)],
+    computing: Annotated[Computing, offered("device", "max_memory", "seed")],
+    display: Annotated[Display, offered(*SHOWING)],
+    tracing: Tracing,
+    data: Annotated[Data, offered(*RUNNING)],
+) -> Work:
     """Set the smallest weights of MODEL to zero: exactly the share that is asked for.
 
     Writes NAME.pruned.EXT. Weights are floating tensors of two or more axes; biases, norms and
@@ -73,20 +73,19 @@ def prune(
 
         rebasin prune model.pt --sparsity 0.8 --renormalize reset --model net.py:Net --data d.py:f
     """
-    from rebasin_cli.commands.prune.plan import plan_prune
+    from rebasin_cli.commands.prune.plan import PruneRequest, plan_prune
+    from rebasin_cli.commands.prune.report import PRESENTERS
     from rebasin_cli.commands.prune.run import run_prune
 
-    deliver(
-        ctx,
-        lambda: plan_prune(
-            o.home_path(model),
-            options_from(ctx.params),
-            sparsity=sparsity,
-            method=how,
-            renormalize=renormalize,
-        ),
-        run_prune,
+    request = PruneRequest(
+        model=home_path(model),
+        sparsity=sparsity,
+        method=how,
+        renormalize=renormalize,
+        selection=selection,
+        output=output,
+        computing=computing,
+        tracing=tracing.of(tracing.target, data.data),
+        data=data,
     )
-
-
-COMMANDS = (prune,)
+    return Work("prune", display, planned(plan_prune, request), run_prune, PRESENTERS)

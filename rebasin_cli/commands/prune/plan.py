@@ -14,7 +14,6 @@ from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import MEASURING, Asked, CorrectionPlan, plan_correction
@@ -45,7 +44,7 @@ class PrunePlan:
     correction: CorrectionPlan | None
     target: Target
     machine: Machine
-    options: Options
+    request: PruneRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -62,7 +61,12 @@ class PrunePlan:
 
 
 def plan_prune(
-    path: Path, options: Options, *, sparsity: float, method: str, renormalize: str | None = None
+    path: Path,
+    request: PruneRequest,
+    *,
+    sparsity: float,
+    method: str,
+    renormalize: str | None = None,
 ) -> PrunePlan:
     """Return what pruning a checkpoint will do; nothing is read but headers.
 
@@ -77,28 +81,35 @@ def plan_prune(
     if method not in METHODS:
         hint = suggest(method, METHODS) or " or ".join(METHODS)
         raise UsageError(f"no method is called {method!r}", hint=hint)
-    machine = plan_machine(options)
-    (model,) = open_models([path], options)
-    refuse_codes([model], options, done="pruned by magnitude")
-    (out,) = output_paths([model], options, word="pruned")
+    machine = plan_machine(request.computing, request.search)
+    (model,) = open_models([path], request.selection)
+    refuse_codes([model], request.selection, done="pruned by magnitude")
+    (out,) = output_paths([model], request.output, word="pruned")
     return PrunePlan(
         model=model,
-        names=weight_names(model, options),
+        names=weight_names(model, request),
         method=method,
         sparsity=sparsity,
-        correction=_correction(model, options, renormalize),
-        target=plan_target(out, model, options, own=[model], create=options.out_folder),
+        correction=_correction(model, request, renormalize),
+        target=plan_target(
+            out,
+            model,
+            request.selection,
+            request.output,
+            own=[model],
+            create=request.output.names_folder,
+        ),
         machine=machine,
-        options=options,
+        request=request,
     )
 
 
 def _correction(
-    model: Checkpoint, options: Options, renormalize: str | None
+    model: Checkpoint, request: PruneRequest, renormalize: str | None
 ) -> CorrectionPlan | None:
     """Return how the pruned model is corrected: all of it, whatever was pruned."""
     if renormalize is None:
-        if options.tracing.target is not None or options.running.data is not None:
+        if request.tracing.target is not None or request.data.data is not None:
             raise UsageError(
                 "--model and --data say nothing to pruning by magnitude",
                 hint="--renormalize reset, repair or rescale runs the model afterwards",
@@ -110,7 +121,7 @@ def _correction(
     return plan_correction(model, replace(options, only=(), skip=()), Asked(renormalize))
 
 
-def weight_names(model: Checkpoint, options: Options) -> tuple[str, ...]:
+def weight_names(model: Checkpoint, request: PruneRequest) -> tuple[str, ...]:
     """Return the floating tensors of two or more axes that are weights of layers, each once.
 
     --only decides by itself what is a weight. Raises UsageError if nothing is left.
@@ -120,8 +131,8 @@ def weight_names(model: Checkpoint, options: Options) -> tuple[str, ...]:
         name
         for name in arrays
         if name not in model.ties
-        and options.selects(name)
-        and (options.only or all(_weight(each, model) for each in _called(name, model)))
+        and request.selection.selects(name)
+        and (request.selection.only or all(_weight(each, model) for each in _called(name, model)))
     )
     if not any(model.info(name).numel for name in names):
         raise UsageError(

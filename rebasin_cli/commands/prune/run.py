@@ -33,7 +33,9 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     result, report = _corrected(plan, source, Zeroed(source, thresholds), progress)
     progress(f"writing {plan.target.path.name}", 0, 0)
     facts = {**_facts(plan, tensors), **masks}
-    written = write_model(result, plan.model, plan.target, plan.options, facts)
+    written = write_model(
+        result, plan.model, plan.target, plan.request.selection, plan.request.output, facts
+    )
     yield Pruned(
         model=plan.model.path,
         method=plan.method,

@@ -1,4 +1,4 @@
-"""The command that corrects the statistics of a merged model."""
+"""The command `rebasin renormalize`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,34 @@ from typing import Annotated
 
 import typer
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import data as r
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import renormalization as c
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import argument, options_in
+from rebasin_cli.options.computing import MEANS, Computing
+from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.model_paths import model_paths
+from rebasin_cli.options.output import FORMING, Output
+from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.renormalization import PANEL, Renormalization
+from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import home_path, parse_numbers
+from rebasin_cli.presentation.work import Work
 
+_option = option(PANEL)
+ParentFiles = Annotated[
+    list[Path] | None,
+    _option(
+        "--parents",
+        metavar="A B...",
+        help="What MERGED is the mean of; all files up to the next option.",
+    ),
+]
+NoAlign = Annotated[
+    bool,
+    _option("--no-align", help="The parents lie in MERGED's basin."),
+]
 Weights = Annotated[
     list[str] | None,
-    options_in(c.PANEL)(
+    option(PANEL)(
         "--weights",
         "-w",
         metavar="LIST",
@@ -27,26 +44,25 @@ Weights = Annotated[
     ),
 ]
 
+FIRST = ("parents", "method", "weights", "no_align", "sequential", "average", "factor", "decay")
 
-@r.with_data
-@t.with_model
-@o.sharing(o.SELECTING, o.WRITING, o.COMPUTING, o.SHOWING)
+
+@with_options("merged", "more", *FIRST, "statistics", "out", "verbose")
 def renormalize(
-    ctx: typer.Context,
     merged: Annotated[Path, argument("MERGED")],
     more: Annotated[list[Path] | None, argument("", hidden=True)] = None,
-    parents: c.ParentFiles = None,
-    how: c.Method = None,
+    parents: ParentFiles = None,
     weights: Weights = None,
-    no_align: c.NoAlign = False,
-    sequential: c.Sequential = False,
-    average: c.Average = False,
-    factor: c.Factor = 1.0,
-    decay: c.Decay = "weights",
-    statistics: c.Statistics = None,
-    out: o.Out = None,
-    verbose: o.Verbose = 0,
-) -> None:
+    no_align: NoAlign = False,
+    *,
+    renormalization: Renormalization,
+    selection: Annotated[Selection, offered(*ALIGNING, "only_part")],
+    output: Annotated[Output, offered("out", *FORMING)],
+    computing: Annotated[Computing, offered(*MEANS)],
+    display: Display,
+    tracing: Tracing,
+    data: Annotated[Data, offered(*RUNNING)],
+) -> Work:
     """Give the units of MERGED the statistics of its parents, inside its own weights.
 
     Averages have smaller activations than their parents. `reset` measures BatchNorm statistics anew
@@ -60,21 +76,25 @@ def renormalize(
 
         rebasin renormalize merged.pt --parents a.pt b.pt --method calibrate --model net.py:Net
     """
-    from rebasin_cli.commands.renormalize.plan import plan_renormalize
+    from rebasin_cli.commands.renormalize.plan import RenormalizeRequest, plan_renormalize
+    from rebasin_cli.commands.renormalize.report import PRESENTERS
     from rebasin_cli.commands.renormalize.run import run_renormalize
 
     _check_order(merged, parents or ())
-    deliver(
-        ctx,
-        lambda: plan_renormalize(
-            o.home_path(merged),
-            options_from(ctx.params),
-            c.asked_from(how, ctx.params),
-            parents=o.model_paths([*(parents or ()), *(more or ())]),
-            weights=o.parse_numbers(weights),
-            align=not no_align,
-        ),
-        run_renormalize,
+    request = RenormalizeRequest(
+        model=home_path(merged),
+        renormalization=renormalization,
+        parents=model_paths([*(parents or ()), *(more or ())]),
+        weights=parse_numbers(weights),
+        align=not no_align,
+        selection=selection,
+        output=output,
+        computing=computing,
+        tracing=tracing.of(tracing.target, data.data),
+        data=data,
+    )
+    return Work(
+        "renormalize", display, planned(plan_renormalize, request), run_renormalize, PRESENTERS
     )
 
 
@@ -84,5 +104,3 @@ def _check_order(merged: Path, parents: Sequence[Path]) -> None:
     if parents and str(merged) in words and words.index(str(merged)) > words.index("--parents"):
         raise typer.BadParameter("MERGED stands before --parents, which takes all files behind it")
 
-
-COMMANDS = (renormalize,)

@@ -14,7 +14,6 @@ from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.merging.weights import check_weights
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, aligning, plan_correction
@@ -38,7 +37,7 @@ class RenormalizePlan:
     align: bool
     target: Target
     machine: Machine
-    options: Options
+    request: RenormalizeRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -56,7 +55,7 @@ class RenormalizePlan:
 
 def plan_renormalize(
     path: Path,
-    options: Options,
+    request: RenormalizeRequest,
     asked: Asked,
     *,
     parents: Sequence[Path] = (),
@@ -67,18 +66,18 @@ def plan_renormalize(
 
     Raises UsageError for parents, a model or data that the method needs.
     """
-    machine = plan_machine(options)
-    model, *opened = open_models([path, *parents], options)
-    whole = aligning(options)
+    machine = plan_machine(request.computing, request.search)
+    model, *opened = open_models([path, *parents], request.selection)
+    whole = aligning(request.selection, request.tracing)
     check_fit(model, opened, whole)
-    correction = plan_correction(model, options, asked)
+    correction = plan_correction(model, request.selection, request.tracing, request.data, asked)
     _check_parents(correction, opened)
     by_spec = correction.method == "calibrate" and correction.door is None
     searched = correction.by_parents and (align or by_spec)
     choice = choose_spec([model, *opened], whole) if searched else None
     if choice and align:
         check_search(choice, machine, whole)
-    (out,) = output_paths([model], options, word="renormalized")
+    (out,) = output_paths([model], request.output, word="renormalized")
     return RenormalizePlan(
         model=model,
         parents=tuple(opened) if correction.by_parents else (),
@@ -86,9 +85,16 @@ def plan_renormalize(
         correction=correction,
         choice=choice,
         align=align,
-        target=plan_target(out, model, options, own=[model], create=options.out_folder),
+        target=plan_target(
+            out,
+            model,
+            request.selection,
+            request.output,
+            own=[model],
+            create=request.output.names_folder,
+        ),
         machine=machine,
-        options=options,
+        request=request,
     )
 
 

@@ -8,7 +8,11 @@ from time import perf_counter
 
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.renormalize.plan import Parent, Renormalized, RenormalizePlan
+from rebasin_cli.commands.renormalize.plan import (
+    Parent,
+    Renormalized,
+    RenormalizePlan,
+)
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
 from rebasin_cli.files.write import write_model
@@ -32,7 +36,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     placed = [_placed(plan, parent, progress) for parent in plan.parents]
     bound = plan.choice.bound if plan.choice else None
     source, report = corrected(
-        finite(plan.model, plan.options),
+        finite(plan.model, plan.request.selection),
         Parents([source for source, _ in placed], weights, bound),
         plan=plan.correction,
         machine=plan.machine,
@@ -45,7 +49,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         [plan.model, *plan.parents],
         basin=basin_of(plan.model),
         spec=spec,
-        seed=plan.options.seed,
+        seed=plan.request.computing.seed,
         method=report.method,
         weights=list(weights),
     )
@@ -60,7 +64,9 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         report=report,
         spec=spec,
         assumed=ASSUMED if by_spec else "",
-        written=write_model(source, plan.model, plan.target, plan.options, facts),
+        written=write_model(
+            source, plan.model, plan.target, plan.request.selection, plan.request.output, facts
+        ),
         seconds=perf_counter() - began,
     )
 
@@ -72,13 +78,15 @@ def _placed(
     plan: RenormalizePlan, parent: Checkpoint, progress: Progress
 ) -> tuple[TensorSource, str]:
     """Return a parent in the basin of the merged model, and how it came there."""
-    source = finite(parent, plan.options)
+    source = finite(parent, plan.request.selection)
     if not plan.align or plan.choice is None:
         return source, _TRUSTED
     if one_basin([plan.model, parent]):
         return source, _THERE
-    options = aligning(plan.options)
-    found = match_models(plan.model, parent, plan.choice, plan.machine, options, progress=progress)
+    options = aligning(plan.request.selection, plan.request.tracing)
+    found = match_models(
+        plan.model, parent, plan.choice, plan.machine, request.search, progress=progress
+    )
     return Permuted(source, plan.choice.bound.tensors, found.permutations), _ALIGNED
 
 

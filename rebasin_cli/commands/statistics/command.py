@@ -1,32 +1,34 @@
-"""The command that gathers what units do on data."""
+"""The command `rebasin statistics`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from rebasin_cli.options.activations import PLACES, Activations
+from rebasin_cli.options.computing import MEANS, Computing
+from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.display import SHOWING, Display
+from rebasin_cli.options.model_paths import model_paths
+from rebasin_cli.options.output import PLACING, Output
+from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.selection import READING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.presentation.work import Work
 
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.activations import with_places
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.data import with_data
-from rebasin_cli.options.extend import argument
 
-
-@with_places
-@with_data
-@t.with_model
-@o.sharing(o.READING, o.COMPUTING, o.SHOWING)
+@with_options("models", *PLACING)
 def statistics(
-    ctx: typer.Context,
     models: Annotated[list[Path] | None, argument("A [B]")] = None,
-    out: o.Out = None,
-    force: o.Force = False,
-    no_clobber: o.NoClobber = False,
-) -> None:
+    *,
+    output: Annotated[Output, offered(*PLACING)],
+    selection: Annotated[Selection, offered(*READING)],
+    computing: Annotated[Computing, offered(*MEANS)],
+    display: Annotated[Display, offered(*SHOWING)],
+    tracing: Tracing,
+    data: Annotated[Data, offered(*RUNNING)],
+    activations: Annotated[Activations, offered(*PLACES)],
+) -> Work:
     """Run A, or A and B, on data, and write what their units do: a small safetensors file.
 
     For every group the mean and the variance of its units, and for a pair the covariances of the
@@ -40,14 +42,19 @@ def statistics(
 
         rebasin align a.pt b.pt --method activations --statistics a.statistics.safetensors
     """
-    from rebasin_cli.commands.statistics.plan import plan_statistics
+    from rebasin_cli.commands.statistics.plan import StatisticsRequest, plan_statistics
+    from rebasin_cli.commands.statistics.report import PRESENTERS
     from rebasin_cli.commands.statistics.run import run_statistics
 
-    deliver(
-        ctx,
-        lambda: plan_statistics(o.model_paths(models), options_from(ctx.params)),
-        run_statistics,
+    request = StatisticsRequest(
+        models=model_paths(models),
+        selection=selection,
+        output=output,
+        computing=computing,
+        tracing=tracing.of(tracing.target, data.data),
+        data=data,
+        activations=activations,
     )
-
-
-COMMANDS = (statistics,)
+    return Work(
+        "statistics", display, planned(plan_statistics, request), run_statistics, PRESENTERS
+    )

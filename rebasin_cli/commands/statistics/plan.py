@@ -13,7 +13,6 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.targets import Place, files_of, plan_place
 from rebasin_cli.network.network import Door, plan_door
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 
@@ -27,7 +26,7 @@ class StatisticsPlan:
     door: Door
     machine: Machine
     place: Place
-    options: Options
+    request: StatisticsRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -36,30 +35,32 @@ class StatisticsPlan:
             "inputs": describe_inputs(self.models),
             "outputs": [{"path": str(self.place.path), "format": "safetensors"}],
             "spec": self.choice.name,
-            "point": self.options.activations.moment,
-            "stream": self.options.activations.reach,
-            "data": self.options.running.data,
+            "point": self.request.activations.moment,
+            "stream": self.request.activations.reach,
+            "data": self.request.data.data,
             "device": self.machine.device,
         }
 
 
-def plan_statistics(paths: Sequence[Path], options: Options) -> StatisticsPlan:
+def plan_statistics(paths: Sequence[Path], request: StatisticsRequest) -> StatisticsPlan:
     """Return what observing one model or a pair will do; nothing is read but headers."""
     if not 1 <= len(paths) <= 2:
         raise UsageError(
             f"statistics are of one model or of a pair, not of {len(paths)}",
             hint="rebasin statistics MODEL, or rebasin statistics A B",
         )
-    check_places(options.activations)
-    machine = plan_machine(options)
-    models = open_models(paths, options)
-    check_fit(models[0], models[1:], options)
-    door = plan_door(models[0], options, data=True, judged=False)
-    choice = choose_spec(models, options)
+    check_places(request.activations)
+    machine = plan_machine(request.computing, request.search)
+    models = open_models(paths, request.selection)
+    check_fit(models[0], models[1:], request.selection, request.tracing)
+    door = plan_door(
+        models[0], request.selection, request.tracing, request.data, data=True, judged=False
+    )
+    choice = choose_spec(models, request.selection, request.tracing)
     inputs = [file for model in models for file in files_of(model)]
-    out = options.out or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
-    place = plan_place(out, options, others=inputs)
-    return StatisticsPlan(tuple(models), choice, door, machine, place, options)
+    out = request.output.path or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
+    place = plan_place(out, request.output, others=inputs)
+    return StatisticsPlan(tuple(models), choice, door, machine, place, request)
 
 
 @dataclass(frozen=True)

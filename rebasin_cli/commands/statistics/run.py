@@ -29,12 +29,12 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
         return
     began = perf_counter()
     assert plan.choice.traced is not None, "the plan has seen to it that a model is named"
-    chosen = plan.options.activations
+    chosen = plan.request.activations
     points = plan.choice.traced.known.trace.points[kind(chosen.moment, chosen.reach)]
     if len(plan.models) > 1:
         check_room(points, plan.choice.bound, plan.machine)
     models = [built(plan.door.network, model, plan.machine) for model in plan.models]
-    batches = batches_of(plan.door, plan.machine, plan.options)
+    batches = batches_of(plan.door, plan.machine, plan.request.data)
     units = units_on(models, batches, points, plan.choice.bound, progress=progress)
     progress("measuring layers", 0, 0)
     layers = flat(layer_statistics(models, batches, together=len(models) > 1))
@@ -56,12 +56,12 @@ def _written(
     plan: StatisticsPlan, units: Sequence[UnitMoments], layers: Mapping[str, Tensor]
 ) -> Written:
     facts = {
-        "moment": plan.options.activations.moment,
-        "stream": plan.options.activations.reach,
+        "moment": plan.request.activations.moment,
+        "stream": plan.request.activations.reach,
         "models": [model.path.name for model in plan.models],
-        "model": plan.options.tracing.target,
-        "data": plan.options.running.data,
-        "batches": plan.options.running.batches,
+        "model": plan.request.tracing.target,
+        "data": plan.request.data.data,
+        "batches": plan.request.data.batches,
     }
     digests = [model.sha256() for model in plan.models]
     metadata = statistics_metadata(dump(plan.choice.bound.spec), units, digests, facts)

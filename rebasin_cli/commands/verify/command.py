@@ -1,36 +1,34 @@
-"""The commands that look and compare: verify, diff, inspect."""
+"""The command `rebasin verify`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from rebasin_cli.cli.runner import deliver
-from rebasin_cli.options import parameters as o
-from rebasin_cli.options import search as s
-from rebasin_cli.options import tracing as t
-from rebasin_cli.options.chosen import options_from
-from rebasin_cli.options.extend import argument
-
-ModelA = Annotated[Path, argument("A")]
-
-
-ModelB = Annotated[Path, argument("B")]
+from rebasin_cli.options.computing import MEANS, Computing
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.output import Output, SavePermutation
+from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.values import home_path
+from rebasin_cli.presentation.work import Work
 
 
-@s.with_search
-@t.with_model
-@o.sharing(o.SELECTING, o.COMPUTING, o.SHOWING)
+@with_options("a", "b", "save", "force", "verbose")
 def verify(
-    ctx: typer.Context,
-    a: ModelA,
-    b: ModelB,
-    save: o.Save = None,
-    force: o.Force = False,
-    verbose: o.Verbose = 0,
-) -> None:
+    a: Annotated[Path, argument("A")],
+    b: Annotated[Path, argument("B")],
+    save: SavePermutation = None,
+    *,
+    selection: Annotated[Selection, offered(*ALIGNING)],
+    output: Annotated[Output, offered("force")],
+    computing: Annotated[Computing, offered(*MEANS)],
+    display: Display,
+    tracing: Tracing,
+    search: Search,
+) -> Work:
     """Is B exactly A with its units reordered? Exit code 0: yes, 1: no.
 
     The permutation is searched for under the spec and proved by comparing every tensor, bit
@@ -45,8 +43,18 @@ def verify(
 
         rebasin verify a.pt b.pt --model net.py:Net --input-shape 1,3,32,32
     """
-    from rebasin_cli.commands.verify.plan import plan_verify
+    from rebasin_cli.commands.verify.plan import VerifyRequest, plan_verify
+    from rebasin_cli.commands.verify.report import PRESENTERS
     from rebasin_cli.commands.verify.run import run_verify
 
-    paths = o.home_path(a), o.home_path(b)
-    deliver(ctx, lambda: plan_verify(*paths, options_from(ctx.params), save=save), run_verify)
+    request = VerifyRequest(
+        a=home_path(a),
+        b=home_path(b),
+        save=save,
+        selection=selection,
+        output=output,
+        computing=computing,
+        tracing=tracing.of(tracing.target),
+        search=search,
+    )
+    return Work("verify", display, planned(plan_verify, request), run_verify, PRESENTERS)

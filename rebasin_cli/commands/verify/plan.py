@@ -12,7 +12,6 @@ from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.targets import Place, files_of, plan_place
 from rebasin_cli.matching import Matching
-from rebasin_cli.options.groups import Options
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 
@@ -26,7 +25,7 @@ class VerifyPlan:
     choice: Choice
     save: Place | None
     machine: Machine
-    options: Options
+    request: VerifyRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -37,16 +36,16 @@ class VerifyPlan:
         }
 
 
-def plan_verify(a: Path, b: Path, options: Options, *, save: Path | None) -> VerifyPlan:
+def plan_verify(a: Path, b: Path, request: VerifyRequest, *, save: Path | None) -> VerifyPlan:
     """Return what verifying will do; nothing is read but headers."""
-    machine = plan_machine(options)
-    first, second = open_models([a, b], options)
-    check_fit(first, [second], options)
+    machine = plan_machine(request.computing, request.search)
+    first, second = open_models([a, b], request.selection)
+    check_fit(first, [second], request.selection, request.tracing)
     inputs = files_of(first) + files_of(second)
-    place = plan_place(save, options, others=inputs) if save else None
-    choice = choose_spec([first, second], options)
-    check_search(choice, machine, options)
-    return VerifyPlan(first, second, choice, place, machine, options)
+    place = plan_place(save, request.output, others=inputs) if save else None
+    choice = choose_spec([first, second], request.selection, request.tracing)
+    check_search(choice, machine, request.search)
+    return VerifyPlan(first, second, choice, place, machine, request)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         plan.a,
         plan.b,
         bound,
-        plan.machine.settings(plan.options),
+        plan.machine.settings(plan.request.search),
         movable=plan.choice.movable,
         labels=(str(plan.a.path), str(plan.b.path)),
         progress=progress,
@@ -37,7 +37,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
     moved = Permuted(plan.b, bound.tensors, matching.permutations)
     different, largest = [], 0.0
     for name in plan.a.names():
-        if not plan.options.selects(name) or name not in plan.b.names():
+        if not plan.request.selection.selects(name) or name not in plan.b.names():
             continue
         a, b = plan.a.load(name), moved.load(name)
         if not same_bits(a, b):
@@ -51,7 +51,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         different=tuple(different),
         max_difference=largest,
         permutation=save_permutations(
-            plan.save, matching, plan.choice, (plan.a, plan.b), plan.options
+            plan.save, matching, plan.choice, (plan.a, plan.b), plan.request.selection
         ),
         alike=plan.choice.alike,
         function=_compared_functions(plan, moved),
@@ -74,7 +74,7 @@ def _all_voting(plan: VerifyPlan) -> BoundSpec:
     """Return the plan's bound spec with a vote for all that takes part."""
 
     def votes(tensor: BoundTensor) -> bool:
-        return all(map(plan.options.selects, tensor.members))
+        return all(map(plan.request.selection.selects, tensor.members))
 
     bound = plan.choice.bound
     return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from rebasin_cli.matching.many.request import Alignment, Request, Total, pair_objective
+from rebasin_cli.matching.many.match_many import Alignment, Request, Total, pair_objective
 from rebasin_cli.matching.many.synchronisation import synchronised
 from rebasin_cli.matching.problem.device_tensors import loaded
 from rebasin_cli.matching.problem.group_families import families

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Level, solve
-from rebasin_cli.matching.many.request import Alignment, Request
+from rebasin_cli.matching.many.match_many import Alignment, Request
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.group_families import Family, families
 from rebasin_cli.matching.problem.similarity import Similarity

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.align.plan import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.targets import files_of
-from rebasin_cli.options.groups import Learning, Options
 from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"
 
 
-def check_learning(models: Sequence[Checkpoint], options: Options) -> None:
+def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
     """Raise UsageError for options or weights that the method does not take, or a file for the
     state that cannot be one; CheckpointError where there is no folder for it."""
-    learning = options.learning
-    if learning != Learning() and options.search.method != METHOD:
+    learning = request.learning
+    if learning != Learning() and request.search.method != METHOD:
         raise UsageError(
             "--epochs, --learning-rate, --held-out, --check-every and --resume are about learning",
             hint=f"--method {METHOD}",
@@ -28,7 +28,7 @@ def check_learning(models: Sequence[Checkpoint], options: Options) -> None:
             hint="a number between 0 and 1, as 0.2",
         )
     complex_ = [i.name for i in infos(models[0]).values() if i.dtype.is_complex]
-    if options.search.method == METHOD and complex_:
+    if request.search.method == METHOD and complex_:
         raise UsageError(
             f"{METHOD} learns from real weights, and {complex_[0]!r} is complex",
             hint="--method weights matches complex ones too",

@@ -37,7 +37,7 @@ def by_straight_through(plan: AlignPlan, item: AlignItem, progress: Progress) ->
         plan.reference,
         item.model,
         plan.choice.bound,
-        replace(plan.machine.settings(plan.options), method="auto"),
+        replace(plan.machine.settings(plan.request.search), method="auto"),
         movable=plan.choice.movable,
         initial=plan.initial,
         labels=(str(plan.reference.path), str(item.model.path)),
@@ -93,7 +93,7 @@ class _Pair:
         """Return the midpoint of the reference and the model's units in some order."""
         reference, other = self.tensors
         moved = Permuted(other, self.bound.tensors, permutations)
-        return Mean((reference, moved), (1, 1), 0, self.plan.options.selects)
+        return Mean((reference, moved), (1, 1), 0, self.plan.request.selection.selects)
 
 
 def _learned(pair: _Pair, course: Course, start: Permutations) -> State:
@@ -101,13 +101,13 @@ def _learned(pair: _Pair, course: Course, start: Permutations) -> State:
     plan, learning = pair.plan, pair.plan.options.learning
     file = learning.state
     if file is not None and file.exists():
-        state = read_state(file, pair.free, pair.bound, pair.files, plan.options)
+        state = read_state(file, pair.free, pair.bound, pair.files, plan.request)
     else:
         state = started(course, pair.free, start)
     for later in epochs(course, state, learning.epochs):
         state = later
         if file is not None and not state.stopped:
-            write_state(file, state, pair.files, plan.options)
+            write_state(file, state, pair.files, plan.request)
     return state
 
 
@@ -115,12 +115,12 @@ def _course(pair: _Pair) -> Course:
     plan, learning = pair.plan, pair.plan.options.learning
     door = plan.means.door
     assert door is not None, "the plan has seen to it"
-    settings = plan.machine.settings(plan.options)
+    settings = plan.machine.settings(plan.request.search)
     movable = plan.choice.movable
     model = built(door.network, pair.tensors[0], plan.machine)
     return Course(
         midpoints=Midpoints(model, door.network.windows, pair.between),
-        split=Split(batches_of(door, plan.machine, plan.options), learning.held_out),
+        split=Split(batches_of(door, plan.machine, plan.request.data), learning.held_out),
         project=projection(
             pair.tensors[1], pair.bound, settings, dtype=pair.dtype, movable=movable
         ),

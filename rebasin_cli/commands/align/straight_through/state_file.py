@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint, write_tensors
+from rebasin_cli.commands.align.plan import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import State
 from rebasin_cli.errors import CheckpointError, PermutationError
-from rebasin_cli.options.groups import Options
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec import BoundSpec
 
@@ -20,7 +20,7 @@ STATE, REFERENCE, MODEL = "rebasin.learning", "rebasin.reference", "rebasin.mode
 
 
 def write_state(
-    file: Path, state: State, models: tuple[Checkpoint, Checkpoint], options: Options
+    file: Path, state: State, models: tuple[Checkpoint, Checkpoint], request: AlignRequest
 ) -> None:
     """Write where learning stands, whole or not at all."""
     learned = {"free": state.free, "velocity": state.velocity}
@@ -34,7 +34,7 @@ def write_state(
         "least": state.least,
         "best_epoch": state.best_epoch,
         "unit": state.unit,
-        **_circumstances(options),
+        **_circumstances(request),
     }
     digests = {REFERENCE: models[0].sha256(), MODEL: models[1].sha256()}
     metadata = {STATE: json.dumps(facts, sort_keys=True), **digests}
@@ -46,7 +46,7 @@ def read_state(
     free: Mapping[str, Tensor],
     bound: BoundSpec,
     models: tuple[Checkpoint, Checkpoint],
-    options: Options,
+    request: AlignRequest,
 ) -> State:
     """Return where learning stood when a file was written. free: tensors of the form it needs.
 
@@ -57,7 +57,7 @@ def read_state(
         for key, model in zip((REFERENCE, MODEL), models, strict=True):
             if held.metadata.get(key) != model.sha256():
                 raise _refused(file, f"it was written for another model than {model.path}")
-        for name, now in _circumstances(options).items():
+        for name, now in _circumstances(request).items():
             if facts.get(name) != now:
                 raise _refused(file, f"its {name} was {facts.get(name)}, now it is {now}")
         try:
@@ -75,12 +75,12 @@ def read_state(
             raise _refused(file, "it does not hold the groups and tensors of the spec") from error
 
 
-def _circumstances(options: Options) -> dict[str, Any]:
+def _circumstances(request: AlignRequest) -> dict[str, Any]:
     """Return what must not change between two parts of one run."""
-    running = options.running
+    running = request.data
     return {
-        "held-out share": options.learning.held_out,
-        "seed": options.seed,
+        "held-out share": request.learning.held_out,
+        "seed": request.computing.seed,
         "data": running.data,
         "number of batches": running.batches,
     }

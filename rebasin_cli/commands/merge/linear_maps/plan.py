@@ -9,11 +9,10 @@ from typing import Any
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.commands.merge.plan import MergePlan, MergeRequest, plan_merge
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models import without_memory
 from rebasin_cli.network.network import Door, Network, plan_door
-from rebasin_cli.options.groups import Options
 from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice
 
@@ -36,7 +35,7 @@ class ZipPlan:
     sides: Sides
     readers: Mapping[str, Reader]
     others: Mapping[str, str]
-    options: Options
+    request: MergeRequest
     correction: CorrectionPlan | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -44,8 +43,8 @@ class ZipPlan:
         return {
             **self.merge.describe(),
             "method": self.method,
-            "model": self.options.tracing.target,
-            "data": self.options.running.data,
+            "model": self.request.tracing.target,
+            "data": self.request.data.data,
             "mapped": list(self.readers),
             "permuted": dict(self.others),
             **({"renormalize": self.correction.describe()} if self.correction else {}),
@@ -54,7 +53,7 @@ class ZipPlan:
 
 def plan_zip(
     paths: Sequence[Path],
-    options: Options,
+    request: MergeRequest,
     *,
     strategy: str | None = None,
     weights: Sequence[float] = (),
@@ -66,14 +65,14 @@ def plan_zip(
     renormalize: of the methods, `reset`. Raises UsageError as `plan_merge` does, without a model
     and data, and where no group can be mapped.
     """
-    method = options.search.method
+    method = request.search.method
     _check(method, len(paths), strategy, weights)
     if renormalize is not None and renormalize.method != "reset":
         raise UsageError(
             "the units of the result are those of no parent: only their BatchNorm can be corrected",
             hint="--renormalize reset",
         )
-    permuting = replace(options.spec_first(), search=replace(options.search, method="auto"))
+    permuting = replace(options.spec_first(), search=replace(request.search, method="auto"))
     merge = plan_merge(paths, permuting, strategy=strategy, weights=weights, reference=reference)
     assert merge.choice is not None, "a strategy that aligns has a spec"
     first = merge.models[merge.reference]
@@ -86,8 +85,12 @@ def plan_zip(
             detail="\n".join(f"{name}: {why}" for name, why in list(others.items())[:10]),
             hint="rebasin merge without --method aligns them by permutations",
         )
-    correction = plan_correction(first, options, renormalize) if renormalize else None
-    return ZipPlan(merge, merge.choice, door, method, sides, readers, others, options, correction)
+    correction = (
+        plan_correction(first, request.selection, request.tracing, request.data, renormalize)
+        if renormalize
+        else None
+    )
+    return ZipPlan(merge, merge.choice, door, method, sides, readers, others, request, correction)
 
 
 def _check(method: str, models: int, strategy: str | None, weights: Sequence[float]) -> None:
@@ -109,7 +112,7 @@ def _sides(network: Network) -> Sides:
 
 
 def _groups(
-    choice: Choice, sides: Sides, options: Options
+    choice: Choice, sides: Sides, request: MergeRequest
 ) -> tuple[dict[str, Reader], dict[str, str]]:
     """Return the readers of the groups that can be mapped, and why the others cannot."""
     bound, movable = choice.bound, choice.movable

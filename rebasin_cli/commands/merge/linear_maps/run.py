@@ -42,9 +42,11 @@ def run_zip(plan: ZipPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     progress(f"writing {merge.target.path.name}", 0, 0)
     facts = _facts(plan)
     target = carded(
-        merge.target, merge.models, options=plan.options, facts=facts, found=together.found
+        merge.target, merge.models, output=plan.request.output, facts=facts, found=together.found
     )
-    written = write_model(source, merge.models[0], target, plan.options, facts)
+    written = write_model(
+        source, merge.models[0], target, plan.request.selection, plan.request.output, facts
+    )
     merged = merged_outcome(merge, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(merge.models[0])
     yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)
@@ -57,7 +59,7 @@ def zipped(plan: ZipPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
         Mapped(source, tensors, {group: own[number] for group, own in maps.items()}, plan.sides)
         for number, source in enumerate(sources)
     ]
-    return Mean(mapped, merge.weights, merge.reference, merge.options.selects)
+    return Mean(mapped, merge.weights, merge.reference, merge.request.selection.selects)
 
 
 def _renormalized(
@@ -80,7 +82,9 @@ def _moments(
         group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
         for group, reader in plan.readers.items()
     }
-    return stacked_moments(models, readers, batches_of(plan.door, machine, plan.options), progress)
+    return stacked_moments(
+        models, readers, batches_of(plan.door, machine, plan.request.data), progress
+    )
 
 
 def _maps(plan: ZipPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:
@@ -99,7 +103,7 @@ def _facts(plan: ZipPlan) -> dict[str, str]:
         merge.models,
         basin=None,
         spec=plan.choice.name,
-        seed=plan.options.seed,
+        seed=plan.request.computing.seed,
         strategy=merge.strategy,
         weights=list(merge.weights),
         method=plan.method,

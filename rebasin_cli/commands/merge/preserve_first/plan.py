@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Layout
-from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.commands.merge.plan import MergePlan, MergeRequest, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
 from rebasin_cli.errors import UsageError
@@ -24,7 +24,6 @@ from rebasin_cli.files.targets import (
     plan_place,
 )
 from rebasin_cli.network.network import Network, plan_network
-from rebasin_cli.options.groups import Options
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class PreservePlan:
 
 def plan_preserve(
     paths: Sequence[Path],
-    options: Options,
+    request: MergeRequest,
     *,
     first: str,
     strategy: str | None = None,
@@ -69,65 +68,73 @@ def plan_preserve(
     first: how many layers, or a glob; see `plan_cut`. Raises UsageError as `plan_merge` does, and
     without a model.
     """
-    if options.tracing.target is None:
+    if request.tracing.target is None:
         raise UsageError(
             "--preserve-first needs the class of the models", hint="--model file.py:Class"
         )
-    out = _out(paths[0], options) if paths else Path()
+    out = _out(paths[0], request) if paths else Path()
     merge = plan_merge(
         paths,
-        _merging(options, out),
+        _merging(request, out),
         strategy=strategy,
         weights=weights,
         reference=reference,
     )
-    network = plan_network(merge.models[merge.reference], options)
+    network = plan_network(merge.models[merge.reference], request.selection, request.tracing)
     cut = plan_cut(network.subject, first)
-    places = _places(merge, options, out)
+    places = _places(merge, request, out)
     return PreservePlan(
         merge=merge,
         network=network,
         cut=cut,
-        text=joined_source(_recipe(merge, options, cut, places)),
+        text=joined_source(_recipe(merge, request, cut, places)),
         module=places[0],
         target=places[1],
     )
 
 
-def _merging(options: Options, out: Path) -> Options:
+def _merging(request: MergeRequest, out: Path) -> Options:
     """Return what says how to merge: --spec may say another way to align than tracing the model."""
-    traced = options.tracing if options.spec is None else replace(options.tracing, target=None)
+    traced = (
+        request.tracing if request.selection.spec is None else replace(request.tracing, target=None)
+    )
     whole = replace(options, tracing=traced)
     # in a folder that is to be made the plan of a merge chooses the same name itself
-    return whole if options.out_folder else replace(whole, out=out, format=None)
+    return whole if request.output.names_folder else replace(whole, out=out, format=None)
 
 
-def _out(first: Path, options: Options) -> Path:
+def _out(first: Path, request: MergeRequest) -> Path:
     """Return where the checkpoint goes: one file, made like the first model."""
-    suffix = FORMATS.get(options.format or "") or first.suffix
+    suffix = FORMATS.get(request.output.format or "") or first.suffix
     name = f"merged{suffix if suffix in ENDINGS else '.safetensors'}"
-    into = options.out is not None and options.out.is_dir()
-    out = options.out / name if options.out and into else output_file(options, name)
-    plan_format(options, out)  # refuses names that contradict one another
+    into = request.output.path is not None and request.output.path.is_dir()
+    out = (
+        request.output.path / name
+        if request.output.path and into
+        else output_file(request.output, name)
+    )
+    plan_format(request.output, out)  # refuses names that contradict one another
     return out
 
 
-def _places(merge: MergePlan, options: Options, out: Path) -> tuple[Place, Target]:
+def _places(merge: MergePlan, request: MergeRequest, out: Path) -> tuple[Place, Target]:
     """Return where the module goes, and the checkpoint beside it: both, or none."""
     mine = [file for model in merge.models for file in files_of(model)]
-    create = options.out_folder
-    module = plan_place(out.with_suffix(".py"), options, others=mine, create=create)
-    place = plan_place(out, options, own=mine, create=create)
+    create = request.output.names_folder
+    module = plan_place(out.with_suffix(".py"), request.output, others=mine, create=create)
+    place = plan_place(out, request.output, own=mine, create=create)
     skip = module.skip or place.skip
     layout = Layout("pt" if ENDINGS.get(out.suffix) == "pt" else "safetensors")
     return replace(module, skip=skip), Target(replace(place, skip=skip), layout)
 
 
-def _recipe(merge: MergePlan, options: Options, cut: Cut, places: tuple[Place, Target]) -> Recipe:
+def _recipe(
+    merge: MergePlan, request: MergeRequest, cut: Cut, places: tuple[Place, Target]
+) -> Recipe:
     total = sum(merge.weights)
     return Recipe(
-        target=options.tracing.target or "",
-        arguments=options.tracing.arguments,
+        target=request.tracing.target or "",
+        arguments=request.tracing.arguments,
         file=places[0].path,
         checkpoint=places[1].path.name,
         parents=[model.path.name for model in merge.models],

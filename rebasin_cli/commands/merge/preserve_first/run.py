@@ -12,6 +12,7 @@ from torch import nn
 
 from rebasin_cli.checkpoint import write_text
 from rebasin_cli.commands.merge.outcome import Merged, Preserved
+from rebasin_cli.commands.merge.plan import MergeRequest
 from rebasin_cli.commands.merge.preserve_first.cut import widened
 from rebasin_cli.commands.merge.preserve_first.cut_proof import SAME, apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
@@ -24,7 +25,6 @@ from rebasin_cli.models.user.imports import home
 from rebasin_cli.models.user.uncached_imports import reachable
 from rebasin_cli.models.weights import fill, held_infos, held_ties
 from rebasin_cli.network.user_code import users_code
-from rebasin_cli.options.groups import Options
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import InMemory, TensorInfo, TensorSource
@@ -44,7 +44,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
     names = _stored_names(bench.single, plan)
     difference = _proved(plan, bench, names)
     source = _gathered(bench.joined, names, together.sources, together.mean)
-    infos = [_planned(source.info(name), plan.merge.options) for name in source.names()]
+    infos = [_planned(source.info(name), plan.merge.request) for name in source.names()]
     progress(f"writing {plan.target.path.name}", 0, 0)
     facts = merge_facts(plan.merge, together, join=plan.cut.seam.join, kept=list(plan.cut.kept))
     with folder_for(plan.module):
@@ -76,7 +76,7 @@ class Bench:
 def _built(plan: PreservePlan) -> Bench:
     module = ModuleType(plan.module.path.stem)
     module.__file__ = str(plan.module.path.resolve())
-    target = plan.merge.options.tracing.target or plan.network.subject.name
+    target = plan.merge.request.tracing.target or plan.network.subject.name
     with users_code("the model"), reachable(home(target)), torch.random.fork_rng(devices=[]):
         exec(compile(plan.text, module.__file__, "exec"), vars(module))
         joined: nn.Module = vars(module)["build"]()
@@ -152,10 +152,10 @@ def _proved(plan: PreservePlan, bench: Bench, names: Mapping[str, str]) -> float
     )
 
 
-def _planned(info: TensorInfo, options: Options) -> TensorInfo:
-    if options.dtype == "keep" or not info.dtype.is_floating_point:
+def _planned(info: TensorInfo, request: MergeRequest) -> TensorInfo:
+    if request.output.dtype == "keep" or not info.dtype.is_floating_point:
         return info
-    return replace(info, dtype=DTYPES[options.dtype])
+    return replace(info, dtype=DTYPES[request.output.dtype])
 
 
 def _size(model: nn.Module) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.inputs import open_models
-from rebasin_cli.options.groups import Options
 
 
 @dataclass(frozen=True)
@@ -18,17 +17,17 @@ class CheckPlan:
 
     spec: str
     model: Checkpoint | None
-    options: Options
+    request: CheckRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {"command": "spec check", "spec": self.spec}
 
 
-def plan_check(spec: str, model: Path | None, options: Options) -> CheckPlan:
+def plan_check(spec: str, model: Path | None, request: CheckRequest) -> CheckPlan:
     """Return what will be checked; of the model only the header is read."""
-    opened = open_models([model], options) if model else [None]
-    return CheckPlan(spec, opened[0], options)
+    opened = open_models([model], request.selection) if model else [None]
+    return CheckPlan(spec, opened[0], request)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.files.targets import Place, plan_place
-from rebasin_cli.options.groups import Options, Tracing
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.trace import Trace
 
@@ -25,10 +24,10 @@ class TracePlan:
         return {"command": "spec trace", "target": self.tracing.target}
 
 
-def plan_trace(options: Options, *, explain: bool) -> TracePlan:
+def plan_trace(request: TraceRequest, *, explain: bool) -> TracePlan:
     """Return what will be traced, and where the spec goes."""
-    place = plan_place(options.out, options) if options.out else None
-    return TracePlan(options.tracing, explain, place)
+    place = plan_place(request.output.path, request.output) if request.output.path else None
+    return TracePlan(request.tracing, explain, place)
 
 
 @dataclass(frozen=True)

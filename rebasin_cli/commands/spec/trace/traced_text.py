@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from rebasin_cli import __version__
-from rebasin_cli.options.groups import Tracing
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec import dump
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tensors import dtype_name

@@ -1,0 +1,45 @@
+"""What a command line asks for, as a value that is carried out at the top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from rebasin_cli.options.display import Display
+from rebasin_cli.presentation.presenter import Presenters
+from rebasin_cli.progress import Progress
+
+
+class Plan(Protocol):
+    """A plan that can be printed."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+
+
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
+@dataclass(frozen=True)
+class Work(Generic[PlanT]):
+    """A command to carry out: make a plan, run it, show each outcome as it comes.
+
+    command: its name, as `spec check`. plan: may take minutes where a model is traced for it, so
+    it is told whom to tell.
+    """
+
+    command: str
+    display: Display
+    plan: Callable[[Progress], PlanT]
+    run: Callable[[PlanT, Progress], Iterator[Any]]
+    presenters: Presenters
+
+
+@dataclass(frozen=True)
+class Text:
+    """Lines to print, each with its own end: of commands that only look something up."""
+
+    command: str
+    lines: Callable[[], Iterable[str]]
+    json: bool = False
