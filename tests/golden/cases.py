@@ -1,0 +1,241 @@
+"""The command lines whose every word is held, a list for each golden text.
+
+Those of one list run after one another in one folder with the files of inputs.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command line, and what of its results is the same on every machine.
+
+    loose: it writes numbers that a processor or a version rounds, or reads a .pt: digests and
+    sizes are left out. stdin: what is piped in.
+    """
+
+    words: str
+    loose: bool = False
+    stdin: str = ""
+
+
+def loose(words: str) -> Run:
+    """Return a run whose files differ from machine to machine in their last bits."""
+    return Run(words, loose=True)
+
+
+AB = "a.safetensors b.safetensors"
+ABC = f"{AB} c.safetensors"
+NM = "n.safetensors m.safetensors"
+NET, DATA = "--model user.py:net", "--data user.py:batches"
+NORMED = f"--model user.py:normed {DATA}"
+BARRIER = f"barrier {AB} --spec mlp {NET}"
+
+CASES: Mapping[str, Sequence[Run]] = {
+    "align": (
+        Run(f"align {AB} --json"),
+        Run(f"align {AB} --force -v"),
+        Run("align a.safetensors same.safetensors --json"),
+        Run("align a.safetensors alone.safetensors -q"),
+        Run(f"align {ABC} -o aligned/ --save-permutation aligned/"),
+        Run(f"align {AB} --no-clobber"),
+        Run(f"align {AB} --no-clobber --json"),
+        Run(f"align {AB} --spec mlp --only 2.* --out some.safetensors"),
+        Run("align a.safetensors same.safetensors -f -v --json"),
+    ),
+    "align-search": (
+        Run(f"align {AB} --effort quick --json"),
+        Run(f"align {AB} --effort best --seed 3 --restarts 2 -f"),
+        Run(f"align {AB} --method weights --order forward --start identity -f"),
+        Run(f"align {AB} --method frank-wolfe --start barycenter -f --json"),
+        Run(f"align {AB} --method sinkhorn --loss l1 -f"),
+        Run(f"align {AB} --save-permutation b.perm.safetensors -f -q"),
+        Run(f"align {AB} --start b.perm.safetensors -f"),
+    ),
+    "align-forms": (
+        Run(f"align {AB} --dtype bfloat16 --card"),
+        loose(f"align {AB} --format pt --json"),
+        Run("align first second -o moved --json --card"),
+        loose("align a.pt b.pt --save-permutation b.perm.safetensors"),
+        loose("align a.pt b.pt --drop-rest -o weights.pt --json"),
+        loose("align a.pt b.pt --only-part model -o part.pt"),
+        Run("align a.safetensors b.safetensors --rename ^([0-9])=layers.\\1 --spec mlp -f"),
+        Run("align a.safetensors b.safetensors --in-place -o b.safetensors"),
+    ),
+    "align-model": (
+        Run(f"align {AB} {NET} --json"),
+        Run(f"align {AB} {NET} --check -f"),
+        Run(f"align {AB} --spec mlp --method activations {NET} {DATA} --mix 0.5 -f --json"),
+        loose(f"statistics {AB} {NET} {DATA} --json"),
+        loose(f"statistics {AB} {NET} {DATA} --point before --batches 2 -o s.safetensors"),
+        loose(f"align {AB} --method activations --statistics a.statistics.safetensors -f"),
+    ),
+    "align-learning": (
+        loose(f"align {AB} {NET} {DATA} --method straight-through --epochs 2 --json"),
+        loose(f"align {AB} {NET} {DATA} --method straight-through --epochs 1 -f --resume state"),
+    ),
+    "apply": (
+        Run(f"align {AB} --save-permutation b.perm.safetensors -q"),
+        Run("apply b.perm.safetensors b.safetensors --json"),
+        Run("apply b.perm.safetensors b.permuted.safetensors --inverse -o back.safetensors"),
+        Run("diff b.safetensors back.safetensors"),
+        loose("apply b.perm.safetensors b.pt"),
+        Run("apply b.perm.safetensors second -o folder"),
+        Run(f"apply b.perm.safetensors b.safetensors -f {NET}"),
+        Run("apply b.perm.safetensors b.safetensors --no-clobber"),
+        Run("apply b.perm.safetensors b.safetensors -f --dry-run"),
+    ),
+    "merge": (
+        Run(f"merge {AB} --json"),
+        Run(f"merge {AB} -o half.safetensors --card -v"),
+        Run(f"merge {ABC} -w 0.5,0.25,0.25 --strategy star -o star.safetensors"),
+        Run(f"merge {ABC} -w 2 -w 1 -w 1 --strategy sync -o sync.safetensors --json"),
+        Run(f"merge {ABC} -w 2,1,1 --strategy universe --ref b.safetensors -o u.safetensors"),
+        Run(f"merge {AB} --strategy none --skip *.bias -o none.safetensors"),
+        Run("merge -o piped.safetensors", stdin="a.safetensors\nb.safetensors\n"),
+        Run("merge first second -o folder --dtype bfloat16"),
+        loose("merge a.pt b.pt --json"),
+        Run(f"align {AB}"),
+        Run("merge a.safetensors b.aligned.safetensors -o basin.safetensors"),
+    ),
+    "merge-data": (
+        loose(f"merge {AB} --renormalize rescale --spec mlp {NET} {DATA} --json"),
+        loose(f"merge {AB} --method zipit {NET} {DATA} -o zip.safetensors --json"),
+        loose(f"merge {AB} --method cca {NET} {DATA} -o cca.safetensors"),
+        loose(f"merge {AB} --preserve-first 1 {NET} -o trunk.safetensors --json"),
+    ),
+    "lerp": (
+        Run(f"lerp {AB} --steps 3"),
+        Run(f"lerp {AB} --at 0.25,0.5 --json -o two"),
+        Run(f"lerp {AB} --align --at 0.5 -o mid.safetensors --card"),
+        Run(f"lerp {ABC} --chain --steps 1 --endpoints -o chain"),
+        Run(f"lerp {AB} --at 0.5 --mode slerp -o arc.safetensors", loose=True),
+        Run(f"lerp {AB} --steps 1 --exec 'echo {{path}}'"),
+        Run(f"lerp {AB} --steps 1 --exec 'echo 0.125' --json"),
+        Run(f"lerp {AB} --steps 1 --exec 'echo 7' --keep -o kept"),
+        loose("lerp a.pt b.pt --at 0.5"),
+        Run("lerp --at 0.5 -o piped.safetensors", stdin='{"event":"result","path":"a.safetensors"}\nb.safetensors\n'),
+        Run(f"lerp {AB} --steps 2 --dry-run --json --device cpu"),
+    ),
+    "verify": (
+        Run("verify a.safetensors same.safetensors --save-permutation same.perm.safetensors"),
+        Run("verify a.safetensors same.safetensors --json"),
+        Run(f"verify {AB}"),
+        Run(f"verify {AB} --json"),
+        Run(f"verify a.safetensors same.safetensors {NET} -v"),
+    ),
+    "diff": (
+        Run("diff a.safetensors a.safetensors"),
+        Run(f"diff {AB}"),
+        Run(f"diff {AB} --only 2.* --json"),
+        Run(f"diff {AB} --spec mlp -v"),
+        Run(f"diff {AB} --spec mlp --json"),
+        Run("diff a.safetensors wide.safetensors"),
+        Run("diff a.safetensors n.safetensors --json"),
+    ),
+    "inspect": (
+        Run("inspect a.safetensors"),
+        Run("inspect a.safetensors n.safetensors --json"),
+        Run("inspect first --only *.bias"),
+        loose("inspect a.pt"),
+        Run("inspect a.safetensors --dry-run"),
+    ),
+    "spec": (
+        Run("spec list"),
+        Run("spec list --json"),
+        Run("spec show mlp"),
+        Run("spec init a.safetensors"),
+        Run("spec check mlp"),
+        Run("spec check mlp a.safetensors"),
+        Run("spec check bad.yaml a.safetensors --json"),
+        Run("spec check mlp n.safetensors"),
+        Run("spec check my.yaml"),
+        Run("spec check my.yaml a.safetensors --json"),
+    ),
+    "spec-trace": (
+        loose("spec trace user.py:net"),
+        loose("spec trace user.py:net --input-shape 2,6 -o net.yaml --json"),
+        Run("spec check net.yaml a.safetensors"),
+        loose("spec trace user.py:normed --explain --no-cache"),
+        loose("spec trace user.py:net --dry-run"),
+    ),
+    "prune": (
+        Run("prune a.safetensors --sparsity 0.5"),
+        Run("prune a.safetensors --sparsity 0.25 --method layer-magnitude -f --json"),
+        Run("prune a.safetensors --sparsity 0.75 --only 2.* -f --dry-run"),
+        Run("prune first --sparsity 0.5 --skip 0.*"),
+        loose(f"prune n.safetensors --sparsity 0.5 --renormalize reset {NORMED} --json"),
+    ),
+    "renormalize": (
+        Run(f"merge {AB} -q -o mean.safetensors"),
+        loose(f"renormalize mean.safetensors --parents {AB} {NET} {DATA} --spec mlp --json"),
+        loose(f"renormalize mean.safetensors --parents {AB} {NET} --spec mlp --method calibrate -f"),
+        Run(f"merge {NM} -o bn.safetensors -q --model user.py:normed"),
+        loose(f"renormalize bn.safetensors --method reset {NORMED} -v"),
+        loose(f"renormalize bn.safetensors --method repair {NORMED} --parents {NM} -f --json"),
+    ),
+    "barrier": (
+        loose(f"{BARRIER} {DATA} --steps 3"),
+        loose(f"{BARRIER} {DATA} --at 0.5 --json --diagnose"),
+        loose(f"{BARRIER} --evaluate user.py:first_bias --steps 3 --no-align --json"),
+        loose(f"{BARRIER} {DATA} --steps 3 --renormalize rescale --resume points.ndjson"),
+        loose(f"barrier {ABC} --spec mlp {NET} {DATA} --plane --steps 3"),
+    ),
+    "dry-runs": tuple(
+        Run(f"{words} --dry-run")
+        for words in (
+            f"align {AB} --device cpu",
+            f"merge {ABC} --strategy star --device cpu",
+            f"verify {AB} --device cpu",
+            f"diff {AB} --device cpu",
+            f"{BARRIER} {DATA} --steps 3 --device cpu",
+            f"statistics {AB} {NET} {DATA} --device cpu",
+            f"renormalize a.safetensors --method calibrate {NET} --parents {AB} --device cpu",
+        )
+    ),
+    "refusals-usage": (
+        Run("align a.safetensors"),
+        Run(f"align {AB} --method guess"),
+        Run(f"align {AB} --max-memory 0 --json"),
+        Run(f"align {AB} --input-shape 1,6"),
+        Run(f"align {AB} --spec mlp --set heads=many"),
+        Run(f"lerp {AB}"),
+        Run(f"lerp {AB} --at 0.5,x"),
+        Run(f"merge {AB} -w 1,2,3 --json"),
+        Run("merge -o x.safetensors", stdin='{"event":"error","message":"no"}\n'),
+        Run(f"diff {AB} --spec none"),
+        Run("prune a.safetensors --sparsity 2"),
+        Run(f"barrier {AB} {NET}"),
+    ),
+    "refusals-input": (
+        Run("align a.safetensors missing.safetensors --json"),
+        Run("align a.safetensors cut.safetensors"),
+        Run("inspect junk.safetensors"),
+        Run("align a.safetensors nan.safetensors"),
+        Run("align a.safetensors wide.safetensors --json"),
+        Run("align a.safetensors n.safetensors"),
+        Run("align n.safetensors m.safetensors"),
+        Run(f"align {AB} --spec mpl"),
+        Run(f"align {AB} --spec my.yaml"),
+        Run("apply a.safetensors b.safetensors"),
+        Run(f"merge {AB} -o merged.safetensors -q"),
+        Run(f"merge {AB} -o merged.safetensors"),
+        Run(f"merge {AB} -o a.safetensors --force"),
+        Run(f"{BARRIER} --data user.py:broken --steps 3"),
+        Run("spec trace user.py:nothing --json"),
+        Run("spec init missing.safetensors"),
+    ),
+    "refusals-machine": (
+        Run(f"align {AB} --device cuda:9"),
+        Run(f"merge {AB} --strategy none -o user.py/m.safetensors --json"),
+        Run("align a.safetensors b.safetensors wide.safetensors"),
+        Run("align a.safetensors missing.safetensors c.safetensors -f --json"),
+        Run("inspect a.safetensors missing.safetensors"),
+        Run(f"lerp {AB} --steps 2 --exec false"),
+    ),
+}
+# Tracing and learning take seconds each.
+SLOW = frozenset({"align-learning"})
