@@ -1,7 +1,7 @@
 """What the golden runs read: files whose every byte is the same on any machine.
 
-Weights are integers / 64 from a formula, and noise is integers / 4096: sums, halves and quarters of
-them are exact in float32. Units are far apart, so that one order is the best, whoever looks for it.
+Weights are integers / 16 or / 64 from a formula, and noise is integers / 1024: sums, halves and
+quarters of them are exact in float32. Units are far apart, so that one order is the best, whoever looks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 WIDTHS = (6, 8, 11, 9, 4)
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64"}
 
-USER = '''
+USER = """
 import torch
 from torch import nn
 
@@ -47,11 +47,12 @@ def first_bias(model):
 def broken():
     raise OSError("the disk with the pictures is gone")
     yield
-'''
+"""
 MY_SPEC = """rebasin: 1
 name: my
 tensors:
-  0.{weight,bias}: [one]
+  0.weight: [one, ~]
+  0.bias: [one]
   2.weight: [two, one]
   2.bias: [two]
   4.weight: [three, two]
@@ -64,8 +65,8 @@ tensors:
 def write_inputs(folder: Path) -> None:
     """Write all that the golden runs read."""
     (folder / "user.py").write_text(USER)
-    (folder / "bad.yaml").write_text(MY_SPEC)
-    (folder / "my.yaml").write_text(MY_SPEC.replace("[one]\n", "[one, ...]\n", 1))
+    (folder / "my.yaml").write_text(MY_SPEC)
+    (folder / "bad.yaml").write_text(MY_SPEC.replace("[one, ~]", "[one, ...]"))
     one = mlp(1)
     other = noisy(shuffled(one, 3), 2)
     third = noisy(shuffled(one, 5), 4)
@@ -83,7 +84,7 @@ def mlp(seed: int, widths: Sequence[int] = WIDTHS) -> State:
     state = {}
     for number, (inputs, outputs) in enumerate(pairwise(widths)):
         key = 100 * seed + number
-        state[f"{2 * number}.weight"] = numbers(key, outputs, inputs) / 64
+        state[f"{2 * number}.weight"] = numbers(key, outputs, inputs) / 16
         state[f"{2 * number}.bias"] = numbers(key + 50, outputs) / 64
     return state
 
@@ -107,9 +108,9 @@ def shuffled(state: Mapping[str, Tensor], shift: int) -> State:
 
 
 def noisy(state: Mapping[str, Tensor], seed: int) -> State:
-    """Return the tensors with noise of at most 1/128."""
+    """Return the tensors with noise of at most 1/32."""
     drawn = enumerate(state.items())
-    return {name: t + numbers(1000 * seed + k, *t.shape) / 4096 for k, (name, t) in drawn}
+    return {name: t + numbers(1000 * seed + k, *t.shape) / 1024 for k, (name, t) in drawn}
 
 
 def save(path: Path, state: Mapping[str, Tensor]) -> Path:

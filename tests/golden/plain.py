@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 # A number with a point that is no part of a name, as in `alpha-0.25.pt` or `1.2.3`.
-_FLOAT = re.compile(r"(?<![\w.-])-?\d[\d,]*(?:\.\d+(?:e[+-]?\d+)?|e-\d+)(?![\w-]|\.\d|\.[a-z])")
+_FLOAT = re.compile(r"(?<![\w./-])-?\d[\d,]*(?:\.\d+(?:e[+-]?\d+)?|e-\d+)(?![\w-]|\.\d|\.[a-z])")
 _SECONDS = re.compile(r'(?<="seconds":)[\d.e+-]+|(?<![\w.])\d+(?:\.\d+)?(?= m?s\b)')
 _TORCH = re.compile(r"\btorch \d[\w.+]*")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _BYTES = re.compile(r'(?<="bytes":)\d+|[\d,.]+(?= (?:[kMG]i?)?B\b)')
+_CLEAN = re.compile(r"(?<=difference )0\b|(?<=differ by )0\b")  # where others have a little noise
 _NOISE = 1e-6  # rounding errors of float32 are below, figures that say something above
 # Numbers that lie on the edge of a rounding, as 0.0625 for two digits, go one way with any last bit.
 _NUDGE = 1 + 1.3e-5
@@ -21,12 +22,13 @@ def plain(text: str, folder: Path, *, exact: bool = True) -> str:
 
     exact: whether the files it tells of are the same everywhere, so that digests and sizes stay.
     """
-    text = text.replace(str(folder), "$FOLDER")
+    text = text.replace(str(folder), "$FOLDER").replace("Invalid value: ", "")  # typer's words
     text = _SECONDS.sub("#", text)
     text = _TORCH.sub("torch #", text)
     if not exact:
         text = _BYTES.sub("#", _DIGEST.sub("#", text))
-    return _FLOAT.sub(_short, text)
+        text = text.replace("\n# ", " ")  # comments of specs: a version's length moves their ends
+    return _FLOAT.sub(_short, _CLEAN.sub("~0", text))
 
 
 def _short(found: re.Match[str]) -> str:

@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cli.harness import rebasin
-from tests.golden.cases import CASES, Run
+from tests.golden.cases import CASES, Run, Same
 from tests.golden.files import described, snapshot
 from tests.golden.inputs import write_inputs
 from tests.golden.plain import plain
-
-# No accelerator, whatever the machine has, and no traces that an earlier version kept.
-_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": "cache"}
 
 
 def transcript(name: str, folder: Path) -> str:
@@ -25,13 +22,14 @@ def transcript(name: str, folder: Path) -> str:
 
 def _said(run: Run, folder: Path) -> Iterator[str]:
     before = snapshot(folder)
-    environment = {**_ENVIRONMENT, "XDG_CACHE_HOME": str(folder / "cache")}
+    # no accelerator, whatever the machine has, and no traces that an earlier version kept
+    environment = {"CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(folder / "cache")}
     argv = shlex.split(run.words)
     done = rebasin(*argv, cwd=folder, stdin=run.stdin.encode(), env=environment)
     yield f"$ rebasin {run.words}"
     yield f"exit {done.code}"
     for stream, text in (("out", done.out), ("err", done.err)):
-        shown = plain(text, folder, exact=not run.loose)
+        shown = plain(text, folder, exact=run.same is Same.BYTES)
         yield from (f"{stream} | {line}".rstrip() for line in shown.splitlines())
-    yield from (f"file {line}" for line in described(folder, before, exact=not run.loose))
+    yield from (f"file {line}".rstrip() for line in described(folder, before, run.same))
     yield ""
