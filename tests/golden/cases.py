@@ -74,7 +74,7 @@ CASES: Mapping[str, Sequence[Run]] = {
         values("align a.pt b.pt -f --save-permutation b.perm.safetensors"),
         values("align a.pt b.pt --drop-rest -o weights.pt --json"),
         values("align a.pt b.pt --only-part model -o part.pt"),
-        Run(f"align {AB} --rename '^([0-9])=layers.\\\\1' -f"),
+        Run(f"align {AB} --rename '^([0-9])=layers.\\1' -f"),
         Run("align a.safetensors b.safetensors --in-place -o b.safetensors"),
     ),
     "align-model": (
@@ -208,7 +208,7 @@ CASES: Mapping[str, Sequence[Run]] = {
             f"diff {AB} --device cpu",
             f"{BARRIER} {DATA} --steps 3 --device cpu --jobs 2",
             f"statistics {AB} {NET} {DATA} --device cpu --jobs 2",
-            f"renormalize a.safetensors --method calibrate {NET} --parents {AB} --device cpu --jobs 2",
+            f"renormalize a.safetensors --method reset {NORMED} --device cpu --jobs 2",
         )
     ),
     "refusals-usage": (

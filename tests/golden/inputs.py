@@ -1,14 +1,16 @@
 """What the golden runs read: files whose every byte is the same on any machine.
 
 Weights are integers / 16 or / 64 from a formula, and noise is integers / 1024: sums, halves and
-quarters of them are exact in float32. Units are far apart, so that one order is the best, whoever looks for it.
+quarters of them are exact in float32. Units are far apart, so that one order is the best, whoever
+looks for it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
+from math import prod
 from pathlib import Path
 
 import torch
@@ -91,7 +93,7 @@ def mlp(seed: int, widths: Sequence[int] = WIDTHS) -> State:
 
 def numbers(key: int, *shape: int) -> Tensor:
     """Return integers from -32 to 31 as float32, the same ones for a key."""
-    found = torch.tensor([value for value, _ in zip(_stream(key), range(_size(shape)))])
+    found = torch.tensor(list(islice(_stream(key), prod(shape))))
     return found.float().reshape(shape)
 
 
@@ -136,13 +138,6 @@ def _stream(key: int) -> Iterator[int]:
     while True:
         state = (1664525 * state + 1013904223) % 2**32
         yield (state >> 26) - 32
-
-
-def _size(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _write_folders(folder: Path, states: Mapping[str, State]) -> None:

@@ -1,4 +1,4 @@
-"""What of an output is compared: all but what a clock, a folder, a version or a processor decides."""
+"""What of an output is compared: all but what clocks, folders, versions and processors decide."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 _FLOAT = re.compile(r"(?<![\w./-])-?\d[\d,]*(?:\.\d+(?:e[+-]?\d+)?|e-\d+)(?![\w-]|\.\d|\.[a-z])")
 _SECONDS = re.compile(r'(?<="seconds":)[\d.e+-]+|(?<![\w.])\d+(?:\.\d+)?(?= m?s\b)')
 _TORCH = re.compile(r"\btorch \d[\w.+]*")
+_CONTINUED = re.compile(r"(?:\n|\\n)# ")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _BYTES = re.compile(r'(?<="bytes":)\d+|[\d,.]+(?= (?:[kMG]i?)?B\b)')
 _CLEAN = re.compile(r"(?<=difference )0\b|(?<=differ by )0\b")  # where others have a little noise
 _NOISE = 1e-6  # rounding errors of float32 are below, figures that say something above
-# Numbers that lie on the edge of a rounding, as 0.0625 for two digits, go one way with any last bit.
+# Numbers on the edge of a rounding, as 1.125 to three digits, go one way with any last bit.
 _NUDGE = 1 + 1.3e-5
 
 
@@ -27,7 +28,7 @@ def plain(text: str, folder: Path, *, exact: bool = True) -> str:
     text = _TORCH.sub("torch #", text)
     if not exact:
         text = _BYTES.sub("#", _DIGEST.sub("#", text))
-        text = text.replace("\n# ", " ")  # comments of specs: a version's length moves their ends
+        text = _CONTINUED.sub(" ", text)  # comments of specs: a version's length moves their ends
     return _FLOAT.sub(_short, _CLEAN.sub("~0", text))
 
 

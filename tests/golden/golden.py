@@ -1,0 +1,42 @@
+"""The golden texts, by the names of their files under texts/."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.golden.cases import CASES
+from tests.golden.transcript import transcript
+from tests.golden.tree import helps
+
+TEXTS = Path(__file__).parent / "texts"
+HELP, RUNS = TEXTS / "help", TEXTS / "runs"
+
+
+def golden_texts() -> Iterator[tuple[Path, str]]:
+    """Yield the file of every golden text, and what the program says today."""
+    yield from ((help_file(name), text) for name, text in helps().items())
+    for name in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            yield run_file(name), transcript(name, Path(folder).resolve())
+
+
+def help_file(name: str) -> Path:
+    """Return where the help of a command is kept."""
+    return HELP / f"{name}.json"
+
+
+def run_file(name: str) -> Path:
+    """Return where the transcript of a case is kept."""
+    return RUNS / f"{name}.txt"
+
+
+def difference(path: Path, text: str) -> str:
+    """Return how a text differs from the golden one, empty if it does not."""
+    kept = path.read_text("utf-8") if path.exists() else ""
+    lines = difflib.unified_diff(
+        kept.splitlines(), text.splitlines(), f"{path.name}, golden", "today", lineterm="", n=1
+    )
+    return "\n".join(lines)
