@@ -87,7 +87,7 @@ COMMANDS = (
     Command(f"align {GPT} {MODEL['gpt']} --restarts 1 --json"),
     Command(f"align {VGG} {RUN['vgg']} --method activations --mix 0.5 -o act.safetensors"),
     Command(f"align {MLP} {RUN['mlp']} --method straight-through --epochs 1 -o st.pt --json"),
-    quick(f"align {MLP} --dry-run"),
+    quick(f"align {MLP} --dry-run -o plan.safetensors"),
     Command("apply vgg.perm.safetensors vgg_s0.safetensors --json"),
     Command("apply perms/mlp_s1.permutation.safetensors mlp_s1.safetensors -o p.pt"),
     Command("apply perms/mlp_s1.permutation.safetensors p.pt --inverse -o back.safetensors"),
@@ -120,9 +120,7 @@ COMMANDS = (
     Command(f"statistics {VGG} {RUN['vgg']} --json"),
     Command(f"align {VGG} --method activations --statistics {STATISTICS} -o stat.safetensors"),
     Command(f"renormalize soup.safetensors --parents {THREE['mlp']} {RUN['mlp']} -v"),
-    Command(
-        f"renormalize soup.safetensors --parents {THREE['mlp']} -f --method calibrate {MODEL['mlp']}"
-    ),
+    Command(f"renormalize soup.safetensors --parents {MLP} -f --method calibrate {MODEL['mlp']}"),
     Command(
         f"renormalize vit.safetensors --parents {THREE['vit']} {RUN['vit']} --sequential --json"
     ),

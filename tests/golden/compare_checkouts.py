@@ -126,7 +126,9 @@ def _masked(text: bytes) -> bytes:
 def _report(command: Command, old: Said, new: Said) -> bool:
     """Print a line about a command, and how its results differ if they do."""
     names = [n for n in {**old.parts, **new.parts} if old.parts.get(n) != new.parts.get(n)]
-    verdict = f"differs: {', '.join(names)}" if names else f"same, {len(old.parts) - 3} files"
+    verdict = (
+        f"differs: {', '.join(names)}" if names else f"same, exit {old.parts['exit'].decode()}"
+    )
     print(
         f"{verdict}  {old.seconds:.1f} and {new.seconds:.1f} s  rebasin {command.words}", flush=True
     )
@@ -140,8 +142,8 @@ def _report(command: Command, old: Said, new: Said) -> bool:
 
 
 def _difference(old: bytes, new: bytes) -> Iterator[str]:
-    texts = [side.decode("utf-8", "backslashreplace").splitlines() for side in (old, new)]
-    for line in list(difflib.unified_diff(*texts, "old", "new", lineterm="", n=0))[2:]:
+    one, other = (side.decode("utf-8", "backslashreplace").splitlines() for side in (old, new))
+    for line in list(difflib.unified_diff(one, other, lineterm="", n=0))[2:]:
         yield f"    {line[:300]}"
 
 

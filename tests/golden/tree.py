@@ -67,7 +67,7 @@ def _facts(parameter: Any) -> dict[str, Any]:
         "min": _bound(parameter, "min"),
         "max": _bound(parameter, "max"),
     }
-    return {key: value for key, value in facts.items() if value not in (None, False, "", [])}
+    return {key: value for key, value in facts.items() if value is not None and value is not False}
 
 
 def _default(parameter: Any) -> str | None:
