@@ -10,7 +10,6 @@ anything does. The folder of --shared holds `checkpoints`; nothing is written th
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from tests.cli.harness import plain_environment
 from tests.golden.commands import COMMANDS, SHORT, Command, write_folder
+from tests.golden.hunks import hunks
 
 _SECONDS = re.compile(rb'(?<="seconds":)[\d.e+-]+|(?<="seconds": )[\d.e+-]+|\b\d+\.\d(?= s\b)')
 # Traces name the code that made them, and fonts the machine: neither is an output.
@@ -143,8 +143,7 @@ def _report(command: Command, old: Said, new: Said) -> bool:
 
 def _difference(old: bytes, new: bytes) -> Iterator[str]:
     one, other = (side.decode("utf-8", "backslashreplace").splitlines() for side in (old, new))
-    for line in list(difflib.unified_diff(one, other, lineterm="", n=0))[2:]:
-        yield f"    {line[:300]}"
+    yield from (f"    {line}" for line in hunks(one, other))
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.golden.cases import CASES
+from tests.golden.hunks import hunks
 from tests.golden.transcript import transcript
 from tests.golden.tree import helps
 
 TEXTS = Path(__file__).parent / "texts"
-_CONTEXT, _SHOWN = 60, 300  # characters
 HELP, RUNS = TEXTS / "help", TEXTS / "runs"
 
 
@@ -39,22 +37,4 @@ def difference(path: Path, text: str) -> str:
     """Return how a text differs from the golden one, empty if it does not."""
     old = path.read_text("utf-8").splitlines() if path.exists() else []
     new = text.splitlines()
-    return "\n".join([f"{path.name}: - golden, + today", *_hunks(old, new)]) if old != new else ""
-
-
-def _hunks(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    """Yield what differs, below the command line that it belongs to."""
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    for kind, start, end, first, last in matcher.get_opcodes():
-        if kind != "equal":
-            yield from [line for line in old[:start] if line.startswith("$ ")][-1:]
-            yield from _hunk(old[start:end], new[first:last])
-
-
-def _hunk(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
-    """Yield lines side by side from shortly before they differ: events are long."""
-    for one, other in zip_longest(old, new, fillvalue=""):
-        letters = enumerate(zip(one, other, strict=False))
-        start = max(0, next((k for k, (x, y) in letters if x != y), 0) - _CONTEXT)
-        shown = slice(start, start + _SHOWN)
-        yield from (f"{sign} {line[shown]}" for sign, line in (("-", one), ("+", other)) if line)
+    return "\n".join([f"{path.name}: - golden, + today", *hunks(old, new)]) if old != new else ""
