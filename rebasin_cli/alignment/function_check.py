@@ -86,5 +86,5 @@ def _from_class(
             raise UsageError(what, where=str(model.path), hint=hint)
         return None
     tracing = replace(tracing, target=f"{SCHEME_OF[found[0]]}:{headers.folder}")
-    network = plan_network(model, replace(options, tracing=tracing))
+    network = plan_network(model, selection, tracing)
     return FunctionCheck(network, required=wanted)

@@ -1,8 +1,8 @@
-"""The command line: a command parses, makes a plan, has it run, and shows the outcomes.
+"""The command line: reads it, has the command carried out, shows what comes of it.
 
 Nothing here imports torch until a command runs, so that help and completion answer at once.
 """
 
-from rebasin_cli.cli.app import app, main
+from rebasin_cli.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

@@ -1,26 +1,22 @@
-"""The command `rebasin` and its options; each group of commands has a module of its own."""
+"""The command `rebasin`: a group that imports a command when it is asked for, and not before."""
 
 from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
-from importlib import metadata
-from typing import Annotated, Any, NoReturn
+from importlib import import_module, metadata
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from rebasin_cli import __version__
-from rebasin_cli.cli import compare, mix, move
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settled
-from rebasin_cli.cli.runner import COMPLAINT, fail, guarded
-from rebasin_cli.commands.barrier import command as barrier
-from rebasin_cli.commands.prune import command as prune
-from rebasin_cli.commands.renormalize import command as renormalize
-from rebasin_cli.commands.spec import command as specs
-from rebasin_cli.commands.statistics import command as statistics
+from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guarded
+from rebasin_cli.commands.registry import COMMANDS, SPEC, Entry
 from rebasin_cli.errors import Problem, UsageError
 
 EPILOG = """
@@ -35,15 +31,67 @@ Examples:
 Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the check said no, 2 usage,
 3 bad input, 4 machine, 5 some items failed.
 """
+MARKUP: Any = "markdown"
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+class LazyGroup(TyperGroup):
+    """A group of commands that are known by name and summary until one of them is run."""
+
+    entries: ClassVar[Mapping[str, Entry]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        listed = {n: TyperCommand(name=n, help=e.summary) for n, e in self.entries.items()}
+        self.commands: Any = {**listed, **self.commands}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """Return the command that the first word names, imported, and the other words."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, self.loaded(name) if name in self.entries else command, rest
+
+    def loaded(self, name: str | None) -> Any:
+        """Return a command with its parameters."""
+        entry = self.entries[name or ""]
+        single = typer.Typer(
+            rich_markup_mode=MARKUP, add_completion=False, context_settings=SETTINGS
+        )
+        single.command(name)(getattr(import_module(entry.module), entry.function))
+        return typer.main.get_command(single)
+
+
+class Commands(LazyGroup):
+    """The commands of `rebasin`."""
+
+    entries = COMMANDS
+
+
+class SpecCommands(LazyGroup):
+    """The commands of `rebasin spec`."""
+
+    entries = SPEC
+
 
 app = typer.Typer(
     name="rebasin",
+    cls=Commands,
     help="Align, merge and interpolate checkpoints modulo permutation symmetry.",
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=MARKUP,
+    context_settings=SETTINGS,
+)
+app.add_typer(
+    typer.Typer(
+        cls=SpecCommands,
+        help="List, show, check, trace and start permutation specs.",
+        no_args_is_help=True,
+        rich_markup_mode=MARKUP,
+        context_settings=SETTINGS,
+        callback=lambda: None,  # without one, Typer takes a group that has no commands for nothing
+    ),
+    name="spec",
 )
 
 
@@ -68,12 +116,6 @@ def rebasin(
     """Align, merge and interpolate checkpoints modulo permutation symmetry."""
 
 
-for module in (move, mix, compare, prune, statistics, renormalize, barrier):
-    for function in module.COMMANDS:
-        app.command(function.__name__)(function)
-app.add_typer(specs.app, name="spec")
-
-
 def main() -> NoReturn:
     """Run the command line and exit."""
     prepare_streams()
@@ -86,9 +128,10 @@ def _exit_code() -> int:
     try:
         with guarded("rebasin", json_wanted=json_wanted):
             try:
-                return _command()(standalone_mode=False) or 0
+                work = command_tree()(standalone_mode=False)
             except COMPLAINT as complaint:
                 fail("rebasin", _usage_error(complaint), json_wanted)
+        return work if isinstance(work, int) else carry_out(work)
     except typer.Exit as end:
         return end.exit_code
     except SystemExit as end:
@@ -98,8 +141,8 @@ def _exit_code() -> int:
 
 
 @cache
-def _command() -> Callable[..., Any]:
-    """Return the commands as typer makes them, once a process: that takes a while."""
+def command_tree() -> Any:
+    """Return the commands as Typer makes them, once a process: that takes a while."""
     return typer.main.get_command(app)
 
 

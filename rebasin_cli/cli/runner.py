@@ -6,94 +6,62 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from time import perf_counter
 from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from typing import NoReturn, cast
 
 import typer
 
 from rebasin_cli.cli.process import PIPE_CLOSED, say
 from rebasin_cli.errors import MachineError, RebasinError
+from rebasin_cli.presentation.work import Text, Work
 
 BUG = 70
-PARTIAL = 5
 INTERRUPTED = 130
 TERMINATED = 143
 
 
-class Describable(Protocol):
-    """A plan that can be printed."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return the plan as JSON values."""
-
-
 # What typer raises for a command line it cannot read; it names only this descendant in public.
 COMPLAINT = cast("type[Exception]", typer.BadParameter.__mro__[2])
-
-PlanT = TypeVar("PlanT", bound=Describable)
 
 
 class TerminatedError(BaseException):
     """SIGTERM arrived: unwind, clean up, leave."""
 
 
-def deliver(
-    ctx: typer.Context,
-    plan: Callable[[], PlanT],
-    run: Callable[[PlanT, Any], Iterator[Any]],
-) -> None:
-    """Make a plan, run it, show each outcome as it comes, and exit with the right code.
+def carry_out(work: Work | Text | None) -> int:
+    """Make a plan, run it, show each outcome as it comes, and return the exit code.
 
-    With --dry-run the plan is printed as JSON and nothing is done. A plan may take minutes where a
-    model is traced for it: it finds whom to tell in the context's parameters, as `progress`, and
-    whom to warn, as `warn`.
+    With --dry-run the plan is printed as JSON and nothing is done.
     """
-    command = command_name(ctx)
-    with guarded(command, json_wanted=bool(ctx.params.get("json_"))):
-        code = _delivered(command, ctx.params, plan, run)
-    if code:
-        raise typer.Exit(code)
+    if work is None:
+        return 0
+    if isinstance(work, Text):
+        with guarded(work.command, json_wanted=work.json):
+            for line in work.lines():
+                print(line, end="")
+        return 0
+    with guarded(work.command, json_wanted=work.display.json):
+        return _shown(work)
 
 
-def command_name(ctx: typer.Context) -> str:
-    """Return `align` or `spec check`, however the program itself was called."""
-    here: Any = ctx  # its parents are of a class that typer does not name in public
-    names: list[str] = []
-    while here.parent is not None:
-        names.insert(0, here.info_name)
-        here = here.parent
-    return " ".join(names)
-
-
-def _delivered(
-    command: str,
-    params: dict[str, Any],
-    plan: Callable[[], PlanT],
-    run: Callable[[PlanT, Any], Iterator[Any]],
-) -> int:
+def _shown(work: Work) -> int:
     """Show a plan, or the outcomes of its run; return the exit code that they amount to."""
+    from rebasin_cli.presentation.outcomes import PARTIAL
     from rebasin_cli.presentation.screen import Screen
 
-    codes = [0]
-    screen = Screen(
-        json=params.get("json_", False),
-        quiet=params.get("quiet", False),
-        verbose=params.get("verbose", 0),
-    )
-    with screen.progress(not params.get("no_progress")) as progress:
-        params["progress"], params["warn"] = progress, partial(screen.warn, command)
-        made, began = plan(), perf_counter()
-        if not params.get("dry_run"):
-            for outcome in run(made, progress):
-                codes.append(screen.show(outcome))
-    if params.get("dry_run"):
-        print(json.dumps(made.describe(), indent=None if params.get("json_") else 2))
+    display, codes = work.display, [0]
+    screen = Screen(work.command, work.presenters, display)
+    with screen.progress() as progress, screen.warnings():
+        made, began = work.plan(progress), perf_counter()
+        if not display.dry_run:
+            codes += [screen.show(outcome) for outcome in work.run(made, progress)]
+    if display.dry_run:
+        print(json.dumps(made.describe(), indent=None if display.json else 2))
         return 0
-    screen.finish(command, codes.count(PARTIAL), perf_counter() - began)
+    screen.finish(codes.count(PARTIAL), perf_counter() - began)
     return max(codes)
 
 

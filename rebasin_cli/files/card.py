@@ -14,7 +14,6 @@ from rebasin_cli.files.provenance import KEY
 from rebasin_cli.files.targets import KEEP, Target
 from rebasin_cli.matching import Change
 from rebasin_cli.options.output import Output
-from rebasin_cli.options.tracing import Tracing
 
 # What a config.json holds, by the library that writes such ones.
 LIBRARIES = {
@@ -64,7 +63,7 @@ def carded(
         f"    {output.card}",
         "",
         *_inputs(record),
-        *_recipe(record, output, tracing, found),
+        *_recipe(record, output, found),
     ]
     text = "\n".join(lines) + "\n"
     # a name of a file that is no text in any language of its own
@@ -114,7 +113,7 @@ def _inputs(record: Mapping[str, Any]) -> list[str]:
     return [*(_row(row if weighed else row[:2]) for row in (heads, rules, *rows)), ""]
 
 
-def _recipe(record: Mapping[str, Any], output: Output, tracing: Tracing, found: Found) -> list[str]:
+def _recipe(record: Mapping[str, Any], output: Output, found: Found) -> list[str]:
     """Return the rest of the record, and what was found, one line each."""
     facts = {name: value for name, value in record.items() if name not in HEAD}
     lines = [f"* {name}: {_text(value)}" for name, value in sorted(facts.items())]

@@ -55,9 +55,7 @@ class Output:
         metavar="keep|float32|bfloat16|float16",
         help="Of floating tensors in the output.",
     )
-    force: bool = _file(
-        "--force", "-f", kind=bool, default=False, help="Replace existing outputs."
-    )
+    force: bool = _file("--force", "-f", kind=bool, default=False, help="Replace existing outputs.")
     no_clobber: bool = _file(
         "--no-clobber",
         kind=bool,

@@ -37,7 +37,9 @@ class Flag:
         option = typer.Option(*self.names, **{**self.declared, **({"help": help} if help else {})})
         annotated: Any = Annotated
         place = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(name, place, default=self.default, annotation=annotated[self.kind, option])
+        return inspect.Parameter(
+            name, place, default=self.default, annotation=annotated[self.kind, option]
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def argument(metavar: str, *, hidden: bool = False) -> Any:
     return typer.Argument(metavar=metavar, hidden=hidden, readable=False)
 
 
-def with_options(*first: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(*first: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what makes the groups among a command's parameters into flags.
 
     first: parameters and fields that the help lists before the rest, in their order.
@@ -100,7 +102,7 @@ def with_options(*first: str) -> Callable[[Callable[..., None]], Callable[..., N
     return partial(_expanded, first=first)
 
 
-def _expanded(command: Callable[..., None], first: tuple[str, ...]) -> Callable[..., None]:
+def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[..., Any]:
     signature = inspect.signature(command, eval_str=True)
     groups = {n: p for n, p in signature.parameters.items() if _group_of(p.annotation)}
     own = [p for name, p in signature.parameters.items() if name not in groups]
@@ -112,9 +114,9 @@ def _expanded(command: Callable[..., None], first: tuple[str, ...]) -> Callable[
     )
 
     @wraps(command)
-    def with_flags(**given: Any) -> None:
+    def with_flags(**given: Any) -> Any:
         values = {name: _made(p.annotation, given) for name, p in groups.items()}
-        command(**{p.name: given[p.name] for p in own}, **values)
+        return command(**{p.name: given[p.name] for p in own}, **values)
 
     vars(with_flags)["__signature__"] = signature.replace(parameters=ordered)
     with_flags.__annotations__ = {p.name: p.annotation for p in ordered}

@@ -17,9 +17,10 @@ _option = flags_in(PANEL)
 class Renormalization:
     """How the statistics of a model are corrected.
 
-    method: None: `reset` with BatchNorm, else `rescale`. sequential: a pass a layer. average: one target for all units of a layer. factor: multiplies
-    the target deviations. decay: a key of CALIBRATIONS: by what `calibrate` takes features to
-    shrink. statistics: a file that `rebasin statistics` wrote, in place of parents and data.
+    method: None: `reset` with BatchNorm, else `rescale`. sequential: a pass a layer. average: one
+    target for all units of a layer. factor: multiplies the target deviations. decay: a key of
+    CALIBRATIONS: by what `calibrate` takes features to shrink. statistics: a file that `rebasin
+    statistics` wrote, in place of parents and data.
     """
 
     method: str | None = _option(

@@ -143,6 +143,11 @@ class Selection:
             return False
         return not self.only or any(fnmatchcase(name, glob) for glob in self.only)
 
+    @property
+    def all_tensors(self) -> Selection:
+        """The selection without --only and --skip."""
+        return replace(self, only=(), skip=())
+
     def passing(self, globs: Sequence[str]) -> Selection:
         """Return the selection with more tensors that a spec need not name."""
         return replace(self, pass_through=(*self.pass_through, *globs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from rebasin_cli.errors import DetailWarning, RebasinWarning
+from rebasin_cli.options.display import Display
 from rebasin_cli.presentation.events import event_line
 from rebasin_cli.presentation.outcomes import COMMON, Failed
 from rebasin_cli.presentation.presenter import Presenter, Presenters
@@ -25,23 +28,39 @@ class Screen:
 
     command: str
     presenters: Presenters
-    json: bool = False
-    quiet: bool = False
-    verbose: int = 0
+    display: Display = field(default_factory=Display)
     _results: int = 0
     _bar: Bar = field(default_factory=Bar)
     _said: set[str] = field(default_factory=set)
 
     @contextmanager
-    def progress(self, wanted: bool) -> Iterator[Progress]:
+    def progress(self) -> Iterator[Progress]:
         """Yield a progress function; it draws only on a terminal, and only if that is wanted."""
-        with self._bar.drawn(wanted and not self.quiet) as progress:
+        with self._bar.drawn(not (self.display.no_progress or self.display.quiet)) as progress:
             yield progress
 
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Show what is odd about the inputs of a command that goes on, each time it is met."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", RebasinWarning)
+            if not self.display.verbose:
+                warnings.simplefilter("ignore", DetailWarning)
+            others = warnings.showwarning
+
+            def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+                if issubclass(category, RebasinWarning):
+                    self.warn(str(message))
+                else:
+                    others(message, category, *where, **more)
+
+            warnings.showwarning = show
+            yield
+
     def warn(self, text: str) -> None:
-        """Say what is odd about the inputs of a command that goes on."""
+        """Show one warning."""
         with self._bar.hidden():
-            if self.json:
+            if self.display.json:
                 print(event_line("warning", self.command, {"message": text}), flush=True)
             self._say(f"warning: {text}")
 
@@ -49,7 +68,9 @@ class Screen:
         """Show one outcome and return the exit code that it amounts to."""
         presenter: Presenter[Any] = {**COMMON, **self.presenters}[type(outcome)]
         with self._bar.hidden():
-            line = self._event(presenter, outcome) if self.json else _text(presenter, outcome)
+            line = (
+                self._event(presenter, outcome) if self.display.json else _text(presenter, outcome)
+            )
             if line:
                 print(line, flush=True)
                 self._results += 1
@@ -71,16 +92,16 @@ class Screen:
             if line not in self._said:
                 self._said.add(line)
                 self._say(line)
-        if self.verbose and not self.quiet:
+        if self.display.verbose and not self.display.quiet:
             _print_details(presenter.details(outcome))
 
     def _say(self, text: str, *, always: bool = False) -> None:
-        if always or not self.quiet:
+        if always or not self.display.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def finish(self, failed: int, seconds: float) -> None:
         """Say that the work is over; programs are told how it went."""
-        if self.json:
+        if self.display.json:
             fields = {"results": self._results - failed, "failed": failed, "seconds": seconds}
             print(event_line("summary", self.command, fields), flush=True)
 

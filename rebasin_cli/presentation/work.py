@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from rebasin_cli.options.display import Display
 from rebasin_cli.presentation.presenter import Presenters
@@ -18,11 +18,8 @@ class Plan(Protocol):
         """Return the plan as JSON values."""
 
 
-PlanT = TypeVar("PlanT", bound=Plan)
-
-
 @dataclass(frozen=True)
-class Work(Generic[PlanT]):
+class Work:
     """A command to carry out: make a plan, run it, show each outcome as it comes.
 
     command: its name, as `spec check`. plan: may take minutes where a model is traced for it, so
@@ -31,8 +28,8 @@ class Work(Generic[PlanT]):
 
     command: str
     display: Display
-    plan: Callable[[Progress], PlanT]
-    run: Callable[[PlanT, Progress], Iterator[Any]]
+    plan: Callable[[Progress], Plan]
+    run: Callable[[Any, Progress], Iterator[Any]]
     presenters: Presenters
 
 

@@ -6,10 +6,10 @@ it: left in the old order it breaks the function. Name and shape tell what it co
 
 from __future__ import annotations
 
-from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from collections.abc import Iterator, Sequence
 from math import prod
 
+from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.options.selection import Selection

@@ -34,8 +34,8 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
     spec is told of.
     """
     bound, chosen = plan.choice.bound, plan.request.activations
-    if plan.means.statistics is not None:
-        units = _stored(plan, plan.means.statistics, item)
+    if plan.inputs.statistics is not None:
+        units = _stored(plan, plan.inputs.statistics, item)
     else:
         units = _observed(plan, item, progress)
     similarity = SIMILARITIES[chosen.similarity]
@@ -67,16 +67,16 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
 
 def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[UnitMoments]:
     """Return what the two models do on the data of the plan."""
-    assert plan.means.door is not None, "the plan has seen to it"
-    network, chosen = plan.means.door.network, plan.request.activations
+    assert plan.inputs.code is not None, "the plan has seen to it"
+    network, chosen = plan.inputs.code.network, plan.request.activations
     model = plan.choice.traced or fitted(
         headers_of([plan.reference]), plan.request.selection, plan.request.tracing
     )
-    points = model.known.trace.points[kind(chosen.moment, chosen.reach)]
+    points = model.known.trace.points[kind(chosen.point, chosen.stream)]
     check_room(points, plan.choice.bound, plan.machine)
     return units_on(
         [built(network, source, plan.machine) for source in (plan.reference, item.model)],
-        batches_of(plan.means.door, plan.machine, plan.request.data),
+        batches_of(plan.inputs.code, plan.machine),
         points,
         plan.choice.bound,
         progress=progress,

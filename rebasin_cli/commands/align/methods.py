@@ -10,24 +10,25 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.align.plan import AlignRequest
+from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching import named
-from rebasin_cli.network.network import Door, plan_door
+from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.options.activations import Activations
 
 
 @dataclass(frozen=True)
-class Means:
+class MethodInputs:
     """What a method works with besides the weights.
 
-    door: the model and its data, if it runs. statistics: what was gathered before instead.
+    code: the model and its data, if it runs. statistics: what was gathered before instead.
     """
 
-    door: Door | None = None
+    code: UserCode | None = None
     statistics: Statistics | None = None
 
 
-def plan_activations(reference: Checkpoint, request: AlignRequest) -> Means:
+def plan_activations(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
     """Return the model and the data whose activations are compared, or the file that tells."""
     chosen = request.activations
     named("similarity", chosen.similarity, SIMILARITIES)
@@ -38,9 +39,9 @@ def plan_activations(reference: Checkpoint, request: AlignRequest) -> Means:
             hint="above 0, and up to 1: activations alone",
         )
     if chosen.statistics is None:
-        return Means(
-            plan_door(
-                reference, request.selection, request.tracing, request.data, data=True, judged=False
+        return MethodInputs(
+            plan_user_code(
+                reference, request.selection, request.tracing, request.data, fed=True, judged=False
             )
         )
     if request.data.data is not None:
@@ -51,7 +52,7 @@ def plan_activations(reference: Checkpoint, request: AlignRequest) -> Means:
             f"{found.path} tells of one model",
             hint="rebasin statistics A B writes what a pair does on the same data",
         )
-    return Means(statistics=found)
+    return MethodInputs(statistics=found)
 
 
 def check_chosen(request: AlignRequest, start: Path | None) -> None:
@@ -71,17 +72,17 @@ def check_chosen(request: AlignRequest, start: Path | None) -> None:
         )
 
 
-def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> Means:
+def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
     """Return the model and the data that permutations are learned from."""
-    return Means(
-        plan_door(
-            reference, request.selection, request.tracing, request.data, data=True, judged=False
+    return MethodInputs(
+        plan_user_code(
+            reference, request.selection, request.tracing, request.data, fed=True, judged=False
         )
     )
 
 
 # The same names as in `run.align.DATA_METHODS`, which carries them out.
-DATA_METHODS: Mapping[str, Callable[[Checkpoint, Options], Means]] = {
+DATA_METHODS: Mapping[str, Callable[[Checkpoint, AlignRequest], MethodInputs]] = {
     "activations": plan_activations,
     "straight-through": plan_straight_through,
 }

@@ -8,11 +8,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.activations.statistics_file import Statistics
 from rebasin_cli.alignment.estimate import check_search, describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.align.methods import DATA_METHODS, Means, check_chosen
+from rebasin_cli.commands.align.methods import DATA_METHODS, MethodInputs, check_chosen
+from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.plan import check_learning
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes, told_of_codes
@@ -30,6 +32,7 @@ from rebasin_cli.files.targets import (
 )
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec_choice.choice import Choice, choose_spec, tensors_of
 from rebasin_cli.spec_choice.heads import heads_apart
@@ -56,7 +59,7 @@ class AlignItem:
 class AlignPlan:
     """All that `run_align` needs.
 
-    initial: where every search starts; None: by the options. means: of a method that runs models.
+    initial: where every search starts; None: by the options. inputs: of a method that runs models.
     """
 
     reference: Checkpoint
@@ -65,7 +68,7 @@ class AlignPlan:
     machine: Machine
     initial: Mapping[str, Permutation] | None
     request: AlignRequest
-    means: Means = field(default_factory=Means)
+    inputs: MethodInputs = field(default_factory=MethodInputs)
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -78,53 +81,59 @@ class AlignPlan:
         }
 
 
-def plan_align(
-    paths: Sequence[Path],
-    request: AlignRequest,
-    *,
-    save: Path | None = None,
-    start: Path | None = None,
-) -> AlignPlan:
-    """Return what aligning paths[1:] to paths[0] will do; nothing is read but headers.
-
-    save: a file for the permutation, or a folder for several. start: a permutation file.
-    """
-    if len(paths) < 2:
+def plan_align(request: AlignRequest) -> AlignPlan:
+    """Return what aligning will do; nothing is read but headers."""
+    start = request.search.start_file
+    search = replace(request.search, start=None) if start else request.search
+    request = replace(request, search=search)
+    if len(request.models) < 2:
         raise UsageError(
             "align needs a reference and at least one model",
             hint="rebasin align REFERENCE MODEL...",
         )
     check_chosen(request, start)
     machine = plan_machine(request.computing, request.search, more=DATA_METHODS)
-    reference, *models = open_models(paths, request.selection)
+    reference, *models = open_models(request.models, request.selection)
     runs = request.search.method in DATA_METHODS
     heads = () if runs else heads_apart(reference, models, request.selection)
     check_fit(reference, models, request.selection, request.tracing, apart=heads)
     check_learning([reference, *models], request)
-    means = _means(reference, request)
-    aligning = options.spec_first() if runs else options
-    if aligning.spec is None:  # a spec that is named names heads too
-        aligning = aligning.passing(heads)
-    with told_of_codes(models):
-        choice = choose_spec([reference, *models], aligning, given=means.statistics)
+    inputs = _inputs(reference, request)
+    choice = _choice(request, [reference, *models], heads, inputs.statistics)
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))
     check_search(choice, machine, request.search)
     initial = read_permutations(start, reference).permutations if start else None
-    targets = _targets(reference, models, save, start, request)
+    targets = _targets(reference, models, start, request)
     items = _items(reference, models, targets, choice, request)
-    return AlignPlan(reference, items, choice, machine, initial, request, means)
+    return AlignPlan(reference, items, choice, machine, initial, request, inputs)
 
 
-def _means(reference: Checkpoint, request: AlignRequest) -> Means:
+def _choice(
+    request: AlignRequest,
+    models: Sequence[Checkpoint],
+    heads: Sequence[str],
+    given: Statistics | None,
+) -> Choice:
+    """Return the spec that all models are aligned under; heads need not be named by it."""
+    selection, tracing = request.selection, request.tracing
+    if request.search.method in DATA_METHODS:  # the model is run: it need not say how to align
+        tracing = tracing.unless(selection.spec)
+    if selection.spec is None:  # a spec that is named names heads too
+        selection = selection.passing(heads)
+    with told_of_codes(models[1:]):
+        return choose_spec(models, selection, tracing, given=given)
+
+
+def _inputs(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
     """Return what the method works with; --data says nothing to one that runs no model."""
     method = request.search.method
     if method in DATA_METHODS:
-        return DATA_METHODS[method](reference, options)
+        return DATA_METHODS[method](reference, request)
     if request.data.data is not None:
         raise UsageError(
             f"method {method!r} uses no data", hint=f"--method {' or '.join(DATA_METHODS)}"
         )
-    return Means()
+    return MethodInputs()
 
 
 def _items(
@@ -136,8 +145,9 @@ def _items(
 ) -> tuple[AlignItem, ...]:
     """Return what becomes of each model, in its own shapes."""
     _, *overlaps = plan_overlaps([reference, *models], choice, wanted=request.selection.common)
-    check = plan_function_check(reference, request.selection, request.tracing, choice)
-    own = replace(options, tracing=Tracing())
+    check = plan_function_check(
+        reference, request.selection, request.tracing, wanted=request.computing.check, choice=choice
+    )
     return tuple(
         AlignItem(
             model,
@@ -147,7 +157,11 @@ def _items(
             if overlap
             else choice.bound.tensors,
             overlap=overlap,
-            check=plan_function_check(model, own) if overlap else check,
+            check=plan_function_check(
+                model, request.selection, Tracing(), wanted=request.computing.check
+            )
+            if overlap
+            else check,
         )
         for model, (target, place), overlap in zip(models, targets, overlaps, strict=True)
     )
@@ -156,13 +170,12 @@ def _items(
 def _targets(
     reference: Checkpoint,
     models: Sequence[Checkpoint],
-    save: Path | None,
     start: Path | None,
     request: AlignRequest,
 ) -> list[tuple[Target, Place | None]]:
     """Return where results and permutations go; no output may be an input but the model's own."""
     outs = output_paths(models, request.output, word="aligned")
-    saves = permutation_paths(models, save)
+    saves = permutation_paths(models, request.save)
     check_distinct([*outs, *saves])
     several = len(models) > 1 or request.output.names_folder
     inputs = [file for model in (reference, *models) for file in files_of(model)]

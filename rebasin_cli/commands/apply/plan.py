@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,26 @@ from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths
 from rebasin_cli.files.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
+
+
+@dataclass(frozen=True)
+class ApplyRequest:
+    """What a permutation file is applied to."""
+
+    permutation: Path
+    model: Path
+    inverse: bool = False
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
 
 
 @dataclass(frozen=True)
@@ -51,12 +68,13 @@ class ApplyPlan:
         }
 
 
-def plan_apply(source: Path, model: Path, request: ApplyRequest, *, inverted: bool) -> ApplyPlan:
+def plan_apply(request: ApplyRequest) -> ApplyPlan:
     """Return what applying a permutation file will do; of the model only the header is read.
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
-    (checkpoint,) = open_models([model], request.selection)
+    (checkpoint,) = open_models([request.model], request.selection)
+    source = request.permutation
     saved = read_permutations(source, checkpoint)
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     _check_saved(saved, source, checkpoint, request)
@@ -72,9 +90,11 @@ def plan_apply(source: Path, model: Path, request: ApplyRequest, *, inverted: bo
     )
     if request.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
-    check = plan_function_check(checkpoint, request.selection, request.tracing)
+    check = plan_function_check(
+        checkpoint, request.selection, request.tracing, wanted=request.computing.check
+    )
     return ApplyPlan(
-        checkpoint, source, saved.permutations, saved.bound, inverted, target, request, check
+        checkpoint, source, saved.permutations, saved.bound, request.inverse, target, request, check
     )
 
 
@@ -83,11 +103,9 @@ def _check_saved(saved: Saved, source: Path, model: Checkpoint, request: ApplyRe
 
     What was unnamed in the model that it was found for could stay there, and can stay here.
     """
-    compare_configs([(str(source), saved.config), (str(model.path), model.config)], options.warn)
+    compare_configs([(str(source), saved.config), (str(model.path), model.config)])
     headers = headers_of([model])
-    known = replace(
-        options, pass_through=(*request.selection.pass_through, *map(escape, saved.passed))
-    )
+    known = request.selection.passing([*map(escape, saved.passed)])
     check_unnamed(str(source), saved.bound, headers, known)
     check_passed(saved.bound, headers, request.selection, saved.moving)
 

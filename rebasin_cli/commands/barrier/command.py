@@ -14,7 +14,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, offered, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import optional_path, parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
@@ -119,29 +119,26 @@ def barrier(
 
         rebasin barrier a.pt b.pt c.pt --plane --model net.py:Net --data net.py:test_set
     """
-    from rebasin_cli.commands.barrier.plan import BarrierRequest, Line, plan_barrier
+    from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
     from rebasin_cli.commands.barrier.plot import require_matplotlib
     from rebasin_cli.commands.barrier.report import PRESENTERS
 
-    line = Line(
-        steps=steps,
-        at=parse_numbers(at),
-        align=not no_align,
-        plane=plane,
-        margin=margin,
-        renormalize=renormalize,
-        picture=optional_path(plot),
-        resume=optional_path(resume),
-        diagnose=diagnose,
-    )
-    traced = tracing.of(tracing.target, data.data)
+    places, traced = parse_numbers(at), tracing.of(tracing.target, data.data)
 
     def plan(told: Progress) -> BarrierPlan:
         if plot is not None:
             require_matplotlib()
         request = BarrierRequest(
             models=piped_paths(models, null),
-            line=line,
+            steps=steps,
+            at=places,
+            align=not no_align,
+            plane=plane,
+            margin=margin,
+            renormalize=renormalize,
+            picture=optional_path(plot),
+            resume=optional_path(resume),
+            diagnose=diagnose,
             selection=selection,
             output=output,
             computing=computing,
@@ -171,4 +168,3 @@ def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
             continue
         if outcome.survey.complete:
             yield draw(outcome, plan.picture)
-

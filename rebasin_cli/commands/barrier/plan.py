@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.lerp.plan import FARTHEST
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Place, files_of, plan_place
-from rebasin_cli.network.network import Door, plan_door
-from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.correction_methods import METHODS
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.spec_choice.choice import Choice
 
 STEPS, GRID = 25, 11  # points of a line; rows and columns of a plane
 MARGIN = 0.2
@@ -28,7 +36,7 @@ PICTURES = (".png", ".svg", ".html")
 
 
 @dataclass(frozen=True)
-class Course:
+class BarrierRequest:
     """What is asked of the way between models.
 
     steps: points, ends included; None: the usual. at: places on a line instead. align: the other
@@ -37,6 +45,7 @@ class Course:
     into the layers too.
     """
 
+    models: Sequence[Path]
     steps: int | None = None
     at: Sequence[float] = ()
     align: bool = True
@@ -46,6 +55,13 @@ class Course:
     picture: Path | None = None
     resume: Path | None = None
     diagnose: bool = False
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    search: Search = Search()
+    data: Data = Data()
+    display: Display = Display()
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ class BarrierPlan:
     """
 
     models: tuple[Checkpoint, ...]
-    door: Door
+    code: UserCode
     alphas: tuple[float, ...]
     steps: int
     margin: float
@@ -77,15 +93,15 @@ class BarrierPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        running = self.request.data
+        data = self.request.data
         grid = {"steps": self.steps, "margin": self.margin}
         return {
             "command": "barrier",
             "inputs": describe_inputs(self.models),
             "model": self.request.tracing.target,
-            "data": running.data,
-            "evaluate": running.evaluate,
-            "batches": running.batches,
+            "data": data.data,
+            "evaluate": data.evaluate,
+            "batches": data.batches,
             "points": grid if self.plane else list(self.alphas),
             "align": self.choice is not None,
             "renormalize": self.renormalize,
@@ -96,41 +112,38 @@ class BarrierPlan:
         }
 
 
-def plan_barrier(paths: Sequence[Path], request: BarrierRequest, course: Course) -> BarrierPlan:
+def plan_barrier(request: BarrierRequest) -> BarrierPlan:
     """Return what judging the way between the models will do; nothing is read but headers.
 
     The model may be traced for its spec. Raises UsageError, or what opening the models does.
     """
-    _check_course(paths, course)
-    steps = course.steps or (GRID if course.plane else STEPS)
-    alphas = () if course.plane else line_alphas(steps, course.at)
-    machine = plan_machine(request.computing, request.search)
-    models = open_models(paths, request.selection)
-    check_fit(models[0], models[1:], request.selection, request.tracing)
-    data = course.renormalize is not None or course.diagnose
-    door = plan_door(
-        models[0], request.selection, request.tracing, request.data, data=data, judged=True
+    _check_way(request)
+    steps = request.steps or (GRID if request.plane else STEPS)
+    alphas = () if request.plane else line_alphas(steps, request.at)
+    tracing = request.tracing.unless(request.selection.spec)
+    problem = open_problem(request.models, replace(request, tracing=tracing), matched=request.align)
+    models = problem.models
+    fed = request.renormalize is not None or request.diagnose
+    code = plan_user_code(
+        models[0], request.selection, request.tracing, request.data, fed=fed, judged=True
     )
     inputs = [file for model in models for file in files_of(model)]
-    picture = plan_picture(course.picture, request, inputs) if course.picture else None
-    layers = _layers_picture(course, request, inputs)
-    _check_resume(course.resume, inputs)
-    choice = choose_spec(models, options.spec_first()) if course.align else None
-    if choice:
-        check_search(choice, machine, request.search)
+    picture = plan_picture(request.picture, request, inputs) if request.picture else None
+    layers = _layers_picture(request, inputs)
+    _check_resume(request.resume, inputs)
     return BarrierPlan(
-        models=tuple(models),
-        door=door,
+        models=models,
+        code=code,
         alphas=alphas,
         steps=steps,
-        margin=MARGIN if course.margin is None else course.margin,
-        renormalize=course.renormalize,
-        choice=choice,
+        margin=MARGIN if request.margin is None else request.margin,
+        renormalize=request.renormalize,
+        choice=problem.choice,
         picture=picture,
-        resume=course.resume,
-        machine=machine,
+        resume=request.resume,
+        machine=problem.machine,
         request=request,
-        diagnose=course.diagnose,
+        diagnose=request.diagnose,
         layers=layers,
     )
 
@@ -155,39 +168,39 @@ def plan_picture(path: Path, request: BarrierRequest, inputs: Sequence[Path]) ->
     return plan_place(path, request.output, others=inputs)
 
 
-def _layers_picture(
-    course: Course, request: BarrierRequest, inputs: Sequence[Path]
-) -> Place | None:
+def _layers_picture(request: BarrierRequest, inputs: Sequence[Path]) -> Place | None:
     """Return where the picture of the layers goes: beside the other, NAME-layers."""
-    if course.picture is None or not course.diagnose:
+    if request.picture is None or not request.diagnose:
         return None
-    return plan_picture(course.picture.with_stem(f"{course.picture.stem}-layers"), request, inputs)
+    return plan_picture(
+        request.picture.with_stem(f"{request.picture.stem}-layers"), request, inputs
+    )
 
 
-def _check_course(paths: Sequence[Path], course: Course) -> None:
+def _check_way(request: BarrierRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
-    count = 3 if course.plane else 2
-    if len(paths) != count:
-        hint = "--plane takes three models" if len(paths) == 3 else "rebasin barrier A B"
-        raise UsageError(f"barrier takes {count} models, not {len(paths)}", hint=hint)
-    if course.plane and course.at:
+    count = 3 if request.plane else 2
+    if len(request.models) != count:
+        hint = "--plane takes three models" if len(request.models) == 3 else "rebasin barrier A B"
+        raise UsageError(f"barrier takes {count} models, not {len(request.models)}", hint=hint)
+    if request.plane and request.at:
         raise UsageError("--at says where on a line, and --plane has none", hint="--steps 11")
-    if course.plane and course.renormalize:
+    if request.plane and request.renormalize:
         raise UsageError("--renormalize is for a line, not for --plane")
-    if course.renormalize is not None and course.renormalize not in CORRECTIONS:
+    if request.renormalize is not None and request.renormalize not in CORRECTIONS:
         raise UsageError(
-            f"--renormalize {course.renormalize}: no such correction of points",
-            hint=suggest(course.renormalize, CORRECTIONS) or ", ".join(CORRECTIONS),
+            f"--renormalize {request.renormalize}: no such correction of points",
+            hint=suggest(request.renormalize, CORRECTIONS) or ", ".join(CORRECTIONS),
         )
-    if course.plane and course.diagnose:
+    if request.plane and request.diagnose:
         raise UsageError("--diagnose is for two models, not for --plane")
-    if course.steps is not None and course.at:
+    if request.steps is not None and request.at:
         raise UsageError("--steps and --at exclude each other")
-    most = int(MOST**0.5) if course.plane else MOST
-    if course.steps is not None and not 2 <= course.steps <= most:
-        raise UsageError(f"--steps {course.steps}: from 2 to {most:,} are possible")
-    if course.margin is not None:
-        _check_margin(course.margin, course.plane)
+    most = int(MOST**0.5) if request.plane else MOST
+    if request.steps is not None and not 2 <= request.steps <= most:
+        raise UsageError(f"--steps {request.steps}: from 2 to {most:,} are possible")
+    if request.margin is not None:
+        _check_margin(request.margin, request.plane)
 
 
 def _check_margin(margin: float, plane: bool) -> None:

@@ -107,7 +107,7 @@ class _Record:
             )
         if self.plan.renormalize is None and normed:
             again = (
-                "" if self.plan.plane or self.plan.door.data is None else ": --renormalize reset"
+                "" if self.plan.plane or self.plan.code.loader is None else ": --renormalize reset"
             )
             self.hints.append(
                 "the model has BatchNorm: little of an alignment shows before its statistics are "
@@ -183,7 +183,7 @@ def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Stret
 
 def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
     """Return what scores are of: two points with the same have the same scores."""
-    options = plan.options
+    request = plan.request
     arguments = {"model_args": dict(request.tracing.arguments)} if request.tracing.arguments else {}
     return {
         "models": [model.sha256() for model in plan.models],
@@ -199,7 +199,7 @@ def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
 def _alignment(plan: BarrierPlan) -> str:
     """Return a digest of all that decides how the models are aligned."""
     assert plan.choice is not None, "asked for where models are aligned"
-    options = plan.options
+    request = plan.request
     facts: Mapping[str, Any] = {
         "spec": dump(plan.choice.bound.spec),
         "sizes": dict(request.selection.sizes),
@@ -213,7 +213,7 @@ def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
     assert plan.choice is not None, "asked for where models are aligned"
     began = perf_counter()
     first, model = plan.models[0], plan.models[number]
-    choice, machine, options = plan.choice, plan.machine, plan.options
+    choice, machine, request = plan.choice, plan.machine, plan.request
     found = match_models(first, model, choice, machine, request.search, progress=progress)
     return Aligned(
         model=model.path,

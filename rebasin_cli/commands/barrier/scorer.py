@@ -66,8 +66,8 @@ class Bench:
     def __post_init__(self) -> None:
         plan = self.plan
         self.progress("building the model", 0, 0)
-        self._model = built(plan.door.network, plan.models[0], plan.machine)
-        self._judge = judge_of(plan.door, plan.machine, plan.request.data)
+        self._model = built(plan.code.network, plan.models[0], plan.machine)
+        self._judge = judge_of(plan.code, plan.machine)
 
     @property
     def model(self) -> nn.Module:
@@ -104,7 +104,7 @@ class Bench:
     def _judged(self, stretch: Stretch, spot: Spot) -> Scored:
         began = perf_counter()
         mixture = Mean(stretch.sources, spot.weights, 0, self.plan.request.selection.selects)
-        fill(self._model, mixture, self.plan.door.network.windows)
+        fill(self._model, mixture, self.plan.code.network.windows)
         try:
             if stretch.correct is not None:
                 stretch.correct(self._model, spot)
@@ -119,7 +119,7 @@ class Bench:
 def kept(source: TensorSource, plan: BarrierPlan) -> TensorSource:
     """Return a source in memory if there is room, so that no point has to read it again."""
     present = set(source.names())
-    names = [name for name in plan.door.network.windows if name in present]
+    names = [name for name in plan.code.network.windows if name in present]
     size = sum(source.info(name).nbytes for name in names)
     if size * 2 * len(plan.models) > plan.machine.max_memory:
         return source
@@ -144,7 +144,7 @@ def point_corrector(
     The sources are measured once, when the first point needs it; what a mixture should do follows
     from its weights.
     """
-    batches = batches_of(plan.door, plan.machine, plan.request.data)
+    batches = batches_of(plan.code, plan.machine)
     how = Correcting(plan.renormalize or "")
 
     @cache
@@ -152,7 +152,7 @@ def point_corrector(
         if how.method == "reset":
             return {}
         progress("measuring the models", 0, 0)
-        models = [built(plan.door.network, source, plan.machine) for source in sources]
+        models = [built(plan.code.network, source, plan.machine) for source in sources]
         return layer_statistics(models, batches, together=how.method == "closed-form")
 
     def correct(model: nn.Module, spot: Spot) -> None:

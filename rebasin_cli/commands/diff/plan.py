@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,26 @@ from rebasin_cli.alignment.unit_comparison import Diagnosed
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+@dataclass(frozen=True)
+class DiffRequest:
+    """Which models are compared, and under which spec, if any."""
+
+    a: Path
+    b: Path
+    selection: Selection = Selection()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    search: Search = Search()
+    display: Display = Display()
 
 
 @dataclass(frozen=True)
@@ -31,13 +48,13 @@ class DiffPlan:
         return {"command": "diff", "inputs": describe_inputs(self.models), **spec}
 
 
-def plan_diff(paths: Sequence[Path], request: DiffRequest) -> DiffPlan:
+def plan_diff(request: DiffRequest) -> DiffPlan:
     """Return what will be compared; nothing is read but headers.
 
     Under a spec the two must have the same tensors, else CheckpointError; without, they need not.
     """
     machine = plan_machine(request.computing, request.search)
-    first, second = open_models(paths, request.selection)
+    first, second = open_models([request.a, request.b], request.selection)
     if request.selection.spec is None and request.tracing.target is None:
         _refuse_companions(request)
         return DiffPlan((first, second), None, machine, request)

@@ -9,10 +9,19 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.options.selection import Selection
 
 
 @dataclass(frozen=True)
-class LookPlan:
+class InspectRequest:
+    """What is looked into."""
+
+    models: Sequence[Path]
+    selection: Selection = Selection()
+
+
+@dataclass(frozen=True)
+class InspectPlan:
     """Models to look at."""
 
     models: tuple[Checkpoint, ...]
@@ -23,9 +32,9 @@ class LookPlan:
         return {"command": "inspect", "inputs": describe_inputs(self.models)}
 
 
-def plan_look(paths: Sequence[Path], request: InspectRequest) -> LookPlan:
+def plan_inspect(request: InspectRequest) -> InspectPlan:
     """Return which models will be looked at; nothing is read but headers."""
-    return LookPlan(tuple(open_models(paths, request.selection)), request)
+    return InspectPlan(tuple(open_models(request.models, request.selection)), request)
 
 
 @dataclass(frozen=True)

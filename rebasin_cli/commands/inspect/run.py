@@ -6,21 +6,22 @@ from collections import Counter
 from collections.abc import Iterator
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.inspect.plan import Inspected, InspectRequest, LookPlan
+from rebasin_cli.commands.inspect.plan import Inspected, InspectPlan
 from rebasin_cli.files.headers import headers_of
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.bundled import fitting
 from rebasin_cli.tensors import TensorInfo, dtype_name, infos
 
 
-def run_inspect(plan: LookPlan, progress: Progress) -> Iterator[Inspected]:
+def run_inspect(plan: InspectPlan, progress: Progress) -> Iterator[Inspected]:
     """Yield what is in each checkpoint, from headers alone."""
     for model in plan.models:
-        yield _inspected(model, plan.request)
+        yield _inspected(model, plan.request.selection)
 
 
-def _inspected(model: Checkpoint, request: InspectRequest) -> Inspected:
-    tensors = [info for info in infos(model).values() if request.selection.selects(info.name)]
+def _inspected(model: Checkpoint, selection: Selection) -> Inspected:
+    tensors = [info for info in infos(model).values() if selection.selects(info.name)]
     counted = [info for info in tensors if info.name not in model.ties]
     return Inspected(
         path=model.path,
@@ -32,7 +33,7 @@ def _inspected(model: Checkpoint, request: InspectRequest) -> Inspected:
         dtypes=Counter(dtype_name(info.dtype) for info in tensors),
         ties=model.ties,
         metadata=model.metadata,
-        fits=fitting(headers_of([model]), request.selection),
+        fits=fitting(headers_of([model]), selection),
     )
 
 

@@ -12,7 +12,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
@@ -89,26 +89,23 @@ def lerp(
 
         rebasin lerp a.pt b.pt --steps 9 --endpoints --exec 'python eval.py {path}' --json
     """
-    from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, Line, plan_lerp
+    from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, plan_lerp
     from rebasin_cli.commands.lerp.report import PRESENTERS
     from rebasin_cli.commands.lerp.run import run_lerp
 
-    line = Line(
-        steps=steps,
-        at=parse_numbers(at),
-        endpoints=endpoints,
-        mode=mode,
-        chain=chain,
-        align=align,
-        command=exec_,
-        keep=keep,
-    )
-    traced = tracing.of(tracing.target)
+    places, traced = parse_numbers(at), tracing.of(tracing.target)
 
     def plan(told: Progress) -> LerpPlan:
         request = LerpRequest(
             models=piped_paths(models, null),
-            line=line,
+            steps=steps,
+            at=places,
+            endpoints=endpoints,
+            mode=mode,
+            chain=chain,
+            align=align,
+            command=exec_,
+            keep=keep,
             selection=selection,
             output=output,
             computing=computing,

@@ -9,23 +9,55 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
+from rebasin_cli.alignment.problem import Problem, open_problem
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
-from rebasin_cli.files.coded import refuse_codes
-from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, check_distinct, describe_target, ending, plan_target
 from rebasin_cli.merging import MODES
 from rebasin_cli.merging.overlap import Overlap
-from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice.choice import Choice
 
 MOST = 999_999  # file names have six decimals
 
 
 FARTHEST = 1e6  # beyond it nothing of the models is left in float32
+
+
+@dataclass(frozen=True)
+class LerpRequest:
+    """What is asked of the line between models.
+
+    steps: points strictly inside each segment; at: their places instead; endpoints: the ends
+    too. chain: more than two models, one segment after another. align: bring the models into the
+    basin of the first before. command: run on each point, whose file is then removed unless `keep`.
+    """
+
+    models: Sequence[Path]
+    steps: int | None = None
+    at: Sequence[float] = ()
+    endpoints: bool = False
+    mode: str = "linear"
+    chain: bool = False
+    align: bool = False
+    command: str | None = None
+    keep: bool = False
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    search: Search = Search()
+    display: Display = Display()
 
 
 @dataclass(frozen=True)
@@ -73,75 +105,66 @@ class LerpPlan:
         }
 
 
-@dataclass(frozen=True)
-class Line:
-    """What is asked of the line between models.
-
-    steps: points strictly inside each segment; at: their places instead; endpoints: the ends
-    too. chain: more than two models, one segment after another. align: bring the models into the
-    basin of the first before. command: run on each point, whose file is then removed unless `keep`.
-    """
-
-    steps: int | None = None
-    at: Sequence[float] = ()
-    endpoints: bool = False
-    mode: str = "linear"
-    chain: bool = False
-    align: bool = False
-    command: str | None = None
-    keep: bool = False
-
-
-def plan_lerp(paths: Sequence[Path], request: LerpRequest, line: Line) -> LerpPlan:
+def plan_lerp(request: LerpRequest) -> LerpPlan:
     """Return what interpolating between the models will do; nothing is read but headers."""
-    _check_line(paths, request, line)
-    words = split_command(line.command) if line.command is not None else ()
-    alphas = plan_alphas(len(paths) - 1, line.steps, line.at, line.endpoints)
-    machine = plan_machine(request.computing, request.search)
-    models = open_models(paths, request.selection)
-    if line.align or not set(alphas) <= set(map(float, range(len(models)))):  # ends are the models
-        refuse_codes(models, request.selection, done="averaged")
-    check_fit(models[0], models[1:], request.selection, request.tracing)
+    _check_line(request)
+    words = split_command(request.command) if request.command is not None else ()
+    alphas = plan_alphas(
+        len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
+    )
+    ends = set(map(float, range(len(request.models))))  # the models themselves
+    done = "averaged" if request.align or not set(alphas) <= ends else None
+    problem = open_problem(request.models, request, matched=request.align, done=done)
+    models, choice = problem.models, problem.choice
     check_chain(models)
-    choice = choose_spec(models, request.selection, request.tracing) if line.align else None
-    if choice:
-        check_search(choice, machine, request.search)
     places = point_paths(alphas, models[0], request)
     check_distinct(places)
-    if words and not line.keep:
+    if words and not request.keep:
         check_temporary(places)
-    if request.output.card is not None and (len(places) > 1 or (words and not line.keep)):
+    if request.output.card is not None and (len(places) > 1 or (words and not request.keep)):
         raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
     targets = [
         plan_target(p, models[0], request.selection, request.output, own=models, create=True)
         for p in places
     ]
     return LerpPlan(
-        models=tuple(models),
+        models=models,
         points=tuple(map(Point, alphas, targets)),
-        mode=line.mode,
+        mode=request.mode,
         command=words,
-        keep=line.keep or not words,
+        keep=request.keep or not words,
         choice=choice,
-        machine=machine,
+        machine=problem.machine,
         request=request,
-        check=plan_function_check(models[0], request.selection, request.tracing, choice)
-        if choice
-        else None,
+        check=_check(request, problem),
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
     )
 
 
-def _check_line(paths: Sequence[Path], request: LerpRequest, line: Line) -> None:
+def _check(request: LerpRequest, problem: Problem[Choice | None]) -> FunctionCheck | None:
+    """Return the model to see with that functions stay, if any model is moved."""
+    if problem.choice is None:
+        return None
+    return plan_function_check(
+        problem.models[0],
+        request.selection,
+        request.tracing,
+        wanted=request.computing.check,
+        choice=problem.choice,
+    )
+
+
+def _check_line(request: LerpRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
-    if line.mode not in MODES:
+    if request.mode not in MODES:
         raise UsageError(
-            f"no mode is called {line.mode!r}", hint=suggest(line.mode, MODES) or "linear, slerp"
+            f"no mode is called {request.mode!r}",
+            hint=suggest(request.mode, MODES) or "linear, slerp",
         )
-    if len(paths) < 2 or (len(paths) > 2 and not line.chain):
-        hint = "more than two models form a chain with --chain" if len(paths) > 2 else ""
-        raise UsageError(f"lerp takes two models, not {len(paths)}", hint=hint)
-    if request.tracing.target is not None and not line.align:
+    if len(request.models) < 2 or (len(request.models) > 2 and not request.chain):
+        hint = "more than two models form a chain with --chain" if len(request.models) > 2 else ""
+        raise UsageError(f"lerp takes two models, not {len(request.models)}", hint=hint)
+    if request.tracing.target is not None and not request.align:
         raise UsageError("--model says how to align, and needs --align")
 
 
@@ -182,7 +205,7 @@ def check_temporary(places: Sequence[Path]) -> None:
 
 
 def plan_alphas(
-    segments: int, steps: int | None, at: Sequence[float], endpoints: bool
+    segments: int, steps: int | None, at: Sequence[float], *, endpoints: bool
 ) -> tuple[float, ...]:
     """Return the places of all points along the chain, in order.
 

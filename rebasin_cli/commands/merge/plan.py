@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
+from rebasin_cli.alignment.problem import Problem, open_problem
 from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.files.coded import refuse_codes
-from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, describe_target, ending, output_file, plan_target
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_weights, reference_position
-from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, plan_correction
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
+from rebasin_cli.spec_choice.choice import Choice
 
 MANY = 8  # models up to which the block ascent is the default; it visits each several times
 
@@ -63,50 +62,29 @@ class MergePlan:
         }
 
 
-def plan_merge(
-    paths: Sequence[Path],
-    request: MergeRequest,
-    *,
-    strategy: str | None = None,
-    weights: Sequence[float] = (),
-    reference: Path | None = None,
-    renormalize: Asked | None = None,
-) -> MergePlan:
-    """Return what averaging the models will do; nothing is read but headers.
-
-    strategy: None: `many` up to 8 models, else `star`. reference: one of the models, whose
-    frame the result has; None: the first. renormalize: how the result's
-    statistics are to be corrected; --spec then says how to align, and --model what is run.
-    """
+def plan_merge(request: MergeRequest) -> MergePlan:
+    """Return what averaging the models will do; nothing is read but headers."""
+    paths, strategy = request.models, request.strategy
     if len(paths) < 2:
         raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
-    checked = check_weights(weights, len(paths))
-    which = reference_position(reference, paths)
-    machine = plan_machine(request.computing, request.search)
-    models = open_models(paths, request.selection)
-    if strategy != "none" or sum(map(bool, checked)) > 1:  # one alone is written as it is
-        refuse_codes(models, request.selection, done="averaged")
-    check_fit(models[0], models[1:], request.selection, request.tracing)
-    matched = options.spec_first() if renormalize else options
-    choice = None if strategy == "none" else choose_spec(models, matched)
-    correction = (
-        plan_correction(
-            models[which], request.selection, request.tracing, request.data, renormalize
-        )
-        if renormalize
-        else None
+    checked = check_weights(request.weights, len(paths))
+    which = reference_position(request.reference, paths)
+    alone = strategy == "none" and sum(map(bool, checked)) == 1  # it is written as it is
+    problem = open_problem(
+        paths,
+        _aligning(request),
+        matched=strategy != "none",
+        done=None if alone else "averaged",
+        together=len(paths) - 1 if strategy == "universe" else 0,
     )
-    if correction and correction.method == "calibrate" and not (choice or correction.door):
-        raise UsageError("nothing says how deep biases are", hint="--model TARGET")
-    if choice:
-        together = len(paths) - 1 if strategy == "universe" else 0
-        check_search(choice, machine, request.search, together=together)
+    models, choice = problem.models, problem.choice
+    correction = _correction(request, models[which], choice)
     out = output_file(request.output, f"merged{ending(models[0], request.output)}")
     return MergePlan(
-        models=tuple(models),
+        models=models,
         weights=checked,
         reference=which,
         strategy=strategy or ("many" if len(paths) <= MANY else "star"),
@@ -120,11 +98,42 @@ def plan_merge(
             own=models,
             create=request.output.names_folder,
         ),
-        machine=machine,
+        machine=problem.machine,
         request=request,
         correction=correction,
-        check=plan_function_check(models[0], request.selection, request.tracing, choice)
-        if choice
-        else None,
+        check=_check(request, problem),
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
+    )
+
+
+def _aligning(request: MergeRequest) -> MergeRequest:
+    """Return the request that says how to align: where a model is run, --spec before --model."""
+    if request.renormalization is None:
+        return request
+    return replace(request, tracing=request.tracing.unless(request.selection.spec))
+
+
+def _correction(
+    request: MergeRequest, reference: Checkpoint, choice: Choice | None
+) -> CorrectionPlan | None:
+    if request.renormalization is None:
+        return None
+    found = plan_correction(
+        reference, request.selection, request.tracing, request.data, request.renormalization
+    )
+    if found.method == "calibrate" and not (choice or found.code):
+        raise UsageError("nothing says how deep biases are", hint="--model TARGET")
+    return found
+
+
+def _check(request: MergeRequest, problem: Problem[Choice | None]) -> FunctionCheck | None:
+    """Return the model to see with that functions stay, if any model is moved."""
+    if problem.choice is None:
+        return None
+    return plan_function_check(
+        problem.models[0],
+        request.selection,
+        request.tracing,
+        wanted=request.computing.check,
+        choice=problem.choice,
     )

@@ -22,7 +22,8 @@ def merged_text(outcome: Merged) -> str:
         change = outcome.objective
         lines.append(
             f"  inner product over all pairs {change.before:.4g} -> {change.after:.4g}, "
-            f"spec {named_spec(outcome.spec or '', outcome.alike)}, {count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
+            f"spec {named_spec(outcome.spec or '', outcome.alike)}, "
+            f"{count(outcome.rounds, 'round')}, {outcome.seconds:.1f} s"
         )
     if outcome.torn is not None:
         lines.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,16 @@ from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.renormalization import Renormalization
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.plan import MEASURING, Asked, CorrectionPlan, plan_correction
+from rebasin_cli.renormalization.plan import MEASURING, CorrectionPlan, plan_correction
 
 # Of tensors with two or more axes, what no layer multiplies its inputs by: tables of embeddings
 # and positions, class tokens, norms over several axes, biases and masks. A file has only names.
@@ -27,6 +34,24 @@ _TABLE = re.compile(r"emb|token|(^|[._])(wte|wpe|pos)([._]|$)")
 
 
 _CONVOLUTION = 4  # axes from which a name with `embed` in it is a layer: patch_embed.proj
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What is pruned, and by how much.
+
+    renormalize: how the statistics are corrected afterwards, with the dense model as the parent.
+    """
+
+    model: Path
+    sparsity: float
+    method: str = "magnitude"
+    renormalize: str | None = None
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    data: Data = Data()
 
 
 @dataclass(frozen=True)
@@ -60,19 +85,12 @@ class PrunePlan:
         }
 
 
-def plan_prune(
-    path: Path,
-    request: PruneRequest,
-    *,
-    sparsity: float,
-    method: str,
-    renormalize: str | None = None,
-) -> PrunePlan:
+def plan_prune(request: PruneRequest) -> PrunePlan:
     """Return what pruning a checkpoint will do; nothing is read but headers.
 
-    renormalize: how the statistics are corrected afterwards, with the dense model as the parent.
     Raises UsageError for a share that is none, an unknown method, or if no tensor has weights.
     """
+    sparsity, method = request.sparsity, request.method
     if not 0 < sparsity < 1:
         raise UsageError(
             f"--sparsity {sparsity:g} is no share of the weights",
@@ -81,8 +99,8 @@ def plan_prune(
     if method not in METHODS:
         hint = suggest(method, METHODS) or " or ".join(METHODS)
         raise UsageError(f"no method is called {method!r}", hint=hint)
-    machine = plan_machine(request.computing, request.search)
-    (model,) = open_models([path], request.selection)
+    machine = plan_machine(request.computing, Search())
+    (model,) = open_models([request.model], request.selection)
     refuse_codes([model], request.selection, done="pruned by magnitude")
     (out,) = output_paths([model], request.output, word="pruned")
     return PrunePlan(
@@ -90,7 +108,7 @@ def plan_prune(
         names=weight_names(model, request),
         method=method,
         sparsity=sparsity,
-        correction=_correction(model, request, renormalize),
+        correction=_correction(model, request),
         target=plan_target(
             out,
             model,
@@ -104,10 +122,9 @@ def plan_prune(
     )
 
 
-def _correction(
-    model: Checkpoint, request: PruneRequest, renormalize: str | None
-) -> CorrectionPlan | None:
+def _correction(model: Checkpoint, request: PruneRequest) -> CorrectionPlan | None:
     """Return how the pruned model is corrected: all of it, whatever was pruned."""
+    renormalize = request.renormalize
     if renormalize is None:
         if request.tracing.target is not None or request.data.data is not None:
             raise UsageError(
@@ -118,7 +135,13 @@ def _correction(
     if renormalize not in MEASURING:
         hint = suggest(renormalize, MEASURING) or ", ".join(MEASURING)
         raise UsageError(f"--renormalize {renormalize} is not for pruned models", hint=hint)
-    return plan_correction(model, replace(options, only=(), skip=()), Asked(renormalize))
+    return plan_correction(
+        model,
+        request.selection.all_tensors,
+        request.tracing,
+        request.data,
+        Renormalization(renormalize),
+    )
 
 
 def weight_names(model: Checkpoint, request: PruneRequest) -> tuple[str, ...]:

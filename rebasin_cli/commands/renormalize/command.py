@@ -103,4 +103,3 @@ def _check_order(merged: Path, parents: Sequence[Path]) -> None:
     words = sys.argv
     if parents and str(merged) in words and words.index(str(merged)) > words.index("--parents"):
         raise typer.BadParameter("MERGED stands before --parents, which takes all files behind it")
-

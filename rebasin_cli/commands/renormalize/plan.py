@@ -14,10 +14,37 @@ from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.merging.weights import check_weights
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.renormalization import Renormalization
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, aligning, plan_correction
+from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+@dataclass(frozen=True)
+class RenormalizeRequest:
+    """What is corrected, and by which parents.
+
+    weights: of the parents; none: what the model's provenance says, else equal. align: whether
+    parents may be moved.
+    """
+
+    model: Path
+    renormalization: Renormalization
+    parents: Sequence[Path] = ()
+    weights: Sequence[float] = ()
+    align: bool = True
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    data: Data = Data()
 
 
 @dataclass(frozen=True)
@@ -53,38 +80,32 @@ class RenormalizePlan:
         }
 
 
-def plan_renormalize(
-    path: Path,
-    request: RenormalizeRequest,
-    asked: Asked,
-    *,
-    parents: Sequence[Path] = (),
-    weights: Sequence[float] = (),
-    align: bool = True,
-) -> RenormalizePlan:
+def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
     """Return what correcting a merged model will do; nothing is read but headers.
 
     Raises UsageError for parents, a model or data that the method needs.
     """
-    machine = plan_machine(request.computing, request.search)
-    model, *opened = open_models([path, *parents], request.selection)
-    whole = aligning(request.selection, request.tracing)
-    check_fit(model, opened, whole)
-    correction = plan_correction(model, request.selection, request.tracing, request.data, asked)
+    machine = plan_machine(request.computing, Search())
+    model, *opened = open_models([request.model, *request.parents], request.selection)
+    whole, tracing = request.selection.all_tensors, request.tracing.unless(request.selection.spec)
+    check_fit(model, opened, whole, tracing)
+    correction = plan_correction(
+        model, request.selection, request.tracing, request.data, request.renormalization
+    )
     _check_parents(correction, opened)
-    by_spec = correction.method == "calibrate" and correction.door is None
-    searched = correction.by_parents and (align or by_spec)
-    choice = choose_spec([model, *opened], whole) if searched else None
-    if choice and align:
-        check_search(choice, machine, whole)
+    by_spec = correction.method == "calibrate" and correction.code is None
+    searched = correction.by_parents and (request.align or by_spec)
+    choice = choose_spec([model, *opened], whole, tracing) if searched else None
+    if choice and request.align:
+        check_search(choice, machine, Search())
     (out,) = output_paths([model], request.output, word="renormalized")
     return RenormalizePlan(
         model=model,
         parents=tuple(opened) if correction.by_parents else (),
-        weights=check_weights(weights, len(opened)) if weights else (),
+        weights=check_weights(request.weights, len(opened)) if request.weights else (),
         correction=correction,
         choice=choice,
-        align=align,
+        align=request.align,
         target=plan_target(
             out,
             model,

@@ -16,10 +16,10 @@ from rebasin_cli.commands.renormalize.plan import (
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
 from rebasin_cli.files.write import write_model
+from rebasin_cli.options.search import Search
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.plan import aligning
 from rebasin_cli.renormalization.run import Parents, corrected
 from rebasin_cli.tensors import TensorSource
 
@@ -53,7 +53,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         method=report.method,
         weights=list(weights),
     )
-    by_spec = report.method == "calibrate" and plan.correction.door is None
+    by_spec = report.method == "calibrate" and plan.correction.code is None
     progress(f"writing {plan.target.path.name}", 0, 0)
     yield Renormalized(
         model=plan.model.path,
@@ -83,10 +83,7 @@ def _placed(
         return source, _TRUSTED
     if one_basin([plan.model, parent]):
         return source, _THERE
-    options = aligning(plan.request.selection, plan.request.tracing)
-    found = match_models(
-        plan.model, parent, plan.choice, plan.machine, request.search, progress=progress
-    )
+    found = match_models(plan.model, parent, plan.choice, plan.machine, Search(), progress=progress)
     return Permuted(source, plan.choice.bound.tensors, found.permutations), _ALIGNED
 
 

@@ -12,9 +12,29 @@ from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.targets import Place, files_of, plan_place
-from rebasin_cli.network.network import Door, plan_door
+from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.options.activations import Activations
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Of which models, one or a pair, statistics are gathered."""
+
+    models: Sequence[Path]
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    data: Data = Data()
+    activations: Activations = Activations()
 
 
 @dataclass(frozen=True)
@@ -23,7 +43,7 @@ class StatisticsPlan:
 
     models: tuple[Checkpoint, ...]
     choice: Choice
-    door: Door
+    code: UserCode
     machine: Machine
     place: Place
     request: StatisticsRequest
@@ -35,32 +55,32 @@ class StatisticsPlan:
             "inputs": describe_inputs(self.models),
             "outputs": [{"path": str(self.place.path), "format": "safetensors"}],
             "spec": self.choice.name,
-            "point": self.request.activations.moment,
-            "stream": self.request.activations.reach,
+            "point": self.request.activations.point,
+            "stream": self.request.activations.stream,
             "data": self.request.data.data,
             "device": self.machine.device,
         }
 
 
-def plan_statistics(paths: Sequence[Path], request: StatisticsRequest) -> StatisticsPlan:
+def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:
     """Return what observing one model or a pair will do; nothing is read but headers."""
-    if not 1 <= len(paths) <= 2:
+    if not 1 <= len(request.models) <= 2:
         raise UsageError(
-            f"statistics are of one model or of a pair, not of {len(paths)}",
+            f"statistics are of one model or of a pair, not of {len(request.models)}",
             hint="rebasin statistics MODEL, or rebasin statistics A B",
         )
     check_places(request.activations)
-    machine = plan_machine(request.computing, request.search)
-    models = open_models(paths, request.selection)
+    machine = plan_machine(request.computing, Search())
+    models = open_models(request.models, request.selection)
     check_fit(models[0], models[1:], request.selection, request.tracing)
-    door = plan_door(
-        models[0], request.selection, request.tracing, request.data, data=True, judged=False
+    code = plan_user_code(
+        models[0], request.selection, request.tracing, request.data, fed=True, judged=False
     )
     choice = choose_spec(models, request.selection, request.tracing)
     inputs = [file for model in models for file in files_of(model)]
     out = request.output.path or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
     place = plan_place(out, request.output, others=inputs)
-    return StatisticsPlan(tuple(models), choice, door, machine, place, request)
+    return StatisticsPlan(tuple(models), choice, code, machine, place, request)
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,11 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
     began = perf_counter()
     assert plan.choice.traced is not None, "the plan has seen to it that a model is named"
     chosen = plan.request.activations
-    points = plan.choice.traced.known.trace.points[kind(chosen.moment, chosen.reach)]
+    points = plan.choice.traced.known.trace.points[kind(chosen.point, chosen.stream)]
     if len(plan.models) > 1:
         check_room(points, plan.choice.bound, plan.machine)
-    models = [built(plan.door.network, model, plan.machine) for model in plan.models]
-    batches = batches_of(plan.door, plan.machine, plan.request.data)
+    models = [built(plan.code.network, model, plan.machine) for model in plan.models]
+    batches = batches_of(plan.code, plan.machine)
     units = units_on(models, batches, points, plan.choice.bound, progress=progress)
     progress("measuring layers", 0, 0)
     layers = flat(layer_statistics(models, batches, together=len(models) > 1))
@@ -43,7 +43,7 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
     yield Observed(
         models=tuple(model.path for model in plan.models),
         spec=plan.choice.name,
-        moment=chosen.moment,
+        moment=chosen.point,
         samples=max((one.count for one in units), default=0),
         groups={name: size for name, size in free.items() if name in told},
         unseen=tuple(name for name in free if name not in told),
@@ -56,8 +56,8 @@ def _written(
     plan: StatisticsPlan, units: Sequence[UnitMoments], layers: Mapping[str, Tensor]
 ) -> Written:
     facts = {
-        "moment": plan.request.activations.moment,
-        "stream": plan.request.activations.reach,
+        "moment": plan.request.activations.point,
+        "stream": plan.request.activations.stream,
         "models": [model.path.name for model in plan.models],
         "model": plan.request.tracing.target,
         "data": plan.request.data.data,

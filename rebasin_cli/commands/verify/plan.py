@@ -6,14 +6,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import check_search, describe_matching
+from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint, Written
-from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Place, files_of, plan_place
 from rebasin_cli.matching import Matching
-from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice.choice import Choice
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """Which models are compared. save: where the permutation goes, if anywhere."""
+
+    a: Path
+    b: Path
+    save: Path | None = None
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    search: Search = Search()
 
 
 @dataclass(frozen=True)
@@ -36,16 +56,13 @@ class VerifyPlan:
         }
 
 
-def plan_verify(a: Path, b: Path, request: VerifyRequest, *, save: Path | None) -> VerifyPlan:
+def plan_verify(request: VerifyRequest) -> VerifyPlan:
     """Return what verifying will do; nothing is read but headers."""
-    machine = plan_machine(request.computing, request.search)
-    first, second = open_models([a, b], request.selection)
-    check_fit(first, [second], request.selection, request.tracing)
+    problem = open_problem([request.a, request.b], request)
+    first, second = problem.models
     inputs = files_of(first) + files_of(second)
-    place = plan_place(save, request.output, others=inputs) if save else None
-    choice = choose_spec([first, second], request.selection, request.tracing)
-    check_search(choice, machine, request.search)
-    return VerifyPlan(first, second, choice, place, machine, request)
+    place = plan_place(request.save, request.output, others=inputs) if request.save else None
+    return VerifyPlan(first, second, problem.choice, place, problem.machine, request)
 
 
 @dataclass(frozen=True)

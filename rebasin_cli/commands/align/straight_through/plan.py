@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.align.plan import AlignRequest
+from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.targets import files_of
+from rebasin_cli.options.learning import Learning
 from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"
@@ -33,11 +34,11 @@ def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
             f"{METHOD} learns from real weights, and {complex_[0]!r} is complex",
             hint="--method weights matches complex ones too",
         )
-    if learning.state is None:
+    if learning.resume is None:
         return
     if len(models) > 2:
         raise UsageError("--resume keeps the state of one model", hint="align them one by one")
-    if learning.state.resolve() in [f.resolve() for model in models for f in files_of(model)]:
-        raise UsageError(f"--resume {learning.state} is one of the models")
-    if not learning.state.parent.is_dir():
-        raise CheckpointError("there is no such folder", where=str(learning.state.parent))
+    if learning.resume.resolve() in [f.resolve() for model in models for f in files_of(model)]:
+        raise UsageError(f"--resume {learning.resume} is one of the models")
+    if not learning.resume.parent.is_dir():
+        raise CheckpointError("there is no such folder", where=str(learning.resume.parent))

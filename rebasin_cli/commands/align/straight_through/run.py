@@ -98,8 +98,8 @@ class _Pair:
 
 def _learned(pair: _Pair, course: Course, start: Permutations) -> State:
     """Return where learning ends; each epoch is saved where the user asks for that."""
-    plan, learning = pair.plan, pair.plan.options.learning
-    file = learning.state
+    plan, learning = pair.plan, pair.plan.request.learning
+    file = learning.resume
     if file is not None and file.exists():
         state = read_state(file, pair.free, pair.bound, pair.files, plan.request)
     else:
@@ -112,20 +112,20 @@ def _learned(pair: _Pair, course: Course, start: Permutations) -> State:
 
 
 def _course(pair: _Pair) -> Course:
-    plan, learning = pair.plan, pair.plan.options.learning
-    door = plan.means.door
+    plan, learning = pair.plan, pair.plan.request.learning
+    door = plan.inputs.code
     assert door is not None, "the plan has seen to it"
     settings = plan.machine.settings(plan.request.search)
     movable = plan.choice.movable
     model = built(door.network, pair.tensors[0], plan.machine)
     return Course(
         midpoints=Midpoints(model, door.network.windows, pair.between),
-        split=Split(batches_of(door, plan.machine, plan.request.data), learning.held_out),
+        split=Split(batches_of(door, plan.machine), learning.held_out),
         project=projection(
             pair.tensors[1], pair.bound, settings, dtype=pair.dtype, movable=movable
         ),
-        rate=learning.rate,
-        check=learning.check,
+        rate=learning.learning_rate,
+        check=learning.check_every,
         progress=pair.progress,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint, write_tensors
-from rebasin_cli.commands.align.plan import AlignRequest
+from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import State
 from rebasin_cli.errors import CheckpointError, PermutationError
 from rebasin_cli.permutation import Permutation, Permutations

@@ -19,8 +19,8 @@ def anatomized(
     """Return the figures of the layers of two models and of their midpoint."""
     began = perf_counter()
     midpoint = Mean(ends, (0.5, 0.5), 0, plan.request.selection.selects)
-    network, machine = plan.door.network, plan.machine
+    network, machine = plan.code.network, plan.machine
     trio = Trio(*(built(network, source, machine) for source in (*ends, midpoint)))
-    found = anatomy(trio, batches_of(plan.door, machine, plan.request.data), progress)
+    found = anatomy(trio, batches_of(plan.code, machine), progress)
     paths = tuple(model.path for model in plan.models)
     return Anatomized(paths, found, aligned, perf_counter() - began)

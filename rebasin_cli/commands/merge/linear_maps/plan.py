@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plan import MergePlan, MergeRequest, plan_merge
+from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models import without_memory
-from rebasin_cli.network.network import Door, Network, plan_door
-from rebasin_cli.renormalization.plan import Asked, CorrectionPlan, plan_correction
+from rebasin_cli.network.network import Network, UserCode, plan_user_code
+from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice
 
 UNREAD = "no layer of a known kind reads its units"
 
 
 @dataclass(frozen=True)
-class ZipPlan:
-    """All that `run_zip` needs.
+class LinearMapsPlan:
+    """All that `run_linear_maps` needs.
 
     merge: of the models, aligned by permutations. method: a key of LINEAR. readers: where the
     units of each group that is mapped are seen. others: groups that are only permuted, with the
@@ -30,7 +30,7 @@ class ZipPlan:
 
     merge: MergePlan
     choice: Choice
-    door: Door
+    code: UserCode
     method: str
     sides: Sides
     readers: Mapping[str, Reader]
@@ -51,34 +51,28 @@ class ZipPlan:
         }
 
 
-def plan_zip(
-    paths: Sequence[Path],
-    request: MergeRequest,
-    *,
-    strategy: str | None = None,
-    weights: Sequence[float] = (),
-    reference: Path | None = None,
-    renormalize: Asked | None = None,
-) -> ZipPlan:
+def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
     """Return what merging hidden units by linear maps will do; the model is built, without memory.
 
     renormalize: of the methods, `reset`. Raises UsageError as `plan_merge` does, without a model
     and data, and where no group can be mapped.
     """
     method = request.search.method
-    _check(method, len(paths), strategy, weights)
+    _check(request)
+    renormalize = request.renormalization
     if renormalize is not None and renormalize.method != "reset":
         raise UsageError(
             "the units of the result are those of no parent: only their BatchNorm can be corrected",
             hint="--renormalize reset",
         )
-    permuting = replace(options.spec_first(), search=replace(request.search, method="auto"))
-    merge = plan_merge(paths, permuting, strategy=strategy, weights=weights, reference=reference)
+    merge = plan_merge(_permuting(request))
     assert merge.choice is not None, "a strategy that aligns has a spec"
     first = merge.models[merge.reference]
-    door = plan_door(first, replace(options, only=(), skip=()), data=True, judged=False)
-    sides = _sides(door.network)
-    readers, others = _groups(merge.choice, sides, permuting)
+    code = plan_user_code(
+        first, request.selection.all_tensors, request.tracing, request.data, fed=True, judged=False
+    )
+    sides = _sides(code.network)
+    readers, others = _groups(merge.choice, sides)
     if not readers:
         raise UsageError(
             f"there is no group of units that {method} could map",
@@ -90,16 +84,29 @@ def plan_zip(
         if renormalize
         else None
     )
-    return ZipPlan(merge, merge.choice, door, method, sides, readers, others, request, correction)
+    return LinearMapsPlan(
+        merge, merge.choice, code, method, sides, readers, others, request, correction
+    )
 
 
-def _check(method: str, models: int, strategy: str | None, weights: Sequence[float]) -> None:
+def _permuting(request: MergeRequest) -> MergeRequest:
+    """Return how the models are first aligned by permutations."""
+    return replace(
+        request,
+        tracing=request.tracing.unless(request.selection.spec),
+        search=replace(request.search, method="auto"),
+        renormalization=None,
+    )
+
+
+def _check(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
+    method, models = request.search.method, len(request.models)
     if method == "cca" and models > 2:
         raise UsageError(f"cca merges two models, not {models}", hint="--method zipit")
-    if strategy == "none":
+    if request.strategy == "none":
         raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
-    if method == "zipit" and len(set(weights)) > 1:
+    if method == "zipit" and len(set(request.weights)) > 1:
         raise UsageError(
             "zipit merges all units alike, and takes no weights",
             hint="leave out --weights, or --method cca",
@@ -111,9 +118,7 @@ def _sides(network: Network) -> Sides:
     return sides_of(network.subject.build() if model is None else model, network.windows)
 
 
-def _groups(
-    choice: Choice, sides: Sides, request: MergeRequest
-) -> tuple[dict[str, Reader], dict[str, str]]:
+def _groups(choice: Choice, sides: Sides) -> tuple[dict[str, Reader], dict[str, str]]:
     """Return the readers of the groups that can be mapped, and why the others cannot."""
     bound, movable = choice.bound, choice.movable
     free = [group for group in bound.groups.values() if group.root in movable and not group.fixed]

@@ -9,7 +9,7 @@ from time import perf_counter
 from rebasin_cli.activations.moments import CrossMoments
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
-from rebasin_cli.commands.merge.linear_maps.plan import ZipPlan
+from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
 from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
 from rebasin_cli.commands.merge.outcome import Merged, Zipped
 from rebasin_cli.commands.merge.run import brought_together, merged_outcome
@@ -28,7 +28,7 @@ from rebasin_cli.tensors import TensorSource
 Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
 
 
-def run_zip(plan: ZipPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
+def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
     merge = plan.merge
     if merge.target.place.skip:
@@ -52,7 +52,7 @@ def run_zip(plan: ZipPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)
 
 
-def zipped(plan: ZipPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
+def zipped(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
     """Return the mean of the models of a plan, each with its units mapped."""
     tensors, merge = plan.choice.bound.tensors, plan.merge
     mapped = [
@@ -63,7 +63,7 @@ def zipped(plan: ZipPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
 
 
 def _renormalized(
-    plan: ZipPlan, mean: Mean, progress: Progress
+    plan: LinearMapsPlan, mean: Mean, progress: Progress
 ) -> tuple[TensorSource, Report | None]:
     if plan.correction is None:
         return mean, None
@@ -73,21 +73,19 @@ def _renormalized(
 
 
 def _moments(
-    plan: ZipPlan, sources: Sequence[TensorSource], progress: Progress
+    plan: LinearMapsPlan, sources: Sequence[TensorSource], progress: Progress
 ) -> dict[str, CrossMoments]:
     """Return what the units of all models do together on the data."""
-    machine, network = plan.merge.machine, plan.door.network
+    machine, network = plan.merge.machine, plan.code.network
     models = [built(network, source, machine) for source in sources]
     readers = {
         group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
         for group, reader in plan.readers.items()
     }
-    return stacked_moments(
-        models, readers, batches_of(plan.door, machine, plan.request.data), progress
-    )
+    return stacked_moments(models, readers, batches_of(plan.code, machine), progress)
 
 
-def _maps(plan: ZipPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:
+def _maps(plan: LinearMapsPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:
     maps: dict[str, Sequence[LinearMap]] = {}
     for count, (group, moments) in enumerate(seen.items()):
         progress(f"merging units by {plan.method}", count, len(seen))
@@ -95,7 +93,7 @@ def _maps(plan: ZipPlan, seen: Mapping[str, CrossMoments], progress: Progress) -
     return maps
 
 
-def _facts(plan: ZipPlan) -> dict[str, str]:
+def _facts(plan: LinearMapsPlan) -> dict[str, str]:
     """Return the provenance: what linear maps made lies in no parent's basin."""
     merge = plan.merge
     return provenance(
@@ -110,7 +108,7 @@ def _facts(plan: ZipPlan) -> dict[str, str]:
     )
 
 
-def _outcome(plan: ZipPlan, maps: Maps, seen: Mapping[str, CrossMoments]) -> Zipped:
+def _outcome(plan: LinearMapsPlan, maps: Maps, seen: Mapping[str, CrossMoments]) -> Zipped:
     every = [one for own in maps.values() for one in own]
     inside = sum(int((one.read.sum(0) - 1).clamp(min=0).sum()) for one in every)
     return Zipped(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Layout
-from rebasin_cli.commands.merge.plan import MergePlan, MergeRequest, plan_merge
+from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
+from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.targets import (
     ENDINGS,
@@ -54,34 +54,20 @@ class PreservePlan:
         }
 
 
-def plan_preserve(
-    paths: Sequence[Path],
-    request: MergeRequest,
-    *,
-    first: str,
-    strategy: str | None = None,
-    weights: Sequence[float] = (),
-    reference: Path | None = None,
-) -> PreservePlan:
+def plan_preserve(request: MergeRequest) -> PreservePlan:
     """Return what merging all but the first layers will do; the model is run, with random weights.
 
-    first: how many layers, or a glob; see `plan_cut`. Raises UsageError as `plan_merge` does, and
+    Which layers: see `plan_cut`. Raises UsageError as `plan_merge` does, and
     without a model.
     """
     if request.tracing.target is None:
         raise UsageError(
             "--preserve-first needs the class of the models", hint="--model file.py:Class"
         )
-    out = _out(paths[0], request) if paths else Path()
-    merge = plan_merge(
-        paths,
-        _merging(request, out),
-        strategy=strategy,
-        weights=weights,
-        reference=reference,
-    )
+    out = _out(request.models[0], request) if request.models else Path()
+    merge = plan_merge(_merging(request, out))
     network = plan_network(merge.models[merge.reference], request.selection, request.tracing)
-    cut = plan_cut(network.subject, first)
+    cut = plan_cut(network.subject, request.preserve_first or "")
     places = _places(merge, request, out)
     return PreservePlan(
         merge=merge,
@@ -93,14 +79,12 @@ def plan_preserve(
     )
 
 
-def _merging(request: MergeRequest, out: Path) -> Options:
+def _merging(request: MergeRequest, out: Path) -> MergeRequest:
     """Return what says how to merge: --spec may say another way to align than tracing the model."""
-    traced = (
-        request.tracing if request.selection.spec is None else replace(request.tracing, target=None)
-    )
-    whole = replace(options, tracing=traced)
-    # in a folder that is to be made the plan of a merge chooses the same name itself
-    return whole if request.output.names_folder else replace(whole, out=out, format=None)
+    whole = replace(request, tracing=request.tracing.unless(request.selection.spec))
+    if request.output.names_folder:
+        return whole  # in a folder that is to be made the plan of a merge chooses the same name
+    return replace(whole, output=replace(request.output, out=str(out), format=None))
 
 
 def _out(first: Path, request: MergeRequest) -> Path:

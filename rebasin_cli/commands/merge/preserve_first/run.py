@@ -12,10 +12,10 @@ from torch import nn
 
 from rebasin_cli.checkpoint import write_text
 from rebasin_cli.commands.merge.outcome import Merged, Preserved
-from rebasin_cli.commands.merge.plan import MergeRequest
 from rebasin_cli.commands.merge.preserve_first.cut import widened
 from rebasin_cli.commands.merge.preserve_first.cut_proof import SAME, apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
+from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import brought_together, merge_facts, merged_outcome
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES

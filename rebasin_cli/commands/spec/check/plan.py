@@ -9,6 +9,16 @@ from typing import Any
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.inputs import open_models
+from rebasin_cli.options.selection import Selection
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """Which spec is checked, and against which model, if any."""
+
+    spec: str
+    model: Path | None
+    selection: Selection = Selection()
 
 
 @dataclass(frozen=True)
@@ -24,10 +34,10 @@ class CheckPlan:
         return {"command": "spec check", "spec": self.spec}
 
 
-def plan_check(spec: str, model: Path | None, request: CheckRequest) -> CheckPlan:
+def plan_check(request: CheckRequest) -> CheckPlan:
     """Return what will be checked; of the model only the header is read."""
-    opened = open_models([model], request.selection) if model else [None]
-    return CheckPlan(spec, opened[0], request)
+    opened = open_models([request.model], request.selection) if request.model else [None]
+    return CheckPlan(request.spec, opened[0], request)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rebasin_cli.commands.spec.check.plan import Checked, CheckPlan, GroupSeen
 from rebasin_cli.errors import SpecError
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundSpec, load_spec
 from rebasin_cli.spec_choice.choice import choose_spec
@@ -19,7 +20,9 @@ def run_check(plan: CheckPlan, progress: Progress) -> Iterator[Checked]:
         if plan.model is None:
             yield Checked(plan.spec, None, len(spec.tensors), (), (), None)
             return
-        bound = choose_spec([plan.model], replace(plan.options, spec=plan.spec)).bound
+        bound = choose_spec(
+            [plan.model], replace(plan.request.selection, spec=plan.spec), Tracing()
+        ).bound
     except SpecError as error:
         yield Checked(plan.spec, plan.model.path if plan.model else None, 0, (), (), error)
         return

@@ -7,8 +7,19 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.files.targets import Place, plan_place
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.trace import Trace
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """Which model is traced. explain: tables are wanted instead of the text."""
+
+    tracing: Tracing
+    explain: bool = False
+    output: Output = Output()
 
 
 @dataclass(frozen=True)
@@ -24,10 +35,10 @@ class TracePlan:
         return {"command": "spec trace", "target": self.tracing.target}
 
 
-def plan_trace(request: TraceRequest, *, explain: bool) -> TracePlan:
+def plan_trace(request: TraceRequest) -> TracePlan:
     """Return what will be traced, and where the spec goes."""
     place = plan_place(request.output.path, request.output) if request.output.path else None
-    return TracePlan(request.tracing, explain, place)
+    return TracePlan(request.tracing, request.explain, place)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""The models of a command, opened, and how they are matched: what most commands begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar, overload
+
+from rebasin_cli.alignment.estimate import check_search
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.files.coded import refuse_codes
+from rebasin_cli.files.inputs import check_fit, open_models
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
+
+
+class ProblemRequest(Protocol):
+    """What is asked of models that are matched."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which tensors, and under which spec."""
+
+    @property
+    def computing(self) -> Computing:
+        """On what."""
+
+    @property
+    def tracing(self) -> Tracing:
+        """Which model is traced for the spec."""
+
+    @property
+    def search(self) -> Search:
+        """How permutations are searched for."""
+
+
+ChoiceT = TypeVar("ChoiceT", Choice, "Choice | None")
+
+
+@dataclass(frozen=True)
+class Problem(Generic[ChoiceT]):
+    """Models of one architecture, opened, the first of them the reference.
+
+    choice: the spec that they are matched under; None: they are not.
+    """
+
+    models: tuple[Checkpoint, ...]
+    machine: Machine
+    choice: ChoiceT
+
+
+@overload
+def open_problem(paths: Sequence[Path], request: ProblemRequest) -> Problem[Choice]: ...
+
+
+@overload
+def open_problem(
+    paths: Sequence[Path],
+    request: ProblemRequest,
+    *,
+    matched: bool,
+    done: str | None = ...,
+    together: int = ...,
+) -> Problem[Choice | None]: ...
+
+
+def open_problem(
+    paths: Sequence[Path],
+    request: ProblemRequest,
+    *,
+    matched: bool = True,
+    done: str | None = None,
+    together: int = 0,
+) -> Problem[Choice] | Problem[Choice | None]:
+    """Return the models of a command, checked to belong together; nothing is read but headers.
+
+    matched: whether permutations are searched for. done: what codes of quantised weights would
+    not stand, as `averaged`. together: models that are permuted softly at once. Raises
+    CheckpointError, SpecError, UsageError or MachineError, before any work.
+    """
+    machine = plan_machine(request.computing, request.search)
+    models = open_models(paths, request.selection)
+    if done is not None:
+        refuse_codes(models, request.selection, done=done)
+    check_fit(models[0], models[1:], request.selection, request.tracing)
+    choice = choose_spec(models, request.selection, request.tracing) if matched else None
+    if choice:
+        check_search(choice, machine, request.search, together=together)
+    return Problem(tuple(models), machine, choice)

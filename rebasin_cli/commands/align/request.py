@@ -1,0 +1,38 @@
+"""What `rebasin align` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.options.activations import Activations
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.display import Display
+from rebasin_cli.options.learning import Learning
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+
+
+@dataclass(frozen=True)
+class AlignRequest:
+    """What is to be aligned, and how.
+
+    models: the reference, then what is brought into its basin. save: a file for the permutation,
+    or a folder for several.
+    """
+
+    models: Sequence[Path]
+    save: Path | None = None
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    search: Search = Search()
+    data: Data = Data()
+    activations: Activations = Activations()
+    learning: Learning = Learning()
+    display: Display = Display()

@@ -1,0 +1,41 @@
+"""What `rebasin merge` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.renormalization import Renormalization
+from rebasin_cli.options.search import Search
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+
+LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What is to be merged, and how.
+
+    strategy: None: `many` up to 8 models, else `star`. weights: of the models; none: equal.
+    reference: one of the models, whose frame the result has; None: the first. preserve_first: the
+    layers that stay apart. renormalization: how the result's statistics are to be corrected; --spec
+    then says how to align, and --model what is run.
+    """
+
+    models: Sequence[Path]
+    strategy: str | None = None
+    weights: Sequence[float] = ()
+    reference: Path | None = None
+    preserve_first: str | None = None
+    renormalization: Renormalization | None = None
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+    search: Search = Search()
+    data: Data = Data()
