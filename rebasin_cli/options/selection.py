@@ -93,13 +93,6 @@ class Selection:
         metavar="GLOB",
         help="These hold no units; the spec need not name them.",
     )
-    common: bool = _spec(
-        "--common",
-        kind=bool,
-        default=False,
-        help="Where vocabularies, classes or channels differ, take what both have; the rest stays "
-        "as it is in the first model.",
-    )
     key: str | None = _file(
         "--key",
         kind=str | None,
@@ -124,6 +117,13 @@ class Selection:
         kind=bool,
         default=False,
         help="Read int8 and fp8 codes with scales as weights.",
+    )
+    common: bool = _spec(
+        "--common",
+        kind=bool,
+        default=False,
+        help="Where vocabularies, classes or channels differ, take what both have; the rest stays "
+        "as it is in the first model.",
     )
     only_part: str | None = _file(
         "--only-part",

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from rebasin_cli.cli import app
+
 # Options that typer adds to the program, in its own words.
 _FOREIGN = ("--install-completion", "--show-completion", "--help", "-h")
 
 
 def command_tree() -> Any:
     """Return the program as typer makes it: the only place that knows where to find it."""
-    from rebasin_cli.cli.app import _command
-
-    return _command()
+    return app.command_tree()
 
 
 @cache
@@ -28,7 +28,8 @@ def helps() -> dict[str, str]:
 def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield words or ("rebasin",), command
     for name, child in getattr(command, "commands", {}).items():
-        yield from _commands(child, (*words, name))
+        loaded = command.loaded(name) if name in command.entries else child
+        yield from _commands(loaded, (*words, name))
 
 
 def _text(command: Any) -> str:

@@ -189,7 +189,9 @@ def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
         "models": [model.sha256() for model in plan.models],
         "model": request.tracing.target,
         **arguments,
-        **vars(request.data),
+        "data": request.data.data,
+        "evaluate": request.data.evaluate,
+        "batches": request.data.batches,
         "seed": request.computing.seed,
         "tensors": [list(request.selection.only), list(request.selection.skip)],
         **({"alignment": _alignment(plan)} if aligned else {}),
@@ -199,11 +201,19 @@ def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
 def _alignment(plan: BarrierPlan) -> str:
     """Return a digest of all that decides how the models are aligned."""
     assert plan.choice is not None, "asked for where models are aligned"
-    request = plan.request
+    request, search = plan.request, plan.request.search
     facts: Mapping[str, Any] = {
         "spec": dump(plan.choice.bound.spec),
         "sizes": dict(request.selection.sizes),
-        "search": vars(request.search),
+        "search": {
+            "method": search.method,
+            "loss": search.loss,
+            "effort": search.effort,
+            "order": search.order,
+            "starts": [search.start] if search.start else None,
+            "restarts": search.restarts,
+            "fast": search.fast,
+        },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
