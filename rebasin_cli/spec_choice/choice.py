@@ -55,8 +55,8 @@ class Choice:
 
 def choose_spec(
     models: Sequence[Checkpoint],
-    selection: Selection,
-    tracing: Tracing,
+    selection: Selection = Selection(),
+    tracing: Tracing = Tracing(),
     *,
     given: Statistics | None = None,
 ) -> Choice:

@@ -22,7 +22,7 @@ from tests.benchmarks.bed.tables import Row, number, table
 WRITER = Path(__file__).parent / "bed" / "perceptrons.py"
 MB = 1e6
 QUIET = ("--quiet", "--jobs", "1")
-IMPORTS = (sys.executable, "-c", "import torch, safetensors, rebasin_cli.run.merge")
+IMPORTS = (sys.executable, "-c", "import torch, safetensors, rebasin_cli.commands.merge.run")
 HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, to 2",
          "peak, to 2", "seconds", "CPU s")  # fmt: skip
 

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rebasin_cli.cli import main as rebasin
-from rebasin_cli.commands.merge import run as run
+from rebasin_cli.commands.merge import run
 from rebasin_cli.matching import STRATEGIES, Alignment, Request
 from rebasin_cli.permutation import Permutations, Permuted, compose, inverse
 from rebasin_cli.spec import bind, load_spec

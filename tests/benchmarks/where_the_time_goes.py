@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.cli import main as command
-from rebasin_cli.commands.align import plan as plan
+from rebasin_cli.commands.align import plan
 from rebasin_cli.commands.align import run as align
 from rebasin_cli.matching.assignment import enumeration, joint
 from rebasin_cli.matching.problem.device_tensors import Loaded

@@ -5,10 +5,9 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-import typer
 
 from rebasin_cli import __version__
-from rebasin_cli.cli import app
+from rebasin_cli.cli.app import command_tree
 from tests.cli.harness import ROOT, rebasin
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -19,14 +18,15 @@ UNNAMED = {"--out"}  # its help says what its value is
 
 def commands(group, words=()):
     """Yield the words and the object of every command, subcommands included."""
-    for name, command in group.commands.items():
+    for name, listed in group.commands.items():
+        command = group.loaded(name) if name in group.entries else listed
         if hasattr(command, "commands"):
             yield from commands(command, (*words, name))
         else:
             yield (*words, name), command
 
 
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = dict(commands(command_tree()))
 OPTIONS = sorted(
     {
         option

@@ -11,8 +11,7 @@ import torch
 from safetensors import safe_open
 
 from rebasin_cli.commands.prune import run as prune
-from rebasin_cli.commands.prune.plan import Pruned, plan_prune
-from rebasin_cli.options.groups import Options
+from rebasin_cli.commands.prune.plan import Pruned, PruneRequest, plan_prune
 from rebasin_cli.progress import silent
 from tests.cli.build import load, mlp, save, sharded
 from tests.cli.harness import rebasin
@@ -141,7 +140,7 @@ def test_a_sharded_folder_is_pruned_as_one_model(tmp_path):
 def test_masks_are_left_out_where_they_do_not_fit(tmp_path, monkeypatch):
     save(tmp_path / "m.safetensors", network())
     monkeypatch.setattr(prune, "MOST", 30)
-    plan = plan_prune(tmp_path / "m.safetensors", Options(), sparsity=0.5, method="magnitude")
+    plan = plan_prune(PruneRequest(tmp_path / "m.safetensors", sparsity=0.5))
     (outcome,) = prune.run_prune(plan, silent)
     assert isinstance(outcome, Pruned)
     assert not outcome.masks

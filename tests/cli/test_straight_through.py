@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rebasin_cli.checkpoint import open_checkpoint
+from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import State
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
-from rebasin_cli.options.groups import Options
 from tests.cli.build import load, save, shuffled
 from tests.cli.harness import rebasin
 from tests.evaluate.tiny import WIDTH, batches, bound_spec, network, trained
@@ -168,8 +168,8 @@ def test_a_state_is_read_as_it_was_written(folder):
     )
     paths = [folder / f"{name}.safetensors" for name in ("a", "b")]
     with open_checkpoint(paths[0]) as a, open_checkpoint(paths[1]) as b:
-        write_state(folder / "state", state, (a, b), Options())
-        read = read_state(folder / "state", trained(1), spec, (a, b), Options())
+        write_state(folder / "state", state, (a, b), AlignRequest(()))
+        read = read_state(folder / "state", trained(1), spec, (a, b), AlignRequest(()))
     for part in ("free", "velocity"):
         found, expected = getattr(read, part), getattr(state, part)
         assert found.keys() == expected.keys()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.models import shrunk
-from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.spec import drawn
 from rebasin_cli.spec_choice.choice import choose_spec
@@ -72,7 +72,7 @@ def run(folder, *argv) -> Done:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_plant_is_found_with_neither_spec_nor_model(tmp_path, kind):
     saved(tmp_path / "a", kind)
-    choice = choose_spec([open_checkpoint(tmp_path / "a")], Options())
+    choice = choose_spec([open_checkpoint(tmp_path / "a")])
     planted(tmp_path / "a", choice.bound)
     done = run(tmp_path, "align", "a", "b", "-o", "c")
     assert done.code == 0
@@ -98,8 +98,8 @@ def test_experts_in_files_are_an_axis_of_names(tmp_path):
 @pytest.mark.slow
 def test_verify_puts_experts_back_together(tmp_path):
     saved(tmp_path / "a", "mixtral")
-    tracing = Options(tracing=Tracing(target=f"hf:{tmp_path / 'a'}"))
-    planted(tmp_path / "a", choose_spec([open_checkpoint(tmp_path / "a")], tracing).bound)
+    tracing = Tracing(target=f"hf:{tmp_path / 'a'}")
+    planted(tmp_path / "a", choose_spec([open_checkpoint(tmp_path / "a")], tracing=tracing).bound)
     done = run(tmp_path, "verify", "a", "b", "--model", "hf:a", "--json")
     assert done.code == 0
     (event, _) = done.events
@@ -129,8 +129,8 @@ def test_a_backbone_alone_fits_a_model_with_a_head(tmp_path):
     (tmp_path / "headed.json").write_text(
         json.dumps({**config, "architectures": ["BertForMaskedLM"]})
     )
-    options = Options(tracing=Tracing(target=f"hf:{tmp_path / 'headed.json'}"))
-    choice = choose_spec([open_checkpoint(tmp_path / "a")], options)
+    tracing = Tracing(target=f"hf:{tmp_path / 'headed.json'}")
+    choice = choose_spec([open_checkpoint(tmp_path / "a")], tracing=tracing)
     assert choice.name.endswith("without the prefix 'bert.'")
     sizes = [group.size for group in choice.bound.groups.values() if not group.fixed]
     assert config["intermediate_size"] in sizes

@@ -110,13 +110,13 @@ def test_sums_over_batches_are_those_over_all():
 
 
 def test_wide_layers_have_no_similarity(monkeypatch):
-    monkeypatch.setattr("rebasin_cli.evaluate.layer_sums.WIDEST", 3)
+    monkeypatch.setattr("rebasin_cli.commands.barrier.layers.sums.WIDEST", 3)
     assert sums(randn(9, 4), randn(9, 4)).similarity is None
     assert sums(randn(9, 4), randn(9, 4)).correlation == pytest.approx(1)
 
 
 def test_similarity_of_many_samples_is_that_of_some_of_them(monkeypatch):
-    monkeypatch.setattr("rebasin_cli.evaluate.layer_sums.SAMPLES", 4000)
+    monkeypatch.setattr("rebasin_cli.commands.barrier.layers.sums.SAMPLES", 4000)
     a = randn(8000, 4)
     b = a + randn(8000, 4, seed=1)
     found = sums(a, b).products

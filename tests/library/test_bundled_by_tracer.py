@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.options.groups import Options
 from rebasin_cli.spec import load_spec, same_symmetry, spec_text, uncovered
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.trace.proof.proof import ACCEPTED, Trial, random_permutations
@@ -130,7 +129,7 @@ def folder_of(entry: Entry, model: Model, folder: Path) -> None:
 
 def chosen(path: Path) -> tuple[str, tuple[str, ...]]:
     with open_checkpoint(path, key=None) as opened:
-        choice = choose_spec([opened], Options())
+        choice = choose_spec([opened])
     assert choice.automatic
     return choice.name, choice.alike
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.models import subject, without_memory
-from rebasin_cli.options.groups import Options, Tracing
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.spec import bind, drawn, load_spec
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
@@ -86,9 +87,9 @@ def headers_only(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> Path:
     return path
 
 
-def chosen(path: Path, options: Options | None = None) -> Choice:
+def chosen(path: Path, selection: Selection = Selection()) -> Choice:
     with open_checkpoint(path) as opened:
-        return choose_spec([opened], options or Options())
+        return choose_spec([opened], selection)
 
 
 def test_every_entry_has_its_published_size() -> None:
@@ -183,10 +184,10 @@ def saved(fields: Fields, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def planted(folder: Path, options: Options) -> None:
+def planted(folder: Path, selection: Selection, tracing: Tracing) -> None:
     """Write a copy beside a folder with every group of its spec in another order."""
     checkpoint = open_checkpoint(folder)
-    bound = choose_spec([checkpoint], options).bound
+    bound = choose_spec([checkpoint], selection, tracing).bound
     orders = drawn(bound.groups.values(), torch.Generator().manual_seed(3))
     moved = Permuted(checkpoint, bound.tensors, orders)
     shutil.copytree(folder, folder.parent / "b")
@@ -197,27 +198,26 @@ def planted(folder: Path, options: Options) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fields", "options", "argv", "spec"),
+    ("fields", "selection", "argv", "spec"),
     [
-        (SMALL_VAE, Options(), (), "autoencoder_kl"),
+        (SMALL_VAE, Selection(), (), "autoencoder_kl"),
         (
             SMALL_SD1,
-            Options(spec="unet_sd1", sizes=PIECES),
+            Selection(spec="unet_sd1", sizes=PIECES),
             ("--spec", "unet_sd1", *(f"--set={name}={size}" for name, size in PIECES.items())),
             "unet_sd1",
         ),
-        (OTHER, Options(), ("--model", "diffusers:a"), "traced from diffusers:a"),
-        (OTHER, Options(), (), "traced from config.json: UNet2DConditionModel"),
+        (OTHER, Selection(), ("--model", "diffusers:a"), "traced from diffusers:a"),
+        (OTHER, Selection(), (), "traced from config.json: UNet2DConditionModel"),
     ],
     ids=["autoencoder", "unet", "target", "configuration"],
 )
 def test_align_finds_what_was_planted_in_a_folder(
-    fields: Fields, options: Options, argv: tuple[str, ...], spec: str, tmp_path: Path
+    fields: Fields, selection: Selection, argv: tuple[str, ...], spec: str, tmp_path: Path
 ) -> None:
     saved(fields, tmp_path / "a")
-    if argv[:1] == ("--model",):
-        options = Options(tracing=Tracing(target=f"diffusers:{tmp_path / 'a'}"))
-    planted(tmp_path / "a", options)
+    target = f"diffusers:{tmp_path / 'a'}" if argv[:1] == ("--model",) else None
+    planted(tmp_path / "a", selection, Tracing(target=target))
     quick = ("--effort", "quick")
     done = rebasin("align", "a", "b", "-o", "c", *quick, *argv, cwd=tmp_path, seconds=500)
     assert done.code == 0

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint import open_checkpoint, write_tensors
 from rebasin_cli.checkpoint.header import DTYPES
-from rebasin_cli.commands.lerp.plan import Line, plan_lerp
+from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
 from rebasin_cli.commands.lerp.run import run_lerp
 from rebasin_cli.commands.merge.plan import plan_merge
+from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import run_merge
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.output import Output
 from rebasin_cli.progress import silent
 
 State = dict[str, Tensor]
@@ -119,15 +120,15 @@ def save(model: Model, path: Path) -> Path:
 def end(a: Path, b: Path, how: str, folder: Path) -> Path:
     """Write an end of the line between two files, and return its path."""
     ending = a.suffix if a.is_file() else ""
-    options = Options(out=folder / f"out-{list(ENDS).index(how)}{ending}", force=True)
+    out = folder / f"out-{list(ENDS).index(how)}{ending}"
+    output = Output(out=str(out), force=True)
     if how.startswith("lerp"):
-        list(run_lerp(plan_lerp([a, b], options, Line(at=[float(how[-1])])), silent))
+        list(run_lerp(plan_lerp(LerpRequest([a, b], at=[float(how[-1])], output=output)), silent))
     else:
         weights = [float(word) for word in how.rpartition(" ")[2].split(",")]
-        plan = plan_merge([a, b], options, strategy="none", weights=weights)
+        plan = plan_merge(MergeRequest([a, b], "none", weights, output=output))
         list(run_merge(plan, silent))
-    assert options.out is not None
-    return options.out
+    return out
 
 
 def check_ends(pair: tuple[Model, Model], folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import headers_of
-from rebasin_cli.options.groups import Options
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import bind, bundled, library, load_spec, uncovered
 from rebasin_cli.spec_choice.bundled import NEAREST, fitting
 from rebasin_cli.spec_choice.choice import choose_spec
@@ -48,7 +48,7 @@ def checkpoint(folder, shapes):
 
 def chosen(folder, shapes, **options):
     with checkpoint(folder, shapes) as opened:
-        return choose_spec([opened], Options(**options))
+        return choose_spec([opened], Selection(**options))
 
 
 def refusal(folder, shapes):
@@ -66,7 +66,7 @@ def test_the_only_spec_that_fits_is_chosen(tmp_path, shelf):
     choice = chosen(tmp_path, MLP)
     assert (choice.name, choice.automatic, choice.alike) == ("chain", True, ())
     with checkpoint(tmp_path, MLP) as opened:
-        assert fitting(headers_of([opened]), Options()) == {
+        assert fitting(headers_of([opened]), Selection()) == {
             "chain": "fits",
             "longer": "pattern 'more.weight' matches no tensor",
             "shorter": "leaves 1 tensors uncovered, such as in.bias",

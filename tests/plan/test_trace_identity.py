@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models import subject_of
-from rebasin_cli.options.groups import Tracing
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache, trace_identity
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import identity

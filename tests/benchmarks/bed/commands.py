@@ -18,8 +18,8 @@ from typing import Any
 from rebasin_cli.cli import main
 
 COMMAND = (sys.executable, "-m", "rebasin_cli")
-_LOADED = ["rebasin_cli.cli", *(f"rebasin_cli.run.{name}" for name in ("align", "lerp", "merge"))]
-_LOADED += ["rebasin_cli.plan.align", "rebasin_cli.report.show"]
+_LOADED = ["rebasin_cli.cli", "rebasin_cli.presentation.screen"]
+_LOADED += [f"rebasin_cli.commands.{name}.run" for name in ("align", "lerp", "merge")]
 
 
 @dataclass(frozen=True)
