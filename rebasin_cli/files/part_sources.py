@@ -9,7 +9,6 @@ from rebasin_cli.errors import CheckpointError
 from rebasin_cli.merging import Finite
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import Permutations, Permuted
-from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -39,9 +38,11 @@ def part_of(model: Checkpoint, key: str, tensors: Sequence[BoundTensor]) -> Tens
     return part
 
 
-def finite_part(model: Checkpoint, key: str, choice: Choice | None, selection: Selection) -> Finite:
+def finite_part(
+    model: Checkpoint, key: str, tensors: Sequence[BoundTensor], selection: Selection
+) -> Finite:
     """Return a part beside the weights that refuses to give NaN or infinity to an average."""
-    part = part_of(model, key, choice.bound.tensors if choice else ())
+    part = part_of(model, key, tensors)
     hint = "repair the checkpoint, or leave the part out with --only-part"
     return Finite(part, f"{model.path}, part {key}", hint, selection.selects)
 

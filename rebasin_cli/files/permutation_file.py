@@ -13,11 +13,8 @@ from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.files.targets import Place
 from rebasin_cli.files.views import bind_seen
 from rebasin_cli.files.write import folder_for
-from rebasin_cli.matching import Matching
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.permutation import Permutation
+from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec import BoundGroup, BoundSpec, dump, parse
-from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import infos
 
 SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
@@ -128,43 +125,33 @@ def _unfit(source: Path, checkpoint: Checkpoint, detail: str) -> PermutationErro
 
 def save_permutations(
     place: Place | None,
-    matching: Matching,
-    choice: Choice,
+    permutations: Permutations,
+    bound: BoundSpec,
     models: tuple[Checkpoint, Checkpoint],
-    selection: Selection,
+    sizes: Mapping[str, int],
 ) -> Written | None:
     """Write the permutation file of a reference and a model, if a place is planned for one.
 
     The sizes that are not in the headers (config.json, --set) come along: a later `apply`
-    may meet the bare weights alone.
+    may meet the bare weights alone. One int32 tensor for each group; None if an old file stays.
     """
-    if place is None:
+    if place is None or place.skip:
         return None
     reference, model = models
-    untouched = choice.bound.untouched
+    untouched = bound.untouched
     passed = {n: model.info(n).shape for n in untouched if n in model.names()}
     groups = {
-        g.name: {"size": g.size, "per": g.parents, "fixed": g.fixed}
-        for g in choice.bound.groups.values()
+        g.name: {"size": g.size, "per": g.parents, "fixed": g.fixed} for g in bound.groups.values()
     }
     metadata = {
-        SPEC: dump(choice.bound.spec),
-        SIZES: json.dumps(dict(selection.sizes), sort_keys=True),
+        SPEC: dump(bound.spec),
+        SIZES: json.dumps(dict(sizes), sort_keys=True),
         PASSED: json.dumps(passed, sort_keys=True),
         CONFIG: json.dumps(dict(model.config), sort_keys=True),
         "rebasin.groups": json.dumps(groups, sort_keys=True),
         "rebasin.reference": reference.sha256(),
         "rebasin.model": model.sha256(),
     }
-    return write_permutations(place, matching.permutations, metadata)
-
-
-def write_permutations(
-    place: Place, permutations: Mapping[str, Permutation], metadata: Mapping[str, str]
-) -> Written | None:
-    """Write a permutation file: one int32 tensor for each group. None if an old one stays."""
-    if place.skip:
-        return None
-    tensors = {name: permutation.index.int().cpu() for name, permutation in permutations.items()}
+    tensors = {name: found.index.int().cpu() for name, found in permutations.items()}
     with folder_for(place):
         return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rebasin_cli.errors import UsageError, suggest
 
+FARTHEST = 1e6  # beyond it nothing of the models is left in float32
+
 
 def check_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
     """Return one weight a model, all 1 if none is given. Raises UsageError if they cannot be."""
@@ -26,6 +28,13 @@ def check_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
             "the weights add up to zero", hint="the result is divided by their sum: change one"
         )
     return tuple(weights)
+
+
+def check_alphas(alphas: Sequence[float]) -> None:
+    """Raise UsageError for a place between models, or beyond them, that none can be at."""
+    for alpha in alphas:
+        if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
+            raise UsageError(f"--at {alpha}: a place is a finite number up to {FARTHEST:g}")
 
 
 def reference_position(reference: Path | None, paths: Sequence[Path]) -> int:

@@ -7,13 +7,13 @@ from time import perf_counter
 
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.model_card import Found, carded
 from rebasin_cli.alignment.outcome import Aligned
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.files.card import Found, carded
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
@@ -74,7 +74,11 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         moved, item.model, target, plan.request.selection, plan.request.output, facts, parts
     )
     saved = save_permutations(
-        item.permutation, matching, plan.choice, models, plan.request.selection
+        item.permutation,
+        matching.permutations,
+        plan.choice.bound,
+        models,
+        plan.request.selection.sizes,
     )
     return Aligned(
         model=item.model.path,

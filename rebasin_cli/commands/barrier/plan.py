@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.lerp.plan import FARTHEST
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Place, files_of, plan_place
+from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
@@ -153,9 +152,7 @@ def line_alphas(steps: int, at: Sequence[float]) -> tuple[float, ...]:
 
     The ends are always there: without them there is no barrier.
     """
-    for alpha in at:
-        if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
-            raise UsageError(f"--at {alpha}: a place is a finite number up to {FARTHEST:g}")
+    check_alphas(at)
     return tuple(sorted({*(at or (k / (steps - 1) for k in range(steps))), 0.0, 1.0}))
 
 

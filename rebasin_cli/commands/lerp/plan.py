@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, check_distinct, describe_target, ending, plan_target
 from rebasin_cli.merging import MODES
 from rebasin_cli.merging.overlap import Overlap
+from rebasin_cli.merging.weights import check_alphas
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
@@ -27,11 +27,9 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors.blocks import BoundTensor
 
 MOST = 999_999  # file names have six decimals
-
-
-FARTHEST = 1e6  # beyond it nothing of the models is left in float32
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,11 @@ class LerpPlan:
     request: LerpRequest
     check: FunctionCheck | None = None
     overlaps: tuple[Overlap, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[BoundTensor, ...]:
+        """The tensors that may be permuted; none if nothing is aligned."""
+        return self.choice.bound.tensors if self.choice else ()
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -215,9 +218,7 @@ def plan_alphas(
         raise UsageError("give either --steps N or --at LIST", hint="--steps 99, or --at 0.25,0.5")
     if steps is not None and not 1 <= steps <= MOST:
         raise UsageError(f"--steps {steps}: from 1 to {MOST:,} points are possible")
-    for alpha in at:
-        if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
-            raise UsageError(f"--at {alpha}: a place is a finite number up to {FARTHEST:g}")
+    check_alphas(at)
     inside = at or [k / ((steps or 0) + 1) for k in range(1, (steps or 0) + 1)]
     alphas = list(at) if at else [s + a for s in range(segments) for a in inside]
     ends = range(segments + 1) if endpoints else ()

@@ -9,11 +9,11 @@ from time import perf_counter
 
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.model_card import carded
 from rebasin_cli.alignment.outcome import Aligned
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, Point
-from rebasin_cli.files.card import carded
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import write_model
@@ -42,7 +42,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     @cache
     def parts(key: str) -> Sequence[TensorSource]:
         own = [
-            finite_part(model, key, plan.choice, plan.request.selection) for model in plan.models
+            finite_part(model, key, plan.tensors, plan.request.selection) for model in plan.models
         ]
         _check_between(plan, own)
         return _moved(plan, aligned, own)

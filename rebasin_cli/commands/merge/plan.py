@@ -20,6 +20,7 @@ from rebasin_cli.merging.weights import check_weights, reference_position
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors.blocks import BoundTensor
 
 MANY = 8  # models up to which the block ascent is the default; it visits each several times
 
@@ -46,6 +47,11 @@ class MergePlan:
     correction: CorrectionPlan | None = None
     check: FunctionCheck | None = None
     overlaps: tuple[Overlap, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[BoundTensor, ...]:
+        """The tensors that may be permuted; none if nothing is aligned."""
+        return self.choice.bound.tensors if self.choice else ()
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from rebasin_cli.alignment.functions import Agreement, check_function
+from rebasin_cli.alignment.model_card import Found, carded
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.commands.merge.outcome import Merged
 from rebasin_cli.commands.merge.plan import MergePlan
-from rebasin_cli.files.card import Found, carded
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import write_model
@@ -100,7 +100,7 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
 
     def part(key: str) -> Mean:
         own = [
-            CommonPart(finite_part(model, key, plan.choice, plan.request.selection), overlap)
+            CommonPart(finite_part(model, key, plan.tensors, plan.request.selection), overlap)
             for model, overlap in zip(plan.models, plan.overlaps, strict=True)
         ]
         return _mean(plan, _completed(plan, _aligned(plan, own, alignment)))

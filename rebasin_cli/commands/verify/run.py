@@ -51,7 +51,11 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         different=tuple(different),
         max_difference=largest,
         permutation=save_permutations(
-            plan.save, matching, plan.choice, (plan.a, plan.b), plan.request.selection
+            plan.save,
+            matching.permutations,
+            plan.choice.bound,
+            (plan.a, plan.b),
+            plan.request.selection.sizes,
         ),
         alike=plan.choice.alike,
         function=_compared_functions(plan, moved),
