@@ -3,6 +3,14 @@
 Queries within a key-value head are few, and once their order is fixed the dims inside them
 are one assignment. What an order changes is a sum of precomputed blocks, so the tensors are
 contracted once, not once for each order.
+
+For k queries and n dims that meet in a term of A and B, both (k, n, m), and T terms of one alone:
+
+    C[a, b, i, j] = sum over m of A[a, i, m] B[b, j, m]
+    F(s, q) = sum over a of T1[a, s[a]] + sum over i of (T2 + sum over a of C[a, s[a]])[i, q[i]]
+
+For a given s this is an assignment in q, so the k! best ones hold the best of all: exact, for
+k! sums and at most as many assignments (fewer by the bound). Ours; see `joint`.
 """
 
 from __future__ import annotations
@@ -51,6 +59,8 @@ class Enumeration:
             rows = torch.arange(len(order))
             value = float(self.alone[rows, order].double().sum())
             similar = {g: m.alone + m.crossed[rows, order].sum(0) for g, m in self.met.items()}
+            # No assignment is worth more than the best of each row: an order that cannot win by
+            # this bound costs no assignment. The order in place is tried first and so wins ties.
             highest = value + sum(float(s.amax(1).double().sum()) for s in similar.values())
             if highest <= best + step * abs(best):
                 continue
@@ -66,6 +76,7 @@ def enumeration(tops: Sequence[str], terms: Sequence[Term]) -> Enumeration | Non
     """Return the orders of tops[0] as a problem to enumerate, None if they cannot be.
 
     They can if they are at most ENUMERATED, and if fixing one makes all other groups independent.
+    Then no term is quadratic, none holds two of the others, and nothing is inside any of them.
     """
     small, *others = tops
     sizes = {g: size for t in terms for g, size in zip(t.groups, t.reference.shape, strict=False)}
@@ -83,6 +94,7 @@ def enumeration(tops: Sequence[str], terms: Sequence[Term]) -> Enumeration | Non
 
 
 def _met(small: str, group: str, sizes: Mapping[str, int], terms: Sequence[Term]) -> Met:
+    """Return C, one product of (k n, m) matrices a term, and what the group is worth alone."""
     k, n = sizes[small], sizes[group]
     crossed = torch.zeros(k, k, n, n)
     for term in terms:

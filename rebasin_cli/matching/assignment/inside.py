@@ -1,4 +1,10 @@
-"""What giving one unit another's place is worth by what is inside them, for all pairs at once."""
+"""What giving one unit another's place is worth by what is inside them, for all pairs at once.
+
+V[i, j] = sum over groups g inside of max over orders q of sum over a of S_g[i, a, j, q[a]]: the
+inner half of what `joint` solves, in its usual form (heads, and plain groups of dims inside them).
+The n^2 problems of a group have one size, so that one call takes them all: one by one, coming to
+an assignment takes longer than most of them do.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +34,10 @@ class Inside:
 
 
 def plain(votes: Sequence[object]) -> list[Similarity]:
-    """Return the votes if all are similarities of units and of groups with nothing inside them."""
+    """Return the votes if all are similarities of units and of groups with nothing inside them.
+
+    Else nothing: what is deeper, or meets another group, is solved pair by pair in `joint`.
+    """
     found = [vote for vote in votes if isinstance(vote, Similarity) and len(vote.groups) == 2]
     return found if len(found) == len(votes) else []
 
@@ -39,14 +48,17 @@ def solve_inside(
     """Solve all groups inside the units of a group, one assignment for each pair of units.
 
     current: the indices in place, which are kept where they are worth as much.
+    Chains of one group (queries and keys share one) are added up before they are assigned.
     """
     size = len(similarities[0].values)
     total, index = torch.zeros(size, size, dtype=torch.float64), dict[str, Tensor]()
     for group in dict.fromkeys(similarity.groups[1] for similarity in similarities):
         values = torch.stack([s.values for s in similarities if s.groups[1] == group]).sum(0)
         inner = values.shape[1]
+        # (n, k, n, k) with the reference first, to one (k, k) problem for each pair: row n i + j.
         problems = values.transpose(1, 2).reshape(size * size, inner, inner)
         found = assign_all(problems, _in_place(name, group, current))
+        # Sums of inner values meet those of other groups: in float64, as `joint` then adds them.
         worth = problems.cpu().double().gather(2, found[:, :, None]).sum((1, 2))
         total += worth.reshape(size, size)
         index[group] = found.reshape(size, size, inner)
@@ -54,7 +66,10 @@ def solve_inside(
 
 
 def _in_place(name: str, group: str, current: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """Return the index in place inside each unit and its present partner, by number of pair."""
+    """Return the index in place inside each unit and its present partner, by number of pair.
+
+    The other n^2 - n pairs are not in place, and have none to keep.
+    """
     if name not in current or group not in current:
         return {}
     size = len(current[name])

@@ -6,6 +6,19 @@ as no block holds two dimensions inside the same parent (queries within a key-va
 the dims inside those queries; a square recurrent matrix inside each head): there the smaller
 group's orders are enumerated if they are few, and otherwise the groups are improved in turn,
 from several starts, until none moves.
+
+In letters, for n heads with groups g of sizes d_g inside them, S of heads alone (n, n) and S_g
+of all pairs of dims (n, d_g, n, d_g):
+
+    V[i, j] = S[i, j] + sum over g of  max over orders q of  sum over a of S_g[i, a, j, q[a]]
+    p       = argmax over orders p of  sum over i of V[i, p[i]]
+
+The maximum over p and all q together is the same number, since what is inside the pair (i, p[i])
+meets nothing of another pair: a dynamic programme over the tree of groups, of which n^2 small
+assignments and one large one are solved at each node. Two assignments one after the other,
+heads by the dims as they happen to stand and dims afterwards, are no maximum of the pair.
+Ours; heads by Hungarian method over Hungarian method are in Verma and Elbayad 2024
+(arXiv 2403.00986), for activations.
 """
 
 from __future__ import annotations
@@ -38,13 +51,18 @@ class Solution:
 
 @dataclass(frozen=True)
 class Level:
-    """Groups by name, and the indices in place now, restricted to one choice of their parents."""
+    """Groups by name, and the indices in place now, restricted to one choice of their parents.
+
+    `current` breaks ties and nothing else: what is worth as much as the best stays as it is, or
+    units that nothing reads would change places at every visit.
+    """
 
     groups: Mapping[str, BoundGroup]
     current: Mapping[str, Tensor]
 
     def inside(self, name: str, row: int, column: int) -> Level:
         """Return the level inside (row, column) of group `name`; `current` if that is in place."""
+        # The order inside a head that is now in another's place says nothing about this pair.
         here = self.current.get(name)
         if here is None or int(here[row]) != column:
             return Level(self.groups, {})
@@ -59,6 +77,7 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
     """Return the best permutation of a group and, for each of its units, of all inside it.
 
     votes: all have the group as their first dimension. The units of a fixed group stay.
+    Costs O(n^3) for the group and O(n^2 d^3) for d units inside each of its n, besides products.
     """
     terms = [term.folded(level.groups) for term in votes]
     if level.groups[name].fixed:
@@ -70,6 +89,8 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
     if not nested:
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index})
+    # Nothing deeper than one level and nothing that meets: all n^2 problems inside are of one
+    # size, and one call solves them. Otherwise every pair is a family of its own, by recursion.
     if similarities := plain(nested):
         found = solve_inside(name, similarities, level.current)
         values = values + found.values.to(values.dtype)
@@ -82,13 +103,18 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
     worth = torch.tensor([[pair.value for pair in row] for row in pairs], dtype=values.dtype)
     values = values + worth
     index = assign(values, level.current.get(name))
+    # Row i is for the reference's unit i, as an index of a group inside another is kept: by the
+    # unit of the frame, not by the one of the other model that ends up there.
     chosen = [row[j] for row, j in zip(pairs, index.tolist(), strict=True)]
     inside = {g: torch.stack([s.index[g] for s in chosen]) for g in chosen[0].index}
     return Solution(_trace(values, index), {name: index, **inside})
 
 
 def _in_place(name: str, terms: Votes, level: Level) -> Solution:
-    """Return the best permutations of all inside each unit of a group that does not move."""
+    """Return the best permutations of all inside each unit of a group that does not move.
+
+    V is needed on its diagonal alone, so n problems are solved instead of n^2.
+    """
     flat = [term for term in terms if len(term.groups) == 1]
     nested = [term for term in terms if len(term.groups) > 1]
     index = torch.arange(level.groups[name].size)
@@ -116,10 +142,14 @@ def _trace(values: Tensor, index: Tensor) -> float:
 
 
 def _siblings(terms: Votes, level: Level) -> Solution:
-    """Return the best permutations of all groups directly inside one pair of parents."""
+    """Return the best permutations of all groups directly inside one pair of parents.
+
+    Groups that no term holds together are independent: their maxima add up.
+    """
     value, index = 0.0, dict[str, Tensor]()
     for tops, members in _components(terms, level):
         alone = len(tops) == 1 and not any(_repeats(term) for term in members)
+        # A similarity is of one chain, which meets nothing; only terms can hold several groups.
         meeting = [term for term in members if isinstance(term, Term)]
         part = solve(tops[0], members, level) if alone else _in_turn(tops, meeting, level)
         value += part.value
@@ -139,7 +169,10 @@ def _repeats(term: Term | Similarity) -> bool:
 
 
 def _components(terms: Votes, level: Level) -> list[tuple[list[str], list[Term | Similarity]]]:
-    """Return the groups at the top of the terms, together where a term holds several."""
+    """Return the groups at the top of the terms, together where a term holds several.
+
+    The connected components of groups and terms: each new term joins all those that it touches.
+    """
     components: list[tuple[list[str], list[Term | Similarity]]] = []
     for term in terms:
         tops, members = _tops(term, level), [term]
@@ -158,7 +191,12 @@ def _in_turn(tops: Sequence[str], terms: Sequence[Term], level: Level) -> Soluti
 
     Exact where the orders of the smallest can be enumerated and leave nothing else to meet;
     otherwise an ascent from several starts, groups that are not known being sorted away.
+    With two groups in one array, max over p, q of sum of A[a, b] B[p[a], q[b]] is bilinear, and
+    with one group twice quadratic: a quadratic assignment problem, for which nothing exact is
+    quick.
     """
+    # The smallest that moves comes first: it is the one to enumerate, or to begin an ascent from.
+    # What is fixed comes last, having one order only.
     tops = sorted(tops, key=lambda name: (level.groups[name].fixed, level.groups[name].size))
     problem = enumeration(tops, terms)
     if problem:
@@ -174,6 +212,8 @@ def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation
 
     tops: the smallest group that moves first. What is fixed is known from the start.
     """
+    # What is in place comes first, and `_ascend` never ends below where it began: so no visit
+    # makes the objective fall, although the ascent is no exact solution.
     if level.current:
         yield _as_permutations(level.current, level)
     still = [name for name in tops if level.groups[name].fixed]
@@ -187,12 +227,19 @@ def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation
 def _ascend(
     tops: Sequence[str], terms: Sequence[Term], level: Level, start: Mapping[str, Permutation]
 ) -> Solution:
-    """Improve the groups in turn, the others in place, until the value stops rising."""
+    """Improve the groups in turn, the others in place, until the value stops rising.
+
+    Each step is the exact maximum in one group; a whole round is taken back where the true value
+    did not rise, since for a group that owns two dimensions a step maximises a linearisation.
+    """
     known, value = dict(start), -math.inf
+    # Without an order for every group there is no value yet: the first round, in which unknown
+    # groups are sorted away, is then accepted whatever it is worth.
     if set(tops) <= known.keys():
         value = sum(term.value(known) for term in terms)
     while True:
         trial = dict(known)
+        # The group that a start is about goes last: the others are to answer to it first.
         for name in (*tops[1:], tops[0]):
             mine = [part for term in terms for part in term.parts(name, level.groups, trial)]
             now = {**level.current, **{g: p.index for g, p in trial.items()}}

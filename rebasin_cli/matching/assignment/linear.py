@@ -1,4 +1,8 @@
-"""Linear assignment problems: similarity in, permutation out."""
+"""Linear assignment problems: similarity in, permutation out.
+
+max over orders p of sum over i of S[i, p[i]], exactly, in O(n^3): lapx where it is installed,
+scipy elsewhere. Both are exact; of several best assignments they may take another one.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +52,14 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
             hint="mostly a sign of training that diverged; what is stored in float64 is compared "
             "in float64",
         )
+    # One rounding step of the largest entry: what two sums of the same products may differ by.
     steps = np.where(largest > 0, torch.finfo(similarities.dtype).eps * largest, 1.0)
     # What a whole row or column has in common changes no optimum, but the solver, which starts
     # from prices of zero, takes ten times as long to find it out (similarities of descriptors).
     cost -= cost.mean(2, keepdims=True)
     cost -= cost.mean(1, keepdims=True)
+    # A discount for each pair in place, not a comparison afterwards: it also keeps single dead
+    # units where they are while the others move.
     if current:
         which = np.array(list(current))[:, None]
         kept = torch.stack(list(current.values())).cpu().numpy()

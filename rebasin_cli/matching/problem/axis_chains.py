@@ -3,6 +3,10 @@
 A chain is what one family owns along a block: a group, with the groups nested in it (heads
 and the dims inside them). Its dimensions are flattened into one, so that every permutation of
 the family is one index along it, and everything fixed into the last dimension.
+
+Head order p (h,) and an order q[i] (d,) for each place i give the index p[i] d + q[i, a] at place
+i d + a: unit q[i, a] of head p[i] goes there. Everything that follows (products, differences of
+few units, soft permutations) can then treat a nest as if it were one group of h d units.
 """
 
 from __future__ import annotations
@@ -41,7 +45,11 @@ class Chain:
         return all(groups[child].parents[-1] == parent for parent, child in inner)
 
     def order(self, permutations: Permutations) -> Tensor:
-        """Return the int64 (size,) index that the permutations are along the flattened chain."""
+        """Return the int64 (size,) index that the permutations are along the flattened chain.
+
+        The reordered array is array[index]. Numbering the units and reordering the numbers gives
+        it for nests of any depth, by the same `gather` that permutes tensors.
+        """
         if len(self.groups) == 1 and self.groups[0] in permutations:
             return permutations[self.groups[0]].index
         units = torch.arange(self.size).reshape(self.shape)
@@ -93,7 +101,8 @@ def occurrences(
     """Return, for each dimension that `root` owns, that dimension and those of its descendants.
 
     owners: the group of each dimension. Dimensions are listed root first, then by depth: the
-    order in which they are solved.
+    order in which they are solved. A root that owns two dimensions (a square weight on a residual
+    stream) has two, and each descendant belongs to the one that its own parent belongs to.
     """
     found: dict[int, list[int]] = {k: [k] for k, name in enumerate(owners) if name == root}
     below = [k for k, name in enumerate(owners) if name and root in groups[name].parents]
@@ -111,7 +120,10 @@ def _root_axis(
 
 
 def front(array: Tensor, position: int) -> Tensor:
-    """Return an array as a matrix with one of its dimensions in front."""
+    """Return an array as a matrix with one of its dimensions in front: (n, everything else).
+
+    Two arrays treated alike have their columns in the same order, whatever that is.
+    """
     moved = array.movedim(position, 0)
     return moved.reshape(len(moved), -1)
 

@@ -3,6 +3,10 @@
 A family is a root group with all groups that have one permutation for each of its indices
 (`per`), and theirs. Heads and the dims inside them are one family: swapping two heads is only
 as good as the best order of dims inside them.
+
+The objective is linear in a family with all others at rest, unless a block holds it twice; so
+coordinate descent has families as its coordinates, and families that share no block do not see
+each other's moves.
 """
 
 from __future__ import annotations
@@ -37,7 +41,11 @@ class Family:
 
     @property
     def meets_itself(self) -> bool:
-        """Whether the family owns two dimensions of a block: the objective is quadratic in it."""
+        """Whether the family owns two dimensions of a block: the objective is quadratic in it.
+
+        Its best order given all else is then no assignment: a visit maximises the linearisation
+        at the present order, and is judged by the true objective.
+        """
         return self.root in self.neighbours
 
     def own(self, site: Site) -> list[int]:
@@ -82,6 +90,8 @@ def _family(
     sites: Sequence[Site],
     groups: Mapping[str, BoundGroup],
 ) -> Family:
+    # A family is a neighbour of itself only through a block that holds it twice: after a move
+    # it then has to be visited again, as any neighbour has.
     met = {other for site in sites for other in roots_in(site.block, groups)} - {root}
     if any(list(site.block.groups).count(root) > 1 for site in sites):
         met.add(root)

@@ -1,4 +1,9 @@
-"""The figures of a matching: objective, distance and cosines, in one pass over the tensors."""
+"""The figures of a matching: objective, distance and cosines, in one pass over the tensors.
+
+|A - P B|^2 = |A|^2 + |B|^2 - 2 <A, P B>, and the first two are the same for every P: the smallest
+distance is the largest objective. The distance is summed all the same, from differences: of
+models that are nearly equal that formula leaves nothing but rounding.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +57,11 @@ def measure(
     """Compare two models over the voting tensors, before and after permuting the other.
 
     Floating tensors that the spec does not mention count too, as a constant part, unless
-    they are buffers. Sums are accumulated in float64.
+    they are buffers. Sums are accumulated in float64. Buffers do not vote: running variances
+    are a hundred times larger than weights, and their products would drown those.
+
+    A block counts for each group that it belongs to, so the figures of groups do not add up to
+    the total; a group twice in a block counts it once.
     """
     moving = {name: p for name, p in permutations.items() if p.moved}
     total = Sums()
@@ -119,7 +128,11 @@ AT_ONCE = 1 << 24  # the same on a device, where every piece is a launch
 
 
 def inner(a: Tensor, b: Tensor) -> float:
-    """Return the inner product of two arrays of one shape, in float64 (float32 on mps)."""
+    """Return the inner product of two arrays of one shape, in float64 (float32 on mps).
+
+    Gains of single moves are told from rounding at 1e-7 of the scale (see `descent`), which a sum
+    in float32 of millions of products does not resolve.
+    """
     return sum(float(torch.dot(x, y)) for x, y in pieces(a, b))
 
 
@@ -129,12 +142,16 @@ def square(a: Tensor) -> float:
 
 
 def square_distance(a: Tensor, b: Tensor) -> float:
-    """Return |a - b|^2, exactly 0 for equal arrays."""
+    """Return |a - b|^2, exactly 0 for equal arrays: 0 is how an exact match is told."""
     return sum(float(torch.dot(d, d)) for d in (x - y for x, y in pieces(a, b)))
 
 
 def pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield two arrays piece by piece, flat and widened."""
+    """Yield two arrays piece by piece, flat and widened.
+
+    Widened before they are multiplied, or products of float16 values overflow at 65504. In pieces,
+    so that no model is copied in float64, and each is multiplied while it is in the cache.
+    """
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     step = IN_CACHE if a.device.type == "cpu" else AT_ONCE
     x, y = a.reshape(-1), b.reshape(-1)

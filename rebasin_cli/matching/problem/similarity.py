@@ -1,4 +1,9 @@
-"""What a chain's order is worth: one number for every pair of units, summed over the sites."""
+"""What a chain's order is worth: one number for every pair of units, summed over the sites.
+
+S = sum over sites of A B^T, with A (N, m) the units of the reference as rows, and B those of the
+other model, all other chains reordered (Ainsworth et al. 2023, section 3.2: the matrix of the
+assignment). The order p is worth the sum over i of S[i, p[i]] = <P, S>.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +43,15 @@ class Similarity:
         return self.values
 
     def in_place(self) -> float:
-        """Return the value with every unit where it is."""
+        """Return the value with every unit where it is, the trace; summed in float64."""
         return float(self.matrix().diagonal().double().sum())
 
     def rise(self, before: Tensor, after: Tensor) -> float:
-        """Return by how much one order of the flattened chain is worth more than another."""
+        """Return by how much one order of the flattened chain is worth more than another.
+
+        Differences before the sum: rows that did not move are exactly 0, and a small rise is not
+        lost in the rounding of two large sums.
+        """
         matrix = self.matrix()
         rows = torch.arange(len(matrix), device=matrix.device)
         new, old = (matrix[rows, order.to(matrix.device)].double() for order in (after, before))
@@ -56,7 +65,9 @@ class Similarity:
     def folded(self, groups: Mapping[str, BoundGroup]) -> Similarity:
         """Return the similarity summed over what never moves, unless something is inside it.
 
-        The first dimension stays: it is the one that is solved for.
+        The first dimension stays: it is the one that is solved for. A unit that stays meets
+        itself only: S[i, j] = sum over a of S[i, a, j, a]. From the inside out, since the groups
+        are nested: what has nothing left in it may be folded next.
         """
         depth = len(self.groups)
         if depth == 1 or not groups[self.groups[-1]].fixed:
@@ -66,7 +77,11 @@ class Similarity:
 
 
 def summed(terms: Iterable[Term]) -> list[Similarity]:
-    """Return the similarity of each chain, from one term at a time."""
+    """Return the similarity of each chain, from one term at a time.
+
+    Products are added up in place, so that one term and one matrix are held and not one of each
+    a block. terms: may be a generator, of nests alone.
+    """
     found: dict[tuple[str, ...], Similarity] = {}
     for term in terms:
         *sizes, width = term.reference.shape

@@ -1,7 +1,18 @@
 """Similarities kept from visit to visit: only what moved since is computed again.
 
 A site's share of a similarity is a product over all but one of its chains. When another chain
-moved in a few units only, the difference is a product over those units alone.
+moved in a few units only, the difference is a product over those units alone. For one site with
+the chain itself of n units, another of k, and the rest m, A and B being (n, k, m):
+
+    S[i, j]  = sum over c, m of A[i, c, m] B[j, q[c], m]
+    S' - S   = sum over c in U, m of A[i, c, m] (B[j, q'[c], m] - B[j, q[c], m])
+
+with U the units c for which q'[c] differs from q[c]: n^2 |U| m multiplications instead of
+n^2 k m. Both are exact but for rounding. Ours: in a descent most visits after the first find
+that the neighbours have moved a few units, or none.
+
+The chain's own order is not in S, which holds all pairs: a similarity outlives every move of its
+own family, and is stale only where a neighbour moved.
 """
 
 from __future__ import annotations
@@ -23,14 +34,20 @@ from rebasin_cli.spec import BoundGroup
 ANEW = 0.7  # of all products: with more to do, sums are made anew, which also sheds rounding
 UPDATES = 50  # differences added to a float32 sum before it is made anew
 
-LARGEST = 8192  # units of a chain with groups inside groups that are compared at once
+# Units of a chain with groups inside groups that are compared at once: float32 takes 256 MB. A
+# plain group of any size has to have its (n, n) similarity; only of a nest there is another way,
+# pair of parents by pair of parents.
+LARGEST = 8192
 
 Orders = Mapping[tuple[str, ...], Tensor]
 
 
 @dataclass(frozen=True)
 class State:
-    """Similarities of a family by chain, the orders of all chains they hold for, their age."""
+    """Similarities of a family by chain, the orders of all chains they hold for, their age.
+
+    updates: how many differences were added to the sums since they were made.
+    """
 
     values: Mapping[tuple[str, ...], Tensor]
     orders: Orders
@@ -67,7 +84,12 @@ class Kept:
     def gain(
         self, family: Family, votes: Votes, before: Permutations, after: Permutations
     ) -> float:
-        """Return how much the objective rises from one order of a family to another."""
+        """Return how much the objective rises from one order of a family to another.
+
+        sum over i of S[i, p'[i]] - S[i, p[i]], over all its chains: n numbers of a matrix that is
+        there already. That is the true rise only where F is linear in the family; where it meets
+        itself, S is a gradient, and the models are compared instead.
+        """
         if family.meets_itself or not dense(family, self._pair.groups):
             return self._pair.value(family, after) - self._pair.value(family, before)
         return sum(
@@ -92,7 +114,10 @@ class Kept:
         ]
 
     def _orders(self, family: Family, permutations: Permutations) -> Orders:
-        """Return the order of every chain in the family's sites."""
+        """Return the order of every chain in the family's sites.
+
+        Those of its own chains too: where the family meets itself, they are another's orders.
+        """
         chains = {chain.groups: chain for site in family.sites for chain in site.chains}
         device = self._pair.device
         return {g: chain.order(permutations).to(device) for g, chain in chains.items()}
@@ -110,6 +135,8 @@ class Kept:
         if work(family, moved) > ANEW * work(family):
             del state
             return self._anew(family, orders)
+        # A chain's own place is left out: its order is not in its similarity. The tensors of
+        # sites around which nothing moved are not even loaded.
         for site, position in _places(family):
             others = [k for k in range(len(site.chains)) if k != position]
             if any(len(moved[site.chains[k].groups]) for k in others):
@@ -142,7 +169,11 @@ class Kept:
         orders: tuple[Orders, Orders],
         moved: Mapping[tuple[str, ...], Tensor],
     ) -> None:
-        """Add what a site's share has changed by, one moved chain after another."""
+        """Add what a site's share has changed by, one moved chain after another.
+
+        With two chains q and r moved, S(q', r') - S(q, r) is (S(q', r) - S(q, r)) + (S(q', r') -
+        S(q', r)): `now` holds the orders that have been accounted for so far.
+        """
         before, after = (around(site.chains, each, position) for each in orders)
         reference, other = self._pair.arrays(site)
         now = list(before)
@@ -152,6 +183,8 @@ class Kept:
                 continue
             rest = [None if j == k else order for j, order in enumerate(now)]
             change = _taken(other, k, after[k], units)
+            # Subtracted before the product and not after it: one product of small numbers,
+            # whose rounding is that of what moved.
             change -= _taken(other, k, before[k], units)
             rows = front(reference.index_select(k, units), position)
             values.addmm_(rows, front(reordered(change, rest), position).T)
@@ -159,7 +192,11 @@ class Kept:
 
 
 def dense(family: Family, groups: Mapping[str, BoundGroup]) -> bool:
-    """Return whether a family is matched on similarities of all pairs of units at once."""
+    """Return whether a family is matched on similarities of all pairs of units at once.
+
+    Not where two groups are side by side in one parent, as in a chain (head, q, v): its best
+    order is not found by assignments one inside the other, and `joint` needs the terms.
+    """
     return all(
         chain.nested(groups) and (len(chain.shape) == 1 or chain.size <= LARGEST)
         for chain in family.chains()
@@ -190,7 +227,10 @@ def _places(family: Family) -> Iterator[tuple[Site, int]]:
 
 
 def work(family: Family, moved: Mapping[tuple[str, ...], Tensor] | None = None) -> float:
-    """Return the multiplications that an update takes; moved None: of making all anew."""
+    """Return the multiplications that an update takes; moved None: of making all anew.
+
+    A site of numel = n k m values costs numel * n: every unit of n against every other.
+    """
     total = 0.0
     for site, position in _places(family):
         others = [chain for k, chain in enumerate(site.chains) if k != position]

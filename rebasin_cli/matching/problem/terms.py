@@ -1,5 +1,10 @@
 """What a family is matched on: pairs of arrays with the family's dimensions in front.
 
+The objective is F(P) = sum over blocks of <A, P B>: A the reference, B the other model, P its
+units reordered along every dimension of the block (Ainsworth, Hayase, Srinivasa 2023, section
+3.2). With all groups but one at rest F is linear in that one, and a term holds its coefficients:
+A as (n, m) and the moved B as (n, m), so that unit j in place of unit i is worth (A B^T)[i, j].
+
 Every block the family occurs in gives one term for each dimension that the root owns. The
 last axis of a term holds everything else, brought into the reference's order as far as that
 order is known; what is not known yet is sorted, so that it does not matter.
@@ -27,7 +32,12 @@ Worth = Callable[[Tensor, Tensor], float]  # of a block of the reference and of 
 
 @dataclass(frozen=True)
 class Term:
-    """Values of reference and other, both (*family dims, m); `groups` names the family dims."""
+    """Values of reference and other, both (*family dims, m); `groups` names the family dims.
+
+    For heads (h) and the dims inside them (d) both are (h, d, m), and head i given the other's
+    head i' with the dims in order p is worth the sum over d, m of A[i, d, m] B[i', p[d], m].
+    The family dims of B are in the other's own order: they are what is to be solved for.
+    """
 
     groups: tuple[str, ...]
     reference: Tensor
@@ -56,8 +66,11 @@ class Term:
     def folded(self, groups: Mapping[str, BoundGroup]) -> Term:
         """Return the term with what never moves in its last axis, unless something is inside it.
 
-        The first dimension stays: it is the one that is solved for.
+        The first dimension stays: it is the one that is solved for. Exact: a dimension that has
+        one order only is summed over, whichever unit of the first it is in, as m is.
         """
+        # A fixed group that is a parent has to be kept apart: what is inside has an order of its
+        # own for each of its units, and folding would force one order on all of them.
         parents = {parent for name in self.groups for parent in groups[name].parents}
         still = [k for k, g in enumerate(self.groups) if k and groups[g].fixed and g not in parents]
         if not still:
@@ -71,7 +84,10 @@ class Term:
         return Term(tuple(self.groups[k] for k in front), *arrays)
 
     def similarity(self) -> Tensor:
-        """Return the (n, n) inner products of a term with one family dimension."""
+        """Return the (n, n) inner products of a term with one family dimension.
+
+        S[i, j] = <A[i], B[j]>: what it adds to the objective that unit j takes the place of i.
+        """
         return self.reference @ self.other.T
 
     def in_place(self) -> float:
@@ -138,7 +154,11 @@ class Pair:
         )
 
     def scale(self, family: Family) -> float:
-        """Return the largest value the objective could take in the blocks of a family."""
+        """Return the largest value the objective could take in the blocks of a family.
+
+        By Cauchy and Schwarz <A, P B> <= |A| |B|. It is what rises are measured against: the
+        objective itself may be near zero, where any rounding would be a large share of it.
+        """
         if family.root not in self._scales:
             views = map(self.views, family.sites)
             self._scales[family.root] = sum(sqrt(square(a) * square(b)) for a, b in views)
@@ -150,6 +170,13 @@ class Pair:
         With every group known these are the exact terms of the objective (linearised at
         `known` where the root owns two dimensions of a block). Groups missing from `known`
         are sorted away: the term is then a descriptor that no permutation of them changes.
+
+        Linearised: <A, P B P^T> gives two terms, A against B P^T along the rows and A^T against
+        B^T P^T along the columns, both at the known P. Together they are the gradient by P.
+
+        Sorted: of all orders of values b next to values a, equal ranks side by side make the
+        largest sum (the rearrangement inequality). A descriptor is therefore worth no less than
+        the pair of units would be under the best order of the unknown, each pair on its own.
         """
         for site in family.sites:
             for axes in occurrences(site.block.groups, family.root, self.groups):
@@ -167,6 +194,8 @@ def arrange(
     outside = [None if k in axes else name for k, name in enumerate(owners)]
     other = gather(other, outside, _with_parents(known, outside))
     rest = [k for k in range(len(owners)) if k not in axes]
+    # What is in place comes before what is unknown, so that runs of `width` neighbours in memory
+    # differ in the unknown dimensions alone: each run is one multiset, and is sorted as one.
     order = [*axes, *(k for k in rest if owners[k] is None or owners[k] in known)]
     lost = [k for k in rest if k not in order]
     width = prod(reference.shape[k] for k in lost)
@@ -179,7 +208,11 @@ def arrange(
 
 
 def _with_parents(known: Permutations, owners: Sequence[str | None]) -> dict[str, Permutation]:
-    """Return the known permutations of `owners` whose parents have a dimension there, too."""
+    """Return the known permutations of `owners` whose parents have a dimension there, too.
+
+    A group inside another has an order for each unit of it: where that unit is not an index of
+    the array, there is no telling which of the orders to take.
+    """
     here = {name: known[name] for name in owners if name and name in known}
     return {name: p for name, p in here.items() if all(q in owners for q in p.parents)}
 

@@ -5,6 +5,19 @@ exact, since the objective on a segment is a polynomial; (2) the objective is a 
 models, so that its cost grows with their number and not with that of the pairs; (3) the
 reference stays in place, which takes away the freedom to reorder all models alike; (4) no model
 is multiplied by a soft permutation, see `soft`.
+
+For models W_0 (the reference), ..., W_N, each with doubly stochastic matrices P_b of its chains,
+X_b = P_b W_b in the common frame, S = X_0 + ... + X_N, and X_0 = W_0:
+
+    F(P)       = sum over pairs a < b of <X_a, X_b> = (|S|^2 - sum |X_a|^2) / 2
+    dF / dP_b  = sum over fields of (S - X_b) (W_b, all chains permuted but this one)^T     (n, n)
+    V_b        = the permutation with the largest <dF / dP_b, V>; all models, all chains at once
+    P_b        <- (1 - t) P_b + t V_b, one t in [0, 1] for all: the highest F on the segment
+
+A linear function is largest at a vertex of the polytope, and its vertices are permutations, so
+the direction is an assignment and every point a mixture of permutations. F is not concave: the
+walk climbs to a stationary point, not to the best. For hard permutations |X_b| is constant, and F
+is what MergeMany climbs one model at a time; with one model it is that of weight matching.
 """
 
 from __future__ import annotations
@@ -35,7 +48,7 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec import BoundGroup, drawn
 
 STEPS = 200
-RISE = 1e-6  # of the value: a step that gains less is one without progress
+RISE = 1e-6  # of the value: a step that gains less is one without progress (published: absolute)
 PATIENCE = 3  # steps without progress before it stops
 TINY = 64  # units of a group whose assignment takes less time than it takes to come to it
 
@@ -46,7 +59,8 @@ Floats = NDArray[np.floating[Any]]
 class Relaxed:
     """What was found: a soft permutation (N, N) of each chain for each model that may move.
 
-    values: of the objective, at the start and after each step; it never falls.
+    values: of the objective, at the start and after each step; it never falls, but rounding may
+    lower it: what is rounded is then improved by coordinates.
     """
 
     soft: tuple[Mapping[Groups, Tensor], ...]
@@ -58,6 +72,9 @@ class Polytope:
     """The soft permutations of some models under families whose chains are nests.
 
     fields: arrays of all models; the first is the reference and stays.
+    A chain of heads and dims has one (N, N) matrix, N the number of all dims, whose vertices are
+    the orders that keep heads together, fewer than N!. A family with several chains (head; head
+    and qk) has a matrix for each, and a vertex takes them all to orders that agree.
     """
 
     fields: Sequence[Field]
@@ -76,7 +93,11 @@ class Polytope:
         return frozenset(name for name, group in self.groups.items() if group.fixed)
 
     def matrices(self, start: Vertex | None) -> Matrices:
-        """Return the soft permutations at a start; None: in the middle of all orders."""
+        """Return the soft permutations at a start; None: in the middle of all orders.
+
+        The middle is 1 / n everywhere. There a neighbour shows nothing but the mean of its units,
+        a share of rank 1, so that at first what meets fixed axes leads.
+        """
         like = self.fields[0].arrays[0]
         found = Matrices(self.chains, like)
         for groups, chain in self.chains.items():
@@ -93,7 +114,9 @@ class Polytope:
     ) -> dict[str, Permutation]:
         """Return the permutations worth most under a linear function of the chains.
 
+        values: (N, N) of each chain; an order p of it is worth the sum over i of values[i, p[i]].
         now: indices to keep where they are worth as much.
+        Exact: a family of chains that are nests is solved jointly (see `joint`).
         """
         found = self.indices(values, now)
         return {name: Permutation(i, self.groups[name].parents) for name, i in found.items()}
@@ -171,7 +194,8 @@ class Walk:
         members = [group for family in polytope.families for group in family.members]
         here = {g.name: identity(g.shape, g.parents).index for g in members}
         self._seen: list[Mapping[str, Tensor]] = [here for _ in starts]
-        # alone in a field, a chain meets nothing that moves but other models
+        # Alone in a field, a chain meets nothing that moves but other models. With one model beside
+        # the reference the slope there is W_0 W_1^T wherever one stands, and is computed once.
         self._moving = [
             k for k, s in enumerate(self._stacks) if len(s.chains) > 1 or len(starts) > 1
         ]
@@ -181,7 +205,10 @@ class Walk:
                 self._add(self._still, k, 0, stack.arrays)
 
     def run(self, steps: int = STEPS, progress: Progress = silent) -> Relaxed:
-        """Step until the objective stops rising."""
+        """Step until the objective stops rising.
+
+        A step of length 0 ends the walk at once: the next slope would be the same.
+        """
         values, idle = list[float](), 0
         while len(values) <= steps and idle < PATIENCE:
             vertices = self._vertices()
@@ -202,11 +229,18 @@ class Walk:
         self._advance(vertices, length)
 
     def rounded(self) -> list[dict[str, Permutation]]:
-        """Return for each model the permutations closest to its soft ones."""
+        """Return for each model the permutations closest to its soft ones.
+
+        |P - V|^2 = |P|^2 - 2 <P, V> + N, so the closest V has the largest <P, V>: an assignment.
+        """
         return [self._polytope.vertex(soft.by_chain, {}) for soft in self._soft]
 
     def _vertices(self) -> list[Vertex]:
-        """Return for each model the vertex in whose direction the objective rises most."""
+        """Return for each model the vertex in whose direction the objective rises most.
+
+        All from the same point: no model or family is told of another's new vertex. That they may
+        not go together is what the common length of the step answers to.
+        """
         found = list[Vertex]()
         for which in range(len(self._models)):
             slope = self._slope(which).by_chain
@@ -215,7 +249,12 @@ class Walk:
         return found
 
     def _slope(self, which: int) -> Matrices:
-        """Return the gradient of the objective by a model's soft permutations."""
+        """Return the gradient of the objective by a model's soft permutations.
+
+        F is linear in each occurrence of a chain, so the derivative by P[i, j] is the product of
+        unit i of what the model is added to and unit j of the model with the chain left out. A
+        chain at two positions of a field gives two such terms, by the product rule.
+        """
         slope = self._still.copy()
         for position in self._moving:
             stack = self._stacks[position]
@@ -242,6 +281,7 @@ class Walk:
             [part.towards(vertex) for part in model]
             for model, vertex in zip(self._models, vertices, strict=True)
         ]
+        # One polynomial for the whole network: coefficients of fields with other degrees add up.
         total: Floats = np.zeros(1)
         for position, stack in enumerate(self._stacks):
             mixtures = [model[position][stack.everywhere] for model in segments]
@@ -261,6 +301,12 @@ def on_segment(reference: Tensor, models: Sequence[Mixture]) -> Floats:
 
     Equal to (|S|^2 - sum |W|^2) / 2 with S the sum of the models W: quadratic for two models
     with one in place, quartic for more, where two chains meet in a tensor.
+
+    With k chains in the field, X(t) = sum over u <= k of (1 - t)^(k - u) t^u M[u] (see `soft`):
+    `alone` has <W_0, M[u]>, of degree k, and `together` <M[u], M'[v]> of two models that move, of
+    degree 2k. Each model meets the sum of those before it, so the cost grows with their number.
+    A search by values, as published (Brent's), needs some twenty evaluations and never returns
+    an end of the segment; this has all of the segment for (k + 1) (k + 2) products a model.
     """
     degree = len(models[0]) - 1
     alone, together = np.zeros(degree + 1), np.zeros(2 * degree + 1)
@@ -276,7 +322,11 @@ def on_segment(reference: Tensor, models: Sequence[Mixture]) -> Floats:
 
 @cache
 def _basis(degree: int) -> Floats:
-    """Return the matrix from sum over u of (1 - t)^(k - u) t^u b[u] to powers of t; k: degree."""
+    """Return the matrix from sum over u of (1 - t)^(k - u) t^u b[u] to powers of t; k: degree.
+
+    Column u has the coefficients of (1 - t)^(k - u) t^u: Bernstein's basis less the binomials,
+    which are in M[u] already, a sum over all choices of u chains.
+    """
     columns = [
         Polynomial([1.0, -1.0]) ** (degree - u) * Polynomial([0.0, 1.0]) ** u
         for u in range(degree + 1)
@@ -289,7 +339,12 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def best_length(value: Polynomial) -> float:
-    """Return the step in [0, 1] where the objective is highest."""
+    """Return the step in [0, 1] where the objective is highest.
+
+    Between the ends it can only be where the derivative vanishes. Both ends are tried: where
+    the objective is convex along the segment the best step is all the way, or none. Of equal ones
+    the shortest is taken, so that a walk that gains nothing stays.
+    """
     roots = value.deriv().roots()
     inside = [float(r.real) for r in roots if abs(r.imag) < 1e-9 and 0 < r.real < 1]
     return max((0.0, 1.0, *inside), key=lambda t: (value(t), -t))
