@@ -4,6 +4,11 @@ A similarity S of units is the weight matching of two tensors: with the identity
 and S as the other, both (n, units), the objective <I, S P> is the sum of the similarities of
 partners. So everything that is known of weights holds here too: groups inside groups, several
 places that vote for one group, fixed parents.
+
+What a unit does is not changed by reordering the units of other layers, so S needs one pass over
+the data, and a family that no place tells of together with another is solved exactly by one
+assignment (Ainsworth et al. 2023, section 3.1). S[i, j] is what `--similarity` says, of unit i of
+the reference and unit j of the other, over all inputs and places.
 """
 
 from __future__ import annotations
@@ -114,6 +119,7 @@ def _apart(
 ) -> Matching:
     """Match what is told on activations, then the rest on weights, with that in place."""
     movable = _movable(models)
+    # The two parts are not alternated: what is told on activations does not look at weights.
     bound, reference, other = _as_tensors(models.bound, alike, dict.fromkeys(movable, 1.0))
     found = match_weights(
         InMemory(reference),
@@ -149,6 +155,11 @@ def _chosen(
 def _mixed(
     models: Models, alike: Sequence[Alike], mix: float, settings: Settings, progress: Progress
 ) -> Matching:
+    """Match on (1 - mix) <A, P B> + mix sum over places of w <I, S P>, as one objective.
+
+    Similarities end at 1 and inner products at |A| |B|; w (see `_share`) makes both end alike.
+    Weights of the reference are scaled and not those of both, or mix would count twice.
+    """
     a, b = _loaded(models, settings)
     every = families(models.bound)
     pair = Pair(a, b, models.bound.groups)
@@ -187,6 +198,7 @@ def _as_tensors(
         block = Block(0, (Dim(units, units), *dims))
         tensors.append(BoundTensor((name,), False, (units, units), (block,), votes=True))
         root = bound.groups[one.dims[0][0]].root
+        # Rows are one fixed dimension, columns move: <I, S[:, p]> = sum over i of S[i, p[i]].
         reference[name] = torch.eye(units, dtype=one.values.dtype)
         other[name] = one.values * worth.get(root, 0.0)
     empty = replace(bound, tensors=tuple(tensors), untouched=(), buffers=frozenset())

@@ -1,7 +1,7 @@
 """The ways to search for permutations of one model. All have one signature and stand in METHODS.
 
 Each yields attempts; all end in a descent by coordinates, which no rounding of a relaxation
-makes superfluous.
+makes superfluous: the vertex nearest to a soft permutation is not the best one near it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ def sinkhorn(search: Search) -> Iterator[Attempt]:
 
 
 def auto(search: Search) -> Iterator[Attempt]:
-    """Walk through the polytope of soft permutations where that costs little, descend elsewhere."""
+    """Walk through the polytope of soft permutations where that costs little, descend elsewhere.
+
+    A walk costs about twenty sweeps, and found better optima on every network measured. The
+    descents before it are a first result, and say where to put what is not relaxed.
+    """
     if search.settings.starts is not None or not search.cheap or not _fits(search):
         yield from weights(search)
         return
@@ -80,7 +84,10 @@ def auto(search: Search) -> Iterator[Attempt]:
 
 
 def _race(search: Search, names: Sequence[str]) -> Attempt:
-    """Visit each family a few times from every start, then go on from the best of them."""
+    """Visit each family a few times from every start, then go on from the best of them.
+
+    For networks on which a sweep is costly: of the starts one alone is followed to its end.
+    """
     seed = search.settings.seed
     first, *others = names
     if not others:

@@ -48,7 +48,7 @@ def solve_inside(
     """Solve all groups inside the units of a group, one assignment for each pair of units.
 
     current: the indices in place, which are kept where they are worth as much.
-    Chains of one group (queries and keys share one) are added up before they are assigned.
+    All that votes for one group is added up first: it has one order inside each pair.
     """
     size = len(similarities[0].values)
     total, index = torch.zeros(size, size, dtype=torch.float64), dict[str, Tensor]()
@@ -58,7 +58,7 @@ def solve_inside(
         # (n, k, n, k) with the reference first, to one (k, k) problem for each pair: row n i + j.
         problems = values.transpose(1, 2).reshape(size * size, inner, inner)
         found = assign_all(problems, _in_place(name, group, current))
-        # Sums of inner values meet those of other groups: in float64, as `joint` then adds them.
+        # Sums over many values and over several groups: in float64, whatever those are in.
         worth = problems.cpu().double().gather(2, found[:, :, None]).sum((1, 2))
         total += worth.reshape(size, size)
         index[group] = found.reshape(size, size, inner)

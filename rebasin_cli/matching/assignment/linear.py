@@ -52,7 +52,7 @@ def assign_all(similarities: Tensor, current: Mapping[int, Tensor]) -> Tensor:
             hint="mostly a sign of training that diverged; what is stored in float64 is compared "
             "in float64",
         )
-    # One rounding step of the largest entry: what two sums of the same products may differ by.
+    # One rounding step of the largest entry: a difference below it is taken for rounding.
     steps = np.where(largest > 0, torch.finfo(similarities.dtype).eps * largest, 1.0)
     # What a whole row or column has in common changes no optimum, but the solver, which starts
     # from prices of zero, takes ten times as long to find it out (similarities of descriptors).

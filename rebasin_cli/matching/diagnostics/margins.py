@@ -1,4 +1,8 @@
-"""How sure an assignment is: how far each unit's partner is ahead of the next best unit."""
+"""How sure an assignment is: how far each unit's partner is ahead of the next best unit.
+
+lead[i] = cos(A_i, B_p[i]) - max over j != p[i] of cos(A_i, B_j), at the permutations found. A
+partner may be behind (lead < 0): an assignment is best as a whole, and gives a unit up for others.
+"""
 
 from __future__ import annotations
 
@@ -105,6 +109,7 @@ def _leads(similarity: _Similarity, sums: UnitSums) -> Iterator[Tensor]:
         here = slice(start, start + step)
         found = similarity.rows(start, min(start + step, len(reference)))
         cosine = _cosines(found, reference[here], other[here])
+        # The other model was reordered before the product, so partners are on the diagonal.
         partner = cosine.diagonal(dim1=1, dim2=2).clone()
         cosine.diagonal(dim1=1, dim2=2).fill_(-1)
         yield (partner - cosine.amax(-1))[reference[here] * other[here] > 0]

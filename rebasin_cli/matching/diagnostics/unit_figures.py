@@ -1,4 +1,9 @@
-"""Inner products unit by unit: how alike each unit of one model is to its partner in the other."""
+"""Inner products unit by unit: how alike each unit of one model is to its partner in the other.
+
+For unit i of a group and its partner p[i], sums over all voting blocks in which the group occurs
+of A[i] B[p[i]], A[i]^2 and B[p[i]]^2, each over everything else in the block: the cosine of all
+incoming and outgoing weights of the two units. One pass, one pair of tensors at a time.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +90,11 @@ class Spread:
     def chance(self, orders: float) -> float:
         """Return the cosine that the best of exp(orders) random orders of values would reach.
 
-        It is the largest of as many Gaussians of the mean and variance that random orders have.
+        It is the largest of as many Gaussians of the mean and variance that random orders have:
+        m + s sqrt(2 log N) for N of them, which bounds what is expected of the largest however
+        they depend on one another. For a block of c values, y put in a random order, <x, y> has
+        the mean sum(x) sum(y) / c and the variance |x - mean|^2 |y - mean|^2 / (c - 1), for which
+        c is near enough. That orders move whole units, not single values, is left out.
         """
         return min((self.mean + sqrt(2 * orders * self.variance)) / self._scale, 1.0)
 
@@ -156,7 +165,10 @@ def places(block: Block, groups: Mapping[str, BoundGroup]) -> list[Place]:
 
 
 def _orders(groups: Iterable[BoundGroup]) -> float:
-    """Return the logarithm of the number of orders that the groups allow."""
+    """Return the logarithm of the number of orders that the groups allow.
+
+    log n! for each group and each unit of its parents; the number itself overflows any float.
+    """
     return sum(
         prod(group.shape[:-1]) * lgamma(group.size + 1) for group in groups if not group.fixed
     )
@@ -186,7 +198,8 @@ def _pieces(
 ) -> Iterator[tuple[int, int, tuple[Tensor, Tensor, Tensor]]]:
     """Yield an axis, where a piece of it starts, and the piece of each array, widened.
 
-    The third is the second itself where nothing moved.
+    The third is the second itself where nothing moved. Along the longest axis, so that pieces fit
+    into the cache whatever the block's shape, and sums of units add up over the pieces.
     """
     wide = torch.float32 if a.device.type == "mps" else torch.float64
     axis = max(range(a.dim()), key=lambda k: a.shape[k])
@@ -208,6 +221,7 @@ def _kept(values: Tensor, axes: Sequence[int]) -> Tensor:
 
 def _sums(row: Tensor, group: BoundGroup, moving: Permutations, elements: int) -> UnitSums:
     before, after, reference, other = row
+    # The other's own squares were summed in its own order; they move with the units.
     moved = gather(other, (*group.parents, group.name), moving)
     return UnitSums((before, after), reference, (other, moved), elements)
 

@@ -1,4 +1,9 @@
-"""Several models brought into one frame: what is asked for, what is found, and their sum."""
+"""Several models brought into one frame: what is asked for, what is found, and their sum.
+
+With W_b the permuted models and S their sum, F = sum over pairs of <W_a, W_b> = (|S|^2 - sum
+|W_b|^2) / 2, and the last sum is the same for all permutations: the models are as near to one
+another as they can be where the norm of their mean is largest.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +59,8 @@ class Request:
 class Alignment:
     """One permutation to the reference's frame for each model.
 
-    Any two models therefore agree on how they map to one another, whichever way round one goes.
+    Any two models therefore agree on how they map to one another, whichever way round one goes:
+    from a to b it is P_b^-1 P_a, and around a circle these cancel (C2M3, Crisostomi et al. 2024).
     rounds: how often each model was matched; converged: whether none moved in the last round.
     torn: share of units that did not come back to themselves when the matches of pairs were
     followed around three models, before they were reconciled; None: no pairs were matched.
@@ -66,7 +72,10 @@ class Alignment:
     torn: float | None = None
 
     def at_home(self, reference: int) -> Alignment:
-        """Return the same alignment in the frame of one model: no distance changes."""
+        """Return the same alignment in the frame of one model: no distance changes.
+
+        All models are reordered alike, by what takes the reference back to its own order.
+        """
         home = inverse(self.permutations[reference])
         return replace(self, permutations=tuple(compose(p, home) for p in self.permutations))
 
@@ -104,7 +113,11 @@ class Total:
         ).permutations
 
     def improve(self, which: int, permutations: Permutations) -> Permutations:
-        """Match one model to the sum of the others, from where it is now."""
+        """Match one model to the sum of the others, from where it is now.
+
+        The part of F that depends on W_b is <S - W_b, W_b>. The sum serves as well as the mean that
+        is published: a positive factor changes no best order.
+        """
         self.add(which, permutations, -1)
         found = self.match(which, permutations)
         self.add(which, found)

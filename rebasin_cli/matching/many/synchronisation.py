@@ -4,6 +4,15 @@ Permutations found pair by pair do not fit together: going around three models, 
 come back to itself. The synchronised ones agree with as many matches of units as can be.
 Source: Pachauri, Kondor, Singh 2013, "Solving the multi-way matching problem by permutation
 synchronization", section 3 (spectral start); projected powers from there.
+
+With M[a, b] (n, n) the matrix of the match of b to a, and P_b to be found, what is maximised is the
+sum over pairs of <M[a, b], P_a' P_b>: how many matches of units hold. Where all pairs agree,
+M = U U' with U = [P_0' ... P_k'] stacked, (k n, n): the n leading eigenvectors are U up to a
+rotation, which cancels in U_ref U_b'. Where they do not, that is an estimate, and is refined:
+
+    P_b <- argmax over permutations of <P_b, sum over a != b of P_a M[a, b]>, b in turn
+
+Each such step is an exact assignment and lets no agreement fall.
 """
 
 from __future__ import annotations
@@ -60,7 +69,10 @@ class Agreement:
     reference: int
 
     def star(self) -> tuple[list[Permutations], int]:
-        """Return the permutations of the pairs with the reference, which agree by themselves."""
+        """Return the permutations of the pairs with the reference, which agree by themselves.
+
+        Any tree of pairs does, having no circles. Families that are no nests get these.
+        """
         return [self._own(self._to_reference(which)) for which in range(self.count)], 1
 
     def solved(self) -> tuple[list[Permutations], int]:
@@ -88,7 +100,11 @@ class Agreement:
         return votes
 
     def _spectral(self) -> list[Permutations] | None:
-        """Return the permutations rounded from the leading eigenvectors of all pairs' matrices."""
+        """Return the permutations rounded from the leading eigenvectors of all pairs' matrices.
+
+        Each chain has eigenvectors of its own; the rounding then finds orders that all of a
+        family's chains agree on. None: the matrix, of (k n)^2 values, is too large.
+        """
         if max(chain.size for chain in self.family.chains()) * self.count > SPECTRAL:
             return None
         blocks = {chain.groups: self._eigenvectors(chain) for chain in self.family.chains()}
@@ -99,7 +115,11 @@ class Agreement:
         return found
 
     def _eigenvectors(self, chain: Chain) -> list[Tensor]:
-        """Return each model's (n, n) share of the n leading eigenvectors."""
+        """Return each model's (n, n) share of the n leading eigenvectors.
+
+        eigh puts the largest last. Their own order and signs do not matter: products of two
+        shares sum over them.
+        """
         rows = torch.arange(chain.size)
         matrix = torch.zeros(self.count, chain.size, self.count, chain.size, dtype=torch.float64)
         for a in range(self.count):

@@ -43,7 +43,7 @@ class Loaded(Derived):
             if name in self._kept:
                 self._kept.move_to_end(name)
                 return self._kept[name]
-        # Not under the lock: two threads may convert one tensor twice, but none waits for a disk.
+        # Not under the lock: two threads may convert a tensor twice, but none waits for a disk.
         tensor = in_reals(self._source.load(name)).to(self.device, self.dtype).contiguous()
         # An assignment over NaN has no answer, and one such value spoils every sum it is in.
         if not bool(torch.isfinite(tensor).all()):
@@ -69,8 +69,8 @@ class Loaded(Derived):
 def working_dtype(device: torch.device, *sources: TensorSource) -> torch.dtype:
     """Return float64 if any tensor is as wide, float32 otherwise: never less, whatever is stored.
 
-    In float16 similarities overflow at 65504, and in bfloat16, with 8 bits, most units tie. What
-    is stored in float64 is compared so: it may be too large, or too alike, for float32.
+    In float16 similarities overflow at 65504, and in bfloat16, with 8 bits, units tie. Values that
+    float32 cannot hold are compared in float64 where they are stored so.
     mps has no float64 at all.
     """
     if device.type == "mps":

@@ -57,8 +57,8 @@ def measure(
     """Compare two models over the voting tensors, before and after permuting the other.
 
     Floating tensors that the spec does not mention count too, as a constant part, unless
-    they are buffers. Sums are accumulated in float64. Buffers do not vote: running variances
-    are a hundred times larger than weights, and their products would drown those.
+    they are buffers. Sums are accumulated in float64. Buffers do not vote: running variances, of
+    order 1 to 100, would drown weights of order 0.05.
 
     A block counts for each group that it belongs to, so the figures of groups do not add up to
     the total; a group twice in a block counts it once.

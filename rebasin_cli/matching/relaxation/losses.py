@@ -28,6 +28,8 @@ class Loss:
     apart: of two arrays, as a differentiable scalar. costs: of every row of one matrix (n, m)
     from every row of another, (n, n), up to what no permutation changes. worth: of two arrays,
     in float64, up to the same; larger is better.
+    A sum over elements is a sum over units, so one group's best order under any such loss, all
+    else in place, is an assignment.
     """
 
     apart: Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +42,7 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _products(rows: Tensor, columns: Tensor) -> Tensor:
+    # |a - b|^2 less |a|^2 and |b|^2, which every order sums over all rows.
     return -2 * rows @ columns.T
 
 
@@ -94,7 +97,11 @@ def settle(
 def _improved(
     polytope: Polytope, loss: Loss, family: Family, now: Permutations
 ) -> dict[str, Permutation]:
-    """Return the best order of one family with all others in place."""
+    """Return the best order of one family with all others in place.
+
+    Costs are made from the arrays at every visit: an absolute distance is no product, of which
+    only what moved would have to be computed again.
+    """
     values, orders = dict[Groups, Tensor](), polytope.orders(now)
     for field in polytope.fields:
         for k, chain in enumerate(field.chains):

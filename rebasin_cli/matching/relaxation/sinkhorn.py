@@ -3,7 +3,14 @@
 Source: Guerrero Peña et al. 2023 (arXiv 2212.12042), with losses on weights. Deviations:
 (1) the temperature falls; (2) a group inside another has a matrix for each pair of units that
 it is in, so that every point is a mixture of permutations that the spec allows; (3) the best
-rounding seen on the way is returned, not the last.
+rounding seen on the way is returned, not the last; (4) the implicit gradient is found by
+iteration, where a linear system of 2 n unknowns is solved in the publication.
+
+    P = diag(r) exp(M / T) diag(c), r and c such that rows and columns of P sum to 1
+
+for a free matrix M (n, n) of each group and temperature T; as T falls P nears a permutation. Under
+squares a permutation is worth what it is to the other methods; what this adds is losses that
+are not bilinear, such as absolute distance.
 """
 
 from __future__ import annotations
@@ -76,6 +83,7 @@ def improve(
             rounded = polytope.vertex({g: m.detach() for g, m in soft.items()}, {})
             reached = at_vertex(polytope, loss, polytope.orders(rounded))
             idle = 0 if reached < least else idle + 1
+            # The loss of a rounding may rise while that of the soft ones falls.
             least, best = (reached, rounded) if reached < least else (least, best)
             if least == 0 or idle == PATIENCE:
                 break
@@ -101,10 +109,16 @@ class Normalised(torch.autograd.Function):
 
     The gradient is that of the fixed point, by as many steps as were taken towards it: no step
     is remembered.
+
+    With F = P o dL/dP the gradient by the scores is F - P o (u 1' + 1 v'), where u and v keep the
+    sums of rows and columns: u + P v = F 1 and P' u + v = F' 1. Both are solved in turn. The
+    system is singular (a constant may go from v to u), but u 1' + 1 v' is not touched by that.
     """
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor) -> Tensor:
+        # Rows first, as logarithms, so that nothing overflows whatever the scores are. After that
+        # entries lie between exp(FAINT) and 1, and plain products will do.
         kernel = scores.log_softmax(-1).clamp(min=FAINT).exp()
         columns = torch.ones_like(kernel[..., :1])
         for _ in range(NORMALISATIONS):
@@ -132,7 +146,11 @@ def _normalised(scores: Tensor) -> Tensor:
 
 
 def _product(chain: Chain, made: Mapping[Groups, Tensor]) -> Tensor:
-    """Return a chain's soft permutation: the product of its groups', as one matrix."""
+    """Return a chain's soft permutation: the product of its groups', as one matrix.
+
+    P[(a, b), (a', b')] = A[a, a'] B[a, a', b, b'], with A and each B[a, a'] doubly stochastic: a
+    row sums to sum over a' of A[a, a'] = 1, and all of a pair of parents weigh what the pair does.
+    """
     product = next(iter(made.values())).new_ones(())
     for depth, size in enumerate(chain.shape, 1):
         eye = torch.eye(size, dtype=product.dtype, device=product.device)

@@ -1,7 +1,7 @@
 """Where chains meet: the arrays of all models that are permuted softly.
 
 A chain's soft permutation P is a doubly stochastic (N, N) matrix, rows in the common frame,
-columns in the model's.
+columns in the model's: (P W)[i] = sum over j of P[i, j] W[j]. At a vertex P[i, p[i]] = 1.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def fields(
     """Return the arrays of the models, those in which one chain is alone joined into one.
 
     relaxed: roots of the families with soft permutations; still: the orders of all others.
+    Where one chain is alone <A, P B> = <P, A B'>, and arrays side by side along m give the sum of
+    their products: biases, norms, layers that read the input are then one product instead of many.
     """
     alone: dict[Groups, tuple[Chain, list[list[Tensor]]]] = {}
     found = list[Field]()
@@ -73,7 +75,11 @@ def _settled(site: Site, model: Loaded, keep: Sequence[int], orders: Vertex) -> 
 
 
 def middle(array: Tensor, position: int, chain: Chain, fixed: frozenset[str]) -> Tensor:
-    """Return the mean of an array over all orders of a chain along one of its dimensions."""
+    """Return the mean of an array over all orders of a chain along one of its dimensions.
+
+    Every unit is in every place equally often, so each becomes the mean of all: over heads and
+    the dims in them if both move, over the dims of each head if heads stay.
+    """
     sizes = array.shape
     units = array.reshape(*sizes[:position], *chain.shape, *sizes[position + 1 :])
     moving = [position + k for k, name in enumerate(chain.groups) if name not in fixed]

@@ -1,4 +1,9 @@
-"""Arrays of one form in one array, so that many small ones cost hardly more than a large one."""
+"""Arrays of one form in one array, so that many small ones cost hardly more than a large one.
+
+A network of 2,500 layers of 8 units has as many fields, whose products take less time than the
+calls that make them: with these stacked, and small assignments solved together, it is matched in
+a fifth of the CPU time. Nothing is approximated: a batched product is the products of its fields.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +53,12 @@ class Matrices:
         if reference.dim() == 2:
             self.by_chain[owners[0]].addmm_(reference, other.T)
             return
+        # No row is there twice (see `Stack`): on a device sums of equal rows come in any order.
         rows = torch.tensor([self._rows[groups] for groups in owners], device=reference.device)
         self._arrays[reference.shape[1]].index_add_(0, rows, reference @ other.mT)
 
     def mix(self, vertex: Vertex, length: float) -> None:
-        """Move soft permutations towards a vertex."""
+        """Move soft permutations towards a vertex: P <- (1 - t) P, then t more at [i, p[i]]."""
         for size, members in self._sizes.items():
             array = self._arrays[size].mul_(1 - length)
             orders = torch.stack([vertex[groups] for groups in members])[..., None]
@@ -120,7 +126,11 @@ class Stack:
 
 
 def stacked(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
-    """Return fields in stacks; one that is not small is alone. fixed: groups that stay."""
+    """Return fields in stacks; one that is not small is alone. fixed: groups that stay.
+
+    A chain in many fields of a form (a residual stream) is common to all fields of its stack. Any
+    other is in one field of a stack at a position; the next field with it goes to another layer.
+    """
     forms = [_form(field, fixed) for field in fields]
     places = Counter(
         (form, k, chain.groups)

@@ -3,6 +3,11 @@
 A family is visited again only if a family it shares a block with has moved since. Families
 that share no block are visited side by side; which ones does not depend on the number of
 threads, so neither does the result.
+
+Ainsworth, Hayase, Srinivasa 2023, Algorithm 1, with the same ends: when the list is empty no
+family has a better order with all others in place, as after a sweep that moves nothing. Every
+accepted move raises the objective by more than rounding, and there are finitely many orders, so
+it comes to an end.
 """
 
 from __future__ import annotations
@@ -65,6 +70,8 @@ def descend(
     first = {root: k for k, root in enumerate(order)}
     waiting, left = dict.fromkeys(order), visits * len(order)
     while waiting and left > 0:
+        # All of a batch see the same permutations and move together. Sharing no block, none
+        # changes another's similarity or gain, so it is as if they had moved one by one.
         batch = _apart(waiting, families)[:left]
         for root in batch:
             del waiting[root]
@@ -76,6 +83,8 @@ def descend(
                 continue
             permutations.update(move.permutations)
             gains.append(move.gain)
+            # Not the family itself, unless it meets itself: with all else in place it is at its
+            # best. Those that wait already keep their turn.
             touched = families[root].neighbours & families.keys()
             waiting.update(dict.fromkeys(sorted(touched - waiting.keys(), key=first.__getitem__)))
         progress("matching", len(order) - len(waiting), len(order))
@@ -96,7 +105,8 @@ def visit(kept: Kept, family: Family, permutations: Permutations) -> Move | None
     """Return the best move of one family with all others in place, or None if it should stay.
 
     Where the root owns two dimensions of a block, the assignment sees only a linearisation:
-    the move is then accepted on the true objective.
+    the move is then accepted on the true objective. Without that a family could go to and fro
+    for ever, since the maximum of a linearisation may be worth less than where it was made.
     """
     current = {name: permutations[name].index for name in family.names}
     votes = kept.votes(family, permutations)

