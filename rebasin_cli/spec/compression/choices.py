@@ -28,7 +28,8 @@ def choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
     """Return fewer lines that say the same, sorted.
 
     A choice stands in the last component of names, and in one more. It gathers only what was
-    there: every combination of its alternatives was a pattern before.
+    there: every combination of its alternatives was a pattern before. So it matches no other
+    names, and what was more specific than one of its patterns is so still.
     """
     by_meaning: defaultdict[M, list[Line[M]]] = defaultdict(list)
     for line in lines:

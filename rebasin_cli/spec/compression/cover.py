@@ -3,6 +3,19 @@
 A family are the names that differ in their indices only. A template leaves some of these free; the
 names that it gets wrong lie in smaller families, where one more index is written out, and are
 covered there. A rule that matches a name of another is therefore always more specific.
+
+Fewest by a length: the characters of the text and something for each line, as in a shortest
+description. With cost(B, X) that of rules right for the names X of a box B, all names of B being
+matched by what stands outside,
+
+    cost(B, X) = min( over templates T of B, with X' the names T is wrong for:
+                          cost(T) + min over indices s of  sum over values v of cost(B[s=v], X'[s=v]),
+                      min over indices s of  sum over values v of cost(B[s=v], X[s=v]) )
+
+and a box without a free index is one name, a line of its own. Boxes are kept, since the same one is
+reached by writing out its indices in any order. Exact but for three limits, which keep it quick:
+the forms that are tried, the indices that are written out, and terms that are voted for one by one.
+Ours. Any right answer would do as a spec; the shortest is the one that people write.
 """
 
 from __future__ import annotations
@@ -55,21 +68,24 @@ class _Cover(NamedTuple):
 
 
 class _Term(NamedTuple):
-    """What can stand for an index of a group: a step from the index of a slot, or a number."""
+    """What can stand for an index of a group: a step from the index of a slot, or a number.
+
+    `{i.prev}` is slot i with the step `.prev`; slot None is the number itself.
+    """
 
     slot: int | None
     step: str
     number: int = 0
 
 
-Box = tuple[int, ...]  # the numbers of items
+Box = tuple[int, ...]  # the numbers of items, all that agree in the indices written out so far
 
 
 def cover(items: Sequence[Item]) -> tuple[Rule, ...]:
     """Return rules under which each item of a family has its form and slots.
 
     The most specific rule that matches an item is right for it. No rule matches an item without
-    a form.
+    a form: such a name had no entry, and a template would give it one.
     """
     needed = tuple(k for k, item in enumerate(items) if item.form is not None)
     return _Search(items).cover(tuple(range(len(items))), None, needed).rules
@@ -108,7 +124,11 @@ class _Search:
         return 2 if some and inside > 1 else ATTACHED
 
     def cover(self, box: Box, end: int | None, wrong: Box) -> _Cover:
-        """Return rules for the wrong ones of a box; end: the index that is `{last}` in it."""
+        """Return rules for the wrong ones of a box; end: the index that is `{last}` in it.
+
+        wrong: those for which no rule so far is right. The others of the box are matched by its
+        templates all the same, and may end up right under them, or as exceptions once more.
+        """
         if not wrong:
             return _Cover(0, ())
         key = (box, end, wrong)
@@ -135,6 +155,8 @@ class _Search:
         slots = self._slots(box, free)
         found = []
         for rule, followers in self._templates(box, free, end):
+            # A template speaks for the whole box, so what it leaves is all that it is wrong for,
+            # not just what was wrong before. One that is right for all cannot be improved on.
             follow = frozenset(followers)
             left = tuple(k for k in box if k not in follow)
             if not left:
@@ -154,8 +176,12 @@ class _Search:
     def _split(self, box: Box, slot: int, end: int | None, wrong: Box, *, ends: bool) -> _Cover:
         """Cover what is wrong where one index is written out, as `{last}` if that is allowed."""
         items = self._items
+        # `{last}` is an exception to a template, and of one index a name: without a template
+        # beside it, it would say that an index counts which does not.
         at_last = {k for k in box if items[k].last[slot]} if ends and end is None else set()
         numbers = {items[k].values[slot] for k in wrong if k not in at_last}
+        # The last of one place has a number that is not the last of another: the pattern with
+        # that number and the one with `{last}` would match one name, neither more specific.
         if any(items[k].values[slot] in numbers for k in at_last):
             at_last, numbers = set(), {items[k].values[slot] for k in wrong}
         covers = []
@@ -186,7 +212,11 @@ class _Search:
     def _fit(
         self, form: Form, members: Box, free: tuple[int, ...], end: int | None
     ) -> tuple[list[_Term], Box]:
-        """Return what most members say at each mark of their form, and who says all of it."""
+        """Return what most members say at each mark of their form, and who says all of it.
+
+        A vote for each mark, among those who agree on the marks before it: so that the terms
+        chosen are said together by someone. The best combination of all may be another.
+        """
         chosen: list[_Term] = []
         for mark, prefix in enumerate(form.prefixes):
             said = {k: self._terms(k, mark, free, end) for k in members}
@@ -226,6 +256,11 @@ class _Search:
         return _STEPS[term.step]
 
     def _worthwhile(self, box: Box, followers: Box, free: tuple[int, ...]) -> bool:
+        """Return whether a template is right for enough: most of a box, or all but its ends.
+
+        And for enough values of each free index, or it would be no more than a coincidence. A
+        chain of three has two ends that differ (one reads the input, one writes the output).
+        """
         for slot in free:
             values = {self._items[k].values[slot] for k in followers}
             if len(values) < self._least[slot]:
@@ -261,12 +296,14 @@ class _Search:
         return Rule(item.pieces, marks, form, texts, position, len(free), single)
 
     def _own(self, k: int, end: int | None) -> tuple[Form, list[_Term]]:
+        """Return what one name says of itself: numbers, and steps from `{last}` where it is it."""
         form = self._items[k].form
         if form is None:
             raise ValueError("a name without a meaning needs no rule")
         return form, self._fit(form, (k,), (), end)[0]
 
     def _cost(self, rule: Rule) -> int:
+        """Return the length of a line: the name, its meaning, and what any line costs a reader."""
         names = sum(map(len, rule.pieces)) + sum(map(_weight, rule.marks))
         return (
             _RULE + _SINGLE * rule.single + names + rule.form.length + sum(map(_weight, rule.texts))

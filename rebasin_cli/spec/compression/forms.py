@@ -1,4 +1,8 @@
-"""What a name stands for, with its indices taken out: what repeated layers have in common."""
+"""What a name stands for, with its indices taken out: what repeated layers have in common.
+
+`[h.3.mlp, h.3.norm]` has the form `[h.#.mlp, h.#.norm]` and the slots (3, 3). Layers of one form
+differ in slots only, and a template is a form with a term for each slot: `{i}`, `{i.prev}`, `3`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,8 @@ class Form:
     """An entry or a declaration whose group names have marks for their indices.
 
     prefixes: for each mark, what stands before it in its group's name. length: of its text.
-    Equal only to itself: `Forms` makes each form once.
+    Equal only to itself: `Forms` makes each form once, so that forms are compared and counted
+    without comparing trees.
     """
 
     masked: Meaning

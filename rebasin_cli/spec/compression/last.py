@@ -1,4 +1,8 @@
-"""`{last}` in the entries of single tensors: a head reads what the last layer writes."""
+"""`{last}` in the entries of single tensors: a head reads what the last layer writes.
+
+With a number the spec would hold for one depth alone. Only where the group of that number is the
+last of a row that templates make: other numbers tell things apart that are not layers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The names of an explicit spec in families that differ in indices only, each with its rules."""
+"""The names of an explicit spec in families that differ in indices only, each with its rules.
+
+A template never speaks for names of two families, so each family is a problem of its own, and can
+be written long while others are short.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ def is_name(key: str) -> bool:
 
 def tensor_families(spec: Spec, names: Names) -> list[Family]:
     """Return the families of all tensors that have an entry of their own."""
+    # Names of sizes keep their digits: a size belongs to the spec, not to a layer.
     forms = Forms(frozenset(spec.sizes))
     said = {key: forms.take(entry) for key, entry in spec.tensors.items() if is_name(key)}
     families = []
@@ -54,7 +59,11 @@ def tensor_families(spec: Spec, names: Names) -> list[Family]:
 
 
 def group_families(spec: Spec, groups: Iterable[str]) -> list[Family]:
-    """Return the families of declared groups, none if some are declared by templates."""
+    """Return the families of declared groups, none if some are declared by templates.
+
+    groups: all there are. One that is not declared is a name without a meaning, which no
+    template may match: it would be declared by it.
+    """
     if not all(map(is_name, spec.groups)):
         return []
     forms = Forms()
@@ -94,7 +103,9 @@ def _list(key: str, listed: frozenset[str], names: Names) -> Iterator[Family]:
 def _globs(listed: frozenset[str], names: Names) -> Iterator[tuple[str, list[str]]]:
     """Yield `*.running_mean` and the names that it stands for, where all of them are listed.
 
-    Only for the last component of names that some of them have in common.
+    Only for the last component of names that some of them have in common. A glob says the same of
+    a deeper model without a word about layers; it is for buffers alone, which are told by their
+    ending, while `*.weight` is never what `transposed` means.
     """
     by_ending: defaultdict[str, list[str]] = defaultdict(list)
     for name in names.order:

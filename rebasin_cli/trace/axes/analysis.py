@@ -83,6 +83,7 @@ class Analysis:
     def mix(self, axes: Axes, mixed: Iterable[int]) -> None:
         """Say that an operation mixes along some dimensions for each index of the others."""
         chosen = {dim % len(axes) for dim in mixed}
+        # Summed over the axis that a term depends on, its cases meet: they have to be one.
         for term in axes:
             if isinstance(term, Dependent) and any(axes[dim] is term.index for dim in chosen):
                 self.terms.collapse(term)
@@ -151,7 +152,11 @@ class Analysis:
         return tuple(axes)
 
     def _constant_axes(self, value: Value) -> Axes:
-        """Return free axes where a constant is uniform, at each use new ones, frozen elsewhere."""
+        """Return free axes where a constant is uniform, at each use new ones, frozen elsewhere.
+
+        The same atoms at each use would tie all that meets them: an LSTM's state of zeros, one
+        tensor for all layers and directions, left one group of four.
+        """
         axes = self.axes.setdefault(value, self.frozen(value.shape, "constant"))
         uniform = _uniform(value)
         return tuple(

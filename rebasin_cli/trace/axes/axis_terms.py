@@ -1,4 +1,9 @@
-"""What an axis is made of while a model is traced: atoms, products, sums and dependent axes."""
+"""What an axis is made of while a model is traced: atoms, products, sums and dependent axes.
+
+Terms are trees: bloom's and falcon's fused projections have sums inside products, such as
+heads * (qk + qk + vo). An axis of size 1 is the empty product, so that squeezing, unsqueezing and
+broadcasting need no rules; it must never be an atom, or all of them would be tied together.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +44,8 @@ class Dependent:
 
     index: the atom that stands for the other axis. segments: what that is made of, one a case.
     Only a whole axis is dependent: it never stands inside a product or a sum.
+    The rows of nn.MultiheadAttention's in_proj_weight are queries + keys + values, and in cross
+    attention their columns are the decoder's stream in the first segment, the encoder's in others.
     """
 
     index: Atom
@@ -99,7 +106,8 @@ Block = tuple[Atom, ...]
 def paths(term: Term) -> Iterator[Block]:
     """Yield, for each block that an axis is cut into by its sums, the atoms that meet there.
 
-    The outer ones come first.
+    The outer ones come first. Of heads * (qk + vo): (heads, qk) and (heads, vo). Whether a group
+    stands beside another is asked for each block by itself: qk and vo never meet.
     """
     if isinstance(term, Atom):
         yield (term,)
@@ -129,7 +137,10 @@ def boundaries(segments: Sequence[Term]) -> list[int]:
 
 
 def whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
-    """Join neighbouring segments until each piece is a whole number of rows of a size."""
+    """Join neighbouring segments until each piece is a whole number of rows of a size.
+
+    No more than that are joined: each piece then has an outer factor of its own.
+    """
     rows: list[list[Term]] = [[]]
     for segment in segments:
         if sum(map(extent, rows[-1])) % size == 0 and rows[-1]:
@@ -141,7 +152,8 @@ def whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
 def shifted(one: Term, two: Term) -> bool:
     """Return whether two concatenations have an atom at places near each other, but not equal.
 
-    To make them one would cut it into as many pieces as it has steps of that length.
+    To make them one would cut it into as many pieces as it has steps of that length. Further
+    apart they are cut: the units of the chains i, i + s, i + 2 s, ... then move together.
     """
     first, second = _places(one), _places(two)
     steps = (

@@ -1,6 +1,19 @@
 """What is known of atoms: which are one, what they are made of, which are frozen, and why.
 
 Every step is sound: where two terms cannot be brought into one shape, all their atoms freeze.
+A frozen atom keeps its order, and the identity commutes with every operator; what is lost is a
+symmetry that was there, never the function.
+
+Terms are unified as in logic, with two operations that are associative and not commutative:
+a product a * b is an axis of a rows of b in row-major order (what `view` makes of two axes, and
+takes apart again), a sum a + b a concatenation. Two terms of one axis become one so:
+
+    atom   ~ anything   the atom is bound to it
+    a * b  ~ c * d      outer factors against outer ones, the larger split by the smaller
+    a + b  ~ c + d      both are cut at the boundaries of either, pieces against pieces
+    a * b  ~ c + d      the product is cut too, which it can be at multiples of its inner size
+
+The relation has no direction: writing in place unifies the new values' axes with the old ones'.
 """
 
 from __future__ import annotations
@@ -44,7 +57,9 @@ class Bindings:
     """A union-find over atoms whose members may also be bound to products and sums.
 
     cuts: for each axis that was born whole, where it was cut later; the next pass over the same
-    record makes it of segments from the start.
+    record makes it of segments from the start. A fused projection viewed as (3, heads, d) and
+    taken apart afterwards has one d for queries, keys and values, tied by the view: only
+    segments that are there before the view can keep them apart.
     """
 
     def __init__(self) -> None:
@@ -85,6 +100,8 @@ class Bindings:
             bound = self._bound.get(term)
             if bound is None:
                 return term
+            # Paths are shortened on the way, as in any union-find: chains of bound atoms get as
+            # long as the network is deep.
             self._bound[term] = resolved = self.resolve(bound)
             return resolved
         if isinstance(term, Product):
@@ -103,7 +120,10 @@ class Bindings:
         return all(atom in self._reasons for atom in atoms(self.resolve(term)))
 
     def freeze(self, term: Term, reason: Reason) -> None:
-        """Freeze every atom of a term. The first reason stays, but a hard one replaces a soft."""
+        """Freeze every atom of a term. The first reason stays, but a hard one replaces a soft.
+
+        What is reported as a limit of the tracer should not be a fact about the model as well.
+        """
         for atom in atoms(self.resolve(term)):
             known = self._reasons.get(atom)
             if known is None or (known.soft and not reason.soft):
@@ -122,6 +142,7 @@ class Bindings:
             self._bind(one, two)
         elif isinstance(two, Atom):
             self._bind(two, one)
+        # Two frozen composites are left in their shapes: neither moves, whatever it is cut into.
         elif not (self.is_frozen(one) and self.is_frozen(two)):
             self._unify_composite(one, two)
 
@@ -129,6 +150,7 @@ class Bindings:
         if isinstance(one, Product) and isinstance(two, Product):
             self._unify_products(list(one.factors), list(two.factors))
             return
+        # x[1:] next to x[:-1]: unit i would be unit i + 1, cut by cut along the whole axis.
         if shifted(one, two):
             self._give_up([one, two], "an axis that meets itself shifted")
             return
@@ -152,7 +174,10 @@ class Bindings:
             self.unify(self.collapse(one), self.collapse(two))
 
     def collapse(self, term: Term) -> Term:
-        """Return a term that depends on no other axis, by making all its cases one."""
+        """Return a term that depends on no other axis, by making all its cases one.
+
+        The way out where the axis that it depends on is lost: tied is sound, apart would not be.
+        """
         if not isinstance(term, Dependent):
             return term
         first, *rest = term.cases
@@ -161,12 +186,15 @@ class Bindings:
         return first
 
     def _bind(self, atom: Atom, term: Term) -> None:
+        # Of two terms of one size neither is a proper part of the other. If it were bound to what
+        # it is a part of, resolving it would never end.
         if atom in set(atoms(term)):
             self.freeze(term, Reason("an axis that contains itself", soft=True))
             return
         self._bound[atom] = term
         if isinstance(term, Atom):
             self._origins[term] |= self._origins[atom]
+        # Being frozen passes to what the atom is made of now: only roots have reasons.
         reason = self._reasons.pop(atom, None)
         if reason is not None:
             self.freeze(term, reason)
@@ -174,6 +202,8 @@ class Bindings:
     def _unify_products(self, one: list[Term], two: list[Term]) -> None:
         every = [*one, *two]
         while one and two:
+            # 12 = 3 * 4 against 6 * 2: 6 is split into 3 * 2, then 4 into 2 * 2. But 3 * 4 against
+            # 2 * 6 moves units across what the other holds together: no common factors.
             size, other = extent(one[0]), extent(two[0])
             step = min(size, other)
             if max(size, other) % step:
@@ -198,7 +228,10 @@ class Bindings:
         return self._cut(self.resolve(term), offsets)
 
     def inherit(self, part: Atom, whole: Atom, start: int) -> None:
-        """Say that an atom is the part of another that begins at `start`."""
+        """Say that an atom is the part of another that begins at `start`.
+
+        Without it the second of two cuts is lost: q taken from q + k + v leaves k and v tied.
+        """
         self._origins[part] |= {(birth, at + start) for birth, at in self._origins[whole]}
 
     def _note(self, atom: Atom, offsets: Sequence[int]) -> None:
@@ -213,6 +246,8 @@ class Bindings:
             return self._cut_atom(term, offsets)
         if isinstance(term, Sum):
             return self._cut_sum(term, offsets)
+        # A product is rows of its inner factors: between whole rows the outer factor is cut, and
+        # each piece keeps the inner ones. Inside a row no pair of products would be left.
         outer, *inner = parts(term)
         size = extent(multiply(inner))
         if any(offset % size for offset in offsets):
@@ -266,6 +301,7 @@ class Bindings:
         return self._split_product(term, outer, inner)
 
     def _split_sum(self, term: Sum, outer: int, inner: int) -> tuple[Term, Term]:
+        """Split a sum: (a * n + b * n) is (a + b) * n, the inner factors of all rows being one."""
         rows = whole_rows(term.segments, inner)
         if len(rows) == 1:
             return self._give_up_split(term, outer, inner)

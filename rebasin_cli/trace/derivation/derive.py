@@ -1,4 +1,9 @@
-"""From the terms of an analysis to a spec: which groups there are, and why the rest is fixed."""
+"""From the terms of an analysis to a spec: which groups there are, and why the rest is fixed.
+
+Every atom of a parameter that is not frozen is a group: one permutation that may be chosen at
+will, for each unit of its parent if it has one. That each such choice keeps the function is what
+the rules claim; it is proved afterwards by running the model, and groups that fail are fixed.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +65,8 @@ def derive(
 ) -> Derived:
     """Return the spec of an analysed record; freezes what no call exercised."""
     record = analysis.record
+    # Freezing comes first, since it is asked for by everything else: what is free has a name,
+    # and only free atoms and the parents of these are groups.
     tensors = {n: value for n, value in record.tensors.items() if _concerns(value, analysis)}
     unused = hold_unused(analysis, tensors, calls, outputs.values())
     axes = {n: _resolved(analysis, value) for n, value in tensors.items()}
@@ -67,6 +74,8 @@ def derive(
     lines = _lines(parents(analysis, list(axes.values())), free)
     read = _read(analysis, record)
     found = occurrences(axes, read)
+    # Frozen atoms that something moves inside of: groups too, declared as fixed, because a child
+    # has to name its parent (heads with ALiBi slopes stay, the dims inside each do not).
     held = [p for p in dict.fromkeys(lines.values()) if p not in free]
     named = names([*free, *held], found, lines)
     entries = {n: _entry(terms, named) for n, terms in axes.items()}
@@ -89,6 +98,10 @@ def derive(
 
 
 def _concerns(value: Value, analysis: Analysis) -> bool:
+    """Return whether a spec says anything of a tensor: numbers, of more than one unit, that move.
+
+    Integers (position ids, indices, counters) never do.
+    """
     moves = value.source.startswith("parameter") or value.source[7:] in analysis.movable
     numbers = value.dtype.is_floating_point or value.dtype.is_complex
     return moves and prod(value.shape) > 1 and numbers
@@ -103,10 +116,13 @@ def _resolved(analysis: Analysis, value: Value) -> Axes:
 
 
 def _same_everywhere(axes: Iterable[Term]) -> bool:
+    # After the last pass most of what was cut is one again (self attention reads one stream):
+    # the plain form says the same. All axes or none: parts of a split list every axis.
     return all(len(set(term.cases)) == 1 for term in axes if isinstance(term, Dependent))
 
 
 def _free(analysis: Analysis, rows: Iterable[Axes]) -> list[Atom]:
+    """Return the atoms that may move, in order of first use: the order that names depend on."""
     every = dict.fromkeys(atom for axes in rows for term in axes for atom in atoms(term))
     return [atom for atom in every if analysis.terms.reason(atom) is None]
 
@@ -123,6 +139,10 @@ def _lines(parents_: Mapping[Atom, Atom], free: Sequence[Atom]) -> dict[Atom, At
 
 
 def _read(analysis: Analysis, record: Record) -> dict[str, frozenset[Atom]]:
+    """Return for each tensor the atoms it sums over: those it reads, while it writes the others.
+
+    By value, not by name: tied tensors are one value, which may be read through either name.
+    """
     by_value: defaultdict[Value, set[Atom]] = defaultdict(set)
     for value, term in analysis.reads:
         by_value[value].update(atoms(analysis.terms.resolve(term)))
@@ -130,7 +150,10 @@ def _read(analysis: Analysis, record: Record) -> dict[str, frozenset[Atom]]:
 
 
 def _entry(axes: Axes, named: Mapping[Atom, str]) -> Entry:
-    """Return what a spec says of a tensor; axes that differ by segment of another make a split."""
+    """Return what a spec says of a tensor; axes that differ by segment of another make a split.
+
+    A list of axes can only say one thing of each; a split says it for each segment of rows.
+    """
     dependent = next((term for term in axes if isinstance(term, Dependent)), None)
     if dependent is None:
         return tuple(_expression(term, named) for term in axes)
@@ -148,7 +171,10 @@ def _is_index(term: Term, dependent: Dependent) -> bool:
 
 
 def _expression(term: Term, named: Mapping[Atom, str]) -> AxisExpr:
-    """Return a term in the language of specs; neighbouring fixed factors and segments join."""
+    """Return a term in the language of specs; neighbouring fixed factors and segments join.
+
+    3! * 4! is 12!, and 3! + 4! is 7!: how a fixed axis came to be is no matter to what moves.
+    """
     if isinstance(term, Atom):
         return Named(named[term]) if term in named else Fixed(term.size)
     if all(atom not in named for atom in atoms(term)):
@@ -181,7 +207,11 @@ def _with_ties(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> di
 
 
 def _transposed(found: Mapping[Atom, Sequence[Occurrence]]) -> tuple[str, ...]:
-    """Return the tensors stored as (in, out): they sum over the first axis and not the second."""
+    """Return the tensors stored as (in, out): they sum over the first axis and not the second.
+
+    Embeddings, transposed convolutions, GPT-2's Conv1D. By position alone such an axis would be
+    on the wrong side, and `bind` would refuse its group as only written or only read.
+    """
     by_tensor: defaultdict[str, dict[int, bool]] = defaultdict(dict)
     for place in (place for places in found.values() for place in places if place.rank > 1):
         by_tensor[place.tensor][place.axis] = place.read
@@ -191,6 +221,7 @@ def _transposed(found: Mapping[Atom, Sequence[Occurrence]]) -> tuple[str, ...]:
 def _is_transposed(sides: Mapping[int, bool]) -> bool:
     """sides: axis -> whether the tensor sums over it. Axes before the last two are batches."""
     first, second = sorted(sides)[-2:] if len(sides) > 2 else (0, 1)
+    # Where no group is on an axis nothing is known of it: one side that is as usual is enough.
     usual = sides.get(first) is False or sides.get(second) is True
     return not usual and (sides.get(first) is True or sides.get(second) is False)
 
@@ -201,7 +232,10 @@ def _declared(
     lines: Mapping[Atom, Atom],
     held: Sequence[Atom],
 ) -> dict[str, Declaration]:
-    """Return what must be said of groups: parents, and sizes that no whole axis shows."""
+    """Return what must be said of groups: parents, and sizes that no whole axis shows.
+
+    From a * b = 12 alone neither size follows.
+    """
     whole = {term for axes in rows for term in axes}
     declared = {}
     for atom, name in named.items():

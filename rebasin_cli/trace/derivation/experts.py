@@ -3,6 +3,11 @@
 A program that runs over a list of experts treats each as a thing of its own, so that no operator
 shows that they may change places. But their tensors are alike, and a router has as many units as
 there are experts. What follows from that is a guess, to be proved by running the model.
+
+Changing two experts changes keys of the checkpoint, not places on an axis: `experts.3.w` is
+written where `experts.5.w` was, and so are two rows of the router. In a spec the key's index is
+an axis like any other (`experts.[e].w: [e, ...]`), and what is hidden inside an expert has that
+axis for a parent, since each expert's units have always been its own.
 """
 
 from __future__ import annotations
@@ -63,7 +68,8 @@ def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[Family]:
 def routers(spec: Spec, family: Family) -> list[tuple[str, int]]:
     """Return the fixed axes (tensor, position) with as many units as there are experts.
 
-    Only those in the module that holds the list, and none of kernels.
+    Only those in the module that holds the list, and none of kernels. Fixed, because the program
+    compares the router's choices with constants: experts are told apart by their numbers.
     """
     holder = family.place.rstrip(".").rpartition(".")[0]
     return [
@@ -80,6 +86,8 @@ def stacked(spec: Spec, family: Family, router: Sequence[tuple[str, int]]) -> Sp
     axis = family.place.rstrip(".")
     example = _example(spec, family)
     own = _own_groups(spec, family, example)
+    # One expert speaks for all: its groups become one group each, with an order for every expert.
+    # Two that would then have one name are no family of this kind.
     names = {name: name.replace(f"{family.place}{example}", axis, 1) for name in own}
     if len({*names.values(), axis} | (spec.groups.keys() - names.keys())) < len(names) + 1:
         return None

@@ -1,6 +1,8 @@
 """Names for groups, after what makes their units: `layer1.0.conv1`, `h.3.attn.heads`, `stream`.
 
-Names depend on tensor names only, so that layers that repeat get names that repeat.
+Names depend on tensor names only, so that layers that repeat get names that repeat: templates of
+the short form then speak for all of them. What decides, in this order: factors of an axis (heads,
+dims in them), experts, streams (many writers), and else the first tensor that writes the units.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ def occurrences(
 
 
 def _read_axes(axes: Sequence[Term], read: frozenset[Atom]) -> set[int]:
-    """Return the axes a tensor sums over; of two with the same atoms, the last one."""
+    """Return the axes a tensor sums over; of two with the same atoms, the last one.
+
+    A square weight on a stream has one atom on both axes; in torch's (out, in) it reads the last.
+    """
     chosen = [axis for axis, term in enumerate(axes) if _within(term, read)]
     twice = {term for term, count in Counter(axes[axis] for axis in chosen).items() if count > 1}
     return {axis for axis in chosen if axes[axis] not in twice} | {
@@ -108,7 +113,11 @@ def _named(found: Sequence[Occurrence], *, has_children: bool) -> str:
 
 
 def _of_factor(matrices: Sequence[Occurrence], has_children: bool) -> str:
-    """Name a factor by its place in products: outer ones are heads, inner ones their dims."""
+    """Name a factor by its place in products: outer ones are heads, inner ones their dims.
+
+    Between the two are the queries of a key-value head. Dims that a matrix sums over are those of
+    values (vo); dims of queries and keys are summed over by a product of activations alone (qk).
+    """
     module = _module(matrices)
     if all(place.outer and not place.inner for place in matrices):
         convolution = all(place.rank > _MATRIX for place in matrices)
@@ -127,7 +136,7 @@ def _owners(found: Iterable[Occurrence]) -> set[str]:
 def _stage(writers: Sequence[Occurrence]) -> str:
     """Return the module of a stream: the numbered stage that most writers are in, if there is one.
 
-    The stem writes the stream of the first stage, and may stand outside it.
+    The stem writes the stream of the first stage, and may stand outside it: two thirds will do.
     """
     paths = [tuple(_base(writer.tensor).split(".")) for writer in writers]
     inside = paths

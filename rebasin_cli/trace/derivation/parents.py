@@ -4,6 +4,18 @@ The dims inside attention heads do, one for each head; the hidden units of exper
 each expert. A child may depend on a parent if the parent stands beside it wherever it occurs,
 in parameters and in everything computed from them, and no operator mixes along the parent for a
 fixed index of the child.
+
+Let units of child c be moved by q[p], another order for each unit p of the parent. An element of a
+tensor with c on one of its axes can only be moved if p is known there: (1) some axis, or factor of
+one, has to be p. And an operator that computes out[.., c, ..] from all p of in[.., p, .., c, ..]
+would get unit q[1][c] of one parent and unit q[2][c] of the next: (2) none may sum, normalise or
+rank along p while c is kept. Both have to hold for values that are computed on the way, since
+these are moved by the same orders. Presence alone is not enough: by it the heads of a
+block-diagonal w[h, d, d] are children of the dims (recurrent gemma), and the groups of a GroupNorm
+are children of the channels in them.
+
+All of it is decided after the last pass, on resolved terms. What is missed only makes the
+symmetry smaller; what is wrong would be found by the proof.
 """
 
 from __future__ import annotations
@@ -22,6 +34,9 @@ class Slot:
 
     confused: atoms that two different indices looked up beside those units; for them a position
     may stand for two.
+    After w[index] the axis of experts is gone, but position k of the index names one, so that
+    hidden units of w may still be ordered differently in each. Where rows of one table that two
+    indices chose are added, position k names two units, and no order could be both of theirs.
     """
 
     axes: frozenset[Atom]
@@ -37,6 +52,8 @@ def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
     a parent: its units stay, and the child still moves separately for each of them. Then it may
     have a frozen parent itself, and the child moves separately for each unit of both.
     """
+    # Condition (1), then (2), then of two that qualify for each other the outer one, and never a
+    # moving parent for what stays: a fixed order cannot be another one for each unit.
     candidates = _candidates(analysis)
 
     def free(atom: Atom) -> bool:
@@ -69,6 +86,7 @@ def _ranks(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, int]:
 def _above(
     child: Atom, parent: Atom, candidates: Mapping[Atom, set[Atom]], rank: Mapping[Atom, int]
 ) -> bool:
+    """Return whether a parent comes first where either could be the other's, as in a shuffle."""
     mutual = child in candidates.get(parent, ())
     return not mutual or rank[parent] < rank[child]
 
@@ -120,6 +138,11 @@ def _neighbours(
 
     On its own axis those are the ones before it, elsewhere those that every block has. One after
     it, or on another axis, has to be the only one of its kind.
+
+    Blocks, because a sum has other atoms in each segment: on the axis heads * qk + rope, only
+    qk is beside heads. On another axis a parent counts if it is in all of that axis's blocks,
+    since each of them meets this one. The only one, because of two (w[h, d, h]) neither is known
+    to be the one that gives the order.
     """
     always = [frozenset[Atom]().union(*blocks[:1]).intersection(*blocks) for blocks in dims]
     ever = [frozenset[Atom]().union(*blocks) for blocks in dims]
@@ -166,7 +189,11 @@ def _slots(analysis: Analysis) -> list[Slot]:
 
 
 def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
-    """Return (child, parent) pairs where an operator mixes along the parent beside the child."""
+    """Return (child, parent) pairs where an operator mixes along the parent beside the child.
+
+    Mixing along an axis whose positions name units of an atom mixes along that atom. A parent
+    that is kept in the child's own block, too, still gives the order there.
+    """
     slots = _slots(analysis)
     found: set[tuple[Atom, Atom]] = set()
     seen: set[tuple[Axes, Axes]] = set()
@@ -191,6 +218,8 @@ def _nearest(
     Parents that move come before frozen ones; with equal claims, the outer one.
     """
 
+    # The innermost parent is the one with the most parents of its own; those then are the
+    # child's grandparents, and it has an order for each unit of all of them.
     def claim(parent: Atom) -> tuple[bool, int, int]:
         held = analysis.terms.reason(parent) is not None
         return held, -len(candidates.get(parent, ())), rank[parent]

@@ -1,4 +1,8 @@
-"""Which units a run makes use of: what it does not use it cannot say anything about."""
+"""Which units a run makes use of: what it does not use it cannot say anything about.
+
+Nothing ties the atoms of a parameter that no call reads, so it would look perfectly free: poolers,
+auxiliary heads, experts that no token reached. In another run they may well be read.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,11 @@ def hold_unused(
 
 
 def _join_cases(analysis: Analysis, term: Term, exercised: set[Atom]) -> None:
-    """Let the cases that nothing reads mean what the others mean: their rows move along."""
+    """Let the cases that nothing reads mean what the others mean: their rows move along.
+
+    Rows of a table of positions that this input was too short for have the same columns as those
+    that were read.
+    """
     if not isinstance(term, Dependent):
         return
     idle = [case for case in term.cases if not _any(analysis, case, exercised)]
@@ -55,6 +63,9 @@ def _exercised(analysis: Analysis, calls: Iterable[Call], outputs: Iterable[Valu
     """Return the atoms that some call sums over, looks into or otherwise uses up, or outputs have.
 
     Units that are computed and then left out by a slice are not exercised.
+
+    An atom is used up where it is on more axes of an operand than of any result: summed over,
+    looked into, or multiplied with itself. As long as it is passed on it may yet be dropped.
     """
     found = {atom for value in outputs for atom in _atoms(analysis, value)}
     for call in calls:
