@@ -43,6 +43,7 @@ def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """Return the point on the arc from a to b, each tensor seen as one vector of reals.
 
+    (sin((1 - t) w) a + sin(t w) b) / sin(w), with w the angle between them and t = alpha.
     Directions closer than PARALLEL, or a zero vector, have no arc worth the name: lerp.
     Source: Shoemake 1985, "Animating rotation with quaternion curves", section 3.3.
     """

@@ -1,4 +1,8 @@
-"""Tensors that have no mean: integers, truth values, and what is not of one kind in all models."""
+"""Tensors that have no mean: integers, truth values, and what is not of one kind in all models.
+
+Half of two counters, of two token ids or of two codes of quantised weights is not another one of
+them. Such tensors have to be equal, but for single counters.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,10 @@ def check_equal_where_no_mean(
 
 
 def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return the same numbers in another dtype, None if that cannot hold them."""
+    """Return the same numbers in another dtype, None if that cannot hold them.
+
+    Bits are compared as well as numbers, since -0.0 == 0.0.
+    """
     if tensor.is_complex() != dtype.is_complex:
         return None
     result = tensor.to(dtype)

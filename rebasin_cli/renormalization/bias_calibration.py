@@ -2,6 +2,11 @@
 
 An average of weights gives smaller features, layer after layer, while each bias is averaged once;
 so biases come to dominate. They are calibrated by the weights that lie between the input and them.
+
+In a ReLU network without norms, all weights times c and each bias at depth h times c^h scale what
+is at depth h by c^h. Averaging unrelated parents is, for features, about such a scaling by their
+share; so biases are given the share^h that their features have. Logits shrink as well: the
+classes chosen stay, the confidence does not. VGG16 on CIFAR-10 (published): 10.5 to 83.8 %.
 """
 
 from __future__ import annotations
@@ -49,6 +54,9 @@ def by_weights(
 
     That is |sum(share W)| / sum(share |W|): 1 where the parents agree, so that the mean of equal
     models stays as it is; 0.71 for two that have nothing in common. In float64.
+    Ours: share^h (`by_depth`) takes all features to be unrelated, whatever was aligned, and costs
+    3 points more on a network of ten convolutions. The weight of the bias's own layer does not
+    count: averaging it is done to the bias as well.
     """
     shares = _shares(weights)
     needed = dict.fromkeys(weight for path in paths.values() for weight in path[:-1])
@@ -151,7 +159,11 @@ def _sides(
 def _walked(
     reads: Mapping[str, set[str]], writes: Mapping[str, set[str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the layers up to each layer, itself included, from the one that reads the input."""
+    """Return the layers up to each layer, itself included, from the one that reads the input.
+
+    Shortest paths over a graph of layers and groups, repeated until none gets shorter: of
+    branches that are added, the one with the fewest layers carries the largest features.
+    """
     groups: dict[str, tuple[str, ...]] = {}
     layers: dict[str, tuple[str, ...]] = {}
     before: dict[str, tuple[str, ...]] = {"": ()}

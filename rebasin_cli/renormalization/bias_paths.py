@@ -4,6 +4,10 @@ Where a network is positively homogeneous (scaling all weights by c > 0 and the 
 c^h scales what is at depth h by c^h), averaging shrinks features and biases differently, and a
 bias can be calibrated by its depth. At a sum of branches of different depth the stream keeps the
 smallest: what a skip connection carries is not shrunk by the branch beside it.
+
+Every value on the way has the form f(c x) = c f(x) for c > 0, or the walk refuses: norms, sigmoids,
+GELU and softmax are not of it, nor are constants that are added and products of two values that
+both depend on the input, which are scaled by c^2.
 """
 
 from __future__ import annotations
@@ -61,6 +65,7 @@ class _Walk:
     problems: list[str] = field(default_factory=list)
 
     def bias(self, name: str, path: Path) -> None:
+        """Note a bias; one that is used at two depths would need two factors."""
         known = self.biases.setdefault(name, path)
         if len(known) != len(path):
             self.problem(f"{name} is used at depths {len(known)} and {len(path)}")
@@ -181,7 +186,10 @@ def _settle(walk: _Walk, call: Call, path: Path) -> None:
 
 
 def _through_zero(call: Call, name: str) -> bool:
-    """Return whether an operator with a bound keeps the sign of a scale."""
+    """Return whether an operator with a bound keeps the sign of a scale.
+
+    max(c x, b) = c max(x, b) for all c > 0 only where b is 0, and likewise for what is filled in.
+    """
     if name in ("clamp", "clamp_min"):
         upper = call.arg("max") if call.has("max") else None
         return call.arg("min") in (None, 0) and upper in (None, 0)

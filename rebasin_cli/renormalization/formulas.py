@@ -1,7 +1,15 @@
 """What is done to each unit of a merged layer: y <- scale y + shift, from means and deviations.
 
 Source of the formulas: REPAIR (Jordan and others 2023, arXiv 2211.08403); RESCALE and RESHIFT as
-in "Vanishing Feature" (arXiv 2402.05966).
+in "Vanishing Feature" (arXiv 2402.05966). With m and s the mean and the deviation of a merged unit
+before its nonlinearity, and the goals M and D the averages of those of its (aligned) parents:
+
+    repair    scale = D / sqrt(s^2 + eps)    shift = M - scale m
+    rescale   scale = D / sqrt(s^2 + eps)    shift = 0
+    reshift   scale = 1                      shift = M - m
+
+An average of units that agree in part has the mean of the parents but less of their variance:
+s^2 = (D^2 / 2) (1 + r) for two of equal deviation and correlation r.
 """
 
 from __future__ import annotations
@@ -53,7 +61,11 @@ def correction_of(corrector: Corrector, found: Moments, goal: Goal, *, biased: b
 
 
 def _where_alive(made: Correction, deviation: Tensor, goal: Goal) -> Correction:
-    """Leave units as they are that never change, in the merged model or in the parents."""
+    """Leave units as they are that never change, in the merged model or in the parents.
+
+    Dividing by sqrt(eps) would raise what is but rounding; and a goal of no deviation would cut
+    off a unit that says something.
+    """
     alive = (deviation > 0) & (goal.deviation > 0)
     one, zero = torch.ones_like(made.scale), torch.zeros_like(made.shift)
     return Correction(torch.where(alive, made.scale, one), torch.where(alive, made.shift, zero))

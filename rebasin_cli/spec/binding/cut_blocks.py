@@ -1,4 +1,10 @@
-"""Axis expressions with known sizes to blocks: strided views that cover a tensor exactly."""
+"""Axis expressions with known sizes to blocks: strided views that cover a tensor exactly.
+
+A product is row-major: factor k of sizes n_1 * ... * n_r has the stride n_(k+1) ... n_r along its
+axis. A segment of a sum has the sizes before it as its offset. An expression is therefore as many
+pieces as it has ways to choose a segment in each sum, and a tensor the combinations of those of its
+axes: every element is in one of them, and permuting a group is reordering one dimension of views.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +37,10 @@ class Piece:
     dims: tuple[AxisDim, ...]
 
     def scaled(self, step: int) -> Piece:
-        """Return the piece with offset and strides times `step`."""
+        """Return the piece with offset and strides times `step`.
+
+        From steps along an axis to steps in memory, or along an outer factor's axis.
+        """
         dims = tuple(
             AxisDim(d.axis, Dim(d.dim.size, d.dim.stride * step, d.dim.group), d.at)
             for d in self.dims
@@ -118,7 +127,10 @@ def _joined(parts: Sequence[Piece]) -> Piece:
 
 
 def of_pairs(block: Block) -> Block:
-    """Return a block of a complex tensor as one of its reals, which have one more axis of 2."""
+    """Return a block of a complex tensor as one of its reals, which have one more axis of 2.
+
+    Exact for inner products too: <x, y> of the reals is the real part of that of the numbers.
+    """
     dims = [Dim(d.size, 2 * d.stride, d.group) for d in block.dims]
     return Block(2 * block.offset, tuple(_merged([*dims, Dim(2, 1)])))
 
@@ -130,7 +142,10 @@ def without(block: Block, groups: Container[str | None]) -> Block:
 
 
 def _merged(dims: Sequence[Dim]) -> list[Dim]:
-    """Drop fixed dimensions of size 1 and merge fixed neighbours that are contiguous."""
+    """Drop fixed dimensions of size 1 and merge fixed neighbours that are contiguous.
+
+    Specs that write one fixed axis with other factors then have equal blocks.
+    """
     found: list[Dim] = []
     for dim in dims:
         if dim.group is None and dim.size == 1:

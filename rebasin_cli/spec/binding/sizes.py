@@ -1,4 +1,10 @@
-"""Sizes of groups and fixed factors from tensor shapes."""
+"""Sizes of groups and fixed factors from tensor shapes.
+
+Each axis is an equation: its expression, sums and products of names, is its size. One with a single
+unknown x is slope * x + constant = size and is solved at once; then others may have one unknown
+left. That goes on until none is: what is unknown then has to be declared. Several equations are
+never solved as a system, so every size found has one tensor to name in a message.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +77,11 @@ def solve(
 
 
 def affine(tree: AxisExpr, known: Mapping[str, int]) -> tuple[int, int, str | None] | None:
-    """Return slope, constant and the one unknown of an expression, or None if it has more."""
+    """Return slope, constant and the one unknown of an expression, or None if it has more.
+
+    (s x + c) (0 x + d) = s d x + c d, and sums add up. An unknown times itself (the axis u * u of
+    a Gram matrix) is quadratic and counts as more; added to itself it is one.
+    """
     if isinstance(tree, Fixed):
         return 0, tree.size or 0, None
     if isinstance(tree, Named):
@@ -117,6 +127,7 @@ class _Solver:
             if constant != equation.size:
                 self._mismatch(equation, constant)
             return True
+        # A group has a unit at least; a fixed axis of any size (`~`) may be empty.
         alone = isinstance(equation.tree, Named)
         size, rest = divmod(equation.size - constant, slope)
         if rest or (size < 1 and not (alone and unknown[0] == "~")):
@@ -159,6 +170,8 @@ class _Solver:
 
     def report_unknown(self, pending: Sequence[Equation]) -> None:
         """Report what is left, but not what follows from problems that were reported."""
+        # Whatever shares an equation with a broken name cannot be found for that reason, and so on
+        # until nothing is added: one mistake is one message.
         unknown = [[n for n in equation.names if n not in self.known] for equation in pending]
         self.broken |= {n for names in unknown for n in names if self._problems.doubtful(n)}
         before = -1

@@ -1,4 +1,10 @@
-"""Is it a symmetry? Groups that only write or only read, and children without their parent."""
+"""Is it a symmetry? Groups that only write or only read, and children without their parent.
+
+For y = W2 f(W1 x + b) and a permutation P of the hidden units, W1 <- P W1, b <- P b and W2 <- W2 P'
+leave y as it is: W1 writes the units, W2 reads them. Without W2 the same is another output, in
+another order; that a tensor was forgotten is what such a group mostly means. A wrong spec does not
+fail by itself: it writes a file that looks right and computes something else.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +114,8 @@ def check_sides(
     for group, where in found.items():
         if group in excused or problems.doubtful(group):
             continue
+        # Which side a child's axis is on says little: dims of queries and keys are written by two
+        # projections and read by none. Two matrices are asked for instead.
         if group in per:
             _check_child(group, where, per[group], problems)
             continue
@@ -167,7 +175,11 @@ def check_parents(
     ancestors: Mapping[str, Sequence[str]],
     problems: Problems,
 ) -> None:
-    """Refuse blocks in which a child's parents are missing or ambiguous."""
+    """Refuse blocks in which a child's parents are missing or ambiguous.
+
+    An element's place along a child's dimension moves with the child's order for the unit of the
+    parent that the element belongs to: some dimension of the block has to say which that is.
+    """
     for piece in cut:
         owners = [(dim.axis, dim.dim.group) for dim in piece.dims]
         for position, (axis, group) in enumerate(owners):

@@ -2,7 +2,7 @@
 
 Templates are guessed at from the names of one model and proved on the same: a short spec is taken
 only if binding it finds the tensors, groups and buffers that binding the long one found, and if
-its text is read back as it was. So no rule below has to be right, but only right mostly.
+its text is read back as it was. What decides on templates may therefore be a guess.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def compress(
     def right(chosen: Sequence[Family]) -> bool:
         return _says_the_same(written(chosen), wanted, infos, ties or {})
 
-    # Nearly always all families are right at once: then two specs are bound and no more.
+    # Where all families are right at once, two specs are bound and no more.
     if right(families):
         return written(families)
     return written(_largest(families, right)) if right(()) else spec
@@ -124,8 +124,8 @@ def _says_the_same(
 def _largest(families: Sequence[Family], right: Callable[[Sequence[Family]], bool]) -> list[Family]:
     """Return families that can be written short together, as many as halving finds.
 
-    A family may be right alone and wrong beside others (groups come in another order). With f
-    families of which b are wrong it takes some b log f bindings, where one by one takes f.
+    Asked of families together, since they share groups and the order of these. With f families
+    of which b are wrong it takes some b log f bindings, where one by one takes f.
     """
     kept: list[Family] = []
     waiting = [list(families)]

@@ -5,17 +5,16 @@ names that it gets wrong lie in smaller families, where one more index is writte
 covered there. A rule that matches a name of another is therefore always more specific.
 
 Fewest by a length: the characters of the text and something for each line, as in a shortest
-description. With cost(B, X) that of rules right for the names X of a box B, all names of B being
-matched by what stands outside,
+description. A box B is the names that agree in the indices written out so far; cost(B, X) is that
+of rules that are right for its names X, where what has been written already is wrong for them:
 
-    cost(B, X) = min( over templates T of B, with X' the names T is wrong for:
-                          cost(T) + min over indices s of  sum over values v of cost(B[s=v], X'[s=v]),
-                      min over indices s of  sum over values v of cost(B[s=v], X[s=v]) )
+    cost(B, X)  = min(split(B, X), min over templates T of B of cost(T) + split(B, X_T))
+    split(B, X) = min over indices s of the sum over values v of cost(B with s = v, X with s = v)
 
-and a box without a free index is one name, a line of its own. Boxes are kept, since the same one is
-reached by writing out its indices in any order. Exact but for three limits, which keep it quick:
-the forms that are tried, the indices that are written out, and terms that are voted for one by one.
-Ours. Any right answer would do as a spec; the shortest is the one that people write.
+with X_T the names that T is wrong for; a box without a free index is one name, a line of its own.
+Costs are kept, since a box is reached by writing out its indices in any order. Exact but for three
+limits, which keep it quick: the forms that are tried, the indices that are written out, and terms
+that are voted for one by one. Ours.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class _Term(NamedTuple):
     number: int = 0
 
 
-Box = tuple[int, ...]  # the numbers of items, all that agree in the indices written out so far
+Box = tuple[int, ...]  # the numbers of items
 
 
 def cover(items: Sequence[Item]) -> tuple[Rule, ...]:
@@ -176,12 +175,11 @@ class _Search:
     def _split(self, box: Box, slot: int, end: int | None, wrong: Box, *, ends: bool) -> _Cover:
         """Cover what is wrong where one index is written out, as `{last}` if that is allowed."""
         items = self._items
-        # `{last}` is an exception to a template, and of one index a name: without a template
-        # beside it, it would say that an index counts which does not.
+        # `{last}` stands for exceptions to a template alone, and for one index of a name at most.
         at_last = {k for k in box if items[k].last[slot]} if ends and end is None else set()
         numbers = {items[k].values[slot] for k in wrong if k not in at_last}
-        # The last of one place has a number that is not the last of another: the pattern with
-        # that number and the one with `{last}` would match one name, neither more specific.
+        # Where a number is the last of one place and not of another, the pattern with the number
+        # matches at both, and is more specific than the one with `{last}`.
         if any(items[k].values[slot] in numbers for k in at_last):
             at_last, numbers = set(), {items[k].values[slot] for k in wrong}
         covers = []
@@ -258,8 +256,8 @@ class _Search:
     def _worthwhile(self, box: Box, followers: Box, free: tuple[int, ...]) -> bool:
         """Return whether a template is right for enough: most of a box, or all but its ends.
 
-        And for enough values of each free index, or it would be no more than a coincidence. A
-        chain of three has two ends that differ (one reads the input, one writes the output).
+        And for enough values of each free index: a template is to say something about deeper
+        models. The ends of a chain differ often (one reads the input, one writes the output).
         """
         for slot in free:
             values = {self._items[k].values[slot] for k in followers}

@@ -1,4 +1,8 @@
-"""Names cut at their indices, and what is known of these."""
+"""Names cut at their indices, and what is known of these.
+
+`h.3.norm1.w` is the pieces `h.`, `.norm`, `.w` with the values (3, 1): every number counts as an
+index until `cover` decides which of them vary like one.
+"""
 
 from __future__ import annotations
 

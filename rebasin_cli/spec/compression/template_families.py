@@ -103,9 +103,8 @@ def _list(key: str, listed: frozenset[str], names: Names) -> Iterator[Family]:
 def _globs(listed: frozenset[str], names: Names) -> Iterator[tuple[str, list[str]]]:
     """Yield `*.running_mean` and the names that it stands for, where all of them are listed.
 
-    Only for the last component of names that some of them have in common. A glob says the same of
-    a deeper model without a word about layers; it is for buffers alone, which are told by their
-    ending, while `*.weight` is never what `transposed` means.
+    Only for the last component of names that some of them have in common. For buffers alone: an
+    ending such as `.running_mean` tells them, and no ending tells what is transposed.
     """
     by_ending: defaultdict[str, list[str]] = defaultdict(list)
     for name in names.order:

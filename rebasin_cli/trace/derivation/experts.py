@@ -68,8 +68,8 @@ def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[Family]:
 def routers(spec: Spec, family: Family) -> list[tuple[str, int]]:
     """Return the fixed axes (tensor, position) with as many units as there are experts.
 
-    Only those in the module that holds the list, and none of kernels. Fixed, because the program
-    compares the router's choices with constants: experts are told apart by their numbers.
+    Only those in the module that holds the list, and none of kernels. Fixed: each expert is a
+    thing of its own for the program, and so is each unit of its router.
     """
     holder = family.place.rstrip(".").rpartition(".")[0]
     return [

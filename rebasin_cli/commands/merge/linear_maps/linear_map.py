@@ -4,6 +4,9 @@ A tensor that writes the units of a group is multiplied from the left by the gro
 that reads them from the right by its read map. Where the two are inverse of one another, a
 network without nonlinearities keeps its function. Variances take the squares of the write map, as
 for units that are independent: linearly, some would become negative.
+
+W1 <- T W1, b <- T b, W2 <- W2 R with R T = 1; a permutation is the case R = T' that every
+elementwise function lets pass. In all others a nonlinearity in between makes it an approximation.
 """
 
 from __future__ import annotations

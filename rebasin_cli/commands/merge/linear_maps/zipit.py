@@ -3,6 +3,9 @@
 Source: Stoica et al. 2023, "ZipIt! Merging Models from Different Tasks without Training". Two
 departures. Units that never vary count as equal to one another, not as unrelated: left over, they
 would cost live units their place. And where the limits leave no pair, they no longer hold.
+
+Of N models' n units each, N n columns are merged two by two down to n: not a permutation, since
+units of one model may be merged and those of another be left alone. No model's function is kept.
 """
 
 from __future__ import annotations
@@ -109,6 +112,7 @@ class _Columns:
         self._look(torch.arange(len(self.values))[own])
 
     def merge(self, kept: int, gone: int) -> None:
+        # The smaller of two correlations: what is merged next has to go with all that it holds.
         row = torch.minimum(self.values[kept], self.values[gone])
         self.values[kept] = self.values[:, kept] = row * self.alpha if self.alpha > 0 else row
         self.members[:, kept] |= self.members[:, gone]
