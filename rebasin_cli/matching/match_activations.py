@@ -93,14 +93,20 @@ def match_activations(
 
 
 def covered(bound: BoundSpec, alike: Sequence[Alike]) -> frozenset[str]:
-    """Return the roots of the families of which every group that may move is told somewhere."""
+    """Return the roots of the families of which every group that may move is told somewhere.
+
+    A family is solved as one: heads told without the dims inside them would put these in any order.
+    """
     told = {group for one in alike for group, _ in one.dims}
     untold = {g.root for g in bound.groups.values() if not g.fixed and g.name not in told}
     return frozenset(bound.groups[name].root for name in told) - untold
 
 
 def telling(bound: BoundSpec, alike: Sequence[Alike]) -> list[Alike]:
-    """Return the places that tell of covered families alone."""
+    """Return the places that tell of covered families alone.
+
+    Until none is left out: a place that goes may have been all that told of another family.
+    """
     told = list(alike)
     while True:
         seen = covered(bound, told)

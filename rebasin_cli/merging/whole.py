@@ -23,7 +23,10 @@ def kind(dtype: torch.dtype) -> str:
 
 
 def has_mean(name: str, sources: Iterable[TensorSource]) -> bool:
-    """Return whether a tensor that all sources have can be averaged: all real, or all complex."""
+    """Return whether a tensor that all sources have can be averaged: all real, or all complex.
+
+    Widths may differ: means are taken in float64 (see `mean`).
+    """
     kinds = {kind(source.info(name).dtype) for source in sources}
     return len(kinds) == 1 and kinds != {"whole"}
 

@@ -155,6 +155,7 @@ def _of_parameters(walk: _Walk, call: Call, name: str, held: Sequence[Value]) ->
 
 
 def _joined(walk: _Walk, call: Call, moving: Sequence[Value], held: Sequence[Value]) -> None:
+    """Give a sum the path of its largest summand; parameters in it are biases at that depth."""
     path = walk.shortest(moving)
     for value in held:
         walk.bias(walk.names[value], path)
@@ -167,6 +168,7 @@ def _joined(walk: _Walk, call: Call, moving: Sequence[Value], held: Sequence[Val
 def _alone(
     walk: _Walk, call: Call, name: str, operands: tuple[Sequence[Value], Sequence[Value]]
 ) -> None:
+    """Let an operator on one value pass its path on, if it is positively homogeneous in it."""
     moving, held = operands
     if name not in _KEEPS | _SCALES:
         walk.refuse(call, "not positively homogeneous")

@@ -23,7 +23,10 @@ FEW = 3  # fields of one form that a chain is in; in more of them it is common t
 
 
 class Matrices:
-    """An (N, N) matrix for each chain, those of one size in one array, at zero to begin with."""
+    """An (N, N) matrix for each chain, those of one size in one array, at zero to begin with.
+
+    As soft permutations: rows in the common frame, columns in the model's. As a slope the same.
+    """
 
     def __init__(self, chains: Mapping[Groups, Chain], like: Tensor) -> None:
         self._sizes: dict[int, list[Groups]] = {}
@@ -151,7 +154,7 @@ def stacked(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
 
 
 def _form(field: Field, fixed: frozenset[str]) -> object:
-    """Return what fields of a stack are alike in."""
+    """Return what fields of a stack are alike in: shapes, and which groups of a nest stay."""
     chains = tuple(
         (chain.shape, tuple(name in fixed for name in chain.groups)) for chain in field.chains
     )

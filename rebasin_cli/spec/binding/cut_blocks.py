@@ -56,6 +56,8 @@ def pieces(placement: Placement, sizes: Mapping[str, int], owner: Owner) -> list
     """Return the pieces of a tensor, which cover it exactly.
 
     owner: from a name in an expression to its group, or None for a size.
+    The parts of a split lie behind one another along one axis: each begins where the sizes of the
+    parts before it, in steps of that axis, end.
     """
     steps = [prod(placement.shape[axis + 1 :]) for axis in range(len(placement.shape))]
     found: list[Piece] = []
@@ -81,7 +83,7 @@ def measure(tree: AxisExpr, sizes: Mapping[str, int]) -> int:
 
 
 def count(axes: Axes) -> int:
-    """Return the number of pieces that axis expressions give."""
+    """Return the number of pieces that axis expressions give, before any of them is made."""
     return prod(_count(axis) for axis in axes)
 
 
@@ -122,6 +124,7 @@ def _along(tree: AxisExpr, axis: int, sizes: Mapping[str, int], owner: Owner) ->
 
 
 def _joined(parts: Sequence[Piece]) -> Piece:
+    """Return a piece of pieces: offsets add up, dimensions stand side by side, outer ones first."""
     dims = tuple(dim for part in parts for dim in part.dims)
     return Piece(sum(part.offset for part in parts), dims)
 
@@ -136,7 +139,10 @@ def of_pairs(block: Block) -> Block:
 
 
 def without(block: Block, groups: Container[str | None]) -> Block:
-    """Return a block with fixed dimensions where some groups stand."""
+    """Return a block with fixed dimensions where some groups stand.
+
+    They then merge with their neighbours; nothing else about the view changes.
+    """
     dims = [Dim(d.size, d.stride) if d.group in groups else d for d in block.dims]
     return Block(block.offset, tuple(_merged(dims)))
 

@@ -42,7 +42,11 @@ class Equation:
 
 
 def equations(placements: Iterable[Placement]) -> Iterator[Equation]:
-    """Yield what the shapes say: the parts of a split add up, other axes are what they are."""
+    """Yield what the shapes say: the parts of a split add up, other axes are what they are.
+
+    Along the axis that is cut only the sum of all parts is known; along others every part spans
+    the whole axis, so each is an equation of its own.
+    """
     for placement in placements:
         for axis, size in enumerate(placement.shape):
             trees = [part[axis] for part in placement.parts]
@@ -140,6 +144,7 @@ class _Solver:
         return True
 
     def _mismatch(self, equation: Equation, made: int) -> None:
+        """Report sizes that contradict each other; the same of many layers is said once."""
         if (equation.tree, equation.size) in self._mismatched:
             return
         self._mismatched.add((equation.tree, equation.size))
@@ -195,6 +200,7 @@ class _Solver:
 
 
 def _flattened(group: str, one: int, other: int) -> str:
+    """Return a hint where one size is a multiple of another: channels before and after flatten."""
     small, large = sorted((one, other))
     if small <= 1 or large % small:
         return ""

@@ -200,7 +200,11 @@ def check_parents(
 def _unclear(
     owners: Sequence[tuple[int, str | None]], position: int, parent: str, *, direct: bool
 ) -> str:
-    """Return what is wrong; a missing grandparent is the parent's problem."""
+    """Return what is wrong; a missing grandparent is the parent's problem.
+
+    A parent that stands before the child on its own axis is the one that is meant, however many
+    others there are; one on another axis, or after it, has to be the only one.
+    """
     axis = owners[position][0]
     occurs = [where for where, (_, owner) in enumerate(owners) if owner == parent]
     if not occurs:

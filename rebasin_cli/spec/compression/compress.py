@@ -61,6 +61,7 @@ def compress(
     # Where all families are right at once, two specs are bound and no more.
     if right(families):
         return written(families)
+    # Not even all families written long: then tidying has changed something, and it is left out.
     return written(_largest(families, right)) if right(()) else spec
 
 

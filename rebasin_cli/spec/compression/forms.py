@@ -53,7 +53,8 @@ class Forms:
     def take(self, meaning: Meaning) -> tuple[Form, tuple[int, ...]]:
         """Return the form of an entry or declaration, and the indices taken out of it.
 
-        Names that are `kept` keep their digits.
+        Names that are `kept` keep their digits. Entries of the same text have the same form,
+        whatever tensors they are of: slots are in the order in which the text is read.
         """
         found: list[int] = []
 
@@ -148,6 +149,7 @@ def _names(meaning: Meaning) -> Iterator[str]:
 
 
 def _length(meaning: Meaning) -> int:
+    """Return how many characters a form takes: an entry that is repeated costs that each time."""
     if isinstance(meaning, bool):
         return 0
     if isinstance(meaning, Declaration):

@@ -46,7 +46,10 @@ class Made:
         return replace(line, meaning=renamed(line.meaning, rename))
 
     def _index(self, name: str) -> re.Match[str] | None:
-        """Return the index that templates vary the most, if it is the last one there."""
+        """Return the index that templates vary the most, if it is the last one there.
+
+        The last of the groups of templates and of all others: another may go on with the row.
+        """
 
         def found(index: re.Match[str]) -> set[int]:
             return self._templated.get(_key(name, index), set())

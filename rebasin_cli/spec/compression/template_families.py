@@ -50,6 +50,7 @@ def tensor_families(spec: Spec, names: Names) -> list[Family]:
     families = []
     for items in families_of(said, names.order, names):
         short = cover(items)
+        # What single lines say is no row of layers, of which `{last}` could be the last.
         alone = {rule.pattern for rule in short if rule.single}
         covered = (item.text for item in items if item.form is not None)
         groups = (group for n in covered if n not in alone for group in names_in(spec.tensors[n]))

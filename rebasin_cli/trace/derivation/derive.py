@@ -48,7 +48,8 @@ class FixedAxis:
 class Derived:
     """What an analysis says of a model's parameters.
 
-    spec: one entry for each tensor, no templates. fixed: what stays, with reasons.
+    spec: one entry for each tensor, no templates (`compress` finds those). fixed: what stays, with
+    reasons.
     unused: parameters that no output depends on. outputs: the axes of what the model returns.
     points: where the units of the groups can be seen at work.
     """
@@ -128,7 +129,7 @@ def _free(analysis: Analysis, rows: Iterable[Axes]) -> list[Atom]:
 
 
 def _lines(parents_: Mapping[Atom, Atom], free: Sequence[Atom]) -> dict[Atom, Atom]:
-    """Return the parents of free atoms, and the parents of those."""
+    """Return the parents of free atoms, and the parents of those, as far up as there are any."""
     lines: dict[Atom, Atom] = {}
     pending = list(free)
     for child in pending:
@@ -247,6 +248,7 @@ def _declared(
 
 
 def _fixed(analysis: Analysis, axes: Mapping[str, Axes]) -> Iterable[FixedAxis]:
+    """Yield the fixed parts of axes, each atom once an axis, with the reason that it stays for."""
     for name, row in axes.items():
         for axis, term in enumerate(row):
             for atom in dict.fromkeys(atoms(term)):

@@ -51,7 +51,10 @@ class Family:
 
 
 def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[Family]:
-    """Yield the lists of modules that hold tensors of the same names and shapes."""
+    """Yield the lists of modules that hold tensors of the same names and shapes.
+
+    Layers of a network are such lists too; a router is what tells experts from them.
+    """
     found: defaultdict[str, dict[int, dict[str, tuple[int, ...]]]] = defaultdict(dict)
     for name in spec.tensors:
         for match in _MEMBER.finditer(name):

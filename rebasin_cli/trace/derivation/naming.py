@@ -99,6 +99,11 @@ def names(
 
 
 def _named(found: Sequence[Occurrence], *, has_children: bool) -> str:
+    """Return the name of one atom, not yet told from others of that name.
+
+    Vectors are asked only where there is no matrix: a bias or a norm is on every stream, and says
+    nothing of who writes it. With children on axis 0 of three an atom is a stack of experts.
+    """
     matrices = [place for place in found if place.rank >= _MATRIX] or list(found)
     factors = [place for place in matrices if not place.alone]
     if factors and (has_children or len(factors) == len(matrices)):

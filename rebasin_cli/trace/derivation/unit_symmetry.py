@@ -44,6 +44,8 @@ class Symmetry:
 
 def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> Symmetry:
     """Return the symmetry of a recorded model. Raises UsageError for an unknown output."""
+    # Only what the chosen outputs depend on is analysed, since calls whose results nobody reads
+    # tie axes as others do: the last states of an LSTM, stacked, would make all layers one group.
     chosen = chosen_outputs(record, choices.outputs)
     outputs = [record.outputs[output] for output in chosen]
     calls = live(record, outputs)
