@@ -21,6 +21,7 @@ from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import Entry
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace.derivation.derive import FixedAxis
 from rebasin_cli.trace.derivation.experts import Family, families, routers, stacked
 from rebasin_cli.trace.derivation.unit_symmetry import Choices, Symmetry, symmetry
@@ -51,7 +52,7 @@ from rebasin_cli.trace.proof.unproved import (
     same_but_sizes,
 )
 from rebasin_cli.trace.recording.capture import Arguments, record, record_fake
-from rebasin_cli.trace.recording.record import Record, mapped
+from rebasin_cli.trace.recording.record import Record
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
 LARGEST = 1 << 28  # and up to this size, where there is no small copy to run instead

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 
 from rebasin_cli.trace.axes.analysis import Analysis
 from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Term, atoms
+from rebasin_cli.trace.operators import facts
 from rebasin_cli.trace.recording.record import Call, Value
 
 UNUSED = "not exercised: nothing that the outputs depend on reads it"
-SLICES = frozenset({"select", "slice", "split", "split_with_sizes", "unbind", "chunk", "narrow"})
 
 
 def hold_unused(
@@ -69,7 +69,7 @@ def _exercised(analysis: Analysis, calls: Iterable[Call], outputs: Iterable[Valu
     """
     found = {atom for value in outputs for atom in _atoms(analysis, value)}
     for call in calls:
-        if call.name not in SLICES:
+        if not facts(call.name).slices:
             results = [value for value in call.results if value is not None]
             left = _most_axes(analysis, results)
             given = _most_axes(analysis, call.operands)

@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from rebasin_cli.trace.operators import facts
 from rebasin_cli.trace.recording.record import Call, Record, Value
-
-SORTS = frozenset({"sort", "topk", "msort", "kthvalue"})
-# What these return has its places from the tensor that they write into.
-WRITERS = ("index_add", "index_put", "_index_put_impl", "index_copy", "scatter", "masked_scatter")
 
 
 @dataclass
@@ -61,7 +58,8 @@ def paired(record: Record) -> frozenset[Value]:
 
 def _routes(call: Call, fed: _Known, weighed: _Known, routed: _Known) -> bool:
     """Return whether numbers that a model computed decide where its results stand."""
-    if call.name.startswith(WRITERS):
+    known = facts(call.name)
+    if known.scatters:
         return call.operands[0] in routed
     if routed.any(call.operands):
         return True
@@ -69,5 +67,4 @@ def _routes(call: Call, fed: _Known, weighed: _Known, routed: _Known) -> bool:
         return False
     chosen = [v for v in call.operands if not v.dtype.is_floating_point]
     computed = [v for v in call.operands if v in fed and v in weighed]
-    sorted_ = call.name in SORTS and bool(computed)
-    return sorted_ or any(value in computed for value in chosen)
+    return (known.sorts and bool(computed)) or any(value in computed for value in chosen)

@@ -7,21 +7,9 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Sum, axes_of
-from rebasin_cli.trace.derivation.unused import SLICES
+from rebasin_cli.trace.operators import facts
 from rebasin_cli.trace.points.paired import paired
 from rebasin_cli.trace.recording.record import Call, Record, Value
-
-GATES = frozenset({"sigmoid", "hardsigmoid"})
-NONLINEAR = frozenset(
-    {
-        *("relu", "relu6", "hardtanh", "leaky_relu", "_prelu_kernel", "rrelu", "elu", "celu"),
-        *("selu", "gelu", "silu", "mish", "softplus", "tanh", "hardswish", "threshold"),
-        *GATES,
-    }
-)
-REDUCTIONS = frozenset(
-    {"mean", "sum", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm"}
-)
 
 
 @dataclass(frozen=True)
@@ -109,8 +97,8 @@ def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tup
         **looked(lambda call: _read(call, usable, chart)),
     }
     active = {
-        **looked(lambda call: _activated(call, usable, chart, GATES)),
-        **looked(lambda call: _activated(call, usable, chart, NONLINEAR - GATES)),
+        **looked(lambda call: _activated(call, usable, chart) if _is_gate(call) else {}),
+        **looked(lambda call: {} if _is_gate(call) else _activated(call, usable, chart)),
     }
     before = {group: active.get(group, places) for group, places in after.items()}
     found: dict[str, tuple[Point, ...]] = {}
@@ -168,7 +156,7 @@ def _used_up(
 
     What a slice leaves out is not used up by it.
     """
-    if call.name in SLICES:
+    if facts(call.name).slices:
         return {}
     made = [value for value in (*call.results, *call.written) if value is not None]
     left = set[str]().union(*map(chart.on, made))
@@ -177,14 +165,16 @@ def _used_up(
 
 def _read(call: Call, usable: frozenset[Value], chart: Chart) -> dict[str, tuple[int, ...]]:
     """Return what `_used_up` does, but for the sums that norms are made of."""
-    reduces = call.name in REDUCTIONS
-    return {} if reduces else _used_up(call, usable, chart, crossed=False)
+    sums = facts(call.name).sums
+    return {} if sums else _used_up(call, usable, chart, crossed=False)
 
 
-def _activated(
-    call: Call, usable: frozenset[Value], chart: Chart, names: frozenset[str]
-) -> dict[str, tuple[int, ...]]:
-    if call.name.removesuffix("_") not in {name.removesuffix("_") for name in names}:
+def _is_gate(call: Call) -> bool:
+    return facts(call.name).gate
+
+
+def _activated(call: Call, usable: frozenset[Value], chart: Chart) -> dict[str, tuple[int, ...]]:
+    if not facts(call.name).activation:
         return {}
     return _seen(call, usable, lambda value: chart.visible(value, crossed=False))
 

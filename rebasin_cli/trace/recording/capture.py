@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rebasin_cli.trace.recording.record import Record, Value, mapped
+from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.trace.recording.record import Record, Value
 from rebasin_cli.trace.recording.recorder import Recorder, primitive_kernels
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -100,6 +101,8 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
     return found
 
 
+# Not `tensors.trees`: torch has no names for what is in the output classes of transformers, which
+# tell it how to take them apart and no more, nor for the dataclasses of other models.
 def _collect(tree: Any, name: str, found: dict[str, Tensor]) -> None:
     if isinstance(tree, Tensor):
         found[name or "output"] = tree

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rebasin_cli.tensors.trees import leaves_of
+from rebasin_cli.trace.operators import facts
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,34 +89,12 @@ class Record:
     ends: tuple[int, ...] = ()
 
 
-def values_in(tree: object) -> Iterator[Value]:
-    """Yield the values in nested tuples, lists and mappings."""
-    if isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            yield from values_in(item)
-    elif isinstance(tree, tuple | list):
-        for item in tree:
-            yield from values_in(item)
+def values_in(tree: object) -> list[Value]:
+    """Return the values in nested tuples, lists and mappings, in order."""
+    return leaves_of(tree, Value)
 
 
-def mapped(tree: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """Return nested tuples, lists and mappings with everything of one type replaced."""
-    if isinstance(tree, kind):
-        return change(tree)
-    if isinstance(tree, Mapping):
-        return {key: mapped(item, kind, change) for key, item in tree.items()}
-    if isinstance(tree, tuple | list):
-        items = [mapped(item, kind, change) for item in tree]
-        return items if isinstance(tree, list) else tuple(items)
-    return tree
-
-
-# What these return decides which operators run, or how large their results are.
-STEERING = frozenset({"_local_scalar_dense", "is_nonzero", "equal"})
 MASKS = frozenset({torch.bool, torch.uint8})
-EXTREMES = frozenset({"min", "max", "amin", "amax", "aminmax"})
 
 
 def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
@@ -127,7 +108,7 @@ def live(record: Record, outputs: Sequence[Value]) -> list[Call]:
     kept = []
     for call in reversed(record.calls):
         dynamic = torch.Tag.dynamic_output_shape in call.op.tags
-        steers = (dynamic or call.name in STEERING) and checks.isdisjoint(call.operands)
+        steers = (dynamic or facts(call.name).steers) and checks.isdisjoint(call.operands)
         writes = not storages.isdisjoint(value.root for value in call.written)
         used = writes or not wanted.isdisjoint(call.results)
         read = call.operands if used or not dynamic else _counted(call)
@@ -152,6 +133,6 @@ def _counted(call: Call) -> tuple[Value, ...]:
 
 def _bounds(record: Record) -> set[Value]:
     """Return the extremes of integer tensors: programs read them to check that indices fit."""
-    extremes = (call for call in record.calls if call.name in EXTREMES)
+    extremes = (call for call in record.calls if facts(call.name).extreme)
     integers = (call for call in extremes if not call.operands[0].dtype.is_floating_point)
     return {value for call in integers for value in call.results if value is not None}

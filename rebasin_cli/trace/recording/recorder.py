@@ -13,15 +13,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
+from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.trace.operators import facts
 from rebasin_cli.trace.recording.dispatch import OperatorMode
-from rebasin_cli.trace.recording.record import Call, Value, mapped, values_in
+from rebasin_cli.trace.recording.record import Call, Value, values_in
 
-SHAPE_ONLY = frozenset(
-    {
-        *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
-        *("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
-    }
-)
 FOLDED = 1 << 22  # elements; larger constants keep no numbers
 
 
@@ -80,7 +76,7 @@ class Recorder(OperatorMode):
         number = _constant_number(func, inputs)
         if number is not None:
             return number
-        constant = plain_name(func) in SHAPE_ONLY or all(
+        constant = facts(plain_name(func)).only_shaped or all(
             self._constant(value) for value in values_in((inputs, options))
         )
         real = _real(func, inputs, options) if self.fake else None
@@ -193,11 +189,11 @@ def _real(func: Any, args: Any, kwargs: Any) -> Any:
         return None
 
     def number(value: Value) -> Tensor | None:
-        return torch.empty(value.shape, dtype=value.dtype) if shape_only else value.data
+        return torch.empty(value.shape, dtype=value.dtype) if only_shaped else value.data
 
-    shape_only = plain_name(func) in SHAPE_ONLY
-    values = list(values_in((args, kwargs)))
-    if any(v.data is None or prod(v.shape) > FOLDED for v in values) and not shape_only:
+    only_shaped = facts(plain_name(func)).only_shaped
+    values = values_in((args, kwargs))
+    if any(v.data is None or prod(v.shape) > FOLDED for v in values) and not only_shaped:
         return None
     with _disable_current_modes():
         real_args, real_kwargs = mapped((args, kwargs), Value, number)

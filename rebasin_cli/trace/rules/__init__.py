@@ -11,16 +11,17 @@ from collections.abc import Sequence
 
 import torch
 
+from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
 from rebasin_cli.trace.axes.axis_terms import Term, extent
-from rebasin_cli.trace.recording.record import Call, Value, mapped, values_in
-from rebasin_cli.trace.recording.recorder import SHAPE_ONLY
+from rebasin_cli.trace.operators import OPERATORS, facts
+from rebasin_cli.trace.recording.record import Call, Value, values_in
 from rebasin_cli.trace.rules import arithmetic, indexing, shapes, slices, spatial, strides
 from rebasin_cli.trace.rules.probing import probed
 
 CREATORS = (
     *("empty", "zeros", "ones", "full", "empty_strided", "empty_permuted", "scalar_tensor"),
-    *SHAPE_ONLY,
+    *(operator.name for operator in OPERATORS if operator.only_shaped),
 )
 
 
@@ -66,12 +67,10 @@ def base_name(call: Call) -> str:
     return name[:-1] if in_place and name not in RULES else name
 
 
-COPIES = frozenset({"clone", "_to_copy", "index", "index_select", "_unsafe_view", "mul"})
-
-
 def _pass_stems(analysis: Analysis, call: Call, name: str) -> None:
     """Remember of which parameter a value is a copy, or some rows."""
-    if name not in COPIES or not isinstance(call.args[0], Value) or call.results[0] is None:
+    copies = facts(name).copies
+    if not copies or not isinstance(call.args[0], Value) or call.results[0] is None:
         return
     root = call.args[0].root
     stem = analysis.stems.get(root, root)
@@ -84,10 +83,10 @@ def _pass_domains(analysis: Analysis, call: Call, name: str) -> None:
     domains = {v: d for v in call.operands if (d := analysis.domain(v)) is not None}
     if not domains:
         return
-    if name in indexing.KEEP_DOMAINS | indexing.JOIN_DOMAINS:
+    if facts(name).keeps_indices:
         _hand_on(analysis, call, list(domains.values()), len(domains) < len(set(call.operands)))
         return
-    if name in indexing.LOOK_UP:
+    if facts(name).looks_up:
         _looked_up(analysis, call, domains)
         return
     analysis.freeze(domains.values(), f"its indices are numbers for {call.name}")
@@ -114,7 +113,7 @@ def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, Term]) -> No
     index = list(values_in(call.arg("indices" if call.has("indices") else "index")))
     held = {value: domain for value, domain in domains.items() if value not in index}
     first = held.pop(call.args[0], None)
-    if first is not None and base_name(call) in {"index", "index_select", "gather"}:
+    if first is not None and facts(call.name).takes:
         analysis.domains.update({v: first for v in call.results if v is not None})
     elif first is not None:
         analysis.freeze([first], "indices that are written into")

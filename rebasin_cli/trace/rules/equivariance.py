@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.trace.recording.record import mapped
+from rebasin_cli.tensors.trees import leaves_of, mapped
 
 RUNS = 400  # of the operator, for one layout of arguments
 TOGETHER = 5  # axes of arguments that move together: batch norm has five
@@ -105,7 +105,7 @@ class _Example:
 @lru_cache(maxsize=4096)
 def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[Relation, ...] | None:
     """Return how the axes of an operator move, or None if it cannot be run on random numbers."""
-    operands = sorted(set(_operands_in((args, options))), key=lambda o: o.position)
+    operands = sorted(set(leaves_of((args, options), Operand)), key=lambda o: o.position)
     operator = _Operator(op, args, options)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -235,11 +235,3 @@ def _equal(one: Tensor, two: Tensor) -> bool:
         return True
     precision = ROUNDING * torch.finfo(one.dtype).eps
     return torch.allclose(one, two, rtol=precision, atol=precision * float(one.abs().max()))
-
-
-def _operands_in(tree: Any) -> Iterator[Operand]:
-    if isinstance(tree, Operand):
-        yield tree
-    elif isinstance(tree, tuple):
-        for item in tree:
-            yield from _operands_in(item)

@@ -308,19 +308,3 @@ RULES: dict[str, Rule] = {
         freezing,
     ),
 }
-
-# Results of these name the same units as their first argument does.
-KEEP_DOMAINS = frozenset(
-    {
-        *("clone", "detach", "alias", "_to_copy", "lift_fresh", "view", "_unsafe_view", "expand"),
-        *("unsqueeze", "squeeze", "permute", "transpose", "t", "repeat", "select", "slice"),
-        *("split", "split_with_sizes", "chunk", "unbind", "flip", "roll", "copy", "reshape"),
-    }
-)
-JOIN_DOMAINS = frozenset({"cat", "stack"})
-LOOK_UP = frozenset(
-    {
-        *("embedding", "index", "index_select", "gather", "scatter", "scatter_add"),
-        *("scatter_reduce", "index_add", "index_copy", "index_put", "_index_put_impl"),
-    }
-)

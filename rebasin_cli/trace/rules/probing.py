@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace.axes.analysis import Analysis, Axes
 from rebasin_cli.trace.axes.axis_terms import Term
-from rebasin_cli.trace.recording.record import Call, Value, mapped
+from rebasin_cli.trace.recording.record import Call, Value
 from rebasin_cli.trace.rules.equivariance import Layout, Operand, Relation, relations
 
 ELEMENTS = 300_000  # of one tensor; above that a probe takes too long
@@ -89,6 +90,7 @@ def _operand(position: int, value: Value) -> Operand | None:
 
 
 def _hashable(tree: Any) -> Any:
+    """Return nested lists and mappings as tuples: what is changed are the trees themselves."""
     if isinstance(tree, Mapping):
         return tuple((key, _hashable(item)) for key, item in tree.items())
     return tuple(map(_hashable, tree)) if isinstance(tree, tuple | list) else tree
