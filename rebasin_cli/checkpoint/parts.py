@@ -171,6 +171,7 @@ def _belongs(path: KeyPath, value: Any, shapes: set[tuple[int, ...]]) -> bool:
     return any(named or tuple(t.shape) in shapes for t in _tensors_in(value) if _is_large(t))
 
 
+# Not `tensors.trees`: what a file holds may be nested without end, or hold itself.
 def _tensors_in(value: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value

@@ -14,6 +14,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import on
 from rebasin_cli.tensors import dtype_name
+from rebasin_cli.tensors.trees import mapped, tensors_in
 
 FEW = 8  # parts of a batch that are described one by one
 
@@ -48,7 +49,7 @@ def read_batch(value: object, where: str = "the batch") -> Batch:
     inputs: a tensor, a tuple of positional or a mapping of keyword arguments; an array of numpy is
     a tensor. What it is to a model is told by `fitted`. Raises UserCodeError for anything else.
     """
-    value = _as_tensors(value)
+    value = mapped(value, (np.ndarray, np.generic), _as_tensor)
     if isinstance(value, tuple | list) and len(value) == 2:
         targets = answers_in(value[1])
         if targets is not None or value[1] is None:
@@ -77,24 +78,9 @@ def described(batch: Batch) -> str:
     return text if batch.targets is None else f"{text}; targets {_word(batch.targets)}"
 
 
-def tensors_in(tree: Any) -> list[Tensor]:
-    """Return the tensors in nested tuples, lists and mappings, in order."""
-    if isinstance(tree, Tensor):
-        return [tree]
-    if isinstance(tree, Mapping):
-        return [tensor for item in tree.values() for tensor in tensors_in(item)]
-    if isinstance(tree, tuple | list):
-        return [tensor for item in tree for tensor in tensors_in(item)]
-    return []
-
-
-def _as_tensors(value: Any) -> Any:
-    """Return nested tuples, lists and mappings with tensors in place of numpy's arrays."""
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.as_tensor(value) if value.dtype.kind in "biufc" else value
-    if isinstance(value, Mapping):
-        return {key: _as_tensors(item) for key, item in value.items()}
-    return type(value)(map(_as_tensors, value)) if type(value) in (tuple, list) else value
+def _as_tensor(array: np.ndarray[Any, Any] | np.generic) -> Any:
+    """Return an array of numpy as a tensor, if it holds numbers or truth values."""
+    return torch.as_tensor(array) if array.dtype.kind in "biufc" else array
 
 
 def _word(part: object) -> str:

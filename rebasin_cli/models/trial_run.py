@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
+from rebasin_cli.tensors.trees import mapped
 
 CPU = torch.device("cpu")
 _GROWTH = 3.0  # the second example has at most so many times the positions: it is run for real
@@ -46,13 +47,7 @@ def quiet() -> Iterator[None]:
 
 def on(device: torch.device, value: Any) -> Any:
     """Return the value with all tensors inside its tuples, lists and mappings on the device."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: on(device, item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(on(device, item) for item in value)
-    return value
+    return mapped(value, torch.Tensor, lambda tensor: tensor.to(device))
 
 
 def failure(model: nn.Module, example: Example) -> Exception | None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.batch import Batch, tensors_in
+from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.layers import Layer, layers_of
 from rebasin_cli.network.scores import called, logits_of
+from rebasin_cli.tensors.trees import tensors_in
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.tensors.trees import tensors_in
 
 LARGEST = 20_000_000  # parameters: gradients of more would double a lot of memory
 
@@ -29,7 +30,7 @@ def reach(model: nn.Module, example: Example) -> float:
             for tensor in parameters:
                 tensor.requires_grad_(True)
             returned = model(*example.args, **example.kwargs)
-            total = sum(tensor.sum() for tensor in _differentiable(returned))
+            total = sum(tensor.sum() for tensor in _differentiable(tensors_in(returned)))
             if isinstance(total, torch.Tensor):
                 torch.autograd.backward([total])
     except Exception:  # in-place changes of leaves, for one; the code of any model runs here
@@ -42,14 +43,8 @@ def reach(model: nn.Module, example: Example) -> float:
     return found / max(1, len(parameters))
 
 
-def _differentiable(tree: object) -> Iterator[torch.Tensor]:
-    """Yield the tensors of an output that depend on parameters."""
-    if isinstance(tree, torch.Tensor):
-        if tree.requires_grad:
-            yield tree.real if tree.is_complex() else tree
-    elif isinstance(tree, dict):
-        for item in tree.values():
-            yield from _differentiable(item)
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from _differentiable(item)
+def _differentiable(outputs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Yield those outputs that depend on parameters."""
+    for tensor in outputs:
+        if tensor.requires_grad:
+            yield tensor.real if tensor.is_complex() else tensor

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch, answers_in, described
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import CPU
+from rebasin_cli.tensors.trees import mapped
 
 SIZES = (2, 3)  # rows of the examples that are cut from a batch
 TARGETS = ("labels", "label", "targets", "target", "y")  # keys that hold the right answers
@@ -149,11 +149,7 @@ def _positions(takes: Takes) -> str:
 def _cut(batch: Batch, count: int) -> Example:
     """Return the first rows of a batch."""
 
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[:count] if value.dim() and len(value) == batch.rows else value
-        if isinstance(value, Mapping):
-            return {key: cut(item) for key, item in value.items()}
-        return type(value)(map(cut, value)) if type(value) in (tuple, list) else value
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[:count] if tensor.dim() and len(tensor) == batch.rows else tensor
 
-    return Example(cut(batch.example.args), cut(dict(batch.example.kwargs)))
+    return Example(*mapped((batch.example.args, dict(batch.example.kwargs)), Tensor, cut))

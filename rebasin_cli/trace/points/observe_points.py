@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import SpecError, UserCodeError
-from rebasin_cli.models.batch import tensors_in
 from rebasin_cli.spec import BoundGroup, Spec, bind
 from rebasin_cli.spec.language.model import (
     AxisExpr,
@@ -29,6 +28,7 @@ from rebasin_cli.spec.language.model import (
 )
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block
+from rebasin_cli.tensors.trees import tensors_in
 from rebasin_cli.trace.points.points import Point
 from rebasin_cli.trace.recording.dispatch import OperatorMode
 from rebasin_cli.trace.recording.recorder import plain_name, primitive_kernels, unfused_attention

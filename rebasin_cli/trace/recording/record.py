@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class Call:
         """Return whether the operator has an argument of this name."""
         return any(argument.name == name for argument in self.op._schema.arguments)
 
-    @property
+    @cached_property  # asked for many times by each of several passes
     def operands(self) -> tuple[Value, ...]:
         """The tensors among the arguments, lists of them opened."""
         return tuple(values_in((self.args, self.kwargs)))

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule, analyse
 from rebasin_cli.trace.axes.axis_terms import Atom, Product, Sum, Term, atoms, extent
 from rebasin_cli.trace.derivation.parents import parents
-from rebasin_cli.trace.recording.record import Record, Value, mapped
+from rebasin_cli.trace.recording.record import Record, Value
 from rebasin_cli.trace.recording.recorder import Recorder
 from rebasin_cli.trace.rules import apply_rule
 from tests.trace.operators.units import Moves, Places, draw

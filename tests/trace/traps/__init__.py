@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from rebasin_cli.models import Example, subject_of
 from rebasin_cli.models.weights import widen
 from rebasin_cli.spec import BoundSpec, bind, dump, parse, same_symmetry
+from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace import Choices, Trace, trace
 from rebasin_cli.trace.proof.proof import Trial, random_permutations
-from rebasin_cli.trace.recording.record import mapped
 
 EXACT = 1e-9  # relative, in float64
 WRONG = 1e-3  # relative; what a wrong permutation does at least

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rebasin_cli.commands.barrier.layers.confidence import Calibration, calibration
 from rebasin_cli.commands.barrier.layers.sums import LayerSums, Seen, layer_sums
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.batch import Batch, tensors_in
+from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.batch_inputs import fitted
 from rebasin_cli.network.answers import answers
@@ -22,6 +22,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import Layer, layers_of, observed
 from rebasin_cli.network.scores import called, logits_of
 from rebasin_cli.progress import Progress, silent
+from rebasin_cli.tensors.trees import mapped, tensors_in
 
 INTEGERS = "the inputs are integers, of which none is zero"
 
@@ -136,16 +137,11 @@ def _zero(batch: Batch) -> Batch | None:
     given = batch.example.args, dict(batch.example.kwargs)
     if not any(tensor.is_floating_point() for tensor in tensors_in(given)):
         return None
-    args, kwargs = _zeroed(given)
-    return Batch(Example(args, kwargs))
+    return Batch(Example(*mapped(given, Tensor, _zeroed)))
 
 
-def _zeroed(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return torch.zeros_like(tree) if tree.is_floating_point() else tree
-    if isinstance(tree, Mapping):
-        return {key: _zeroed(item) for key, item in tree.items()}
-    return type(tree)(map(_zeroed, tree)) if type(tree) in (tuple, list) else tree
+def _zeroed(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
 
 
 def _calibrations(returned: Sequence[Any], batch: Batch) -> Calibrations:

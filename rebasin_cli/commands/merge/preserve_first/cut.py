@@ -20,7 +20,7 @@ from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models import Example, Subject
 from rebasin_cli.network.user_code import users_code
-from rebasin_cli.trace.recording.record import mapped
+from rebasin_cli.tensors.trees import mapped
 
 STEP = 0.05  # added to initial values: a layer that starts at zero would hide what it reads
 
