@@ -131,7 +131,7 @@ def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 # Not `tensors.trees`: this is written into the file of the joint model, which imports nothing of
-# ours, and the model that goes on wants its own output classes back, whether torch knows them or not.
+# ours, and the model that goes on wants its own output classes back, known to torch or not.
 def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return what a module returned with every tensor in it changed."""
     if isinstance(value, Tensor):
