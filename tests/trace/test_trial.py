@@ -79,7 +79,7 @@ def test_a_number_that_one_draw_leaves_on_its_side_is_drawn_again(
         return [k for k, tried in enumerate(signs) if tried.ignores(WHOLE)]
 
     thorough = left()
-    monkeypatch.setattr("rebasin_cli.trace.proof.DRAWS", 1)
+    monkeypatch.setattr("rebasin_cli.trace.proof.proof.DRAWS", 1)
     assert set(thorough) < set(left())
 
 
