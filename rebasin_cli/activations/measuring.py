@@ -13,7 +13,7 @@ from rebasin_cli.activations.layer_statistics import LayerStatistics
 from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.correctable_layers import Site, sites_of, watched
+from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watched
 from rebasin_cli.network.layers import frozen_state
 from rebasin_cli.network.scores import called
 
@@ -42,7 +42,7 @@ def layer_statistics(
     return {site.name: _statistics([own[site.name] for own in apart], None) for site in sites}
 
 
-def measured(site: Site, model: nn.Module, batches: Batches) -> Moments:
+def measured(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
     """Return the moments of one layer; each pass ends as soon as the layer was reached."""
     found: Totals = {}
     calls = 0
@@ -82,13 +82,13 @@ def undisturbed(models: Sequence[nn.Module]) -> Iterator[None]:
         yield
 
 
-def _same(model: nn.Module, *sites: Site) -> list[Site]:
+def _same(model: nn.Module, *sites: CorrectableLayer) -> list[CorrectableLayer]:
     """Return the sites of one model in another of its class."""
     modules = dict(model.named_modules())
     return [site.moved(modules[site.name]) for site in sites]
 
 
-def _alone(model: nn.Module, sites: Sequence[Site], batches: Batches) -> Totals:
+def _alone(model: nn.Module, sites: Sequence[CorrectableLayer], batches: Batches) -> Totals:
     found: Totals = {}
     with watched(_same(model, *sites), lambda name, rows: join(found, name, moments(rows))):
         for batch in batches:
@@ -97,7 +97,7 @@ def _alone(model: nn.Module, sites: Sequence[Site], batches: Batches) -> Totals:
 
 
 def _together(
-    models: Sequence[nn.Module], sites: Sequence[Site], batches: Batches
+    models: Sequence[nn.Module], sites: Sequence[CorrectableLayer], batches: Batches
 ) -> dict[str, LayerStatistics]:
     pairs = list(combinations(range(len(models)), 2))
     own: list[Totals] = [{} for _ in models]
@@ -116,7 +116,7 @@ def _together(
     }
 
 
-def _outputs(sites: Sequence[Site], model: nn.Module, batch: Batch) -> Samples:
+def _outputs(sites: Sequence[CorrectableLayer], model: nn.Module, batch: Batch) -> Samples:
     found: dict[str, list[Tensor]] = {}
     with watched(sites, lambda name, rows: found.setdefault(name, []).append(rows.clone())):
         called(model, batch)

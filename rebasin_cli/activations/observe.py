@@ -20,7 +20,7 @@ from rebasin_cli.spec import BoundGroup, BoundSpec
 from rebasin_cli.trace.points.observe_points import Units, columns, observing, units_at
 from rebasin_cli.trace.points.points import MOMENTS, REACHES, Point, blocks_of
 
-Groups = Mapping[str, BoundGroup]
+BoundGroups = Mapping[str, BoundGroup]
 WORD = 8  # float64
 COPIES = 3  # of the products: so far, of a batch, of both
 
@@ -69,13 +69,13 @@ def check_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> N
         )
 
 
-def _groups(bound: BoundSpec) -> Groups:
+def _groups(bound: BoundSpec) -> BoundGroups:
     """Return the groups that may move, and those that others lie inside of."""
     return {name: group for name, group in bound.groups.items() if name not in bound.idle}
 
 
 def _seen(
-    models: Sequence[nn.Module], batch: Batch, points: Sequence[Point], groups: Groups
+    models: Sequence[nn.Module], batch: Batch, points: Sequence[Point], groups: BoundGroups
 ) -> list[UnitMoments]:
     """Return the moments over one batch; what the first model does is kept for so long."""
     kept = _pass(models[0], batch, points, groups) if len(models) > 1 else {}
@@ -93,7 +93,7 @@ def _seen(
 
 
 def _pass(
-    model: nn.Module, batch: Batch, points: Sequence[Point], groups: Groups
+    model: nn.Module, batch: Batch, points: Sequence[Point], groups: BoundGroups
 ) -> dict[int, list[Units]]:
     kept: dict[int, list[Units]] = {}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.activations.moments import CrossMoments, Moments, cross_moments, moments
 
-Dims = tuple[tuple[str, int], ...]
+UnitDims = tuple[tuple[str, int], ...]
 AT_ONCE = 1 << 18  # elements of one model that are widened at a time: they stay in the cache
 ROWS = 4  # for each unit, at the least: joining costs as much as a row for each unit
 
@@ -24,7 +24,7 @@ class UnitMoments:
     is, in words. models: the moments in each. products: of two models, as of `CrossMoments`.
     """
 
-    dims: Dims
+    dims: UnitDims
     place: str
     models: tuple[Moments, ...]
     products: Tensor | None = None
@@ -54,7 +54,7 @@ class UnitMoments:
         return replace(self, models=(both.a, both.b), products=both.products)
 
 
-def unit_moments(dims: Dims, place: str, samples: Sequence[Tensor]) -> UnitMoments:
+def unit_moments(dims: UnitDims, place: str, samples: Sequence[Tensor]) -> UnitMoments:
     """Return the moments of the units of one model, or of two on the same samples.
 
     samples: (count, units) for each model.
@@ -71,14 +71,14 @@ def unit_moments(dims: Dims, place: str, samples: Sequence[Tensor]) -> UnitMomen
     return found
 
 
-def _of_part(dims: Dims, place: str, samples: Sequence[Tensor]) -> UnitMoments:
+def _of_part(dims: UnitDims, place: str, samples: Sequence[Tensor]) -> UnitMoments:
     if len(samples) == 1:
         return UnitMoments(dims, place, (moments(samples[0]),))
     both = cross_moments(samples[0], samples[1])
     return UnitMoments(dims, place, (both.a, both.b), both.products)
 
 
-Similarity = Callable[[CrossMoments], Tensor]
+SimilarityMeasure = Callable[[CrossMoments], Tensor]
 
 
 def inner(found: CrossMoments) -> Tensor:
@@ -108,7 +108,7 @@ def absolute(found: CrossMoments) -> Tensor:
     return correlation(found).abs()
 
 
-SIMILARITIES: Mapping[str, Similarity] = {
+SIMILARITIES: Mapping[str, SimilarityMeasure] = {
     "inner": inner,
     "covariance": covariance,
     "correlation": correlation,

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.models import Example
+from rebasin_cli.models.module_weights import fill, widen, widened
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
-from rebasin_cli.models.weights import fill, widen, widened
 from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace.recording.capture import named_outputs, primary_outputs
 from rebasin_cli.trace.recording.recorder import primitive_kernels
 
-Outputs = Sequence[Mapping[str, Tensor]]
+OutputsByInput = Sequence[Mapping[str, Tensor]]
 
 
 def check_function(
     check: FunctionCheck | None, one: TensorSource, other: TensorSource, *, where: str
-) -> Agreement | None:
+) -> FunctionDifference | None:
     """Return how far the outputs of a checkpoint move as its units do, if that can be looked at.
 
     Raises PermutationError if they do: before a model of another function is written. where: the
@@ -55,7 +55,7 @@ def check_function(
 
 def compare_functions(
     check: FunctionCheck, one: TensorSource, other: TensorSource, *, inputs: int | None = None
-) -> Agreement:
+) -> FunctionDifference:
     """Return how far apart the outputs of two checkpoints are on the model's random inputs.
 
     inputs: how many of them; None: all. In float64, or in float32 where the model computes no
@@ -79,12 +79,12 @@ def compare_functions(
         what = f"{subject.name} does not run with the weights of the checkpoints"
         raise UsageError(what, detail=cause(error)) from error
     difference = _apart(*runs) if _finite(runs[0]) else math.nan
-    return Agreement(difference, len(examples), dtype_name(dtype))
+    return FunctionDifference(difference, len(examples), dtype_name(dtype))
 
 
 def _run(
     model: nn.Module, source: TensorSource, check: FunctionCheck, examples: Sequence[Example]
-) -> Outputs:
+) -> OutputsByInput:
     fill(model, source, check.network.windows)
     dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
     return [_called(model, example, dtype, check.outputs) for example in examples]
@@ -103,11 +103,11 @@ def _called(
     return {name: found[name].clone() for name in wanted if name in found}
 
 
-def _finite(outputs: Outputs) -> bool:
+def _finite(outputs: OutputsByInput) -> bool:
     return all(bool(torch.isfinite(value).all()) for run in outputs for value in run.values())
 
 
-def _apart(one: Outputs, other: Outputs) -> float:
+def _apart(one: OutputsByInput, other: OutputsByInput) -> float:
     pairs = [(run[n], again[n]) for run, again in zip(one, other, strict=True) for n in run]
     return max((_relative(a, b) for a, b in pairs), default=math.inf)
 
@@ -125,7 +125,7 @@ SAME_FUNCTION = 1e-5  # relative: what float32 inside a model makes of another o
 
 
 @dataclass(frozen=True)
-class Agreement:
+class FunctionDifference:
     """How far apart the outputs of two checkpoints are, in units of their largest value.
 
     inputs: on how many random inputs. dtype: in which the model was run.

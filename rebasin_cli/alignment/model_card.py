@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.files.provenance import KEY
 from rebasin_cli.files.targets import KEEP, Target
@@ -32,7 +32,7 @@ class Found:
     """What a card tells of an alignment: the objective, and whether functions were looked at."""
 
     objective: Change | None = None
-    function: Agreement | None = None
+    function: FunctionDifference | None = None
 
 
 NOTHING = Found()
@@ -124,7 +124,7 @@ def _recipe(record: Mapping[str, Any], output: Output, found: Found) -> list[str
     return [*lines, f"* function of what was aligned: {_kept(found.function)}"]
 
 
-def _kept(function: Agreement | None) -> str:
+def _kept(function: FunctionDifference | None) -> str:
     """Return whether reordering units was seen to keep the function."""
     if function is None:
         return "not looked at by running the model"

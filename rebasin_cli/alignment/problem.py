@@ -43,7 +43,7 @@ ChoiceT = TypeVar("ChoiceT", Choice, "Choice | None")
 
 
 @dataclass(frozen=True)
-class Problem(Generic[ChoiceT]):
+class MatchingProblem(Generic[ChoiceT]):
     """Models of one architecture, opened, the first of them the reference.
 
     choice: the spec that they are matched under; None: they are not.
@@ -55,7 +55,7 @@ class Problem(Generic[ChoiceT]):
 
 
 @overload
-def open_problem(paths: Sequence[Path], request: ProblemRequest) -> Problem[Choice]: ...
+def open_problem(paths: Sequence[Path], request: ProblemRequest) -> MatchingProblem[Choice]: ...
 
 
 @overload
@@ -66,7 +66,7 @@ def open_problem(
     matched: bool,
     done: str | None = ...,
     together: int = ...,
-) -> Problem[Choice | None]: ...
+) -> MatchingProblem[Choice | None]: ...
 
 
 def open_problem(
@@ -76,7 +76,7 @@ def open_problem(
     matched: bool = True,
     done: str | None = None,
     together: int = 0,
-) -> Problem[Choice] | Problem[Choice | None]:
+) -> MatchingProblem[Choice] | MatchingProblem[Choice | None]:
     """Return the models of a command, checked to belong together; nothing is read but headers.
 
     matched: whether permutations are searched for. done: what codes of quantised weights would
@@ -91,4 +91,4 @@ def open_problem(
     choice = choose_spec(models, request.selection, request.tracing) if matched else None
     if choice:
         check_search(choice, machine, request.search, together=together)
-    return Problem(tuple(models), machine, choice)
+    return MatchingProblem(tuple(models), machine, choice)

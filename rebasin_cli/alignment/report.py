@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rebasin_cli.alignment.functions import Agreement
-from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.aligned import Aligned
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.unit_report import (
     aligned_fields,
     aligned_lines,
@@ -14,7 +14,7 @@ from rebasin_cli.alignment.unit_report import (
     span,
     unit_fields,
 )
-from rebasin_cli.matching import Change, Diagnosis, Matching, Status
+from rebasin_cli.matching import Change, Matching, Status, UnitComparison
 from rebasin_cli.matching.problem.result import HeldOut
 from rebasin_cli.presentation.presenter import Presenter
 from rebasin_cli.presentation.words import count
@@ -92,7 +92,7 @@ def aligned_text(outcome: Aligned) -> str:
     return "\n".join(lines)
 
 
-def agreement_text(function: Agreement) -> str:
+def agreement_text(function: FunctionDifference) -> str:
     answer = "the same function" if function.same else "not the same function"
     inputs = count(function.inputs, "random input")
     return (
@@ -101,7 +101,7 @@ def agreement_text(function: Agreement) -> str:
     )
 
 
-def _group_fields(matching: Matching, found: Diagnosis | None) -> list[dict[str, Any]]:
+def _group_fields(matching: Matching, found: UnitComparison | None) -> list[dict[str, Any]]:
     return [
         {
             "name": group.name,
@@ -117,7 +117,7 @@ def _group_fields(matching: Matching, found: Diagnosis | None) -> list[dict[str,
     ]
 
 
-def matched_fields(matching: Matching, found: Diagnosis | None = None) -> dict[str, Any]:
+def matched_fields(matching: Matching, found: UnitComparison | None = None) -> dict[str, Any]:
     return {
         "status": matching.status.name.lower(),
         "method": matching.method,
@@ -147,7 +147,7 @@ def _aligned_fields(outcome: Aligned) -> dict[str, Any] | None:
     }
 
 
-def agreement_fields(function: Agreement | None) -> dict[str, Any]:
+def agreement_fields(function: FunctionDifference | None) -> dict[str, Any]:
     if function is None:
         return {"same_function": None, "output_difference": None}
     return {"same_function": function.same, "output_difference": function.difference}

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from rebasin_cli.matching import (
     Change,
-    Diagnosis,
     GroupChange,
     Matching,
+    UnitComparison,
     UnitFigures,
     aligned_relation,
 )
@@ -35,7 +35,7 @@ def span(change: Change | None) -> dict[str, float] | None:
     return {"before": change.before, "after": change.after} if change else None
 
 
-def aligned_fields(matching: Matching, found: Diagnosis) -> dict[str, Any]:
+def aligned_fields(matching: Matching, found: UnitComparison) -> dict[str, Any]:
     """Return what the event of an aligned model says of the two models as a whole."""
     relation = aligned_relation(matching.status, found)
     return {
@@ -58,7 +58,7 @@ def unit_fields(figures: UnitFigures) -> dict[str, Any]:
     }
 
 
-def aligned_lines(matching: Matching, found: Diagnosis) -> tuple[str, str]:
+def aligned_lines(matching: Matching, found: UnitComparison) -> tuple[str, str]:
     """Return the figures of two matched models as a whole, and the advice."""
     change, cosine = matching.objective, found.cosine
     return (
@@ -68,7 +68,7 @@ def aligned_lines(matching: Matching, found: Diagnosis) -> tuple[str, str]:
     )
 
 
-def aligned_table(matching: Matching, found: Diagnosis) -> Table:
+def aligned_table(matching: Matching, found: UnitComparison) -> Table:
     """Return a row for each group that may move, and one for all of them."""
     table = group_table("size", "moved", "cosine", "kept", *last_headings(found))
     for group in movable_groups(matching.groups):
@@ -87,12 +87,12 @@ def aligned_table(matching: Matching, found: Diagnosis) -> Table:
     return table
 
 
-def legend(found: Diagnosis) -> str:
+def legend(found: UnitComparison) -> str:
     """Return what the columns of a table mean."""
     return LEGEND + (MARGINS if _has_margins(found) else "")
 
 
-def chance_text(found: Diagnosis) -> str:
+def chance_text(found: UnitComparison) -> str:
     return f"unrelated weights, matched: up to {found.chance:.3f}"
 
 
@@ -105,11 +105,11 @@ def _share_moved(matching: Matching) -> float:
     return sum(group.moved for group in movable_groups(matching.groups)) / (units or 1)
 
 
-def _has_margins(found: Diagnosis) -> bool:
+def _has_margins(found: UnitComparison) -> bool:
     return any(figures.margin for figures in found.groups.values())
 
 
-def last_headings(found: Diagnosis) -> tuple[str, ...]:
+def last_headings(found: UnitComparison) -> tuple[str, ...]:
     return ("margin", "nearest", "gain") if _has_margins(found) else ("gain",)
 
 
@@ -123,7 +123,7 @@ def _spans(figures: UnitFigures) -> list[str]:
     return [f"{c.before:.3f} -> {c.after:.3f}" if c else "" for c in changes]
 
 
-def margin_cells(figures: UnitFigures, found: Diagnosis) -> list[str]:
+def margin_cells(figures: UnitFigures, found: UnitComparison) -> list[str]:
     if not _has_margins(found):
         return []
     margin = figures.margin
@@ -138,7 +138,9 @@ def group_table(*headings: str) -> Table:
     return table
 
 
-def matched_details(matching: Matching, found: Diagnosis | None = None) -> list[RenderableType]:
+def matched_details(
+    matching: Matching, found: UnitComparison | None = None
+) -> list[RenderableType]:
     """Return a table with a row for each group that may move, and what its columns mean."""
     return [aligned_table(matching, found), legend(found)] if found else [_plain_table(matching)]
 

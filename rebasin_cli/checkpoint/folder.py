@@ -10,7 +10,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
 from rebasin_cli.checkpoint.failures import capped, listing, reading
-from rebasin_cli.checkpoint.foreign import Names, foreign_folder, foreign_name
+from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreign_name
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.weight_file import ENDINGS
 from rebasin_cli.checkpoint.writing.disk import OpenFile
@@ -78,12 +78,12 @@ def find_weights(path: Path) -> WeightSet:
     return WeightSet(files=tuple(path / name for name in chosen), folder=path)
 
 
-def names_in(folder: Path) -> Names:
+def names_in(folder: Path) -> FolderListing:
     """Return what a folder holds, by name, sorted."""
     with reading(folder):
         children = sorted(folder.iterdir())
         folders = [child.name for child in children if child.is_dir()]
-    return Names([child.name for child in children if child.name not in folders], folders)
+    return FolderListing([child.name for child in children if child.name not in folders], folders)
 
 
 def is_weight_name(name: str) -> bool:
@@ -92,7 +92,7 @@ def is_weight_name(name: str) -> bool:
     return stem.lower().endswith(ENDINGS)
 
 
-def _choose(inside: Names, folder: Path) -> Sequence[str]:
+def _choose(inside: FolderListing, folder: Path) -> Sequence[str]:
     """Return the index, or the weight files of the only model in a folder."""
     names = [name for name in inside.files if not name.startswith(".")]
     indexes = [name for name in names if name.endswith(INDEX_ENDING) and is_weight_name(name)]
@@ -144,7 +144,7 @@ def _shards(names: Sequence[str], folder: Path) -> Sequence[str] | None:
     return wanted
 
 
-def _no_weights(inside: Names, folder: Path) -> CheckpointError:
+def _no_weights(inside: FolderListing, folder: Path) -> CheckpointError:
     """Return what to say of a folder without weights: what is in it, what lies below."""
     below = folders_below(folder, _holds_weights)
     foreign = next(filter(None, map(foreign_name, inside.files)), None)

@@ -82,7 +82,7 @@ _MEMBERS: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Names:
+class FolderListing:
     """The names of the files and of the folders in a folder, hidden ones included."""
 
     files: Sequence[str]
@@ -97,7 +97,7 @@ class Names:
         return any(re.fullmatch(pattern, name) for name in self.folders)
 
 
-_FOLDERS: Sequence[tuple[Callable[[Names], bool], tuple[str, str]]] = (
+_FOLDERS: Sequence[tuple[Callable[[FolderListing], bool], tuple[str, str]]] = (
     (
         lambda n: n.file(r"\.metadata") or n.file(r".*\.distcp"),
         ("a distributed checkpoint (DCP) in pieces", f"put them together: {_MERGE_DCP}"),
@@ -174,6 +174,6 @@ def foreign_archive(members: Sequence[str]) -> Foreign | None:
     return None
 
 
-def foreign_folder(names: Names) -> Foreign | None:
+def foreign_folder(names: FolderListing) -> Foreign | None:
     """Return what a folder is that holds a checkpoint in pieces, or none of a model."""
     return next((Foreign(*known) for is_it, known in _FOLDERS if is_it(names)), None)

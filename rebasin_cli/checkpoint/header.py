@@ -58,7 +58,7 @@ _LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Entry:
+class HeaderEntry:
     """A tensor and where its bytes are, counted from the end of the header."""
 
     info: TensorInfo
@@ -70,7 +70,7 @@ class Entry:
 class Header:
     """A valid header. entries: by name, in the order of the data. start: of the data."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, HeaderEntry]
     metadata: Mapping[str, str]
     start: int
 
@@ -85,11 +85,13 @@ def read_header(file: OpenFile) -> Header:
     fields = parse_object(file.read(LENGTH.size, length), where=where, what="the header")
     metadata = _metadata(fields.pop("__metadata__", {}), where)
     checked = [_entry(name, field, where) for name, field in fields.items()]
-    problems = [problem for item in checked if not isinstance(item, Entry) for problem in item]
+    problems = [
+        problem for item in checked if not isinstance(item, HeaderEntry) for problem in item
+    ]
     if problems:
         raise CheckpointError(*problems)
     entries = sorted(
-        (item for item in checked if isinstance(item, Entry)), key=lambda e: (e.begin, e.end)
+        (item for item in checked if isinstance(item, HeaderEntry)), key=lambda e: (e.begin, e.end)
     )
     start = LENGTH.size + length
     problems = list(_gaps(entries, file.size - start, where))
@@ -169,7 +171,7 @@ def _metadata(field: object, where: str) -> dict[str, str]:
     return field
 
 
-def _entry(name: str, field: Any, where: str) -> Entry | list[Problem]:
+def _entry(name: str, field: Any, where: str) -> HeaderEntry | list[Problem]:
     """Return a checked entry, or all that is wrong with it."""
     wrong = list(_field_problems(field)) if isinstance(field, dict) else ["is not an object"]
     if any("\ud800" <= letter <= "\udfff" for letter in name):
@@ -183,7 +185,7 @@ def _entry(name: str, field: Any, where: str) -> Entry | list[Problem]:
         kind = f"{field['dtype']} of shape {list(info.shape)}"
         detail = f"expected {info.nbytes} for {kind}, found {end - begin}"
         return [Problem(what, where=where, detail=detail)]
-    return Entry(info, begin, end)
+    return HeaderEntry(info, begin, end)
 
 
 def _field_problems(field: dict[str, Any]) -> Iterable[str]:
@@ -228,7 +230,7 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
     )
 
 
-def _gaps(entries: Sequence[Entry], available: int, where: str) -> Iterable[Problem]:
+def _gaps(entries: Sequence[HeaderEntry], available: int, where: str) -> Iterable[Problem]:
     """Find overlaps, holes and a wrong end. `entries` are sorted by their place."""
     place = 0
     for entry in entries:

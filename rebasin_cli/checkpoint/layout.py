@@ -9,10 +9,10 @@ from typing import Any
 
 from rebasin_cli.checkpoint.folder import INDEX_ENDING
 from rebasin_cli.checkpoint.parts import KeyPath
-from rebasin_cli.checkpoint.torch_format.torch_file import Format
+from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.errors import UsageError, suggest
 
-_SINGLE: Mapping[Format, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}
+_SINGLE: Mapping[TorchFormat, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Layout:
     without: paths of what is left out of the containers.
     """
 
-    format: Format
+    format: TorchFormat
     stored: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
     shards: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ def layout_for(layout: Layout, format: str) -> Layout:
     )
 
 
-def _converted(layout: Layout, format: Format) -> Layout:
+def _converted(layout: Layout, format: TorchFormat) -> Layout:
     single = _SINGLE[format]
     names = sorted(set(layout.shards.values()))
     renamed = {name: _shard_name(name, format) if layout.index else single for name in names}
@@ -82,7 +82,7 @@ def _converted(layout: Layout, format: Format) -> Layout:
     )
 
 
-def _shard_name(name: str, format: Format) -> str:
+def _shard_name(name: str, format: TorchFormat) -> str:
     """Return `model-1-of-2.safetensors` for `pytorch_model-1-of-2.bin`, and the reverse."""
     old, new = ("pytorch_model", "model") if format == "safetensors" else ("model", "pytorch_model")
     path = Path(name)

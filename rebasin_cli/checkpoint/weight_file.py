@@ -13,7 +13,7 @@ from rebasin_cli.checkpoint.foreign import READ_AHEAD, foreign_file
 from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_format.container import PartError, is_extra_state
-from rebasin_cli.checkpoint.torch_format.torch_file import Format, TorchFile
+from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile, TorchFormat
 from rebasin_cli.checkpoint.torch_format.unpickle import ZIP_MAGIC
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError
@@ -30,7 +30,7 @@ class WeightFile(Protocol):
     """One open file of tensors, under the names it stores."""
 
     @property
-    def format(self) -> Format: ...
+    def format(self) -> TorchFormat: ...
 
     @property
     def file(self) -> OpenFile: ...
@@ -64,7 +64,7 @@ class WeightFile(Protocol):
 class SafetensorsFile:
     """A safetensors file. Tensors are read by position: only what is loaded takes memory."""
 
-    format: Format = "safetensors"
+    format: TorchFormat = "safetensors"
 
     def __init__(self, file: OpenFile) -> None:
         self.file = file
@@ -99,7 +99,7 @@ def open_weights(path: Path, *, key: str | None, ignoring: bool = False) -> Weig
     return SafetensorsFile(file)
 
 
-def format_of(path: Path) -> Format | None:
+def format_of(path: Path) -> TorchFormat | None:
     """Return the format that a name's ending stands for."""
     ending = path.suffix.lower()
     if ending == ".safetensors":
@@ -107,7 +107,7 @@ def format_of(path: Path) -> Format | None:
     return "pt" if ending in TORCH_ENDINGS else None
 
 
-def _format(file: OpenFile) -> Format:
+def _format(file: OpenFile) -> TorchFormat:
     where = str(file.path)
     if not file.size:
         raise CheckpointError("the file is empty", where=where)
@@ -129,7 +129,7 @@ def _format(file: OpenFile) -> Format:
     raise CheckpointError("not a known kind of file", where=where, detail=f"known: {known}")
 
 
-def _sniff(start: bytes, size: int) -> Format | None:
+def _sniff(start: bytes, size: int) -> TorchFormat | None:
     # First, because the length of a header may have the bytes that pickles start with: 640 has.
     if start[LENGTH.size : LENGTH.size + 1] == b"{":
         length = LENGTH.unpack(start[: LENGTH.size])[0]

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from rebasin_cli import __version__
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settled
 from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guarded
-from rebasin_cli.commands.registry import COMMANDS, SPEC, Entry
+from rebasin_cli.commands.registry import COMMANDS, SPEC, CommandEntry
 from rebasin_cli.errors import Problem, UsageError
 
 EPILOG = """
@@ -38,7 +38,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 class LazyGroup(TyperGroup):
     """A group of commands that are known by name and summary until one of them is run."""
 
-    entries: ClassVar[Mapping[str, Entry]] = {}
+    entries: ClassVar[Mapping[str, CommandEntry]] = {}
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)

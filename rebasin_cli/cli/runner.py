@@ -16,7 +16,7 @@ import typer
 
 from rebasin_cli.cli.process import PIPE_CLOSED, say
 from rebasin_cli.errors import MachineError, RebasinError
-from rebasin_cli.presentation.work import Text, Work
+from rebasin_cli.presentation.work import PrintedText, Work
 
 BUG = 70
 INTERRUPTED = 130
@@ -31,14 +31,14 @@ class TerminatedError(BaseException):
     """SIGTERM arrived: unwind, clean up, leave."""
 
 
-def carry_out(work: Work | Text | None) -> int:
+def carry_out(work: Work | PrintedText | None) -> int:
     """Make a plan, run it, show each outcome as it comes, and return the exit code.
 
     With --dry-run the plan is printed as JSON and nothing is done.
     """
     if work is None:
         return 0
-    if isinstance(work, Text):
+    if isinstance(work, PrintedText):
         with guarded(work.command, json_wanted=work.json):
             for line in work.lines():
                 print(line, end="")

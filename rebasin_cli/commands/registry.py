@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Entry:
+class CommandEntry:
     """A command: the module that has it, the function, and its summary.
 
     The summary is the first line of the command's own help, so that a list of commands can be
@@ -19,59 +19,59 @@ class Entry:
     summary: str
 
 
-COMMANDS: Mapping[str, Entry] = {
-    "align": Entry(
+COMMANDS: Mapping[str, CommandEntry] = {
+    "align": CommandEntry(
         "rebasin_cli.commands.align.command",
         "align",
         "Permute the units of each MODEL so that it lies in REF's basin. "
         "Its function stays the same.",
     ),
-    "apply": Entry(
+    "apply": CommandEntry(
         "rebasin_cli.commands.apply.command",
         "apply",
         "Apply a saved permutation to a checkpoint with the same tensors.",
     ),
-    "merge": Entry(
+    "merge": CommandEntry(
         "rebasin_cli.commands.merge.command",
         "merge",
         "Align the MODELs to one another and average them into one checkpoint.",
     ),
-    "lerp": Entry(
+    "lerp": CommandEntry(
         "rebasin_cli.commands.lerp.command",
         "lerp",
         "Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.",
     ),
-    "verify": Entry(
+    "verify": CommandEntry(
         "rebasin_cli.commands.verify.command",
         "verify",
         "Is B exactly A with its units reordered? Exit code 0: yes, 1: no.",
     ),
-    "diff": Entry(
+    "diff": CommandEntry(
         "rebasin_cli.commands.diff.command",
         "diff",
         "Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.",
     ),
-    "inspect": Entry(
+    "inspect": CommandEntry(
         "rebasin_cli.commands.inspect.command",
         "inspect",
         "Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.",
     ),
-    "prune": Entry(
+    "prune": CommandEntry(
         "rebasin_cli.commands.prune.command",
         "prune",
         "Set the smallest weights of MODEL to zero: exactly the share that is asked for.",
     ),
-    "statistics": Entry(
+    "statistics": CommandEntry(
         "rebasin_cli.commands.statistics.command",
         "statistics",
         "Run A, or A and B, on data, and write what their units do: a small safetensors file.",
     ),
-    "renormalize": Entry(
+    "renormalize": CommandEntry(
         "rebasin_cli.commands.renormalize.command",
         "renormalize",
         "Give the units of MERGED the statistics of its parents, inside its own weights.",
     ),
-    "barrier": Entry(
+    "barrier": CommandEntry(
         "rebasin_cli.commands.barrier.command",
         "barrier",
         "Run the models between A and B, as they are and with B aligned to A: "
@@ -79,28 +79,28 @@ COMMANDS: Mapping[str, Entry] = {
     ),
 }
 
-SPEC: Mapping[str, Entry] = {
-    "list": Entry(
+SPEC: Mapping[str, CommandEntry] = {
+    "list": CommandEntry(
         "rebasin_cli.commands.spec.command",
         "list_",
         "List the bundled specs: a name and what it is for on each line.",
     ),
-    "show": Entry(
+    "show": CommandEntry(
         "rebasin_cli.commands.spec.command",
         "show",
         "Print a spec: a bundled one as it is shipped, or a file.",
     ),
-    "check": Entry(
+    "check": CommandEntry(
         "rebasin_cli.commands.spec.check.command",
         "check",
         "Check a spec by itself, or against the headers of MODEL. Exit code 0: valid, 1: not.",
     ),
-    "trace": Entry(
+    "trace": CommandEntry(
         "rebasin_cli.commands.spec.trace.command",
         "trace",
         "Find the complete symmetry of a PyTorch model, prove it by running, and print its spec.",
     ),
-    "init": Entry(
+    "init": CommandEntry(
         "rebasin_cli.commands.spec.command",
         "init",
         "Print a spec to start from: every tensor of MODEL, layers folded, all axes still fixed.",

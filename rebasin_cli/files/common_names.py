@@ -14,7 +14,7 @@ from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.checkpoint.renamed import is_counter
 from rebasin_cli.tensors import TensorInfo, infos
 
-Names = Mapping[str, str]  # a tensor's name -> what it is seen as
+NameMap = Mapping[str, str]  # a tensor's name -> what it is seen as
 
 # Prefixes that are tried of each side: top-level modules of a model are few.
 _MOST = 24
@@ -23,14 +23,14 @@ _ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
-class Match:
+class NameMatch:
     """A renaming of one model, and how far it brings it.
 
     agreeing: the part of it after which tensors agree in shape. differing: names that do not.
     """
 
-    names: Names
-    agreeing: Names
+    names: NameMap
+    agreeing: NameMap
     differing: int
 
     @property
@@ -47,7 +47,7 @@ def agreed(models: Sequence[Checkpoint]) -> list[Checkpoint]:
     return [model.renamed({}, _lent(model, ties)) for model in renamed]
 
 
-def renaming(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) -> Names:
+def renaming(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) -> NameMap:
     """Return the new names of tensors, as near to the wanted ones as a renaming can bring them.
 
     Nothing is renamed where that brings nothing, or where two renamings would do as well.
@@ -63,7 +63,7 @@ def renaming(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) 
     return plain if alike else best.names
 
 
-def normal_names(found: Mapping[str, TensorInfo]) -> Names:
+def normal_names(found: Mapping[str, TensorInfo]) -> NameMap:
     """Return names without what modules around a module add, and as new LayerNorms have them.
 
     A gamma without a beta is the scale of a layer, and no LayerNorm's. A parametrization that has
@@ -85,7 +85,7 @@ def uniform_prefixes(found: Mapping[str, TensorInfo]) -> list[str]:
 
 def _candidates(
     wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
-) -> Iterator[Names]:
+) -> Iterator[NameMap]:
     """Yield renamings, the plain ones first."""
     plain = {name: name for name in found}, {name: name for name in wanted}
     forms = [plain, (normal_names(found), normal_names(wanted))]
@@ -98,7 +98,9 @@ def _candidates(
             yield {old: back.get(name, name) for old, name in new.items()}
 
 
-def _prefixed(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) -> Iterator[Names]:
+def _prefixed(
+    wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
+) -> Iterator[NameMap]:
     """Yield renamings that strip a prefix and add one: of all names, then of a part of them."""
     starts = ["", *uniform_prefixes(found)]
     bare = [{name: name.removeprefix(start) for name in found} for start in starts]
@@ -113,7 +115,7 @@ def _prefixed(wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo])
             yield _under(prefix, names, wanted)
 
 
-def _under(prefix: str, names: Names, wanted: Mapping[str, TensorInfo]) -> Names:
+def _under(prefix: str, names: NameMap, wanted: Mapping[str, TensorInfo]) -> NameMap:
     """Return names with a prefix where that is a module of the wanted ones, heads aside."""
     tops = {_top(name) for name in wanted}
     inside = {_top(n.removeprefix(prefix)) for n in wanted if n.startswith(prefix)} - tops
@@ -131,17 +133,17 @@ def _top(name: str) -> str:
 
 
 def _match(
-    names: Names, wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
-) -> Match:
+    names: NameMap, wanted: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
+) -> NameMatch:
     new = set(names.values())
     if len(new) < len(names):
-        return Match(names, {}, len(wanted) + len(names))
+        return NameMatch(names, {}, len(wanted) + len(names))
     agreeing = {
         old: name
         for old, name in names.items()
         if name in wanted and wanted[name].shape == found[old].shape
     }
-    return Match(names, agreeing, len(new ^ wanted.keys()))
+    return NameMatch(names, agreeing, len(new ^ wanted.keys()))
 
 
 def _normal(name: str, found: Mapping[str, TensorInfo]) -> str:

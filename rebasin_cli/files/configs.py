@@ -45,7 +45,7 @@ _UNWRAPPED = frozenset(("rope_parameters", "rope_scaling"))
 _UNSAID = (None, "default")
 _ABSENT = object()
 
-Said = Mapping[str, Any]
+ConfigFacts = Mapping[str, Any]
 
 
 def check_configs(models: Sequence[Checkpoint], tracing: Tracing) -> None:
@@ -135,7 +135,7 @@ def _of_rope(key: str) -> str:
     return key if "rope" in name or "rotary" in name else f"{outer}{dot}rope_{name}"
 
 
-def _differences(ours: Said, theirs: Said) -> Iterator[tuple[str, str]]:
+def _differences(ours: ConfigFacts, theirs: ConfigFacts) -> Iterator[tuple[str, str]]:
     """Yield the keys that matter and differ, each with a line of words."""
     for key in sorted({*ours, *theirs}):
         a, b = ours.get(key, _ABSENT), theirs.get(key, _ABSENT)
@@ -144,7 +144,7 @@ def _differences(ours: Said, theirs: Said) -> Iterator[tuple[str, str]]:
             yield key, _line(key, a, b)
 
 
-def _refused(key: str, ours: Said, theirs: Said) -> bool:
+def _refused(key: str, ours: ConfigFacts, theirs: ConfigFacts) -> bool:
     """Return whether a difference makes another network; what one does not say may be the same."""
     return key in ours and key in theirs and _structural(key)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint, Written, open_checkpoint, write_tensors
 from rebasin_cli.errors import PermutationError, SpecError
-from rebasin_cli.files.targets import Place
-from rebasin_cli.files.views import bind_seen
+from rebasin_cli.files.name_views import bind_seen
+from rebasin_cli.files.targets import OutputPlace
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec import BoundGroup, BoundSpec, dump, parse
@@ -124,7 +124,7 @@ def _unfit(source: Path, checkpoint: Checkpoint, detail: str) -> PermutationErro
 
 
 def save_permutations(
-    place: Place | None,
+    place: OutputPlace | None,
     permutations: Permutations,
     bound: BoundSpec,
     models: tuple[Checkpoint, Checkpoint],

@@ -38,7 +38,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True)
-class Place:
+class OutputPlace:
     """Where one file goes, and what happens if there is one: replace it, or leave it (`skip`).
 
     folder: a folder to create first, or None.
@@ -58,10 +58,10 @@ class Target:
     of the card, once it is known.
     """
 
-    place: Place
+    place: OutputPlace
     layout: Layout
     fate: Fate = field(default_factory=Fate)
-    card: Place | None = None
+    card: OutputPlace | None = None
     text: str = ""
 
     @property
@@ -132,7 +132,7 @@ def plan_target(
     return Target(place, layout, fate, plan_card(path, layout, output))
 
 
-def plan_card(path: Path, layout: Layout, output: Output) -> Place | None:
+def plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None:
     """Return where the model card of a result goes, None if none is wanted.
 
     That of a folder is its README.md, instead of the one that would be copied: it tells of
@@ -147,7 +147,7 @@ def plan_card(path: Path, layout: Layout, output: Output) -> Place | None:
         raise UsageError(
             f"--card would replace {readme}", hint="--force replaces it; or choose another output"
         )
-    return Place(readme, overwrite=True, skip=False, folder=None)
+    return OutputPlace(readme, overwrite=True, skip=False, folder=None)
 
 
 def plan_place(
@@ -157,7 +157,7 @@ def plan_place(
     own: Sequence[Path] = (),
     others: Sequence[Path] = (),
     create: bool = False,
-) -> Place:
+) -> OutputPlace:
     """Return where one file goes.
 
     own: files it may replace with --in-place; others: inputs it may never replace.
@@ -170,16 +170,16 @@ def plan_place(
             f"the output {path} is one of the inputs", hint=f"choose another{in_place}"
         )
     if _same(path, own):
-        return Place(path, overwrite=True, skip=False, folder=None)
+        return OutputPlace(path, overwrite=True, skip=False, folder=None)
     folder = _folder_to_make(path, create=create)
     if folder or not path.exists():
-        return Place(path, overwrite=output.force, skip=False, folder=folder)
+        return OutputPlace(path, overwrite=output.force, skip=False, folder=folder)
     if not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is not a regular file", hint="choose another output")
     if output.force:
-        return Place(path, overwrite=True, skip=False, folder=None)
+        return OutputPlace(path, overwrite=True, skip=False, folder=None)
     if output.no_clobber:
-        return Place(path, overwrite=False, skip=True, folder=None)
+        return OutputPlace(path, overwrite=False, skip=True, folder=None)
     raise UsageError(
         f"{path} exists", hint="--force replaces it, --no-clobber keeps it and goes on"
     )

@@ -20,7 +20,7 @@ from rebasin_cli.checkpoint import (
 from rebasin_cli.checkpoint.writing.shard_writer import PartJob
 from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
-from rebasin_cli.files.targets import KEEP, Place, Target, output_info, output_infos
+from rebasin_cli.files.targets import KEEP, OutputPlace, Target, output_info, output_infos
 from rebasin_cli.merging import all_finite
 from rebasin_cli.merging.whole import exactly, kind
 from rebasin_cli.options.output import Output
@@ -151,7 +151,7 @@ def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
 
 
 @contextmanager
-def folder_for(place: Place) -> Iterator[None]:
+def folder_for(place: OutputPlace) -> Iterator[None]:
     """Make the folder of a place if the plan says so, and unmake it if nothing came of it."""
     made = place.folder is not None and not place.folder.exists()
     if place.folder is not None:

@@ -1,12 +1,12 @@
 """The search for permutations: two tensor sources and a bound spec in, a Matching out."""
 
 from rebasin_cli.matching.diagnostics.relation import (
-    Diagnosis,
     Relation,
+    UnitComparison,
     UnitFigures,
     aligned_relation,
-    diagnose,
-    diagnose_fully,
+    compare_by_unit,
+    compare_by_unit_fully,
     present_relation,
 )
 from rebasin_cli.matching.many.match_many import Alignment, Request, pair_objective
@@ -29,7 +29,6 @@ __all__ = [
     "STRATEGIES",
     "Alignment",
     "Change",
-    "Diagnosis",
     "GroupChange",
     "Matching",
     "Measured",
@@ -37,12 +36,13 @@ __all__ = [
     "Request",
     "Settings",
     "Status",
+    "UnitComparison",
     "UnitFigures",
     "aligned_relation",
     "check_start",
+    "compare_by_unit",
+    "compare_by_unit_fully",
     "constant",
-    "diagnose",
-    "diagnose_fully",
     "families",
     "match_weights",
     "measure",

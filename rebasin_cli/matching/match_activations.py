@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
-from rebasin_cli.matching.problem.device_tensors import Loaded, loaded
-from rebasin_cli.matching.problem.group_families import Family, families
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors, loaded
+from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import Settings
@@ -173,8 +173,8 @@ def _mixed(
     bound, reference, other = _as_tensors(models.bound, alike, worth)
     whole = replace(models.bound, tensors=(*models.bound.tensors, *bound.tensors))
     return match_weights(
-        _Joined(_Scaled(models.reference, 1 - mix), reference),
-        _Joined(models.other, other),
+        _WithTensors(_Scaled(models.reference, 1 - mix), reference),
+        _WithTensors(models.other, other),
         whole,
         settings,
         movable=models.movable,
@@ -183,7 +183,7 @@ def _mixed(
     )
 
 
-def _share(pair: Pair, family: Family, alike: Sequence[Alike]) -> float:
+def _share(pair: Pair, family: GroupFamily, alike: Sequence[Alike]) -> float:
     """Return what one place is worth, so that all of a family's are worth what its weights are."""
     places = sum(any(group == family.root for group, _ in one.dims) for one in alike)
     return pair.scale(family) / places if places else 0.0
@@ -217,7 +217,7 @@ def _movable(models: Models) -> frozenset[str]:
     return free if models.movable is None else free & models.movable
 
 
-def _loaded(models: Models, settings: Settings) -> tuple[Loaded, Loaded]:
+def _loaded(models: Models, settings: Settings) -> tuple[DeviceTensors, DeviceTensors]:
     sources = models.reference, models.other
     a, b = loaded(sources, models.labels, settings.device, settings.max_memory)
     return a, b
@@ -251,7 +251,7 @@ class _Scaled(Derived):
         return tensor.to(wide) * self._factor
 
 
-class _Joined:
+class _WithTensors:
     """A TensorSource with some tensors in memory besides those of another."""
 
     def __init__(self, source: TensorSource, more: Mapping[str, Tensor]) -> None:

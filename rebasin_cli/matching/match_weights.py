@@ -14,9 +14,9 @@ from rebasin_cli.matching.problem.device_tensors import loaded
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.matching.problem.settings import Settings, named
-from rebasin_cli.matching.problem.similarity_cache import Kept
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
-from rebasin_cli.matching.search.search import GIVEN, Search
+from rebasin_cli.matching.search.pair_search import GIVEN, PairSearch
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
@@ -47,9 +47,9 @@ def match_weights(
     a, b = loaded((reference, other), labels, settings.device, 3 * room)
     pair = Pair(a, b, bound.groups)
     moving = families(bound, movable)
-    kept = Kept(pair, moving, room)
+    kept = SimilarityCache(pair, moving, room)
     with threads(settings, moving) as pool:
-        search = Search(kept, bound, moving, settings, pool, progress)
+        search = PairSearch(kept, bound, moving, settings, pool, progress)
         if initial is None:
             return search.best(named("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.matching.relaxation.frank_wolfe import Polytope, Walk
+from rebasin_cli.matching.relaxation.frank_wolfe import Polytope, PolytopeWalk
 from rebasin_cli.matching.relaxation.losses import settle
 from rebasin_cli.matching.relaxation.polytope import MIDDLE, polytope, words
 from rebasin_cli.matching.relaxation.sinkhorn import improve
 from rebasin_cli.matching.search.descent import Descent
-from rebasin_cli.matching.search.search import Attempt, Search
+from rebasin_cli.matching.search.pair_search import Attempt, PairSearch
 from rebasin_cli.matching.search.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
@@ -25,7 +25,7 @@ SOFT = ("frank-wolfe", "sinkhorn")  # methods that hold soft permutations, whate
 GLIMPSE = 2  # visits of each family before the starts of a costly search are compared
 
 
-def weights(search: Search) -> Iterator[Attempt]:
+def weights(search: PairSearch) -> Iterator[Attempt]:
     """Descend by coordinates.
 
     Starts that were asked for are all followed to the end; of the effort's own, the best alone
@@ -38,7 +38,7 @@ def weights(search: Search) -> Iterator[Attempt]:
     yield from _restarts(search)
 
 
-def frank_wolfe(search: Search) -> Iterator[Attempt]:
+def frank_wolfe(search: PairSearch) -> Iterator[Attempt]:
     """Walk through the polytope of soft permutations, round, and descend by coordinates.
 
     Families too large or too entangled to be relaxed stay where descriptors put them meanwhile.
@@ -51,7 +51,7 @@ def frank_wolfe(search: Search) -> Iterator[Attempt]:
         yield _walk(search, MIDDLE, meanwhile, nudge=count + 1)
 
 
-def sinkhorn(search: Search) -> Iterator[Attempt]:
+def sinkhorn(search: PairSearch) -> Iterator[Attempt]:
     """Improve soft permutations by gradients, under the loss, round, and descend by coordinates.
 
     Each restart begins in the middle with other noise. Families that cannot be relaxed stay
@@ -64,7 +64,7 @@ def sinkhorn(search: Search) -> Iterator[Attempt]:
         yield _slide(search, name, seed + count, meanwhile)
 
 
-def auto(search: Search) -> Iterator[Attempt]:
+def auto(search: PairSearch) -> Iterator[Attempt]:
     """Walk through the polytope of soft permutations where that costs little, descend elsewhere.
 
     A walk costs about twenty sweeps, and found better optima on every network measured. The
@@ -83,7 +83,7 @@ def auto(search: Search) -> Iterator[Attempt]:
         yield _walk(search, MIDDLE, best.descent.permutations, nudge=count + 1)
 
 
-def _race(search: Search, names: Sequence[str]) -> Attempt:
+def _race(search: PairSearch, names: Sequence[str]) -> Attempt:
     """Visit each family a few times from every start, then go on from the best of them.
 
     For networks on which a sweep is costly: of the starts one alone is followed to its end.
@@ -104,14 +104,14 @@ def _race(search: Search, names: Sequence[str]) -> Attempt:
     return search.attempt("weights", best.start, descent)
 
 
-def _restarts(search: Search) -> Iterator[Attempt]:
+def _restarts(search: PairSearch) -> Iterator[Attempt]:
     """Descend from random starts."""
     usual = search.effort.restarts if search.settings.starts is None else 0
     for count in range(search.settings.restarts + usual):
         yield _descent(search, "random", search.settings.seed + 1000 + count)
 
 
-def _fits(search: Search) -> bool:
+def _fits(search: PairSearch) -> bool:
     """Return whether the arrays of a walk fit into the memory that may be used.
 
     Beside the models themselves it holds some ten copies of one (see `polytope`), at full width.
@@ -120,18 +120,18 @@ def _fits(search: Search) -> bool:
     return needed <= search.settings.max_memory
 
 
-def _descent(search: Search, name: str, seed: int, visits: int | None = None) -> Attempt:
+def _descent(search: PairSearch, name: str, seed: int, visits: int | None = None) -> Attempt:
     start = _start(search, name, seed)
     return search.attempt("weights", name, search.descend(start, seed=seed, visits=visits))
 
 
-def _walk(search: Search, name: str, meanwhile: Permutations, nudge: int = 0) -> Attempt:
+def _walk(search: PairSearch, name: str, meanwhile: Permutations, nudge: int = 0) -> Attempt:
     """meanwhile: the permutations of what is not relaxed. nudge: number of a random detour."""
     space = _space(search, meanwhile)
     if not space.families:
         return _unrelaxed(search, meanwhile)
     start = None if name == MIDDLE else space.orders(_start(search, name, search.settings.seed))
-    walk = Walk(space, [start])
+    walk = PolytopeWalk(space, [start])
     if nudge:
         seed = search.settings.seed + nudge
         walk.nudge(torch.Generator().manual_seed(seed), NUDGE)
@@ -141,7 +141,7 @@ def _walk(search: Search, name: str, meanwhile: Permutations, nudge: int = 0) ->
     return search.attempt("frank-wolfe", name, descent)
 
 
-def _slide(search: Search, name: str, seed: int, meanwhile: Permutations) -> Attempt:
+def _slide(search: PairSearch, name: str, seed: int, meanwhile: Permutations) -> Attempt:
     """meanwhile: the permutations of what is not relaxed."""
     space = _space(search, meanwhile)
     if not space.families:
@@ -156,19 +156,19 @@ def _slide(search: Search, name: str, seed: int, meanwhile: Permutations) -> Att
     return search.attempt("sinkhorn", name, descent)
 
 
-def _space(search: Search, meanwhile: Permutations) -> Polytope:
+def _space(search: PairSearch, meanwhile: Permutations) -> Polytope:
     """Return the soft permutations of the other model."""
     models = search.pair.reference, search.pair.other
     here = identity_start(search.pair, search.families, torch.Generator())
     return polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
 
 
-def _unrelaxed(search: Search, meanwhile: Permutations) -> Attempt:
+def _unrelaxed(search: PairSearch, meanwhile: Permutations) -> Attempt:
     descent = search.descend(meanwhile, seed=search.settings.seed)
     return search.attempt("weights", "descriptor", descent)
 
 
-def _start(search: Search, name: str, seed: int) -> Permutations:
+def _start(search: PairSearch, name: str, seed: int) -> Permutations:
     check_start(name, "weights")
     generator = torch.Generator().manual_seed(seed)
     return STARTS[name](search.pair, search.families, generator)
@@ -184,7 +184,7 @@ def check_start(name: str, method: str) -> None:
         raise UsageError(f"no start is called {name!r}", hint=hint)
 
 
-METHODS: Mapping[str, Callable[[Search], Iterator[Attempt]]] = {
+METHODS: Mapping[str, Callable[[PairSearch], Iterator[Attempt]]] = {
     "auto": auto,
     "weights": weights,
     "frank-wolfe": frank_wolfe,

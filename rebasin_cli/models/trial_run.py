@@ -22,7 +22,7 @@ _GROWTH = 3.0  # the second example has at most so many times the positions: it 
 
 
 @dataclass(frozen=True)
-class Family:
+class InputFamily:
     """Inputs of one kind: how to make an example, and the shapes, without batch, to try."""
 
     make: Callable[[tuple[int, ...]], Example]
@@ -66,7 +66,7 @@ def _accepted(model: nn.Module, candidates: Iterable[Example]) -> Example | None
     return next((example for example in candidates if failure(model, example) is None), None)
 
 
-def two_sizes(model: nn.Module, families: Iterable[Family]) -> tuple[Example, ...]:
+def two_sizes(model: nn.Module, families: Iterable[InputFamily]) -> tuple[Example, ...]:
     """Return two accepted examples of one family, of batch 2 and 3 and if possible of two shapes.
 
     One example if the model insists on its batch, none if it accepts no first one.

@@ -31,7 +31,7 @@ Watcher = Callable[[str, Tensor], Correction | None]
 
 
 @dataclass(frozen=True)
-class Site:
+class CorrectableLayer:
     """A layer that can be corrected. calls: how often a pass through the model calls it."""
 
     layer: Layer
@@ -45,9 +45,9 @@ class Site:
     def biased(self) -> bool:
         return getattr(self.layer.module, "bias", None) is not None
 
-    def moved(self, module: nn.Module) -> Site:
+    def moved(self, module: nn.Module) -> CorrectableLayer:
         """Return the site in another model of the same class."""
-        return Site(Layer(self.name, module), self.calls)
+        return CorrectableLayer(Layer(self.name, module), self.calls)
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -68,31 +68,31 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Sites:
+class CorrectableLayers:
     """What can be corrected, in the order in which a pass reaches it, and what cannot."""
 
-    corrected: tuple[Site, ...]
+    corrected: tuple[CorrectableLayer, ...]
     skipped: tuple[Skipped, ...]
 
     @property
-    def norms(self) -> tuple[Site, ...]:
+    def norms(self) -> tuple[CorrectableLayer, ...]:
         return tuple(site for site in self.corrected if site.layer.norm)
 
-    def without(self, reason: Callable[[Site], str]) -> Sites:
+    def without(self, reason: Callable[[CorrectableLayer], str]) -> CorrectableLayers:
         """Return the sites for which there is no reason to leave them as they are."""
         reasons = {site.name: reason(site) for site in self.corrected}
         kept = tuple(site for site in self.corrected if not reasons[site.name])
         left = [site for site in self.corrected if reasons[site.name]]
         more = (Skipped(site.name, reasons[site.name], site.layer.norm) for site in left)
-        return Sites(kept, (*self.skipped, *more))
+        return CorrectableLayers(kept, (*self.skipped, *more))
 
-    def selected(self, selects: Callable[[str], bool]) -> Sites:
+    def selected(self, selects: Callable[[str], bool]) -> CorrectableLayers:
         """Return the sites of which `selects` takes a tensor by its name in the state dict."""
         return self.without(lambda s: "" if any(map(selects, s.tensors)) else "not selected")
 
 
 @dataclass
-class _Seen:
+class _PassRecord:
     """What one pass shows: outputs and the state they were in, calls, what a norm reads."""
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -110,13 +110,13 @@ class _Seen:
         self.outputs.append((layer.name, value, value._version))
 
 
-def sites_of(model: nn.Module, batch: Batch) -> Sites:
+def sites_of(model: nn.Module, batch: Batch) -> CorrectableLayers:
     """Return the layers that can be corrected: a batch is run to see how they are connected.
 
     A layer whose output is the input of a BatchNorm, the very tensor, is not: the norm undoes any
     correction. Nor is one that returns what the model does.
     """
-    layers, seen = layers_of(model), _Seen()
+    layers, seen = layers_of(model), _PassRecord()
     with _both_ends(layers, seen), torch.no_grad():
         returned = called(model, batch)
     answers = {_storage(tensor) for tensor in _answers(returned)}
@@ -125,8 +125,8 @@ def sites_of(model: nn.Module, batch: Batch) -> Sites:
     by_name = {layer.name: layer for layer in layers}
     reasons = {name: _reason(layer, seen, last, shared) for name, layer in by_name.items()}
     order = list(dict.fromkeys([*seen.calls, *by_name]))
-    return Sites(
-        tuple(Site(by_name[n], seen.calls[n]) for n in order if reasons[n] is None),
+    return CorrectableLayers(
+        tuple(CorrectableLayer(by_name[n], seen.calls[n]) for n in order if reasons[n] is None),
         tuple(
             Skipped(name, why, by_name[name].norm)
             for name in order
@@ -136,7 +136,7 @@ def sites_of(model: nn.Module, batch: Batch) -> Sites:
 
 
 @contextlib.contextmanager
-def watched(sites: Sequence[Site], see: Watcher) -> Iterator[None]:
+def watched(sites: Sequence[CorrectableLayer], see: Watcher) -> Iterator[None]:
     """Show `see` what each layer returns, and what each norm reads: its name, (samples, units).
 
     What it gives back, if anything, is done to the layer's output before others read it.
@@ -171,7 +171,7 @@ def _corrected(output: Tensor, axis: int, made: Correction) -> Tensor:
 
 
 @contextlib.contextmanager
-def _both_ends(layers: Sequence[Layer], seen: _Seen) -> Iterator[None]:
+def _both_ends(layers: Sequence[Layer], seen: _PassRecord) -> Iterator[None]:
     handles = []
     for layer in layers:
         handles += [
@@ -190,7 +190,7 @@ def _both_ends(layers: Sequence[Layer], seen: _Seen) -> Iterator[None]:
 
 
 def _reason(
-    layer: Layer, seen: _Seen, last: set[str], shared: Mapping[int, list[str]]
+    layer: Layer, seen: _PassRecord, last: set[str], shared: Mapping[int, list[str]]
 ) -> str | None:
     """Return why a layer is left as it is; None if it need not be."""
     module = layer.module

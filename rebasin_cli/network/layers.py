@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-Observer = Callable[[str, Tensor], None]
+LayerObserver = Callable[[str, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 @contextlib.contextmanager
-def observed(layers: Sequence[Layer], see: Observer) -> Iterator[None]:
+def observed(layers: Sequence[Layer], see: LayerObserver) -> Iterator[None]:
     """Show `see` the output of each layer whenever it is called: its name, the tensor."""
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -39,7 +39,7 @@ class ModelTensors:
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoredNames:
     """Names of files, each with its place in the model.
 
     prefix: in front of all names (`added`), or taken from those that had it. heads: names that
@@ -71,7 +71,7 @@ class Layout:
 
 def layout_of(
     known: ModelTensors, stored: Mapping[str, TensorInfo], wanted: Sequence[str], where: str
-) -> Layout:
+) -> StoredNames:
     """Return the layout that a checkpoint has.
 
     stored: its tensors. wanted: the names among them that --only and --skip leave in.
@@ -79,7 +79,7 @@ def layout_of(
     that the model has no use for, or one of another shape.
     """
 
-    def agree(layout: Layout) -> int:
+    def agree(layout: StoredNames) -> int:
         found = layout.windows.items()
         return sum(n in stored and stored[n].shape == window.shape for n, window in found)
 
@@ -97,7 +97,7 @@ def layout_of(
 
 
 def missing_sources(
-    layout: Layout, known: ModelTensors, stored: Mapping[str, TensorInfo]
+    layout: StoredNames, known: ModelTensors, stored: Mapping[str, TensorInfo]
 ) -> set[str]:
     """Return the tensors that the model needs and that a checkpoint has under no name."""
     canonical = {**{n: n for n in known.infos}, **known.ties}
@@ -106,7 +106,7 @@ def missing_sources(
     return {s for s in sources if s in known.needed and canonical[s] not in here}
 
 
-def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[Layout]:
+def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[StoredNames]:
     """Yield the layouts that are possible, the plain ones first."""
     plain = list(_plain_layouts(known, stored))
     yield from plain
@@ -119,19 +119,19 @@ def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[
             yield replace(layout, windows=windows)
 
 
-def _plain_layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[Layout]:
+def _plain_layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[StoredNames]:
     own = {name: Window.whole(info) for name, info in known.infos.items()}
     bases = [windows for windows in (own, known.windows) if windows]
-    yield from map(Layout, bases)
+    yield from map(StoredNames, bases)
     for windows in bases:
         for prefix in _prefixes(windows):
             heads = frozenset(name for name in windows if not name.startswith(prefix))
             shorter = {name.removeprefix(prefix): window for name, window in windows.items()}
             if len(shorter) == len(windows):
-                yield Layout(shorter, prefix, added=False, heads=heads)
+                yield StoredNames(shorter, prefix, added=False, heads=heads)
         for prefix in dict.fromkeys((*_prefixes(stored), *uniform_prefixes(stored))):
             longer = {f"{prefix}{name}": window for name, window in windows.items()}
-            yield Layout(longer, prefix, added=True)
+            yield StoredNames(longer, prefix, added=True)
 
 
 def _prefixes(names: Mapping[str, object]) -> list[str]:
@@ -139,7 +139,10 @@ def _prefixes(names: Mapping[str, object]) -> list[str]:
 
 
 def _problems(
-    layout: Layout, known: ModelTensors, stored: Mapping[str, TensorInfo], wanted: Sequence[str]
+    layout: StoredNames,
+    known: ModelTensors,
+    stored: Mapping[str, TensorInfo],
+    wanted: Sequence[str],
 ) -> Iterator[Problem]:
     lost = missing_sources(layout, known, stored)
     missing = [
@@ -164,7 +167,7 @@ def _problems(
 
 
 def _matters(
-    name: str, layout: Layout, known: ModelTensors, stored: Mapping[str, TensorInfo]
+    name: str, layout: StoredNames, known: ModelTensors, stored: Mapping[str, TensorInfo]
 ) -> bool:
     """Return whether a tensor that the model does not have says that this is another model."""
     info = stored[name]

@@ -13,10 +13,10 @@ from torch import nn
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models import Example, Subject, subject, without_memory
+from rebasin_cli.models.module_weights import fill, held_infos, held_ties
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import Loader, evaluation, loader
-from rebasin_cli.models.weights import fill, held_infos, held_ties
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.names_in_files import ModelTensors, layout_of
 from rebasin_cli.network.scores import Judge, cross_entropy_judge, own_judge

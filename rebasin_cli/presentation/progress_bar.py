@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from rebasin_cli.progress import Progress, silent
 
 
-class Bar:
+class ProgressBar:
     """A progress bar on stderr, drawn only on a terminal and out of the way of other text."""
 
     def __init__(self) -> None:

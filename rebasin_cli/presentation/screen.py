@@ -16,7 +16,7 @@ from rebasin_cli.options.display import Display
 from rebasin_cli.presentation.events import event_line
 from rebasin_cli.presentation.outcomes import COMMON, Failed
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.progress_bar import Bar
+from rebasin_cli.presentation.progress_bar import ProgressBar
 from rebasin_cli.presentation.tables import WIDE
 from rebasin_cli.presentation.written import file_fields, rest_lines
 from rebasin_cli.progress import Progress
@@ -30,7 +30,7 @@ class Screen:
     presenters: Presenters
     display: Display = field(default_factory=Display)
     _results: int = 0
-    _bar: Bar = field(default_factory=Bar)
+    _bar: ProgressBar = field(default_factory=ProgressBar)
     _said: set[str] = field(default_factory=set)
 
     @contextmanager

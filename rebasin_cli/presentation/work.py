@@ -34,7 +34,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Text:
+class PrintedText:
     """Lines to print, each with its own end: of commands that only look something up."""
 
     command: str

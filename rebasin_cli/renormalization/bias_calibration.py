@@ -27,7 +27,7 @@ _STATISTICS = ("running_mean", "running_var")
 _MATRIX = 2  # axes
 
 Paths = Mapping[str, Sequence[str]]  # bias -> the weights up to it, its layer's the last
-Calibration = Callable[[Sequence[TensorSource], Sequence[float], Paths], dict[str, Tensor]]
+BiasCalibration = Callable[[Sequence[TensorSource], Sequence[float], Paths], dict[str, Tensor]]
 
 
 def by_depth(
@@ -68,7 +68,7 @@ def by_weights(
     return {name: calibrated(name) for name in paths}
 
 
-CALIBRATIONS: Mapping[str, Calibration] = {"weights": by_weights, "depth": by_depth}
+CALIBRATIONS: Mapping[str, BiasCalibration] = {"weights": by_weights, "depth": by_depth}
 
 
 def _shares(weights: Sequence[float]) -> list[float]:

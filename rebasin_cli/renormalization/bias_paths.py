@@ -53,7 +53,7 @@ Path = tuple[str, ...]  # names of weights, from the input
 
 
 @dataclass
-class _Walk:
+class _BiasWalk:
     """What is known while the calls are gone through.
 
     paths: of what depends on the input. names: parameters, by their views too.
@@ -90,7 +90,7 @@ def paths_to_biases(record: Record) -> dict[str, Path]:
     A parameter that is added elsewhere, as positions are, counts as a bias of what it is added to.
     Raises UsageError for what is not positively homogeneous, naming operators and layers.
     """
-    walk = _Walk()
+    walk = _BiasWalk()
     for value in _sources(record):
         kind, _, name = value.source.partition(" ")
         if kind == "parameter":
@@ -113,7 +113,7 @@ def _sources(record: Record) -> Iterable[Value]:
     return dict.fromkeys([*record.tensors.values(), *operands, *record.outputs.values()])
 
 
-def _step(walk: _Walk, call: Call) -> None:
+def _step(walk: _BiasWalk, call: Call) -> None:
     """Give the results of a call their path."""
     name = call.name.removesuffix("_")
     moving = [value for value in call.operands if value in walk.paths]
@@ -130,7 +130,7 @@ def _step(walk: _Walk, call: Call) -> None:
         _alone(walk, call, name, (moving, held))
 
 
-def _layer(walk: _Walk, call: Call, places: tuple[int, int, int | None]) -> None:
+def _layer(walk: _BiasWalk, call: Call, places: tuple[int, int, int | None]) -> None:
     read, weight, bias = (call.args[k] if k is not None else None for k in places)
     if isinstance(read, Value) and read in walk.names and weight in walk.paths:
         read, weight = weight, read  # a weight from the left
@@ -145,7 +145,7 @@ def _layer(walk: _Walk, call: Call, places: tuple[int, int, int | None]) -> None
     _settle(walk, call, path)
 
 
-def _of_parameters(walk: _Walk, call: Call, name: str, held: Sequence[Value]) -> None:
+def _of_parameters(walk: _BiasWalk, call: Call, name: str, held: Sequence[Value]) -> None:
     """Follow views of one parameter, and rows of it that are always the same."""
     if name in _MOVES | {"embedding"} and len(held) == 1:
         for result in (result for result in call.results if result is not None):
@@ -154,7 +154,7 @@ def _of_parameters(walk: _Walk, call: Call, name: str, held: Sequence[Value]) ->
     walk.refuse(call, f"computes with {', '.join(walk.names[value] for value in held)}")
 
 
-def _joined(walk: _Walk, call: Call, moving: Sequence[Value], held: Sequence[Value]) -> None:
+def _joined(walk: _BiasWalk, call: Call, moving: Sequence[Value], held: Sequence[Value]) -> None:
     """Give a sum the path of its largest summand; parameters in it are biases at that depth."""
     path = walk.shortest(moving)
     for value in held:
@@ -166,7 +166,7 @@ def _joined(walk: _Walk, call: Call, moving: Sequence[Value], held: Sequence[Val
 
 
 def _alone(
-    walk: _Walk, call: Call, name: str, operands: tuple[Sequence[Value], Sequence[Value]]
+    walk: _BiasWalk, call: Call, name: str, operands: tuple[Sequence[Value], Sequence[Value]]
 ) -> None:
     """Let an operator on one value pass its path on, if it is positively homogeneous in it."""
     moving, held = operands
@@ -181,7 +181,7 @@ def _alone(
     _settle(walk, call, walk.shortest(moving))
 
 
-def _settle(walk: _Walk, call: Call, path: Path) -> None:
+def _settle(walk: _BiasWalk, call: Call, path: Path) -> None:
     for value in (*call.results, *call.written):
         if value is not None:
             walk.paths[value] = path

@@ -13,13 +13,18 @@ from rebasin_cli.activations.measuring import first_of, undisturbed
 from rebasin_cli.activations.moments import Moments
 from rebasin_cli.errors import UsageError
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.correctable_layers import Site, Sites, Skipped, sites_of
+from rebasin_cli.network.correctable_layers import (
+    CorrectableLayer,
+    CorrectableLayers,
+    Skipped,
+    sites_of,
+)
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.renormalization.corrected import Corrected, Correcting, Goals, Report
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of, repair
-from rebasin_cli.renormalization.passes import Work, corrected, folded, refilled
+from rebasin_cli.renormalization.passes import PassWork, corrected, folded, refilled
 
-Method = Callable[[nn.Module, Goals, "Batches | None", Correcting], Report]
+CorrectionMethod = Callable[[nn.Module, Goals, "Batches | None", Correcting], Report]
 
 _HINTS = {
     "reset": "reset recomputes the statistics of BatchNorm; --method rescale does without them",
@@ -45,14 +50,14 @@ def _reset(model: nn.Module, goals: Goals, batches: Batches | None, how: Correct
     """Recompute the statistics of BatchNorm layers alone."""
     sites = _sites(model, batches, how)
     skipped = tuple(skipped for skipped in sites.skipped if skipped.norm)
-    return _measured(model, Sites(sites.norms, skipped), goals, batches, how)
+    return _measured(model, CorrectableLayers(sites.norms, skipped), goals, batches, how)
 
 
 def _by_parents(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
     """Correct layers to their goals, and recompute the statistics of BatchNorm layers."""
     sites = _sites(model, batches, how)
 
-    def reason(site: Site) -> str:
+    def reason(site: CorrectableLayer) -> str:
         if not site.layer.norm and site.name not in goals.layers:
             return "nothing is known of its parents"
         idle = how.method == "reshift" and not (site.layer.norm or site.biased)
@@ -67,7 +72,7 @@ def _closed_form(
     """Correct layers by what their parents' correlations say that the merged ones do."""
     sites = _named(model, goals, how) if batches is None else _sites(model, batches, how)
 
-    def reason(site: Site) -> str:
+    def reason(site: CorrectableLayer) -> str:
         goal = goals.layers.get(site.name)
         known = goal is not None and goal.expected is not None
         return "" if known else "nothing is known of how its parents correlate"
@@ -89,7 +94,7 @@ def _calibrate(model: nn.Module, goals: Goals, batches: Batches | None, how: Cor
     return Report(how.method, tuple(done), tuple(left))
 
 
-METHODS: Mapping[str, Method] = {
+METHODS: Mapping[str, CorrectionMethod] = {
     "reset": _reset,
     **dict.fromkeys(CORRECTORS, _by_parents),
     "closed-form": _closed_form,
@@ -97,28 +102,34 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> Sites:
+def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> CorrectableLayers:
     assert batches is not None, f"{how.method} measures the merged model"
     with undisturbed([model]):
         return sites_of(model, first_of(batches)).selected(how.selects)
 
 
-def _named(model: nn.Module, goals: Goals, how: Correcting) -> Sites:
+def _named(model: nn.Module, goals: Goals, how: Correcting) -> CorrectableLayers:
     """Return the layers that the goals name."""
     modules = dict(model.named_modules())
-    found = (Site(Layer(name, modules[name])) for name in goals.layers if name in modules)
-    return Sites(tuple(found), ()).selected(how.selects)
+    found = (
+        CorrectableLayer(Layer(name, modules[name])) for name in goals.layers if name in modules
+    )
+    return CorrectableLayers(tuple(found), ()).selected(how.selects)
 
 
 def _measured(
-    model: nn.Module, sites: Sites, goals: Goals, batches: Batches | None, how: Correcting
+    model: nn.Module,
+    sites: CorrectableLayers,
+    goals: Goals,
+    batches: Batches | None,
+    how: Correcting,
 ) -> Report:
     assert batches is not None, f"{how.method} measures the merged model"
-    done = corrected(Work(model, sites.corrected, goals.layers, how), batches)
+    done = corrected(PassWork(model, sites.corrected, goals.layers, how), batches)
     return Report(how.method, done, sites.skipped)
 
 
-def _predicted(site: Site, goal: Goal, how: Correcting) -> Corrected:
+def _predicted(site: CorrectableLayer, goal: Goal, how: Correcting) -> Corrected:
     """Write into a layer what its parents' correlations ask for."""
     assert goal.expected is not None, "others are skipped"
     found = Moments(1, goal.mean, goal.expected.square())

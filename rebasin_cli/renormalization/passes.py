@@ -21,7 +21,7 @@ from rebasin_cli.activations.layer_statistics import Goal
 from rebasin_cli.activations.measuring import Totals, join, measured, undisturbed
 from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.correctable_layers import Correction, Site, watched
+from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watched
 from rebasin_cli.network.scores import called
 from rebasin_cli.renormalization.corrected import Corrected, Correcting
 from rebasin_cli.renormalization.folding import fold, reset
@@ -29,30 +29,30 @@ from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of
 
 
 @dataclass(frozen=True)
-class Work:
+class PassWork:
     """A model whose sites are to be corrected; goals: of the sites that are not norms."""
 
     model: nn.Module
-    sites: tuple[Site, ...]
+    sites: tuple[CorrectableLayer, ...]
     goals: Mapping[str, Goal]
     how: Correcting
 
-    def correction(self, site: Site, found: Moments) -> Correction:
+    def correction(self, site: CorrectableLayer, found: Moments) -> Correction:
         """Return what brings a site with some moments to its goal."""
         corrector = CORRECTORS[self.how.method]
         return correction_of(corrector, found, self.wanted(site), biased=site.biased)
 
-    def wanted(self, site: Site) -> Goal:
+    def wanted(self, site: CorrectableLayer) -> Goal:
         return self.how.goal(self.goals[site.name])
 
 
-def corrected(work: Work, batches: Batches) -> tuple[Corrected, ...]:
+def corrected(work: PassWork, batches: Batches) -> tuple[Corrected, ...]:
     """Correct the sites in place, by what they do on the data."""
     run = _one_by_one if work.how.sequential else _at_once
     return tuple(run(work, batches))
 
 
-def _one_by_one(work: Work, batches: Batches) -> Iterator[Corrected]:
+def _one_by_one(work: PassWork, batches: Batches) -> Iterator[Corrected]:
     for number, site in enumerate(work.sites):
         work.how.progress(f"measuring {site.name}", number, len(work.sites))
         with undisturbed([work.model]):
@@ -60,7 +60,7 @@ def _one_by_one(work: Work, batches: Batches) -> Iterator[Corrected]:
         yield _settled(work, site, found)
 
 
-def _at_once(work: Work, batches: Batches) -> Iterator[Corrected]:
+def _at_once(work: PassWork, batches: Batches) -> Iterator[Corrected]:
     found: Totals = {}
     by_name = {site.name: site for site in work.sites}
 
@@ -79,7 +79,7 @@ def _at_once(work: Work, batches: Batches) -> Iterator[Corrected]:
         yield _settled(work, site, found[site.name])
 
 
-def _settled(work: Work, site: Site, found: Moments) -> Corrected:
+def _settled(work: PassWork, site: CorrectableLayer, found: Moments) -> Corrected:
     """Write into a layer what its moments ask for."""
     if site.layer.norm:
         return refilled(site, found, "statistics reset")
@@ -87,7 +87,7 @@ def _settled(work: Work, site: Site, found: Moments) -> Corrected:
     return folded(site, made, found, work.wanted(site))
 
 
-def refilled(site: Site, found: Moments, how: str) -> Corrected:
+def refilled(site: CorrectableLayer, found: Moments, how: str) -> Corrected:
     """Write moments into a BatchNorm."""
     norm = cast(_BatchNorm, site.layer.module)
     before = cast(Tensor, norm.running_var).double().sqrt().mean()
@@ -95,7 +95,7 @@ def refilled(site: Site, found: Moments, how: str) -> Corrected:
     return Corrected(site.name, how, site.tensors, float(before), float(found.deviation.mean()))
 
 
-def folded(site: Site, made: Correction, found: Moments, goal: Goal) -> Corrected:
+def folded(site: CorrectableLayer, made: Correction, found: Moments, goal: Goal) -> Corrected:
     """Write a correction into a layer with some moments; goal: what it is to bring about."""
     fold(site.layer.module, made)
     moved = bool(made.shift.any())

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.files.views import View, bind_seen, chains, views
+from rebasin_cli.files.name_views import View, bind_seen, chains, views
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import (
     BoundSpec,
@@ -107,14 +107,14 @@ def _excused(headers: Headers, selection: Selection) -> list[str]:
     return [name for name in headers.infos if excused(name, selection)]
 
 
-def _trials(headers: Headers, selection: Selection) -> Iterator[_Trial]:
+def _trials(headers: Headers, selection: Selection) -> Iterator[_BundledFits]:
     """Yield the ways to see the names, as they are first."""
     aside = _excused(headers, selection)
     seen = views(headers.infos, headers.ties, aside)
-    return (_Trial(headers, selection, view) for view in seen if chains(view))
+    return (_BundledFits(headers, selection, view) for view in seen if chains(view))
 
 
-class _Trial:
+class _BundledFits:
     """All bundled specs against the headers of some models, as a view shows them."""
 
     def __init__(self, headers: Headers, selection: Selection, view: View) -> None:
@@ -166,7 +166,7 @@ class _Trial:
         return found.reason if isinstance(found, Miss) else "fits"
 
 
-def _none_fits(trial: _Trial) -> NoReturn:
+def _none_fits(trial: _BundledFits) -> NoReturn:
     misses = _nearest(trial)
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
     others = len(trial.least) - NEAREST
@@ -180,7 +180,7 @@ def _none_fits(trial: _Trial) -> NoReturn:
     )
 
 
-def _nearest(trial: _Trial) -> dict[str, Miss]:
+def _nearest(trial: _BundledFits) -> dict[str, Miss]:
     """Return the misses with the fewest problems, NEAREST of them or more.
 
     Specs are bound in the order of the fewest problems they can have, until no other spec can

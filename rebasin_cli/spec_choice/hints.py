@@ -25,7 +25,7 @@ DIGEST = re.compile(r"-[0-9a-f]{8}$")  # at the end of torchvision's file names
 CACHED = re.compile(r"^models--[^/]+?--(.+)$")  # a model's folder in the cache of the hub
 TRACED = ("_class_name", "architectures")  # keys of a config.json that is traced without --model
 HEADS = ("fc", "classifier", "head", "heads", "last_linear")
-Target = tuple[str, Mapping[str, object]]  # of --model and --model-args
+ModelTarget = tuple[str, Mapping[str, object]]  # of --model and --model-args
 CLASSES = 1000  # of every model of both libraries, unless it is told otherwise
 
 
@@ -41,7 +41,7 @@ def model_hint(headers: Headers) -> str:
     return f"it looks like {target}: --model {shlex.quote(target)}{more}"
 
 
-def _targets(headers: Headers) -> Iterator[Target]:
+def _targets(headers: Headers) -> Iterator[ModelTarget]:
     """Yield what may be meant, the surest first."""
     own, above = headers.folder, headers.folder.absolute().parent
     yield from _of_timm(headers.config)
@@ -53,7 +53,7 @@ def _targets(headers: Headers) -> Iterator[Target]:
             yield from _called(text, library, headers)
 
 
-def _of_timm(config: Mapping[str, Any]) -> Iterator[Target]:
+def _of_timm(config: Mapping[str, Any]) -> Iterator[ModelTarget]:
     """Yield the model of a config.json that timm wrote."""
     architecture = config.get("architecture")
     if not isinstance(architecture, str) or _name(architecture) not in sources("timm"):
@@ -65,7 +65,7 @@ def _of_timm(config: Mapping[str, Any]) -> Iterator[Target]:
     yield f"timm:{_name(architecture)}", arguments
 
 
-def _of_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[Target]:
+def _of_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ModelTarget]:
     """Yield the folder of a config.json that transformers or diffusers wrote."""
     if "_class_name" in config and importlib.util.find_spec("diffusers"):
         yield f"diffusers:{folder}", {}
@@ -97,7 +97,7 @@ def _libraries(where: str) -> tuple[str, ...]:
     return ("torchvision", "timm") if where.endswith((".pth", ".pt")) else ("timm", "torchvision")
 
 
-def _called(text: str, library: str, headers: Headers) -> Iterator[Target]:
+def _called(text: str, library: str, headers: Headers) -> Iterator[ModelTarget]:
     """Yield the model of a library that a text begins with, if its source knows the tensors."""
     known = sources(library)
     found = [name for name in known if re.match(rf"{re.escape(name)}(?![0-9A-Za-z])", text)]

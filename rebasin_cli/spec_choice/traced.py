@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.network.names_in_files import Layout, ModelTensors, layout_of, missing_sources
+from rebasin_cli.network.names_in_files import ModelTensors, StoredNames, layout_of, missing_sources
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec import BoundSpec, Spec
@@ -15,7 +15,7 @@ from rebasin_cli.spec_choice.bundled import NoFitError, bound_to
 from rebasin_cli.spec_choice.hints import model_hint
 from rebasin_cli.spec_choice.renamed_spec import spec_in_files
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.tracing import check_validated, traced
+from rebasin_cli.spec_choice.traced_model import check_validated, traced
 from rebasin_cli.spec_choice.unnamed import excused
 
 SCHEME_OF = {"transformers": "hf", "diffusers": "diffusers"}
@@ -27,7 +27,7 @@ class Fitted:
 
     tracing: Tracing
     known: TracedModel
-    layout: Layout
+    layout: StoredNames
 
 
 def fitted(headers: Headers, selection: Selection, tracing: Tracing) -> Fitted:
@@ -84,7 +84,7 @@ def configured(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[T
     return replace(tracing, target=f"{SCHEME_OF[library]}:{headers.folder}"), architecture
 
 
-def spec_for(headers: Headers, known: TracedModel, layout: Layout) -> Spec:
+def spec_for(headers: Headers, known: TracedModel, layout: StoredNames) -> Spec:
     """Return the spec of a traced model for the names and the tensors of a checkpoint.
 
     Units that also occur in what the checkpoint lacks are fixed: elsewhere they are read in order.

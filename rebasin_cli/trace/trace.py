@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import (
 
 from rebasin_cli.errors import MachineError, SpecError
 from rebasin_cli.models import Subject, without_memory
+from rebasin_cli.models.module_weights import widen, widened
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.models.weights import widen, widened
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
 from rebasin_cli.spec.compression.compress import compress
@@ -23,7 +23,7 @@ from rebasin_cli.spec.language.model import Entry
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace.derivation.derive import FixedAxis
-from rebasin_cli.trace.derivation.experts import Family, families, routers, stacked
+from rebasin_cli.trace.derivation.experts import ExpertFamily, families, routers, stacked
 from rebasin_cli.trace.derivation.unit_symmetry import Choices, Symmetry, symmetry
 from rebasin_cli.trace.points.points import Points
 from rebasin_cli.trace.proof.culprits import (
@@ -265,7 +265,7 @@ def _bound(spec: Spec, traced: Trace) -> BoundSpec | None:
         return None
 
 
-def _proves(trial: Trial, bound: BoundSpec, family: Family) -> bool:
+def _proves(trial: Trial, bound: BoundSpec, family: ExpertFamily) -> bool:
     """Return whether experts may change places; each has to be reached by some input."""
     group = family.place.rstrip(".")
     permutations = random_permutations(bound, seed=2)

@@ -32,8 +32,8 @@ from rebasin_cli.cli import main as command
 from rebasin_cli.commands.align import plan
 from rebasin_cli.commands.align import run as align
 from rebasin_cli.matching.assignment import enumeration, joint
-from rebasin_cli.matching.problem.device_tensors import Loaded
-from rebasin_cli.matching.search import search
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
+from rebasin_cli.matching.search import pair_search as search
 from rebasin_cli.spec import dump
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.clock import Clock, Place
@@ -49,7 +49,12 @@ PLACES: Mapping[str, Sequence[Place]] = {
         *((torch.Tensor, name) for name in ("addmm_", "__matmul__", "matmul", "bmm")),
     ],
     "assignments": [(joint, "assign"), (enumeration, "assign")],
-    "I/O": [(Loaded, "load"), (Checkpoint, "load"), (Checkpoint, "sha256"), (align, "write_model")],
+    "I/O": [
+        (DeviceTensors, "load"),
+        (Checkpoint, "load"),
+        (Checkpoint, "sha256"),
+        (align, "write_model"),
+    ],
     "order": [(torch.Tensor, name) for name in ("index_select", "contiguous", "reshape", "sort")],
     "spec": [(plan, "choose_spec")],
     "figures": [(search, "measure"), (align, "diagnosed")],

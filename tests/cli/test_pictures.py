@@ -10,9 +10,16 @@ import pytest
 from rebasin_cli.commands.barrier.curve import Barrier, Peak
 from rebasin_cli.commands.barrier.plane import Plane
 from rebasin_cli.commands.barrier.plot import draw, figure_of, require_matplotlib
-from rebasin_cli.commands.barrier.points import Contour, Curves, FoundBarrier, Scored, Spot, Survey
+from rebasin_cli.commands.barrier.scored_points import (
+    Contour,
+    Curves,
+    FoundBarrier,
+    JudgedPoints,
+    MixturePoint,
+    Scored,
+)
 from rebasin_cli.errors import MachineError
-from rebasin_cli.files.targets import Place
+from rebasin_cli.files.targets import OutputPlace
 from tests.cli.barrier_files import BARRIER, write_user
 from tests.cli.harness import rebasin
 
@@ -20,7 +27,9 @@ MODELS = (Path("a.pt"), Path("b.pt"), Path("c.pt"))
 
 
 def survey(points, models):
-    return Survey(MODELS[:models], tuple(points), complete=True, seconds=1.0, notes=("<odd>",))
+    return JudgedPoints(
+        MODELS[:models], tuple(points), complete=True, seconds=1.0, notes=("<odd>",)
+    )
 
 
 def curves():
@@ -28,7 +37,7 @@ def curves():
     names = {"naive": 1.0, "aligned": 0.5, "aligned, reset": 0.1}
     points = [
         Scored(
-            Spot(name, (1 - alpha, alpha)),
+            MixturePoint(name, (1 - alpha, alpha)),
             {"loss": 1 + share * (height - 1), "accuracy": 1 / height},
             0.0,
             {},
@@ -47,13 +56,14 @@ def contour():
     plane = Plane(2.0, (0.5, 2.0))
     places = [*plane.corners, *plane.grid(3, 0.2)]
     points = [
-        Scored(Spot("plane", plane.weights(at), at), {"loss": sum(at)}, 0.0, {}) for at in places
+        Scored(MixturePoint("plane", plane.weights(at), at), {"loss": sum(at)}, 0.0, {})
+        for at in places
     ]
     return Contour(survey(points, 3), plane)
 
 
 def place(path, overwrite=False):
-    return Place(path, overwrite=overwrite, skip=False, folder=None)
+    return OutputPlace(path, overwrite=overwrite, skip=False, folder=None)
 
 
 def test_a_panel_for_each_score_with_its_curves_ends_and_barriers_named():

@@ -9,7 +9,7 @@ import torch
 
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.commands.align.straight_through.estimator import State
+from rebasin_cli.commands.align.straight_through.estimator import LearningState
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
 from tests.cli.build import load, save, shuffled
 from tests.cli.harness import rebasin
@@ -163,7 +163,7 @@ def test_a_state_of_other_models_is_refused(folder):
 def test_a_state_is_read_as_it_was_written(folder):
     spec = bound_spec()
     free, velocity = trained(3), trained(4)
-    state = State(
+    state = LearningState(
         free, velocity, draw(spec, 1), draw(spec, 2), 0.1, 2, losses=(0.3, 1 / 3, 0.1), unit=1.7
     )
     paths = [folder / f"{name}.safetensors" for name in ("a", "b")]

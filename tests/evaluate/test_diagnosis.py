@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.commands.barrier.layers.figures import Trio, anatomy
-from rebasin_cli.commands.barrier.layers.sums import Seen, layer_sums
+from rebasin_cli.commands.barrier.layers.sums import SampledOutputs, layer_sums
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.network.batches import Batches
 
@@ -18,7 +18,7 @@ def randn(*shape, seed=0):
 
 
 def sums(a, b, midpoint=None, zeros=None):
-    return layer_sums(Seen(a, b, (a + b) / 2 if midpoint is None else midpoint, zeros))
+    return layer_sums(SampledOutputs(a, b, (a + b) / 2 if midpoint is None else midpoint, zeros))
 
 
 def mlp(seed):

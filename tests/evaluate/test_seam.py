@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.commands.merge.preserve_first.call_order import (
-    Seam,
+    CutPoint,
     seam_at,
     seams,
     spans_of,
@@ -149,7 +149,7 @@ def test_a_residual_network_is_cut_between_its_blocks(count, join, kept):
 
 def test_what_is_kept_and_merged_are_the_outermost_modules():
     model, _, spans, _ = seen(Residual())
-    assert seam_at(model, spans, "blocks.1") == Seam(
+    assert seam_at(model, spans, "blocks.1") == CutPoint(
         "blocks.1", ("stem", "norm", "blocks.0"), ("head",)
     )
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from rebasin_cli.commands.align.straight_through.estimator import Course, epochs, started
-from rebasin_cli.commands.align.straight_through.midpoints import Midpoints, Split
+from rebasin_cli.commands.align.straight_through.estimator import LearningTask, epochs, started
+from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.matching import Settings, match_weights
 from rebasin_cli.matching.search.descent import projection
@@ -50,7 +50,7 @@ def between(a, b):
 
 def split(data=None, share=0.2):
     data = batches() if data is None else data
-    return Split(Batches(lambda: data, name="data.py:batches"), share)
+    return DataSplit(Batches(lambda: data, name="data.py:batches"), share)
 
 
 def voting(state):
@@ -59,7 +59,7 @@ def voting(state):
 
 def course(a, b, *, model=None, data=None, rate=FAST, check=None):
     model = network() if model is None else model
-    return Course(
+    return LearningTask(
         midpoints=Midpoints(model, whole_windows(a), between(a, b)),
         split=split(data),
         project=projection(InMemory(b), BOUND, Settings(), dtype=torch.float32),

@@ -28,7 +28,7 @@ from rebasin_cli.spec.language.model import (
 )
 from rebasin_cli.spec.language.model import Entry as Lines
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.trace import Trace, trace
 from tests.library.entry import Entry, Model
@@ -219,7 +219,9 @@ def _shortened(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
     plain = {key.removesuffix("?"): lines for key, lines in spec.tensors.items()}
     short = compress(replace(spec, tensors=plain), infos)
     # An axis of names has the index 0, among others.
-    required = Names(re.sub(r"\[\w+\]", "0", key) for key in spec.tensors if not key.endswith("?"))
+    required = TensorNames(
+        re.sub(r"\[\w+\]", "0", key) for key in spec.tensors if not key.endswith("?")
+    )
 
     def needed(pattern: str) -> bool:
         return any(matches(compile_pattern(pattern), required))

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import torch
 
-from rebasin_cli.matching.problem.device_tensors import Loaded
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.relaxation.polytope import polytope
 from rebasin_cli.matching.relaxation.stacks import stacked
@@ -106,7 +106,7 @@ def unrelated(name, seed, dtype=torch.float64):
 def loaded(state):
     dtype = next(iter(state.values())).dtype
     device = torch.device("cpu")
-    return Loaded(InMemory(state), label="", device=device, dtype=dtype, limit=1 << 30)
+    return DeviceTensors(InMemory(state), label="", device=device, dtype=dtype, limit=1 << 30)
 
 
 def space(problem, *others):

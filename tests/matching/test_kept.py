@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.matching.problem.similarity_cache import Kept
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, compose, shuffled
 from tests.matching.polytopes import STRUCTURES, loaded, one_hot, structure, unrelated
@@ -20,7 +20,7 @@ def kept_of(problem, other, limit=PLENTY):
     """Return what is kept of a pair, and its families."""
     pair = Pair(loaded(problem.state), loaded(other), problem.bound.groups)
     moving = families(problem.bound)
-    return Kept(pair, moving, limit), moving
+    return SimilarityCache(pair, moving, limit), moving
 
 
 def by_matrices(kept, family, permutations):
@@ -95,7 +95,7 @@ def test_small_moves_are_added_and_not_computed_anew(name, monkeypatch):
     kept, moving = kept_of(problem, unrelated(name, 10))
     for family in moving.values():
         kept.similarities(family, still(problem))
-    monkeypatch.setattr(Kept, "_anew", lambda *_: pytest.fail("computed anew"))
+    monkeypatch.setattr(SimilarityCache, "_anew", lambda *_: pytest.fail("computed anew"))
     generator = torch.Generator().manual_seed(0)
     for group in problem.bound.groups.values():
         if not group.fixed and group.size > 3:
@@ -109,7 +109,7 @@ def test_large_moves_are_computed_anew(monkeypatch):
     problem = structure("cube")
     kept, moving = kept_of(problem, unrelated("cube", 10))
     kept.similarities(moving["a"], still(problem))
-    monkeypatch.setattr(Kept, "_add_difference", lambda *_: pytest.fail("added"))
+    monkeypatch.setattr(SimilarityCache, "_add_difference", lambda *_: pytest.fail("added"))
     turned = {"b": [1, 2, 3, 4, 0], "c": [1, 2, 3, 4, 5, 0]}
     moved = {name: Permutation(torch.tensor(order)) for name, order in turned.items()}
     check(kept, moving["a"], {**still(problem), **moved})
@@ -118,13 +118,13 @@ def test_large_moves_are_computed_anew(monkeypatch):
 def test_after_many_additions_a_similarity_is_computed_anew(monkeypatch):
     problem = structure("chain")
     kept, moving = kept_of(problem, unrelated("chain", 10))
-    made, anew = [], Kept._anew
+    made, anew = [], SimilarityCache._anew
 
     def counted(*arguments):
         made.append(arguments)
         return anew(*arguments)
 
-    monkeypatch.setattr(Kept, "_anew", counted)
+    monkeypatch.setattr(SimilarityCache, "_anew", counted)
     generator, now = torch.Generator().manual_seed(0), still(problem)
     for _ in range(120):
         kept.similarities(moving["k"], now)
@@ -168,7 +168,9 @@ def test_which_families_are_kept_does_not_depend_on_who_asks_first():
 def test_a_descent_without_memory_for_similarities_ends_in_the_same_place(name, seed, monkeypatch):
     problem, other = structure(name, seed), unrelated(name, seed + 10)
     rich = problem.match(other, method="weights")
-    monkeypatch.setattr("rebasin_cli.matching.kept._fitting", lambda *given: frozenset())
+    monkeypatch.setattr(
+        "rebasin_cli.matching.problem.similarity_cache._fitting", lambda *given: frozenset()
+    )
     poor = problem.match(other, method="weights")
     assert same(poor.permutations, rich.permutations)
     assert poor.history == pytest.approx(rich.history, rel=1e-9)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.matching.problem.device_tensors import Loaded, working_dtype
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors, working_dtype
 from rebasin_cli.tensors import InMemory
 
 BYTES = 40  # of ten values in float32
@@ -32,7 +32,7 @@ def reads(names, limit, *, dtype=torch.float16):
 
 
 def loaded(source, *, limit=1000, dtype=torch.float32):
-    return Loaded(source, label="m.pt", device=torch.device("cpu"), dtype=dtype, limit=limit)
+    return DeviceTensors(source, label="m.pt", device=torch.device("cpu"), dtype=dtype, limit=limit)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from rebasin_cli.errors import NotFiniteError, UsageError
 from rebasin_cli.matching import Status, match_weights
 from rebasin_cli.matching.search.descent import Descent
-from rebasin_cli.matching.search.search import Attempt
+from rebasin_cli.matching.search.pair_search import Attempt
 from rebasin_cli.permutation import Permutation, inverse
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import (

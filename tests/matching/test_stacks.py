@@ -38,5 +38,5 @@ def test_fields_of_one_form_are_in_one_stack(name, sizes):
 
 def test_what_is_not_small_is_alone(monkeypatch):
     assert SMALL > 25
-    monkeypatch.setattr("rebasin_cli.matching.stacks.SMALL", 24)
+    monkeypatch.setattr("rebasin_cli.matching.relaxation.stacks.SMALL", 24)
     assert {len(stack.fields) for stack in made("alike")[1]} == {1}

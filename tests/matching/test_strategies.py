@@ -165,7 +165,7 @@ def test_of_three_models_more_rounds_never_make_less(name, monkeypatch):
     problem, states = models(name)
     reached = []
     for rounds in (1, 2, 100):
-        monkeypatch.setattr("rebasin_cli.matching.strategies.ROUNDS", rounds)
+        monkeypatch.setattr("rebasin_cli.matching.many.strategies.ROUNDS", rounds)
         reached.append(worth(problem, states, "many"))
     falls = [low - high for low, high in pairwise(reached)]
     assert max(falls) <= 1e-5 * abs(reached[-1])
@@ -201,7 +201,7 @@ def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(name, seed
 
 def test_many_says_when_it_was_stopped(monkeypatch):
     problem, states = models("lstm")
-    monkeypatch.setattr("rebasin_cli.matching.strategies.ROUNDS", 2)
+    monkeypatch.setattr("rebasin_cli.matching.many.strategies.ROUNDS", 2)
     found = STRATEGIES["many"](problem.request(states, method="weights"))
     assert (found.rounds, found.converged) == (2, False)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching import STRATEGIES, Request
-from rebasin_cli.matching.many.synchronisation import Agreement, torn
+from rebasin_cli.matching.many.synchronisation import PairPermutations, torn
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.permutation import Permutation, compose, inverse
 from tests.matching.problems import example, same
@@ -30,7 +30,7 @@ def planted(name, seed=0):
 def agreements(problem, pairs, reference=0):
     moving = families(problem.bound)
     return [
-        Agreement(family, problem.bound.groups, pairs, COUNT, reference)
+        PairPermutations(family, problem.bound.groups, pairs, COUNT, reference)
         for family in moving.values()
     ]
 
@@ -52,7 +52,7 @@ def spoiled(pair, seed, units=2):
 @pytest.mark.parametrize("name", ["mlp_sequential", "mlp_residual", "char_gpt"])
 @pytest.mark.parametrize("spectral", [4096, 0], ids=["spectral", "powers"])
 def test_pairs_that_fit_together_are_kept_as_they_are(name, spectral, monkeypatch):
-    monkeypatch.setattr("rebasin_cli.matching.sync.SPECTRAL", spectral)
+    monkeypatch.setattr("rebasin_cli.matching.many.synchronisation.SPECTRAL", spectral)
     problem, frames, pairs = planted(name)
     assert torn(families(problem.bound).values(), pairs, COUNT) == 0
     for agreement in agreements(problem, pairs):
@@ -65,7 +65,7 @@ def test_pairs_that_fit_together_are_kept_as_they_are(name, spectral, monkeypatc
 @pytest.mark.parametrize("spectral", [4096, 0], ids=["spectral", "powers"])
 def test_a_wrong_pair_is_outvoted(name, spectral, monkeypatch):
     """Of six pairs one is spoiled, one that the reference has no part in and one that it has."""
-    monkeypatch.setattr("rebasin_cli.matching.sync.SPECTRAL", spectral)
+    monkeypatch.setattr("rebasin_cli.matching.many.synchronisation.SPECTRAL", spectral)
     for wrong in ((1, 2), (0, 3)):
         problem, frames, pairs = planted(name)
         pairs[wrong] = spoiled(pairs[wrong], 7)

@@ -8,12 +8,12 @@ from rebasin_cli.spec.binding.resolve import resolve
 from rebasin_cli.spec.compression.forms import names_in
 from rebasin_cli.spec.language.model import Fixed, Named, Product, Split, Sum
 from rebasin_cli.spec.language.problems import Problems
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 
 
 def explicit(spec, infos, sizes):
     """Return a spec with an entry for each tensor and stack, and numbers for named sizes."""
-    names, problems = Names(infos), Problems("s.yaml", "")
+    names, problems = TensorNames(infos), Problems("s.yaml", "")
     matched = match_tensors(spec, infos, names, problems)
     placements = resolve(spec, matched, names, problems)
     tensors = {}

@@ -316,7 +316,7 @@ def wrong_for(*endings):
 def test_what_would_be_wrong_stays_explicit_and_the_rest_is_short():
     spec, headers = written(gpt(3), gpt_head(3))
     wrong = wrong_for("c_attn.weight", "ln_1.bias", "ln_f.weight")
-    with patch("rebasin_cli.spec.compress.tensor_families", wrong):
+    with patch("rebasin_cli.spec.compression.compress.tensor_families", wrong):
         short = compress(spec, headers)
     wanted, found = bind(spec, headers), bind(short, headers)
     assert (found.tensors, found.groups) == (wanted.tensors, wanted.groups)
@@ -334,6 +334,6 @@ def test_what_would_be_wrong_stays_explicit_and_the_rest_is_short():
 
 def test_a_spec_that_is_right_at_once_is_bound_twice():
     spec, headers = written(gpt(12), gpt_head(12))
-    with patch("rebasin_cli.spec.compress.bind", side_effect=bind) as counted:
+    with patch("rebasin_cli.spec.compression.compress.bind", side_effect=bind) as counted:
         compress(spec, headers)
     assert counted.call_count == 2

@@ -19,7 +19,7 @@ from rebasin_cli.spec import (
     uncovered,
 )
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors import infos as headers
 from tests.models import EXAMPLES
@@ -62,7 +62,9 @@ def test_a_pattern_that_is_called_idle_matches_nothing(parts, also_another):
     names = [name or "x", *(["y.1"] if also_another else [])]
     spec = parse(spec_text([f'"{pattern}": [~]']))
     idle = list(idle_patterns(spec, outlines(small(names), {})))
-    assert idle == ([] if list(matches(compile_pattern(pattern), Names(names))) else [pattern])
+    assert idle == (
+        [] if list(matches(compile_pattern(pattern), TensorNames(names))) else [pattern]
+    )
 
 
 def problems(spec, shapes, sizes=None):

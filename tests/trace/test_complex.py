@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from rebasin_cli.models.weights import widen
+from rebasin_cli.models.module_weights import widen
 from rebasin_cli.tensors.blocks import Block, Dim
 from rebasin_cli.trace.proof.proof import Trial
 from tests.trace.traps import WRONG, Net, check, harm, rows

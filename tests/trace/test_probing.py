@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, analyse
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, analyse
 from rebasin_cli.trace.axes.bindings import Reason
 from rebasin_cli.trace.derivation.parents import parents
 from rebasin_cli.trace.recording.capture import record_fake
 from rebasin_cli.trace.recording.record import Call, live
 from rebasin_cli.trace.rules import apply_rule, indexing
-from rebasin_cli.trace.rules.equivariance import RUNS, Operand, Relation, relations
+from rebasin_cli.trace.rules.equivariance import RUNS, Operand, OperatorRelation, relations
 from rebasin_cli.trace.rules.probing import probed
 from tests.trace.operators import computing, shapes, spatial
 from tests.trace.operators.indexing import CASES as LOOKED_UP
@@ -140,9 +140,9 @@ def test_the_reason_is_that_nothing_was_found_and_it_is_a_limit_of_the_tracer() 
 # -- what cannot be probed ------------------------------------------------------------------------
 
 
-def verdict(case: Case) -> list[list[Axes] | None]:
+def verdict(case: Case) -> list[list[AxisTerms] | None]:
     """Return what probing says of each call of a case."""
-    said: list[list[Axes] | None] = []
+    said: list[list[AxisTerms] | None] = []
 
     def rule(analysis: Analysis, call: Call) -> Any:
         said.append(probed(analysis, call))
@@ -191,14 +191,14 @@ def test_probing_gives_up_where_an_argument_is_overwritten_and_not_returned() ->
 # -- the search -----------------------------------------------------------------------------------
 
 
-def ask(op: Callable[..., Any], *sizes: tuple[int, ...]) -> tuple[Relation, ...] | None:
+def ask(op: Callable[..., Any], *sizes: tuple[int, ...]) -> tuple[OperatorRelation, ...] | None:
     operands = tuple(Operand(k, shape, torch.float64, None) for k, shape in enumerate(sizes))
     return relations(op, operands, (), (tuple(op(*map(torch.ones, sizes)).shape),))
 
 
 def test_moving_round_in_a_circle_is_not_enough() -> None:
     """Half of all orders of three units are circles, and rolling looks the same in all of them."""
-    assert ask(lambda x: x.roll(1, 0), (3, 2)) == (Relation(((0, 1),), ((0, 1),)),)
+    assert ask(lambda x: x.roll(1, 0), (3, 2)) == (OperatorRelation(((0, 1),), ((0, 1),)),)
 
 
 def test_five_axes_may_move_together_but_not_six() -> None:
@@ -209,13 +209,13 @@ def test_five_axes_may_move_together_but_not_six() -> None:
 
 def test_two_axes_of_a_result_may_move_together() -> None:
     assert ask(lambda x: x @ x.T, (4, 3)) == (
-        Relation(((0, 1),), ()),
-        Relation(((0, 0),), ((0, 0), (0, 1))),
+        OperatorRelation(((0, 1),), ()),
+        OperatorRelation(((0, 0),), ((0, 0), (0, 1))),
     )
 
 
 def test_an_axis_that_two_would_move_is_moved_by_none() -> None:
-    assert ask(torch.add, (4, 1), (4, 1)) == (Relation(((0, 0), (1, 0)), ((0, 0),)),)
+    assert ask(torch.add, (4, 1), (4, 1)) == (OperatorRelation(((0, 0), (1, 0)), ((0, 0),)),)
 
 
 def test_the_search_ends_in_time_and_is_not_repeated() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rebasin_cli.checkpoint.failures import capped
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.quantization.quantized import Codes, quantised
-from rebasin_cli.checkpoint.torch_format.torch_file import Format
+from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.checkpoint.weight_file import WeightFile
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
@@ -37,7 +37,7 @@ class Dequantised:
         }
 
     @property
-    def format(self) -> Format:
+    def format(self) -> TorchFormat:
         return self.inner.format
 
     @property

@@ -23,7 +23,7 @@ _FLOAT8 = frozenset(
 
 
 @dataclass(frozen=True)
-class Format:
+class QuantizedFormat:
     """A way to store codes.
 
     ending: of the codes' name; what comes before it is the stem. beside: endings behind the stem,
@@ -44,21 +44,21 @@ _INSTEAD = (".scale", ".scales", ".scale_weight")
 
 # The more telling signs first: the first that fits counts.
 FORMATS = (
-    Format("GPTQ", ".qweight", (".g_idx",)),
-    Format("AWQ or GPTQ", ".qweight", (".qzeros", ".scales")),
-    Format("bitsandbytes 4-bit", "", (".absmax", ".quant_map"), _WHOLE),
-    Format("bitsandbytes int8", ".weight", (".SCB",), _INT8, plain=True),
-    Format("packed compressed-tensors", ".weight_packed"),
-    Format("HQQ", ".W_q"),
-    Format("AQLM", ".codes", (".codebooks",)),
-    Format("quanto", "._data", ("._scale",)),
-    Format("MXFP4", "_blocks", ("_scales",), _WHOLE),
-    Format("int8 with scales", "", _BEHIND, _INT8, plain=True),
-    Format("int8 with scales", ".weight", _INSTEAD, _INT8, plain=True),
-    Format("packed codes with scales", "", _BEHIND, _WHOLE),
-    Format("packed codes with scales", ".weight", _INSTEAD, _WHOLE),
-    Format("fp8 with scales", "", _BEHIND, _FLOAT8, plain=True),
-    Format("fp8 with scales", ".weight", _INSTEAD, _FLOAT8, plain=True),
+    QuantizedFormat("GPTQ", ".qweight", (".g_idx",)),
+    QuantizedFormat("AWQ or GPTQ", ".qweight", (".qzeros", ".scales")),
+    QuantizedFormat("bitsandbytes 4-bit", "", (".absmax", ".quant_map"), _WHOLE),
+    QuantizedFormat("bitsandbytes int8", ".weight", (".SCB",), _INT8, plain=True),
+    QuantizedFormat("packed compressed-tensors", ".weight_packed"),
+    QuantizedFormat("HQQ", ".W_q"),
+    QuantizedFormat("AQLM", ".codes", (".codebooks",)),
+    QuantizedFormat("quanto", "._data", ("._scale",)),
+    QuantizedFormat("MXFP4", "_blocks", ("_scales",), _WHOLE),
+    QuantizedFormat("int8 with scales", "", _BEHIND, _INT8, plain=True),
+    QuantizedFormat("int8 with scales", ".weight", _INSTEAD, _INT8, plain=True),
+    QuantizedFormat("packed codes with scales", "", _BEHIND, _WHOLE),
+    QuantizedFormat("packed codes with scales", ".weight", _INSTEAD, _WHOLE),
+    QuantizedFormat("fp8 with scales", "", _BEHIND, _FLOAT8, plain=True),
+    QuantizedFormat("fp8 with scales", ".weight", _INSTEAD, _FLOAT8, plain=True),
 )
 
 # What else says what codes mean, or goes with the kernels that multiply by them.
@@ -116,7 +116,7 @@ def _found(infos: Mapping[str, TensorInfo]) -> Iterator[Codes]:
 
 
 def _codes(
-    name: str, info: TensorInfo, form: Format, infos: Mapping[str, TensorInfo]
+    name: str, info: TensorInfo, form: QuantizedFormat, infos: Mapping[str, TensorInfo]
 ) -> Codes | None:
     if not name.endswith(form.ending) or not info.shape:
         return None

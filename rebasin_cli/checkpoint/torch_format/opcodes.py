@@ -32,7 +32,7 @@ class _Object:
 
 
 @dataclass
-class Survey:
+class PickledNames:
     """The classes and functions that a pickle names, as `module.name`.
 
     names: as they stand there -> as Python 3 calls them. filled: those whose objects get items
@@ -45,9 +45,9 @@ class Survey:
     whole: bool = True
 
 
-def survey(file: BinaryIO, pickles: int) -> Survey:
+def survey(file: BinaryIO, pickles: int) -> PickledNames:
     """Return what the pickles at the start of a file ask for: at most so many."""
-    found = Survey()
+    found = PickledNames()
     try:
         for _ in range(pickles):
             _walk(file, found)
@@ -60,7 +60,7 @@ def survey(file: BinaryIO, pickles: int) -> Survey:
     return found
 
 
-def _walk(pickled: BinaryIO, found: Survey) -> None:
+def _walk(pickled: BinaryIO, found: PickledNames) -> None:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     for opcode, argument, _position in pickletools.genops(pickled):
@@ -83,7 +83,7 @@ def _walk(pickled: BinaryIO, found: Survey) -> None:
             _other(opcode, argument, stack)
 
 
-def _named(kind: str, argument: Any, stack: list[Any], found: Survey) -> _Class | _Object:
+def _named(kind: str, argument: Any, stack: list[Any], found: PickledNames) -> _Class | _Object:
     """Return the class that an instruction names, or the object that an old one makes of it."""
     if kind == "STACK_GLOBAL":
         name, module = stack.pop(), stack.pop()
@@ -100,7 +100,7 @@ def _named(kind: str, argument: Any, stack: list[Any], found: Survey) -> _Class 
     return _Class(full)
 
 
-def _fill(count: int | None, how: Filled, stack: list[Any], found: Survey) -> None:
+def _fill(count: int | None, how: Filled, stack: list[Any], found: PickledNames) -> None:
     if count is None:
         _pop_marked(stack)
     else:

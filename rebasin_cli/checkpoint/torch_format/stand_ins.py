@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Size
 
-from rebasin_cli.checkpoint.torch_format.opcodes import Filled, Survey
+from rebasin_cli.checkpoint.torch_format.opcodes import Filled, PickledNames
 from rebasin_cli.errors import CheckpointError
 
 ContainerT = TypeVar("ContainerT")
@@ -57,7 +57,7 @@ class StandIns:
             (self._deque, "collections.deque"),
         ]
 
-    def foreign(self, asked: Survey, known: Set[str]) -> list[Allowed]:
+    def foreign(self, asked: PickledNames, known: Set[str]) -> list[Allowed]:
         """Return an inert class for each name that a file asks for and that is not known."""
         names = {spelled: n for spelled, n in asked.names.items() if not known & {n, spelled}}
         inert = {name: self._inert(name, asked.filled.get(name)) for name in names.values()}

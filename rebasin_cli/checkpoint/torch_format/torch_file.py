@@ -19,13 +19,13 @@ from rebasin_cli.checkpoint.writing.disk import OpenFile, forget_pages
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import InMemory, TensorInfo
 
-Format = Literal["safetensors", "pt"]
+TorchFormat = Literal["safetensors", "pt"]
 
 
 class TorchFile:
     """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole."""
 
-    format: Format = "pt"
+    format: TorchFormat = "pt"
 
     def __init__(self, file: OpenFile, *, key: str | None, ignoring: bool = False) -> None:
         loaded = load_container(file.path, ignoring=ignoring)

@@ -25,7 +25,7 @@ import torch
 
 from rebasin_cli.checkpoint.failures import listing, reading
 from rebasin_cli.checkpoint.foreign import foreign_archive
-from rebasin_cli.checkpoint.torch_format.opcodes import Survey, survey
+from rebasin_cli.checkpoint.torch_format.opcodes import PickledNames, survey
 from rebasin_cli.checkpoint.torch_format.stand_ins import Allowed, StandIns
 from rebasin_cli.errors import CheckpointError
 
@@ -54,14 +54,14 @@ _ALLOWING = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Unpickled:
     """The objects of a file. dropped: what was ignored, as dotted paths, and its class."""
 
     value: Any
     dropped: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_container(path: Path, *, ignoring: bool = False) -> Loaded:
+def load_container(path: Path, *, ignoring: bool = False) -> Unpickled:
     """Return the objects of a PyTorch file; tensors of zip files stay on disk until touched.
 
     ignoring: objects of foreign classes are left out instead of being a reason to refuse.
@@ -80,7 +80,7 @@ def load_container(path: Path, *, ignoring: bool = False) -> Loaded:
     return loaded
 
 
-def _load(path: Path, mapped: bool, ignoring: bool) -> Loaded:
+def _load(path: Path, mapped: bool, ignoring: bool) -> Unpickled:
     stand_ins = StandIns()
     allowed: list[Callable[..., Any] | Allowed] = [*_plain_data(), *stand_ins.known()]
     if ignoring:
@@ -90,7 +90,7 @@ def _load(path: Path, mapped: bool, ignoring: bool) -> Loaded:
         warnings.simplefilter("ignore")
         with torch.serialization.safe_globals(allowed):
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    return Loaded(stand_ins.settled(value), stand_ins.dropped)
+    return Unpickled(stand_ins.settled(value), stand_ins.dropped)
 
 
 def is_mapped(path: Path) -> bool:
@@ -208,7 +208,7 @@ def _foreign_names(path: Path, zipped: bool) -> list[str]:
     return sorted(filter(_is_foreign, names - _names_of(plain)))
 
 
-def _surveyed(path: Path, zipped: bool) -> Survey:
+def _surveyed(path: Path, zipped: bool) -> PickledNames:
     """Return what the pickles of a file ask for."""
     with reading(path), path.open("rb") as file:
         if not zipped:

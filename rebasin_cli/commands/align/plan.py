@@ -13,7 +13,7 @@ from rebasin_cli.alignment.estimate import check_search, describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.align.methods import DATA_METHODS, MethodInputs, check_chosen
+from rebasin_cli.commands.align.method_inputs import DATA_METHODS, MethodInputs, check_chosen
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.plan import check_learning
 from rebasin_cli.errors import UsageError
@@ -22,7 +22,7 @@ from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths, permutation_paths
 from rebasin_cli.files.permutation_file import read_permutations
 from rebasin_cli.files.targets import (
-    Place,
+    OutputPlace,
     Target,
     check_distinct,
     describe_target,
@@ -49,7 +49,7 @@ class AlignItem:
 
     model: Checkpoint
     target: Target
-    permutation: Place | None
+    permutation: OutputPlace | None
     tensors: tuple[BoundTensor, ...]
     overlap: Overlap
     check: FunctionCheck | None
@@ -139,7 +139,7 @@ def _inputs(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
 def _items(
     reference: Checkpoint,
     models: Sequence[Checkpoint],
-    targets: Sequence[tuple[Target, Place | None]],
+    targets: Sequence[tuple[Target, OutputPlace | None]],
     choice: Choice,
     request: AlignRequest,
 ) -> tuple[AlignItem, ...]:
@@ -172,7 +172,7 @@ def _targets(
     models: Sequence[Checkpoint],
     start: Path | None,
     request: AlignRequest,
-) -> list[tuple[Target, Place | None]]:
+) -> list[tuple[Target, OutputPlace | None]]:
     """Return where results and permutations go; no output may be an input but the model's own."""
     outs = output_paths(models, request.output, word="aligned")
     saves = permutation_paths(models, request.save)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.report import ALIGNED
 from rebasin_cli.presentation.presenter import Presenters
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 
+from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.model_card import Found, carded
-from rebasin_cli.alignment.outcome import Aligned
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
-from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
@@ -123,4 +123,4 @@ class Applied:
     groups: int
     moved: int
     written: Written
-    function: Agreement | None = None
+    function: FunctionDifference | None = None

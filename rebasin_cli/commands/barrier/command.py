@@ -157,8 +157,8 @@ def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
     from rebasin_cli.commands.barrier.layers.figures import Anatomized
     from rebasin_cli.commands.barrier.layers.layers_plot import draw_layers
     from rebasin_cli.commands.barrier.plot import draw
-    from rebasin_cli.commands.barrier.points import Contour, Curves
     from rebasin_cli.commands.barrier.run import run_barrier
+    from rebasin_cli.commands.barrier.scored_points import Contour, Curves
 
     for outcome in run_barrier(plan, progress):
         yield outcome

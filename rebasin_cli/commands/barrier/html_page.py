@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from rebasin_cli.commands.barrier.points import Contour, Curves
+from rebasin_cli.commands.barrier.scored_points import Contour, Curves
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;

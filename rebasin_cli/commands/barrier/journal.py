@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.commands.barrier.points import Scored, Spot
+from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.errors import MachineError, RebasinError
 
 HEAD = {"schema": "rebasin/1", "event": "result", "command": "barrier"}
@@ -32,7 +32,7 @@ class Journal:
         for scored in self._points(data.splitlines(keepends=True)):
             self._known[_key(scored.spot, scored.of)] = scored
 
-    def find(self, spot: Spot, of: Mapping[str, Any]) -> Scored | None:
+    def find(self, spot: MixturePoint, of: Mapping[str, Any]) -> Scored | None:
         """Return what is known of a spot, if the same was judged there."""
         known = self._known.get(_key(spot, of))
         return known and Scored(spot, known.scores, known.seconds, of, reused=True)
@@ -96,12 +96,12 @@ def _parsed(record: Mapping[str, Any]) -> Scored | None:
     if any(record.get(name) != value for name, value in HEAD.items()) or "curve" not in record:
         return None
     at = (float(record["x"]), float(record["y"])) if "x" in record else None
-    spot = Spot(record["curve"], tuple(map(float, record["weights"])), at)
+    spot = MixturePoint(record["curve"], tuple(map(float, record["weights"])), at)
     scores = {str(name): float(value) for name, value in record["scores"].items()}
     return Scored(spot, scores, float(record["seconds"]), dict(record["of"]))
 
 
-def _key(spot: Spot, of: Mapping[str, Any]) -> str:
+def _key(spot: MixturePoint, of: Mapping[str, Any]) -> str:
     """Return what makes two points the same, whatever rounding does to their places."""
     weights = [round(weight, DIGITS) + 0.0 for weight in spot.weights]
     return json.dumps([spot.curve, weights, dict(of)], sort_keys=True)

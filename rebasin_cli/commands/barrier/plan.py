@@ -12,7 +12,7 @@ from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import Place, files_of, plan_place
+from rebasin_cli.files.targets import OutputPlace, files_of, plan_place
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.computing import Computing
@@ -79,12 +79,12 @@ class BarrierPlan:
     margin: float
     renormalize: str | None
     choice: Choice | None
-    picture: Place | None
+    picture: OutputPlace | None
     resume: Path | None
     machine: Machine
     request: BarrierRequest
     diagnose: bool = False
-    layers: Place | None = None
+    layers: OutputPlace | None = None
 
     @property
     def plane(self) -> bool:
@@ -156,7 +156,7 @@ def line_alphas(steps: int, at: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({*(at or (k / (steps - 1) for k in range(steps))), 0.0, 1.0}))
 
 
-def plan_picture(path: Path, request: BarrierRequest, inputs: Sequence[Path]) -> Place:
+def plan_picture(path: Path, request: BarrierRequest, inputs: Sequence[Path]) -> OutputPlace:
     """Return where a picture goes. Raises UsageError if it may not, or for another ending."""
     if path.suffix.lower() not in PICTURES:
         raise UsageError(
@@ -165,7 +165,7 @@ def plan_picture(path: Path, request: BarrierRequest, inputs: Sequence[Path]) ->
     return plan_place(path, request.output, others=inputs)
 
 
-def _layers_picture(request: BarrierRequest, inputs: Sequence[Path]) -> Place | None:
+def _layers_picture(request: BarrierRequest, inputs: Sequence[Path]) -> OutputPlace | None:
     """Return where the picture of the layers goes: beside the other, NAME-layers."""
     if request.picture is None or not request.diagnose:
         return None

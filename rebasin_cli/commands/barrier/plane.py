@@ -13,8 +13,8 @@ from rebasin_cli.tensors import TensorSource, in_reals
 
 FLAT = 1e-6  # of a side: a triangle that is lower is a line, in the float32 of most checkpoints
 
-Place = tuple[float, float]
-Weights = tuple[float, float, float]
+PlanePoint = tuple[float, float]
+ModelWeights = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Plane:
     """
 
     base: float
-    corner: Place
+    corner: PlanePoint
 
     @property
-    def corners(self) -> tuple[Place, Place, Place]:
+    def corners(self) -> tuple[PlanePoint, PlanePoint, PlanePoint]:
         return (0.0, 0.0), (self.base, 0.0), self.corner
 
-    def weights(self, place: Place) -> Weights:
+    def weights(self, place: PlanePoint) -> ModelWeights:
         """Return the weights of A, B and C, of sum 1, whose mean lies at a place."""
         third = place[1] / self.corner[1]
         second = (place[0] - third * self.corner[0]) / self.base
         return 1 - second - third, second, third
 
-    def grid(self, steps: int, margin: float) -> list[Place]:
+    def grid(self, steps: int, margin: float) -> list[PlanePoint]:
         """Return steps x steps places, row by row from below, around the triangle.
 
         margin: how far the grid goes beyond it on each side, as a share of its extent.

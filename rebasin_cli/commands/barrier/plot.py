@@ -15,11 +15,11 @@ from rebasin_cli.checkpoint import Written
 from rebasin_cli.checkpoint.writing.publish import new_file
 from rebasin_cli.commands.barrier.curve import Peak, chord, sign
 from rebasin_cli.commands.barrier.html_page import page
-from rebasin_cli.commands.barrier.points import Contour, Curves, Drawn, FoundBarrier
+from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, FoundBarrier
 from rebasin_cli.errors import MachineError
-from rebasin_cli.files.targets import Place
+from rebasin_cli.files.targets import OutputPlace
 
-Bar = Mapping[str, Any]
+BarStyle = Mapping[str, Any]
 
 # Okabe and Ito's colours, told apart by most colour-blind people, from light and on grey paper.
 STYLES = (
@@ -28,7 +28,7 @@ STYLES = (
     {"color": "#009E73", "linestyle": "-", "marker": "^"},
 )
 # Barriers of several curves often stand at one place: the later ones are narrower, and in front.
-BARS: tuple[Bar, ...] = (
+BARS: tuple[BarStyle, ...] = (
     {"color": "#F4C7A6", "linewidth": 9},
     {"color": "#8FC1E0", "linewidth": 5},
     {"color": "#7CCBB2", "linewidth": 2},
@@ -43,7 +43,7 @@ def require_matplotlib() -> None:
     _matplotlib("figure")
 
 
-def draw(outcome: Curves | Contour, place: Place) -> Drawn:
+def draw(outcome: Curves | Contour, place: OutputPlace) -> Drawn:
     """Write the picture of an outcome, in the format of the ending."""
     return Drawn(write_figure(figure_of(outcome), outcome, place))
 
@@ -62,12 +62,12 @@ def figure_of(outcome: Curves | Contour) -> Any:
     return figure
 
 
-def write_figure(figure: Any, outcome: Curves | Contour, place: Place) -> Written:
+def write_figure(figure: Any, outcome: Curves | Contour, place: OutputPlace) -> Written:
     """Write the figure of an outcome, whole or not at all."""
     return write_drawing(figure, place, lambda svg: page(svg, outcome))
 
 
-def write_drawing(figure: Any, place: Place, paged: Callable[[str], str]) -> Written:
+def write_drawing(figure: Any, place: OutputPlace, paged: Callable[[str], str]) -> Written:
     """Write a figure, whole or not at all; the same figure gives the same bytes.
 
     paged: from an SVG to the page around it, for .html.
@@ -127,7 +127,7 @@ def _label(name: str, barriers: dict[str, FoundBarrier]) -> str:
     return f"{name}: barrier {peak.height:.3g}{place}"
 
 
-def _mark(axes: Any, curve: dict[float, float], peak: Peak, sign: int, bar: Bar) -> None:
+def _mark(axes: Any, curve: dict[float, float], peak: Peak, sign: int, bar: BarStyle) -> None:
     """Draw the barrier as a bar from the line between the ends to the curve."""
     if not peak.height:
         return

@@ -7,12 +7,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.report import ALIGNED
 from rebasin_cli.commands.barrier.curve import Peak, sign
 from rebasin_cli.commands.barrier.layers.figures import Anatomized
 from rebasin_cli.commands.barrier.layers.report import anatomy_fields, anatomy_summary, anatomy_text
-from rebasin_cli.commands.barrier.points import Contour, Curves, Drawn, Scored, Survey
+from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, JudgedPoints, Scored
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import rendered
 
@@ -74,7 +74,7 @@ def contour_text(outcome: Contour) -> str:
     return rendered(table).rstrip("\n")
 
 
-def survey_summary(survey: Survey) -> str:
+def survey_summary(survey: JudgedPoints) -> str:
     """Return what a person wants to know beside the table."""
     judged = len(survey.points) - survey.reused
     state = "" if survey.complete else "not finished: "
@@ -138,7 +138,7 @@ def _share(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _survey_fields(survey: Survey) -> dict[str, Any]:
+def _survey_fields(survey: JudgedPoints) -> dict[str, Any]:
     return {
         "models": [str(path) for path in survey.models],
         "complete": survey.complete,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.outcome import Aligned
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.barrier.curve import barrier, removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
@@ -18,11 +18,18 @@ from rebasin_cli.commands.barrier.layers.figures import Anatomized
 from rebasin_cli.commands.barrier.layers.run import anatomized
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.plane import Plane, plane_through
-from rebasin_cli.commands.barrier.points import Contour, Curves, FoundBarrier, Scored, Spot, Survey
+from rebasin_cli.commands.barrier.scored_points import (
+    Contour,
+    Curves,
+    FoundBarrier,
+    JudgedPoints,
+    MixturePoint,
+    Scored,
+)
 from rebasin_cli.commands.barrier.scorer import (
-    Bench,
     Correct,
-    Stretch,
+    Scorer,
+    Segment,
     has_running_statistics,
     kept,
     point_corrector,
@@ -47,7 +54,7 @@ def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcom
 
     Where something fails, what was judged until then is yielded as a whole before the exception.
     """
-    record = _Record(plan)
+    record = _Judged(plan)
     try:
         for outcome in (_on_plane if plan.plane else _on_line)(plan, record, progress):
             if isinstance(outcome, Scored):
@@ -66,7 +73,7 @@ def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcom
 
 
 @dataclass
-class _Record:
+class _Judged:
     """What is known so far."""
 
     plan: BarrierPlan
@@ -79,7 +86,7 @@ class _Record:
 
     def whole(self, *, complete: bool) -> Curves | Contour:
         """Return all points, with what follows from them."""
-        survey = Survey(
+        survey = JudgedPoints(
             models=tuple(model.path for model in self.plan.models),
             points=tuple(self.points),
             complete=complete,
@@ -91,14 +98,14 @@ class _Record:
             return Contour(survey, self.plane)
         return Curves(survey, _barriers(Curves(survey, ())))
 
-    def bench(self, progress: Progress, total: int) -> Bench:
+    def bench(self, progress: Progress, total: int) -> Scorer:
         """Return where the points are judged; what is odd about their file is noted."""
         journal = Journal(self.plan.resume)
         if journal.cut:
             self.notes.append(
                 f"the last line of {self.plan.resume} was cut off: its point is judged again"
             )
-        bench = Bench(self.plan, journal, progress, total)
+        bench = Scorer(self.plan, journal, progress, total)
         normed = has_running_statistics(bench.model)
         if self.plan.renormalize == "reset" and not normed:
             hint = "--renormalize rescale does without BatchNorm"
@@ -116,7 +123,7 @@ class _Record:
         return bench
 
 
-def _on_line(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator[Aligned | Scored]:
+def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
     align = _to_align(plan, record)
     curves = 1 + align + (plan.renormalize is not None)
     bench = record.bench(progress, curves * len(plan.alphas))
@@ -136,7 +143,7 @@ def _on_line(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator
         yield from bench.scored(_stretch(plan, basis, sources, correct))
 
 
-def _on_plane(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterator[Aligned | Scored]:
+def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
     bench = record.bench(progress, 3 + plan.steps**2)
     sources = [kept(finite(model, plan.request.selection), plan) for model in plan.models]
     if _to_align(plan, record):
@@ -148,13 +155,15 @@ def _on_plane(plan: BarrierPlan, record: _Record, progress: Progress) -> Iterato
         sources[0], sources[1], sources[2], _counting(plan, sources[0])
     )
     ends = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-    corners = [Spot(PLANE, end, at) for end, at in zip(ends, plane.corners, strict=True)]
-    grid = [Spot(PLANE, plane.weights(at), at) for at in plane.grid(plan.steps, plan.margin)]
+    corners = [MixturePoint(PLANE, end, at) for end, at in zip(ends, plane.corners, strict=True)]
+    grid = [
+        MixturePoint(PLANE, plane.weights(at), at) for at in plane.grid(plan.steps, plan.margin)
+    ]
     of = _subject(plan, aligned=plan.choice is not None)
-    yield from bench.scored(Stretch([*corners, *grid], sources, PLANE, of))
+    yield from bench.scored(Segment([*corners, *grid], sources, PLANE, of))
 
 
-def _to_align(plan: BarrierPlan, record: _Record) -> bool:
+def _to_align(plan: BarrierPlan, record: _Judged) -> bool:
     """Return whether there is anything to align; if not for a reason, it is noted."""
     if plan.choice is None:
         return False
@@ -166,15 +175,15 @@ def _to_align(plan: BarrierPlan, record: _Record) -> bool:
 
 def _stretch(
     plan: BarrierPlan, basis: str, sources: Sequence[TensorSource], correct: Correct | None = None
-) -> Stretch:
+) -> Segment:
     """Return the line between two sources; with `correct`, the curve of corrected points."""
     of = _subject(plan, aligned=basis == ALIGNED)
     name = f"{basis}, {plan.renormalize}" if correct else basis
-    spots = [Spot(name, (1 - alpha, alpha)) for alpha in plan.alphas]
-    return Stretch(spots, sources, basis, of, correct)
+    spots = [MixturePoint(name, (1 - alpha, alpha)) for alpha in plan.alphas]
+    return Segment(spots, sources, basis, of, correct)
 
 
-def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Stretch]:
+def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Segment]:
     """Yield the stretches for which the models have to be aligned."""
     yield _stretch(plan, ALIGNED, sources)
     if plan.renormalize is not None:

@@ -16,10 +16,10 @@ from rebasin_cli.activations.layer_statistics import LayerStatistics, goals
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.commands.barrier.plan import BarrierPlan
-from rebasin_cli.commands.barrier.points import Scored, Spot
+from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.errors import Problem, UserCodeError
 from rebasin_cli.merging import Mean
-from rebasin_cli.models.weights import fill
+from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.network import batches_of, built, judge_of
 from rebasin_cli.network.scores import Judge
 from rebasin_cli.progress import Progress
@@ -27,11 +27,11 @@ from rebasin_cli.renormalization.corrected import Correcting, Goals
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory, TensorSource
 
-Correct = Callable[[nn.Module, Spot], None]
+Correct = Callable[[nn.Module, MixturePoint], None]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """Spots that are mixtures of the same sources, and what their scores depend on beside them.
 
     ends: a name for the ends; where another stretch has the same, they are judged only once.
@@ -39,19 +39,19 @@ class Stretch:
     was judged without.
     """
 
-    spots: Sequence[Spot]
+    spots: Sequence[MixturePoint]
     sources: Sequence[TensorSource]
     ends: str
     of: Mapping[str, Any]
     correct: Correct | None = None
 
-    def end(self, spot: Spot) -> str | None:
+    def end(self, spot: MixturePoint) -> str | None:
         """Return a name for a spot that is one of the models; the first is never moved."""
         return None if spot.end is None else f"{self.ends if spot.end else ''} {spot.end}"
 
 
 @dataclass
-class Bench:
+class Scorer:
     """Where spots are judged. total: how many there will be, for whoever waits."""
 
     plan: BarrierPlan
@@ -73,11 +73,11 @@ class Bench:
     def model(self) -> nn.Module:
         return self._model
 
-    def known(self, stretch: Stretch) -> bool:
+    def known(self, stretch: Segment) -> bool:
         """Return whether an earlier run has judged all spots."""
         return all(self.journal.find(spot, stretch.of) for spot in stretch.spots)
 
-    def scored(self, stretch: Stretch) -> Iterator[Scored]:
+    def scored(self, stretch: Segment) -> Iterator[Scored]:
         """Yield what the judge says of each spot, as soon as it does."""
         for spot in stretch.spots:
             self.progress(f"judging the {spot}", self._done, self.total)
@@ -89,7 +89,7 @@ class Bench:
             yield scored
         self.progress("judged", self._done, self.total)
 
-    def _scored(self, stretch: Stretch, spot: Spot) -> Scored:
+    def _scored(self, stretch: Segment, spot: MixturePoint) -> Scored:
         known = self.journal.find(spot, stretch.of)
         if known is not None:
             return known
@@ -101,7 +101,7 @@ class Bench:
         self.journal.add(found)
         return found
 
-    def _judged(self, stretch: Stretch, spot: Spot) -> Scored:
+    def _judged(self, stretch: Segment, spot: MixturePoint) -> Scored:
         began = perf_counter()
         mixture = Mean(stretch.sources, spot.weights, 0, self.plan.request.selection.selects)
         fill(self._model, mixture, self.plan.code.network.windows)
@@ -126,7 +126,7 @@ def kept(source: TensorSource, plan: BarrierPlan) -> TensorSource:
     return InMemory({name: source.load(name) for name in names})
 
 
-def _placed(problem: Problem, spot: Spot) -> Problem:
+def _placed(problem: Problem, spot: MixturePoint) -> Problem:
     """Return a problem with the spot at which it was met."""
     return replace(problem, what=f"at the {spot}: {problem.what}")
 
@@ -155,7 +155,7 @@ def point_corrector(
         models = [built(plan.code.network, source, plan.machine) for source in sources]
         return layer_statistics(models, batches, together=how.method == "closed-form")
 
-    def correct(model: nn.Module, spot: Spot) -> None:
+    def correct(model: nn.Module, spot: MixturePoint) -> None:
         renormalize(model, Goals(goals(known(), spot.weights)), batches, how)
 
     return correct

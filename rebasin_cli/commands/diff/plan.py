@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import check_memory, describe_matching
-from rebasin_cli.alignment.unit_comparison import Diagnosed
+from rebasin_cli.alignment.unit_comparison import GroupComparison
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
@@ -102,4 +102,4 @@ class Compared:
     changes: tuple[TensorChange, ...]
     distance: float
     norm: float
-    groups: Diagnosed | None = None
+    groups: GroupComparison | None = None

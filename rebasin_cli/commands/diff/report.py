@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from rebasin_cli.alignment.unit_comparison import Diagnosed
+from rebasin_cli.alignment.unit_comparison import GroupComparison
 from rebasin_cli.alignment.unit_report import (
     chance_text,
     group_table,
@@ -84,7 +84,7 @@ def present_fields(outcome: Compared) -> dict[str, Any]:
     }
 
 
-def present_line(outcome: Compared, groups: Diagnosed) -> str:
+def present_line(outcome: Compared, groups: GroupComparison) -> str:
     """Return the figures of two models as they are, under a spec, and the advice."""
     found = groups.diagnosis
     return (
@@ -94,7 +94,7 @@ def present_line(outcome: Compared, groups: Diagnosed) -> str:
     )
 
 
-def present_table(groups: Diagnosed) -> Table:
+def present_table(groups: GroupComparison) -> Table:
     """Return a row for each group that may move, and one for all of them, nothing moved."""
     found = groups.diagnosis
     table = group_table("size", "cosine", "kept", *last_headings(found)[:-1])
@@ -107,7 +107,7 @@ def present_table(groups: Diagnosed) -> Table:
     return table
 
 
-def _present(outcome: Compared, groups: Diagnosed) -> Relation:
+def _present(outcome: Compared, groups: GroupComparison) -> Relation:
     return present_relation(groups.diagnosis) if outcome.changes else Relation.EQUAL
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rebasin_cli.alignment.unit_comparison import Diagnosed, diagnosed_as_is
+from rebasin_cli.alignment.unit_comparison import GroupComparison, diagnosed_as_is
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.diff.plan import Compared, DiffPlan, TensorChange
 from rebasin_cli.progress import Progress
@@ -32,7 +32,7 @@ def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
     )
 
 
-def _groups(plan: DiffPlan, progress: Progress) -> Diagnosed | None:
+def _groups(plan: DiffPlan, progress: Progress) -> GroupComparison | None:
     if plan.choice is None:
         return None
     progress("comparing units", 0, 0)

@@ -11,7 +11,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
-from rebasin_cli.alignment.problem import Problem, open_problem
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
@@ -59,7 +59,7 @@ class LerpRequest:
 
 
 @dataclass(frozen=True)
-class Point:
+class LinePoint:
     """One point: alpha counts along the chain, so 1.25 lies a quarter past the second model."""
 
     alpha: float
@@ -80,7 +80,7 @@ class LerpPlan:
     """
 
     models: tuple[Checkpoint, ...]
-    points: tuple[Point, ...]
+    points: tuple[LinePoint, ...]
     mode: str
     command: tuple[str, ...]
     keep: bool
@@ -132,7 +132,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     ]
     return LerpPlan(
         models=models,
-        points=tuple(map(Point, alphas, targets)),
+        points=tuple(map(LinePoint, alphas, targets)),
         mode=request.mode,
         command=words,
         keep=request.keep or not words,
@@ -144,7 +144,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     )
 
 
-def _check(request: LerpRequest, problem: Problem[Choice | None]) -> FunctionCheck | None:
+def _check(request: LerpRequest, problem: MatchingProblem[Choice | None]) -> FunctionCheck | None:
     """Return the model to see with that functions stay, if any model is moved."""
     if problem.choice is None:
         return None

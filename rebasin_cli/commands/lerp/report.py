@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rebasin_cli.alignment.outcome import Aligned
+from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.report import ALIGNED
 from rebasin_cli.commands.lerp.plan import Interpolated
 from rebasin_cli.presentation.presenter import Presenter, Presenters

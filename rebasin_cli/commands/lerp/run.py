@@ -7,13 +7,13 @@ from functools import cache
 from shutil import rmtree
 from time import perf_counter
 
+from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.model_card import carded
-from rebasin_cli.alignment.outcome import Aligned
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
-from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, Point
+from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import write_model
@@ -132,7 +132,7 @@ def _basin(plan: LerpPlan) -> str | None:
     return basin_of(plan.models[0]) if whole or one_basin(plan.models) else None
 
 
-def _between(plan: LerpPlan, point: Point, sources: Sequence[TensorSource]) -> Between:
+def _between(plan: LerpPlan, point: LinePoint, sources: Sequence[TensorSource]) -> Between:
     left, alpha = point.segment(len(sources))
     return Between(
         (sources[left], sources[left + 1]), alpha, plan.mode, plan.request.selection.selects
@@ -141,7 +141,7 @@ def _between(plan: LerpPlan, point: Point, sources: Sequence[TensorSource]) -> B
 
 def _point(
     plan: LerpPlan,
-    point: Point,
+    point: LinePoint,
     sources: Sequence[TensorSource],
     basin: str | None,
     parts: Callable[[str], Sequence[TensorSource]],
@@ -183,7 +183,7 @@ def _point(
     )
 
 
-def _remove(point: Point) -> None:
+def _remove(point: LinePoint) -> None:
     """Remove a point that has been evaluated, and the folder made for it once it is empty."""
     place = point.target.place
     if place.path.is_dir():

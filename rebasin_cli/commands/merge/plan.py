@@ -8,7 +8,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
-from rebasin_cli.alignment.problem import Problem, open_problem
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
@@ -132,7 +132,7 @@ def _correction(
     return found
 
 
-def _check(request: MergeRequest, problem: Problem[Choice | None]) -> FunctionCheck | None:
+def _check(request: MergeRequest, problem: MatchingProblem[Choice | None]) -> FunctionCheck | None:
     """Return the model to see with that functions stay, if any model is moved."""
     if problem.choice is None:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, named_spec
 from rebasin_cli.alignment.unit_report import span
 from rebasin_cli.commands.merge.linear_maps.report import zip_fields, zip_lines
-from rebasin_cli.commands.merge.outcome import Merged
+from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.preserve_first.report import preserve_fields, preserve_lines
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.words import count

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from rebasin_cli.alignment.functions import Agreement, check_function
+from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.model_card import Found, carded
 from rebasin_cli.checkpoint import Written
-from rebasin_cli.commands.merge.outcome import Merged
+from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.plan import MergePlan
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
@@ -52,7 +52,7 @@ class Together:
     shared: bool
     alignment: Alignment
     objective: Change | None
-    function: Agreement | None = None
+    function: FunctionDifference | None = None
 
     @property
     def found(self) -> Found:
@@ -125,9 +125,9 @@ def _mean(plan: MergePlan, sources: Sequence[TensorSource]) -> Mean:
 
 def _checked(
     plan: MergePlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
-) -> Agreement | None:
+) -> FunctionDifference | None:
     """Return how far the outputs of a model move at most; raises if one is another function."""
-    found: list[Agreement] = []
+    found: list[FunctionDifference] = []
     for model, source, permutations, overlap in zip(
         plan.models, aligned, alignment.permutations, plan.overlaps, strict=True
     ):

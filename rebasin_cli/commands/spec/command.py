@@ -10,20 +10,20 @@ from rebasin_cli.options.display import Display
 from rebasin_cli.options.parameters import argument, offered, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.values import home_path
-from rebasin_cli.presentation.work import Text
+from rebasin_cli.presentation.work import PrintedText
 
 SpecName = Annotated[str, argument("NAME|FILE")]
 
 
 @with_options()
-def list_(*, display: Annotated[Display, offered("json")]) -> Text:
+def list_(*, display: Annotated[Display, offered("json")]) -> PrintedText:
     """List the bundled specs: a name and what it is for on each line.
 
     Example:
 
         rebasin spec list
     """
-    return Text("spec list", lambda: _listed(json=display.json), display.json)
+    return PrintedText("spec list", lambda: _listed(json=display.json), display.json)
 
 
 def _listed(*, json: bool) -> Iterator[str]:
@@ -41,14 +41,14 @@ def _listed(*, json: bool) -> Iterator[str]:
 
 
 @with_options()
-def show(spec: SpecName) -> Text:
+def show(spec: SpecName) -> PrintedText:
     """Print a spec: a bundled one as it is shipped, or a file.
 
     Example:
 
         rebasin spec show resnet-basic > my-resnet.yaml
     """
-    return Text("spec show", lambda: _shown(spec))
+    return PrintedText("spec show", lambda: _shown(spec))
 
 
 def _shown(spec: str) -> Iterator[str]:
@@ -62,14 +62,14 @@ def init(
     model: Annotated[Path, argument("MODEL")],
     *,
     selection: Annotated[Selection, offered(*READING)],
-) -> Text:
+) -> PrintedText:
     """Print a spec to start from: every tensor of MODEL, layers folded, all axes still fixed.
 
     Example:
 
         rebasin spec init model.safetensors > my.yaml
     """
-    return Text("spec init", lambda: _drafted(home_path(model), selection))
+    return PrintedText("spec init", lambda: _drafted(home_path(model), selection))
 
 
 def _drafted(path: Path, selection: Selection) -> Iterator[str]:

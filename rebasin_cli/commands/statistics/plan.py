@@ -11,7 +11,7 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
-from rebasin_cli.files.targets import Place, files_of, plan_place
+from rebasin_cli.files.targets import OutputPlace, files_of, plan_place
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing
@@ -45,7 +45,7 @@ class StatisticsPlan:
     choice: Choice
     code: UserCode
     machine: Machine
-    place: Place
+    place: OutputPlace
     request: StatisticsRequest
 
     def describe(self) -> dict[str, Any]:

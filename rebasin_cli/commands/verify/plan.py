@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
-from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import Place, files_of, plan_place
+from rebasin_cli.files.targets import OutputPlace, files_of, plan_place
 from rebasin_cli.matching import Matching
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.machine import Machine
@@ -43,7 +43,7 @@ class VerifyPlan:
     a: Checkpoint
     b: Checkpoint
     choice: Choice
-    save: Place | None
+    save: OutputPlace | None
     machine: Machine
     request: VerifyRequest
 
@@ -82,7 +82,7 @@ class Verified:
     max_difference: float
     permutation: Written | None
     alike: tuple[str, ...] = ()
-    function: Agreement | None = None
+    function: FunctionDifference | None = None
 
     @property
     def exact(self) -> bool:

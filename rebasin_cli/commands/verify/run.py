@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rebasin_cli.alignment.function_check import check_of
-from rebasin_cli.alignment.functions import Agreement, compare_functions
+from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.matching import match_weights
@@ -62,7 +62,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
     )
 
 
-def _compared_functions(plan: VerifyPlan, moved: TensorSource) -> Agreement | None:
+def _compared_functions(plan: VerifyPlan, moved: TensorSource) -> FunctionDifference | None:
     """Return how far apart A and B are as functions, if the user named a model to run.
 
     Where units of the outputs may change places, they are put in the order of A before.

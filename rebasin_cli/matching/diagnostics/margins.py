@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.diagnostics.unit_figures import Place, UnitSums, places, voting
+from rebasin_cli.matching.diagnostics.unit_figures import GroupDim, UnitSums, places, voting
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.spec import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
@@ -53,7 +53,7 @@ def measure_margins(
     for group in bound.groups.values():
         if group.name not in units or group.name in outer or group.fixed or group.size < 2:
             continue
-        similarity = _Similarity(reference, other, bound, group, moving)
+        similarity = _GroupSimilarity(reference, other, bound, group, moving)
         lead = torch.cat(list(_leads(similarity, units[group.name])))
         if len(lead):
             found[group.name] = Margin(float(lead.mean()), float((lead >= 0).double().mean()))
@@ -61,7 +61,7 @@ def measure_margins(
 
 
 @dataclass(frozen=True)
-class _Similarity:
+class _GroupSimilarity:
     """The similarities of one group's units, given the permutations of all groups."""
 
     reference: TensorSource
@@ -89,7 +89,7 @@ class _Similarity:
                     total += (x @ y.transpose(1, 2)).cpu()
         return total
 
-    def _places(self, block: Block) -> list[Place]:
+    def _places(self, block: Block) -> list[GroupDim]:
         return [p for p in places(block, self.bound.groups) if p.group == self.group.name]
 
 
@@ -100,7 +100,7 @@ def _front(values: Tensor, axes: Sequence[int]) -> Tensor:
     return moved.reshape(prod(moved.shape[: len(axes) - 1]), values.shape[axes[-1]], -1)
 
 
-def _leads(similarity: _Similarity, sums: UnitSums) -> Iterator[Tensor]:
+def _leads(similarity: _GroupSimilarity, sums: UnitSums) -> Iterator[Tensor]:
     """Yield, for units that are alive in both models, the lead of their partners."""
     size = similarity.group.size
     reference, other = (v.reshape(-1, size) for v in (sums.reference, sums.other[1]))

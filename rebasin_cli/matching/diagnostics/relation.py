@@ -70,7 +70,7 @@ class UnitFigures:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class UnitComparison:
     """The figures of two models before and after alignment.
 
     groups: by name. whole: means over the groups that may move, weighted by elements.
@@ -93,23 +93,23 @@ class Diagnosis:
         return Change(before, after)
 
 
-def diagnose(
+def compare_by_unit(
     reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
-) -> Diagnosis:
+) -> UnitComparison:
     """Return the figures of two models without margins; every tensor is read once."""
     return _diagnosis(compare_units(reference, other, bound, permutations), bound, {})
 
 
-def diagnose_fully(
+def compare_by_unit_fully(
     reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
-) -> Diagnosis:
+) -> UnitComparison:
     """Return the figures of two models, margins too: about the work of one visit of each group."""
     found = compare_units(reference, other, bound, permutations)
     margins = measure_margins(reference, other, bound, permutations, found.units)
     return _diagnosis(found, bound, margins)
 
 
-def aligned_relation(status: Status, found: Diagnosis) -> Relation:
+def aligned_relation(status: Status, found: UnitComparison) -> Relation:
     """Return what two models are to each other, now that one was matched to the other."""
     known = _BY_STATUS.get(status)
     if known:
@@ -122,7 +122,7 @@ def aligned_relation(status: Status, found: Diagnosis) -> Relation:
     return Relation.INDEPENDENT if near.after > CLEAR else Relation.UNRELATED
 
 
-def present_relation(found: Diagnosis) -> Relation:
+def present_relation(found: UnitComparison) -> Relation:
     """Return what two models are to each other as they are, without a matching."""
     near = found.nearness.before
     if near >= NEAR:
@@ -139,10 +139,10 @@ _BY_STATUS: Mapping[Status, Relation] = {
 }
 
 
-def _diagnosis(found: ByUnit, bound: BoundSpec, margins: Mapping[str, Margin]) -> Diagnosis:
+def _diagnosis(found: ByUnit, bound: BoundSpec, margins: Mapping[str, Margin]) -> UnitComparison:
     sums = found.units
     moving = {name: units for name, units in sums.items() if not bound.groups[name].fixed}
-    return Diagnosis(
+    return UnitComparison(
         groups={
             name: replace(_figures([sums[name]] if name in sums else []), margin=margins.get(name))
             for name in bound.groups

@@ -25,7 +25,7 @@ ROUNDING = 1e-9  # of sums in float64 whose terms come in another order, with ro
 
 
 @dataclass(frozen=True)
-class Place:
+class GroupDim:
     """A dimension of a block that a group owns. axes: those of its parents, then its own."""
 
     group: str
@@ -154,11 +154,11 @@ def voting(bound: BoundSpec) -> Iterator[tuple[BoundTensor, list[Block]]]:
             yield tensor, blocks
 
 
-def places(block: Block, groups: Mapping[str, BoundGroup]) -> list[Place]:
+def places(block: Block, groups: Mapping[str, BoundGroup]) -> list[GroupDim]:
     """Return every dimension of a block that a group owns, with those of the group's parents."""
     owners = block.groups
     return [
-        Place(name, (*(parent_axis(owners, axis, p) for p in groups[name].parents), axis))
+        GroupDim(name, (*(parent_axis(owners, axis, p) for p in groups[name].parents), axis))
         for axis, name in enumerate(owners)
         if name
     ]
@@ -175,7 +175,7 @@ def _orders(groups: Iterable[BoundGroup]) -> float:
 
 
 def _add(
-    rows: Mapping[str, Tensor], found: Sequence[Place], a: Tensor, b: Tensor, moved: Tensor
+    rows: Mapping[str, Tensor], found: Sequence[GroupDim], a: Tensor, b: Tensor, moved: Tensor
 ) -> Tensor:
     """Add a block to the sums of its units; return its own sums, as `Spread.add` takes them."""
     whole = torch.zeros(6, dtype=torch.float64)

@@ -16,7 +16,7 @@ from rebasin_cli.matching.many.match_many import Alignment, Request, Total, pair
 from rebasin_cli.matching.many.synchronisation import synchronised
 from rebasin_cli.matching.problem.device_tensors import loaded
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.matching.relaxation.frank_wolfe import Walk
+from rebasin_cli.matching.relaxation.frank_wolfe import PolytopeWalk
 from rebasin_cli.matching.relaxation.polytope import polytope
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutations
@@ -142,7 +142,7 @@ def walked(request: Request) -> tuple[Permutations, ...]:
         space = polytope(models, moving, groups, meanwhile, pool)
         if not space.families or not others:
             return tuple(meanwhile)
-        walk = Walk(space, [None] * len(others))
+        walk = PolytopeWalk(space, [None] * len(others))
         walk.run(progress=request.progress)
         found = walk.rounded()
     rounded = {which: {**request.still(), **found[k]} for k, which in enumerate(others)}

@@ -27,7 +27,7 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.joint import Level, solve
 from rebasin_cli.matching.many.match_many import Alignment, Request
 from rebasin_cli.matching.problem.axis_chains import Chain
-from rebasin_cli.matching.problem.group_families import Family, families
+from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.permutation import Permutation, Permutations, identity, inverse
@@ -47,7 +47,7 @@ def synchronised(request: Request) -> Alignment:
     found = [dict(request.still()) for _ in range(count)]
     rounds = 0
     for family in moving.values():
-        problem = Agreement(family, request.bound.groups, pairs, count, reference)
+        problem = PairPermutations(family, request.bound.groups, pairs, count, reference)
         solved, taken = problem.solved() if dense(family, request.bound.groups) else problem.star()
         rounds = max(rounds, taken)
         for which, permutations in enumerate(solved):
@@ -56,13 +56,13 @@ def synchronised(request: Request) -> Alignment:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PairPermutations:
     """One family, and the permutations of it that were found for each pair of models.
 
     pairs: (a, b) -> the permutations that bring b into a's frame, a < b.
     """
 
-    family: Family
+    family: GroupFamily
     groups: Mapping[str, BoundGroup]
     pairs: Pairs
     count: int
@@ -159,7 +159,7 @@ class Agreement:
         }
 
 
-def torn(moving: Iterable[Family], pairs: Pairs, count: int) -> float:
+def torn(moving: Iterable[GroupFamily], pairs: Pairs, count: int) -> float:
     """Return the share of units that do not come back from a way around three models.
 
     pairs: (a, b) -> the permutations that bring b into a's frame, a < b.

@@ -13,7 +13,7 @@ from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.tensors import Derived, TensorSource, in_reals
 
 
-class Loaded(Derived):
+class DeviceTensors(Derived):
     """A TensorSource whose tensors are on `device` in `dtype`; the latest used are kept.
 
     Complex tensors come as their reals.
@@ -85,12 +85,12 @@ def working_dtype(device: torch.device, *sources: TensorSource) -> torch.dtype:
 
 def loaded(
     sources: Sequence[TensorSource], labels: Sequence[str], device: str, memory: int
-) -> list[Loaded]:
+) -> list[DeviceTensors]:
     """Return models ready to be compared, all in one dtype, sharing a memory in bytes."""
     place = torch.device(device)
     dtype = working_dtype(place, *sources)
     share = memory // len(sources)
     return [
-        Loaded(source, label=label, device=place, dtype=dtype, limit=share)
+        DeviceTensors(source, label=label, device=place, dtype=dtype, limit=share)
         for source, label in zip(sources, labels, strict=True)
     ]

@@ -20,7 +20,7 @@ from rebasin_cli.spec import BoundGroup, BoundSpec, without
 
 
 @dataclass(frozen=True)
-class Family:
+class GroupFamily:
     """A root group, its members (root first, parents before children), and where they occur.
 
     The root may be fixed; then only what is inside its units moves.
@@ -62,7 +62,7 @@ class Family:
         return list({chain.groups: chain for chain in found}.values())
 
 
-def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[str, Family]:
+def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[str, GroupFamily]:
     """Return the families that may move (None: all), by root, in the order of the groups."""
     members: dict[str, list[BoundGroup]] = {}
     for group in bound.groups.values():
@@ -89,16 +89,16 @@ def _family(
     members: Sequence[BoundGroup],
     sites: Sequence[Site],
     groups: Mapping[str, BoundGroup],
-) -> Family:
+) -> GroupFamily:
     # A family is a neighbour of itself only through a block that holds it twice: after a move
     # it then has to be visited again, as any neighbour has.
     met = {other for site in sites for other in roots_in(site.block, groups)} - {root}
     if any(list(site.block.groups).count(root) > 1 for site in sites):
         met.add(root)
     elements = sum(site.numel for site in sites)
-    return Family(root, tuple(members), tuple(sites), elements, frozenset(met))
+    return GroupFamily(root, tuple(members), tuple(sites), elements, frozenset(met))
 
 
-def sites_of(families: Mapping[str, Family]) -> list[Site]:
+def sites_of(families: Mapping[str, GroupFamily]) -> list[Site]:
     """Return the sites of all families, each once."""
     return list({id(site): site for f in families.values() for site in f.sites}.values())

@@ -74,10 +74,10 @@ class Settings:
             )
 
 
-Named = TypeVar("Named")
+NamedT = TypeVar("NamedT")
 
 
-def named(kind: str, name: str, table: Mapping[str, Named]) -> Named:
+def named(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
     """Return an entry of a table. Raises UsageError, with the nearest name, for an unknown one."""
     if name not in table:
         hint = suggest(name, table) or ", ".join(table)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Votes
 from rebasin_cli.matching.problem.axis_chains import Site, around, front, reordered
-from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutations
@@ -43,7 +43,7 @@ Orders = Mapping[tuple[str, ...], Tensor]
 
 
 @dataclass(frozen=True)
-class State:
+class FamilySimilarities:
     """Similarities of a family by chain, the orders of all chains they hold for, their age.
 
     updates: how many differences were added to the sums since they were made.
@@ -54,7 +54,7 @@ class State:
     updates: int = 0
 
 
-class Kept:
+class SimilarityCache:
     """The similarities of a pair's families, brought up to date when asked for.
 
     limit: bytes of similarities to keep; those of the first families that fit are kept, others
@@ -62,16 +62,16 @@ class Kept:
     depend on threads: families may be asked for from several, one thread a family.
     """
 
-    def __init__(self, pair: Pair, families: Mapping[str, Family], limit: int) -> None:
+    def __init__(self, pair: Pair, families: Mapping[str, GroupFamily], limit: int) -> None:
         self._pair = pair
         self._kept = _fitting(families, limit // pair.dtype.itemsize)
-        self._states: dict[str, State] = {}
+        self._states: dict[str, FamilySimilarities] = {}
 
     @property
     def pair(self) -> Pair:
         return self._pair
 
-    def votes(self, family: Family, permutations: Permutations) -> Votes:
+    def votes(self, family: GroupFamily, permutations: Permutations) -> Votes:
         """Return what the family is to be solved on: similarities, or terms.
 
         Terms, contracted for one pair of parents at a time, where similarities are too large
@@ -82,7 +82,7 @@ class Kept:
         return list(self._pair.terms(family, permutations))
 
     def gain(
-        self, family: Family, votes: Votes, before: Permutations, after: Permutations
+        self, family: GroupFamily, votes: Votes, before: Permutations, after: Permutations
     ) -> float:
         """Return how much the objective rises from one order of a family to another.
 
@@ -99,7 +99,7 @@ class Kept:
             if similarity.groups == chain.groups and isinstance(similarity, Similarity)
         )
 
-    def similarities(self, family: Family, permutations: Permutations) -> list[Similarity]:
+    def similarities(self, family: GroupFamily, permutations: Permutations) -> list[Similarity]:
         """Return one similarity for each chain of a family, all else in its present order.
 
         Exact where the family meets itself nowhere, else linearised at the present order.
@@ -113,7 +113,7 @@ class Kept:
             for groups, values in state.values.items()
         ]
 
-    def _orders(self, family: Family, permutations: Permutations) -> Orders:
+    def _orders(self, family: GroupFamily, permutations: Permutations) -> Orders:
         """Return the order of every chain in the family's sites.
 
         Those of its own chains too: where the family meets itself, they are another's orders.
@@ -122,7 +122,7 @@ class Kept:
         device = self._pair.device
         return {g: chain.order(permutations).to(device) for g, chain in chains.items()}
 
-    def _update(self, family: Family, orders: Orders) -> State:
+    def _update(self, family: GroupFamily, orders: Orders) -> FamilySimilarities:
         # Taken out meanwhile: similarities made anew are not to lie beside those they replace.
         state = self._states.pop(family.root, None)
         if state is None or state.updates >= UPDATES:
@@ -142,9 +142,11 @@ class Kept:
             if any(len(moved[site.chains[k].groups]) for k in others):
                 values = state.values[site.chains[position].groups]
                 self._add_difference(values, site, position, (state.orders, orders), moved)
-        return State(state.values, orders, state.updates + any(map(len, moved.values())))
+        return FamilySimilarities(
+            state.values, orders, state.updates + any(map(len, moved.values()))
+        )
 
-    def _anew(self, family: Family, orders: Orders) -> State:
+    def _anew(self, family: GroupFamily, orders: Orders) -> FamilySimilarities:
         values = {
             chain.groups: torch.zeros(
                 chain.size, chain.size, dtype=self._pair.dtype, device=self._pair.device
@@ -153,7 +155,7 @@ class Kept:
         }
         for site, position in _places(family):
             self._add_product(values[site.chains[position].groups], site, position, orders)
-        return State(values, orders)
+        return FamilySimilarities(values, orders)
 
     def _add_product(self, values: Tensor, site: Site, position: int, orders: Orders) -> None:
         """Add a site's share. On its own, so that its copies are gone before the next site's."""
@@ -191,7 +193,7 @@ class Kept:
             now[k] = after[k]
 
 
-def dense(family: Family, groups: Mapping[str, BoundGroup]) -> bool:
+def dense(family: GroupFamily, groups: Mapping[str, BoundGroup]) -> bool:
     """Return whether a family is matched on similarities of all pairs of units at once.
 
     Not where two groups are side by side in one parent, as in a chain (head, q, v): its best
@@ -203,7 +205,7 @@ def dense(family: Family, groups: Mapping[str, BoundGroup]) -> bool:
     )
 
 
-def _fitting(families: Mapping[str, Family], words: int) -> frozenset[str]:
+def _fitting(families: Mapping[str, GroupFamily], words: int) -> frozenset[str]:
     """Return the roots of the families, in their order, whose similarities fit into some room."""
     found = set[str]()
     for root, family in families.items():
@@ -219,14 +221,14 @@ def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) ->
     return array.index_select(position, order[units])
 
 
-def _places(family: Family) -> Iterator[tuple[Site, int]]:
+def _places(family: GroupFamily) -> Iterator[tuple[Site, int]]:
     """Yield every place of a family: a site, and the position of its chain in it."""
     for site in family.sites:
         for position in family.own(site):
             yield site, position
 
 
-def work(family: Family, moved: Mapping[tuple[str, ...], Tensor] | None = None) -> float:
+def work(family: GroupFamily, moved: Mapping[tuple[str, ...], Tensor] | None = None) -> float:
     """Return the multiplications that an update takes; moved None: of making all anew.
 
     A site of numel = n k m values costs numel * n: every unit of n against every other.

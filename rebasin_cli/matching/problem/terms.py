@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Site, occurrences
-from rebasin_cli.matching.problem.device_tensors import Loaded
-from rebasin_cli.matching.problem.group_families import Family, sites_of
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
+from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.measure import inner, square
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec import BoundGroup
@@ -107,8 +107,8 @@ class Pair:
     Both have the same dtype and are on the same device.
     """
 
-    reference: Loaded
-    other: Loaded
+    reference: DeviceTensors
+    other: DeviceTensors
     groups: Mapping[str, BoundGroup]
     # norms do not change with the order of units, so they are computed once a family
     _scales: dict[str, float] = field(default_factory=dict, repr=False)
@@ -131,12 +131,12 @@ class Pair:
         """Return a block of the reference and of the other as (*chain sizes, m)."""
         return site.array(self.reference), site.array(self.other)
 
-    def value(self, family: Family, permutations: Permutations) -> float:
+    def value(self, family: GroupFamily, permutations: Permutations) -> float:
         """Return the part of the objective in the blocks of a family."""
         return self.total({family.root: family}, permutations)
 
     def total(
-        self, families: Mapping[str, Family], permutations: Permutations, worth: Worth = inner
+        self, families: Mapping[str, GroupFamily], permutations: Permutations, worth: Worth = inner
     ) -> float:
         """Return the part of the objective in the blocks of all families."""
         return sum(
@@ -145,7 +145,7 @@ class Pair:
             for a, b in (self.views(site),)
         )
 
-    def equal(self, families: Mapping[str, Family], permutations: Permutations) -> bool:
+    def equal(self, families: Mapping[str, GroupFamily], permutations: Permutations) -> bool:
         """Return whether the permutations make the two models equal in the families' blocks."""
         return all(
             torch.equal(a, gather(b, site.block.groups, permutations))
@@ -153,7 +153,7 @@ class Pair:
             for a, b in (self.views(site),)
         )
 
-    def scale(self, family: Family) -> float:
+    def scale(self, family: GroupFamily) -> float:
         """Return the largest value the objective could take in the blocks of a family.
 
         By Cauchy and Schwarz <A, P B> <= |A| |B|. It is what rises are measured against: the
@@ -164,7 +164,7 @@ class Pair:
             self._scales[family.root] = sum(sqrt(square(a) * square(b)) for a, b in views)
         return self._scales[family.root]
 
-    def terms(self, family: Family, known: Permutations) -> Iterator[Term]:
+    def terms(self, family: GroupFamily, known: Permutations) -> Iterator[Term]:
         """Yield the terms of a family, given the permutations of the groups that are known.
 
         With every group known these are the exact terms of the objective (linearised at

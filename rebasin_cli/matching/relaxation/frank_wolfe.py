@@ -38,10 +38,10 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.joint import Level, solve
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.axis_chains import Chain
-from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.relaxation.soft import Mixture, softened
-from rebasin_cli.matching.relaxation.soft_fields import Field, Groups, Vertex, middle
+from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, middle
 from rebasin_cli.matching.relaxation.stacks import Matrices, stacked
 from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.progress import Progress, silent
@@ -63,7 +63,7 @@ class Relaxed:
     lower it: what is rounded is then improved by coordinates.
     """
 
-    soft: tuple[Mapping[Groups, Tensor], ...]
+    soft: tuple[Mapping[GroupNames, Tensor], ...]
     values: tuple[float, ...]
 
 
@@ -78,12 +78,12 @@ class Polytope:
     """
 
     fields: Sequence[Field]
-    families: Sequence[Family]
+    families: Sequence[GroupFamily]
     groups: Mapping[str, BoundGroup]
     pool: Executor
 
     @cached_property
-    def chains(self) -> dict[Groups, Chain]:
+    def chains(self) -> dict[GroupNames, Chain]:
         """Every chain of the families, by its groups."""
         return {chain.groups: chain for family in self.families for chain in family.chains()}
 
@@ -110,7 +110,7 @@ class Polytope:
         return found
 
     def vertex(
-        self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
+        self, values: Mapping[GroupNames, Tensor], now: Mapping[str, Tensor]
     ) -> dict[str, Permutation]:
         """Return the permutations worth most under a linear function of the chains.
 
@@ -122,14 +122,14 @@ class Polytope:
         return {name: Permutation(i, self.groups[name].parents) for name, i in found.items()}
 
     def indices(
-        self, values: Mapping[Groups, Tensor], now: Mapping[str, Tensor]
+        self, values: Mapping[GroupNames, Tensor], now: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the indices of the permutations that `vertex` returns."""
 
-        def solved(batch: Sequence[Family]) -> Mapping[str, Tensor]:
+        def solved(batch: Sequence[GroupFamily]) -> Mapping[str, Tensor]:
             return self._together(batch, values, now) if len(batch) > 1 else alone(batch[0])
 
-        def alone(family: Family) -> Mapping[str, Tensor]:
+        def alone(family: GroupFamily) -> Mapping[str, Tensor]:
             votes = [
                 Similarity(c.groups, values[c.groups].reshape(*c.shape, *c.shape))
                 for c in family.chains()
@@ -142,8 +142,8 @@ class Polytope:
 
     def _together(
         self,
-        batch: Sequence[Family],
-        values: Mapping[Groups, Tensor],
+        batch: Sequence[GroupFamily],
+        values: Mapping[GroupNames, Tensor],
         now: Mapping[str, Tensor],
     ) -> Mapping[str, Tensor]:
         """Return the indices of families of one group each, all of one size."""
@@ -153,21 +153,21 @@ class Polytope:
         return dict(zip(roots, found.unbind(), strict=True))
 
     @cached_property
-    def _batches(self) -> list[list[Family]]:
+    def _batches(self) -> list[list[GroupFamily]]:
         """The families, those of one small group together with others of its size."""
-        found: dict[object, list[Family]] = {}
+        found: dict[object, list[GroupFamily]] = {}
         for family in self.families:
             root, *inside = family.members
             tiny = not inside and root.size <= TINY
             found.setdefault(root.size if tiny else root.name, []).append(family)
         return list(found.values())
 
-    def orders(self, permutations: Mapping[str, Permutation]) -> dict[Groups, Tensor]:
+    def orders(self, permutations: Mapping[str, Permutation]) -> dict[GroupNames, Tensor]:
         """Return the order of every chain under some permutations."""
         device = self.fields[0].arrays[0].device
         return {g: chain.order(permutations).to(device) for g, chain in self.chains.items()}
 
-    def spread(self, index: Mapping[str, Tensor]) -> dict[Groups, Tensor]:
+    def spread(self, index: Mapping[str, Tensor]) -> dict[GroupNames, Tensor]:
         """Return the order of every chain under the permutations of some indices."""
         device = self.fields[0].arrays[0].device
         nested = {name for groups in self.chains if len(groups) > 1 for name in groups}
@@ -178,7 +178,7 @@ class Polytope:
         }
 
 
-class Walk:
+class PolytopeWalk:
     """A walk through the polytope: every model's arrays and soft permutations, as they are now."""
 
     def __init__(self, polytope: Polytope, starts: Sequence[Vertex | None]) -> None:

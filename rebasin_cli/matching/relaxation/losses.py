@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import around, front, reordered
-from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.measure import inner, pieces
 from rebasin_cli.matching.relaxation.frank_wolfe import Polytope
-from rebasin_cli.matching.relaxation.soft_fields import Groups, Vertex
+from rebasin_cli.matching.relaxation.soft_fields import GroupNames, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
 
 
@@ -95,14 +95,14 @@ def settle(
 
 
 def _improved(
-    polytope: Polytope, loss: Loss, family: Family, now: Permutations
+    polytope: Polytope, loss: Loss, family: GroupFamily, now: Permutations
 ) -> dict[str, Permutation]:
     """Return the best order of one family with all others in place.
 
     Costs are made from the arrays at every visit: an absolute distance is no product, of which
     only what moved would have to be computed again.
     """
-    values, orders = dict[Groups, Tensor](), polytope.orders(now)
+    values, orders = dict[GroupNames, Tensor](), polytope.orders(now)
     for field in polytope.fields:
         for k, chain in enumerate(field.chains):
             if chain.groups[0] == family.root:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 
-from rebasin_cli.matching.problem.device_tensors import Loaded
-from rebasin_cli.matching.problem.group_families import Family, sites_of
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
+from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.matching.relaxation.frank_wolfe import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import fields
@@ -21,8 +21,8 @@ WORDS = 4  # of a chain's soft permutation: itself, the slope, its parts that st
 
 
 def polytope(
-    models: Sequence[Loaded],
-    families: Mapping[str, Family],
+    models: Sequence[DeviceTensors],
+    families: Mapping[str, GroupFamily],
     groups: Mapping[str, BoundGroup],
     meanwhile: Sequence[Permutations],
     pool: Executor,
@@ -43,7 +43,7 @@ def polytope(
     return Polytope(arrays, list(relaxed.values()), groups, pool)
 
 
-def words(families: Mapping[str, Family], models: int) -> int:
+def words(families: Mapping[str, GroupFamily], models: int) -> int:
     """Return how many numbers a walk of some models beside a reference holds."""
     soft = sum(chain.size**2 for f in families.values() for chain in f.chains())
     arrays = sum(site.numel for site in sites_of(families))

@@ -25,7 +25,7 @@ from torch import Tensor
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.relaxation.frank_wolfe import Polytope
 from rebasin_cli.matching.relaxation.losses import Loss, at_vertex
-from rebasin_cli.matching.relaxation.soft_fields import Field, Groups
+from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames
 from rebasin_cli.permutation import Permutation, Permutations
 
 STEPS = 200
@@ -47,10 +47,10 @@ class Free:
     before columns. Chains that begin alike share them; groups that may not move have none.
     """
 
-    chains: Mapping[Groups, Chain]
-    matrices: Mapping[Groups, Tensor]
+    chains: Mapping[GroupNames, Chain]
+    matrices: Mapping[GroupNames, Tensor]
 
-    def soft(self, temperature: float) -> dict[Groups, Tensor]:
+    def soft(self, temperature: float) -> dict[GroupNames, Tensor]:
         """Return the doubly stochastic (N, N) matrix of every chain."""
         made = {g: _normalised(m / temperature) for g, m in self.matrices.items()}
         return {groups: _product(chain, made) for groups, chain in self.chains.items()}
@@ -58,7 +58,7 @@ class Free:
 
 def free(polytope: Polytope, start: Permutations | None, generator: torch.Generator) -> Free:
     """Return matrices that begin at permutations; start None: in the middle of all."""
-    like, matrices = polytope.fields[0].arrays[0], dict[Groups, Tensor]()
+    like, matrices = polytope.fields[0].arrays[0], dict[GroupNames, Tensor]()
     for part in _beginnings(polytope):
         if polytope.groups[part.groups[-1]].fixed:
             continue
@@ -93,7 +93,7 @@ def improve(
     return best
 
 
-def softly(fields: Sequence[Field], loss: Loss, soft: Mapping[Groups, Tensor]) -> Tensor:
+def softly(fields: Sequence[Field], loss: Loss, soft: Mapping[GroupNames, Tensor]) -> Tensor:
     """Return the loss of the other model under soft permutations, differentiable in them."""
     losses = []
     for field in fields:
@@ -145,7 +145,7 @@ def _normalised(scores: Tensor) -> Tensor:
     return apply(scores)
 
 
-def _product(chain: Chain, made: Mapping[Groups, Tensor]) -> Tensor:
+def _product(chain: Chain, made: Mapping[GroupNames, Tensor]) -> Tensor:
     """Return a chain's soft permutation: the product of its groups', as one matrix.
 
     P[(a, b), (a', b')] = A[a, a'] B[a, a', b, b'], with A and each B[a, a'] doubly stochastic: a
@@ -176,7 +176,7 @@ def _vertex(chain: Chain, permutations: Permutations) -> Tensor:
 
 def _beginnings(polytope: Polytope) -> Iterator[Chain]:
     """Yield every chain cut off after each of its groups, each once."""
-    seen = set[Groups]()
+    seen = set[GroupNames]()
     for chain in polytope.chains.values():
         for depth in range(1, len(chain.groups) + 1):
             groups = chain.groups[:depth]

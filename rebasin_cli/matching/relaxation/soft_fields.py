@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Chain, Site, reordered
-from rebasin_cli.matching.problem.device_tensors import Loaded
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 
-Groups = tuple[str, ...]
-Vertex = Mapping[Groups, Tensor]  # the order of each chain
+GroupNames = tuple[str, ...]
+Vertex = Mapping[GroupNames, Tensor]  # the order of each chain
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Field:
 
 
 def fields(
-    models: Sequence[Loaded],
+    models: Sequence[DeviceTensors],
     sites: Sequence[Site],
     relaxed: frozenset[str],
     still: Sequence[Vertex],
@@ -44,7 +44,7 @@ def fields(
     Where one chain is alone <A, P B> = <P, A B'>, and arrays side by side along m give the sum of
     their products: biases, norms, layers that read the input are then one product instead of many.
     """
-    alone: dict[Groups, tuple[Chain, list[list[Tensor]]]] = {}
+    alone: dict[GroupNames, tuple[Chain, list[list[Tensor]]]] = {}
     found = list[Field]()
     for site in sites:
         keep = [k for k, chain in enumerate(site.chains) if chain.groups[0] in relaxed]
@@ -63,7 +63,7 @@ def fields(
     return [*found, *joined]
 
 
-def _settled(site: Site, model: Loaded, keep: Sequence[int], orders: Vertex) -> Tensor:
+def _settled(site: Site, model: DeviceTensors, keep: Sequence[int], orders: Vertex) -> Tensor:
     """Return a model's array with the chains that stay as they are folded into the last axis."""
     here = [
         None if k in keep else orders[chain.groups].to(model.device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Chain
-from rebasin_cli.matching.relaxation.soft_fields import Field, Groups, Vertex, middle
+from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, middle
 
 SMALL = 1 << 12  # values of a field that are computed with in less time than a call takes
 FEW = 3  # fields of one form that a chain is in; in more of them it is common to a whole stack
@@ -28,15 +28,15 @@ class Matrices:
     As soft permutations: rows in the common frame, columns in the model's. As a slope the same.
     """
 
-    def __init__(self, chains: Mapping[Groups, Chain], like: Tensor) -> None:
-        self._sizes: dict[int, list[Groups]] = {}
+    def __init__(self, chains: Mapping[GroupNames, Chain], like: Tensor) -> None:
+        self._sizes: dict[int, list[GroupNames]] = {}
         for groups, chain in chains.items():
             self._sizes.setdefault(chain.size, []).append(groups)
         self._rows = {g: row for members in self._sizes.values() for row, g in enumerate(members)}
         self._arrays = {n: like.new_zeros(len(m), n, n) for n, m in self._sizes.items()}
 
     @cached_property
-    def by_chain(self) -> Mapping[Groups, Tensor]:
+    def by_chain(self) -> Mapping[GroupNames, Tensor]:
         """The matrix of each chain, which is changed in place."""
         return {
             groups: matrix
@@ -51,7 +51,7 @@ class Matrices:
         new._arrays = {size: array.clone() for size, array in self._arrays.items()}
         return new
 
-    def add(self, owners: Sequence[Groups], reference: Tensor, other: Tensor) -> None:
+    def add(self, owners: Sequence[GroupNames], reference: Tensor, other: Tensor) -> None:
         """Add the inner products of units, (n, m) of one chain or (chains, n, m) of several."""
         if reference.dim() == 2:
             self.by_chain[owners[0]].addmm_(reference, other.T)
@@ -94,7 +94,7 @@ class Stack:
         first, last = self.fields[0].chains, self.fields[-1].chains
         return tuple(a.groups == b.groups for a, b in zip(first, last, strict=True))
 
-    def owners(self, position: int) -> list[Groups]:
+    def owners(self, position: int) -> list[GroupNames]:
         """Return the groups of the chains at a position, once if they are common."""
         fields = self.fields[:1] if self.common[position] else self.fields
         return [field.chains[position].groups for field in fields]

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Level, solve
-from rebasin_cli.matching.problem.device_tensors import Loaded
-from rebasin_cli.matching.problem.group_families import Family, families
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
+from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import ORDERS, Settings
-from rebasin_cli.matching.problem.similarity_cache import Kept
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutation, Permutations
@@ -53,8 +53,8 @@ class Move:
 
 
 def descend(
-    kept: Kept,
-    families: Mapping[str, Family],
+    kept: SimilarityCache,
+    families: Mapping[str, GroupFamily],
     start: Permutations,
     *,
     order: Sequence[str],
@@ -91,7 +91,7 @@ def descend(
     return Descent(permutations, tuple(gains), not waiting)
 
 
-def _apart(waiting: Iterable[str], families: Mapping[str, Family]) -> list[str]:
+def _apart(waiting: Iterable[str], families: Mapping[str, GroupFamily]) -> list[str]:
     """Return the first families of the list that share no block with one another."""
     batch, chosen = list[str](), set[str]()
     for root in waiting:
@@ -101,7 +101,7 @@ def _apart(waiting: Iterable[str], families: Mapping[str, Family]) -> list[str]:
     return batch
 
 
-def visit(kept: Kept, family: Family, permutations: Permutations) -> Move | None:
+def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> Move | None:
     """Return the best move of one family with all others in place, or None if it should stay.
 
     Where the root owns two dimensions of a block, the assignment sees only a linearisation:
@@ -139,13 +139,13 @@ def projection(
     device, room = torch.device(settings.device), settings.max_memory // 4
     moving = families(bound, movable)
     order = ORDERS[settings.order](list(moving), torch.Generator().manual_seed(settings.seed))
-    b = Loaded(other, label="the other model", device=device, dtype=dtype, limit=room)
+    b = DeviceTensors(other, label="the other model", device=device, dtype=dtype, limit=room)
 
     def project(target: Mapping[str, Tensor], start: Permutations) -> Permutations:
         held = InMemory(target)
-        a = Loaded(held, label="the free parameters", device=device, dtype=dtype, limit=room)
+        a = DeviceTensors(held, label="the free parameters", device=device, dtype=dtype, limit=room)
         # nothing outlives a target: all that is kept of similarities are products with it
-        kept = Kept(Pair(a, b, bound.groups), moving, room)
+        kept = SimilarityCache(Pair(a, b, bound.groups), moving, room)
         with threads(settings, moving) as pool:
             visits = settings.visits
             found = descend(

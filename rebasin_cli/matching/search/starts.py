@@ -12,25 +12,25 @@ from heapq import heappop, heappush
 import torch
 
 from rebasin_cli.matching.assignment.joint import Level, solve
-from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import summed
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, Permutations, identity
 from rebasin_cli.spec import drawn
 
-Start = Callable[[Pair, Mapping[str, Family], torch.Generator], dict[str, Permutation]]
+Start = Callable[[Pair, Mapping[str, GroupFamily], torch.Generator], dict[str, Permutation]]
 
 
 def identity_start(
-    pair: Pair, families: Mapping[str, Family], generator: torch.Generator
+    pair: Pair, families: Mapping[str, GroupFamily], generator: torch.Generator
 ) -> dict[str, Permutation]:
     """Leave every unit where it is."""
     return {g.name: identity(g.shape, g.parents) for g in pair.groups.values()}
 
 
 def random_start(
-    pair: Pair, families: Mapping[str, Family], generator: torch.Generator
+    pair: Pair, families: Mapping[str, GroupFamily], generator: torch.Generator
 ) -> dict[str, Permutation]:
     """Shuffle every group that may move."""
     moving = [group for family in families.values() for group in family.members]
@@ -38,7 +38,7 @@ def random_start(
 
 
 def descriptor_start(
-    pair: Pair, families: Mapping[str, Family], generator: torch.Generator
+    pair: Pair, families: Mapping[str, GroupFamily], generator: torch.Generator
 ) -> dict[str, Permutation]:
     """Match each family on values that do not depend on the families not matched yet.
 
@@ -74,7 +74,7 @@ def descriptor_start(
     return {name: known[name] for name in everything}
 
 
-def _in_place(family: Family, known: Permutations) -> float:
+def _in_place(family: GroupFamily, known: Permutations) -> float:
     """Return the share of a family's values that meet no unknown dimension but one of its own."""
     found = 0
     for site in family.sites:

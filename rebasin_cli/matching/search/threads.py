@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.similarity_cache import work
 
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Here(Executor):
+class InlineExecutor(Executor):
     """The thread that asks does the work, before it goes on.
 
     A hand-over costs as much as a visit of a small family: a third of the time of small networks.
@@ -32,7 +32,7 @@ class Here(Executor):
 
 
 @contextmanager
-def threads(settings: Settings, moving: Mapping[str, Family]) -> Iterator[Executor]:
+def threads(settings: Settings, moving: Mapping[str, GroupFamily]) -> Iterator[Executor]:
     """Give what runs families, and keep every product on one thread meanwhile.
 
     The rounding of a product then does not depend on the load of the machine.
@@ -43,7 +43,7 @@ def threads(settings: Settings, moving: Mapping[str, Family]) -> Iterator[Execut
         torch.set_float32_matmul_precision("high")  # tf32
     try:
         alone = settings.jobs == 1 or sum(map(work, moving.values())) < LIGHT
-        with Here() if alone else ThreadPoolExecutor(settings.jobs) as pool:
+        with InlineExecutor() if alone else ThreadPoolExecutor(settings.jobs) as pool:
             yield pool
     finally:
         torch.set_num_threads(before)

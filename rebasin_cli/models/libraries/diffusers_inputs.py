@@ -18,7 +18,7 @@ from rebasin_cli.models.user.construction import cause
 
 
 @dataclass(frozen=True)
-class Frame:
+class DenoiserSize:
     """A model's configuration, and how large its example is: batch, latent side, tokens."""
 
     config: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Frame:
         return default
 
 
-Maker = Callable[[Frame], Any]
+ArgumentMaker = Callable[[DenoiserSize], Any]
 SIZES = ((2, 16, 7), (3, 24, 5))
 FIXED = ((2, 32, 7), (3, 32, 5))
 
@@ -66,16 +66,18 @@ def diffusers_examples(small: Callable[[], nn.Module], model: nn.Module) -> tupl
     )
 
 
-def _example(model: Any, makers: Mapping[str, Maker], size: tuple[int, int, int]) -> Example:
+def _example(
+    model: Any, makers: Mapping[str, ArgumentMaker], size: tuple[int, int, int]
+) -> Example:
     """Return the call that the makers build for a model."""
-    frame = Frame(dict(model.config), *size)
+    frame = DenoiserSize(dict(model.config), *size)
     return Example((), {name: make(frame) for name, make in makers.items()})
 
 
-def _combinations(model: Any) -> Iterator[dict[str, Maker]]:
+def _combinations(model: Any) -> Iterator[dict[str, ArgumentMaker]]:
     """Yield sets of arguments to try: those that the configuration asks for."""
     names = inspect.signature(model.forward).parameters
-    frame = Frame(dict(model.config), *SIZES[0])
+    frame = DenoiserSize(dict(model.config), *SIZES[0])
     asked = [name for name in names if name in WAYS and _asked(name, frame)]
     mask = names.get("encoder_attention_mask")
     if mask is not None and mask.default is None:
@@ -85,7 +87,7 @@ def _combinations(model: Any) -> Iterator[dict[str, Maker]]:
         yield dict(zip(ways, choice, strict=True))
 
 
-def _asked(name: str, frame: Frame) -> bool:
+def _asked(name: str, frame: DenoiserSize) -> bool:
     """Return whether a model of this configuration reads an argument."""
     if name == "class_labels":
         return frame.get("num_class_embeds", "num_embeds_ada_norm") > 0
@@ -98,7 +100,7 @@ def _asked(name: str, frame: Frame) -> bool:
     return True
 
 
-def _text_width(frame: Frame) -> int:
+def _text_width(frame: DenoiserSize) -> int:
     return frame.get(
         "encoder_hid_dim",
         "joint_attention_dim",
@@ -111,28 +113,28 @@ def _text_width(frame: Frame) -> int:
     )
 
 
-def _latent(frame: Frame) -> torch.Tensor:
+def _latent(frame: DenoiserSize) -> torch.Tensor:
     return noise((frame.batch, frame.get("in_channels", default=4), frame.side, frame.side))
 
 
-def _film(frame: Frame) -> torch.Tensor:
+def _film(frame: DenoiserSize) -> torch.Tensor:
     channels = frame.get("in_channels", default=4)
     return noise((frame.batch, channels, 3, frame.side, frame.side))
 
 
-def _patches(frame: Frame) -> torch.Tensor:
+def _patches(frame: DenoiserSize) -> torch.Tensor:
     return noise((frame.batch, frame.side, frame.get("in_channels", default=4)))
 
 
-def _text(frame: Frame) -> torch.Tensor:
+def _text(frame: DenoiserSize) -> torch.Tensor:
     return noise((frame.batch, frame.tokens, _text_width(frame)), seed=1)
 
 
-def _times(frame: Frame) -> torch.Tensor:
+def _times(frame: DenoiserSize) -> torch.Tensor:
     return torch.arange(frame.batch, device=CPU) * 211 + 101
 
 
-def _conditions(frame: Frame) -> dict[str, torch.Tensor]:
+def _conditions(frame: DenoiserSize) -> dict[str, torch.Tensor]:
     """Return SDXL's pooled text and its six numbers about sizes and crops."""
     times = 6 * frame.get("addition_time_embed_dim")
     pooled = frame.get("projection_class_embeddings_input_dim") - times
@@ -142,22 +144,22 @@ def _conditions(frame: Frame) -> dict[str, torch.Tensor]:
     }
 
 
-def _labels(frame: Frame) -> torch.Tensor:
+def _labels(frame: DenoiserSize) -> torch.Tensor:
     return ids((frame.batch,), frame.get("num_class_embeds", "num_embeds_ada_norm"))
 
 
-def _hint(frame: Frame) -> torch.Tensor:
+def _hint(frame: DenoiserSize) -> torch.Tensor:
     """Return a control image: eight times the side of the latents."""
     channels = frame.get("conditioning_channels", default=3)
     return noise((frame.batch, channels, 8 * frame.side, 8 * frame.side), seed=3)
 
 
-def _places(rows: Callable[[Frame], int]) -> Maker:
+def _places(rows: Callable[[DenoiserSize], int]) -> ArgumentMaker:
     """Return places of tokens in three dimensions, (rows, 3)."""
     return lambda frame: torch.arange(3.0 * rows(frame), device=CPU).view(rows(frame), 3) % 7
 
 
-WAYS: Mapping[str, tuple[Maker, ...]] = {
+WAYS: Mapping[str, tuple[ArgumentMaker, ...]] = {
     "sample": (_latent, _film),
     "hidden_states": (_latent, _patches, _film),
     "timestep": (_times, lambda frame: _times(frame) / 1000),

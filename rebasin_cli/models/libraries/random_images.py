@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import Family, noise
+from rebasin_cli.models.trial_run import InputFamily, noise
 
 # The first is large enough that a network which divides by 32 keeps a map of several positions:
 # a map of size 1 would hide what its positions have in common.
@@ -15,7 +15,7 @@ def image(shape: tuple[int, ...]) -> Example:
     return Example((noise(shape),))
 
 
-def image_family(channels: int = 3, native: tuple[int, ...] = ()) -> Family:
+def image_family(channels: int = 3, native: tuple[int, ...] = ()) -> InputFamily:
     """Return square images of growing sides, (channels, side, side), the native shape last."""
     shapes = [(channels, side, side) for side in SIDES]
-    return Family(image, [*shapes, (channels, *native)] if native else shapes)
+    return InputFamily(image, [*shapes, (channels, *native)] if native else shapes)

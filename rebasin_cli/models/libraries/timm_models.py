@@ -12,7 +12,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.libraries.random_images import image, image_family
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.trial_run import Family, two_sizes
+from rebasin_cli.models.trial_run import InputFamily, two_sizes
 from rebasin_cli.models.user.construction import constructed
 
 
@@ -35,7 +35,7 @@ def timm_examples(model: nn.Module) -> tuple[Example, ...]:
     """Return two sizes of images; a model of fixed size gets its size in batches of 2 and 3."""
     config: Any = getattr(model, "default_cfg", None) or {}
     channels, *native = config.get("input_size") or (3, 224, 224)
-    fixed = Family(image, [(channels, *native)])
+    fixed = InputFamily(image, [(channels, *native)])
     free = image_family(channels, tuple(native))
     # A model built with its own `img_size` no longer has the size that its default_cfg says.
     return two_sizes(model, (fixed, free) if config.get("fixed_input_size") else (free,))

@@ -13,12 +13,12 @@ from rebasin_cli.models.libraries.detectors import expose_heads
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.libraries.random_images import image, image_family
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.trial_run import Family, noise, two_sizes
+from rebasin_cli.models.trial_run import InputFamily, noise, two_sizes
 from rebasin_cli.models.user.construction import check_arguments, constructed
 
 # Few frames: convolutions in float64 are slow. What S3D makes of the third just fills the window
 # that it pools; MViT has tables for the last.
-VIDEO = Family(
+VIDEO = InputFamily(
     image, [(3, 8, 48, 48), (3, 9, 40, 40), (3, 13, 209, 209), (3, 13, 212, 212), (3, 16, 224, 224)]
 )
 
@@ -52,4 +52,4 @@ def _pair(shape: tuple[int, ...]) -> Example:
     return Example((noise(shape, 0), noise(shape, 1)), {"num_flow_updates": 2})
 
 
-FLOW = Family(_pair, [(3, 128, 128), (3, 144, 136)])
+FLOW = InputFamily(_pair, [(3, 128, 128), (3, 144, 136)])

@@ -13,7 +13,7 @@ HEARING = ("audio", "speech", "sound", "encoder")
 
 
 @dataclass(frozen=True)
-class Frame:
+class ExampleSize:
     """A model and how large its example is: batch, ids of a text, ids that a decoder reads."""
 
     model: Any
@@ -43,7 +43,7 @@ class Frame:
         return default
 
 
-Maker = Callable[[Frame], torch.Tensor]
+TensorMaker = Callable[[ExampleSize], torch.Tensor]
 
 
 def parts(config: Any, words: tuple[str, ...]) -> Iterator[Any]:

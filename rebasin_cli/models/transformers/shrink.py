@@ -31,7 +31,7 @@ PLAIN = 16  # widths up to this are small already, and tokens up to this are spe
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class ShrunkSizes:
     """What numbers become, the same in all parts of a tree: old width to new, old id to new."""
 
     widths: Mapping[int, int]
@@ -39,7 +39,7 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
+class ConfigLevel:
     """One configuration of the tree: its own fields, and which of its layers stay."""
 
     fields: Mapping[str, Any]
@@ -66,10 +66,10 @@ def shrunk_ways(config: Any) -> Iterator[Any]:
     numbers = list(_numbers(config))
     tokens = _tokens(numbers)
     for widths in (_widths(numbers, HIDDEN), _widths(numbers, GROUPED), _parts(numbers)):
-        yield _shrunk(config, Sizes(widths, tokens))
+        yield _shrunk(config, ShrunkSizes(widths, tokens))
 
 
-def _shrunk(config: Any, sizes: Sizes) -> Any:
+def _shrunk(config: Any, sizes: ShrunkSizes) -> Any:
     """Return one configuration of the tree, small."""
     fields = _fields(config)
     level = _level(fields, _outputs(config))
@@ -154,7 +154,7 @@ def _outputs(config: Any) -> int:
     return len(getattr(config, "out_indices", None) or ())
 
 
-def _stages(indices: Sequence[int], level: Level) -> list[int]:
+def _stages(indices: Sequence[int], level: ConfigLevel) -> list[int]:
     """Return as many stages as before, the last ones if there are fewer."""
     last = len(level.layers)
     cut = level.depth > last and max(indices) > last
@@ -170,7 +170,7 @@ def _sections(rope: Any, before: int, after: int) -> Any:
     return {**rope, "mrope_section": [total - 2 * (total // 3), total // 3, total // 3]}
 
 
-def _level(fields: Mapping[str, Any], outputs: int) -> Level:
+def _level(fields: Mapping[str, Any], outputs: int) -> ConfigLevel:
     """Choose the layers that stay: the first of each kind, then the first ones."""
     depth = next((fields[name] for name in LAYER_FIELDS if type(fields.get(name)) is int), 0)
     each = [v for v in fields.values() if isinstance(v, (list, tuple)) and len(v) == depth]
@@ -180,10 +180,10 @@ def _level(fields: Mapping[str, Any], outputs: int) -> Level:
     wanted = max(LAYERS, outputs, *(len(value) for value in indices), 0)
     rest = [place for place in range(depth) if place not in first]
     chosen = sorted([*first[:STAGES], *rest[: max(0, wanted - len(first))]])
-    return Level(fields, tuple(chosen), depth)
+    return ConfigLevel(fields, tuple(chosen), depth)
 
 
-def _value(name: str, value: Any, level: Level, sizes: Sizes) -> Any:
+def _value(name: str, value: Any, level: ConfigLevel, sizes: ShrunkSizes) -> Any:
     """Return what one field becomes."""
     if _is_config(value) or (isinstance(value, dict) and not _is_table(value)):
         return _shrunk(value, sizes)
@@ -201,7 +201,7 @@ def _is_table(value: Mapping[Any, Any]) -> bool:
     return not all(isinstance(key, str) for key in value)
 
 
-def _list(name: str, value: Sequence[Any], level: Level, sizes: Sizes) -> Any:
+def _list(name: str, value: Sequence[Any], level: ConfigLevel, sizes: ShrunkSizes) -> Any:
     """Return a list for the chosen layers, or the same list of smaller numbers."""
     kind: Any = type(value)
     if means("indices", name) and level.depth and value and type(value[0]) is int:
@@ -215,7 +215,7 @@ def _list(name: str, value: Sequence[Any], level: Level, sizes: Sizes) -> Any:
     )
 
 
-def _number(name: str, value: int, fields: Mapping[str, Any], sizes: Sizes) -> int:
+def _number(name: str, value: int, fields: Mapping[str, Any], sizes: ShrunkSizes) -> int:
     """Return what a positive number becomes."""
     if means("tokens", name):
         return sizes.tokens.get(value, value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.models.transformers.example_size import Frame, Maker, parts
+from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker, parts
 from rebasin_cli.models.transformers.transformers_audio import channel_wave, clip, frames, mel, wave
 from rebasin_cli.models.transformers.transformers_images import grid, image, patches, sides, video
 from rebasin_cli.models.trial_run import CPU, ids, noise, on, quiet
@@ -21,10 +21,10 @@ MEDIA = {
     ),
     "audio": (("audio_token_id", "audio_token_index", "speech_token_id"), "get_audio_features"),
 }
-Forms = Mapping[str, Mapping[str, Maker]]  # medium -> the arguments that carry it
+ArgumentForms = Mapping[str, Mapping[str, TensorMaker]]  # medium -> the arguments that carry it
 
 
-def tokens(frame: Frame, length: int) -> torch.Tensor:
+def tokens(frame: ExampleSize, length: int) -> torch.Tensor:
     """Return ordinary ids of the text vocabulary."""
     text = _text_config(frame.model.config)
     fields = [pair for part in parts(frame.model.config, ()) for pair in vars(part).items()]
@@ -42,14 +42,14 @@ def _text_config(config: Any) -> Any:
         return getattr(config, "text_encoder", config)
 
 
-def _boxes(frame: Frame) -> torch.Tensor:
+def _boxes(frame: ExampleSize) -> torch.Tensor:
     """Return boxes (batch, length, 4) of ids that a position table knows."""
     corners = torch.tensor([3, 5, 11, 17], device=CPU)
     offsets = ids((frame.batch, frame.length, 1), 8)
     return corners + offsets
 
 
-def text_with(frame: Frame, media: Forms) -> torch.Tensor:
+def text_with(frame: ExampleSize, media: ArgumentForms) -> torch.Tensor:
     """Return a text and then, for each medium, as many of its tokens as the model makes of it."""
     pieces = [_ended(frame, tokens(frame, frame.length))]
     for medium, form in media.items():
@@ -60,7 +60,7 @@ def text_with(frame: Frame, media: Forms) -> torch.Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def _ended(frame: Frame, text: torch.Tensor) -> torch.Tensor:
+def _ended(frame: ExampleSize, text: torch.Tensor) -> torch.Tensor:
     """Return a text that ends with the token at which a model looks for its summary.
 
     Without it CLIP takes the first place, at which no attention is paid to any other.
@@ -73,22 +73,22 @@ def _ended(frame: Frame, text: torch.Tensor) -> torch.Tensor:
     return text
 
 
-def token_kinds(frame: Frame, media: Forms) -> torch.Tensor:
+def token_kinds(frame: ExampleSize, media: ArgumentForms) -> torch.Tensor:
     """Return which tokens of such a text are an image's: 1 there, otherwise 0."""
     return (text_with(frame, media) == placeholder(frame, "image")).int()
 
 
-def text_mask(frame: Frame, media: Forms) -> torch.Tensor:
+def text_mask(frame: ExampleSize, media: ArgumentForms) -> torch.Tensor:
     """Return that every token of such a text is one, for models that read their mask."""
     return torch.ones_like(text_with(frame, media))
 
 
-def placeholder(frame: Frame, medium: str) -> int:
+def placeholder(frame: ExampleSize, medium: str) -> int:
     """Return the id that stands for a piece of a medium in a text, 0 if there is none."""
     return frame.get(*MEDIA[medium][0])
 
 
-def _rows(frame: Frame, medium: str, form: Mapping[str, Maker]) -> int:
+def _rows(frame: ExampleSize, medium: str, form: Mapping[str, TensorMaker]) -> int:
     """Return how many vectors the model makes of one image or sound.
 
     That part of it is run, unless it turns a grid into a list, which needs its values.
@@ -119,22 +119,22 @@ def _method(model: Any, name: str) -> Any:
     return next(found, None)
 
 
-def _series(frame: Frame) -> torch.Tensor:
+def _series(frame: ExampleSize) -> torch.Tensor:
     """Return time series (batch, time, channels)."""
     return noise((frame.batch, frame.get("context_length"), frame.get("num_input_channels")))
 
 
-def _zeros(frame: Frame) -> torch.Tensor:
+def _zeros(frame: ExampleSize) -> torch.Tensor:
     return tokens(frame, frame.length) * 0
 
 
-def _queries(frame: Frame) -> torch.Tensor:
+def _queries(frame: ExampleSize) -> torch.Tensor:
     """Return vectors (batch, length, width) as an embedding would."""
     width = frame.get("hidden_size", "d_model", "hidden_dim", default=8)
     return noise((frame.batch, frame.length, width))
 
 
-WAYS: Mapping[str, tuple[Maker, ...]] = {
+WAYS: Mapping[str, tuple[TensorMaker, ...]] = {
     "input_ids": (lambda frame: tokens(frame, frame.length),),
     "decoder_input_ids": (lambda frame: tokens(frame, frame.target),),
     "qformer_input_ids": (lambda frame: tokens(frame, frame.length),),
@@ -151,7 +151,7 @@ WAYS: Mapping[str, tuple[Maker, ...]] = {
 }
 
 # Made only for a model that cannot do without.
-REQUIRED: Mapping[str, Maker] = {
+REQUIRED: Mapping[str, TensorMaker] = {
     "attention_mask": lambda frame: _zeros(frame) + 1,
     "token_type_ids": _zeros,
     "query_embeds": _queries,

@@ -15,11 +15,11 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.transformers.coverage import reach
-from rebasin_cli.models.transformers.example_size import Frame, Maker
+from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker
 from rebasin_cli.models.transformers.transformers_arguments import (
     REQUIRED,
     WAYS,
-    Forms,
+    ArgumentForms,
     text_mask,
     text_with,
     token_kinds,
@@ -31,11 +31,11 @@ from rebasin_cli.models.user.construction import cause
 
 SIZES = ((2, 7, 6), (3, 5, 4))
 PICTURED = ("image_grid_thw", "image_sizes", "mm_token_type_ids")  # beside pixel_values
-Makers = dict[str, Maker]
+Makers = dict[str, TensorMaker]
 
 
 @dataclass(frozen=True)
-class Fed:
+class AcceptedInput:
     """An input that a small model accepts, and the share of parameters its outputs come from."""
 
     makers: Makers
@@ -48,7 +48,7 @@ class Small:
 
     config: Any
     model: nn.Module | None
-    inputs: Sequence[Fed]
+    inputs: Sequence[AcceptedInput]
 
     @property
     def share(self) -> float:
@@ -78,9 +78,9 @@ def transformers_examples(small: Small, model: nn.Module) -> tuple[Example, ...]
     )
 
 
-def accepted(model: nn.Module) -> list[Fed]:
+def accepted(model: nn.Module) -> list[AcceptedInput]:
     """Return what a model accepts, the farthest reaching first, the earliest of equals."""
-    found: list[Fed] = []
+    found: list[AcceptedInput] = []
     for fed in _accepted(model):
         found.append(fed)
         if fed.share in (0.0, 1.0):  # not to be told, or as good as it gets
@@ -88,10 +88,10 @@ def accepted(model: nn.Module) -> list[Fed]:
     return sorted(found, key=lambda fed: -fed.share)
 
 
-def _accepted(model: nn.Module) -> Iterator[Fed]:
+def _accepted(model: nn.Module) -> Iterator[AcceptedInput]:
     """Yield the inputs that run: media one by one, then together, then everything else."""
     names = _parameters(model)
-    media: dict[str, dict[str, Maker]] = {}
+    media: dict[str, dict[str, TensorMaker]] = {}
     for medium, forms in {"image": PICTURES, "audio": SOUNDS}.items():
         known = [dict(form) for form in forms if form.keys() <= set(names)]
         fed = list(_fed(model, (_variants(names, {medium: form}) for form in known)))
@@ -104,16 +104,16 @@ def _accepted(model: nn.Module) -> Iterator[Fed]:
     yield from _fed(model, ((makers,) for makers in _combinations(model)))
 
 
-def _fed(model: nn.Module, candidates: Iterable[Sequence[Makers]]) -> Iterator[Fed]:
+def _fed(model: nn.Module, candidates: Iterable[Sequence[Makers]]) -> Iterator[AcceptedInput]:
     """Yield the first accepted variant of each candidate that has one."""
     for variants in candidates:
         for makers in variants:
             if _refusal(model, makers, SIZES[0]) is None:
-                yield Fed(makers, reach(model, _example(model, makers, SIZES[0])))
+                yield AcceptedInput(makers, reach(model, _example(model, makers, SIZES[0])))
                 break
 
 
-def _variants(names: list[str], media: Forms) -> tuple[Makers, ...]:
+def _variants(names: list[str], media: ArgumentForms) -> tuple[Makers, ...]:
     """Return a text with media, and the same with a mask, which some models cannot do without."""
     plain = _with_text(names, media)
     if not {"input_ids", "attention_mask"} <= set(names) or "attention_mask" in plain:
@@ -121,7 +121,7 @@ def _variants(names: list[str], media: Forms) -> tuple[Makers, ...]:
     return plain, {**plain, "attention_mask": partial(text_mask, media=media)}
 
 
-def _with_text(names: list[str], media: Forms) -> Makers:
+def _with_text(names: list[str], media: ArgumentForms) -> Makers:
     """Return the arguments that carry media, and a text that has places for them if one is read."""
     made = {name: maker for form in media.values() for name, maker in form.items()}
     texts: Makers = {
@@ -143,7 +143,7 @@ def _parameters(model: Any) -> list[str]:
 
 
 def _refusal(
-    model: nn.Module, makers: Mapping[str, Maker], size: tuple[int, int, int]
+    model: nn.Module, makers: Mapping[str, TensorMaker], size: tuple[int, int, int]
 ) -> str | None:
     """Return why a call cannot be made or does not run, or None if it does."""
     try:
@@ -153,9 +153,11 @@ def _refusal(
     return None if error is None else cause(error)
 
 
-def _example(model: nn.Module, makers: Mapping[str, Maker], size: tuple[int, int, int]) -> Example:
+def _example(
+    model: nn.Module, makers: Mapping[str, TensorMaker], size: tuple[int, int, int]
+) -> Example:
     """Return the call that the makers build for a model."""
-    frame = Frame(model, *size)
+    frame = ExampleSize(model, *size)
     return Example((), {name: make(frame) for name, make in makers.items()})
 
 
@@ -180,15 +182,15 @@ def _combinations(model: Any) -> Iterator[Makers]:
     yield {name: _constant(value) for name, value in model.dummy_inputs.items()}
 
 
-def _ways(names: Iterable[str]) -> dict[str, tuple[Maker, ...]]:
+def _ways(names: Iterable[str]) -> dict[str, tuple[TensorMaker, ...]]:
     return {name: WAYS[name] for name in names}
 
 
-def _choices(ways: Mapping[str, tuple[Maker, ...]]) -> Iterator[Makers]:
+def _choices(ways: Mapping[str, tuple[TensorMaker, ...]]) -> Iterator[Makers]:
     """Yield one maker for each argument, in all combinations."""
     for choice in product(*ways.values()):
         yield dict(zip(ways, choice, strict=True))
 
 
-def _constant(value: torch.Tensor) -> Maker:
+def _constant(value: torch.Tensor) -> TensorMaker:
     return lambda frame: value.cpu()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.trial_run import Family, ids, noise
+from rebasin_cli.models.trial_run import InputFamily, ids, noise
 
 # CIFAR is 32, MNIST 28; a network that takes any side is better seen at 64, where its last maps
 # have more than one position.
@@ -22,7 +22,7 @@ _TRIES = 12
 SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.Transformer)
 
 
-def guessed_families(model: nn.Module) -> Iterator[Family]:
+def guessed_families(model: nn.Module) -> Iterator[InputFamily]:
     """Yield kinds of inputs to try, those of the first layers first.
 
     Every required argument of `forward` gets a tensor of the same shape.
@@ -35,7 +35,7 @@ def guessed_families(model: nn.Module) -> Iterator[Family]:
             if (kind, *shapes) in seen or len(seen) == _TRIES:
                 continue
             seen.add((kind, *shapes))
-            yield Family(_caller(model, vocabulary if kind == "ids" else None), shapes)
+            yield InputFamily(_caller(model, vocabulary if kind == "ids" else None), shapes)
 
 
 def _inputs(layer: nn.Module, sequential: bool) -> Iterator[tuple[str, Sequence[tuple[int, ...]]]]:

@@ -19,9 +19,9 @@ from rebasin_cli.spec.binding.symmetry import (
     one_sided,
 )
 from rebasin_cli.spec.binding.ties import Ties
-from rebasin_cli.spec.language.model import Named, Place, Product, Spec, Sum, leaves
+from rebasin_cli.spec.language.model import Named, Product, Spec, Sum, TextPlace, leaves
 from rebasin_cli.spec.language.problems import Problems
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -74,7 +74,7 @@ class _Binder:
         self._problems = Problems(spec.source, spec.text)
         self._ties = Ties(infos, ties)
         self._infos = infos
-        self._names = Names(self._ties.infos)
+        self._names = TensorNames(self._ties.infos)
 
     def bound(self) -> BoundSpec:
         spec, problems, names = self._spec, self._problems, self._names
@@ -119,7 +119,7 @@ class _Binder:
         return None if name.startswith("~") or name in self._sizes else name
 
     def _known(
-        self, used: Mapping[str, Place | None], declared: Mapping[str, Declared]
+        self, used: Mapping[str, TextPlace | None], declared: Mapping[str, Declared]
     ) -> tuple[dict[str, int], set[str]]:
         """Return the sizes that need no shape, and the names whose size is not available."""
         known: dict[str, int | None] = {}
@@ -186,9 +186,9 @@ class _Binder:
         return BoundTensor(placement.members, placement.stacked, shape, blocks, votes)
 
 
-def _first_uses(placements: Iterable[Placement]) -> dict[str, Place | None]:
+def _first_uses(placements: Iterable[Placement]) -> dict[str, TextPlace | None]:
     """Return all names of axis expressions in the order of first use, with the place of that."""
-    found: dict[str, Place | None] = {}
+    found: dict[str, TextPlace | None] = {}
     for placement in placements:
         for leaf in (leaf for part in placement.parts for axis in part for leaf in leaves(axis)):
             if isinstance(leaf, Named):

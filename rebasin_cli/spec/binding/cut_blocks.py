@@ -14,7 +14,7 @@ from itertools import product
 from math import prod
 
 from rebasin_cli.spec.binding.entry_match import Placement
-from rebasin_cli.spec.language.model import Axes, AxisExpr, Fixed, Named, Place, Sum
+from rebasin_cli.spec.language.model import Axes, AxisExpr, Fixed, Named, Sum, TextPlace
 from rebasin_cli.tensors.blocks import Block, Dim
 
 Owner = Callable[[str], str | None]
@@ -26,7 +26,7 @@ class AxisDim:
 
     axis: int
     dim: Dim
-    at: Place | None
+    at: TextPlace | None
 
 
 @dataclass(frozen=True)

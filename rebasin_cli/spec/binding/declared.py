@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.errors import suggest
 from rebasin_cli.spec.language.expression import TEMPLATE
-from rebasin_cli.spec.language.model import Declaration, Named, Place, Spec, axes_of, leaves
+from rebasin_cli.spec.language.model import Declaration, Named, Spec, TextPlace, axes_of, leaves
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import INDEX
 
@@ -25,7 +25,7 @@ class Sizes:
             return False
         return name in self._given or name in self._spec.sizes or name.startswith("config.")
 
-    def find(self, size: int | str, at: Place | None, problems: Problems) -> int | None:
+    def find(self, size: int | str, at: TextPlace | None, problems: Problems) -> int | None:
         """Return a size's value, or None after a problem was added."""
         if isinstance(size, int):
             return size

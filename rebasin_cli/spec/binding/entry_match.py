@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.spec.language.model import Axes, Place, Spec
-from rebasin_cli.spec.language.pattern import Match, Pattern, compile_pattern, matches
+from rebasin_cli.spec.language.model import Axes, Spec, TextPlace
+from rebasin_cli.spec.language.pattern import Pattern, PatternMatch, compile_pattern, matches
 from rebasin_cli.spec.language.problems import Problems
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
 
 _SHOWN = 8  # indices in a message
@@ -24,7 +24,7 @@ class Matched:
     """
 
     pattern: Pattern
-    match: Match
+    match: PatternMatch
     members: tuple[str, ...]
     shape: tuple[int, ...]
 
@@ -46,11 +46,11 @@ class Placement:
     shape: tuple[int, ...]
     split: int | None
     parts: tuple[Axes, ...]
-    at: Place | None
+    at: TextPlace | None
 
 
 def match_tensors(
-    spec: Spec, infos: Mapping[str, TensorInfo], names: Names, problems: Problems
+    spec: Spec, infos: Mapping[str, TensorInfo], names: TensorNames, problems: Problems
 ) -> list[Matched]:
     """Return the tensors and stacks that the spec names, in checkpoint order."""
     winners = _winners(spec, names, problems)
@@ -79,7 +79,7 @@ def match_tensors(
 
 
 def matching_names(
-    spec: Spec, key: str, patterns: Sequence[str], names: Names, problems: Problems
+    spec: Spec, key: str, patterns: Sequence[str], names: TensorNames, problems: Problems
 ) -> frozenset[str]:
     """Return the names that any of the patterns under a key (`buffers`) matches."""
     found: set[str] = set()
@@ -92,9 +92,11 @@ def matching_names(
     return frozenset(found)
 
 
-def _winners(spec: Spec, names: Names, problems: Problems) -> dict[str, tuple[Pattern, Match]]:
+def _winners(
+    spec: Spec, names: TensorNames, problems: Problems
+) -> dict[str, tuple[Pattern, PatternMatch]]:
     """Return the most specific pattern's match for each name."""
-    found: defaultdict[str, list[tuple[Pattern, Match]]] = defaultdict(list)
+    found: defaultdict[str, list[tuple[Pattern, PatternMatch]]] = defaultdict(list)
     for text in spec.tensors:
         pattern, anything = compile_pattern(text), False
         for match in matches(pattern, names):
@@ -105,7 +107,7 @@ def _winners(spec: Spec, names: Names, problems: Problems) -> dict[str, tuple[Pa
         elif not anything:
             problems.doubt(spec.tensors[text])
             _no_match(text, spec.places.get(("tensors", text)), names, problems)
-    best: dict[str, tuple[Pattern, Match]] = {}
+    best: dict[str, tuple[Pattern, PatternMatch]] = {}
     for name, candidates in found.items():
         rank = min(pattern.rank for pattern, _ in candidates)
         first, *others = [c for c in candidates if c[0].rank == rank]
@@ -129,13 +131,13 @@ def _equally_specific(
     )
 
 
-def _no_match(text: str, place: Place | None, names: Names, problems: Problems) -> None:
+def _no_match(text: str, place: TextPlace | None, names: TensorNames, problems: Problems) -> None:
     hint = " or ".join(filter(None, (names.close_to(text), _OPTIONAL_HINT.format(text=text))))
     problems.add(f"pattern {text!r} matches no tensor", place, hint=hint, kind="no match")
 
 
 def _stackable(
-    members: Sequence[TensorInfo], label: str, place: Place | None, problems: Problems
+    members: Sequence[TensorInfo], label: str, place: TextPlace | None, problems: Problems
 ) -> bool:
     first = members[0]
     odd = [m for m in members if (m.shape, m.dtype) != (first.shape, first.dtype)]
@@ -149,7 +151,9 @@ def _stackable(
     return not odd
 
 
-def _complete(indices: Sequence[int], label: str, place: Place | None, problems: Problems) -> bool:
+def _complete(
+    indices: Sequence[int], label: str, place: TextPlace | None, problems: Problems
+) -> bool:
     missing = next((k for k, index in enumerate(indices) if k != index), None)
     if missing is not None:
         problems.add(

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.pattern import compile_pattern, matches, pieces
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
 
 _NUMBER = re.compile("[0-9]+")
@@ -32,7 +32,7 @@ class Outlines:
 
     present: tuple[str, ...]
     counted: frozenset[str]
-    names: Names
+    names: TensorNames
 
 
 def outlines(
@@ -47,7 +47,7 @@ def outlines(
     tied = {*ties, *ties.values()}
     free = {*tied, *excused}
     large = (n for n, info in infos.items() if info.floating and info.numel > 1 and n not in free)
-    names = Names(dict.fromkeys((*infos, *sorted(tied))))
+    names = TensorNames(dict.fromkeys((*infos, *sorted(tied))))
     present = dict.fromkeys(map(_outline, names.order))
     return Outlines(tuple(present), frozenset(map(_outline, large)), names)
 

@@ -12,20 +12,20 @@ from rebasin_cli.spec.language.model import (
     AxisExpr,
     Fixed,
     Named,
-    Place,
     Spec,
     Split,
+    TextPlace,
     axes_of,
     leaves,
     rewritten,
 )
 from rebasin_cli.spec.language.pattern import END
 from rebasin_cli.spec.language.problems import Problems
-from rebasin_cli.spec.language.tensor_names import INDEX, Names, end_of
+from rebasin_cli.spec.language.tensor_names import INDEX, TensorNames, end_of
 
 
 def resolve(
-    spec: Spec, matched: Sequence[Matched], names: Names, problems: Problems
+    spec: Spec, matched: Sequence[Matched], names: TensorNames, problems: Problems
 ) -> list[Placement]:
     """Return the tensors with concrete group names, in the same order.
 
@@ -59,7 +59,7 @@ def _names(placements: Iterable[Placement]) -> Iterator[str]:
 
 
 class _Resolver:
-    def __init__(self, spec: Spec, names: Names, problems: Problems) -> None:
+    def __init__(self, spec: Spec, names: TensorNames, problems: Problems) -> None:
         self._spec, self._names, self._problems = spec, names, problems
         self._unnamed = 0
 
@@ -105,7 +105,7 @@ class _Resolver:
 
         return rewritten(tree, resolved)
 
-    def _any_size(self, at: Place | None) -> Named:
+    def _any_size(self, at: TextPlace | None) -> Named:
         self._unnamed += 1
         return Named(f"~{self._unnamed}", at)
 
@@ -146,7 +146,7 @@ class _Resolver:
         )
 
 
-def _indices(tensor: Matched, names: Names) -> str:
+def _indices(tensor: Matched, names: TensorNames) -> str:
     places = [place for place, _ in tensor.match.indices.values()] + [*tensor.match.ends]
     return "; ".join(f"{p!r}: {', '.join(map(str, names.at(p)[:8]))}" for p in places)
 
@@ -163,10 +163,10 @@ def _loosely(text: str) -> str:
     return INDEX.join(map(re.escape, TEMPLATE.split(text)[::2]))
 
 
-def span(tree: AxisExpr) -> Place | None:
+def span(tree: AxisExpr) -> TextPlace | None:
     """Return the place of an axis expression, from its first factor to its last."""
     places = [leaf.at for leaf in leaves(tree)]
     first, last = places[0], places[-1]
     if first is None or last is None or first.line != last.line:
         return first
-    return Place(first.line, first.column, last.column + last.width - first.column)
+    return TextPlace(first.line, first.column, last.column + last.width - first.column)

@@ -35,7 +35,7 @@ VARIABLE = "e"
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _WindowCut:
     """What a window takes of each axis of its source, and in which order.
 
     order: source axis of each axis of the window. picks: axis -> the one index taken.
@@ -98,7 +98,7 @@ def scattered(
     return frozenset(found)
 
 
-def _picked(spec: Spec, window: Window, cut: _Cut) -> list[AxisExpr]:
+def _picked(spec: Spec, window: Window, cut: _WindowCut) -> list[AxisExpr]:
     """Return the axes of which a window takes one index."""
     parts = axes_of(spec.tensors.get(window.source, ()))
     return [part[axis] for part in parts for axis, _ in cut.picks if axis < len(part)]
@@ -106,12 +106,12 @@ def _picked(spec: Spec, window: Window, cut: _Cut) -> list[AxisExpr]:
 
 def _patterns(
     spec: Spec, infos: Mapping[str, TensorInfo], windows: Mapping[str, Window]
-) -> Iterator[tuple[str, Window, _Cut]]:
+) -> Iterator[tuple[str, Window, _WindowCut]]:
     """Yield stored names, those that make up a stack as one pattern, with what they take.
 
     Tensors that nothing brings into another order stay by themselves.
     """
-    alike: defaultdict[tuple[object, ...], list[tuple[str, Window, _Cut]]] = defaultdict(list)
+    alike: defaultdict[tuple[object, ...], list[tuple[str, Window, _WindowCut]]] = defaultdict(list)
     for name, window in windows.items():
         cut = _cut(name, infos[window.source], window)
         stacked = any(isinstance(axis, Named) for axis in _picked(spec, window, cut))
@@ -125,7 +125,7 @@ def _patterns(
         yield name, window, cut
 
 
-def _stack(names: Sequence[str], cuts: Sequence[_Cut], source: TensorInfo) -> str:
+def _stack(names: Sequence[str], cuts: Sequence[_WindowCut], source: TensorInfo) -> str:
     """Return the pattern of names that hold one index each of an axis, all of them in order."""
     ((axis, _),) = cuts[0].picks if len(cuts[0].picks) == 1 else ((-1, 0),)
     index = {name: dict(cut.picks).get(axis) for name, cut in zip(names, cuts, strict=True)}
@@ -143,7 +143,7 @@ def _stack(names: Sequence[str], cuts: Sequence[_Cut], source: TensorInfo) -> st
     )
 
 
-def _cut(name: str, source: TensorInfo, window: Window) -> _Cut:
+def _cut(name: str, source: TensorInfo, window: Window) -> _WindowCut:
     """Return what a window takes of the axes of its source."""
     steps = Window.whole(source).strides
     rest, starts = window.offset, []
@@ -161,7 +161,7 @@ def _cut(name: str, source: TensorInfo, window: Window) -> _Cut:
     picks = tuple((axis, starts[axis]) for axis in free if axis not in order)
     sizes = dict(zip(order, window.shape, strict=True))
     spans = tuple((start, start + sizes.get(axis, 1)) for axis, start in enumerate(starts))
-    return _Cut(
+    return _WindowCut(
         tuple(order), picks, tuple(s if a in order else (0, 0) for a, s in enumerate(spans))
     )
 
@@ -173,7 +173,7 @@ class _Cutter:
     source: TensorInfo
     sizes: Mapping[str, int]
 
-    def entry(self, name: str, entry: Entry, cut: _Cut) -> Entry:
+    def entry(self, name: str, entry: Entry, cut: _WindowCut) -> Entry:
         """Return the entry of a stored tensor; the axis of names comes first."""
         axes = self._axes(name, entry, cut)
         if isinstance(axes, Split):
@@ -185,7 +185,7 @@ class _Cutter:
         ]
         return (*stack, *kept)
 
-    def _axes(self, name: str, entry: Entry, cut: _Cut) -> Axes | Split:
+    def _axes(self, name: str, entry: Entry, cut: _WindowCut) -> Axes | Split:
         """Return the axes that hold for what is cut out; a split only if it stays whole."""
         rank = len(self.source.shape)
         if not isinstance(entry, Split):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rebasin_cli.spec.binding.cut_blocks import Owner, Piece
 from rebasin_cli.spec.binding.entry_match import Placement
-from rebasin_cli.spec.language.model import Axes, AxisExpr, Named, Place, leaves
+from rebasin_cli.spec.language.model import Axes, AxisExpr, Named, TextPlace, leaves
 from rebasin_cli.spec.language.problems import Problems
 
 WRITE, READ, MAY_WRITE, MAY_READ = "write", "read", "may write", "may read"
@@ -38,7 +38,7 @@ class Occurrence:
     """A group on an axis of a tensor. sides: what the tensor may do with the group's units."""
 
     label: str
-    at: Place | None
+    at: TextPlace | None
     sides: tuple[str, ...]
     matrix: bool
 
@@ -73,7 +73,7 @@ def _of_part(
             yield group, Occurrence(label, at, sides[axis], matrix)
 
 
-def _groups(tree: AxisExpr, owner: Owner) -> Iterator[tuple[str, Place | None]]:
+def _groups(tree: AxisExpr, owner: Owner) -> Iterator[tuple[str, TextPlace | None]]:
     for leaf in leaves(tree):
         group = owner(leaf.name) if isinstance(leaf, Named) else None
         if group is not None and isinstance(leaf, Named):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rebasin_cli.spec.binding.cut_blocks import Piece
 from rebasin_cli.spec.binding.entry_match import Placement
-from rebasin_cli.spec.language.model import Place
+from rebasin_cli.spec.language.model import TextPlace
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.tensors import TensorInfo
 
@@ -60,7 +60,7 @@ class Ties:
             for p, pieces in zip(placements, cut, strict=True)
             for name in p.members
         }
-        at: dict[str, Place | None] = {name: p.at for p in placements for name in p.members}
+        at: dict[str, TextPlace | None] = {name: p.at for p in placements for name in p.members}
         for canonical, *aliases in self._sets.values():
             for alias in aliases:
                 if canonical in blocks and alias in blocks and blocks[alias] != blocks[canonical]:

@@ -20,7 +20,7 @@ from rebasin_cli.spec.compression.choices import Line, choices
 from rebasin_cli.spec.compression.forms import names_in, plain
 from rebasin_cli.spec.compression.last import Made
 from rebasin_cli.spec.compression.template_families import (
-    Family,
+    TemplateFamily,
     group_families,
     is_name,
     list_families,
@@ -30,7 +30,7 @@ from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
 
 M = TypeVar("M")
@@ -48,14 +48,14 @@ def compress(
     """
     wanted = bind(spec, infos, ties=ties)
     stored = Ties(infos, ties or {}).infos
-    names, tidy = Names(stored), _tidy(spec, stored)
+    names, tidy = TensorNames(stored), _tidy(spec, stored)
     tensors = tensor_families(tidy, names)
     families = [*tensors, *group_families(tidy, wanted.groups), *list_families(tidy, names)]
 
-    def written(chosen: Sequence[Family]) -> Spec:
+    def written(chosen: Sequence[TemplateFamily]) -> Spec:
         return _written(tidy, families, frozenset(chosen), names)
 
-    def right(chosen: Sequence[Family]) -> bool:
+    def right(chosen: Sequence[TemplateFamily]) -> bool:
         return _says_the_same(written(chosen), wanted, infos, ties or {})
 
     # Where all families are right at once, two specs are bound and no more.
@@ -72,7 +72,10 @@ def _tidy(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
 
 
 def _written(
-    spec: Spec, families: Sequence[Family], short: frozenset[Family], names: Names
+    spec: Spec,
+    families: Sequence[TemplateFamily],
+    short: frozenset[TemplateFamily],
+    names: TensorNames,
 ) -> Spec:
     """Return the spec with the lines of families, the short ones of some."""
     templated = {name for family in families if family in short for name in family.templated}
@@ -101,7 +104,7 @@ def _table(lines: Sequence[Line[M]]) -> dict[str, M]:
     return {line.pattern: line.meaning for line in sorted(lines, key=lambda line: line.order)}
 
 
-def _left(spec: Spec, names: Names) -> Iterator[Line[Any]]:
+def _left(spec: Spec, names: TensorNames) -> Iterator[Line[Any]]:
     """Yield the entries with patterns of their own, at the first tensor that they match."""
     for key, entry in spec.tensors.items():
         if not is_name(key):
@@ -122,13 +125,15 @@ def _says_the_same(
     return again == spec and groups and tensors and found.buffers == wanted.buffers
 
 
-def _largest(families: Sequence[Family], right: Callable[[Sequence[Family]], bool]) -> list[Family]:
+def _largest(
+    families: Sequence[TemplateFamily], right: Callable[[Sequence[TemplateFamily]], bool]
+) -> list[TemplateFamily]:
     """Return families that can be written short together, as many as halving finds.
 
     Asked of families together, since they share groups and the order of these. With f families
     of which b are wrong it takes some b log f bindings, where one by one takes f.
     """
-    kept: list[Family] = []
+    kept: list[TemplateFamily] = []
     waiting = [list(families)]
     while waiting:
         some = waiting.pop()

@@ -38,7 +38,7 @@ _NUMBER = 4  # most often, an index whose number two of three layers read is tha
 _END_STEPS = ("", ".prev", ".prev.prev")
 
 
-class Rule(NamedTuple):
+class NameRule(NamedTuple):
     """A pattern for names: pieces with marks such as `{i}`, `{last}` or `3` between them.
 
     texts: what stands for the marks of the form. position: of the first name that it matches.
@@ -63,10 +63,10 @@ class _Cover(NamedTuple):
     """Rules, and how long their text is."""
 
     cost: int
-    rules: tuple[Rule, ...]
+    rules: tuple[NameRule, ...]
 
 
-class _Term(NamedTuple):
+class _RuleTerm(NamedTuple):
     """What can stand for an index of a group: a step from the index of a slot, or a number.
 
     `{i.prev}` is slot i with the step `.prev`; slot None is the number itself.
@@ -80,29 +80,29 @@ class _Term(NamedTuple):
 Box = tuple[int, ...]  # the numbers of items
 
 
-def cover(items: Sequence[Item]) -> tuple[Rule, ...]:
+def cover(items: Sequence[Item]) -> tuple[NameRule, ...]:
     """Return rules under which each item of a family has its form and slots.
 
     The most specific rule that matches an item is right for it. No rule matches an item without
     a form: such a name had no entry, and a template would give it one.
     """
     needed = tuple(k for k, item in enumerate(items) if item.form is not None)
-    return _Search(items).cover(tuple(range(len(items))), None, needed).rules
+    return _CoverSearch(items).cover(tuple(range(len(items))), None, needed).rules
 
 
-def explicit(items: Sequence[Item]) -> tuple[Rule, ...]:
+def explicit(items: Sequence[Item]) -> tuple[NameRule, ...]:
     """Return a rule of its own for each item that has a form."""
-    search = _Search(items)
+    search = _CoverSearch(items)
     return tuple(search.rule((k,), (), None) for k, item in enumerate(items) if item.form)
 
 
-class _Search:
+class _CoverSearch:
     """The cheapest cover, over all ways to free indices and to write them out again."""
 
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = items
         self._known: dict[tuple[Box, int | None, Box], _Cover] = {}
-        self._steps: dict[int, Mapping[int, Sequence[_Term]]] = {}
+        self._steps: dict[int, Mapping[int, Sequence[_RuleTerm]]] = {}
         pieces = items[0].pieces
         self._least = [self._fewest(slot) for slot in range(len(pieces) - 1)]
         self._prefixes = prefixes_of(pieces)
@@ -194,7 +194,7 @@ class _Search:
 
     def _templates(
         self, box: Box, free: tuple[int, ...], end: int | None
-    ) -> Iterator[tuple[Rule, Box]]:
+    ) -> Iterator[tuple[NameRule, Box]]:
         """Yield templates for a box, with the items for which each is right."""
         forms = Counter(self._items[k].form for k in box)
         if None in forms or len(free) > len(self._letters):
@@ -209,13 +209,13 @@ class _Search:
 
     def _fit(
         self, form: Form, members: Box, free: tuple[int, ...], end: int | None
-    ) -> tuple[list[_Term], Box]:
+    ) -> tuple[list[_RuleTerm], Box]:
         """Return what most members say at each mark of their form, and who says all of it.
 
         A vote for each mark, among those who agree on the marks before it: so that the terms
         chosen are said together by someone. The best combination of all may be another.
         """
-        chosen: list[_Term] = []
+        chosen: list[_RuleTerm] = []
         for mark, prefix in enumerate(form.prefixes):
             said = {k: self._terms(k, mark, free, end) for k in members}
             votes = Counter(term for terms in said.values() for term in terms)
@@ -226,26 +226,26 @@ class _Search:
             members = tuple(k for k in members if best in said[k])
         return chosen, members
 
-    def _terms(self, k: int, mark: int, free: tuple[int, ...], end: int | None) -> list[_Term]:
+    def _terms(self, k: int, mark: int, free: tuple[int, ...], end: int | None) -> list[_RuleTerm]:
         """Return what may stand at a mark of an item's form."""
         wanted = self._items[k].slots[mark]
-        found = [_Term(None, "", wanted)]
+        found = [_RuleTerm(None, "", wanted)]
         for term in self._near(k).get(wanted, ()):
             if term.slot in free or (term.slot == end and term.step in _END_STEPS):
                 found.append(term)
         return found
 
-    def _near(self, k: int) -> Mapping[int, Sequence[_Term]]:
+    def _near(self, k: int) -> Mapping[int, Sequence[_RuleTerm]]:
         """Return number -> steps that lead from an index of an item's name to it."""
         if k not in self._steps:
-            found: defaultdict[int, list[_Term]] = defaultdict(list)
+            found: defaultdict[int, list[_RuleTerm]] = defaultdict(list)
             for slot, near in enumerate(self._items[k].near):
                 for step, number in near.items():
-                    found[number].append(_Term(slot, step))
+                    found[number].append(_RuleTerm(slot, step))
             self._steps[k] = found
         return self._steps[k]
 
-    def _rank(self, term: _Term, prefix: str) -> int:
+    def _rank(self, term: _RuleTerm, prefix: str) -> int:
         """Return the place of a term among those with equally many votes, the best one lowest."""
         if term.slot is None:
             return _NUMBER
@@ -274,8 +274,8 @@ class _Search:
         box: Box,
         free: tuple[int, ...],
         end: int | None,
-        said: tuple[Form, list[_Term]] | None = None,
-    ) -> Rule:
+        said: tuple[Form, list[_RuleTerm]] | None = None,
+    ) -> NameRule:
         """Return the rule for a box. said: form and terms, those of its only item if missing."""
         item = self._items[box[0]]
         form, terms = said or self._own(box[0], end)
@@ -291,16 +291,16 @@ class _Search:
         )
         position = min(self._items[k].position for k in box)
         single = not free and end is None
-        return Rule(item.pieces, marks, form, texts, position, len(free), single)
+        return NameRule(item.pieces, marks, form, texts, position, len(free), single)
 
-    def _own(self, k: int, end: int | None) -> tuple[Form, list[_Term]]:
+    def _own(self, k: int, end: int | None) -> tuple[Form, list[_RuleTerm]]:
         """Return what one name says of itself: numbers, and steps from `{last}` where it is it."""
         form = self._items[k].form
         if form is None:
             raise ValueError("a name without a meaning needs no rule")
         return form, self._fit(form, (k,), (), end)[0]
 
-    def _cost(self, rule: Rule) -> int:
+    def _cost(self, rule: NameRule) -> int:
         """Return the length of a line: the name, its meaning, and what any line costs a reader."""
         names = sum(map(len, rule.pieces)) + sum(map(_weight, rule.marks))
         return (

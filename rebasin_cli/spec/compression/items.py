@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rebasin_cli.spec.compression.forms import Form
-from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME, Names
+from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME, TensorNames
 
 AXIS_OF_NAMES = re.compile(r"\[[A-Za-z_][A-Za-z0-9_]*\]")
 ATTACHED = 3  # values that make an index of a number that is not a component of its own
 _STEPS = (".prev", ".next", ".prev.prev", ".next.next")
 
-Said = Mapping[str, tuple[Form, tuple[int, ...]]]
+ItemForms = Mapping[str, tuple[Form, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Item:
         return "".join(piece + value for piece, value in zip(self.pieces, values, strict=True))
 
 
-def families_of(said: Said, known: Iterable[str], names: Names | None = None) -> list[list[Item]]:
+def families_of(
+    said: ItemForms, known: Iterable[str], names: TensorNames | None = None
+) -> list[list[Item]]:
     """Return names in families that differ in indices only, those in which some have a meaning.
 
     said: name -> form and slots. known: all names. names: where neighbours are looked up; groups
@@ -59,7 +61,7 @@ def families_of(said: Said, known: Iterable[str], names: Names | None = None) ->
     return [family for family in found.values() if any(item.form for item in family)]
 
 
-def _items(said: Said, known: Iterable[str], names: Names | None) -> Iterator[Item]:
+def _items(said: ItemForms, known: Iterable[str], names: TensorNames | None) -> Iterator[Item]:
     """Yield items for names with a meaning, and for known ones that have none."""
     order = dict.fromkeys([*said, *known])
     for position, name in enumerate(order):
@@ -68,7 +70,7 @@ def _items(said: Said, known: Iterable[str], names: Names | None) -> Iterator[It
 
 
 def _item(
-    name: str, position: int, names: Names | None, form: Form | None, slots: tuple[int, ...]
+    name: str, position: int, names: TensorNames | None, form: Form | None, slots: tuple[int, ...]
 ) -> Item:
     """names: None for groups, whose indices have no neighbours."""
     hidden = AXIS_OF_NAMES.sub(lambda axis: "_" * len(axis[0]), name)
@@ -94,6 +96,6 @@ def _item(
     return Item(pieces, values, near, last, end, count, position, form, slots)
 
 
-def _near(names: Names, place: str, value: int) -> dict[str, int]:
+def _near(names: TensorNames, place: str, value: int) -> dict[str, int]:
     found = {step: names.neighbour(place, value, f"i{step}") for step in _STEPS}
     return {"": value} | {step: index for step, index in found.items() if index is not None}

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.spec.compression.choices import Line
-from rebasin_cli.spec.compression.cover import Rule, cover, explicit
+from rebasin_cli.spec.compression.cover import NameRule, cover, explicit
 from rebasin_cli.spec.compression.forms import Forms, filled, names_in
 from rebasin_cli.spec.compression.items import AXIS_OF_NAMES, families_of
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
-from rebasin_cli.spec.language.tensor_names import Names
+from rebasin_cli.spec.language.tensor_names import TensorNames
 
 _SPECIAL = re.compile(r"[{}\[\]*]|\?$")
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class TemplateFamily:
     """Names that differ in indices only; short and long: with and without templates.
 
     key: where the lines stand: `tensors`, `groups`, `buffers` or `transposed`.
@@ -42,7 +42,7 @@ def is_name(key: str) -> bool:
     return not _SPECIAL.search(AXIS_OF_NAMES.sub("", key, count=1))
 
 
-def tensor_families(spec: Spec, names: Names) -> list[Family]:
+def tensor_families(spec: Spec, names: TensorNames) -> list[TemplateFamily]:
     """Return the families of all tensors that have an entry of their own."""
     # Names of sizes keep their digits: a size belongs to the spec, not to a layer.
     forms = Forms(frozenset(spec.sizes))
@@ -55,11 +55,11 @@ def tensor_families(spec: Spec, names: Names) -> list[Family]:
         covered = (item.text for item in items if item.form is not None)
         groups = (group for n in covered if n not in alone for group in names_in(spec.tensors[n]))
         lines = _lines(short), _lines(explicit(items))
-        families.append(Family("tensors", *lines, frozenset(groups)))
+        families.append(TemplateFamily("tensors", *lines, frozenset(groups)))
     return families
 
 
-def group_families(spec: Spec, groups: Iterable[str]) -> list[Family]:
+def group_families(spec: Spec, groups: Iterable[str]) -> list[TemplateFamily]:
     """Return the families of declared groups, none if some are declared by templates.
 
     groups: all there are. One that is not declared is a name without a meaning, which no
@@ -70,10 +70,12 @@ def group_families(spec: Spec, groups: Iterable[str]) -> list[Family]:
     forms = Forms()
     said = {name: forms.take(declared) for name, declared in spec.groups.items()}
     found = families_of(said, groups)
-    return [Family("groups", _lines(cover(items)), _lines(explicit(items))) for items in found]
+    return [
+        TemplateFamily("groups", _lines(cover(items)), _lines(explicit(items))) for items in found
+    ]
 
 
-def list_families(spec: Spec, names: Names) -> list[Family]:
+def list_families(spec: Spec, names: TensorNames) -> list[TemplateFamily]:
     """Return the families of the names in `buffers` and `transposed`."""
     return [
         family
@@ -82,26 +84,26 @@ def list_families(spec: Spec, names: Names) -> list[Family]:
     ]
 
 
-def matched(patterns: Sequence[str], names: Names) -> frozenset[str]:
+def matched(patterns: Sequence[str], names: TensorNames) -> frozenset[str]:
     """Return the names that any of the patterns matches."""
     return frozenset(m.name for text in patterns for m in matches(compile_pattern(text), names))
 
 
-def _list(key: str, listed: frozenset[str], names: Names) -> Iterator[Family]:
+def _list(key: str, listed: frozenset[str], names: TensorNames) -> Iterator[TemplateFamily]:
     if not listed or any(_SPECIAL.search(name) for name in listed):
         return
     globs = dict(_globs(listed, names)) if key == "buffers" else {}
     for glob, members in globs.items():
         lines = [Line(name, True, (names.position(name),)) for name in members]
-        yield Family(key, (Line(glob, True, lines[0].order),), tuple(lines))
+        yield TemplateFamily(key, (Line(glob, True, lines[0].order),), tuple(lines))
     done = {name for members in globs.values() for name in members}
     forms = Forms()
     said = {name: forms.take(True) for name in names.order if name in listed - done}
     for items in families_of(said, names.order, names):
-        yield Family(key, _lines(cover(items)), _lines(explicit(items)))
+        yield TemplateFamily(key, _lines(cover(items)), _lines(explicit(items)))
 
 
-def _globs(listed: frozenset[str], names: Names) -> Iterator[tuple[str, list[str]]]:
+def _globs(listed: frozenset[str], names: TensorNames) -> Iterator[tuple[str, list[str]]]:
     """Yield `*.running_mean` and the names that it stands for, where all of them are listed.
 
     Only for the last component of names that some of them have in common. For buffers alone: an
@@ -117,7 +119,7 @@ def _globs(listed: frozenset[str], names: Names) -> Iterator[tuple[str, list[str
             yield f"*{ending}", members
 
 
-def _lines(rules: Iterable[Rule]) -> tuple[Line[Any], ...]:
+def _lines(rules: Iterable[NameRule]) -> tuple[Line[Any], ...]:
     return tuple(
         Line(r.pattern, filled(r.form.masked, r.texts), (r.position, -r.free, r.single))
         for r in rules

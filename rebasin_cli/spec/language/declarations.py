@@ -10,7 +10,7 @@ from rebasin_cli.spec.language.expression import MAX_DIGITS, templates
 from rebasin_cli.spec.language.model import Declaration
 from rebasin_cli.spec.language.pattern import END
 from rebasin_cli.spec.language.spec_fields import Fields
-from rebasin_cli.spec.language.yaml_reader import Node, Table, Text
+from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText
 
 _TRUTH = {"true": True, "false": False}
 _CONFIG_PATH = re.compile(r"config(\.[^\s.]+)+")
@@ -30,7 +30,7 @@ def _sizes(node: Node | None, fields: Fields) -> Iterator[tuple[str, int | str]]
 
 
 def _size(node: Node, names: tuple[str, ...], fields: Fields) -> int | str | None:
-    text = node.text if isinstance(node, Text) else ""
+    text = node.text if isinstance(node, YamlText) else ""
     if re.fullmatch("[0-9]+", text) and len(text) <= MAX_DIGITS and int(text):
         return int(text)
     if text in names or _CONFIG_PATH.fullmatch(text):
@@ -85,14 +85,14 @@ def _declaration(
 
 
 def _truth(key: str, node: Node, fields: Fields) -> bool:
-    text = node.text if isinstance(node, Text) else ""
+    text = node.text if isinstance(node, YamlText) else ""
     if text not in _TRUTH:
         fields.problems.add(f"{key!r} is true or false", node.place)
     return _TRUTH.get(text, False)
 
 
 def _parent(key: str, node: Node, fields: Fields) -> str | None:
-    if not isinstance(node, Text):
+    if not isinstance(node, YamlText):
         hint = "nesting comes from the parent's own `per`"
         fields.problems.add("a group has one parent", node.place, hint=hint)
         return None

@@ -19,7 +19,7 @@ from rebasin_cli.spec.language.model import (
 )
 from rebasin_cli.spec.language.pattern import END, Pattern, compile_pattern
 from rebasin_cli.spec.language.spec_fields import Fields
-from rebasin_cli.spec.language.yaml_reader import Items, Node, Table, Text
+from rebasin_cli.spec.language.yaml_reader import Items, Node, Table, YamlText
 
 _NULL = ("", "~", "null")
 _FEWEST_PARTS = 2
@@ -34,7 +34,7 @@ def _patterns(node: Node | None, key: str, fields: Fields) -> Iterator[str]:
     if node is not None and not isinstance(node, Items):
         fields.problems.add(f"{key!r} must be a list of name patterns", node.place)
     for item in node.items if isinstance(node, Items) else ():
-        if not isinstance(item, Text):
+        if not isinstance(item, YamlText):
             fields.problems.add("a name pattern must be text", item.place)
         elif fields.attempt(item, compile_pattern):
             fields.places[key, item.text] = item.place
@@ -76,7 +76,7 @@ def _axes(node: Items, fields: Fields) -> Axes | None:
 
 
 def _axis(node: Node, fields: Fields) -> AxisExpr | None:
-    if not isinstance(node, Text):
+    if not isinstance(node, YamlText):
         fields.problems.add("an axis expression must be text", node.place)
         return None
     if node.plain and node.text in _NULL:
@@ -89,7 +89,7 @@ def _split(node: Table, fields: Fields) -> Split | None:
     if len(found) < len(node.pairs):
         return None
     axis, parts = found.get("split"), found.get("parts")
-    if not (isinstance(axis, Text) and re.fullmatch("[0-9]", axis.text)):
+    if not (isinstance(axis, YamlText) and re.fullmatch("[0-9]", axis.text)):
         place = axis.place if axis else node.place
         fields.problems.add("'split' must be the number of an axis, from 0", place)
         axis = None
@@ -100,7 +100,7 @@ def _split(node: Table, fields: Fields) -> Split | None:
     lists = [_part(item, fields) for item in parts.items]
     good = tuple(part for part in lists if part is not None)
     complete = len(good) == len(lists)
-    return Split(int(axis.text), good) if isinstance(axis, Text) and complete else None
+    return Split(int(axis.text), good) if isinstance(axis, YamlText) and complete else None
 
 
 def _part(node: Node, fields: Fields) -> Axes | None:

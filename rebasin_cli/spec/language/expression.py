@@ -16,9 +16,9 @@ from rebasin_cli.spec.language.model import (
     AxisExpr,
     Fixed,
     Named,
-    Place,
     Product,
     Sum,
+    TextPlace,
     concatenation,
     product,
 )
@@ -49,7 +49,7 @@ class _Token:
         return SyntaxProblem(what, self.offset, max(1, len(self.text)), hint)
 
 
-def parse_expression(text: str, locate: Callable[[int, int], Place | None]) -> AxisExpr:
+def parse_expression(text: str, locate: Callable[[int, int], TextPlace | None]) -> AxisExpr:
     """Return the tree of an axis expression.
 
     locate: from offset and width in `text` to a place. Raises SyntaxProblem.
@@ -60,7 +60,7 @@ def parse_expression(text: str, locate: Callable[[int, int], Place | None]) -> A
 class _Parser:
     """One walk over the tokens; each method consumes what it returns."""
 
-    def __init__(self, text: str, locate: Callable[[int, int], Place | None]) -> None:
+    def __init__(self, text: str, locate: Callable[[int, int], TextPlace | None]) -> None:
         self._tokens = [*_tokens(text), _Token("", len(text))]
         if len(self._tokens) > MAX_TOKENS:
             raise SyntaxProblem(f"more than {MAX_TOKENS:,} factors and operators", 0, len(text))
@@ -131,7 +131,7 @@ def _tokens(text: str) -> Iterator[_Token]:
         offset = match.end()
 
 
-def _leaf(token: _Token, at: Place | None) -> Named | Fixed:
+def _leaf(token: _Token, at: TextPlace | None) -> Named | Fixed:
     text = token.text
     if text == "~":
         return Fixed(None, at)

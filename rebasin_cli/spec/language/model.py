@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Place:
+class TextPlace:
     """Where something stands in a spec's text: 1-based line and column, width in characters."""
 
     line: int
@@ -23,7 +23,7 @@ class Named:
     """
 
     name: str
-    at: Place | None = field(default=None, compare=False, repr=False)
+    at: TextPlace | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Fixed:
     """A factor that nothing permutes; size None is `~`, any size."""
 
     size: int | None = None
-    at: Place | None = field(default=None, compare=False, repr=False)
+    at: TextPlace | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,6 @@ class Spec:
     groups: Mapping[str, Declaration] = field(default_factory=dict)
     source: str = field(default="<spec>", compare=False)
     text: str = field(default="", compare=False, repr=False)
-    places: Mapping[tuple[str, ...], Place] = field(default_factory=dict, compare=False, repr=False)
+    places: Mapping[tuple[str, ...], TextPlace] = field(
+        default_factory=dict, compare=False, repr=False
+    )

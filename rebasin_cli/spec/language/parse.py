@@ -5,10 +5,10 @@ from __future__ import annotations
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.language.declarations import parse_groups, parse_sizes
 from rebasin_cli.spec.language.entries import parse_patterns, parse_tensors
-from rebasin_cli.spec.language.model import Place, Spec
+from rebasin_cli.spec.language.model import Spec, TextPlace
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.spec_fields import Fields
-from rebasin_cli.spec.language.yaml_reader import Node, Table, Text, read
+from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText, read
 
 VERSION = "1"
 KEYS = (
@@ -62,10 +62,10 @@ def _spec(root: Table, fields: Fields, source: str, text: str) -> Spec:
     )
 
 
-def _check_version(node: Node | None, top: Place, fields: Fields) -> None:
+def _check_version(node: Node | None, top: TextPlace, fields: Fields) -> None:
     hint = f"write `rebasin: {VERSION}`, the version of the language that is read here"
     if node is None:
         fields.problems.add("key 'rebasin' is missing", top, hint=hint)
-    elif not isinstance(node, Text) or node.text != VERSION:
-        said = f" {node.text!r}" if isinstance(node, Text) else ""
+    elif not isinstance(node, YamlText) or node.text != VERSION:
+        said = f" {node.text!r}" if isinstance(node, YamlText) else ""
         fields.problems.add(f"unknown version{said} of the language", node.place, hint=hint)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rebasin_cli.spec.language.expression import SyntaxProblem
-from rebasin_cli.spec.language.tensor_names import INDEX, Names
+from rebasin_cli.spec.language.tensor_names import INDEX, TensorNames
 
 END = re.compile(r"(first|last)(?:\.(?:prev|next))*")
 _PIECE = re.compile(r"\{[^{}]*\}|\[[^\[\]]*\]|\*+|[^{}\[\]*]+|.", re.DOTALL)
@@ -42,7 +42,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Match:
+class PatternMatch:
     """One name that a pattern matches.
 
     indices: variable -> (the text before it, its value). ends: the texts before `{first}`, ...
@@ -150,7 +150,7 @@ def _compiled(expression: str) -> re.Pattern[str]:
     return re.compile(expression, re.DOTALL)
 
 
-def match_name(pattern: Pattern, name: str, names: Names) -> Match | None:
+def match_name(pattern: Pattern, name: str, names: TensorNames) -> PatternMatch | None:
     """Return how the pattern matches one name, or None."""
     found = _compiled(pattern.expression).fullmatch(name)
     if found is None:
@@ -163,7 +163,7 @@ def match_name(pattern: Pattern, name: str, names: Names) -> Match | None:
         variable: (name[: found.start(f"index_{variable}")], int(found[f"index_{variable}"]))
         for variable in pattern.indices
     }
-    return Match(name, indices, ends, _stack(pattern, found))
+    return PatternMatch(name, indices, ends, _stack(pattern, found))
 
 
 def _stack(pattern: Pattern, found: re.Match[str]) -> tuple[str, str, int] | None:
@@ -174,11 +174,11 @@ def _stack(pattern: Pattern, found: re.Match[str]) -> tuple[str, str, int] | Non
     return name[: found.start(group)], name[found.end(group) :], int(found[group])
 
 
-def matches(pattern: Pattern, names: Names) -> Iterator[Match]:
+def matches(pattern: Pattern, names: TensorNames) -> Iterator[PatternMatch]:
     """Yield the matches among all names, in their order."""
     if pattern.literal is not None:
         if pattern.literal in names:
-            yield Match(pattern.literal, {}, (), None)
+            yield PatternMatch(pattern.literal, {}, (), None)
         return
     for name in names.order:
         match = match_name(pattern, name, names)

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from rebasin_cli.errors import Problem, SpecError
-from rebasin_cli.spec.language.model import Entry, Named, Place, axes_of, leaves
+from rebasin_cli.spec.language.model import Entry, Named, TextPlace, axes_of, leaves
 from rebasin_cli.spec.language.tensor_names import skeleton
 
 # YAML's line breaks; excerpts must count lines as the YAML scanner does.
@@ -24,13 +24,13 @@ class Problems:
         self._found: list[tuple[tuple[int, int], Problem]] = []
         self._doubtful: set[str] = set()
         self._absent: set[str] = set()
-        self._alike: dict[tuple[Place | None, str], list[int]] = {}
+        self._alike: dict[tuple[TextPlace | None, str], list[int]] = {}
 
     def __len__(self) -> int:
         return len(self._found)
 
     def add(
-        self, what: str, at: Place | None, *, detail: str = "", hint: str = "", kind: str = ""
+        self, what: str, at: TextPlace | None, *, detail: str = "", hint: str = "", kind: str = ""
     ) -> None:
         """Record a problem; with a kind, only the first one of that kind at that place."""
         self.added += 1
@@ -69,7 +69,7 @@ class Problems:
         order = sorted(range(len(found)), key=lambda k: self._found[k][0])
         raise SpecError(*(found[k] for k in order))
 
-    def _excerpt(self, at: Place | None) -> str:
+    def _excerpt(self, at: TextPlace | None) -> str:
         if at is None or at.line > len(self._lines):
             return ""
         line = self._lines[at.line - 1].replace("\t", " ")

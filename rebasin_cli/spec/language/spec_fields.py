@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from rebasin_cli.errors import suggest
 from rebasin_cli.spec.language.expression import SyntaxProblem, check_name, templates
-from rebasin_cli.spec.language.model import Place
+from rebasin_cli.spec.language.model import TextPlace
 from rebasin_cli.spec.language.problems import Problems
-from rebasin_cli.spec.language.yaml_reader import Node, Table, Text
+from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class Fields:
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
-        self.places: dict[tuple[str, ...], Place] = {}
+        self.places: dict[tuple[str, ...], TextPlace] = {}
 
     def known(self, table: Table, known: tuple[str, ...]) -> Iterator[tuple[str, Node]]:
         """Yield the fields of a table; a key that is not known is a problem."""
@@ -30,7 +30,7 @@ class Fields:
             hint = suggest(key.text, known) or f"known keys: {', '.join(known)}"
             self.problems.add(f"unknown key {key.text!r}", key.place, hint=hint)
 
-    def pairs(self, node: Node | None, key: str) -> tuple[tuple[Text, Node], ...]:
+    def pairs(self, node: Node | None, key: str) -> tuple[tuple[YamlText, Node], ...]:
         """Return the content of a table, and remember where its keys stand."""
         if node is not None and not isinstance(node, Table):
             self.problems.add(f"{key!r} must be a table", node.place)
@@ -40,13 +40,13 @@ class Fields:
 
     def text(self, node: Node | None, key: str) -> str:
         """Return a text, or nothing if it is missing."""
-        if isinstance(node, Text):
+        if isinstance(node, YamlText):
             return node.text
         if node is not None:
             self.problems.add(f"{key!r} must be text", node.place)
         return ""
 
-    def attempt(self, node: Text, call: Callable[[str], T]) -> T | None:
+    def attempt(self, node: YamlText, call: Callable[[str], T]) -> T | None:
         """Return the call's result for the text; None after a SyntaxProblem, which is placed."""
         try:
             return call(node.text)
@@ -55,7 +55,7 @@ class Fields:
             self.problems.add(found.what, place, hint=found.hint)
             return None
 
-    def name(self, node: Text, indices: tuple[str, ...], why: str) -> str | None:
+    def name(self, node: YamlText, indices: tuple[str, ...], why: str) -> str | None:
         """Return the name of a group or size; other indices than these are a problem."""
         name = self.attempt(node, check_name)
         for template in templates(name or ""):

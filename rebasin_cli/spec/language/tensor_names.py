@@ -13,7 +13,7 @@ INDEX_IN_NAME = re.compile(rf"(?<![0-9]){INDEX}(?![0-9A-Za-z])")
 _COMPARED = 1000  # names that differ in their indices only
 
 
-class Names:
+class TensorNames:
     """Tensor names in checkpoint order.
 
     The place of an index is the text before it (`blocks.3.mlp.`); the indices that exist there

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rebasin_cli.spec.language.model import Place
+from rebasin_cli.spec.language.model import TextPlace
 from rebasin_cli.spec.language.problems import LINE_BREAK, Problems
 
 MAX_CHARACTERS = 10_000_000
@@ -43,20 +43,20 @@ _QUOTE_HINT = "put quotes around text that begins with one of * & ! { [ % @ ` or
 
 
 @dataclass(frozen=True)
-class Text:
+class YamlText:
     """A scalar. plain: written without quotes. exact: offsets in the text are columns."""
 
     text: str
-    place: Place
+    place: TextPlace
     plain: bool
     exact: bool
 
-    def locate(self, offset: int, width: int) -> Place:
+    def locate(self, offset: int, width: int) -> TextPlace:
         """Return the place of some characters of the text, or of all of it."""
         if not self.exact:
             return self.place
         quote = 0 if self.plain else 1
-        return Place(self.place.line, self.place.column + quote + offset, width)
+        return TextPlace(self.place.line, self.place.column + quote + offset, width)
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,18 @@ class Items:
     """A list."""
 
     items: tuple[Node, ...]
-    place: Place
+    place: TextPlace
 
 
 @dataclass(frozen=True)
 class Table:
     """Keys, all different, and their values."""
 
-    pairs: tuple[tuple[Text, Node], ...]
-    place: Place
+    pairs: tuple[tuple[YamlText, Node], ...]
+    place: TextPlace
 
 
-Node = Text | Items | Table
+Node = YamlText | Items | Table
 
 
 def read(text: str, problems: Problems) -> Node | None:
@@ -91,7 +91,9 @@ def read(text: str, problems: Problems) -> Node | None:
         _translate(error, problems)
         return None
     if node is None:
-        problems.add("the spec is empty", Place(1, 1), hint="`rebasin spec init` writes a start")
+        problems.add(
+            "the spec is empty", TextPlace(1, 1), hint="`rebasin spec init` writes a start"
+        )
         return None
     return _Converter(masked, problems).node(node)
 
@@ -107,7 +109,7 @@ def _readable(text: str, problems: Problems) -> bool:
     bad = _FORBIDDEN.search(text)
     if bad:
         before = LINE_BREAK.split(text[: bad.start()])
-        place = Place(len(before), len(before[-1]) + 1)
+        place = TextPlace(len(before), len(before[-1]) + 1)
         problems.add(f"character U+{ord(bad[0]):04X} cannot stand in a spec", place)
     return bad is None
 
@@ -139,7 +141,7 @@ def _harmless(text: str, problems: Problems) -> bool:
     return not len(problems)
 
 
-def _too_deep(text: str, span: tuple[int, int], depth: int) -> Place | None:
+def _too_deep(text: str, span: tuple[int, int], depth: int) -> TextPlace | None:
     """Return the bracket that opens one level too many, None if there is none.
 
     The scanner reads ahead of its events, and may give up over the brackets that it finds there.
@@ -150,7 +152,7 @@ def _too_deep(text: str, span: tuple[int, int], depth: int) -> Place | None:
         depth += (match["opens"] is not None) - (match["closes"] is not None)
         if depth > MAX_DEPTH:
             lines = LINE_BREAK.split(text[: match.start()])
-            return Place(len(lines), len(lines[-1]) + 1)
+            return TextPlace(len(lines), len(lines[-1]) + 1)
     return None
 
 
@@ -163,8 +165,8 @@ def _refusal(event: yaml.Event) -> tuple[str, str]:
     return (f"YAML tags are not read here: {tag}", _QUOTE_HINT) if tag else ("", "")
 
 
-def _mark(mark: Any, width: int = 1) -> Place:
-    return Place(mark.line + 1, mark.column + 1, width)
+def _mark(mark: Any, width: int = 1) -> TextPlace:
+    return TextPlace(mark.line + 1, mark.column + 1, width)
 
 
 def _translate(error: yaml.YAMLError, problems: Problems) -> None:
@@ -189,11 +191,11 @@ class _Converter:
             return Table(tuple(self._pairs(node)), self._place(node))
         return self._text(node)  # type: ignore[arg-type]
 
-    def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[Text, Node]]:
-        first: dict[str, Place] = {}
+    def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[YamlText, Node]]:
+        first: dict[str, TextPlace] = {}
         for key_node, value_node in node.value:
             key, value = self.node(key_node), self.node(value_node)
-            if not isinstance(key, Text):
+            if not isinstance(key, YamlText):
                 self._problems.add("a key must be text", key.place, hint=_QUOTE_HINT)
             elif key.text in first:
                 self._problems.add(
@@ -205,13 +207,13 @@ class _Converter:
                 first[key.text] = key.place
                 yield key, value
 
-    def _text(self, node: yaml.ScalarNode) -> Text:
+    def _text(self, node: yaml.ScalarNode) -> YamlText:
         place, plain = self._place(node), not node.style
         start = place.column - 1 + (not plain)
         written = self._lines[place.line - 1][start : start + len(node.value)]
-        return Text(node.value.translate(_UNMASK), place, plain, written == node.value)
+        return YamlText(node.value.translate(_UNMASK), place, plain, written == node.value)
 
-    def _place(self, node: yaml.Node) -> Place:
+    def _place(self, node: yaml.Node) -> TextPlace:
         start, end = node.start_mark, node.end_mark
         width = end.column - start.column if end.line == start.line else 1
         return _mark(start, max(1, width))

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from rebasin_cli.trace.axes.axis_terms import ONE, Atom, Dependent, Sum, Term
+from rebasin_cli.trace.axes.axis_terms import ONE, Atom, AxisTerm, Dependent, SumTerm
 from rebasin_cli.trace.axes.bindings import Bindings, Birth, Reason
 from rebasin_cli.trace.recording.record import Call, Record, Value
 
-Axes = tuple[Term, ...]
+AxisTerms = tuple[AxisTerm, ...]
 PASSES = 8  # two are enough for every model seen
 
 
@@ -22,10 +22,10 @@ class LookUp:
     it looked into.
     """
 
-    axes: Axes
-    domain: Term
+    axes: AxisTerms
+    domain: AxisTerm
     index: object
-    beside: Axes
+    beside: AxisTerms
 
 
 @dataclass
@@ -43,19 +43,19 @@ class Analysis:
     record: Record
     movable: frozenset[str]  # names of buffers that move like parameters
     terms: Bindings = field(default_factory=Bindings)
-    axes: dict[Value, Axes] = field(default_factory=dict)
-    domains: dict[Value, Term] = field(default_factory=dict)
-    mixed: list[tuple[Axes, Axes]] = field(default_factory=list)
+    axes: dict[Value, AxisTerms] = field(default_factory=dict)
+    domains: dict[Value, AxisTerm] = field(default_factory=dict)
+    mixed: list[tuple[AxisTerms, AxisTerms]] = field(default_factory=list)
     look_ups: list[LookUp] = field(default_factory=list)
     identities: dict[Value, object] = field(default_factory=dict)
-    reads: list[tuple[Value, Term]] = field(default_factory=list)
+    reads: list[tuple[Value, AxisTerm]] = field(default_factory=list)
     stems: dict[Value, Value] = field(default_factory=dict)
     overwritten: frozenset[Value] = frozenset()
     unknown: set[str] = field(default_factory=set)  # operators without a rule
 
     # -- what rules ask -------------------------------------------------------------------------
 
-    def of(self, value: Value) -> Axes:
+    def of(self, value: Value) -> AxisTerms:
         """Return the terms of a value's axes."""
         if self.constant(value):
             return self._constant_axes(value)
@@ -67,20 +67,20 @@ class Analysis:
         """Return whether a value depends on no parameter and no input."""
         return value.root.source == "constant" and value.root not in self.overwritten
 
-    def fresh(self, shape: Iterable[int]) -> Axes:
+    def fresh(self, shape: Iterable[int]) -> AxisTerms:
         """Return free axes of the given sizes."""
         return tuple(self.terms.atom(size) for size in shape)
 
-    def frozen(self, shape: Iterable[int], text: str, *, soft: bool = False) -> Axes:
+    def frozen(self, shape: Iterable[int], text: str, *, soft: bool = False) -> AxisTerms:
         """Return new frozen axes of the given sizes."""
         return tuple(self.terms.held(size, Reason(text, soft)) for size in shape)
 
-    def freeze(self, axes: Iterable[Term], text: str, *, soft: bool = False) -> None:
+    def freeze(self, axes: Iterable[AxisTerm], text: str, *, soft: bool = False) -> None:
         """Freeze axes."""
         for term in axes:
             self.terms.freeze(term, Reason(text, soft))
 
-    def mix(self, axes: Axes, mixed: Iterable[int]) -> None:
+    def mix(self, axes: AxisTerms, mixed: Iterable[int]) -> None:
         """Say that an operation mixes along some dimensions for each index of the others."""
         chosen = {dim % len(axes) for dim in mixed}
         # Summed over the axis that a term depends on, its cases meet: they have to be one.
@@ -90,7 +90,7 @@ class Analysis:
         kept = tuple(term for dim, term in enumerate(axes) if dim not in chosen)
         self.mixed.append((kept, tuple(axes[dim] for dim in sorted(chosen))))
 
-    def meet(self, shared: Axes, free: Axes) -> None:
+    def meet(self, shared: AxisTerms, free: AxisTerms) -> None:
         """Say that a product of two tensors has some axes in common, and others of one of them.
 
         Neither what is summed over nor a batch can have its order from an axis that only one of
@@ -98,13 +98,13 @@ class Analysis:
         """
         self.mixed.append((shared, free))
 
-    def read(self, value: Value, term: Term) -> None:
+    def read(self, value: Value, term: AxisTerm) -> None:
         """Note that an operator sums over an axis of a parameter, or of a copy of one."""
         root = self.stems.get(value.root, value.root)
         if root.source.startswith("parameter"):
             self.reads.append((root, term))
 
-    def domain(self, value: object) -> Term | None:
+    def domain(self, value: object) -> AxisTerm | None:
         """Return what the numbers of an index tensor name, or None."""
         return self.domains.get(value) if isinstance(value, Value) else None
 
@@ -114,7 +114,7 @@ class Analysis:
 
     # -- births ---------------------------------------------------------------------------------
 
-    def segmented(self, birth: Birth, cuts: Sequence[int], size: int) -> tuple[Atom, Axes]:
+    def segmented(self, birth: Birth, cuts: Sequence[int], size: int) -> tuple[Atom, AxisTerms]:
         """Return an index axis that is made of segments from the start, and the segments."""
         bounds = (0, *cuts, size)
         pieces = self.fresh(end - start for start, end in pairwise(bounds))
@@ -122,16 +122,16 @@ class Analysis:
         self.terms.born(index, birth)
         for start, piece in zip(bounds, pieces, strict=False):
             self.terms.born_at(piece, birth, start)
-        self.terms.unify(index, Sum(pieces))
+        self.terms.unify(index, SumTerm(pieces))
         return index, pieces
 
-    def _born(self, value: Value) -> Axes:
+    def _born(self, value: Value) -> AxisTerms:
         kind, _, name = value.source.partition(" ")
         if kind == "parameter" or name in self.movable:
             return self._parameter(value, name)
         return self.frozen(value.shape, value.source or "constant")
 
-    def _parameter(self, value: Value, name: str) -> Axes:
+    def _parameter(self, value: Value, name: str) -> AxisTerms:
         shape = value.shape
         cut = [dim for dim in range(len(shape)) if self.terms.cuts.get((name, dim))]
         if len(shape) < 2 or not cut:
@@ -143,7 +143,7 @@ class Analysis:
         index, pieces = self.segmented(
             (name, axis), sorted(self.terms.cuts[name, axis]), shape[axis]
         )
-        axes: list[Term] = []
+        axes: list[AxisTerm] = []
         for dim, size in enumerate(shape):
             cases = tuple(self.terms.atom(size) for _ in pieces)
             axes.append(
@@ -151,7 +151,7 @@ class Analysis:
             )
         return tuple(axes)
 
-    def _constant_axes(self, value: Value) -> Axes:
+    def _constant_axes(self, value: Value) -> AxisTerms:
         """Return free axes where a constant is uniform, at each use new ones, frozen elsewhere.
 
         The same atoms at each use would tie all that meets them: an LSTM's state of zeros, one
@@ -166,7 +166,7 @@ class Analysis:
 
     # -- the pass -------------------------------------------------------------------------------
 
-    def emit(self, value: Value, axes: Sequence[Term]) -> None:
+    def emit(self, value: Value, axes: Sequence[AxisTerm]) -> None:
         """Give a value its axes; a value that has some already (written in place) unifies both."""
         whole = tuple(self._independent(term, axes) for term in axes)
         if value in self.axes:
@@ -174,7 +174,7 @@ class Analysis:
         else:
             self.axes[value] = whole
 
-    def _independent(self, term: Term, axes: Sequence[Term]) -> Term:
+    def _independent(self, term: AxisTerm, axes: Sequence[AxisTerm]) -> AxisTerm:
         if isinstance(term, Dependent) and not any(other is term.index for other in axes):
             return self.terms.collapse(term)
         return term
@@ -198,14 +198,14 @@ def _uniform(value: Value) -> list[bool]:
     return [bool((data == data.narrow(dim, 0, 1)).all()) for dim in range(data.dim())]
 
 
-Rule = Callable[[Analysis, Call], Sequence[Axes | None]]
+OperatorRule = Callable[[Analysis, Call], Sequence[AxisTerms | None]]
 
 
 def analyse(
     record: Record,
     calls: Sequence[Call],
     outputs: Sequence[Value],
-    rule: Rule,
+    rule: OperatorRule,
     movable: frozenset[str],
 ) -> Analysis:
     """Return the pass over the record after which nothing new is learnt.
@@ -230,7 +230,7 @@ def analyse(
     return analysis
 
 
-def _run(analysis: Analysis, calls: Sequence[Call], rule: Rule) -> None:
+def _run(analysis: Analysis, calls: Sequence[Call], rule: OperatorRule) -> None:
     for call in calls:
         results = [value for value in call.results if value is not None]
         touched = [*results, *call.written] or call.operands

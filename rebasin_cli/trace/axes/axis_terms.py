@@ -25,17 +25,17 @@ class Atom:
 
 
 @dataclass(frozen=True)
-class Product:
+class ProductTerm:
     """Nested factors in row-major order; the empty product is an axis of size 1."""
 
-    factors: tuple[Term, ...]
+    factors: tuple[AxisTerm, ...]
 
 
 @dataclass(frozen=True)
-class Sum:
+class SumTerm:
     """Segments that are concatenated along the axis."""
 
-    segments: tuple[Term, ...]
+    segments: tuple[AxisTerm, ...]
 
 
 @dataclass(frozen=True)
@@ -49,40 +49,40 @@ class Dependent:
     """
 
     index: Atom
-    segments: tuple[Term, ...]
-    cases: tuple[Term, ...]
+    segments: tuple[AxisTerm, ...]
+    cases: tuple[AxisTerm, ...]
 
 
-Term = Atom | Product | Sum | Dependent
+AxisTerm = Atom | ProductTerm | SumTerm | Dependent
 
-ONE = Product(())
+ONE = ProductTerm(())
 STEPS = 64  # an axis that is compared with itself shifted by less than its 64th part is frozen
 
 
-def extent(term: Term) -> int:
+def extent(term: AxisTerm) -> int:
     """Return the size of an axis."""
     if isinstance(term, Atom):
         return term.size
     if isinstance(term, Dependent):
         return extent(term.cases[0])
-    if isinstance(term, Product):
+    if isinstance(term, ProductTerm):
         return prod(extent(factor) for factor in term.factors)
     return sum(extent(segment) for segment in term.segments)
 
 
-def multiply(factors: Sequence[Term]) -> Term:
+def multiply(factors: Sequence[AxisTerm]) -> AxisTerm:
     """Return the product of terms; products inside it are flattened."""
-    flat = [g for f in factors for g in (f.factors if isinstance(f, Product) else (f,))]
-    return flat[0] if len(flat) == 1 else Product(tuple(flat))
+    flat = [g for f in factors for g in (f.factors if isinstance(f, ProductTerm) else (f,))]
+    return flat[0] if len(flat) == 1 else ProductTerm(tuple(flat))
 
 
-def add(segments: Sequence[Term]) -> Term:
+def add(segments: Sequence[AxisTerm]) -> AxisTerm:
     """Return the concatenation of one or more terms; sums inside it are flattened."""
-    flat = [t for s in segments for t in (s.segments if isinstance(s, Sum) else (s,))]
-    return flat[0] if len(flat) == 1 else Sum(tuple(flat))
+    flat = [t for s in segments for t in (s.segments if isinstance(s, SumTerm) else (s,))]
+    return flat[0] if len(flat) == 1 else SumTerm(tuple(flat))
 
 
-def atoms(term: Term) -> Iterator[Atom]:
+def atoms(term: AxisTerm) -> Iterator[Atom]:
     """Yield the atoms of a term from left to right, repeated ones included."""
     if isinstance(term, Atom):
         yield term
@@ -91,19 +91,19 @@ def atoms(term: Term) -> Iterator[Atom]:
         yield from atoms(part)
 
 
-def parts(term: Term) -> tuple[Term, ...]:
+def parts(term: AxisTerm) -> tuple[AxisTerm, ...]:
     """Return the factors, segments or cases of a term; of an atom, none."""
-    if isinstance(term, Product):
+    if isinstance(term, ProductTerm):
         return term.factors
-    if isinstance(term, Sum):
+    if isinstance(term, SumTerm):
         return term.segments
     return term.cases if isinstance(term, Dependent) else ()
 
 
-Block = tuple[Atom, ...]
+AtomBlock = tuple[Atom, ...]
 
 
-def paths(term: Term) -> Iterator[Block]:
+def paths(term: AxisTerm) -> Iterator[AtomBlock]:
     """Yield, for each block that an axis is cut into by its sums, the atoms that meet there.
 
     The outer ones come first. Of heads * (qk + vo): (heads, qk) and (heads, vo). Whether a group
@@ -111,14 +111,14 @@ def paths(term: Term) -> Iterator[Block]:
     """
     if isinstance(term, Atom):
         yield (term,)
-    elif isinstance(term, Product):
+    elif isinstance(term, ProductTerm):
         yield from _crossed(term.factors)
     else:
         for part in parts(term):
             yield from paths(part)
 
 
-def _crossed(factors: Sequence[Term]) -> Iterator[Block]:
+def _crossed(factors: Sequence[AxisTerm]) -> Iterator[AtomBlock]:
     if not factors:
         yield ()
         return
@@ -127,7 +127,7 @@ def _crossed(factors: Sequence[Term]) -> Iterator[Block]:
             yield first + rest
 
 
-def boundaries(segments: Sequence[Term]) -> list[int]:
+def boundaries(segments: Sequence[AxisTerm]) -> list[int]:
     """Return where one segment ends and the next begins, without 0 and the end."""
     ends, total = [], 0
     for segment in segments[:-1]:
@@ -136,12 +136,12 @@ def boundaries(segments: Sequence[Term]) -> list[int]:
     return ends
 
 
-def whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
+def whole_rows(segments: Sequence[AxisTerm], size: int) -> list[AxisTerm]:
     """Join neighbouring segments until each piece is a whole number of rows of a size.
 
     No more than that are joined: each piece then has an outer factor of its own.
     """
-    rows: list[list[Term]] = [[]]
+    rows: list[list[AxisTerm]] = [[]]
     for segment in segments:
         if sum(map(extent, rows[-1])) % size == 0 and rows[-1]:
             rows.append([])
@@ -149,7 +149,7 @@ def whole_rows(segments: Sequence[Term], size: int) -> list[Term]:
     return [add(row) for row in rows]
 
 
-def shifted(one: Term, two: Term) -> bool:
+def shifted(one: AxisTerm, two: AxisTerm) -> bool:
     """Return whether two concatenations have an atom at places near each other, but not equal.
 
     To make them one would cut it into as many pieces as it has steps of that length. Further
@@ -165,11 +165,11 @@ def shifted(one: Term, two: Term) -> bool:
     return any(0 < step * STEPS < extent(one) for step in steps)
 
 
-def _places(term: Term) -> dict[Atom, set[int]]:
+def _places(term: AxisTerm) -> dict[Atom, set[int]]:
     """Return where each atom that is a whole segment begins."""
     places: defaultdict[Atom, set[int]] = defaultdict(set)
     start = 0
-    for segment in term.segments if isinstance(term, Sum) else (term,):
+    for segment in term.segments if isinstance(term, SumTerm) else (term,):
         for atom in atoms(segment):
             places[atom].add(start)
         start += extent(segment)

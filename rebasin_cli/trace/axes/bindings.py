@@ -26,10 +26,10 @@ from itertools import pairwise
 from rebasin_cli.trace.axes.axis_terms import (
     ONE,
     Atom,
+    AxisTerm,
     Dependent,
-    Product,
-    Sum,
-    Term,
+    ProductTerm,
+    SumTerm,
     add,
     atoms,
     boundaries,
@@ -63,14 +63,14 @@ class Bindings:
     """
 
     def __init__(self) -> None:
-        self._bound: dict[Atom, Term] = {}
+        self._bound: dict[Atom, AxisTerm] = {}
         self._reasons: dict[Atom, Reason] = {}
         self._origins: defaultdict[Atom, set[Origin]] = defaultdict(set)
         self.cuts: defaultdict[Birth, set[int]] = defaultdict(set)
 
     # -- atoms ----------------------------------------------------------------------------------
 
-    def atom(self, size: int, birth: Birth | None = None) -> Term:
+    def atom(self, size: int, birth: Birth | None = None) -> AxisTerm:
         """Return a new free atom; of size 1, the empty product."""
         if size == 1:
             return ONE
@@ -79,22 +79,22 @@ class Bindings:
             self.born(made, birth)
         return made
 
-    def held(self, size: int, reason: Reason) -> Term:
+    def held(self, size: int, reason: Reason) -> AxisTerm:
         """Return a new frozen atom."""
         made = self.atom(size)
         self.freeze(made, reason)
         return made
 
-    def born(self, term: Term, birth: Birth) -> None:
+    def born(self, term: AxisTerm, birth: Birth) -> None:
         """Say which axis an atom was made for, so that later cuts are noted there."""
         self.born_at(term, birth, 0)
 
-    def born_at(self, term: Term, birth: Birth, start: int) -> None:
+    def born_at(self, term: AxisTerm, birth: Birth, start: int) -> None:
         """Say of which axis an atom is a part, and where the part starts."""
         if isinstance(term, Atom):
             self._origins[term].add((birth, start))
 
-    def resolve(self, term: Term) -> Term:
+    def resolve(self, term: AxisTerm) -> AxisTerm:
         """Return what a term is made of now: atoms that are bound to nothing, products, sums."""
         if isinstance(term, Atom):
             bound = self._bound.get(term)
@@ -104,9 +104,9 @@ class Bindings:
             # long as the network is deep.
             self._bound[term] = resolved = self.resolve(bound)
             return resolved
-        if isinstance(term, Product):
+        if isinstance(term, ProductTerm):
             return multiply([self.resolve(factor) for factor in term.factors])
-        if isinstance(term, Sum):
+        if isinstance(term, SumTerm):
             return add([self.resolve(segment) for segment in term.segments])
         segments = tuple(self.resolve(segment) for segment in term.segments)
         return Dependent(term.index, segments, tuple(self.resolve(case) for case in term.cases))
@@ -115,11 +115,11 @@ class Bindings:
         """Return why a resolved atom is frozen, or None."""
         return self._reasons.get(atom)
 
-    def is_frozen(self, term: Term) -> bool:
+    def is_frozen(self, term: AxisTerm) -> bool:
         """Return whether nothing in a term can be permuted."""
         return all(atom in self._reasons for atom in atoms(self.resolve(term)))
 
-    def freeze(self, term: Term, reason: Reason) -> None:
+    def freeze(self, term: AxisTerm, reason: Reason) -> None:
         """Freeze every atom of a term. The first reason stays, but a hard one replaces a soft.
 
         What is reported as a limit of the tracer should not be a fact about the model as well.
@@ -131,7 +131,7 @@ class Bindings:
 
     # -- making two terms one -------------------------------------------------------------------
 
-    def unify(self, first: Term, second: Term) -> None:
+    def unify(self, first: AxisTerm, second: AxisTerm) -> None:
         """Make two axes of one size move together."""
         one, two = self.resolve(first), self.resolve(second)
         if one == two:
@@ -146,23 +146,23 @@ class Bindings:
         elif not (self.is_frozen(one) and self.is_frozen(two)):
             self._unify_composite(one, two)
 
-    def _unify_composite(self, one: Term, two: Term) -> None:
-        if isinstance(one, Product) and isinstance(two, Product):
+    def _unify_composite(self, one: AxisTerm, two: AxisTerm) -> None:
+        if isinstance(one, ProductTerm) and isinstance(two, ProductTerm):
             self._unify_products(list(one.factors), list(two.factors))
             return
         # x[1:] next to x[:-1]: unit i would be unit i + 1, cut by cut along the whole axis.
         if shifted(one, two):
             self._give_up([one, two], "an axis that meets itself shifted")
             return
-        bounds = {b for t in (one, two) if isinstance(t, Sum) for b in boundaries(t.segments)}
+        bounds = {b for t in (one, two) if isinstance(t, SumTerm) for b in boundaries(t.segments)}
         self.unify_all(self._cut(one, sorted(bounds)), self._cut(two, sorted(bounds)))
 
-    def unify_all(self, first: Iterable[Term], second: Iterable[Term]) -> None:
+    def unify_all(self, first: Iterable[AxisTerm], second: Iterable[AxisTerm]) -> None:
         """Unify two rows of terms one by one."""
         for one, two in zip(first, second, strict=True):
             self.unify(one, two)
 
-    def _unify_dependent(self, one: Term, two: Term) -> None:
+    def _unify_dependent(self, one: AxisTerm, two: AxisTerm) -> None:
         if (
             isinstance(one, Dependent)
             and isinstance(two, Dependent)
@@ -173,7 +173,7 @@ class Bindings:
         else:
             self.unify(self.collapse(one), self.collapse(two))
 
-    def collapse(self, term: Term) -> Term:
+    def collapse(self, term: AxisTerm) -> AxisTerm:
         """Return a term that depends on no other axis, by making all its cases one.
 
         The way out where the axis that it depends on is lost: tied is sound, apart would not be.
@@ -185,7 +185,7 @@ class Bindings:
             self.unify(first, case)
         return first
 
-    def _bind(self, atom: Atom, term: Term) -> None:
+    def _bind(self, atom: Atom, term: AxisTerm) -> None:
         # Of two terms of one size neither is a proper part of the other. If it were bound to what
         # it is a part of, resolving it would never end.
         if atom in set(atoms(term)):
@@ -199,7 +199,7 @@ class Bindings:
         if reason is not None:
             self.freeze(term, reason)
 
-    def _unify_products(self, one: list[Term], two: list[Term]) -> None:
+    def _unify_products(self, one: list[AxisTerm], two: list[AxisTerm]) -> None:
         every = [*one, *two]
         while one and two:
             # 12 = 3 * 4 against 6 * 2: 6 is split into 3 * 2, then 4 into 2 * 2. But 3 * 4 against
@@ -211,7 +211,7 @@ class Bindings:
                 return
             self.unify(self._take(one, step), self._take(two, step))
 
-    def _take(self, factors: list[Term], size: int) -> Term:
+    def _take(self, factors: list[AxisTerm], size: int) -> AxisTerm:
         """Take the outer part of a size from the first of a row of factors, and leave the rest."""
         outer, inner = self.split(factors.pop(0), size)
         if inner != ONE:
@@ -220,7 +220,7 @@ class Bindings:
 
     # -- taking terms apart ---------------------------------------------------------------------
 
-    def cut(self, term: Term, offsets: Sequence[int]) -> list[Term]:
+    def cut(self, term: AxisTerm, offsets: Sequence[int]) -> list[AxisTerm]:
         """Return the segments of an axis between increasing offsets inside it."""
         term = self.collapse(term)
         if isinstance(term, Atom) and not self.is_frozen(term):
@@ -238,13 +238,13 @@ class Bindings:
         for birth, start in self._origins[atom]:
             self.cuts[birth].update(start + offset for offset in offsets)
 
-    def _cut(self, term: Term, offsets: Sequence[int]) -> list[Term]:
+    def _cut(self, term: AxisTerm, offsets: Sequence[int]) -> list[AxisTerm]:
         term = self.resolve(term)  # the same atom may stand twice in what is being cut
         if not offsets:
             return [term]
         if isinstance(term, Atom):
             return self._cut_atom(term, offsets)
-        if isinstance(term, Sum):
+        if isinstance(term, SumTerm):
             return self._cut_sum(term, offsets)
         # A product is rows of its inner factors: between whole rows the outer factor is cut, and
         # each piece keeps the inner ones. Inside a row no pair of products would be left.
@@ -257,21 +257,21 @@ class Bindings:
         pieces = self._cut(outer, [offset // size for offset in offsets])
         return [multiply([piece, *inner]) for piece in pieces]
 
-    def _cut_atom(self, atom: Atom, offsets: Sequence[int]) -> list[Term]:
+    def _cut_atom(self, atom: Atom, offsets: Sequence[int]) -> list[AxisTerm]:
         if atom not in self._reasons:
             self._note(atom, offsets)
-        pieces: list[Term] = []
+        pieces: list[AxisTerm] = []
         for start, end in pairwise((0, *offsets, atom.size)):
             piece = self.atom(end - start)
             if isinstance(piece, Atom):
                 self._origins[piece] = {(b, at + start) for b, at in self._origins[atom]}
             pieces.append(piece)
-        self._bind(atom, Sum(tuple(pieces)))
+        self._bind(atom, SumTerm(tuple(pieces)))
         return pieces
 
-    def _cut_sum(self, term: Sum, offsets: Sequence[int]) -> list[Term]:
+    def _cut_sum(self, term: SumTerm, offsets: Sequence[int]) -> list[AxisTerm]:
         """Cut each segment where offsets fall inside it, then join what lies between offsets."""
-        pieces: list[list[Term]] = [[]]
+        pieces: list[list[AxisTerm]] = [[]]
         start = 0
         for segment in term.segments:
             end = start + extent(segment)
@@ -284,7 +284,7 @@ class Bindings:
             start = end
         return [add(piece) for piece in pieces]
 
-    def split(self, term: Term, outer: int) -> tuple[Term, Term]:
+    def split(self, term: AxisTerm, outer: int) -> tuple[AxisTerm, AxisTerm]:
         """Return the outer and inner factor of an axis, the outer one of the given size."""
         term = self.resolve(self.collapse(term))
         inner = extent(term) // outer
@@ -294,13 +294,13 @@ class Bindings:
             return term, ONE
         if isinstance(term, Atom):
             pair = self.atom(outer), self.atom(inner)
-            self._bind(term, Product(pair))
+            self._bind(term, ProductTerm(pair))
             return pair
-        if isinstance(term, Sum):
+        if isinstance(term, SumTerm):
             return self._split_sum(term, outer, inner)
         return self._split_product(term, outer, inner)
 
-    def _split_sum(self, term: Sum, outer: int, inner: int) -> tuple[Term, Term]:
+    def _split_sum(self, term: SumTerm, outer: int, inner: int) -> tuple[AxisTerm, AxisTerm]:
         """Split a sum: (a * n + b * n) is (a + b) * n, the inner factors of all rows being one."""
         rows = whole_rows(term.segments, inner)
         if len(rows) == 1:
@@ -310,8 +310,8 @@ class Bindings:
             self.unify(pairs[0][1], rest)
         return add([first for first, _ in pairs]), pairs[0][1]
 
-    def _split_product(self, term: Term, outer: int, inner: int) -> tuple[Term, Term]:
-        left: list[Term] = []
+    def _split_product(self, term: AxisTerm, outer: int, inner: int) -> tuple[AxisTerm, AxisTerm]:
+        left: list[AxisTerm] = []
         right, missing = list(parts(term)), outer
         while missing > 1:
             size = extent(right[0])
@@ -322,12 +322,14 @@ class Bindings:
             missing //= step
         return multiply(left), multiply(right)
 
-    def _give_up_split(self, term: Term, outer: int, inner: int) -> tuple[Term, Term]:
+    def _give_up_split(self, term: AxisTerm, outer: int, inner: int) -> tuple[AxisTerm, AxisTerm]:
         text = f"{extent(term)} seen as {outer} * {inner} crosses what it is made of"
         first, second = self._give_up([term], text, [outer, inner])
         return first, second
 
-    def _give_up(self, terms: Iterable[Term], text: str, sizes: Sequence[int] = ()) -> list[Term]:
+    def _give_up(
+        self, terms: Iterable[AxisTerm], text: str, sizes: Sequence[int] = ()
+    ) -> list[AxisTerm]:
         """Freeze terms that cannot be taken apart, and return frozen atoms in their place."""
         reason = Reason(text, soft=True)
         for term in terms:

@@ -24,9 +24,17 @@ from rebasin_cli.spec.language.model import (
     concatenation,
     product,
 )
-from rebasin_cli.trace.axes.analysis import Analysis, Axes
-from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Product, Sum, Term, atoms, extent
-from rebasin_cli.trace.derivation.naming import Occurrence, names, occurrences
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms
+from rebasin_cli.trace.axes.axis_terms import (
+    Atom,
+    AxisTerm,
+    Dependent,
+    ProductTerm,
+    SumTerm,
+    atoms,
+    extent,
+)
+from rebasin_cli.trace.derivation.naming import AtomOccurrence, names, occurrences
 from rebasin_cli.trace.derivation.parents import parents
 from rebasin_cli.trace.derivation.unused import hold_unused
 from rebasin_cli.trace.points.points import Chart, Points, points
@@ -45,7 +53,7 @@ class FixedAxis:
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedSpec:
     """What an analysis says of a model's parameters.
 
     spec: one entry for each tensor, no templates (`compress` finds those). fixed: what stays, with
@@ -63,7 +71,7 @@ class Derived:
 
 def derive(
     analysis: Analysis, calls: Sequence[Call], outputs: Mapping[str, Value], name: str
-) -> Derived:
+) -> DerivedSpec:
     """Return the spec of an analysed record; freezes what no call exercised."""
     record = analysis.record
     # Freezing comes first, since it is asked for by everything else: what is free has a name,
@@ -95,7 +103,7 @@ def derive(
     returned = {n: entry(value) for n, value in outputs.items()}
     chart = Chart(entry, {named[a]: named[p] for a, p in lines.items() if a in named})
     seen = points(record, calls, chart)
-    return Derived(spec, tuple(_fixed(analysis, axes)), unused, returned, seen)
+    return DerivedSpec(spec, tuple(_fixed(analysis, axes)), unused, returned, seen)
 
 
 def _concerns(value: Value, analysis: Analysis) -> bool:
@@ -108,7 +116,7 @@ def _concerns(value: Value, analysis: Analysis) -> bool:
     return moves and prod(value.shape) > 1 and numbers
 
 
-def _resolved(analysis: Analysis, value: Value) -> Axes:
+def _resolved(analysis: Analysis, value: Value) -> AxisTerms:
     """Return the axes of a parameter; one that depends on another only if its cases differ."""
     axes = [analysis.terms.resolve(term) for term in analysis.of(value)]
     if _same_everywhere(axes):
@@ -116,13 +124,13 @@ def _resolved(analysis: Analysis, value: Value) -> Axes:
     return tuple(axes)
 
 
-def _same_everywhere(axes: Iterable[Term]) -> bool:
+def _same_everywhere(axes: Iterable[AxisTerm]) -> bool:
     # After the last pass most of what was cut is one again (self attention reads one stream):
     # the plain form says the same. All axes or none: parts of a split list every axis.
     return all(len(set(term.cases)) == 1 for term in axes if isinstance(term, Dependent))
 
 
-def _free(analysis: Analysis, rows: Iterable[Axes]) -> list[Atom]:
+def _free(analysis: Analysis, rows: Iterable[AxisTerms]) -> list[Atom]:
     """Return the atoms that may move, in order of first use: the order that names depend on."""
     every = dict.fromkeys(atom for axes in rows for term in axes for atom in atoms(term))
     return [atom for atom in every if analysis.terms.reason(atom) is None]
@@ -150,7 +158,7 @@ def _read(analysis: Analysis, record: Record) -> dict[str, frozenset[Atom]]:
     return {name: frozenset(by_value.get(value, ())) for name, value in record.tensors.items()}
 
 
-def _entry(axes: Axes, named: Mapping[Atom, str]) -> Entry:
+def _entry(axes: AxisTerms, named: Mapping[Atom, str]) -> Entry:
     """Return what a spec says of a tensor; axes that differ by segment of another make a split.
 
     A list of axes can only say one thing of each; a split says it for each segment of rows.
@@ -167,11 +175,11 @@ def _entry(axes: Axes, named: Mapping[Atom, str]) -> Entry:
     return Split(axis, tuple(rows))
 
 
-def _is_index(term: Term, dependent: Dependent) -> bool:
-    return isinstance(term, Sum) and extent(term) == sum(map(extent, dependent.segments))
+def _is_index(term: AxisTerm, dependent: Dependent) -> bool:
+    return isinstance(term, SumTerm) and extent(term) == sum(map(extent, dependent.segments))
 
 
-def _expression(term: Term, named: Mapping[Atom, str]) -> AxisExpr:
+def _expression(term: AxisTerm, named: Mapping[Atom, str]) -> AxisExpr:
     """Return a term in the language of specs; neighbouring fixed factors and segments join.
 
     3! * 4! is 12!, and 3! + 4! is 7!: how a fixed axis came to be is no matter to what moves.
@@ -180,9 +188,9 @@ def _expression(term: Term, named: Mapping[Atom, str]) -> AxisExpr:
         return Named(named[term]) if term in named else Fixed(term.size)
     if all(atom not in named for atom in atoms(term)):
         return Fixed(extent(term))
-    if isinstance(term, Product):
+    if isinstance(term, ProductTerm):
         return product(_joined([_expression(f, named) for f in term.factors], prod))
-    assert isinstance(term, Sum)
+    assert isinstance(term, SumTerm)
     return concatenation(_joined([_expression(s, named) for s in term.segments], sum))
 
 
@@ -207,7 +215,7 @@ def _with_ties(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> di
     return result
 
 
-def _transposed(found: Mapping[Atom, Sequence[Occurrence]]) -> tuple[str, ...]:
+def _transposed(found: Mapping[Atom, Sequence[AtomOccurrence]]) -> tuple[str, ...]:
     """Return the tensors stored as (in, out): they sum over the first axis and not the second.
 
     Embeddings, transposed convolutions, GPT-2's Conv1D. By position alone such an axis would be
@@ -228,7 +236,7 @@ def _is_transposed(sides: Mapping[int, bool]) -> bool:
 
 
 def _declared(
-    rows: Iterable[Axes],
+    rows: Iterable[AxisTerms],
     named: Mapping[Atom, str],
     lines: Mapping[Atom, Atom],
     held: Sequence[Atom],
@@ -247,7 +255,7 @@ def _declared(
     return declared
 
 
-def _fixed(analysis: Analysis, axes: Mapping[str, Axes]) -> Iterable[FixedAxis]:
+def _fixed(analysis: Analysis, axes: Mapping[str, AxisTerms]) -> Iterable[FixedAxis]:
     """Yield the fixed parts of axes, each atom once an axis, with the reason that it stays for."""
     for name, row in axes.items():
         for axis, term in enumerate(row):

@@ -35,7 +35,7 @@ _MEMBER = re.compile(r"(?<![^.])(0|[1-9][0-9]*)\.")
 
 
 @dataclass(frozen=True)
-class Family:
+class ExpertFamily:
     """Modules of one list whose tensors are alike: PLACE.0.SUFFIX, PLACE.1.SUFFIX, ..."""
 
     place: str
@@ -50,7 +50,7 @@ class Family:
         return {self.member(k, suffix) for k in range(self.count) for suffix in self.suffixes}
 
 
-def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[Family]:
+def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[ExpertFamily]:
     """Yield the lists of modules that hold tensors of the same names and shapes.
 
     Layers of a network are such lists too; a router is what tells experts from them.
@@ -65,10 +65,10 @@ def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[Family]:
     for place, members in found.items():
         alike = all(shapes == members.get(0) for shapes in members.values())
         if alike and len(members) > 1 and set(members) == set(range(len(members))):
-            yield Family(place, len(members), tuple(members[0]))
+            yield ExpertFamily(place, len(members), tuple(members[0]))
 
 
-def routers(spec: Spec, family: Family) -> list[tuple[str, int]]:
+def routers(spec: Spec, family: ExpertFamily) -> list[tuple[str, int]]:
     """Return the fixed axes (tensor, position) with as many units as there are experts.
 
     Only those in the module that holds the list, and none of kernels. Fixed: each expert is a
@@ -84,7 +84,7 @@ def routers(spec: Spec, family: Family) -> list[tuple[str, int]]:
     ]
 
 
-def stacked(spec: Spec, family: Family, router: Sequence[tuple[str, int]]) -> Spec | None:
+def stacked(spec: Spec, family: ExpertFamily, router: Sequence[tuple[str, int]]) -> Spec | None:
     """Return the spec in which the experts are one axis of names, or None if they differ."""
     axis = family.place.rstrip(".")
     example = _example(spec, family)
@@ -114,7 +114,7 @@ def stacked(spec: Spec, family: Family, router: Sequence[tuple[str, int]]) -> Sp
     return replace(spec, tensors=tensors, groups=groups)
 
 
-def _example(spec: Spec, family: Family) -> int:
+def _example(spec: Spec, family: ExpertFamily) -> int:
     """Return the expert about which most is known: one that no input reached is all fixed."""
 
     def known(index: int) -> int:
@@ -124,7 +124,7 @@ def _example(spec: Spec, family: Family) -> int:
     return max(range(family.count), key=lambda index: (known(index), -index))
 
 
-def _own_groups(spec: Spec, family: Family, index: int) -> list[str]:
+def _own_groups(spec: Spec, family: ExpertFamily, index: int) -> list[str]:
     """Return the groups that occur in one expert and nowhere else, in order of first use."""
     inside = {family.member(index, suffix) for suffix in family.suffixes}
     own: dict[str, None] = {}
@@ -137,7 +137,7 @@ def _own_groups(spec: Spec, family: Family, index: int) -> list[str]:
     return [group for group in own if group not in shared]
 
 
-def _belongs(group: str, spec: Spec, family: Family) -> bool:
+def _belongs(group: str, spec: Spec, family: ExpertFamily) -> bool:
     """Return whether a group occurs in the experts only."""
     return not any(
         group in _groups(entry) for name, entry in spec.tensors.items() if name not in family.names

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.trace.axes.axis_terms import Atom, Product, Term, atoms, parts
+from rebasin_cli.trace.axes.axis_terms import Atom, AxisTerm, ProductTerm, atoms, parts
 
 STREAM_WRITERS = 3  # as many matrices that add to the same units make them a residual stream
 _MATRIX = 2
@@ -20,7 +20,7 @@ _STACK = 3
 
 
 @dataclass(frozen=True)
-class Occurrence:
+class AtomOccurrence:
     """An atom on an axis of a parameter.
 
     alone: it is the whole axis or a whole segment of it. inner: factors stand before it; outer:
@@ -37,23 +37,23 @@ class Occurrence:
 
 
 def occurrences(
-    tensors: Mapping[str, Sequence[Term]], read: Mapping[str, frozenset[Atom]]
-) -> dict[Atom, list[Occurrence]]:
+    tensors: Mapping[str, Sequence[AxisTerm]], read: Mapping[str, frozenset[Atom]]
+) -> dict[Atom, list[AtomOccurrence]]:
     """Return where each atom occurs, in the order of the tensors.
 
     tensors: name -> resolved axes. read: name -> the atoms that the tensor sums over.
     """
-    found: defaultdict[Atom, list[Occurrence]] = defaultdict(list)
+    found: defaultdict[Atom, list[AtomOccurrence]] = defaultdict(list)
     for name, axes in tensors.items():
         for axis, term in enumerate(axes):
             for atom, inner, outer in _standing(term, inner=False, outer=False):
                 alone = not inner and not outer
                 side = axis in _read_axes(axes, read.get(name, frozenset()))
-                found[atom].append(Occurrence(name, len(axes), axis, alone, inner, outer, side))
+                found[atom].append(AtomOccurrence(name, len(axes), axis, alone, inner, outer, side))
     return found
 
 
-def _read_axes(axes: Sequence[Term], read: frozenset[Atom]) -> set[int]:
+def _read_axes(axes: Sequence[AxisTerm], read: frozenset[Atom]) -> set[int]:
     """Return the axes a tensor sums over; of two with the same atoms, the last one.
 
     A square weight on a stream has one atom on both axes; in torch's (out, in) it reads the last.
@@ -65,18 +65,18 @@ def _read_axes(axes: Sequence[Term], read: frozenset[Atom]) -> set[int]:
     }
 
 
-def _within(term: Term, read: frozenset[Atom]) -> bool:
+def _within(term: AxisTerm, read: frozenset[Atom]) -> bool:
     found = set(atoms(term))
     return bool(found) and found <= read
 
 
-def _standing(term: Term, *, inner: bool, outer: bool) -> Iterator[tuple[Atom, bool, bool]]:
+def _standing(term: AxisTerm, *, inner: bool, outer: bool) -> Iterator[tuple[Atom, bool, bool]]:
     if isinstance(term, Atom):
         yield term, inner, outer
         return
     last = len(parts(term)) - 1
     for place, part in enumerate(parts(term)):
-        if isinstance(term, Product):
+        if isinstance(term, ProductTerm):
             yield from _standing(part, inner=inner or place > 0, outer=outer or place < last)
         else:
             yield from _standing(part, inner=inner, outer=outer)
@@ -84,7 +84,7 @@ def _standing(term: Term, *, inner: bool, outer: bool) -> Iterator[tuple[Atom, b
 
 def names(
     groups: Sequence[Atom],
-    found: Mapping[Atom, Sequence[Occurrence]],
+    found: Mapping[Atom, Sequence[AtomOccurrence]],
     parents: Mapping[Atom, Atom],
 ) -> dict[Atom, str]:
     """Return a name for each atom, all different; collisions are numbered in order."""
@@ -98,7 +98,7 @@ def names(
     return named
 
 
-def _named(found: Sequence[Occurrence], *, has_children: bool) -> str:
+def _named(found: Sequence[AtomOccurrence], *, has_children: bool) -> str:
     """Return the name of one atom, not yet told from others of that name.
 
     Vectors are asked only where there is no matrix: a bias or a norm is on every stream, and says
@@ -117,7 +117,7 @@ def _named(found: Sequence[Occurrence], *, has_children: bool) -> str:
     return _base(first.tensor)
 
 
-def _of_factor(matrices: Sequence[Occurrence], has_children: bool) -> str:
+def _of_factor(matrices: Sequence[AtomOccurrence], has_children: bool) -> str:
     """Name a factor by its place in products: outer ones are heads, inner ones their dims.
 
     Between the two are the queries of a key-value head. Dims that a matrix sums over are those of
@@ -134,11 +134,11 @@ def _of_factor(matrices: Sequence[Occurrence], has_children: bool) -> str:
     return f"{module}qk"
 
 
-def _owners(found: Iterable[Occurrence]) -> set[str]:
+def _owners(found: Iterable[AtomOccurrence]) -> set[str]:
     return {_base(place.tensor) for place in found}
 
 
-def _stage(writers: Sequence[Occurrence]) -> str:
+def _stage(writers: Sequence[AtomOccurrence]) -> str:
     """Return the module of a stream: the numbered stage that most writers are in, if there is one.
 
     The stem writes the stream of the first stage, and may stand outside it: two thirds will do.
@@ -156,7 +156,7 @@ def _stage(writers: Sequence[Occurrence]) -> str:
     return _safe(".".join(stage) + ".") if numbered else _module(writers)
 
 
-def _module(found: Iterable[Occurrence]) -> str:
+def _module(found: Iterable[AtomOccurrence]) -> str:
     """Return the longest module path that all tensors share, with a dot at its end."""
     paths = [_base(place.tensor).split(".") for place in found]
     if len({tuple(path) for path in paths}) == 1:

@@ -24,8 +24,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes
-from rebasin_cli.trace.axes.axis_terms import Atom, Block, Dependent, Term, atoms, paths
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms
+from rebasin_cli.trace.axes.axis_terms import Atom, AtomBlock, AxisTerm, Dependent, atoms, paths
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Slot:
     confused: frozenset[Atom]
 
 
-def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
+def parents(analysis: Analysis, parameters: Sequence[AxisTerms]) -> dict[Atom, Atom]:
     """Return the parent of each atom that has one.
 
     parameters: the axes of the parameters, in order; the first occurrence ranks the atoms, so
@@ -74,7 +74,7 @@ def parents(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, Atom]:
     return _nearest(analysis, kept, rank)
 
 
-def _ranks(analysis: Analysis, parameters: Sequence[Axes]) -> dict[Atom, int]:
+def _ranks(analysis: Analysis, parameters: Sequence[AxisTerms]) -> dict[Atom, int]:
     rank: dict[Atom, int] = {}
     for axes in parameters:
         for term in axes:
@@ -98,7 +98,7 @@ def _candidates(analysis: Analysis) -> dict[Atom, set[Atom]]:
     """
     found: dict[Atom, set[Atom]] = {}
     slots = _slots(analysis)
-    seen: set[tuple[bool, Axes]] = set()
+    seen: set[tuple[bool, AxisTerms]] = set()
     rows = ((value, row) for value, axes in analysis.axes.items() for row in _by_case(axes))
     for value, row in rows:
         computed, axes = not value.source, tuple(analysis.terms.resolve(term) for term in row)
@@ -111,7 +111,7 @@ def _candidates(analysis: Analysis) -> dict[Atom, set[Atom]]:
     return found
 
 
-def _by_case(axes: Axes) -> Iterator[Axes]:
+def _by_case(axes: AxisTerms) -> Iterator[AxisTerms]:
     """Yield the axes of each part of a value, where some axes depend on the place along another.
 
     Queries, keys and values may stand in one tensor and have different heads.
@@ -125,14 +125,14 @@ def _by_case(axes: Axes) -> Iterator[Axes]:
         yield from _by_case(tuple(chosen))
 
 
-def _in_case(term: Term, index: Atom, case: int, segment: Term) -> Term:
+def _in_case(term: AxisTerm, index: Atom, case: int, segment: AxisTerm) -> AxisTerm:
     if term is index:
         return segment
     return term.cases[case] if isinstance(term, Dependent) and term.index is index else term
 
 
 def _neighbours(
-    dims: Sequence[Sequence[Block]], slots: Sequence[Slot]
+    dims: Sequence[Sequence[AtomBlock]], slots: Sequence[Slot]
 ) -> Iterator[tuple[Atom, set[Atom]]]:
     """Yield each atom of each block with the atoms that could govern it there.
 
@@ -172,7 +172,7 @@ def _chosen(present: frozenset[Atom], child: Atom, slots: Sequence[Slot]) -> fro
 def _slots(analysis: Analysis) -> list[Slot]:
     """Return what each index that looked into its domain says about the atoms of its axes."""
 
-    def of(*terms: Term) -> frozenset[Atom]:
+    def of(*terms: AxisTerm) -> frozenset[Atom]:
         return frozenset(a for term in terms for a in atoms(analysis.terms.resolve(term)))
 
     indices: defaultdict[tuple[frozenset[Atom], Atom], set[object]] = defaultdict(set)
@@ -196,7 +196,7 @@ def _forbidden(analysis: Analysis) -> set[tuple[Atom, Atom]]:
     """
     slots = _slots(analysis)
     found: set[tuple[Atom, Atom]] = set()
-    seen: set[tuple[Axes, Axes]] = set()
+    seen: set[tuple[AxisTerms, AxisTerms]] = set()
     for pair in analysis.mixed:
         kept, mixed = (tuple(analysis.terms.resolve(term) for term in axes) for axes in pair)
         if (kept, mixed) in seen:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.trace.axes.analysis import analyse
-from rebasin_cli.trace.derivation.derive import Derived, derive
+from rebasin_cli.trace.derivation.derive import DerivedSpec, derive
 from rebasin_cli.trace.recording.record import Record, live
 from rebasin_cli.trace.rules import apply_rule
 
@@ -36,7 +36,7 @@ class Symmetry:
     outputs: the names of those that it keeps. unknown: operators without a rule.
     """
 
-    derived: Derived
+    derived: DerivedSpec
     outputs: tuple[str, ...]
     unknown: tuple[str, ...]
     calls: int

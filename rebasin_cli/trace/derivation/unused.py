@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from rebasin_cli.trace.axes.analysis import Analysis
-from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Term, atoms
+from rebasin_cli.trace.axes.axis_terms import Atom, AxisTerm, Dependent, atoms
 from rebasin_cli.trace.operators import facts
 from rebasin_cli.trace.recording.record import Call, Value
 
@@ -39,7 +39,7 @@ def hold_unused(
     return unused
 
 
-def _join_cases(analysis: Analysis, term: Term, exercised: set[Atom]) -> None:
+def _join_cases(analysis: Analysis, term: AxisTerm, exercised: set[Atom]) -> None:
     """Let the cases that nothing reads mean what the others mean: their rows move along.
 
     Rows of a table of positions that this input was too short for have the same columns as those
@@ -55,7 +55,7 @@ def _join_cases(analysis: Analysis, term: Term, exercised: set[Atom]) -> None:
         exercised.update(atoms(analysis.terms.resolve(busy[0])))
 
 
-def _any(analysis: Analysis, term: Term, exercised: set[Atom]) -> bool:
+def _any(analysis: Analysis, term: AxisTerm, exercised: set[Atom]) -> bool:
     return not exercised.isdisjoint(atoms(analysis.terms.resolve(term)))
 
 

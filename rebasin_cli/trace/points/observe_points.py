@@ -34,7 +34,7 @@ from rebasin_cli.trace.recording.dispatch import OperatorMode
 from rebasin_cli.trace.recording.recorder import plain_name, primitive_kernels, unfused_attention
 
 See = Callable[[int, Tensor], None]
-Dims = tuple[tuple[str, int], ...]
+PointDims = tuple[tuple[str, int], ...]
 CROSSED = 2048  # units at a place where two families multiply
 _VALUE = "value"
 
@@ -47,7 +47,7 @@ class Units:
     samples: (count, product of the sizes); every place that is not a unit's counts.
     """
 
-    dims: Dims
+    dims: PointDims
     samples: Tensor
 
 
@@ -58,7 +58,7 @@ def observing(model: nn.Module, points: Sequence[Point], see: See) -> Iterator[N
     What is shown may be overwritten later in the pass. Raises UserCodeError if the model does not
     call the operators that it called when it was traced.
     """
-    observer = _Observer(points, see)
+    observer = _PointObserver(points, see)
     torch.manual_seed(0)
     with _as_recorded(model), observer:
         yield
@@ -104,7 +104,7 @@ def _as_recorded(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Observer(OperatorMode):
+class _PointObserver(OperatorMode):
     """calls: how often each operator was called so far."""
 
     def __init__(self, points: Sequence[Point], see: See) -> None:

@@ -70,8 +70,8 @@ class Chart:
         return {group for block in blocks_of(self.entry(value)) for group in block}
 
 
-Place = tuple[Call, tuple[int, ...]]  # a call, and which of its operands
-Places = Mapping[str, Sequence[Place]]  # by group, from the last to the first
+CallPlace = tuple[Call, tuple[int, ...]]  # a call, and which of its operands
+CallPlaces = Mapping[str, Sequence[CallPlace]]  # by group, from the last to the first
 Look = Callable[[Call], Mapping[str, tuple[int, ...]]]
 
 
@@ -88,7 +88,7 @@ def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tup
     written = {value.root for call in first for value in call.written}
     once = [call for call in reversed(calls) if call.index < end]
 
-    def looked(look: Look) -> dict[str, list[Place]]:
+    def looked(look: Look) -> dict[str, list[CallPlace]]:
         return _looked(once, look, written)
 
     after = {
@@ -135,9 +135,9 @@ def _along(axis: AxisExpr) -> list[tuple[str, ...]]:
 
 def _looked(
     backwards: Iterable[Call], look: Look, written: Container[Value]
-) -> dict[str, list[Place]]:
+) -> dict[str, list[CallPlace]]:
     """Return the places of each group; what several calls are given is looked at once."""
-    found: defaultdict[str, list[Place]] = defaultdict(list)
+    found: defaultdict[str, list[CallPlace]] = defaultdict(list)
     seen: set[tuple[str, Value, int]] = set()
     for call in backwards:
         for group, operands in look(call).items():
@@ -190,7 +190,7 @@ def _seen(
     return {group: tuple(positions) for group, positions in found.items()}
 
 
-def _gathered(places: Places, record: Sequence[Call], chart: Chart) -> tuple[Point, ...]:
+def _gathered(places: CallPlaces, record: Sequence[Call], chart: Chart) -> tuple[Point, ...]:
     """Return one point for each operand that some groups are looked at in, in order of time."""
     turns, totals = _turns(record)
     served: defaultdict[tuple[int, int], list[str]] = defaultdict(list)

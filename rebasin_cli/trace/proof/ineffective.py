@@ -20,7 +20,7 @@ from rebasin_cli.trace.proof.culprits import dropped, orphaned
 from rebasin_cli.trace.proof.proof import Trial
 
 RUNS = 200  # of the model with other numbers, at most: what is not known to be unmoved stays
-Places = Mapping[str, Sequence[Block]]
+BlockPlaces = Mapping[str, Sequence[Block]]
 
 
 def unmoved(trial: Trial, bound: BoundSpec) -> list[str]:
@@ -61,7 +61,7 @@ def _places(bound: BoundSpec, names: Iterable[str]) -> dict[str, list[Block]]:
     return {name: blocks for name, blocks in found.items() if blocks}
 
 
-def _sloped(slopes: Mapping[str, Tensor], places: Places) -> bool:
+def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
     slices = (b.view(slopes[name]) for name, blocks in places.items() for b in blocks)
     return any(bool((slope != 0).any()) for slope in slices)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.axes.axis_terms import Term, extent
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule
+from rebasin_cli.trace.axes.axis_terms import AxisTerm, extent
 from rebasin_cli.trace.operators import OPERATORS, facts
 from rebasin_cli.trace.recording.record import Call, Value, values_in
 from rebasin_cli.trace.rules import arithmetic, indexing, shapes, slices, spatial, strides
@@ -25,12 +25,12 @@ CREATORS = (
 )
 
 
-def created(analysis: Analysis, call: Call) -> list[Axes]:
+def created(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """A new tensor that is written into later: what is written says what its axes are."""
     return [analysis.fresh(value.shape) for value in call.results if value is not None]
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OperatorRule] = {
     **shapes.RULES,
     **slices.RULES,
     **strides.RULES,
@@ -41,7 +41,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def apply_rule(analysis: Analysis, call: Call) -> Sequence[Axes | None]:
+def apply_rule(analysis: Analysis, call: Call) -> Sequence[AxisTerms | None]:
     """Return the axes of a call's results, by the rule of its operator."""
     name = base_name(call)
     rule = RULES.get(name)
@@ -53,7 +53,7 @@ def apply_rule(analysis: Analysis, call: Call) -> Sequence[Axes | None]:
     return made
 
 
-def _without_rule(analysis: Analysis, call: Call) -> Sequence[Axes]:
+def _without_rule(analysis: Analysis, call: Call) -> Sequence[AxisTerms]:
     """Find out by running the operator, or freeze everything."""
     analysis.unknown.add(call.name)
     made = probed(analysis, call)
@@ -92,7 +92,7 @@ def _pass_domains(analysis: Analysis, call: Call, name: str) -> None:
     analysis.freeze(domains.values(), f"its indices are numbers for {call.name}")
 
 
-def _hand_on(analysis: Analysis, call: Call, domains: list[Term], partly: bool) -> None:
+def _hand_on(analysis: Analysis, call: Call, domains: list[AxisTerm], partly: bool) -> None:
     first, *rest = domains
     for other in rest:
         if extent(other) == extent(first):
@@ -108,7 +108,7 @@ def _hand_on(analysis: Analysis, call: Call, domains: list[Term], partly: bool) 
             analysis.identities[value] = (call.name, rest_of_call, place)
 
 
-def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, Term]) -> None:
+def _looked_up(analysis: Analysis, call: Call, domains: dict[Value, AxisTerm]) -> None:
     """The index that looks up is dealt with; what is looked up may hold indices itself."""
     index = list(values_in(call.arg("indices" if call.has("indices") else "index")))
     held = {value: domain for value, domain in domains.items() if value not in index}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import gcd, prod
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule
 from rebasin_cli.trace.axes.axis_terms import (
     ONE,
+    AxisTerm,
     Dependent,
-    Sum,
-    Term,
+    SumTerm,
     add,
     boundaries,
     extent,
@@ -19,16 +19,16 @@ from rebasin_cli.trace.axes.axis_terms import (
 from rebasin_cli.trace.recording.record import Call, Value, values_in
 
 
-def pointwise(analysis: Analysis, call: Call) -> list[Axes]:
+def pointwise(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Element by element, with broadcasting: axes that meet are one."""
     result = call.results[0]
     assert result is not None
     return [broadcast(analysis, [analysis.of(value) for value in call.operands], result.shape)]
 
 
-def broadcast(analysis: Analysis, rows: Iterable[Axes], shape: Sequence[int]) -> Axes:
+def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int]) -> AxisTerms:
     """Unify the axes of several tensors from the last dimension on, and return the widest."""
-    axes: list[Term] = [ONE] * len(shape)
+    axes: list[AxisTerm] = [ONE] * len(shape)
     dependent_first = sorted(rows, key=lambda row: not any(isinstance(t, Dependent) for t in row))
     for row in dependent_first:
         for dim, term in enumerate(row, len(shape) - len(row)):
@@ -45,8 +45,8 @@ def broadcast(analysis: Analysis, rows: Iterable[Axes], shape: Sequence[int]) ->
 
 
 def contract(
-    analysis: Analysis, one: Axes, two: Axes, dims: tuple[int, int], batch: int = 0
-) -> Axes:
+    analysis: Analysis, one: AxisTerms, two: AxisTerms, dims: tuple[int, int], batch: int = 0
+) -> AxisTerms:
     """Return the axes of a sum of products over one dimension of each of two tensors.
 
     The first `batch` dimensions of both go together; then come the others of the first and of
@@ -65,7 +65,7 @@ def contract(
 
 def product(
     analysis: Analysis, one: Value, two: Value, dims: tuple[int, int], batch: int = 0
-) -> Axes:
+) -> AxisTerms:
     """Return the axes of a sum of products of two values; see `contract`."""
     left, right = analysis.of(one), analysis.of(two)
     analysis.read(one, left[dims[0]])
@@ -73,15 +73,15 @@ def product(
     return contract(analysis, left, right, dims, batch)
 
 
-def mm(analysis: Analysis, call: Call) -> list[Axes]:
+def mm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [product(analysis, call.args[0], call.args[1], (-1, 0))]
 
 
-def bmm(analysis: Analysis, call: Call) -> list[Axes]:
+def bmm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [product(analysis, call.args[0], call.args[1], (2, 1), batch=1)]
 
 
-def addmm(analysis: Analysis, call: Call) -> list[Axes]:
+def addmm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """A matrix or matrix-vector product, batched or not, added to the first argument."""
     added, one, two = call.args[:3]
     batch = int(len(two.shape) == 3)
@@ -89,19 +89,19 @@ def addmm(analysis: Analysis, call: Call) -> list[Axes]:
     return [broadcast(analysis, [made, analysis.of(added)], [extent(term) for term in made])]
 
 
-def linear(analysis: Analysis, call: Call) -> list[Axes]:
+def linear(analysis: Analysis, call: Call) -> list[AxisTerms]:
     made = product(analysis, call.args[0], call.args[1], (-1, 1))
     if call.arg("bias") is not None:
         analysis.terms.unify(made[-1], analysis.of(call.arg("bias"))[0])
     return [made]
 
 
-def distances(analysis: Analysis, call: Call) -> list[Axes]:
+def distances(analysis: Analysis, call: Call) -> list[AxisTerms]:
     one, two = analysis.of(call.args[0]), analysis.of(call.args[1])
     return [contract(analysis, one, two, (-1, -1), batch=len(one) - 2)]
 
 
-def trilinear(analysis: Analysis, call: Call) -> list[Axes]:
+def trilinear(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """The sum over some dimensions of a product of three tensors that are expanded first."""
     rows = []
     for value, name in zip(call.args[:3], ("expand1", "expand2", "expand3"), strict=True):
@@ -116,7 +116,7 @@ def trilinear(analysis: Analysis, call: Call) -> list[Axes]:
     return [tuple(term for dim, term in enumerate(whole) if dim not in call.arg("sumdim"))]
 
 
-def reduction(analysis: Analysis, call: Call) -> list[Axes]:
+def reduction(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Sums, means, norms, extremes along dimensions: their order does not matter."""
     axes, dims = analysis.of(call.args[0]), reduced(call)
     analysis.mix(axes, dims)
@@ -135,14 +135,14 @@ def reduced(call: Call) -> set[int]:
     return {dim % rank for dim in dims} if dims else set(range(rank))
 
 
-def softmax(analysis: Analysis, call: Call) -> list[Axes]:
+def softmax(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     if axes:
         analysis.mix(axes, [call.arg("dim")])
     return [axes]
 
 
-def scan(analysis: Analysis, call: Call) -> list[Axes]:
+def scan(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Cumulative sums and the like: the order along the dimension matters."""
     axes, dim = analysis.of(call.args[0]), call.arg("dim")
     analysis.freeze([axes[dim]], "cumulative along the axis")
@@ -150,7 +150,7 @@ def scan(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes] * len(call.results)
 
 
-def layer_norm(analysis: Analysis, call: Call) -> list[Axes]:
+def layer_norm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     count = len(call.arg("normalized_shape"))
     for name in ("weight", "bias"):
@@ -161,7 +161,7 @@ def layer_norm(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes, statistics, statistics]
 
 
-def batch_norm(analysis: Analysis, call: Call) -> list[Axes]:
+def batch_norm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     names = ("weight", "bias", "running_mean", "running_var")
     for value in values_in([call.arg(name) for name in names if call.has(name)]):
@@ -173,7 +173,7 @@ def batch_norm(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes, *kept]
 
 
-def group_norm(analysis: Analysis, call: Call) -> list[Axes]:
+def group_norm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, groups = analysis.of(call.args[0]), call.arg("group")
     rows = _norm_groups(analysis, axes[1], extent(axes[1]) // groups)
     for value in values_in([call.arg("weight"), call.arg("bias")]):
@@ -184,17 +184,19 @@ def group_norm(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes, statistics, statistics]
 
 
-def _norm_groups(analysis: Analysis, channels: Term, size: int) -> list[tuple[Term, Term]]:
+def _norm_groups(
+    analysis: Analysis, channels: AxisTerm, size: int
+) -> list[tuple[AxisTerm, AxisTerm]]:
     """Return the groups of a norm and what is mixed in each, segment by segment.
 
     Where groups cross the segments of a concatenation, the largest pieces that no boundary of
     either cuts keep their places, and the units inside each piece are free.
     """
     term = analysis.terms.resolve(analysis.terms.collapse(channels))
-    pairs: list[tuple[Term, Term]] = []
-    for row in whole_rows(term.segments if isinstance(term, Sum) else [term], size):
+    pairs: list[tuple[AxisTerm, AxisTerm]] = []
+    for row in whole_rows(term.segments if isinstance(term, SumTerm) else [term], size):
         count, crossed = extent(row) // size, f"groups of {size} cross a concatenation"
-        if isinstance(row, Sum) and count > 1:
+        if isinstance(row, SumTerm) and count > 1:
             for start, segment in zip((0, *boundaries(row.segments)), row.segments, strict=True):
                 pieces = extent(segment) // gcd(size, start, extent(segment))
                 places, _ = analysis.terms.split(segment, pieces)
@@ -205,7 +207,7 @@ def _norm_groups(analysis: Analysis, channels: Term, size: int) -> list[tuple[Te
     return pairs
 
 
-def weight_norm(analysis: Analysis, call: Call) -> list[Axes]:
+def weight_norm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, scale = analysis.of(call.args[0]), analysis.of(call.args[1])
     for one, two in zip(axes, scale, strict=False):
         if extent(two) != 1:
@@ -215,7 +217,7 @@ def weight_norm(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes, scale]
 
 
-def outer(analysis: Analysis, call: Call) -> list[Axes]:
+def outer(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`addr`: the outer product of two vectors, added to a matrix."""
     one, two = analysis.of(call.args[1])[0], analysis.of(call.args[2])[0]
     return [
@@ -223,13 +225,13 @@ def outer(analysis: Analysis, call: Call) -> list[Axes]:
     ]
 
 
-def written(analysis: Analysis, call: Call) -> list[Axes]:
+def written(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Fill a tensor with one number: its axes stay what they are."""
     value: Value = call.args[0]
     return [analysis.of(value) if prod(value.shape) else analysis.frozen(value.shape, "empty")]
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OperatorRule] = {
     **dict.fromkeys(("mm", "mv", "dot", "vdot"), mm),
     "bmm": bmm,
     **dict.fromkeys(("addmm", "addmv", "baddbmm", "_addmm_activation"), addmm),

@@ -24,16 +24,18 @@ MOVED = 2  # axes of one result that move together: Gram matrices have two
 COARSE = 8  # examples of an operator whose results are not all floating
 ROUNDING = 1e3  # times the precision: what sums in another order may change
 
-Place = tuple[int, int]  # an operand or a result, and an axis of it
-Layout = tuple[Any, Any, tuple[tuple[int, ...] | None, ...]]  # arguments, options, result shapes
+AxisPlace = tuple[int, int]  # an operand or a result, and an axis of it
+CallLayout = tuple[
+    Any, Any, tuple[tuple[int, ...] | None, ...]
+]  # arguments, options, result shapes
 
 
 @dataclass(frozen=True)
-class Relation:
+class OperatorRelation:
     """Axes of operands and results that move together."""
 
-    operands: tuple[Place, ...]
-    results: tuple[Place, ...]
+    operands: tuple[AxisPlace, ...]
+    results: tuple[AxisPlace, ...]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class _Operator:
 
 
 @dataclass(frozen=True)
-class _Example:
+class _OperatorExample:
     """Random operands, and what the operator makes of them."""
 
     given: tuple[Tensor, ...]
@@ -103,7 +105,7 @@ class _Example:
 
 
 @lru_cache(maxsize=4096)
-def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[Relation, ...] | None:
+def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[OperatorRelation, ...] | None:
     """Return how the axes of an operator move, or None if it cannot be run on random numbers."""
     operands = sorted(set(leaves_of((args, options), Operand)), key=lambda o: o.position)
     operator = _Operator(op, args, options)
@@ -121,7 +123,7 @@ def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[Relation, 
 
 def _examples(
     operator: _Operator, operands: Sequence[Operand], *, positive: bool
-) -> list[_Example]:
+) -> list[_OperatorExample]:
     """Return two examples, or more where truth values and integers tell less."""
     first = _example(operator, operands, 0, positive)
     coarse = any(isinstance(r, Tensor) and not _is_fine(r) for r in first.results)
@@ -135,13 +137,15 @@ def _is_fine(tensor: Tensor) -> bool:
 
 def _example(
     operator: _Operator, operands: Sequence[Operand], seed: int, positive: bool
-) -> _Example:
+) -> _OperatorExample:
     generator = torch.Generator().manual_seed(seed)
     given = tuple(operand.tensor(generator, positive=positive) for operand in operands)
-    return _Example(given, operator.run(given), seed)
+    return _OperatorExample(given, operator.run(given), seed)
 
 
-def _telling(examples: Sequence[_Example], shapes: Sequence[tuple[int, ...] | None]) -> bool:
+def _telling(
+    examples: Sequence[_OperatorExample], shapes: Sequence[tuple[int, ...] | None]
+) -> bool:
     """Return whether the results have the recorded shapes, are numbers, and depend on operands."""
     for example in examples:
         made = tuple(tuple(r.shape) if isinstance(r, Tensor) else None for r in example.results)
@@ -153,24 +157,26 @@ def _telling(examples: Sequence[_Example], shapes: Sequence[tuple[int, ...] | No
     return any(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def _is_finite(example: _Example) -> bool:
+def _is_finite(example: _OperatorExample) -> bool:
     tensors = (result for result in example.results if isinstance(result, Tensor))
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _repeats(operator: _Operator, example: _Example) -> bool:
+def _repeats(operator: _Operator, example: _OperatorExample) -> bool:
     """Return whether an operator makes the same of the same: it draws no numbers."""
     pairs = zip(example.results, operator.run(example.given), strict=True)
     return all(_equal(one, two) for one, two in pairs)
 
 
-def _without_clashes(found: Sequence[Relation]) -> tuple[Relation, ...]:
+def _without_clashes(found: Sequence[OperatorRelation]) -> tuple[OperatorRelation, ...]:
     """Return the relations that move no axis of a result which another one moves too."""
     count = Counter(place for relation in found for place in relation.results)
     return tuple(r for r in found if all(count[place] == 1 for place in r.results))
 
 
-def _search(operator: _Operator, examples: Sequence[_Example]) -> Iterator[Relation]:
+def _search(
+    operator: _Operator, examples: Sequence[_OperatorExample]
+) -> Iterator[OperatorRelation]:
     """Yield what moves together, the fewest axes first, as long as runs are left."""
     shapes = [tensor.shape for tensor in examples[0].given]
     for size in sorted({size for shape in shapes for size in shape if size > 1}):
@@ -187,15 +193,18 @@ def _search(operator: _Operator, examples: Sequence[_Example]) -> Iterator[Relat
                     free = [place for place in free if place not in places]
 
 
-def _places(shapes: Sequence[Sequence[int]], size: int) -> list[Place]:
+def _places(shapes: Sequence[Sequence[int]], size: int) -> list[AxisPlace]:
     return [(k, dim) for k, shape in enumerate(shapes) for dim, n in enumerate(shape) if n == size]
 
 
 def _tried(
-    operator: _Operator, examples: Sequence[_Example], places: Sequence[Place], size: int
-) -> Relation | None:
+    operator: _Operator,
+    examples: Sequence[_OperatorExample],
+    places: Sequence[AxisPlace],
+    size: int,
+) -> OperatorRelation | None:
     """Return the relation of some axes of operands, if permuting them permutes the results."""
-    ways: list[list[tuple[Place, ...]]] = []
+    ways: list[list[tuple[AxisPlace, ...]]] = []
     for example in examples:
         order = example.order(size)
         after = operator.run(_permuted(example.given, places, order))
@@ -205,11 +214,11 @@ def _tried(
         ways = [[w for w in a if w in b] for a, b in zip(known, now, strict=True)]
         if not all(ways):
             return None
-    return Relation(tuple(places), tuple(place for way in ways for place in way[0]))
+    return OperatorRelation(tuple(places), tuple(place for way in ways for place in way[0]))
 
 
 def _permuted(
-    tensors: Sequence[Tensor], places: Sequence[Place], order: Tensor
+    tensors: Sequence[Tensor], places: Sequence[AxisPlace], order: Tensor
 ) -> tuple[Tensor, ...]:
     moved = list(tensors)
     for k, dim in places:
@@ -217,7 +226,7 @@ def _permuted(
     return tuple(moved)
 
 
-def _ways(k: int, before: Tensor, after: Tensor, order: Tensor) -> list[tuple[Place, ...]]:
+def _ways(k: int, before: Tensor, after: Tensor, order: Tensor) -> list[tuple[AxisPlace, ...]]:
     """Return the sets of axes of a result along which it was permuted, the fewest first."""
     dims = _places([before.shape], len(order))
     sets = [places for count in range(MOVED + 1) for places in combinations(dims, count)]

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import torch
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, LookUp, Rule
-from rebasin_cli.trace.axes.axis_terms import ONE, Term, extent
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, LookUp, OperatorRule
+from rebasin_cli.trace.axes.axis_terms import ONE, AxisTerm, extent
 from rebasin_cli.trace.recording.record import MASKS, Call, Value
 from rebasin_cli.trace.rules.arithmetic import broadcast, pointwise, reduced
 from rebasin_cli.trace.rules.slices import narrowed
@@ -21,7 +21,7 @@ LOOKED_UP = "looked up by index"
 
 
 def looked_into(
-    analysis: Analysis, axes: Axes, dim: int, index: Value, text: str = LOOKED_UP
+    analysis: Analysis, axes: AxisTerms, dim: int, index: Value, text: str = LOOKED_UP
 ) -> None:
     """Tie an axis to the domain of the index that looks into it, or freeze it."""
     term = axes[dim]
@@ -38,14 +38,14 @@ def looked_into(
     analysis.mix(axes, [dim])
 
 
-def embedding(analysis: Analysis, call: Call) -> list[Axes]:
+def embedding(analysis: Analysis, call: Call) -> list[AxisTerms]:
     table, index = analysis.of(call.args[0]), call.args[1]
     looked_into(analysis, table, 0, index, "embedding rows")
     analysis.read(call.args[0], table[0])
     return [(*analysis.of(index), *table[1:])]
 
 
-def index(analysis: Analysis, call: Call) -> list[Axes]:
+def index(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`x[i, j, ...]` with tensors: their broadcast shape stands where the first of them stood."""
     value, given = call.args[0], call.args[1]
     axes, run = analysis.of(value), _contiguous_run(given, value.shape)
@@ -75,14 +75,14 @@ def _contiguous_run(
 
 
 def _indexed(
-    analysis: Analysis, axes: Axes, given: Sequence[Value | None]
-) -> tuple[list[int], Axes]:
+    analysis: Analysis, axes: AxisTerms, given: Sequence[Value | None]
+) -> tuple[list[int], AxisTerms]:
     """Tie the axes that are looked into; return their positions and the axes of the indices.
 
     A mask looks into as many axes as it has; what it chooses has no fixed number.
     """
     into: list[int] = []
-    rows: list[Axes] = []
+    rows: list[AxisTerms] = []
     dim = 0
     for value in given:
         if value is None:
@@ -105,7 +105,7 @@ def _indexed(
     return into, broadcast(analysis, rows, shape)
 
 
-def masked(analysis: Analysis, call: Call) -> list[Axes] | None:
+def masked(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     """Return the axes of an index that holds a mask, whose result has an unknown length."""
     value, given = call.args[0], call.args[1]
     axes = analysis.of(value)
@@ -118,21 +118,21 @@ def masked(analysis: Analysis, call: Call) -> list[Axes] | None:
     return [(*rest[:first], *analysis.frozen(chosen, "chosen by a mask"), *rest[first:])]
 
 
-def index_any(analysis: Analysis, call: Call) -> list[Axes]:
+def index_any(analysis: Analysis, call: Call) -> list[AxisTerms]:
     given = [value for value in call.args[1] if value is not None]
     if any(value.dtype in MASKS for value in given):
         return masked(analysis, call) or []
     return index(analysis, call)
 
 
-def index_select(analysis: Analysis, call: Call) -> list[Axes]:
+def index_select(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     dim %= len(axes)
     looked_into(analysis, axes, dim, chosen)
     return [(*axes[:dim], *(analysis.of(chosen) or (ONE,)), *axes[dim + 1 :])]
 
 
-def gather(analysis: Analysis, call: Call) -> list[Axes]:
+def gather(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """out[i, j] = x[i, index[i, j]]: the other axes go together."""
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     row = analysis.of(chosen)
@@ -141,7 +141,7 @@ def gather(analysis: Analysis, call: Call) -> list[Axes]:
     return [row]
 
 
-def _together(analysis: Analysis, axes: Axes, row: Axes, dim: int) -> None:
+def _together(analysis: Analysis, axes: AxisTerms, row: AxisTerms, dim: int) -> None:
     """Unify two rows of axes but for one; where the second is shorter, both are frozen."""
     for place, (one, two) in enumerate(zip(axes, row, strict=True)):
         if place == dim % len(axes):
@@ -152,7 +152,7 @@ def _together(analysis: Analysis, axes: Axes, row: Axes, dim: int) -> None:
             analysis.freeze([one, two], "looked up in part")
 
 
-def scatter(analysis: Analysis, call: Call) -> list[Axes]:
+def scatter(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """x[i, index[i, j]] = source[i, j], added or not."""
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     row = analysis.of(chosen)
@@ -168,7 +168,7 @@ def scatter(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def index_add(analysis: Analysis, call: Call) -> list[Axes]:
+def index_add(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """x[index[j], ...] += source[j, ...], for `index_add` and `index_copy`."""
     axes, dim, chosen = analysis.of(call.args[0]), call.arg("dim"), call.arg("index")
     source = analysis.of(call.arg("source"))
@@ -179,7 +179,7 @@ def index_add(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def index_put(analysis: Analysis, call: Call) -> list[Axes]:
+def index_put(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`x[i, j] = values`: the values have the axes that `x[i, j]` would have."""
     axes, values = analysis.of(call.args[0]), call.args[2]
     given = [value for value in call.args[1] if value is not None]
@@ -195,7 +195,7 @@ def index_put(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def slice_scatter(analysis: Analysis, call: Call) -> list[Axes]:
+def slice_scatter(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, dim, size = analysis.of(call.args[0]), call.arg("dim"), call.args[0].shape
     start, stop, step = slice(call.arg("start"), call.arg("end"), call.arg("step")).indices(
         size[dim]
@@ -209,7 +209,7 @@ def slice_scatter(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def select_scatter(analysis: Analysis, call: Call) -> list[Axes]:
+def select_scatter(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, dim = analysis.of(call.args[0]), call.arg("dim") % len(call.args[0].shape)
     position = call.arg("index") % call.args[0].shape[dim]
     taken = narrowed(analysis, axes, dim, position, position + 1)
@@ -217,7 +217,7 @@ def select_scatter(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def masked_scatter(analysis: Analysis, call: Call) -> list[Axes]:
+def masked_scatter(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Fill the places of a mask with the elements of a source, in order.
 
     Where the mask chooses whole rows, the last axes of both move together.
@@ -233,7 +233,7 @@ def masked_scatter(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def ranked(analysis: Analysis, call: Call) -> list[Axes]:
+def ranked(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Top-k and sort: the ranks are in fixed order, and each stands for a unit of the axis."""
     axes = analysis.of(call.args[0])
     if not axes:
@@ -248,7 +248,7 @@ def ranked(analysis: Analysis, call: Call) -> list[Axes]:
     return [made] * len(call.results)
 
 
-def extreme(analysis: Analysis, call: Call) -> list[Axes]:
+def extreme(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """The largest or smallest along a dimension, and where it is; or of two tensors."""
     if call.has("other"):
         return pointwise(analysis, call)
@@ -266,7 +266,7 @@ def extreme(analysis: Analysis, call: Call) -> list[Axes]:
     return [kept] * len(call.results)
 
 
-def _names(analysis: Analysis, call: Call, term: Term) -> None:
+def _names(analysis: Analysis, call: Call, term: AxisTerm) -> None:
     """Say that the integer results name units of an axis."""
     if extent(term) == 1:
         return
@@ -275,7 +275,7 @@ def _names(analysis: Analysis, call: Call, term: Term) -> None:
             analysis.domains[value] = analysis.terms.collapse(term)
 
 
-def freezing(analysis: Analysis, call: Call) -> list[Axes]:
+def freezing(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Operators whose results depend on the order of all elements, or steer the program."""
     for value in call.operands:
         analysis.freeze(analysis.of(value), call.name)
@@ -285,7 +285,7 @@ def freezing(analysis: Analysis, call: Call) -> list[Axes]:
     ]
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OperatorRule] = {
     "embedding": embedding,
     "index": index_any,
     "index_select": index_select,

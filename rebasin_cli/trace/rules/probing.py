@@ -13,15 +13,15 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace.axes.analysis import Analysis, Axes
-from rebasin_cli.trace.axes.axis_terms import Term
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms
+from rebasin_cli.trace.axes.axis_terms import AxisTerm
 from rebasin_cli.trace.recording.record import Call, Value
-from rebasin_cli.trace.rules.equivariance import Layout, Operand, Relation, relations
+from rebasin_cli.trace.rules.equivariance import CallLayout, Operand, OperatorRelation, relations
 
 ELEMENTS = 300_000  # of one tensor; above that a probe takes too long
 
 
-def probed(analysis: Analysis, call: Call) -> list[Axes] | None:
+def probed(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     """Tie the axes of a call by what permuting them does; return None if it cannot be run.
 
     A tensor of integers or truth values is only run with the numbers that it had, so its call
@@ -42,8 +42,8 @@ def probed(analysis: Analysis, call: Call) -> list[Axes] | None:
 
 
 def _tied(
-    analysis: Analysis, call: Call, rows: Sequence[Axes], found: Sequence[Relation]
-) -> list[Axes]:
+    analysis: Analysis, call: Call, rows: Sequence[AxisTerms], found: Sequence[OperatorRelation]
+) -> list[AxisTerms]:
     shapes = [() if result is None else result.shape for result in call.results]
     text = f"no rule for {call.name}; probing found no symmetry"
     made = [list(analysis.frozen(shape, text, soft=True)) for shape in shapes]
@@ -54,14 +54,14 @@ def _tied(
             analysis.terms.unify(first, other)
         for k, dim in relation.results:
             made[k][dim] = first
-    fixed: list[Term] = [
+    fixed: list[AxisTerm] = [
         term for k, row in enumerate(rows) for dim, term in enumerate(row) if (k, dim) not in free
     ]
     analysis.freeze(fixed, text, soft=True)
     return [tuple(row) for row in made]
 
 
-def _layout(call: Call, values: Sequence[Value]) -> Layout | None:
+def _layout(call: Call, values: Sequence[Value]) -> CallLayout | None:
     """Return all that decides what a call does but its floating numbers, or None."""
     if any(value not in call.results for value in call.written):
         return None
@@ -73,7 +73,7 @@ def _layout(call: Call, values: Sequence[Value]) -> Layout | None:
         operands[value] = operand
     args, options = mapped((call.args, call.kwargs), Value, operands.__getitem__)
     shapes = tuple(None if result is None else result.shape for result in call.results)
-    layout: Layout = _hashable(args), _hashable(options), shapes
+    layout: CallLayout = _hashable(args), _hashable(options), shapes
     return layout if _is_hashable(layout) else None
 
 

@@ -5,29 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.axes.axis_terms import ONE, Atom, Dependent, Sum, Term, add, extent, multiply
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule
+from rebasin_cli.trace.axes.axis_terms import (
+    ONE,
+    Atom,
+    AxisTerm,
+    Dependent,
+    SumTerm,
+    add,
+    extent,
+    multiply,
+)
 from rebasin_cli.trace.recording.record import Call, Value
 from rebasin_cli.trace.rules.slices import narrowed
 from rebasin_cli.trace.rules.views import regroup
 
 
-def identity(analysis: Analysis, call: Call) -> list[Axes]:
+def identity(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [analysis.of(call.args[0])]
 
 
-def view(analysis: Analysis, call: Call) -> list[Axes]:
+def view(analysis: Analysis, call: Call) -> list[AxisTerms]:
     result = _result(call)
     return [regroup(analysis, call, analysis.of(call.args[0]), result.shape)]
 
 
-def unsqueeze(analysis: Analysis, call: Call) -> list[Axes]:
+def unsqueeze(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = list(analysis.of(call.args[0]))
     axes.insert(call.arg("dim") % (len(axes) + 1), ONE)
     return [tuple(axes)]
 
 
-def squeeze(analysis: Analysis, call: Call) -> list[Axes]:
+def squeeze(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     dims = call.arg("dim") if call.has("dim") else range(len(axes))
     gone = {dim % len(axes) for dim in ([dims] if isinstance(dims, int) else dims)} if axes else ()
@@ -35,12 +44,12 @@ def squeeze(analysis: Analysis, call: Call) -> list[Axes]:
     return [tuple(t for dim, t in enumerate(axes) if dim not in gone or shape[dim] != 1)]
 
 
-def permute(analysis: Analysis, call: Call) -> list[Axes]:
+def permute(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     return [tuple(axes[dim] for dim in call.arg("dims"))]
 
 
-def transpose(analysis: Analysis, call: Call) -> list[Axes]:
+def transpose(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = list(analysis.of(call.args[0]))
     if len(axes) > 1:
         one, two = (call.arg("dim0"), call.arg("dim1")) if call.has("dim0") else (0, 1)
@@ -48,7 +57,7 @@ def transpose(analysis: Analysis, call: Call) -> list[Axes]:
     return [tuple(axes)]
 
 
-def expand(analysis: Analysis, call: Call) -> list[Axes]:
+def expand(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """An axis of size 1 that is repeated says nothing about the order of its copies."""
     axes, shape = analysis.of(call.args[0]), _result(call).shape
     padded = (ONE,) * (len(shape) - len(axes)) + axes
@@ -60,7 +69,7 @@ def expand(analysis: Analysis, call: Call) -> list[Axes]:
     ]
 
 
-def repeat(analysis: Analysis, call: Call) -> list[Axes]:
+def repeat(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, times = analysis.of(call.args[0]), call.arg("repeats")
     padded = (ONE,) * (len(times) - len(axes)) + axes
     return [
@@ -73,19 +82,19 @@ def repeat(analysis: Analysis, call: Call) -> list[Axes]:
     ]
 
 
-def cat(analysis: Analysis, call: Call) -> list[Axes]:
+def cat(analysis: Analysis, call: Call) -> list[AxisTerms]:
     values = [value for value in call.args[0] if prod(value.shape) or len(value.shape) > 1]
     dim = call.arg("dim") % len(values[0].shape)
     return [joined(analysis, [analysis.of(value) for value in values], dim)]
 
 
-def stack(analysis: Analysis, call: Call) -> list[Axes]:
+def stack(analysis: Analysis, call: Call) -> list[AxisTerms]:
     rows = [analysis.of(value) for value in call.args[0]]
     dim = call.arg("dim") % (len(rows[0]) + 1)
     return [joined(analysis, [(*row[:dim], ONE, *row[dim:]) for row in rows], dim)]
 
 
-def joined(analysis: Analysis, rows: Sequence[Axes], dim: int) -> Axes:
+def joined(analysis: Analysis, rows: Sequence[AxisTerms], dim: int) -> AxisTerms:
     """Return the axes of a concatenation.
 
     Slices of size 1 may mean different things along their other axes; larger pieces may not.
@@ -102,11 +111,11 @@ def joined(analysis: Analysis, rows: Sequence[Axes], dim: int) -> Axes:
     return (*rows[0][:dim], add(pieces), *rows[0][dim + 1 :])
 
 
-def _stacked(analysis: Analysis, rows: Sequence[Axes], dim: int) -> Axes:
+def _stacked(analysis: Analysis, rows: Sequence[AxisTerms], dim: int) -> AxisTerms:
     index = Atom(len(rows))
     segments = (ONE,) * len(rows)
-    analysis.terms.unify(index, Sum(segments))
-    axes: list[Term] = []
+    analysis.terms.unify(index, SumTerm(segments))
+    axes: list[AxisTerm] = []
     for terms in zip(*rows, strict=True):
         plain = [analysis.terms.collapse(term) for term in terms]
         same = len({analysis.terms.resolve(term) for term in plain}) == 1
@@ -115,7 +124,7 @@ def _stacked(analysis: Analysis, rows: Sequence[Axes], dim: int) -> Axes:
     return tuple(axes)
 
 
-def pad(analysis: Analysis, call: Call) -> list[Axes]:
+def pad(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Constant padding puts fixed segments around an axis; negative padding cuts it."""
     axes, widths = analysis.of(call.args[0]), call.arg("pad")
     for pair in range(len(widths) // 2):
@@ -124,7 +133,7 @@ def pad(analysis: Analysis, call: Call) -> list[Axes]:
     return [axes]
 
 
-def _padded(analysis: Analysis, axes: Axes, dim: int, before: int, after: int) -> Axes:
+def _padded(analysis: Analysis, axes: AxisTerms, dim: int, before: int, after: int) -> AxisTerms:
     size = extent(axes[dim])
     axes = narrowed(analysis, axes, dim, max(-before, 0), size - max(-after, 0))
     if before <= 0 and after <= 0:
@@ -135,7 +144,7 @@ def _padded(analysis: Analysis, axes: Axes, dim: int, before: int, after: int) -
     return (*axes[:dim], add(row), *axes[dim + 1 :])
 
 
-def reordered(analysis: Analysis, call: Call) -> list[Axes]:
+def reordered(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Flip and roll: the order of units matters, and the result has another one."""
     axes = analysis.of(call.args[0])
     chosen = [dim % len(axes) for dim in call.arg("dims")] or range(len(axes))
@@ -146,13 +155,13 @@ def reordered(analysis: Analysis, call: Call) -> list[Axes]:
     return [tuple(places.get(dim, term) for dim, term in enumerate(axes))]
 
 
-def triangle(analysis: Analysis, call: Call) -> list[Axes]:
+def triangle(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     analysis.freeze(axes[-2:], "triangle of a matrix")
     return [axes]
 
 
-def glu(analysis: Analysis, call: Call) -> list[Axes]:
+def glu(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, dim = analysis.of(call.args[0]), call.arg("dim")
     dim %= len(axes)
     half = extent(axes[dim]) // 2
@@ -162,7 +171,7 @@ def glu(analysis: Analysis, call: Call) -> list[Axes]:
     return [one]
 
 
-def windows(analysis: Analysis, call: Call) -> list[Axes]:
+def windows(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`Tensor.unfold`: windows along one axis, as a new last axis."""
     axes, dim = analysis.of(call.args[0]), call.arg("dimension")
     dim %= len(axes)
@@ -173,13 +182,13 @@ def windows(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*axes[:dim], count, *axes[dim + 1 :], width)]
 
 
-def to_complex(analysis: Analysis, call: Call) -> list[Axes]:
+def to_complex(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = analysis.of(call.args[0])
     analysis.freeze(axes[-1:], "real and imaginary part")
     return [axes[:-1]]
 
 
-def to_real(analysis: Analysis, call: Call) -> list[Axes]:
+def to_real(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [(*analysis.of(call.args[0]), *analysis.frozen([2], "real and imaginary part"))]
 
 
@@ -189,7 +198,7 @@ def _result(call: Call) -> Value:
     return value
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OperatorRule] = {
     **dict.fromkeys(
         ("clone", "detach", "alias", "_to_copy", "lift_fresh", "lift", "contiguous", "positive"),
         identity,

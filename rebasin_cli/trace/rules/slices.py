@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Sum, Term, extent
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule
+from rebasin_cli.trace.axes.axis_terms import Atom, AxisTerm, Dependent, SumTerm, extent
 from rebasin_cli.trace.recording.record import Call, Value
 
 
-def select(analysis: Analysis, call: Call) -> list[Axes]:
+def select(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes, dim = analysis.of(call.args[0]), call.arg("dim")
     position = call.arg("index") % call.args[0].shape[dim]
     dim %= len(axes)
@@ -15,14 +15,14 @@ def select(analysis: Analysis, call: Call) -> list[Axes]:
     return [taken[:dim] + taken[dim + 1 :]]
 
 
-def slice_(analysis: Analysis, call: Call) -> list[Axes]:
+def slice_(analysis: Analysis, call: Call) -> list[AxisTerms]:
     value: Value = call.args[0]
     axes, dim = analysis.of(value), call.arg("dim") % len(value.shape)
     start, stop, _ = slice(call.arg("start"), call.arg("end")).indices(value.shape[dim])
     return [strided(analysis, call, axes, dim, range(start, max(start, stop), call.arg("step")))]
 
 
-def strided(analysis: Analysis, call: Call, axes: Axes, dim: int, taken: range) -> Axes:
+def strided(analysis: Analysis, call: Call, axes: AxisTerms, dim: int, taken: range) -> AxisTerms:
     """Return the axes of a slice; every k-th unit is a slice of the inner factor k."""
     size = extent(axes[dim])
     if taken.step == 1:
@@ -35,14 +35,14 @@ def strided(analysis: Analysis, call: Call, axes: Axes, dim: int, taken: range) 
     return (*axes[:dim], outer, *axes[dim + 1 :])
 
 
-def _lost(analysis: Analysis, axes: Axes, dim: int, size: int, text: str) -> Axes:
+def _lost(analysis: Analysis, axes: AxisTerms, dim: int, size: int, text: str) -> AxisTerms:
     """Return the axes with one frozen and replaced by a frozen one of another size."""
     soft = not analysis.terms.is_frozen(axes[dim])
     analysis.freeze([axes[dim]], text, soft=True)
     return axes[:dim] + analysis.frozen([size], text, soft=soft) + axes[dim + 1 :]
 
 
-def narrowed(analysis: Analysis, axes: Axes, dim: int, start: int, stop: int) -> Axes:
+def narrowed(analysis: Analysis, axes: AxisTerms, dim: int, start: int, stop: int) -> AxisTerms:
     """Return the axes after keeping the units from start to stop of one of them."""
     term, size = axes[dim], extent(axes[dim])
     if stop - start == size:
@@ -60,11 +60,13 @@ def narrowed(analysis: Analysis, axes: Axes, dim: int, start: int, stop: int) ->
     return (*axes[:dim], pieces[1 if start else 0], *axes[dim + 1 :])
 
 
-def _hangs_on(term: Term, index: Atom) -> bool:
+def _hangs_on(term: AxisTerm, index: Atom) -> bool:
     return isinstance(term, Dependent) and term.index is index
 
 
-def _narrowed_index(analysis: Analysis, axes: Axes, dim: int, start: int, stop: int) -> Axes:
+def _narrowed_index(
+    analysis: Analysis, axes: AxisTerms, dim: int, start: int, stop: int
+) -> AxisTerms:
     """Keep part of an axis on which others depend: of those, only the cases in that part."""
     index = axes[dim]
     assert isinstance(index, Atom)
@@ -72,7 +74,7 @@ def _narrowed_index(analysis: Analysis, axes: Axes, dim: int, start: int, stop: 
     assert isinstance(dependents[0], Dependent)
     inside = [offset for offset in (start, stop) if 0 < offset < index.size]
     analysis.terms.cut(index, inside)
-    kept: dict[int, Term] = {}
+    kept: dict[int, AxisTerm] = {}
     at = 0
     for case, segment in enumerate(dependents[0].segments):
         low, high = max(start - at, 0), min(stop - at, extent(segment))
@@ -85,7 +87,7 @@ def _narrowed_index(analysis: Analysis, axes: Axes, dim: int, start: int, stop: 
     else:
         part = new = Atom(stop - start)
         analysis.terms.inherit(new, index, start)
-        analysis.terms.unify(new, Sum(segments))
+        analysis.terms.unify(new, SumTerm(segments))
     result = list(axes)
     for place, term in enumerate(axes):
         if isinstance(term, Dependent) and term.index is index:
@@ -95,7 +97,7 @@ def _narrowed_index(analysis: Analysis, axes: Axes, dim: int, start: int, stop: 
     return tuple(result)
 
 
-def split(analysis: Analysis, call: Call) -> list[Axes]:
+def split(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Any operator that cuts an axis into the pieces which its results are."""
     value: Value = call.args[0]
     axes, dim = analysis.of(value), call.arg("dim") % len(value.shape)
@@ -108,14 +110,14 @@ def split(analysis: Analysis, call: Call) -> list[Axes]:
     return pieces
 
 
-def unbind(analysis: Analysis, call: Call) -> list[Axes]:
+def unbind(analysis: Analysis, call: Call) -> list[AxisTerms]:
     value: Value = call.args[0]
     axes, dim = analysis.of(value), call.arg("dim") % len(value.shape)
     taken = [narrowed(analysis, axes, dim, k, k + 1) for k in range(value.shape[dim])]
     return [piece[:dim] + piece[dim + 1 :] for piece in taken]
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OperatorRule] = {
     "select": select,
     "slice": slice_,
     **dict.fromkeys(("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_chunk"), split),

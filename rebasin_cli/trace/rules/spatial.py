@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.axes.axis_terms import Term, extent, multiply
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule
+from rebasin_cli.trace.axes.axis_terms import AxisTerm, extent, multiply
 from rebasin_cli.trace.recording.record import Call, Value
 from rebasin_cli.trace.rules.views import regroup
 
 CHANNELS = 2  # batch and channel come first
 
 
-def convolution(analysis: Analysis, call: Call) -> list[Axes]:
+def convolution(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """out[n, g * o] = sum over i and the kernel of x[n, g * i] * w[g * o, i, ...].
 
     Transposed, the weight is [g * i, o, ...].
@@ -36,7 +36,7 @@ def convolution(analysis: Analysis, call: Call) -> list[Axes]:
     return [(axes[0], result, *_places(analysis, call, axes))]
 
 
-def _places(analysis: Analysis, call: Call, axes: Axes) -> Sequence[Term]:
+def _places(analysis: Analysis, call: Call, axes: AxisTerms) -> Sequence[AxisTerm]:
     """Return the spatial axes of a convolution; one that looks at single places keeps them."""
     shape = _result(call).shape
     pointlike = all(size == 1 for size in call.args[1].shape[2:])
@@ -46,7 +46,7 @@ def _places(analysis: Analysis, call: Call, axes: Axes) -> Sequence[Term]:
     return analysis.frozen(shape[2:], "places of a convolution")
 
 
-def places(analysis: Analysis, call: Call) -> list[Axes]:
+def places(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Pooling, resizing, padding: the trailing axes are places, the leading ones stay."""
     axes = analysis.of(call.args[0])
     spatial = _SPATIAL[call.name.removesuffix("_")]
@@ -82,7 +82,7 @@ def _pointlike(call: Call, place: int, spatial: int) -> bool:
     return width == 1 and step in (1, None) and not padding
 
 
-def transformed(analysis: Analysis, call: Call) -> list[Axes]:
+def transformed(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Fourier transforms: the order along what is transformed matters, and is another after."""
     axes, dims = analysis.of(call.args[0]), call.arg("dim")
     chosen = {dim % len(axes) for dim in dims}
@@ -97,7 +97,7 @@ def transformed(analysis: Analysis, call: Call) -> list[Axes]:
     ]
 
 
-def sample(analysis: Analysis, call: Call) -> list[Axes]:
+def sample(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`grid_sample`: reads places that another tensor names."""
     axes, grid = analysis.of(call.args[0]), analysis.of(call.args[1])
     analysis.freeze(axes[2:], "places")
@@ -107,7 +107,7 @@ def sample(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*axes[:2], *grid[1:-1])]
 
 
-def patches(analysis: Analysis, call: Call) -> list[Axes]:
+def patches(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """im2col: (n, c, h, w) -> (n, c * kernel places, windows)."""
     axes, shape = analysis.of(call.args[0]), _result(call).shape
     analysis.freeze(axes[-2:], "places")
@@ -116,7 +116,7 @@ def patches(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*axes[:-3], multiply([analysis.terms.collapse(axes[-3]), *kernel]), *count)]
 
 
-def unpatched(analysis: Analysis, call: Call) -> list[Axes]:
+def unpatched(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """col2im: (n, c * kernel places, windows) -> (n, c, h, w)."""
     axes, shape = analysis.of(call.args[0]), _result(call).shape
     channels, kernel = analysis.terms.split(axes[-2], shape[-3])
@@ -124,7 +124,7 @@ def unpatched(analysis: Analysis, call: Call) -> list[Axes]:
     return [(*axes[:-2], channels, *analysis.frozen(shape[-2:], "places"))]
 
 
-def pixel_shuffle(analysis: Analysis, call: Call) -> list[Axes]:
+def pixel_shuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """(..., c * r * r, h, w) -> (..., c, h * r, w * r)."""
     factor = call.arg("upscale_factor")
     *lead, channels, height, width = call.args[0].shape
@@ -135,7 +135,7 @@ def pixel_shuffle(analysis: Analysis, call: Call) -> list[Axes]:
     return [regroup(analysis, call, tuple(axes[dim] for dim in order), _result(call).shape)]
 
 
-def pixel_unshuffle(analysis: Analysis, call: Call) -> list[Axes]:
+def pixel_unshuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """(..., c, h * r, w * r) -> (..., c * r * r, h, w)."""
     factor = call.arg("downscale_factor")
     *lead, channels, height, width = call.args[0].shape
@@ -146,7 +146,7 @@ def pixel_unshuffle(analysis: Analysis, call: Call) -> list[Axes]:
     return [regroup(analysis, call, tuple(axes[dim] for dim in order), _result(call).shape)]
 
 
-def channel_shuffle(analysis: Analysis, call: Call) -> list[Axes]:
+def channel_shuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
     groups = call.arg("groups")
     batch, channels, *rest = call.args[0].shape
     split = (batch, groups, channels // groups, *rest)
@@ -155,13 +155,13 @@ def channel_shuffle(analysis: Analysis, call: Call) -> list[Axes]:
     return [regroup(analysis, call, turned, call.args[0].shape)]
 
 
-def regions(analysis: Analysis, call: Call) -> list[Axes]:
+def regions(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`roi_align`, `roi_pool`: channels of places that boxes name."""
     axes, boxes = analysis.of(call.args[0]), analysis.of(call.args[1])
     analysis.freeze((axes[0], *axes[2:], *boxes), "places")
     shape = _result(call).shape
     count, high, wide = analysis.frozen([shape[0], *shape[2:]], "places")
-    made: list[Axes] = [(count, axes[1], high, wide)]
+    made: list[AxisTerms] = [(count, axes[1], high, wide)]
     return made * len(call.results)
 
 
@@ -197,7 +197,7 @@ _SPATIAL: dict[str, int] = {
     "upsample_trilinear3d": 3,
 }
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, OperatorRule] = {
     "convolution": convolution,
     **dict.fromkeys(_SPATIAL, places),
     **dict.fromkeys(("grid_sampler_2d", "grid_sampler_3d"), sample),

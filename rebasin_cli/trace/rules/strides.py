@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule
-from rebasin_cli.trace.axes.axis_terms import Term
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule
+from rebasin_cli.trace.axes.axis_terms import AxisTerm
 from rebasin_cli.trace.recording.record import Call, Value
 
-Dim = tuple[int, int]  # the size of an axis, and its step in memory
+SizeAndStride = tuple[int, int]  # the size of an axis, and its step in memory
 
 
-def restrided(analysis: Analysis, call: Call) -> list[Axes]:
+def restrided(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Keep the axes that are whole in the result; windows along others fix their order."""
     value, axes = call.args[0], analysis.of(call.args[0])
     if _relaid(call):
@@ -24,7 +24,7 @@ def restrided(analysis: Analysis, call: Call) -> list[Axes]:
     if soft:  # what a view leaves out may be read too
         analysis.freeze(analysis.of(value.root), text, soft=True)
     analysis.mix(axes, fixed)
-    made: list[Term] = [
+    made: list[AxisTerm] = [
         axes[kept[place]] if place in kept else analysis.frozen([size], text, soft=soft)[0]
         for place, size in enumerate(call.arg("size"))
     ]
@@ -64,7 +64,7 @@ def _start(call: Call) -> int:
     return int(call.args[0].offset if offset is None else offset)
 
 
-def _dense(dims: Sequence[Dim]) -> bool:
+def _dense(dims: Sequence[SizeAndStride]) -> bool:
     """Return whether a tensor fills its part of memory, each place once, in any order of axes."""
     expected = 1
     for size, step in sorted((d for d in dims if d[0] > 1), key=lambda dim: dim[1]):
@@ -74,14 +74,14 @@ def _dense(dims: Sequence[Dim]) -> bool:
     return bool(dims)
 
 
-def _count(dims: Sequence[Dim]) -> int:
+def _count(dims: Sequence[SizeAndStride]) -> int:
     count = 1
     for size, _ in dims:
         count *= size
     return count
 
 
-def _alone(others: Sequence[Dim], dim: Dim) -> bool:
+def _alone(others: Sequence[SizeAndStride], dim: SizeAndStride) -> bool:
     """Return whether no step along other axes changes the position along this one.
 
     That is (address // step) % size in a dense tensor: steps of other axes are whole multiples of
@@ -92,4 +92,4 @@ def _alone(others: Sequence[Dim], dim: Dim) -> bool:
     return sum((n - 1) * s for n, s in inner) < step
 
 
-RULES: dict[str, Rule] = {"as_strided": restrided}
+RULES: dict[str, OperatorRule] = {"as_strided": restrided}

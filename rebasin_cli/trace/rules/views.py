@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from math import prod
 
-from rebasin_cli.trace.axes.analysis import Analysis, Axes
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms
 from rebasin_cli.trace.axes.axis_terms import (
     ONE,
+    AxisTerm,
     Dependent,
-    Sum,
-    Term,
+    SumTerm,
     add,
     boundaries,
     extent,
@@ -21,9 +21,9 @@ from rebasin_cli.trace.axes.bindings import Birth
 from rebasin_cli.trace.recording.record import Call
 
 
-def regroup(analysis: Analysis, call: Call, axes: Axes, shape: Sequence[int]) -> Axes:
+def regroup(analysis: Analysis, call: Call, axes: AxisTerms, shape: Sequence[int]) -> AxisTerms:
     """Return the axes of a tensor seen in another shape."""
-    result: list[Term] = [ONE] * len(shape)
+    result: list[AxisTerm] = [ONE] * len(shape)
     if 0 in shape:
         return analysis.frozen(shape, "empty")
     births = [(f"call {call.index}", dim) for dim in range(len(shape))]
@@ -39,7 +39,7 @@ def regroup(analysis: Analysis, call: Call, axes: Axes, shape: Sequence[int]) ->
     return tuple(result)
 
 
-def aligned(axes: Axes, shape: Sequence[int]) -> Iterator[tuple[list[Term], list[int]]]:
+def aligned(axes: AxisTerms, shape: Sequence[int]) -> Iterator[tuple[list[AxisTerm], list[int]]]:
     """Yield the smallest rows of axes and of new dimensions that hold the same elements."""
     left = [term for term in axes if extent(term) != 1]
     right = [dim for dim, size in enumerate(shape) if size != 1]
@@ -56,9 +56,9 @@ def aligned(axes: Axes, shape: Sequence[int]) -> Iterator[tuple[list[Term], list
         yield terms, dims
 
 
-def merged(analysis: Analysis, terms: Sequence[Term]) -> Term:
+def merged(analysis: Analysis, terms: Sequence[AxisTerm]) -> AxisTerm:
     """Return the product of axes; one that is followed by its dependents becomes a sum."""
-    factors: list[Term] = []
+    factors: list[AxisTerm] = []
     rest = list(terms)
     while rest:
         term = rest.pop(0)
@@ -74,8 +74,8 @@ def merged(analysis: Analysis, terms: Sequence[Term]) -> Term:
 
 
 def opened(
-    analysis: Analysis, term: Term, sizes: Sequence[int], births: Sequence[Birth]
-) -> list[Term]:
+    analysis: Analysis, term: AxisTerm, sizes: Sequence[int], births: Sequence[Birth]
+) -> list[AxisTerm]:
     """Split an axis into dimensions of the given sizes.
 
     Where the first of them is known to be cut, or the axis is a concatenation of whole rows of
@@ -86,7 +86,7 @@ def opened(
     inner = prod(sizes[1:])
     cuts = set(analysis.terms.cuts.get(births[0], ()))
     resolved = analysis.terms.resolve(term)
-    if isinstance(resolved, Sum) and not analysis.terms.is_frozen(resolved):
+    if isinstance(resolved, SumTerm) and not analysis.terms.is_frozen(resolved):
         cuts |= {end // inner for end in boundaries(resolved.segments) if end % inner == 0}
     if cuts:
         return _opened_in_segments(analysis, term, sizes, births[0], sorted(cuts))
@@ -96,8 +96,8 @@ def opened(
 
 
 def _opened_in_segments(
-    analysis: Analysis, term: Term, sizes: Sequence[int], birth: Birth, cuts: list[int]
-) -> list[Term]:
+    analysis: Analysis, term: AxisTerm, sizes: Sequence[int], birth: Birth, cuts: list[int]
+) -> list[AxisTerm]:
     inner = prod(sizes[1:])
     pieces = analysis.terms.cut(term, [cut * inner for cut in cuts])
     index, segments = analysis.segmented(birth, cuts, sizes[0])
@@ -106,13 +106,13 @@ def _opened_in_segments(
         outer, rest = analysis.terms.split(piece, extent(segment))
         analysis.terms.unify(outer, segment)
         rows.append(_rows(analysis, rest, sizes[1:]))
-    axes: list[Term] = [index]
+    axes: list[AxisTerm] = [index]
     for cases in zip(*rows, strict=True):
         axes.append(ONE if extent(cases[0]) == 1 else Dependent(index, segments, cases))
     return axes
 
 
-def _rows(analysis: Analysis, term: Term, sizes: Sequence[int]) -> list[Term]:
+def _rows(analysis: Analysis, term: AxisTerm, sizes: Sequence[int]) -> list[AxisTerm]:
     if len(sizes) == 1:
         return [term]
     first, rest = analysis.terms.split(term, sizes[0])

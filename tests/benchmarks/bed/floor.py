@@ -16,7 +16,7 @@ from torch import Tensor
 from rebasin_cli.matching import Settings
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.axis_chains import front
-from rebasin_cli.matching.problem.group_families import Family, families
+from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.search import descent
 from rebasin_cli.permutation import Permutations, Permuted
 from rebasin_cli.tensors import InMemory, TensorSource
@@ -40,7 +40,7 @@ def counted() -> Iterator[Counter[str]]:
     """Count the visits of each family during a search."""
     visits, visit = Counter[str](), descent.visit
 
-    def counting(kept: Any, family: Family, *rest: Any, **named: Any) -> Any:
+    def counting(kept: Any, family: GroupFamily, *rest: Any, **named: Any) -> Any:
         visits[family.root] += 1  # safe on one thread: benchmarks match with jobs=1
         return visit(kept, family, *rest, **named)
 
@@ -62,7 +62,7 @@ def floor_of(pair: Pair, permutations: Permutations, visits: Counter[str]) -> Fl
     return Floor(products, assignments)
 
 
-def _contracted(family: Family, a: TensorSource, b: TensorSource) -> tuple[Tensor, float]:
+def _contracted(family: GroupFamily, a: TensorSource, b: TensorSource) -> tuple[Tensor, float]:
     """Return a family's similarity and the seconds of its products; layouts are not counted."""
     size, seconds = family.members[0].size, 0.0
     similarity = torch.zeros(size, size)

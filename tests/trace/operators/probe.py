@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace.axes.analysis import Analysis, Axes, Rule, analyse
-from rebasin_cli.trace.axes.axis_terms import Atom, Product, Sum, Term, atoms, extent
+from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule, analyse
+from rebasin_cli.trace.axes.axis_terms import Atom, AxisTerm, ProductTerm, SumTerm, atoms, extent
 from rebasin_cli.trace.derivation.parents import parents
 from rebasin_cli.trace.recording.record import Record, Value
 from rebasin_cli.trace.recording.recorder import Recorder
@@ -107,7 +107,7 @@ class Probe:
     outputs: tuple[Value, ...]
     results: tuple[Tensor, ...]
 
-    def axes(self, value: Value) -> Axes:
+    def axes(self, value: Value) -> AxisTerms:
         return self.analysis.of(value)
 
     @cached_property
@@ -118,13 +118,13 @@ class Probe:
     @property
     def atoms(self) -> list[Atom]:
         """The atoms of all axes and domains, in order of first use."""
-        rows: list[Term] = [t for v in (*self.parameters, *self.outputs) for t in self.axes(v)]
+        rows: list[AxisTerm] = [t for v in (*self.parameters, *self.outputs) for t in self.axes(v)]
         rows += [d for v in self.outputs if (d := self.analysis.domain(v)) is not None]
         every = (atom for term in rows for atom in atoms(self.analysis.terms.resolve(term)))
         return list(dict.fromkeys(every))
 
 
-def probe(case: Case, rule: Rule = apply_rule) -> Probe:
+def probe(case: Case, rule: OperatorRule = apply_rule) -> Probe:
     """Record a case and analyse it; its parameters start free."""
     given = [tensor.clone() for tensor in case.parameters]
     recorder = Recorder(fake=False)
@@ -171,7 +171,7 @@ def relations(found: Probe, movable: Sequence[Atom]) -> Iterator[Mapping[Atom, A
             yield visible
 
 
-def _inside(found: Probe, row: Sequence[Term]) -> list[Atom]:
+def _inside(found: Probe, row: Sequence[AxisTerm]) -> list[Atom]:
     return [atom for term in row for atom in atoms(found.analysis.terms.resolve(term))]
 
 
@@ -215,15 +215,15 @@ def described(found: Probe) -> str:
     """Return the axes as text: letters for atoms in order of use, `3!` for three fixed units."""
     names: dict[Atom, str] = {}
 
-    def text(term: Term, inside: bool = False) -> str:
+    def text(term: AxisTerm, inside: bool = False) -> str:
         if isinstance(term, Atom):
             if found.analysis.terms.reason(term) is not None:
                 return f"{term.size}!"
             return names.setdefault(term, chr(ord("a") + len(names)))
-        if isinstance(term, Product):
+        if isinstance(term, ProductTerm):
             return "*".join(text(factor, True) for factor in term.factors) or "1"
-        rows = term.segments if isinstance(term, Sum) else term.cases
-        joined = (" + " if isinstance(term, Sum) else " | ").join(text(row) for row in rows)
+        rows = term.segments if isinstance(term, SumTerm) else term.cases
+        joined = (" + " if isinstance(term, SumTerm) else " | ").join(text(row) for row in rows)
         return f"({joined})" if inside else joined
 
     def whole(value: Value) -> str:

@@ -13,8 +13,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rebasin_cli.trace.axes.analysis import Axes
-from rebasin_cli.trace.axes.axis_terms import Atom, Dependent, Product, Sum, Term, extent
+from rebasin_cli.trace.axes.analysis import AxisTerms
+from rebasin_cli.trace.axes.axis_terms import (
+    Atom,
+    AxisTerm,
+    Dependent,
+    ProductTerm,
+    SumTerm,
+    extent,
+)
 from rebasin_cli.trace.axes.bindings import Bindings
 
 Visit = Callable[[Atom, Tensor, Tensor], Tensor]  # atom, unit, where that is valid -> unit
@@ -56,7 +63,7 @@ def _rows(size: int, count: int, generator: torch.Generator) -> Tensor:
 class Places:
     """The unit of every atom at every place of a tensor."""
 
-    def __init__(self, shape: Sequence[int], axes: Axes, terms: Bindings) -> None:
+    def __init__(self, shape: Sequence[int], axes: AxisTerms, terms: Bindings) -> None:
         self.axes = axes
         self.resolved = [terms.resolve(term) for term in axes]
         self.grid = list(torch.ones(tuple(shape)).nonzero().T.reshape(len(shape), *shape))
@@ -68,7 +75,7 @@ class Places:
         dims = range(len(self.axes))
         return tensor[tuple(self._walk(dim, self._mover(dim, moves)) for dim in dims)]
 
-    def old_numbers(self, numbers: Tensor, domain: Term, moves: Moves) -> Tensor:
+    def old_numbers(self, numbers: Tensor, domain: AxisTerm, moves: Moves) -> Tensor:
         """Return indices that name new units of a resolved domain, with the old units instead."""
         assert not isinstance(domain, Dependent)
         return _walk(domain, numbers.long(), self.everywhere, self._mover(None, moves))
@@ -124,7 +131,7 @@ class Places:
         return result
 
 
-def spans(segments: Sequence[Term]) -> list[tuple[int, int]]:
+def spans(segments: Sequence[AxisTerm]) -> list[tuple[int, int]]:
     """Return where each segment of an axis starts and stops."""
     ends = [0]
     for segment in segments:
@@ -132,13 +139,13 @@ def spans(segments: Sequence[Term]) -> list[tuple[int, int]]:
     return list(pairwise(ends))
 
 
-def _walk(term: Term, units: Tensor, inside: Tensor, visit: Visit) -> Tensor:
+def _walk(term: AxisTerm, units: Tensor, inside: Tensor, visit: Visit) -> Tensor:
     """Return the old units of an axis for its new ones, each atom in them as `visit` says."""
     if isinstance(term, Atom):
         return visit(term, units, inside)
-    if isinstance(term, Product):
+    if isinstance(term, ProductTerm):
         return _walk_product(term, units, inside, visit)
-    assert isinstance(term, Sum), "a dependent axis inside another term"
+    assert isinstance(term, SumTerm), "a dependent axis inside another term"
     result = torch.zeros_like(units)
     for segment, (start, stop) in zip(term.segments, spans(term.segments), strict=True):
         here = (units >= start) & (units < stop)
@@ -147,7 +154,7 @@ def _walk(term: Term, units: Tensor, inside: Tensor, visit: Visit) -> Tensor:
     return result
 
 
-def _walk_product(term: Product, units: Tensor, inside: Tensor, visit: Visit) -> Tensor:
+def _walk_product(term: ProductTerm, units: Tensor, inside: Tensor, visit: Visit) -> Tensor:
     inner, result = extent(term), torch.zeros_like(units)
     for factor in term.factors:
         size = extent(factor)

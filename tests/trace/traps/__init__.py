@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.models import Example, subject_of
-from rebasin_cli.models.weights import widen
+from rebasin_cli.models.module_weights import widen
 from rebasin_cli.spec import BoundSpec, bind, dump, parse, same_symmetry
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.trace import Choices, Trace, trace

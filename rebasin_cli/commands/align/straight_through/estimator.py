@@ -21,7 +21,7 @@ from math import inf, isfinite, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.align.straight_through.midpoints import Midpoints, Split
+from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.permutation import Permutations
@@ -35,7 +35,7 @@ Project = Callable[[Mapping[str, Tensor], Permutations], Permutations]
 
 
 @dataclass(frozen=True)
-class Course:
+class LearningTask:
     """What is learned from, and how.
 
     rate: length of the first step of the free parameters, in lengths of the reference. check:
@@ -43,7 +43,7 @@ class Course:
     """
 
     midpoints: Midpoints
-    split: Split
+    split: DataSplit
     project: Project
     rate: float
     check: int | None = None
@@ -51,7 +51,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class State:
+class LearningState:
     """Where learning stands after an epoch; from here on it goes as if it had never stopped.
 
     free, velocity: of the tensors that are compared, by their names in the checkpoint. current:
@@ -75,14 +75,14 @@ class State:
         """The epochs behind it."""
         return max(len(self.losses) - 1, 0)
 
-    def judged(self, loss: float, epoch: int) -> State:
+    def judged(self, loss: float, epoch: int) -> LearningState:
         """Return the state with the current permutations as the best, if their loss is less."""
         if not loss < self.least:
             return self
         return replace(self, best=self.current, least=loss, best_epoch=epoch)
 
 
-def started(course: Course, free: Mapping[str, Tensor], start: Permutations) -> State:
+def started(course: LearningTask, free: Mapping[str, Tensor], start: Permutations) -> LearningState:
     """Return the state before the first epoch. free: the reference's tensors.
 
     Raises UserCodeError if the midpoint cannot be judged: no targets, or a loss that is no number.
@@ -94,10 +94,10 @@ def started(course: Course, free: Mapping[str, Tensor], start: Permutations) -> 
             detail="permutations are compared by it, so it has to be a number",
         )
     still = {name: torch.zeros_like(values) for name, values in free.items()}
-    return State(free, still, start, start, losses=(loss,)).judged(loss, 0)
+    return LearningState(free, still, start, start, losses=(loss,)).judged(loss, 0)
 
 
-def epochs(course: Course, state: State, until: int) -> Iterator[State]:
+def epochs(course: LearningTask, state: LearningState, until: int) -> Iterator[LearningState]:
     """Yield the state after each epoch up to a number of them, or until learning breaks off."""
     steps = course.split.count() if state.epoch < until else 0
     while state.epoch < until and not state.stopped:
@@ -105,7 +105,7 @@ def epochs(course: Course, state: State, until: int) -> Iterator[State]:
         yield state
 
 
-def _epoch(course: Course, state: State, steps: int, until: int) -> State:
+def _epoch(course: LearningTask, state: LearningState, steps: int, until: int) -> LearningState:
     """Return the state after one more pass, or where that broke off. steps: batches in it."""
     epoch, behind = state.epoch + 1, state.epoch * steps
     for k, batch in enumerate(course.split.learned()):
@@ -119,14 +119,14 @@ def _epoch(course: Course, state: State, steps: int, until: int) -> State:
     return replace(state, losses=(*state.losses, loss))
 
 
-def _looked(course: Course, state: State, epoch: int) -> tuple[State, float]:
+def _looked(course: LearningTask, state: LearningState, epoch: int) -> tuple[LearningState, float]:
     """Return the state with its permutations brought up to date and judged, and their loss."""
     state = replace(state, current=course.project(state.free, state.current))
     loss = course.midpoints.held_out(state.current, course.split)
     return state.judged(loss, epoch), loss
 
 
-def _step(course: Course, state: State, batch: Batch) -> State:
+def _step(course: LearningTask, state: LearningState, batch: Batch) -> LearningState:
     """Return the state after a step down the slope of one batch, with momentum."""
     current = course.project(state.free, state.current)
     slope = course.midpoints.slope(current, batch, course.split.batches.name)

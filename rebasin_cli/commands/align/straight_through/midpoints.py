@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.models.weights import fill
+from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scores import judged
 from rebasin_cli.network.user_code import users_code
@@ -50,7 +50,7 @@ class Midpoints:
             for module in self._model.modules()
         )
 
-    def held_out(self, permutations: Permutations, split: Split) -> float:
+    def held_out(self, permutations: Permutations, split: DataSplit) -> float:
         """Return the mean loss on the batches that nothing is learned from."""
         if self._judged is None or self._judged[0] != permutations:
             self._judged = permutations, self._loss(permutations, split)
@@ -76,7 +76,7 @@ class Midpoints:
             torch.autograd.backward([total / answers])
         return self._read()
 
-    def _loss(self, permutations: Permutations, split: Split) -> float:
+    def _loss(self, permutations: Permutations, split: DataSplit) -> float:
         model, total, answers = self._at(permutations), 0.0, 0
         with torch.no_grad():
             for batch in split.held_out():
@@ -123,7 +123,7 @@ def _within(values: Tensor, window: Window) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Split:
+class DataSplit:
     """Batches of which a share is held out, spread evenly; the first is always among them.
 
     Which ones depends on their position alone, so a loader has to yield the same every time.

@@ -10,8 +10,13 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
-from rebasin_cli.commands.align.straight_through.estimator import Course, State, epochs, started
-from rebasin_cli.commands.align.straight_through.midpoints import Midpoints, Split
+from rebasin_cli.commands.align.straight_through.estimator import (
+    LearningState,
+    LearningTask,
+    epochs,
+    started,
+)
+from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
 from rebasin_cli.matching import Change, Matching, Status, match_weights, measure
 from rebasin_cli.matching.problem.device_tensors import working_dtype
@@ -45,7 +50,7 @@ def by_straight_through(plan: AlignPlan, item: AlignItem, progress: Progress) ->
     )
     if start.status in SETTLED:
         return replace(start, method=METHOD)
-    pair = _Pair(plan, item.model, progress)
+    pair = _LearnedPair(plan, item.model, progress)
     course = _course(pair)
     state = _learned(pair, course, start.permutations)
     found = _matching(state, start, pair)
@@ -53,7 +58,7 @@ def by_straight_through(plan: AlignPlan, item: AlignItem, progress: Progress) ->
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _LearnedPair:
     """The two models of one item, in memory, and what is done with them."""
 
     plan: AlignPlan
@@ -96,7 +101,7 @@ class _Pair:
         return Mean((reference, moved), (1, 1), 0, self.plan.request.selection.selects)
 
 
-def _learned(pair: _Pair, course: Course, start: Permutations) -> State:
+def _learned(pair: _LearnedPair, course: LearningTask, start: Permutations) -> LearningState:
     """Return where learning ends; each epoch is saved where the user asks for that."""
     plan, learning = pair.plan, pair.plan.request.learning
     file = learning.resume
@@ -111,16 +116,16 @@ def _learned(pair: _Pair, course: Course, start: Permutations) -> State:
     return state
 
 
-def _course(pair: _Pair) -> Course:
+def _course(pair: _LearnedPair) -> LearningTask:
     plan, learning = pair.plan, pair.plan.request.learning
     door = plan.inputs.code
     assert door is not None, "the plan has seen to it"
     settings = plan.machine.settings(plan.request.search)
     movable = plan.choice.movable
     model = built(door.network, pair.tensors[0], plan.machine)
-    return Course(
+    return LearningTask(
         midpoints=Midpoints(model, door.network.windows, pair.between),
-        split=Split(batches_of(door, plan.machine), learning.held_out),
+        split=DataSplit(batches_of(door, plan.machine), learning.held_out),
         project=projection(
             pair.tensors[1], pair.bound, settings, dtype=pair.dtype, movable=movable
         ),
@@ -130,7 +135,7 @@ def _course(pair: _Pair) -> Course:
     )
 
 
-def _matching(state: State, start: Matching, pair: _Pair) -> Matching:
+def _matching(state: LearningState, start: Matching, pair: _LearnedPair) -> Matching:
     """Return the best permutations with the figures of the checkpoints under them."""
     if state.best == start.permutations:
         return start
@@ -147,7 +152,7 @@ def _matching(state: State, start: Matching, pair: _Pair) -> Matching:
     )
 
 
-def _held_out(state: State, course: Course) -> HeldOut:
+def _held_out(state: LearningState, course: LearningTask) -> HeldOut:
     return HeldOut(
         loss=Change(state.losses[0], state.least),
         losses=state.losses,

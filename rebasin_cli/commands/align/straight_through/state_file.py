@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint import Checkpoint, open_checkpoint, write_tensors
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.commands.align.straight_through.estimator import State
+from rebasin_cli.commands.align.straight_through.estimator import LearningState
 from rebasin_cli.errors import CheckpointError, PermutationError
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec import BoundSpec
@@ -20,7 +20,7 @@ STATE, REFERENCE, MODEL = "rebasin.learning", "rebasin.reference", "rebasin.mode
 
 
 def write_state(
-    file: Path, state: State, models: tuple[Checkpoint, Checkpoint], request: AlignRequest
+    file: Path, state: LearningState, models: tuple[Checkpoint, Checkpoint], request: AlignRequest
 ) -> None:
     """Write where learning stands, whole or not at all."""
     learned = {"free": state.free, "velocity": state.velocity}
@@ -47,7 +47,7 @@ def read_state(
     bound: BoundSpec,
     models: tuple[Checkpoint, Checkpoint],
     request: AlignRequest,
-) -> State:
+) -> LearningState:
     """Return where learning stood when a file was written. free: tensors of the form it needs.
 
     Raises CheckpointError if it is no such file, or one of other models, data or a held-out share.
@@ -61,7 +61,7 @@ def read_state(
             if facts.get(name) != now:
                 raise _refused(file, f"its {name} was {facts.get(name)}, now it is {now}")
         try:
-            return State(
+            return LearningState(
                 free=_tensors(held, "free", free),
                 velocity=_tensors(held, "velocity", free),
                 current=_orders(held, "current", bound),

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.barrier.layers.confidence import Calibration, calibration
-from rebasin_cli.commands.barrier.layers.sums import LayerSums, Seen, layer_sums
+from rebasin_cli.commands.barrier.layers.confidence import ConfidenceCalibration, calibration
+from rebasin_cli.commands.barrier.layers.sums import LayerSums, SampledOutputs, layer_sums
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
@@ -27,10 +27,10 @@ from rebasin_cli.tensors.trees import mapped, tensors_in
 INTEGERS = "the inputs are integers, of which none is zero"
 
 
-Outputs = Mapping[str, Tensor]
+LayerOutputs = Mapping[str, Tensor]
 
 
-Calibrations = tuple[Calibration, ...]
+Calibrations = tuple[ConfidenceCalibration, ...]
 
 
 class Trio(NamedTuple):
@@ -105,10 +105,10 @@ def anatomy(trio: Trio, batches: Batches, progress: Progress = silent) -> Anatom
     )
 
 
-def _passes(trio: Trio, batch: Batch) -> tuple[list[Any], list[Outputs]]:
+def _passes(trio: Trio, batch: Batch) -> tuple[list[Any], list[LayerOutputs]]:
     """Return what each model answers to a batch, and the samples of its layers."""
     returned: list[Any] = []
-    outputs: list[Outputs] = []
+    outputs: list[LayerOutputs] = []
     for model in trio:
         layers = {layer.name: layer for layer in layers_of(model)}
         seen: dict[str, list[Tensor]] = {}
@@ -122,13 +122,15 @@ def _passes(trio: Trio, batch: Batch) -> tuple[list[Any], list[Outputs]]:
     return returned, outputs
 
 
-def _together(outputs: Sequence[Outputs], zeros: Sequence[Outputs] | None) -> dict[str, Seen]:
+def _together(
+    outputs: Sequence[LayerOutputs], zeros: Sequence[LayerOutputs] | None
+) -> dict[str, SampledOutputs]:
     """Return the samples of all three models layer by layer, for layers that all three call."""
     a, b, midpoint = outputs
     found = {}
     for name in (name for name in a if name in b and name in midpoint):
         still = (zeros[0][name], zeros[1][name], zeros[2][name]) if zeros else None
-        found[name] = Seen(a[name], b[name], midpoint[name], still)
+        found[name] = SampledOutputs(a[name], b[name], midpoint[name], still)
     return found
 
 
@@ -156,7 +158,9 @@ def _errors(batches: Sequence[Calibrations]) -> tuple[float, float, float] | Non
     """Return the error of each model over all batches, if all have targets."""
     if not all(batches):
         return None
-    a, b, midpoint = (reduce(Calibration.joined, one).error for one in zip(*batches, strict=True))
+    a, b, midpoint = (
+        reduce(ConfidenceCalibration.joined, one).error for one in zip(*batches, strict=True)
+    )
     return a, b, midpoint
 
 

@@ -11,8 +11,8 @@ from rebasin_cli.commands.barrier.html_page import document, table
 from rebasin_cli.commands.barrier.layers.figures import Anatomized, LayerFigures
 from rebasin_cli.commands.barrier.layers.report import Figure, advice, shown_columns
 from rebasin_cli.commands.barrier.plot import write_drawing
-from rebasin_cli.commands.barrier.points import Drawn
-from rebasin_cli.files.targets import Place
+from rebasin_cli.commands.barrier.scored_points import Drawn
+from rebasin_cli.files.targets import OutputPlace
 
 # Okabe and Ito's colours, as in the other pictures.
 STYLES = (
@@ -26,7 +26,7 @@ NARROWEST, WIDEST, HEIGHT = 6.4, 20.0, 4.8
 NAMED = 60  # layers up to which each is named
 
 
-def draw_layers(outcome: Anatomized, place: Place) -> Drawn:
+def draw_layers(outcome: Anatomized, place: OutputPlace) -> Drawn:
     """Write the picture of the layers, in the format of the ending."""
     return Drawn(write_drawing(layers_figure(outcome), place, lambda svg: _page(svg, outcome)))
 

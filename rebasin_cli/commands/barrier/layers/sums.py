@@ -17,7 +17,7 @@ Products = tuple[CrossMoments, CrossMoments, CrossMoments]
 
 
 @dataclass(frozen=True)
-class Seen:
+class SampledOutputs:
     """The samples (count, units) of A, B and the midpoint, and what a zero input gives, if any."""
 
     a: Tensor
@@ -94,7 +94,7 @@ class LayerSums:
         return float((covariance[alive] / scale[alive]).mean()) if alive.any() else None
 
 
-def layer_sums(seen: Seen) -> LayerSums:
+def layer_sums(seen: SampledOutputs) -> LayerSums:
     """Return the sums over the samples of one batch."""
     a, b = in_float64(seen.a), in_float64(seen.b)
     return LayerSums(
@@ -120,7 +120,7 @@ def _products(a: Tensor, b: Tensor) -> Products:
     return cross_moments(a, a), cross_moments(b, b), cross_moments(a, b)
 
 
-def _responses(seen: Seen) -> Tensor | None:
+def _responses(seen: SampledOutputs) -> Tensor | None:
     if seen.zeros is None:
         return None
     pairs = zip((seen.a, seen.b, seen.midpoint), seen.zeros, strict=True)

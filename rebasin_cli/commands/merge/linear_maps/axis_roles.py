@@ -81,7 +81,7 @@ def axis_of(tensor: BoundTensor, dim: Dim) -> int | None:
     return None
 
 
-Axes = tuple[str | None, ...]
+AxisNames = tuple[str | None, ...]
 
 
 def sides_of(model: nn.Module, windows: Mapping[str, Window]) -> Sides:
@@ -100,9 +100,9 @@ def sides_of(model: nn.Module, windows: Mapping[str, Window]) -> Sides:
     }
 
 
-def model_sides(model: nn.Module) -> dict[str, Axes]:
+def model_sides(model: nn.Module) -> dict[str, AxisNames]:
     """Return the sides of a model's own tensors."""
-    said: defaultdict[int, list[Axes]] = defaultdict(list)
+    said: defaultdict[int, list[AxisNames]] = defaultdict(list)
     names: dict[str, int] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -112,17 +112,17 @@ def model_sides(model: nn.Module) -> dict[str, Axes]:
     return {name: _agreed(said[number]) for name, number in names.items()}
 
 
-def _axes(module: nn.Module, name: str, dims: int) -> Axes:
+def _axes(module: nn.Module, name: str, dims: int) -> AxisNames:
     """Return the sides of one tensor of a module."""
     if isinstance(module, _NormBase) and name == "running_var":
         return (SPREAD,)
     if dims == 1:
         return (WRITE,)
-    unknown: Axes = (None,) * dims
+    unknown: AxisNames = (None,) * dims
     return next((axes + unknown[len(axes) :] for axes in _known(module, name)), unknown)
 
 
-def _known(module: nn.Module, name: str) -> Iterator[Axes]:
+def _known(module: nn.Module, name: str) -> Iterator[AxisNames]:
     """Yield the first axes of a tensor of a known kind."""
     if name != "weight":
         return
@@ -134,6 +134,6 @@ def _known(module: nn.Module, name: str) -> Iterator[Axes]:
         yield (None, WRITE)
 
 
-def _agreed(said: list[Axes]) -> Axes:
+def _agreed(said: list[AxisNames]) -> AxisNames:
     """Return for each axis what all modules say of it, None where they differ."""
     return tuple(axis[0] if len(set(axis)) == 1 else None for axis in zip(*said, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rebasin_cli.commands.merge.outcome import Zipped
+from rebasin_cli.commands.merge.merged import Zipped
 
 _SHOWN = 3  # groups with their reasons
 

@@ -12,7 +12,7 @@ from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
 from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
 from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
-from rebasin_cli.commands.merge.outcome import Merged, Zipped
+from rebasin_cli.commands.merge.merged import Merged, Zipped
 from rebasin_cli.commands.merge.run import brought_together, merged_outcome
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import write_model

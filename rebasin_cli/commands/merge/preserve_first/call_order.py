@@ -16,7 +16,7 @@ from rebasin_cli.network.scores import called
 
 
 @dataclass(frozen=True)
-class Span:
+class CallSpan:
     """When a module was called: the ticks at the start of each call, and at its end."""
 
     starts: tuple[int, ...]
@@ -24,7 +24,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Seam:
+class CutPoint:
     """A cut of a model, at the input of a module.
 
     kept: modules that are done before it; merged: those that start after it. Outermost ones, of
@@ -36,7 +36,7 @@ class Seam:
     merged: tuple[str, ...]
 
 
-class Ticker:
+class CallRecorder:
     """Notes when each module of a model is called."""
 
     def __init__(self) -> None:
@@ -52,23 +52,23 @@ class Ticker:
             module.register_forward_hook(lambda *_: ends.append(self._tick())),
         ]
 
-    def spans(self) -> dict[str, Span]:
-        return {n: Span(tuple(s), tuple(self._ends[n])) for n, s in self._starts.items() if s}
+    def spans(self) -> dict[str, CallSpan]:
+        return {n: CallSpan(tuple(s), tuple(self._ends[n])) for n, s in self._starts.items() if s}
 
     def _tick(self) -> int:
         self._count += 1
         return self._count
 
 
-def spans_of(model: nn.Module, example: Example) -> dict[str, Span]:
+def spans_of(model: nn.Module, example: Example) -> dict[str, CallSpan]:
     """Return when each module is called, by name, without those that never are."""
-    ticker = Ticker()
+    ticker = CallRecorder()
     with hooked([h for name, module in model.named_modules() for h in ticker.watch(name, module)]):
         run(model, example)
     return ticker.spans()
 
 
-def weight_layers(model: nn.Module, spans: Mapping[str, Span]) -> list[str]:
+def weight_layers(model: nn.Module, spans: Mapping[str, CallSpan]) -> list[str]:
     """Return the modules that own a weight of two or more axes, in the order of the first call.
 
     A module that calls others with tensors of their own is no layer.
@@ -80,8 +80,8 @@ def weight_layers(model: nn.Module, spans: Mapping[str, Span]) -> list[str]:
 
 
 def seams(
-    model: nn.Module, spans: Mapping[str, Span], layers: Sequence[str], count: int
-) -> Iterator[Seam]:
+    model: nn.Module, spans: Mapping[str, CallSpan], layers: Sequence[str], count: int
+) -> Iterator[CutPoint]:
     """Yield the cuts that may be possible after the first layers, the latest first.
 
     Each is at the input of a module that is first called after the last layer that is kept, up
@@ -94,13 +94,13 @@ def seams(
         yield seam_at(model, spans, name)
 
 
-def seam_at(model: nn.Module, spans: Mapping[str, Span], join: str) -> Seam:
+def seam_at(model: nn.Module, spans: Mapping[str, CallSpan], join: str) -> CutPoint:
     """Return the cut at the input of a module."""
     place = spans[join].starts[0]
     full = [n for n, m in model.named_modules() if n in spans and any(True for _ in _tensors(m))]
     kept = [name for name in full if spans[name].ends[0] < place]
     merged = [name for name in full if spans[name].starts[0] > place]
-    return Seam(join, _outermost(kept), _outermost([*merged, join], without=join))
+    return CutPoint(join, _outermost(kept), _outermost([*merged, join], without=join))
 
 
 def run(model: nn.Module, example: Example) -> Any:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.commands.merge.preserve_first.call_order import (
-    Seam,
-    Span,
+    CallSpan,
+    CutPoint,
     seams,
     spans_of,
     weight_layers,
@@ -33,7 +33,7 @@ class Cut:
     `count` are kept. part, whole: operations of a pass up to the cut, and of all.
     """
 
-    seam: Seam
+    seam: CutPoint
     layers: tuple[str, ...]
     count: int
     part: int
@@ -49,12 +49,12 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedModel:
     """A model in float64, an input, and when its modules are called."""
 
     model: nn.Module
     example: Example
-    spans: Mapping[str, Span]
+    spans: Mapping[str, CallSpan]
     layers: tuple[str, ...]
 
 
@@ -87,7 +87,7 @@ def widened(example: Example) -> Example:
     return Example(args, kwargs)
 
 
-def _watched(subject: Subject) -> Watched:
+def _watched(subject: Subject) -> WatchedModel:
     with users_code("the model"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = subject.build()
@@ -95,7 +95,7 @@ def _watched(subject: Subject) -> Watched:
         model = _moved(model.double().eval())
     example = widened(examples[0])
     spans = spans_of(model, example)
-    return Watched(model, example, spans, tuple(weight_layers(model, spans)))
+    return WatchedModel(model, example, spans, tuple(weight_layers(model, spans)))
 
 
 def _moved(model: nn.Module) -> nn.Module:
@@ -106,7 +106,7 @@ def _moved(model: nn.Module) -> nn.Module:
     return model
 
 
-def _count(watched: Watched, first: str) -> int:
+def _count(watched: WatchedModel, first: str) -> int:
     """Return how many layers are kept. Raises UsageError if it cannot be so many."""
     layers = watched.layers
     if first.isdecimal():
@@ -135,14 +135,14 @@ def _named(layer: str, glob: str) -> bool:
     return any(fnmatchcase(".".join(parts[:n]), glob) for n in range(1, len(parts) + 1))
 
 
-def _seam(watched: Watched, count: int) -> Seam | None:
+def _seam(watched: WatchedModel, count: int) -> CutPoint | None:
     """Return the latest cut behind the first layers, None if none is possible."""
     model, spans, example = watched.model, watched.spans, watched.example
     found = seams(model, spans, watched.layers, count)
     return next((seam for seam in found if holds(model, spans, seam, example)), None)
 
 
-def _elsewhere(watched: Watched, count: int) -> str:
+def _elsewhere(watched: WatchedModel, count: int) -> str:
     """Return which cuts are possible next to one that is not."""
     after = range(count + 1, len(watched.layers))
     before = range(count - 1, 0, -1)

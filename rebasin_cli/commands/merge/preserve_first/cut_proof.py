@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from rebasin_cli.commands.merge.preserve_first.call_order import Seam, Span, hooked, inside, run
+from rebasin_cli.commands.merge.preserve_first.call_order import (
+    CallSpan,
+    CutPoint,
+    hooked,
+    inside,
+    run,
+)
 from rebasin_cli.commands.merge.preserve_first.joined_model import (
     JoinReached,
     place_of_input,
@@ -29,7 +35,9 @@ from rebasin_cli.trace.recording.dispatch import OperatorMode
 SAME = 1e-10  # of outputs in float64, relative: nothing that was replaced is read any more
 
 
-def holds(model: nn.Module, spans: Mapping[str, Span], seam: Seam, example: Example) -> bool:
+def holds(
+    model: nn.Module, spans: Mapping[str, CallSpan], seam: CutPoint, example: Example
+) -> bool:
     """Return whether all that follows a cut depends on its tensor alone, and on the model's inputs.
 
     model: in float64.
@@ -46,7 +54,7 @@ def holds(model: nn.Module, spans: Mapping[str, Span], seam: Seam, example: Exam
     return apart(expected, found) <= SAME
 
 
-def costs(model: nn.Module, seam: Seam, example: Example) -> tuple[int, int]:
+def costs(model: nn.Module, seam: CutPoint, example: Example) -> tuple[int, int]:
     """Return the operations of a pass up to a cut and of a whole one: products, counted twice."""
 
     def stop(*_: Any) -> None:
@@ -111,7 +119,7 @@ def _watched(model: nn.Module, join: str, example: Example) -> tuple[list[Tensor
     return [tensor.clone() for tensor in outputs], values[0]
 
 
-def _with_noise(model: nn.Module, seam: Seam, example: Example, value: Tensor) -> list[Tensor]:
+def _with_noise(model: nn.Module, seam: CutPoint, example: Example, value: Tensor) -> list[Tensor]:
     """Return the outputs with noise for what is kept, and a tensor for the input of the join."""
     generator = torch.Generator().manual_seed(0)
     given = [value]

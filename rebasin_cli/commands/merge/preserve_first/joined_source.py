@@ -106,7 +106,7 @@ Written by `rebasin merge --preserve-first`; the weights are in {recipe.checkpoi
 
 
 @dataclass(frozen=True)
-class _Maker:
+class _ClassSource:
     """How the file gets at the class.
 
     found: the expression for it, or for a finished model. load: the code that the expression needs.
@@ -120,14 +120,14 @@ class _Maker:
     finished: bool = False
 
 
-def _maker(recipe: Recipe) -> _Maker:
+def _maker(recipe: Recipe) -> _ClassSource:
     scheme, _, rest = recipe.target.partition(":")
     if scheme == "torchvision":
         arguments = {"name": rest, "weights": None, **recipe.arguments}
-        return _Maker(_imports("torchvision"), "torchvision.models.get_model", arguments)
+        return _ClassSource(_imports("torchvision"), "torchvision.models.get_model", arguments)
     if scheme == "timm":
         arguments = {"model_name": rest, "pretrained": False, **recipe.arguments}
-        return _Maker(_imports("timm"), "timm.create_model", arguments)
+        return _ClassSource(_imports("timm"), "timm.create_model", arguments)
     if scheme in ("hf", "diffusers"):
         raise UsageError(
             f"a file that builds {recipe.target} cannot be written",
@@ -136,16 +136,16 @@ def _maker(recipe: Recipe) -> _Maker:
     return _own_maker(recipe)
 
 
-def _own_maker(recipe: Recipe) -> _Maker:
+def _own_maker(recipe: Recipe) -> _ClassSource:
     """Return how the file gets at a class, a function or a model of the user's."""
     finished = isinstance(named_object(recipe.target), nn.Module)
     place, _, name = recipe.target.rpartition(":")
     if not place.endswith(".py"):
         imports = _imports(place, finished=finished)
-        return _Maker(imports, f"{place}.{name}", recipe.arguments, finished=finished)
+        return _ClassSource(imports, f"{place}.{name}", recipe.arguments, finished=finished)
     load = _LOAD.format(place=_place(place, recipe.file), name=name, file=Path(place).name)
     imports = _imports("", found=True, finished=finished)
-    return _Maker(imports, "named()", recipe.arguments, load, finished)
+    return _ClassSource(imports, "named()", recipe.arguments, load, finished)
 
 
 def _imports(library: str, *, found: bool = False, finished: bool = False) -> str:
@@ -165,7 +165,7 @@ def _place(source: str, file: Path) -> str:
     return f"(Path(__file__).resolve().parent / {json.dumps(way)}).resolve()"
 
 
-def _build(recipe: Recipe, maker: _Maker) -> str:
+def _build(recipe: Recipe, maker: _ClassSource) -> str:
     pairs = {json.dumps(key): literal(value) for key, value in maker.arguments.items()}
     made = "copy.deepcopy(make)" if maker.finished else "make(**ARGUMENTS)"
     return f'''

@@ -15,7 +15,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.targets import (
     ENDINGS,
     FORMATS,
-    Place,
+    OutputPlace,
     Target,
     describe_target,
     files_of,
@@ -39,7 +39,7 @@ class PreservePlan:
     cut: Cut
     text: str
     target: Target
-    module: Place
+    module: OutputPlace
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -101,7 +101,7 @@ def _out(first: Path, request: MergeRequest) -> Path:
     return out
 
 
-def _places(merge: MergePlan, request: MergeRequest, out: Path) -> tuple[Place, Target]:
+def _places(merge: MergePlan, request: MergeRequest, out: Path) -> tuple[OutputPlace, Target]:
     """Return where the module goes, and the checkpoint beside it: both, or none."""
     mine = [file for model in merge.models for file in files_of(model)]
     create = request.output.names_folder
@@ -113,7 +113,7 @@ def _places(merge: MergePlan, request: MergeRequest, out: Path) -> tuple[Place, 
 
 
 def _recipe(
-    merge: MergePlan, request: MergeRequest, cut: Cut, places: tuple[Place, Target]
+    merge: MergePlan, request: MergeRequest, cut: Cut, places: tuple[OutputPlace, Target]
 ) -> Recipe:
     total = sum(merge.weights)
     return Recipe(

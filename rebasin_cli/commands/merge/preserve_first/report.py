@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rebasin_cli.commands.merge.outcome import Preserved
+from rebasin_cli.commands.merge.merged import Preserved
 
 
 def preserve_fields(outcome: Preserved | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.checkpoint import write_text
-from rebasin_cli.commands.merge.outcome import Merged, Preserved
+from rebasin_cli.commands.merge.merged import Merged, Preserved
 from rebasin_cli.commands.merge.preserve_first.cut import widened
 from rebasin_cli.commands.merge.preserve_first.cut_proof import SAME, apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
@@ -21,9 +21,9 @@ from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
 from rebasin_cli.models import Example
+from rebasin_cli.models.module_weights import fill, held_infos, held_ties
 from rebasin_cli.models.user.imports import home
 from rebasin_cli.models.user.uncached_imports import reachable
-from rebasin_cli.models.weights import fill, held_infos, held_ties
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
@@ -65,7 +65,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
 
 
 @dataclass(frozen=True)
-class Bench:
+class ProofInputs:
     """What the module builds, one of the models, and inputs of theirs; in float64, ready to run."""
 
     joined: nn.Module
@@ -73,7 +73,7 @@ class Bench:
     examples: Sequence[Example]
 
 
-def _built(plan: PreservePlan) -> Bench:
+def _built(plan: PreservePlan) -> ProofInputs:
     module = ModuleType(plan.module.path.stem)
     module.__file__ = str(plan.module.path.resolve())
     target = plan.merge.request.tracing.target or plan.network.subject.name
@@ -82,7 +82,9 @@ def _built(plan: PreservePlan) -> Bench:
         joined: nn.Module = vars(module)["build"]()
         single = plan.network.subject.build()
         examples = plan.network.subject.examples(single)
-    return Bench(joined.double().eval(), single.double().eval(), tuple(map(widened, examples)))
+    return ProofInputs(
+        joined.double().eval(), single.double().eval(), tuple(map(widened, examples))
+    )
 
 
 def _stored_names(single: nn.Module, plan: PreservePlan) -> dict[str, str]:
@@ -132,7 +134,7 @@ def _gathered(
     return Gathered(places)
 
 
-def _proved(plan: PreservePlan, bench: Bench, names: Mapping[str, str]) -> float:
+def _proved(plan: PreservePlan, bench: ProofInputs, names: Mapping[str, str]) -> float:
     """Return how far a joined model of copies of the reference is from it.
 
     Raises UserCodeError if it is further than rounding.

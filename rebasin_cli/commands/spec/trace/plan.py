@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.checkpoint import Written
-from rebasin_cli.files.targets import Place, plan_place
+from rebasin_cli.files.targets import OutputPlace, plan_place
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.trace_format import TracedModel
@@ -28,7 +28,7 @@ class TracePlan:
 
     tracing: Tracing
     explain: bool
-    place: Place | None
+    place: OutputPlace | None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

@@ -9,10 +9,10 @@ from time import perf_counter
 from rebasin_cli.checkpoint import Written, write_text
 from rebasin_cli.commands.spec.trace.plan import Traced, TracePlan
 from rebasin_cli.commands.spec.trace.traced_text import traced_text
-from rebasin_cli.files.targets import Place
+from rebasin_cli.files.targets import OutputPlace
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec_choice.tracing import traced
+from rebasin_cli.spec_choice.traced_model import traced
 
 
 def run_trace(plan: TracePlan, progress: Progress) -> Iterator[LeftAsIs | Traced]:
@@ -34,5 +34,5 @@ def run_trace(plan: TracePlan, progress: Progress) -> Iterator[LeftAsIs | Traced
     )
 
 
-def _written(place: Place | None, text: str) -> Written | None:
+def _written(place: OutputPlace | None, text: str) -> Written | None:
     return write_text(place.path, text, overwrite=place.overwrite) if place else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.matching import Change
 from rebasin_cli.renormalization.corrected import Report
@@ -41,7 +41,7 @@ class Merged:
     stale: bool = False
     preserved: Preserved | None = None
     zipped: Zipped | None = None
-    function: Agreement | None = None
+    function: FunctionDifference | None = None
 
 
 @dataclass(frozen=True)

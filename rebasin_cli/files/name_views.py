@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.files.common_names import Names, normal_names, uniform_prefixes
+from rebasin_cli.files.common_names import NameMap, normal_names, uniform_prefixes
 from rebasin_cli.spec import BoundSpec, Spec, bind
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
@@ -26,7 +26,7 @@ _LIST = re.compile(r"(.*s|layer|block|branch|expert|head|stage|.*list)")
 class View:
     """Tensors under other names. names: of the checkpoint -> of the view."""
 
-    names: Names
+    names: NameMap
     infos: Mapping[str, TensorInfo]
     ties: Mapping[str, str]
 
@@ -55,7 +55,7 @@ def views(
     """
     pairs = [*ties.items(), *((first, alias) for alias, first in ties.items())]
     known = {**infos, **{n: infos[m] for n, m in pairs if n not in infos and m in infos}}
-    told: list[Names] = []
+    told: list[NameMap] = []
     for form in _forms({n: info for n, info in known.items() if n not in aside} or known):
         names = {name: form.get(name, name) for name in known}
         if names not in told and len(set(names.values())) == len(names):
@@ -100,7 +100,7 @@ def chains(view: View) -> bool:
     return not _LIST.fullmatch(name.removesuffix(f".{seen}").rpartition(".")[2])
 
 
-def _forms(infos: Mapping[str, TensorInfo]) -> Iterator[Names]:
+def _forms(infos: Mapping[str, TensorInfo]) -> Iterator[NameMap]:
     yield {name: name for name in infos}
     for start in uniform_prefixes(infos):
         yield {name: name.removeprefix(start) for name in infos}

@@ -13,7 +13,7 @@ from rebasin_cli.commands.barrier.plane import Plane
 
 
 @dataclass(frozen=True)
-class Spot:
+class MixturePoint:
     """A place where a mixture of the models is judged.
 
     curve: `naive`, `aligned`, `aligned, METHOD` or `plane`. weights: of the models, of sum 1.
@@ -48,7 +48,7 @@ class Scored:
     reused: not computed by this run, or another curve has the same point.
     """
 
-    spot: Spot
+    spot: MixturePoint
     scores: Mapping[str, float]
     seconds: float
     of: Mapping[str, Any]
@@ -84,7 +84,7 @@ class FoundBarrier:
 
 
 @dataclass(frozen=True)
-class Survey:
+class JudgedPoints:
     """All points that were judged, in order. complete: False if something failed on the way.
 
     notes: sentences about the work. hints: what to try next.
@@ -111,7 +111,7 @@ class Survey:
 class Curves:
     """What is known of the line between two models."""
 
-    survey: Survey
+    survey: JudgedPoints
     barriers: tuple[FoundBarrier, ...]
 
     @property
@@ -132,7 +132,7 @@ class Curves:
 class Contour:
     """What is known of the plane through three models: the three first, then a grid, by rows."""
 
-    survey: Survey
+    survey: JudgedPoints
     plane: Plane
 
     def grid(self, score: str) -> Sequence[tuple[float, float, float]]:

@@ -14,11 +14,11 @@ from itertools import accumulate
 
 import torch
 
-from rebasin_cli.matching.problem.group_families import Family
+from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import EFFORTS, ORDERS, Effort, Settings
-from rebasin_cli.matching.problem.similarity_cache import Kept, work
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, work
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.relaxation.losses import LOSSES, Loss
 from rebasin_cli.matching.search.descent import TOLERANCE, Descent, descend
@@ -51,12 +51,12 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Search:
+class PairSearch:
     """The pair of models, and everything that stays the same while it is matched."""
 
-    kept: Kept
+    kept: SimilarityCache
     bound: BoundSpec
-    families: Mapping[str, Family]
+    families: Mapping[str, GroupFamily]
     settings: Settings
     pool: Executor
     progress: Progress

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.alignment.functions import Agreement
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint import Written
-from rebasin_cli.matching import Diagnosis, Matching
+from rebasin_cli.matching import Matching, UnitComparison
 
 
 @dataclass(frozen=True)
@@ -28,5 +28,5 @@ class Aligned:
     permutation: Written | None
     seconds: float
     alike: tuple[str, ...] = ()
-    diagnosis: Diagnosis | None = None
-    function: Agreement | None = None
+    diagnosis: UnitComparison | None = None
+    function: FunctionDifference | None = None
