@@ -16,7 +16,7 @@ from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec
 
 
 class ProblemRequest(Protocol):
@@ -85,10 +85,35 @@ def open_problem(
     """
     machine = plan_machine(request.computing, request.search)
     models = open_models(paths, request.selection)
+    if not matched:
+        check_models(models, request, done=done)
+        return MatchingProblem(tuple(models), machine, None)
+    return problem_of(models, request, machine, done=done, together=together)
+
+
+def problem_of(
+    models: Sequence[Checkpoint],
+    request: ProblemRequest,
+    machine: Machine,
+    *,
+    given: GivenSpec | None = None,
+    done: str | None = None,
+    together: int = 0,
+) -> MatchingProblem[Choice]:
+    """Return models that are open already as a problem; see `open_problem`.
+
+    given: the spec, if none is named.
+    """
+    check_models(models, request, done=done)
+    choice = choose_spec(models, request.selection, request.tracing, given=given)
+    check_search(choice, machine, request.search, together=together)
+    return MatchingProblem(tuple(models), machine, choice)
+
+
+def check_models(
+    models: Sequence[Checkpoint], request: ProblemRequest, *, done: str | None = None
+) -> None:
+    """Raise if models do not belong together, or hold codes where `done` needs weights."""
     if done is not None:
         refuse_codes(models, request.selection, done=done)
     check_fit(models[0], models[1:], request.selection, request.tracing)
-    choice = choose_spec(models, request.selection, request.tracing) if matched else None
-    if choice:
-        check_search(choice, machine, request.search, together=together)
-    return MatchingProblem(tuple(models), machine, choice)

@@ -54,10 +54,18 @@ def open_models(paths: Sequence[Path], selection: Selection) -> list[Checkpoint]
         raise _together([failures[k] for k in sorted(failures)])
     models = [opened[k] for k in sorted(opened)]
     _tell([models[k] for k in parts], models, selection)
+    return agreeing(models, selection)
+
+
+def agreeing(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpoint]:
+    """Return open models, the names of all brought to those of the first.
+
+    Raises UsageError for a rename that changes no name, and a glob that matches none.
+    """
     check_renames(models, selection)
-    models = agreed(models)
-    check_globs(models, selection)
-    return models
+    found = agreed(models)
+    check_globs(found, selection)
+    return found
 
 
 def reading_of(selection: Selection, model: int) -> Reading:

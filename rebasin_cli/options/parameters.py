@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 FLAG = "flag"  # the key of a field's metadata
+CHECK = "check_flags"  # what a group may have to look at its flags together, before they are parsed
 
 
 @dataclass(frozen=True)
@@ -146,5 +147,8 @@ def _parameters(annotation: Any) -> Iterator[inspect.Parameter]:
 
 def _made(annotation: Any, given: Mapping[str, Any]) -> Any:
     """Return a group with the values of its flags."""
-    values = {name: known.parse(given[name]) for name, known, _ in _flags(annotation)}
-    return (_group_of(annotation) or annotation)(**values)
+    group = _group_of(annotation) or annotation
+    flags = {name: known for name, known, _ in _flags(annotation)}
+    if hasattr(group, CHECK):
+        getattr(group, CHECK)({name: given[name] for name in flags})
+    return group(**{name: known.parse(given[name]) for name, known in flags.items()})

@@ -44,6 +44,17 @@ def _cache(unwanted: bool) -> bool:
     return not (unwanted or os.environ.get("REBASIN_NO_CACHE"))
 
 
+_COMPANIONS = {
+    "arguments": "--model-args",
+    "shape": "--input-shape",
+    "inputs": "--input",
+    "outputs": "--outputs",
+    "free_outputs": "--free-outputs",
+    "buffers": "--permute-buffer",
+}
+COMPANIONS = (*_COMPANIONS, "cache")  # the flags of a command whose target is an argument
+
+
 @dataclass(frozen=True)
 class Tracing:
     """Which model is traced and how: --model and its companions, the arguments of `spec trace`.
@@ -117,12 +128,7 @@ class Tracing:
     progress: Progress = field(default=silent, compare=False, repr=False)
 
     def of(self, target: str | None, data: str | None = None) -> Tracing:
-        """Return the tracing of a target, fed with what yields batches if nothing else is said.
-
-        Raises typer.BadParameter for options that say how a model is traced where none is.
-        """
-        if target is None:
-            self._refuse_companions()
+        """Return the tracing of a target, fed with what yields batches if nothing else is said."""
         return replace(self, target=target, data=data)
 
     def unless(self, spec: str | None) -> Tracing:
@@ -133,28 +139,16 @@ class Tracing:
         """Return the tracing with somebody to tell: it may take minutes."""
         return replace(self, progress=progress)
 
-    def _refuse_companions(self) -> None:
-        said = {
-            "--model-args": self.arguments,
-            "--input-shape": self.shape,
-            "--input": self.inputs,
-            "--outputs": self.outputs,
-            "--free-outputs": self.free_outputs,
-            "--permute-buffer": self.buffers,
-        }
-        for name in (name for name, value in said.items() if value):
-            raise typer.BadParameter(f"{name} says how a model is traced, and needs --model TARGET")
-
-
-COMPANIONS = (
-    "arguments",
-    "shape",
-    "inputs",
-    "outputs",
-    "free_outputs",
-    "buffers",
-    "cache",
-)
+    @staticmethod
+    def check_flags(given: Mapping[str, Any]) -> None:
+        """Raise for flags that say how a model is traced where none is."""
+        if given.get("target", "") is not None:
+            return
+        for name, companion in _COMPANIONS.items():
+            if given[name]:
+                raise typer.BadParameter(
+                    f"{companion} says how a model is traced, and needs --model TARGET"
+                )
 
 
 class TracingRequest(Protocol):

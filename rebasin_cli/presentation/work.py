@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rebasin_cli.options.display import Display
-from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.progress import Progress
+
+if TYPE_CHECKING:
+    from rebasin_cli.presentation.presenter import Presenters
 
 
 class Plan(Protocol):

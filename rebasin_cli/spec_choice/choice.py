@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.activations.statistics_file import Statistics
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.files.configs import check_sizes
 from rebasin_cli.files.headers import Headers, headers_of
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec import BoundSpec, load_spec
+from rebasin_cli.spec import BoundSpec, Spec, load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
 from rebasin_cli.spec_choice.traced import Fitted, bound_model, configured
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed, touched
 from rebasin_cli.tensors.blocks import BoundTensor
+
+
+@dataclass(frozen=True)
+class GivenSpec:
+    """A spec that is used if none is named. complete: see `Choice`."""
+
+    name: str
+    spec: Spec
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Choice:
     held: roots of the families that stay in place: a tensor that holds their units, or could hold
     them, is left out or is not in all models. alike: bundled specs that would have done as well,
     since they allow the same permutations. traced: the model that the user named, if the spec is
-    that of a model.
+    that of a model. complete: what it does not name does not matter: it is that of a traced model.
     """
 
     name: str
@@ -36,6 +44,7 @@ class Choice:
     held: frozenset[str] = frozenset()
     alike: tuple[str, ...] = ()
     traced: Fitted | None = None
+    complete: bool = False
 
     @property
     def movable(self) -> frozenset[str]:
@@ -58,7 +67,7 @@ def choose_spec(
     selection: Selection = Selection(),
     tracing: Tracing = Tracing(),
     *,
-    given: Statistics | None = None,
+    given: GivenSpec | None = None,
 ) -> Choice:
     """Return the spec for all models of a command. given: where it comes from if none is named.
 
@@ -77,7 +86,7 @@ def choose_spec(
             detail="\n".join(choice.bound.untouched[:10]),
             hint="list them with fixed axes [~], or leave out --strict",
         )
-    if choice.traced is None:
+    if not choice.complete:
         check_unnamed(choice.name, choice.bound, headers, selection)
     held = held_roots(choice.bound, headers, selection)
     choice = replace(choice, held=held | returned_roots(choice.bound, headers, models))
@@ -114,7 +123,7 @@ def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
 
 
 def _chosen(
-    headers: Headers, selection: Selection, tracing: Tracing, given: Statistics | None
+    headers: Headers, selection: Selection, tracing: Tracing, given: GivenSpec | None
 ) -> Choice:
     target = tracing.target
     if selection.spec is not None and target is not None:
@@ -125,10 +134,10 @@ def _chosen(
     if target is not None:
         bound, found = bound_model(headers, selection, tracing)
         name = f"traced from {target}{found.layout.note}"
-        return Choice(name, bound, automatic=False, traced=found)
+        return Choice(name, bound, automatic=False, traced=found, complete=True)
     if given is not None:
         bound = bound_to(given.spec, headers, selection)
-        return Choice(f"of {given.path}", bound, automatic=False)
+        return Choice(given.name, bound, automatic=False, complete=given.complete)
     try:
         fit = only_fit(headers, selection)
     except NoFitError as error:
@@ -146,7 +155,7 @@ def _traced_config(
     except RebasinError as other:
         raise NoFitError(*error.problems, *other.problems) from other
     name = f"traced from config.json: {architecture}{found.layout.note}"
-    return Choice(name, bound, automatic=True, traced=found)
+    return Choice(name, bound, automatic=True, traced=found, complete=True)
 
 
 def _voting(bound: BoundSpec, headers: Headers, selection: Selection) -> BoundSpec:

@@ -8,7 +8,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.activations.statistics_file import Statistics
 from rebasin_cli.alignment.estimate import check_search, describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
@@ -34,7 +33,7 @@ from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec_choice.choice import Choice, choose_spec, tensors_of
+from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_of
 from rebasin_cli.spec_choice.heads import heads_apart
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -99,7 +98,7 @@ def plan_align(request: AlignRequest) -> AlignPlan:
     check_fit(reference, models, request.selection, request.tracing, apart=heads)
     check_learning([reference, *models], request)
     inputs = _inputs(reference, request)
-    choice = _choice(request, [reference, *models], heads, inputs.statistics)
+    choice = _choice(request, [reference, *models], heads, _given(inputs))
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))
     check_search(choice, machine, request.search)
     initial = read_permutations(start, reference).permutations if start else None
@@ -112,7 +111,7 @@ def _choice(
     request: AlignRequest,
     models: Sequence[Checkpoint],
     heads: Sequence[str],
-    given: Statistics | None,
+    given: GivenSpec | None,
 ) -> Choice:
     """Return the spec that all models are aligned under; heads need not be named by it."""
     selection, tracing = request.selection, request.tracing
@@ -122,6 +121,12 @@ def _choice(
         selection = selection.passing(heads)
     with told_of_codes(models[1:]):
         return choose_spec(models, selection, tracing, given=given)
+
+
+def _given(inputs: MethodInputs) -> GivenSpec | None:
+    """Return the spec in a file of statistics, if there is one."""
+    found = inputs.statistics
+    return GivenSpec(f"of {found.path}", found.spec) if found else None
 
 
 def _inputs(reference: Checkpoint, request: AlignRequest) -> MethodInputs:

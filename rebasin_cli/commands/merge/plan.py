@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
-from rebasin_cli.alignment.problem import MatchingProblem, open_problem
+from rebasin_cli.alignment.problem import MatchingProblem, check_models, open_problem, problem_of
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
@@ -17,17 +18,17 @@ from rebasin_cli.files.targets import Target, describe_target, ending, output_fi
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_weights, reference_position
-from rebasin_cli.options.machine import Machine
+from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
-from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.tensors.blocks import BoundTensor
 
 MANY = 8  # models up to which the block ascent is the default; it visits each several times
 
 
 @dataclass(frozen=True)
-class MergePlan:
-    """All that `run_merge` needs.
+class MeanPlan:
+    """All that bringing models together and averaging them needs.
 
     strategy: a key of STRATEGIES. chosen: False if the user asked for it, so that a basin
     the inputs share may not replace it. choice: None if nothing is aligned. correction: of the
@@ -41,17 +42,23 @@ class MergePlan:
     strategy: str
     chosen: bool
     choice: Choice | None
-    target: Target
     machine: Machine
     request: MergeRequest
-    correction: CorrectionPlan | None = None
-    check: FunctionCheck | None = None
-    overlaps: tuple[Overlap, ...] = ()
+    correction: CorrectionPlan | None
+    check: FunctionCheck | None
+    overlaps: tuple[Overlap, ...]
 
     @property
     def tensors(self) -> tuple[BoundTensor, ...]:
         """The tensors that may be permuted; none if nothing is aligned."""
         return self.choice.bound.tensors if self.choice else ()
+
+
+@dataclass(frozen=True)
+class MergePlan(MeanPlan):
+    """All that `run_merge` needs. target: where the mean goes."""
+
+    target: Target
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -70,46 +77,74 @@ class MergePlan:
 
 def plan_merge(request: MergeRequest) -> MergePlan:
     """Return what averaging the models will do; nothing is read but headers."""
+    mean = plan_mean(request)
+    models = mean.models
+    out = output_file(request.output, f"merged{ending(models[0], request.output)}")
+    create = request.output.names_folder
+    target = plan_target(
+        out, models[0], request.selection, request.output, own=models, create=create
+    )
+    return MergePlan(**vars(mean), target=target)
+
+
+def plan_mean(
+    request: MergeRequest,
+    opened: Sequence[Checkpoint] | None = None,
+    *,
+    given: GivenSpec | None = None,
+) -> MeanPlan:
+    """Return how the models will be brought together.
+
+    opened: the models, if they are open already. given: the spec, if none is named.
+    """
+    weights, which = _checked(request)
+    problem = _problem(request, weights, opened, given)
+    models, choice = problem.models, problem.choice
+    return MeanPlan(
+        models=models,
+        weights=weights,
+        reference=which,
+        strategy=request.strategy or ("many" if len(models) <= MANY else "star"),
+        chosen=request.strategy is None,
+        choice=choice,
+        machine=problem.machine,
+        request=request,
+        correction=_correction(request, models[which], choice),
+        check=_check(request, problem),
+        overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
+    )
+
+
+def _checked(request: MergeRequest) -> tuple[tuple[float, ...], int]:
+    """Return the weights and the number of the reference, or raise UsageError."""
     paths, strategy = request.models, request.strategy
     if len(paths) < 2:
         raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
-    checked = check_weights(request.weights, len(paths))
-    which = reference_position(request.reference, paths)
-    alone = strategy == "none" and sum(map(bool, checked)) == 1  # it is written as it is
-    problem = open_problem(
-        paths,
-        _aligning(request),
-        matched=strategy != "none",
-        done=None if alone else "averaged",
-        together=len(paths) - 1 if strategy == "universe" else 0,
-    )
-    models, choice = problem.models, problem.choice
-    correction = _correction(request, models[which], choice)
-    out = output_file(request.output, f"merged{ending(models[0], request.output)}")
-    return MergePlan(
-        models=models,
-        weights=checked,
-        reference=which,
-        strategy=strategy or ("many" if len(paths) <= MANY else "star"),
-        chosen=strategy is None,
-        choice=choice,
-        target=plan_target(
-            out,
-            models[0],
-            request.selection,
-            request.output,
-            own=models,
-            create=request.output.names_folder,
-        ),
-        machine=problem.machine,
-        request=request,
-        correction=correction,
-        check=_check(request, problem),
-        overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
-    )
+    return check_weights(request.weights, len(paths)), reference_position(request.reference, paths)
+
+
+def _problem(
+    request: MergeRequest,
+    weights: Sequence[float],
+    opened: Sequence[Checkpoint] | None,
+    given: GivenSpec | None,
+) -> MatchingProblem[Choice | None]:
+    """Return the models of a merge, and how they are matched."""
+    alone = request.strategy == "none" and sum(map(bool, weights)) == 1  # it is written as it is
+    done = None if alone else "averaged"
+    together = len(request.models) - 1 if request.strategy == "universe" else 0
+    matched, aligning = request.strategy != "none", _aligning(request)
+    if opened is None:
+        return open_problem(request.models, aligning, matched=matched, done=done, together=together)
+    machine = plan_machine(request.computing, request.search)
+    if not matched:
+        check_models(opened, request, done=done)
+        return MatchingProblem(tuple(opened), machine, None)
+    found = problem_of(opened, aligning, machine, given=given, done=done, together=together)
+    return MatchingProblem(found.models, machine, found.choice)
 
 
 def _aligning(request: MergeRequest) -> MergeRequest:

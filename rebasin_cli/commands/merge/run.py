@@ -10,7 +10,7 @@ from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.model_card import Found, carded
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.commands.merge.merged import Merged
-from rebasin_cli.commands.merge.plan import MergePlan
+from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import write_model
@@ -88,7 +88,7 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged
     yield replace(outcome, report=report, stale=stale)
 
 
-def brought_together(plan: MergePlan, progress: Progress) -> Together:
+def brought_together(plan: MeanPlan, progress: Progress) -> Together:
     """Return the models in one frame, aligned by the strategy of the plan if they have to be."""
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
@@ -112,19 +112,19 @@ def brought_together(plan: MergePlan, progress: Progress) -> Together:
     return Together(whole, mean, part, strategy, shared, alignment, objective, function)
 
 
-def _completed(plan: MergePlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
+def _completed(plan: MeanPlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
     """Return aligned models with the rest of the first one where they have something in common."""
     pairs = zip(aligned, plan.overlaps, strict=True)
     return [Completed(source, aligned[0], overlap) for source, overlap in pairs]
 
 
-def _mean(plan: MergePlan, sources: Sequence[TensorSource]) -> Mean:
+def _mean(plan: MeanPlan, sources: Sequence[TensorSource]) -> Mean:
     check_equal_where_no_mean(sources, plan.weights, plan.request.selection.selects)
     return Mean(sources, plan.weights, plan.reference, plan.request.selection.selects)
 
 
 def _checked(
-    plan: MergePlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
+    plan: MeanPlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
 ) -> FunctionDifference | None:
     """Return how far the outputs of a model move at most; raises if one is another function."""
     found: list[FunctionDifference] = []
@@ -138,7 +138,7 @@ def _checked(
     return max(found, key=lambda one: one.difference, default=None)
 
 
-def merge_facts(plan: MergePlan, together: Together, **facts: object) -> dict[str, str]:
+def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str, str]:
     """Return the provenance of what is made of the models."""
     whole = plan.choice is not None and plan.choice.whole
     near = together.shared or (whole and together.strategy != "none")
@@ -203,7 +203,7 @@ def _renormalized(
 
 
 def _align(
-    plan: MergePlan, sources: Sequence[TensorSource], strategy: str, progress: Progress
+    plan: MeanPlan, sources: Sequence[TensorSource], strategy: str, progress: Progress
 ) -> tuple[Alignment, Change | None]:
     """Return the models' permutations, and the sum of pair objectives before and after."""
     if plan.choice is None or strategy == "none":
@@ -223,7 +223,7 @@ def _align(
 
 
 def _aligned(
-    plan: MergePlan, sources: Sequence[TensorSource], alignment: Alignment
+    plan: MeanPlan, sources: Sequence[TensorSource], alignment: Alignment
 ) -> Sequence[TensorSource]:
     if plan.choice is None:
         return sources
