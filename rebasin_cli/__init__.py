@@ -1,8 +1,82 @@
-"""Align, merge and interpolate checkpoint files modulo permutation symmetry.
+"""Align, merge and interpolate neural networks modulo permutation symmetry.
 
-Start with `rebasin_cli.checkpoint.open_checkpoint`, `rebasin_cli.spec.bind` and
-`rebasin_cli.matching.match_weights`; the command line is `rebasin_cli.cli`.
-This module imports nothing, so that any part of the package can be imported cheaply.
+    import rebasin_cli as rb
+
+    found = rb.match("a.safetensors", "b.safetensors")
+    rb.save(found.apply("b.safetensors"), "b.aligned.safetensors")
+
+The command line is `rebasin_cli.cli`. Nothing is imported before it is used.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rebasin_cli.api.judging import BarrierCurves, barrier
+    from rebasin_cli.api.mixtures import lerp, merge
+    from rebasin_cli.api.pairs import PairMatching, align, apply, match, verify
+    from rebasin_cli.api.saving import open, save
+    from rebasin_cli.api.specs import load_spec, trace
+    from rebasin_cli.checkpoint import Checkpoint
+    from rebasin_cli.errors import RebasinError, RebasinWarning
+    from rebasin_cli.spec import BoundSpec, Spec
+    from rebasin_cli.trace import Trace
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BarrierCurves",
+    "BoundSpec",
+    "Checkpoint",
+    "PairMatching",
+    "RebasinError",
+    "RebasinWarning",
+    "Spec",
+    "Trace",
+    "align",
+    "apply",
+    "barrier",
+    "lerp",
+    "load_spec",
+    "match",
+    "merge",
+    "open",
+    "save",
+    "trace",
+    "verify",
+]
+
+_HOMES = {
+    "BarrierCurves": "rebasin_cli.api.judging",
+    "BoundSpec": "rebasin_cli.spec",
+    "Checkpoint": "rebasin_cli.checkpoint",
+    "PairMatching": "rebasin_cli.api.pairs",
+    "RebasinError": "rebasin_cli.errors",
+    "RebasinWarning": "rebasin_cli.errors",
+    "Spec": "rebasin_cli.spec",
+    "Trace": "rebasin_cli.trace",
+    "align": "rebasin_cli.api.pairs",
+    "apply": "rebasin_cli.api.pairs",
+    "barrier": "rebasin_cli.api.judging",
+    "lerp": "rebasin_cli.api.mixtures",
+    "load_spec": "rebasin_cli.api.specs",
+    "match": "rebasin_cli.api.pairs",
+    "merge": "rebasin_cli.api.mixtures",
+    "open": "rebasin_cli.api.saving",
+    "save": "rebasin_cli.api.saving",
+    "trace": "rebasin_cli.api.specs",
+    "verify": "rebasin_cli.api.pairs",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for (PEP 562), so that `import rebasin_cli` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rebasin_cli' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,19 +19,27 @@ def loader(target: str) -> Loader:
     Raises UsageError for anything else, and for an iterator, which can be read only once.
     """
     found, folder = named_object(target), home(target)
-    if isinstance(found, Iterator):
-        raise UsageError(
-            f"{target} is an iterator, which can be read only once",
-            hint="name a function that returns it",
-        )
-    if not (callable(found) or isinstance(found, Iterable)):
-        raise UsageError(f"{target} is a {type(found).__name__}, not a way to get batches")
+    again = loader_of(found, target)
 
     def batches() -> Iterator[object]:
         with reachable(folder):
-            yield from found() if callable(found) else found
+            yield from again()
 
     return batches
+
+
+def loader_of(found: object, name: str) -> Loader:
+    """Return what yields batches, from an object; see `loader`."""
+    if isinstance(found, Iterator):
+        raise UsageError(
+            f"{name} is an iterator, which can be read only once",
+            hint="name a function that returns it",
+        )
+    if callable(found):
+        return lambda: cast("Iterable[object]", found())
+    if isinstance(found, Iterable):
+        return lambda: found
+    raise UsageError(f"{name} is a {type(found).__name__}, not a way to get batches")
 
 
 def evaluation(target: str) -> Callable[[Any], object]:

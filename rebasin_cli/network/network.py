@@ -81,7 +81,11 @@ def plan_user_code(
 
 def plan_network(checkpoint: Checkpoint, selection: Selection, tracing: Tracing) -> Network:
     """Return the model that the options name, for checkpoints with the tensors of this one."""
-    subject = subject_for(tracing)
+    return network_of(subject_for(tracing), checkpoint, selection)
+
+
+def network_of(subject: Subject, checkpoint: Checkpoint, selection: Selection) -> Network:
+    """Return a model, and where in it the tensors of a checkpoint belong."""
     model = without_memory(subject)
     model = subject.build() if model is None else model
     held = held_infos(model)

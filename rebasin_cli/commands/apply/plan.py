@@ -77,7 +77,7 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     source = request.permutation
     saved = read_permutations(source, checkpoint)
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
-    _check_saved(saved, source, checkpoint, request)
+    check_saved(saved, source, checkpoint, request.selection)
     (out,) = output_paths([checkpoint], request.output, word="permuted")
     target = plan_target(
         out,
@@ -98,16 +98,16 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     )
 
 
-def _check_saved(saved: Saved, source: Path, model: Checkpoint, request: ApplyRequest) -> None:
+def check_saved(saved: Saved, source: Path, model: Checkpoint, selection: Selection) -> None:
     """Raise if the model is another network, or has tensors that the permutation may not know.
 
     What was unnamed in the model that it was found for could stay there, and can stay here.
     """
     compare_configs([(str(source), saved.config), (str(model.path), model.config)])
     headers = headers_of([model])
-    known = request.selection.passing([*map(escape, saved.passed)])
+    known = selection.passing([*map(escape, saved.passed)])
     check_unnamed(str(source), saved.bound, headers, known)
-    check_passed(saved.bound, headers, request.selection, saved.moving)
+    check_passed(saved.bound, headers, selection, saved.moving)
 
 
 @dataclass(frozen=True)

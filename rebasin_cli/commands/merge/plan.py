@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
-from rebasin_cli.alignment.problem import MatchingProblem, check_models, open_problem, problem_of
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
@@ -18,9 +17,9 @@ from rebasin_cli.files.targets import Target, describe_target, ending, output_fi
 from rebasin_cli.matching import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_weights, reference_position
-from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
-from rebasin_cli.spec_choice.choice import Choice, GivenSpec
+from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor
 
 MANY = 8  # models up to which the block ascent is the default; it visits each several times
@@ -77,7 +76,16 @@ class MergePlan(MeanPlan):
 
 def plan_merge(request: MergeRequest) -> MergePlan:
     """Return what averaging the models will do; nothing is read but headers."""
-    mean = plan_mean(request)
+    weights, _ = _checked(request)
+    alone = request.strategy == "none" and sum(map(bool, weights)) == 1  # it is written as it is
+    problem = open_problem(
+        request.models,
+        _aligning(request),
+        matched=request.strategy != "none",
+        done=None if alone else "averaged",
+        together=len(request.models) - 1 if request.strategy == "universe" else 0,
+    )
+    mean = plan_mean(request, problem)
     models = mean.models
     out = output_file(request.output, f"merged{ending(models[0], request.output)}")
     create = request.output.names_folder
@@ -87,18 +95,12 @@ def plan_merge(request: MergeRequest) -> MergePlan:
     return MergePlan(**vars(mean), target=target)
 
 
-def plan_mean(
-    request: MergeRequest,
-    opened: Sequence[Checkpoint] | None = None,
-    *,
-    given: GivenSpec | None = None,
-) -> MeanPlan:
-    """Return how the models will be brought together.
+def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) -> MeanPlan:
+    """Return how models that are open will be brought together.
 
-    opened: the models, if they are open already. given: the spec, if none is named.
+    Raises UsageError for weights, a strategy or a reference that cannot be.
     """
     weights, which = _checked(request)
-    problem = _problem(request, weights, opened, given)
     models, choice = problem.models, problem.choice
     return MeanPlan(
         models=models,
@@ -124,27 +126,6 @@ def _checked(request: MergeRequest) -> tuple[tuple[float, ...], int]:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
     return check_weights(request.weights, len(paths)), reference_position(request.reference, paths)
-
-
-def _problem(
-    request: MergeRequest,
-    weights: Sequence[float],
-    opened: Sequence[Checkpoint] | None,
-    given: GivenSpec | None,
-) -> MatchingProblem[Choice | None]:
-    """Return the models of a merge, and how they are matched."""
-    alone = request.strategy == "none" and sum(map(bool, weights)) == 1  # it is written as it is
-    done = None if alone else "averaged"
-    together = len(request.models) - 1 if request.strategy == "universe" else 0
-    matched, aligning = request.strategy != "none", _aligning(request)
-    if opened is None:
-        return open_problem(request.models, aligning, matched=matched, done=done, together=together)
-    machine = plan_machine(request.computing, request.search)
-    if not matched:
-        check_models(opened, request, done=done)
-        return MatchingProblem(tuple(opened), machine, None)
-    found = problem_of(opened, aligning, machine, given=given, done=done, together=together)
-    return MatchingProblem(found.models, machine, found.choice)
 
 
 def _aligning(request: MergeRequest) -> MergeRequest:

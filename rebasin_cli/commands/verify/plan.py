@@ -84,6 +84,9 @@ class Verified:
     alike: tuple[str, ...] = ()
     function: FunctionDifference | None = None
 
+    def __bool__(self) -> bool:
+        return self.holds
+
     @property
     def exact(self) -> bool:
         return not self.different

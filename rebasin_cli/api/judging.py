@@ -1,0 +1,162 @@
+"""How good models are between two others: the barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from rebasin_cli.api.keywords import groups_of
+from rebasin_cli.api.pairs import PairMatching, match_opened
+from rebasin_cli.api.specs import Network, SpecLike, SpecSource
+from rebasin_cli.api.tensors_in import Model, opened
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.barrier.curve import Barrier, sign
+from rebasin_cli.commands.barrier.curve import barrier as barrier_of
+from rebasin_cli.commands.barrier.plan import line_alphas
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.inputs import check_fit
+from rebasin_cli.files.part_sources import finite
+from rebasin_cli.merging import Between
+from rebasin_cli.models import subject, subject_of
+from rebasin_cli.models.module_weights import fill
+from rebasin_cli.models.user.batch_inputs import examples_of_batches
+from rebasin_cli.models.user_functions import evaluation, loader, loader_of
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.network import UserCode, built, judge_of, network_of
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.permutation import Permuted
+from rebasin_cli.tensors import TensorSource
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rebasin_cli.api.keywords import Options
+
+STEPS = 25  # points, both ends among them
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class BarrierCurves:
+    """What lies between two models: scores at every alpha, as they are and aligned.
+
+    naive, aligned: by alpha, the scores by name; aligned is None if nothing was. matching: how the
+    second model was aligned.
+    """
+
+    naive: Mapping[float, Scores]
+    aligned: Mapping[float, Scores] | None
+    matching: PairMatching | None
+
+    def barrier(self, score: str = "loss", *, aligned: bool = True) -> Barrier:
+        """Return the barrier of a curve by both of its definitions, see `Barrier`.
+
+        aligned: of the aligned curve, if there is one. Raises KeyError for an unknown score.
+        """
+        curve = self.aligned if aligned and self.aligned is not None else self.naive
+        found = {alpha: scores[score] for alpha, scores in curve.items()}
+        return barrier_of(found, sign=sign(score) or 1)
+
+
+def barrier(
+    a: Model,
+    b: Model,
+    *,
+    model: Network | None = None,
+    data: Callable[[], Iterable[object]] | Iterable[object] | str | None = None,
+    evaluate: Callable[[Any], object] | str | None = None,
+    steps: int = STEPS,
+    at: Sequence[float] = (),
+    align: bool = True,
+    batches: int | None = None,
+    spec: SpecLike = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> BarrierCurves:
+    """Return the scores of the models on the line from `a` to `b`, as they are and aligned.
+
+    model: a module, which is copied, what builds one, or a TARGET; None: `a` or `b`, if one is a
+    module. data: batches of inputs or (inputs, targets), or what yields them. evaluate: a function
+    of the module that returns its loss or a dict of numbers; None: cross-entropy and accuracy on
+    the data. steps, at: the places, ends included. batches: how many of each pass are used. The
+    spec is traced from the model, unless one is given. Raises UserCodeError for what the model,
+    the data or the evaluation raise, and what `match` raises.
+    """
+    groups = groups_of(SpecSource(spec).named, options)
+    machine = plan_machine(groups.computing, groups.search)
+    first, other = opened([a, b], groups.selection)
+    check_fit(first, [other], groups.selection, groups.tracing)
+    network = model if model is not None else _module_among(a, b)
+    code = _user_code(network, first, data, evaluate, batches)
+    judged = _Line(code, machine, line_alphas(steps, at))
+    selects = groups.selection.selects
+    ends = finite(first, groups.selection), finite(other, groups.selection)
+    naive = judged.scores(ends, selects)
+    if not align:
+        return BarrierCurves(naive, None, None)
+    fed = inputs if inputs is not None or data is None else _first_batch(code, machine)
+    source = SpecSource(spec, None if spec is not None else network, fed)
+    found = match_opened((first, other), (a, b), source, groups)
+    moved = Permuted(ends[1], found.bound.tensors, found.permutations)
+    return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Places between two models, and how the models there are judged."""
+
+    code: UserCode
+    machine: Machine
+    alphas: tuple[float, ...]
+
+    def scores(
+        self, ends: tuple[TensorSource, TensorSource], selects: Callable[[str], bool]
+    ) -> dict[float, Scores]:
+        """Return the scores at every place; one module takes the weights of all in turn."""
+        judge = judge_of(self.code, self.machine)
+        module = built(self.code.network, ends[0], self.machine)
+        found = {}
+        for alpha in self.alphas:
+            fill(module, Between(ends, alpha, "linear", selects), self.code.network.windows)
+            found[alpha] = judge(module)
+        return found
+
+
+def _module_among(a: Model, b: Model) -> nn.Module:
+    """Return the one of two models that can be run."""
+    found = next((model for model in (a, b) if isinstance(model, nn.Module)), None)
+    if found is None:
+        raise UsageError("a model has to be run", hint="model=Net, model=net or model='net.py:Net'")
+    return found
+
+
+def _user_code(
+    network: Network, checkpoint: Checkpoint, data: Any, evaluate: Any, batches: int | None
+) -> UserCode:
+    """Return the model, the data and the evaluation that were given, as those of a command."""
+    if data is None and evaluate is None:
+        raise UsageError("nothing says how good a model is", hint="data=batches or evaluate=loss")
+    found = subject(network) if isinstance(network, str) else subject_of(network)
+    return UserCode(
+        network=network_of(found, checkpoint, Selection()),
+        loader=_loader(data),
+        evaluate=evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
+        data=Data(data="the data", batches=batches, evaluate="the evaluation"),
+    )
+
+
+def _loader(data: Any) -> Any:
+    if data is None:
+        return None
+    return loader(data) if isinstance(data, str) else loader_of(data, "the data")
+
+
+def _first_batch(code: UserCode, machine: Machine) -> Any:
+    """Return what the model is traced on: rows of the first batch."""
+    assert code.loader is not None, "asked for where there is data"
+    return examples_of_batches(Batches(code.loader, "the data", limit=1, device=machine.device))

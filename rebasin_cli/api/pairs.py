@@ -1,0 +1,235 @@
+"""One model brought next to another: match, align, apply, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.api.keywords import Groups, groups_of
+from rebasin_cli.api.specs import Network, SpecLike, SpecSource, problem
+from rebasin_cli.api.tensors_in import (
+    ComputedCheckpoint,
+    Model,
+    OutputForm,
+    in_memory,
+    opened,
+    state_dict_like,
+)
+from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.apply.plan import check_saved
+from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
+from rebasin_cli.commands.verify.run import run_verify
+from rebasin_cli.files.coded import moves_together, refuse_torn_codes
+from rebasin_cli.files.inputs import agreeing, check_fit
+from rebasin_cli.files.part_sources import moved_parts
+from rebasin_cli.files.permutation_file import read_permutations
+from rebasin_cli.files.provenance import basin_of, provenance
+from rebasin_cli.matching import Change, GroupChange, Matching, Status
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.permutation import Permutations, Permuted
+from rebasin_cli.permutation import inverse as inverse_of
+from rebasin_cli.progress import silent
+from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec_choice.choice import Choice
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rebasin_cli.api.keywords import Options
+
+
+@dataclass(frozen=True)
+class PairMatching:
+    """The permutations that bring a model next to a reference, and what applying them takes.
+
+    found: what the search says of them. choice: the spec, bound to both. asked: the options.
+    """
+
+    found: Matching
+    choice: Choice
+    reference: Checkpoint
+    other: Checkpoint
+    asked: Groups
+
+    @property
+    def permutations(self) -> Permutations:
+        """By group: unit i of the result is unit `index[i]` of the model."""
+        return self.found.permutations
+
+    @property
+    def spec(self) -> Spec:
+        """The spec that the models were matched under."""
+        return self.choice.bound.spec
+
+    @property
+    def bound(self) -> BoundSpec:
+        """The spec with the sizes of the models."""
+        return self.choice.bound
+
+    @property
+    def status(self) -> Status:
+        """How the search ended; its value is a sentence for people."""
+        return self.found.status
+
+    @property
+    def objective(self) -> Change:
+        """<reference, model> over the tensors that take part, before and after."""
+        return self.found.objective
+
+    @property
+    def distance(self) -> Change:
+        """|reference - model| over the same tensors, before and after."""
+        return self.found.distance
+
+    @property
+    def groups(self) -> tuple[GroupChange, ...]:
+        """What became of each group."""
+        return self.found.groups
+
+    def apply(self, model: Model, *, inverse: bool = False) -> Any:
+        """Return a model with its units in the order of the reference, its function the same.
+
+        A state dict or a module in, a new state dict out; anything else, such as a path: a
+        checkpoint that is permuted as it is read. inverse: undo it. The model may be another than
+        the one that was matched, as its moving average; raises CheckpointError if it has other
+        tensors.
+        """
+        (given,) = opened([model], Selection(key=self.asked.selection.key))
+        _, seen = agreeing([self.reference, given], Selection())
+        check_fit(self.reference, [seen], self.asked.selection, self.asked.tracing)
+        refuse_torn_codes([seen], moves_together(self.bound, self.choice.movable))
+        permutations = inverse_of(self.permutations) if inverse else self.permutations
+        return _permuted(model, seen, self.bound, permutations, partial(self._facts, seen))
+
+    def _facts(self, seen: Checkpoint) -> Mapping[str, str]:
+        return provenance(
+            "align",
+            [self.reference, seen],
+            basin=basin_of(self.reference) if self.choice.whole else None,
+            spec=self.choice.name,
+            seed=self.asked.computing.seed,
+        )
+
+
+def match(
+    a: Model,
+    b: Model,
+    *,
+    spec: SpecLike = None,
+    model: Network | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> PairMatching:
+    """Return the permutations of the units of `b` that bring it next to `a`.
+
+    a, b: state dicts, modules, tensor sources, checkpoints or paths, of one architecture. spec: of
+    the language, its name or its file. model, inputs: a network that is traced for the spec, and
+    what it is fed, see `trace`. Of none: the bundled spec that fits, else what config.json beside
+    a file or a module among the two tells. options: see `Options`. Same seed, same permutations.
+
+    Weight matching of Git Re-Basin (arXiv 2209.04836, section 3.2), or what `method` says. Raises
+    CheckpointError for models that differ, SpecError for a spec that does not fit, NotFiniteError,
+    UsageError, and MachineError where memory is short.
+    """
+    groups = groups_of(SpecSource(spec).named, options)
+    models = opened([a, b], groups.selection)
+    return match_opened((models[0], models[1]), (a, b), SpecSource(spec, model, inputs), groups)
+
+
+def match_opened(
+    models: tuple[Checkpoint, Checkpoint],
+    given: tuple[Model, Model],
+    source: SpecSource,
+    groups: Groups,
+) -> PairMatching:
+    """Return the matching of two models that are open; given: as they came."""
+    found = problem(models, given, source, groups)
+    reference, other = found.models
+    refuse_torn_codes([other], moves_together(found.choice.bound, found.choice.movable))
+    matching = match_models(
+        reference, other, found.choice, found.machine, groups.search, progress=silent
+    )
+    return PairMatching(matching, found.choice, reference, other, groups)
+
+
+def align(
+    a: Model,
+    b: Model,
+    *,
+    spec: SpecLike = None,
+    model: Network | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> Any:
+    """Return `b` with its units in the order of those of `a`: `match(a, b).apply(b)`."""
+    found = match(a, b, spec=spec, model=model, inputs=inputs, **options)
+    return found.apply(b)
+
+
+def apply(
+    permutation: PairMatching | str | PathLike[str], model: Model, *, inverse: bool = False
+) -> Any:
+    """Return a model with its units permuted, as by `rebasin apply`.
+
+    permutation: what `match` found, or a permutation file. Raises PermutationError for a file that
+    is none or does not fit the model.
+    """
+    if isinstance(permutation, PairMatching):
+        return permutation.apply(model, inverse=inverse)
+    path = Path(fspath(permutation))
+    (seen,) = opened([model], Selection())
+    saved = read_permutations(path, seen)
+    refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
+    check_saved(saved, path, seen, Selection())
+    found = inverse_of(saved.permutations) if inverse else saved.permutations
+    facts = partial(provenance, "apply", [seen], basin=None, inverse=inverse)
+    return _permuted(model, seen, saved.bound, found, facts)
+
+
+def verify(
+    a: Model,
+    b: Model,
+    *,
+    spec: SpecLike = None,
+    model: Network | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> Verified:
+    """Return whether `b` is exactly `a` with its units reordered; the answer counts as a bool.
+
+    Every tensor is compared bit by bit. Arguments and errors are those of `match`.
+    """
+    groups = groups_of(SpecSource(spec).named, options)
+    models = opened([a, b], groups.selection)
+    found = problem(models, (a, b), SpecSource(spec, model, inputs), groups)
+    request = VerifyRequest(
+        a=found.models[0].path,
+        b=found.models[1].path,
+        selection=groups.selection,
+        computing=groups.computing,
+        search=groups.search,
+    )
+    first, second = found.models
+    plan = VerifyPlan(first, second, found.choice, None, found.machine, request)
+    (verified,) = run_verify(plan, silent)
+    return verified
+
+
+def _permuted(
+    given: Model,
+    seen: Checkpoint,
+    bound: BoundSpec,
+    permutations: Permutations,
+    facts: Callable[[], Mapping[str, str]],
+) -> Mapping[str, Any] | ComputedCheckpoint:
+    """Return a permuted model in the form in which it was given."""
+    source = Permuted(seen, bound.tensors, permutations)
+    if in_memory([given]):
+        return state_dict_like(given, source, seen)
+    parts = moved_parts(seen, bound.tensors, permutations)
+    return ComputedCheckpoint(source, OutputForm(seen, facts, parts))

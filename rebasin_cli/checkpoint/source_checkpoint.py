@@ -1,0 +1,123 @@
+"""Tensors that come from no file, seen as a checkpoint: of a state dict, a module, or computed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.checkpoint.folder import WeightSet
+from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.parts import Rest
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
+from rebasin_cli.errors import CheckpointError
+from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource, infos
+
+
+class _Held:
+    """A tensor source in the place of an open file."""
+
+    format: TorchFormat = "safetensors"
+    rest = Rest()
+
+    def __init__(self, source: TensorSource, ties: Mapping[str, str]) -> None:
+        self.source, self.ties = source, ties
+        self.infos: Mapping[str, TensorInfo] = infos(source)
+        self.metadata: Mapping[str, str] = {}
+        self.parts: Mapping[str, TensorSource] = {}
+        self.dropped: Mapping[str, str] = {}
+        self.extra: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Any:
+        raise AttributeError("there is no file")
+
+    def load(self, name: str) -> Tensor:
+        return self.source.load(name)
+
+
+class SourceCheckpoint(Checkpoint):
+    """A TensorSource seen as a checkpoint: what works on files works on it.
+
+    label: what errors call it. ties: alias -> first name. config: what a config.json would say.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        label: str,
+        *,
+        ties: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(Path(label), WeightSet(()), [_Held(source, ties or {})])
+        self._config = config or {}
+
+    @property
+    def config(self) -> Mapping[str, Any]:  # there is no folder to look in
+        return self._config
+
+    @property
+    def layout(self) -> Layout:
+        return Layout("safetensors", stored=self._stored, ties=self.ties)
+
+    def sha256(self) -> str:
+        """Return a digest of names, shapes, dtypes and bits: that of the content, not of a file."""
+        digest = hashlib.sha256()
+        for name in self.names():
+            info, tensor = self.info(name), self.load(name)
+            digest.update(f"{name}\0{info.dtype}\0{info.shape}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Do nothing: there is no file."""
+
+
+def held_checkpoint(state: Mapping[str, Any], label: str) -> SourceCheckpoint:
+    """Return a state dict as a checkpoint; its tensors are shared, not copied.
+
+    Entries that are no tensors are left out. Raises CheckpointError if there is no tensor.
+    """
+    tensors = {n: t.detach() for n, t in state.items() if isinstance(t, Tensor)}
+    if not tensors:
+        raise CheckpointError("there is no tensor in this state dict", where=label)
+    return SourceCheckpoint(_OnCpu(tensors), label, ties=shared_memory(tensors))
+
+
+def module_checkpoint(module: nn.Module, label: str) -> SourceCheckpoint:
+    """Return the state of a module as a checkpoint; see `held_checkpoint`."""
+    found = held_checkpoint(module.state_dict(), label)
+    config: Any = getattr(module, "config", None)
+    told = config.to_dict() if hasattr(config, "to_dict") else {}
+    return SourceCheckpoint(found, label, ties=found.ties, config=told)
+
+
+def shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return alias -> first name of tensors that are one in memory."""
+    first: dict[object, str] = {}
+    ties = {}
+    for name, tensor in tensors.items():
+        if tensor.is_meta or not tensor.numel():
+            continue
+        storage = tensor.untyped_storage().data_ptr()
+        place = storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+        if first.setdefault(place, name) != name:
+            ties[name] = first[place]
+    return ties
+
+
+class _OnCpu(Derived):
+    """A state dict on any device, its tensors brought to the CPU when they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(InMemory(tensors))
+
+    def load(self, name: str) -> Tensor:
+        return super().load(name).cpu()
