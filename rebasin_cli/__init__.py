@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rebasin_cli.checkpoint import Checkpoint
     from rebasin_cli.errors import RebasinError, RebasinWarning
     from rebasin_cli.spec import BoundSpec, Spec
-    from rebasin_cli.trace import Trace
+    from rebasin_cli.tracer import Trace
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _HOMES = {
     "RebasinError": "rebasin_cli.errors",
     "RebasinWarning": "rebasin_cli.errors",
     "Spec": "rebasin_cli.spec",
-    "Trace": "rebasin_cli.trace",
+    "Trace": "rebasin_cli.tracer",
     "align": "rebasin_cli.api.pairs",
     "apply": "rebasin_cli.api.pairs",
     "barrier": "rebasin_cli.api.judging",

@@ -72,7 +72,7 @@ def test_watching_operators_does_not_import_the_compiler_of_torch(tmp_path: Path
     text = "from torch import nn\n\n\ndef net():\n    return nn.Linear(3, 3)\n"
     (tmp_path / "net.py").write_text(text)
     loaded = loaded_by_command("spec", "trace", "net.py:net", "--no-cache", cwd=tmp_path)
-    assert "rebasin_cli.trace.recording.recorder" in loaded
+    assert "rebasin_cli.tracer.recording.recorder" in loaded
     assert "torch._dynamo" not in loaded
 
 

@@ -17,8 +17,8 @@ from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundGroup, BoundSpec
-from rebasin_cli.trace.points.observe_points import Units, columns, observing, units_at
-from rebasin_cli.trace.points.points import MOMENTS, REACHES, Point, blocks_of
+from rebasin_cli.tracer.points.observe_points import Units, columns, observing, units_at
+from rebasin_cli.tracer.points.points import MOMENTS, REACHES, Point, blocks_of
 
 BoundGroups = Mapping[str, BoundGroup]
 WORD = 8  # float64

@@ -18,8 +18,8 @@ from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace.recording.capture import named_outputs, primary_outputs
-from rebasin_cli.trace.recording.recorder import primitive_kernels
+from rebasin_cli.tracer.recording.capture import named_outputs, primary_outputs
+from rebasin_cli.tracer.recording.recorder import primitive_kernels
 
 OutputsByInput = Sequence[Mapping[str, Tensor]]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
 
 from rebasin_cli.api.pairs import PairMatching
-from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, opened
+from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, opened
 from rebasin_cli.checkpoint import Checkpoint, Written, open_checkpoint
 from rebasin_cli.files.inputs import reading_of
 from rebasin_cli.files.permutation_file import save_permutations
@@ -60,12 +59,10 @@ def save(
     if isinstance(model, PairMatching):
         return _save_matching(model, target, output)
     (source,) = opened([model], Selection())
-    computed = isinstance(model, ComputedCheckpoint)
-    like = model.form.like if isinstance(model, ComputedCheckpoint) else source
-    facts: Mapping[str, str] = model.form.facts() if isinstance(model, ComputedCheckpoint) else {}
-    parts = model.form.parts if isinstance(model, ComputedCheckpoint) else None
-    planned = plan_target(target, like, Selection(), output, own=[like] if computed else [])
-    return write_model(source, like, planned, Selection(), output, facts, parts)
+    form = model.form if isinstance(model, ComputedCheckpoint) else OutputForm(source, dict)
+    planned = plan_target(target, form.like, Selection(), output, own=[form.like])
+    facts, parts = form.facts(), form.parts
+    return write_model(source, form.like, planned, Selection(), output, facts, parts)
 
 
 def _save_matching(found: PairMatching, path: Path, output: Output) -> Written:

@@ -24,8 +24,8 @@ from rebasin_cli.spec import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.spec_choice.traced_model import check_validated, traced
-from rebasin_cli.trace import Choices, Trace
-from rebasin_cli.trace import trace as trace_subject
+from rebasin_cli.tracer import Choices, Trace
+from rebasin_cli.tracer import trace as trace_subject
 
 Network: TypeAlias = "nn.Module | Callable[..., nn.Module] | str"
 SpecLike: TypeAlias = "Spec | str | PathLike[str] | None"

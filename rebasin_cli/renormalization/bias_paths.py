@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.trace.recording.record import Call, Record, Value, live
+from rebasin_cli.tracer.recording.record import Call, Record, Value, live
 
 # Layers: the operator's positions of what is read, of the weight, and of the bias.
 _LAYERS = {

@@ -27,7 +27,7 @@ from rebasin_cli.spec import BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Window
 from rebasin_cli.tensors.derived import Replaced
-from rebasin_cli.trace.recording.capture import record
+from rebasin_cli.tracer.recording.capture import record
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import Declaration
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
-from rebasin_cli.trace import Trace
-from rebasin_cli.trace.proof.culprits import dropped
+from rebasin_cli.tracer import Trace
+from rebasin_cli.tracer.proof.culprits import dropped
 
 
 def saved_spec(trace: Trace, windows: Mapping[str, Window]) -> Spec:

@@ -26,7 +26,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "hf": CONFIGURED,
     "diffusers": CONFIGURED,
 }
-OURS = ("trace", "models", "spec")  # what of this package decides it
+OURS = ("tracer", "models", "spec", "tensors")  # what of this package decides it
 
 
 def identity(tracing: Tracing) -> str:

@@ -15,9 +15,9 @@ from rebasin_cli.spec_choice import trace_cache
 from rebasin_cli.spec_choice.renamed_spec import saved_spec
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import identity
-from rebasin_cli.trace import Choices, Trace, trace
-from rebasin_cli.trace.proof.unproved import Doubt
-from rebasin_cli.trace.trace import REAL
+from rebasin_cli.tracer import Choices, Trace, trace
+from rebasin_cli.tracer.proof.unproved import Doubt
+from rebasin_cli.tracer.trace import REAL
 
 EVERY = 1 << 30  # examples: more than any user gives
 

@@ -33,7 +33,7 @@ from rebasin_cli.renormalization.bias_paths import paths_to_biases
 from rebasin_cli.renormalization.corrected import Correcting, Goals
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.trace.recording.capture import record
+from rebasin_cli.tracer.recording.capture import record
 from tests.benchmarks.bed.commands import say
 from tests.benchmarks.bed.judge import Judged, State, evaluation, mixed, state_of
 from tests.benchmarks.bed.networks import BENCHMARKS, FOLDER, NETWORKS, Network, require

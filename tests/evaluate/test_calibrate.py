@@ -15,7 +15,7 @@ from rebasin_cli.renormalization.corrected import Correcting, Goals
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.spec import bind, parse
 from rebasin_cli.tensors import InMemory, infos
-from rebasin_cli.trace.recording.capture import record
+from rebasin_cli.tracer.recording.capture import record
 
 
 class Chain(nn.Sequential):

@@ -12,7 +12,7 @@ from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
 from rebasin_cli.models.libraries.optional_packages import optional
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.user.given_inputs import examples_of_shape
-from rebasin_cli.trace import Choices
+from rebasin_cli.tracer import Choices
 
 Fields = Mapping[str, Any]  # of a configuration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from rebasin_cli.models import Subject, subject_of
-from rebasin_cli.trace import Choices
+from rebasin_cli.tracer import Choices
 from tests.library.entry import Entry, Model
 
 OUTPUT = Choices(outputs=("0",))  # and not the last states, which depend on all layers

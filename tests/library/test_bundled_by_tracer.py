@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.spec import load_spec, same_symmetry, spec_text, uncovered
 from rebasin_cli.spec_choice.choice import choose_spec
-from rebasin_cli.trace.proof.proof import ACCEPTED, Trial, random_permutations
+from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial, random_permutations
 from tests.library.entry import Entry, Model
 from tests.library.table import ENTRIES
 from tests.library.written import described, text_of, variants_of

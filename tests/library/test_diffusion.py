@@ -22,7 +22,7 @@ from rebasin_cli.permutation import Permuted
 from rebasin_cli.spec import bind, drawn, load_spec
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.tensors import InMemory, infos
-from rebasin_cli.trace import trace
+from rebasin_cli.tracer import trace
 from tests.cli.build import same
 from tests.cli.harness import rebasin
 from tests.library.diffusion import (

@@ -30,7 +30,7 @@ from rebasin_cli.spec.language.model import Entry as Lines
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.trace import Trace, trace
+from rebasin_cli.tracer import Trace, trace
 from tests.library.entry import Entry, Model
 
 STREAM = r"(?:.*\.)?stream"

@@ -24,8 +24,8 @@ from rebasin_cli.permutation import Permutation, Permuted, inverse
 from rebasin_cli.progress import silent
 from rebasin_cli.spec import drawn
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.trace import trace
-from rebasin_cli.trace.points.points import kind
+from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.points.points import kind
 from tests.matching.problems import distance, mlp, objective, random_state, same
 from tests.models import EXAMPLES, randomise
 

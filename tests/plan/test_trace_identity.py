@@ -16,7 +16,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache, trace_identity
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import identity
-from rebasin_cli.trace import trace
+from rebasin_cli.tracer import trace
 
 MonkeyPatch = pytest.MonkeyPatch
 

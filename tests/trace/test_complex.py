@@ -5,7 +5,7 @@ from torch import nn
 
 from rebasin_cli.models.module_weights import widen
 from rebasin_cli.tensors.blocks import Block, Dim
-from rebasin_cli.trace.proof.proof import Trial
+from rebasin_cli.tracer.proof.proof import Trial
 from tests.trace.traps import WRONG, Net, check, harm, rows
 
 

@@ -30,10 +30,10 @@ from rebasin_cli.spec.language.model import (
     product,
 )
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace import Trace, trace
-from rebasin_cli.trace.proof.culprits import declared_one_sided
-from rebasin_cli.trace.proof.proof import ACCEPTED, Trial, random_permutations
-from rebasin_cli.trace.recording.capture import Arguments
+from rebasin_cli.tracer import Trace, trace
+from rebasin_cli.tracer.proof.culprits import declared_one_sided
+from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial, random_permutations
+from rebasin_cli.tracer.recording.capture import Arguments
 from tests.models import EXAMPLES
 
 WRONG = 1e-3  # relative; what a spec that is wrong in one place does at least

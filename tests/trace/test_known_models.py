@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from rebasin_cli.models import subject, subject_of
-from rebasin_cli.trace import Trace, trace
+from rebasin_cli.tracer import Trace, trace
 
 EXACT = 1e-9
 FLOAT32 = 1e-4  # where the model itself computes in float32

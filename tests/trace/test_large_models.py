@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rebasin_cli.errors import MachineError
 from rebasin_cli.models import Example, Subject
 from rebasin_cli.spec import dump
-from rebasin_cli.trace import trace
-from rebasin_cli.trace.proof.unproved import (
+from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.proof.unproved import (
     NOT_NUMBERS,
     OTHER_COPY,
     TOO_LARGE,

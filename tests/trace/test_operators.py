@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import rebasin_cli.trace
-from rebasin_cli.trace.operators import OPERATORS, Operator, facts
+import rebasin_cli.tracer
+from rebasin_cli.tracer.operators import OPERATORS, Operator, facts
 
-TRACE = Path(rebasin_cli.trace.__file__).parent
+TRACE = Path(rebasin_cli.tracer.__file__).parent
 TABLE = TRACE / "operators.py"
 FACTS = [field.name for field in fields(Operator) if field.name != "name"]
 LITERALS = (ast.Set, ast.Tuple, ast.List, ast.Dict, ast.Constant)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, analyse
-from rebasin_cli.trace.axes.bindings import Reason
-from rebasin_cli.trace.derivation.parents import parents
-from rebasin_cli.trace.recording.capture import record_fake
-from rebasin_cli.trace.recording.record import Call, live
-from rebasin_cli.trace.rules import apply_rule, indexing
-from rebasin_cli.trace.rules.equivariance import RUNS, Operand, OperatorRelation, relations
-from rebasin_cli.trace.rules.probing import probed
+from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, analyse
+from rebasin_cli.tracer.axes.bindings import Reason
+from rebasin_cli.tracer.derivation.parents import parents
+from rebasin_cli.tracer.recording.capture import record_fake
+from rebasin_cli.tracer.recording.record import Call, live
+from rebasin_cli.tracer.rules import apply_rule, indexing
+from rebasin_cli.tracer.rules.equivariance import RUNS, Operand, OperatorRelation, relations
+from rebasin_cli.tracer.rules.probing import probed
 from tests.trace.operators import computing, shapes, spatial
 from tests.trace.operators.indexing import CASES as LOOKED_UP
 from tests.trace.operators.probe import Case, Maker, Probe, Sizes, check, described, one, probe

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from rebasin_cli.models import subject_of
-from rebasin_cli.trace import trace
-from rebasin_cli.trace.proof.proof import random_permutations
+from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.proof.proof import random_permutations
 
 
 @pytest.mark.parametrize("seed", range(12))

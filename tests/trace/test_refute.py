@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rebasin_cli.permutation import Permutation, shuffled
 from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.trace import Trace
-from rebasin_cli.trace.proof.culprits import culprits, dropped, orphaned, without_own
+from rebasin_cli.tracer import Trace
+from rebasin_cli.tracer.proof.culprits import culprits, dropped, orphaned, without_own
 from tests.trace.traps import Net, rows
 
 TEXT = """rebasin: 1

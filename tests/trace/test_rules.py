@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rebasin_cli.trace.axes.analysis import Analysis
-from rebasin_cli.trace.axes.bindings import Bindings
-from rebasin_cli.trace.rules import RULES
+from rebasin_cli.tracer.axes.analysis import Analysis
+from rebasin_cli.tracer.axes.bindings import Bindings
+from rebasin_cli.tracer.rules import RULES
 from tests.trace.operators import computing, creating, indexing, shapes, spatial
 from tests.trace.operators.probe import Maker, Sizes, check, probe
 

@@ -14,7 +14,7 @@ from rebasin_cli.checkpoint import open_checkpoint
 from rebasin_cli.models import subject_of
 from rebasin_cli.spec import bind, load_spec, same_symmetry
 from rebasin_cli.tensors import infos
-from rebasin_cli.trace import trace
+from rebasin_cli.tracer import trace
 from tests.cli.harness import rebasin
 
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"

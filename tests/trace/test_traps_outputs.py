@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.trace import Choices
-from rebasin_cli.trace.proof.unproved import NOT_NUMBERS, ONE_NUMBER, UNMOVED
+from rebasin_cli.tracer import Choices
+from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, UNMOVED
 from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.trace import Choices
-from rebasin_cli.trace.derivation.unused import UNUSED
-from rebasin_cli.trace.recording.recorder import primitive_kernels
+from rebasin_cli.tracer import Choices
+from rebasin_cli.tracer.derivation.unused import UNUSED
+from rebasin_cli.tracer.recording.recorder import primitive_kernels
 from tests.trace.traps import WRONG, Net, case, check, harm, noise, rows
 
 # Three heads are an odd number, about which torch.nn warns.

@@ -14,7 +14,7 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec import BoundSpec, bind, parse
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block, Dim
-from rebasin_cli.trace.proof.proof import ACCEPTED, Trial
+from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial
 from tests.trace.traps import Net, noise
 
 WHOLE = {"w": [Block(0, (Dim(8, 1),))]}
@@ -79,7 +79,7 @@ def test_a_number_that_one_draw_leaves_on_its_side_is_drawn_again(
         return [k for k, tried in enumerate(signs) if tried.ignores(WHOLE)]
 
     thorough = left()
-    monkeypatch.setattr("rebasin_cli.trace.proof.proof.DRAWS", 1)
+    monkeypatch.setattr("rebasin_cli.tracer.proof.proof.DRAWS", 1)
     assert set(thorough) < set(left())
 
 

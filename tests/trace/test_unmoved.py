@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.trace.derivation.unused import UNUSED
-from rebasin_cli.trace.proof.proof import Trial
+from rebasin_cli.tracer.derivation.unused import UNUSED
+from rebasin_cli.tracer.proof.proof import Trial
 from tests.trace.traps import Net, case, check, noise, rows
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"
@@ -125,7 +125,7 @@ def test_of_several_without_gradients_only_the_unused_are_fixed() -> None:
 
 
 def test_nothing_is_fixed_without_having_been_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rebasin_cli.trace.proof.ineffective.RUNS", 0)
+    monkeypatch.setattr("rebasin_cli.tracer.proof.ineffective.RUNS", 0)
     net = Net(ranked_and_masked, **branch(), e=nn.Linear(5, 7), f=nn.Linear(7, 3))
     found = rows(net, 9, 5).traced()
     assert sorted(group.size for group in found.bound.groups.values()) == [6, 7, 8]

@@ -8,7 +8,7 @@ import pytest
 
 from rebasin_cli.models import Subject, subject
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
-from rebasin_cli.trace import trace
+from rebasin_cli.tracer import trace
 
 ENOUGH = 0.99  # of the elements
 

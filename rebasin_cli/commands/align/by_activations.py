@@ -24,7 +24,7 @@ from rebasin_cli.network.network import batches_of, built
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.spec_choice.traced import fitted
-from rebasin_cli.trace.points.points import kind
+from rebasin_cli.tracer.points.points import kind
 
 
 def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:

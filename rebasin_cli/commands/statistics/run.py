@@ -19,7 +19,7 @@ from rebasin_cli.network.network import batches_of, built
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec import dump
-from rebasin_cli.trace.points.points import kind
+from rebasin_cli.tracer.points.points import kind
 
 
 def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsIs | Observed]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.models import Example
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.trace.recording.capture import named_outputs
+from rebasin_cli.tracer.recording.capture import named_outputs
 
 
 def function_change(before: nn.Module, after: nn.Module, example: Example) -> float:

@@ -19,9 +19,9 @@ from rebasin_cli.permutation import Permutation, take
 from rebasin_cli.spec import BoundSpec, Spec, bind
 from rebasin_cli.spec.language.model import Declaration, Named, axes_of, leaves
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.trace import Trace
-from rebasin_cli.trace.proof.unproved import unsized
-from rebasin_cli.trace.recording.capture import named_outputs
+from rebasin_cli.tracer import Trace
+from rebasin_cli.tracer.proof.unproved import unsized
+from rebasin_cli.tracer.recording.capture import named_outputs
 from tests.proof import draw, overwrite, permuted
 
 SEED = 20260  # not one of the proof's

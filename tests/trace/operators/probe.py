@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace.axes.analysis import Analysis, AxisTerms, OperatorRule, analyse
-from rebasin_cli.trace.axes.axis_terms import Atom, AxisTerm, ProductTerm, SumTerm, atoms, extent
-from rebasin_cli.trace.derivation.parents import parents
-from rebasin_cli.trace.recording.record import Record, Value
-from rebasin_cli.trace.recording.recorder import Recorder
-from rebasin_cli.trace.rules import apply_rule
+from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule, analyse
+from rebasin_cli.tracer.axes.axis_terms import Atom, AxisTerm, ProductTerm, SumTerm, atoms, extent
+from rebasin_cli.tracer.derivation.parents import parents
+from rebasin_cli.tracer.recording.record import Record, Value
+from rebasin_cli.tracer.recording.recorder import Recorder
+from rebasin_cli.tracer.rules import apply_rule
 from tests.trace.operators.units import Moves, Places, draw
 
 EXACT = 1e-9  # relative, in float64: only the order of additions differs

@@ -13,8 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rebasin_cli.trace.axes.analysis import AxisTerms
-from rebasin_cli.trace.axes.axis_terms import (
+from rebasin_cli.tracer.axes.analysis import AxisTerms
+from rebasin_cli.tracer.axes.axis_terms import (
     Atom,
     AxisTerm,
     Dependent,
@@ -22,7 +22,7 @@ from rebasin_cli.trace.axes.axis_terms import (
     SumTerm,
     extent,
 )
-from rebasin_cli.trace.axes.bindings import Bindings
+from rebasin_cli.tracer.axes.bindings import Bindings
 
 Visit = Callable[[Atom, Tensor, Tensor], Tensor]  # atom, unit, where that is valid -> unit
 ABSENT = -1

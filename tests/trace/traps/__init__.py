@@ -19,8 +19,8 @@ from rebasin_cli.models import Example, subject_of
 from rebasin_cli.models.module_weights import widen
 from rebasin_cli.spec import BoundSpec, bind, dump, parse, same_symmetry
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.trace import Choices, Trace, trace
-from rebasin_cli.trace.proof.proof import Trial, random_permutations
+from rebasin_cli.tracer import Choices, Trace, trace
+from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 
 EXACT = 1e-9  # relative, in float64
 WRONG = 1e-3  # relative; what a wrong permutation does at least

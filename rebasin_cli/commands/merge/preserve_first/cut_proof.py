@@ -30,7 +30,7 @@ from rebasin_cli.commands.merge.preserve_first.joined_model import (
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models import Example
 from rebasin_cli.tensors.trees import tensors_in
-from rebasin_cli.trace.recording.dispatch import OperatorMode
+from rebasin_cli.tracer.recording.dispatch import OperatorMode
 
 SAME = 1e-10  # of outputs in float64, relative: nothing that was replaced is read any more
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from rebasin_cli.presentation.tables import rendered
 from rebasin_cli.spec import BoundGroup
-from rebasin_cli.trace import Trace
-from rebasin_cli.trace.derivation.derive import FixedAxis
+from rebasin_cli.tracer import Trace
+from rebasin_cli.tracer.derivation.derive import FixedAxis
 
 SHOWN = 3  # tensors named as examples
 

@@ -1,0 +1,89 @@
+"""From a record to a spec: which outputs count, which buffers move, what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.tracer.axes.analysis import analyse
+from rebasin_cli.tracer.derivation.derive import DerivedSpec, derive
+from rebasin_cli.tracer.recording.record import Record, live
+from rebasin_cli.tracer.rules import apply_rule
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may say about a trace.
+
+    outputs: names of the outputs that must stay; by default those that a user looks at.
+    free_outputs: units of the outputs may change places, as in a backbone without its head.
+    buffers: globs of buffers that move like parameters, such as tables that training changes.
+    """
+
+    outputs: tuple[str, ...] = ()
+    free_outputs: bool = False
+    buffers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A spec derived from a record, not yet proved.
+
+    outputs: the names of those that it keeps. unknown: operators without a rule.
+    """
+
+    derived: DerivedSpec
+    outputs: tuple[str, ...]
+    unknown: tuple[str, ...]
+    calls: int
+
+
+def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> Symmetry:
+    """Return the symmetry of a recorded model. Raises UsageError for an unknown output."""
+    # Only what the chosen outputs depend on is analysed, since calls whose results nobody reads
+    # tie axes as others do: the last states of an LSTM, stacked, would make all layers one group.
+    chosen = chosen_outputs(record, choices.outputs)
+    outputs = [record.outputs[output] for output in chosen]
+    calls = live(record, outputs)
+    movable = movable_buffers(model, choices.buffers)
+    frozen = [] if choices.free_outputs else outputs
+    analysis = analyse(record, calls, frozen, apply_rule, movable)
+    returned = {output.partition(":")[2]: record.outputs[output] for output in reversed(chosen)}
+    derived = derive(analysis, calls, returned, name)
+    short = tuple(dict.fromkeys(output.partition(":")[2] for output in chosen))
+    return Symmetry(derived, short, tuple(sorted(analysis.unknown)), len(calls))
+
+
+def chosen_outputs(record: Record, wanted: Sequence[str]) -> list[str]:
+    """Return the names of the outputs to keep, those of each recorded call."""
+    if not wanted:
+        return list(record.chosen)
+    known = {name.partition(":")[2] for name in record.outputs}
+    for name in wanted:
+        if name not in known:
+            raise UsageError(
+                f"the model returns no output {name!r}",
+                hint=suggest(name, sorted(known)) or f"it returns {', '.join(sorted(known))}",
+            )
+    return [name for name in record.outputs if name.partition(":")[2] in wanted]
+
+
+def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
+    """Return the names of buffers that move like parameters.
+
+    All buffers of norms with running statistics and of parametrizations, and those that a user
+    names. Other buffers are tables that the code made, the same in every checkpoint.
+    """
+    found: set[str] = set()
+    for prefix, module in model.named_modules():
+        own = {name for name, buffer in module.named_buffers(recurse=False) if buffer is not None}
+        statistics = {"running_mean", "running_var"} <= own
+        if statistics or ".parametrizations." in f".{prefix}.":
+            found.update(f"{prefix}.{name}" if prefix else name for name in own)
+    stored = model.state_dict(keep_vars=True)
+    found.update(n for n in stored if any(fnmatchcase(n, glob) for glob in globs))
+    return frozenset(found & stored.keys())

@@ -1,0 +1,95 @@
+"""Groups that the outputs do not depend on: that those stay when they are permuted proves nothing.
+
+Gradients tell cheaply on what the outputs depend, but not everywhere: through a ranking or a
+rounding there are none. So they only say which groups to doubt; those of them are unmoved whose
+numbers can be anything without one bit of the outputs changing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec.language.model import Named, axes_of, leaves
+from rebasin_cli.tensors.blocks import Block
+from rebasin_cli.tracer.derivation.derive import FixedAxis
+from rebasin_cli.tracer.derivation.unused import UNUSED
+from rebasin_cli.tracer.proof.culprits import dropped, orphaned
+from rebasin_cli.tracer.proof.proof import Trial
+
+RUNS = 200  # of the model with other numbers, at most: what is not known to be unmoved stays
+BlockPlaces = Mapping[str, Sequence[Block]]
+
+
+def unmoved(trial: Trial, bound: BoundSpec) -> list[str]:
+    """Return the groups of which no number reaches the outputs."""
+    slopes = trial.slopes()
+    suspects = [
+        group.name
+        for group in bound.groups.values()
+        if not group.fixed and not _sloped(slopes, _places(bound, [group.name]))
+    ]
+    left = RUNS
+
+    def stays(names: Sequence[str]) -> bool:
+        nonlocal left
+        left -= 1
+        return left >= 0 and trial.ignores(_places(bound, names))
+
+    return _ignored(suspects, stays)
+
+
+def _ignored(names: Sequence[str], stays: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Return those that may all change at once, found by halving."""
+    if not names or stays(names):
+        return list(names)
+    if len(names) == 1:
+        return []
+    half = len(names) // 2
+    return [*_ignored(names[:half], stays), *_ignored(names[half:], stays)]
+
+
+def _places(bound: BoundSpec, names: Iterable[str]) -> dict[str, list[Block]]:
+    """Return the blocks in which any of some groups occurs, by tensor."""
+    wanted = set(names)
+    found = {
+        tensor.members[0]: [b for b in tensor.blocks if wanted.intersection(b.groups)]
+        for tensor in bound.tensors
+    }
+    return {name: blocks for name, blocks in found.items() if blocks}
+
+
+def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
+    slices = (b.view(slopes[name]) for name, blocks in places.items() for b in blocks)
+    return any(bool((slope != 0).any()) for slope in slices)
+
+
+def without(spec: Spec, bound: BoundSpec, names: Sequence[str]) -> Spec:
+    """Return the spec in which some groups are fixed, and their children of them."""
+    return orphaned(dropped(spec, bound, names), bound, [])
+
+
+def unmoved_tensors(bound: BoundSpec, names: Iterable[str]) -> list[str]:
+    """Return the tensors of which no number reaches the outputs, and which nothing else moves."""
+    gone = set(names)
+    return [
+        tensor.members[0]
+        for tensor in bound.tensors
+        if tensor.groups <= gone and all(gone.intersection(b.groups) for b in tensor.blocks)
+    ]
+
+
+def fixed_axes(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> list[FixedAxis]:
+    """Return what is fixed for want of use: the axes of some groups, in the order of tensors."""
+    gone = set(names)
+    found = [
+        FixedAxis(name.removesuffix("?"), axis, bound.groups[leaf.name].size, UNUSED, soft=False)
+        for name, entry in spec.tensors.items()
+        for row in axes_of(entry)
+        for axis, expression in enumerate(row)
+        for leaf in leaves(expression)
+        if isinstance(leaf, Named) and leaf.name in gone
+    ]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,293 @@
+"""Proof by running: permute every group at once and compare what the model returns."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.permutation import Permutation, take, take_member
+from rebasin_cli.spec import BoundSpec, Spec, bind, drawn
+from rebasin_cli.spec.language.model import Declaration, Entry, Named, axes_of, leaves
+from rebasin_cli.tensors import InMemory, TensorInfo, in_reals
+from rebasin_cli.tensors.blocks import Block
+from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, unsized
+from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
+from rebasin_cli.tracer.recording.recorder import primitive_kernels
+
+EXACT = 1e-9  # relative: above it, something in the model computes in float32
+ACCEPTED = 1e-4  # relative: wrong groups change outputs by 1e-3 to 1
+KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
+NOISE = 0.1  # of what is added to parameters that do not vary
+DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far outputs moved under random permutations, relative to their scale.
+
+    difference: the largest over all inputs and chosen outputs. refuted: groups that were dropped
+    or lost their parent because the outputs moved, with what was done. on_small: a small copy of
+    the architecture was run, whose spec says the same but for sizes.
+    """
+
+    difference: float
+    dtype: torch.dtype
+    examples: int
+    refuted: Mapping[str, str]
+    on_small: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.difference <= ACCEPTED
+
+
+class Trial:
+    """A real model whose parameters are random, ready to be permuted; the model is changed.
+
+    outputs: names of those that count. returned: what their axes are made of.
+    Everything is seeded: two runs are equal.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[Arguments],
+        outputs: Sequence[str],
+        returned: Mapping[str, Entry] | None = None,
+    ) -> None:
+        self._model, self._calls, self._outputs = model, calls, outputs
+        self._returned = returned or {}
+        self.dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
+        randomise(model, torch.Generator().manual_seed(0))
+        self._state = {name: t.clone() for name, t in _tensors(model).items()}
+        self._before = [self._run(call) for call in calls]
+
+    def difference(self, bound: BoundSpec, permutations: Mapping[str, Permutation]) -> float:
+        """Return by how much the outputs move, relative to their scale; then undo everything.
+
+        Outputs that may be permuted are expected to be.
+        """
+        live, source = _tensors(self._model), InMemory(self._state)
+        touched: list[str] = []
+        for tensor in bound.tensors:
+            if tensor.groups & permutations.keys():
+                for position, name in enumerate(tensor.members):
+                    live[name].copy_(take_member(source, tensor, position, permutations))
+                    touched.append(name)
+        after = [self._run(call) for call in self._calls]
+        for name in touched:
+            live[name].copy_(self._state[name])
+        gaps = (
+            _relative(self._expected(name, values, bound, permutations), run[name])
+            for before, run in zip(self._before, after, strict=True)
+            for name, values in before.items()
+        )
+        return max(gaps, default=math.inf)
+
+    def _expected(
+        self, name: str, values: Tensor, bound: BoundSpec, permutations: Mapping[str, Permutation]
+    ) -> Tensor:
+        """Return an output as the permutations leave it."""
+        entry = self._returned.get(name, ())
+        groups = {
+            leaf.name: bound.groups[leaf.name]
+            for axes in axes_of(entry)
+            for axis in axes
+            for leaf in leaves(axis)
+            if isinstance(leaf, Named) and leaf.name in bound.groups
+        }
+        if not groups:
+            return values
+        declared = {
+            group: Declaration(found.size, (found.parents or (None,))[-1], one_sided=True)
+            for group, found in groups.items()
+        }
+        spec = Spec(tensors={"output": unsized(entry)}, groups=declared)
+        info = TensorInfo("output", tuple(values.shape), values.dtype)
+        (tensor,) = bind(spec, {"output": info}).tensors
+        return take(values, tensor, permutations)
+
+    def notices(self, names: Iterable[str]) -> bool:
+        """Return whether the outputs move when some tensors change, all of them at once.
+
+        If they do not, these tensors do not reach them, and that they stay is no proof.
+        """
+        live, changed = _tensors(self._model), list(names)
+        generator = torch.Generator().manual_seed(0)
+        for name in changed:  # not all by the same: a norm without weights takes that away
+            noise = torch.randn(live[name].shape, generator=generator, dtype=torch.float64)
+            live[name].add_(noise * (live[name].abs().mean() + 1))
+        after = [self._run(call) for call in self._calls]
+        for name in changed:
+            live[name].copy_(self._state[name])
+        return any(
+            _relative(values, run[output]) > ACCEPTED
+            for before, run in zip(self._before, after, strict=True)
+            for output, values in before.items()
+        )
+
+    def doubt(self) -> Doubt | None:
+        """Return why nothing can be proved: outputs that are no numbers, or all the same one."""
+        rows = [values for run in self._before for values in run.values() if values.numel()]
+        if any(bool(values.isnan().any()) for values in rows):
+            return NOT_NUMBERS
+        varied = any(bool((values != values.flatten()[0]).any()) for values in rows)
+        return None if varied else ONE_NUMBER
+
+    def slopes(self) -> dict[str, Tensor]:
+        """Return how a random sum of the outputs changes with each number of the model.
+
+        By tensor, contiguous; zeros where no gradient leads, or where the model has none at all.
+        """
+        live = {n: t for n, t in _tensors(self._model).items() if _varies(t)}
+        found = {n: torch.zeros_like(in_reals(t.detach()).contiguous()) for n, t in live.items()}
+        leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
+        for call in self._calls:
+            for name, slope in zip(leaves, self._gradients(call, leaves.values()), strict=True):
+                found[name] += 0 if slope is None else in_reals(slope).nan_to_num(0, 0, 0).abs()
+        return found
+
+    def _gradients(self, call: Arguments, leaves: Iterable[nn.Parameter]) -> list[Tensor | None]:
+        parameters = list(leaves)
+        wanted = [parameter.requires_grad for parameter in parameters]
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_()
+            with primitive_kernels(), torch.enable_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of numbers that are read without their gradient
+                total = _random_sum(self._outputs_of(call).values())
+            return list(torch.autograd.grad(total, parameters, allow_unused=True))
+        except Exception:  # the code of any model runs here, and few expect gradients
+            return [None] * len(parameters)
+        finally:
+            for parameter, before in zip(parameters, wanted, strict=True):
+                parameter.requires_grad_(before)
+
+    def ignores(self, places: Mapping[str, Sequence[Block]]) -> bool:
+        """Return whether no bit of the outputs changes when some blocks of tensors do."""
+        live = _tensors(self._model)
+        try:
+            return all(self._same_with(live, places, seed) for seed in range(DRAWS))
+        finally:
+            for name in places:
+                live[name].copy_(self._state[name])
+
+    def _same_with(
+        self, live: Mapping[str, Tensor], places: Mapping[str, Sequence[Block]], seed: int
+    ) -> bool:
+        generator = torch.Generator().manual_seed(seed)
+        for name, blocks in places.items():
+            changed = self._state[name].clone(memory_format=torch.contiguous_format)
+            for block in blocks:
+                _stir(block.view(in_reals(changed)), generator)
+            live[name].copy_(changed)
+        runs = zip(self._before, map(self._run, self._calls), strict=True)
+        return all(_identical(before[n], after[n]) for before, after in runs for n in before)
+
+    def _run(self, call: Arguments) -> dict[str, Tensor]:
+        with primitive_kernels():
+            return {name: values.clone() for name, values in self._outputs_of(call).items()}
+
+    def _outputs_of(self, call: Arguments) -> dict[str, Tensor]:
+        args, kwargs = call
+        torch.manual_seed(0)
+        found = named_outputs(self._model(*args, **kwargs))
+        return {name: found[name] for name in self._outputs if name in found}
+
+
+def random_permutations(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
+    """Return a random permutation of every group of a spec; each that may move something moves."""
+    found = drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+    return {
+        name: p if p.moved or bound.groups[name].fixed else rotated(p) for name, p in found.items()
+    }
+
+
+def rotated(permutation: Permutation) -> Permutation:
+    """Return the permutation followed by a step of all units to the next place."""
+    return replace(permutation, index=permutation.index.roll(1, dims=-1))
+
+
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give all floating parameters and statistics values that hide no error.
+
+    Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
+    wrong permutation changes nothing. Noise is added to everything that hardly varies; what
+    varies enough is left alone, so that doing it again changes nothing.
+    """
+    statistics = {
+        n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
+    }
+    for name, tensor in _tensors(model).items():
+        if _varies(tensor) and (isinstance(tensor, nn.Parameter) or name in statistics):
+            positive = name.endswith("running_var")
+            _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
+
+
+def _varies(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive: bool) -> None:
+    """Add noise to a tensor; to a matrix so much that what it computes is of the scale of inputs.
+
+    With the usual 0.02 of a fresh transformer, attention is nearly uniform whatever it looks at.
+    """
+    spread = float(tensor.std()) if tensor.numel() > 1 else float(tensor.abs().sum())
+    if spread <= scale / 2:
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+        tensor.add_((noise.abs() if positive else noise).to(tensor.dtype), alpha=scale)
+
+
+def _scale(tensor: Tensor) -> float:
+    if tensor.dim() < 2 or not tensor.numel():
+        return NOISE
+    stack = tensor.dim() == 3 and tensor.shape[-1] > KERNEL
+    return float((tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by state-dict name; writing to them changes the model."""
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        return {n: t for n, t in state.items() if isinstance(t, Tensor)}
+
+
+def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
+    """Return a sum of all finite numbers with random weights, one number that has a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(())
+    for values in map(in_reals, outputs):
+        if values.is_floating_point():
+            weights = torch.randn(values.shape, generator=generator).to(values.dtype)
+            total = total + (weights * values)[values.isfinite()].sum()
+    return total
+
+
+def _stir(block: Tensor, generator: torch.Generator) -> None:
+    """Add noise to a block that is larger than its numbers."""
+    noise = torch.randn(block.shape, generator=generator, dtype=torch.float32)
+    block.add_(noise.to(block.dtype) * (block.abs().mean() + 1))
+
+
+def _identical(before: Tensor, after: Tensor) -> bool:
+    one, other = in_reals(before), in_reals(after)
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _relative(before: Tensor, after: Tensor) -> float:
+    before, after = in_reals(before), in_reals(after)
+    if before.shape != after.shape:
+        return math.inf
+    if not before.is_floating_point():
+        return 0.0 if torch.equal(before, after) else math.inf
+    scale = (
+        before[before.isfinite()].abs().max() if before.isfinite().any() else before.new_ones(())
+    )
+    gap = torch.where(before == after, 0.0, (before - after).abs().nan_to_num(nan=math.inf))
+    return float(gap.max() / scale.clamp_min(1e-30)) if gap.numel() else 0.0
