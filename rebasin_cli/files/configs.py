@@ -13,7 +13,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinWarning
-from rebasin_cli.models.libraries.config_folder import SCHEMES, read_config
+from rebasin_cli.models.libraries.config_json import SCHEMES, read_config
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.language.model import Named, Spec, axes_of, leaves
 
