@@ -26,6 +26,7 @@ from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import UserCode, built, judge_of, network_of
+from rebasin_cli.network.scores import Scores
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.selection import Selection
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from rebasin_cli.api.keywords import Options
 
 STEPS = 25  # points, both ends among them
-Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def barrier(
     check_fit(first, [other], groups.selection, groups.tracing)
     network = model if model is not None else _module_among(a, b)
     code = _user_code(network, first, data, evaluate, batches)
-    judged = _Line(code, machine, line_alphas(steps, at))
+    judged = _JudgedLine(code, machine, line_alphas(steps, at))
     selects = groups.selection.selects
     ends = finite(first, groups.selection), finite(other, groups.selection)
     naive = judged.scores(ends, selects)
@@ -107,7 +107,7 @@ def barrier(
 
 
 @dataclass(frozen=True)
-class _Line:
+class _JudgedLine:
     """Places between two models, and how the models there are judged."""
 
     code: UserCode

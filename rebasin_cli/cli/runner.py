@@ -49,8 +49,8 @@ def carry_out(work: Work | PrintedText | None) -> int:
 
 def _shown(work: Work) -> int:
     """Show a plan, or the outcomes of its run; return the exit code that they amount to."""
+    from rebasin_cli.cli.screen import Screen
     from rebasin_cli.presentation.outcomes import PARTIAL
-    from rebasin_cli.presentation.screen import Screen
 
     display, codes = work.display, [0]
     screen = Screen(work.command, work.presenters, display)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.learning import Learning
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import Output, SavePermutation
 from rebasin_cli.options.parameters import argument, offered, with_options

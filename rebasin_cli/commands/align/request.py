@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.learning import Learning
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection

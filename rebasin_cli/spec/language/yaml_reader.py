@@ -20,7 +20,7 @@ MAX_CHARACTERS = 10_000_000
 MAX_DEPTH = 6
 _MAX_REFUSALS = 20
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # `[ffn.{i}]` is not YAML: inside a flow list a brace opens a table. A brace pair without a colon
 # never means a table here, so templates and choices travel through YAML as private characters.
@@ -86,7 +86,7 @@ def read(text: str, problems: Problems) -> Node | None:
     try:
         if not _harmless(masked, problems):
             return None
-        node = yaml.compose(masked, Loader=_Loader)
+        node = yaml.compose(masked, Loader=_YamlLoader)
     except yaml.YAMLError as error:
         _translate(error, problems)
         return None
@@ -118,7 +118,7 @@ def _harmless(text: str, problems: Problems) -> bool:
     """Check the events before any tree is made: no aliases, no tags, one shallow document."""
     depth = documents = done = 0
     try:
-        for event in yaml.parse(text, Loader=_Loader):
+        for event in yaml.parse(text, Loader=_YamlLoader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             documents += isinstance(event, yaml.DocumentStartEvent)

@@ -63,7 +63,7 @@ class Operand:
 
 
 @dataclass
-class _Operator:
+class _ProbedOperator:
     """An operator with its arguments but for the numbers; counts down its runs."""
 
     op: Any
@@ -108,7 +108,7 @@ class _OperatorExample:
 def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[OperatorRelation, ...] | None:
     """Return how the axes of an operator move, or None if it cannot be run on random numbers."""
     operands = sorted(set(leaves_of((args, options), Operand)), key=lambda o: o.position)
-    operator = _Operator(op, args, options)
+    operator = _ProbedOperator(op, args, options)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             examples = _examples(operator, operands, positive=False)
@@ -122,7 +122,7 @@ def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[OperatorRe
 
 
 def _examples(
-    operator: _Operator, operands: Sequence[Operand], *, positive: bool
+    operator: _ProbedOperator, operands: Sequence[Operand], *, positive: bool
 ) -> list[_OperatorExample]:
     """Return two examples, or more where truth values and integers tell less."""
     first = _example(operator, operands, 0, positive)
@@ -136,7 +136,7 @@ def _is_fine(tensor: Tensor) -> bool:
 
 
 def _example(
-    operator: _Operator, operands: Sequence[Operand], seed: int, positive: bool
+    operator: _ProbedOperator, operands: Sequence[Operand], seed: int, positive: bool
 ) -> _OperatorExample:
     generator = torch.Generator().manual_seed(seed)
     given = tuple(operand.tensor(generator, positive=positive) for operand in operands)
@@ -162,7 +162,7 @@ def _is_finite(example: _OperatorExample) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-def _repeats(operator: _Operator, example: _OperatorExample) -> bool:
+def _repeats(operator: _ProbedOperator, example: _OperatorExample) -> bool:
     """Return whether an operator makes the same of the same: it draws no numbers."""
     pairs = zip(example.results, operator.run(example.given), strict=True)
     return all(_equal(one, two) for one, two in pairs)
@@ -175,7 +175,7 @@ def _without_clashes(found: Sequence[OperatorRelation]) -> tuple[OperatorRelatio
 
 
 def _search(
-    operator: _Operator, examples: Sequence[_OperatorExample]
+    operator: _ProbedOperator, examples: Sequence[_OperatorExample]
 ) -> Iterator[OperatorRelation]:
     """Yield what moves together, the fewest axes first, as long as runs are left."""
     shapes = [tensor.shape for tensor in examples[0].given]
@@ -198,7 +198,7 @@ def _places(shapes: Sequence[Sequence[int]], size: int) -> list[AxisPlace]:
 
 
 def _tried(
-    operator: _Operator,
+    operator: _ProbedOperator,
     examples: Sequence[_OperatorExample],
     places: Sequence[AxisPlace],
     size: int,

@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from rebasin_cli.cli.progress_bar import ProgressBar
 from rebasin_cli.errors import DetailWarning, RebasinWarning
 from rebasin_cli.options.display import Display
 from rebasin_cli.presentation.events import event_line
 from rebasin_cli.presentation.outcomes import COMMON, Failed
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.progress_bar import ProgressBar
 from rebasin_cli.presentation.tables import WIDE
 from rebasin_cli.presentation.written import file_fields, rest_lines
 from rebasin_cli.progress import Progress
