@@ -18,13 +18,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.errors import UsageError
+from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, untold
 from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.axis_sides import MATRIX
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 
 _STATISTICS = ("running_mean", "running_var")
-_MATRIX = 2  # axes
 
 Paths = Mapping[str, Sequence[str]]  # bias -> the weights up to it, its layer's the last
 BiasCalibration = Callable[[Sequence[TensorSource], Sequence[float], Paths], dict[str, Tensor]]
@@ -92,19 +92,14 @@ def paths_in_spec(bound: BoundSpec) -> dict[str, tuple[str, ...]]:
     That activations are ReLU-like a spec cannot show: it is assumed. Raises UsageError where the
     spec shows that the network has norms, or does not show what a layer reads.
     """
-    weights = {_stem(t): t for t in bound.tensors if len(t.shape) >= _MATRIX}
-    biases = [name for t in bound.tensors if len(t.shape) < _MATRIX for name in t.members]
+    weights = {_stem(t): t for t in bound.tensors if len(t.shape) >= MATRIX}
+    biases = [name for t in bound.tensors if len(t.shape) < MATRIX for name in t.members]
     _refuse([*biases, *bound.untouched], bound)
-    reads, writes = _sides(bound, weights)
-    lost = [layer for layer, groups in reads.items() if not groups]
-    if len(lost) != 1:
-        raise _invalid(
-            [f"{layer} reads units that the spec holds fixed" for layer in lost]
-            or ["no layer reads the input"]
-        )
-    layers = _walked(reads, writes)
+    found = paths_of(
+        {stem: layer_units(stem, tensor, bound.transposed) for stem, tensor in weights.items()}
+    )
     stems = {layer: tensor.members[0] for layer, tensor in weights.items()}
-    paths = {name: layers[name.rpartition(".")[0]] for name in biases}
+    paths = {name: found[name.rpartition(".")[0]] for name in biases}
     return {name: tuple(stems[layer] for layer in path) for name, path in paths.items()}
 
 
@@ -114,7 +109,7 @@ def _stem(tensor: BoundTensor) -> str:
 
 def _refuse(names: Sequence[str], bound: BoundSpec) -> None:
     """Raise UsageError for vectors that are not biases of a layer."""
-    matrices = [tensor for tensor in bound.tensors if len(tensor.shape) >= _MATRIX]
+    matrices = [tensor for tensor in bound.tensors if len(tensor.shape) >= MATRIX]
     named = Counter(map(_stem, matrices))
     wrong = [f"{n} is a statistic of a norm" for n in names if n.endswith(_STATISTICS)]
     wrong += [
@@ -129,54 +124,4 @@ def _refuse(names: Sequence[str], bound: BoundSpec) -> None:
         if not tensor.members[0].endswith("weight") or tensor.stacked
     ]
     if wrong:
-        raise _invalid(wrong)
-
-
-def _invalid(reasons: Sequence[str]) -> UsageError:
-    return UsageError(
-        "calibrate cannot tell from the spec how deep each bias is, or is not valid for it",
-        detail="\n".join(reasons[:5]),
-        hint="--model TARGET says what is computed; --method rescale needs data as well",
-    )
-
-
-def _sides(
-    bound: BoundSpec, weights: Mapping[str, BoundTensor]
-) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """Return the groups that each layer reads, and those that it writes."""
-    reads: dict[str, set[str]] = {layer: set() for layer in weights}
-    writes: dict[str, set[str]] = {layer: set() for layer in weights}
-    for layer, tensor in weights.items():
-        flipped = tensor.members[0] in bound.spec.transposed
-        row = prod(tensor.shape[1:])  # the step of axis 0
-        for block in tensor.blocks:
-            for dim in (dim for dim in block.dims if dim.group is not None):
-                outer = dim.stride >= row
-                (writes if outer != flipped else reads)[layer].add(str(dim.group))
-    return reads, writes
-
-
-def _walked(
-    reads: Mapping[str, set[str]], writes: Mapping[str, set[str]]
-) -> dict[str, tuple[str, ...]]:
-    """Return the layers up to each layer, itself included, from the one that reads the input.
-
-    Shortest paths over a graph of layers and groups, repeated until none gets shorter: of
-    branches that are added, the one with the fewest layers carries the largest features.
-    """
-    groups: dict[str, tuple[str, ...]] = {}
-    layers: dict[str, tuple[str, ...]] = {}
-    before: dict[str, tuple[str, ...]] = {"": ()}
-    while layers != before:
-        before = dict(layers)
-        for layer, read in reads.items():
-            known = [groups[group] for group in sorted(read) if group in groups]
-            if known or not read:
-                layers[layer] = (*min(known, key=len, default=()), layer)
-        for layer, path in layers.items():
-            for group in writes[layer]:
-                groups[group] = min(groups.get(group, path), path, key=len)
-    lost = [layer for layer in reads if layer not in layers]
-    if lost:
-        raise _invalid([f"nothing leads from the input to {layer}" for layer in lost])
-    return layers
+        raise untold(wrong)

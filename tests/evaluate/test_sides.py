@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import SPREAD, model_sides, sides_of
-from rebasin_cli.spec.binding.symmetry import READ, WRITE
+from rebasin_cli.spec.binding.axis_sides import READ, WRITE
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
@@ -111,9 +112,12 @@ class _Binder:
         return list(self._ties.inherited(resolved))
 
     def _occurrences(self, placements: Sequence[Placement]) -> Occurrences:
-        spec, names = self._spec, self._names
-        transposed = matching_names(spec, "transposed", spec.transposed, names, self._problems)
-        return occurrences(placements, self._owner, transposed)
+        return occurrences(placements, self._owner, self._transposed)
+
+    @cached_property  # what is wrong with the patterns is reported once
+    def _transposed(self) -> frozenset[str]:
+        listed = self._spec.transposed
+        return matching_names(self._spec, "transposed", listed, self._names, self._problems)
 
     def _owner(self, name: str) -> str | None:
         return None if name.startswith("~") or name in self._sizes else name
@@ -173,7 +177,7 @@ class _Binder:
         named = {name for tensor in tensors for name in tensor.members}
         untouched = tuple(name for name in self._infos if name not in named)
         stored = frozenset(name for name in buffers if name in self._infos)
-        return BoundSpec(self._spec, groups, tuple(tensors), untouched, stored)
+        return BoundSpec(self._spec, groups, tuple(tensors), untouched, stored, self._transposed)
 
     def _tensor(
         self, placement: Placement, cut: Sequence[Piece], silent: frozenset[str]

@@ -53,6 +53,7 @@ class BoundSpec:
     tensors: those the spec names, in checkpoint order (a stack stands at its first member).
     untouched: the names it does not mention, in checkpoint order; they pass through unchanged.
     buffers: names, mentioned or not, that are permuted but do not vote.
+    transposed: names of tensors stored as (in, out).
     """
 
     spec: Spec
@@ -60,6 +61,7 @@ class BoundSpec:
     tensors: tuple[BoundTensor, ...]
     untouched: tuple[str, ...]
     buffers: frozenset[str]
+    transposed: frozenset[str] = frozenset()
 
     @property
     def idle(self) -> frozenset[str]:

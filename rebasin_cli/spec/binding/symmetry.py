@@ -12,14 +12,21 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rebasin_cli.spec.binding.axis_sides import (
+    MATRIX,
+    MAY_READ,
+    MAY_WRITE,
+    READ,
+    WRITE,
+    AxisSides,
+    Side,
+    sides_by_position,
+)
 from rebasin_cli.spec.binding.cut_blocks import Owner, Piece
 from rebasin_cli.spec.binding.entry_match import Placement
 from rebasin_cli.spec.language.model import Axes, AxisExpr, Named, TextPlace, leaves
 from rebasin_cli.spec.language.problems import Problems
 
-WRITE, READ, MAY_WRITE, MAY_READ = "write", "read", "may write", "may read"
-_BOTH = (WRITE, READ)
-_MATRIX = 2  # axes
 _MATRICES = 2  # one that writes the units of a child and one that reads them
 _SHOWN = 4  # places in a message
 
@@ -39,7 +46,7 @@ class Occurrence:
 
     label: str
     at: TextPlace | None
-    sides: tuple[str, ...]
+    sides: AxisSides
     matrix: bool
 
 
@@ -63,10 +70,8 @@ def _of_part(
     placement: Placement, part: Axes, owner: Owner, flip: bool
 ) -> Iterator[tuple[str, Occurrence]]:
     owned = [any(_groups(tree, owner)) for tree in part]
-    sides = _sides(placement.shape[placement.stacked :], owned[placement.stacked :], flip)
-    if placement.stacked:
-        sides = [_BOTH, *sides]
-    matrix = len(placement.shape) - placement.stacked >= _MATRIX
+    sides = sides_by_position(placement.shape, owned, stacked=placement.stacked, transposed=flip)
+    matrix = len(placement.shape) - placement.stacked >= MATRIX
     for axis, tree in enumerate(part):
         for group, at in _groups(tree, owner):
             label = f"{placement.members[0]}[{axis}]"
@@ -78,30 +83,6 @@ def _groups(tree: AxisExpr, owner: Owner) -> Iterator[tuple[str, TextPlace | Non
         group = owner(leaf.name) if isinstance(leaf, Named) else None
         if group is not None and isinstance(leaf, Named):
             yield group, leaf.at
-
-
-def _sides(shape: Sequence[int], owned: Sequence[bool], flip: bool) -> list[tuple[str, ...]]:
-    """Return what each axis does: (out, in, ...) as torch stores matrices, flipped (in, out, ...).
-
-    With three owned axes or more the last two of them are (out, in) and those before are batches
-    of matrices, which write and read. With an axis 1 of size 1, axis 0 is that of a depthwise
-    convolution, which does neither, or the first layer of a one-channel input.
-    """
-    axes = [axis for axis, has_group in enumerate(owned) if has_group]
-    sides: list[tuple[str, ...]] = [()] * len(shape)
-    if len(shape) < _MATRIX:
-        return sides
-    write, read = (READ, WRITE) if flip else (WRITE, READ)
-    if len(axes) > _MATRIX:
-        *batch, out, into = axes
-        for axis in batch:
-            sides[axis] = _BOTH
-        sides[out], sides[into] = (write,), (read,)
-        return sides
-    sides[0], sides[1] = (write,), (read,)
-    if shape[1] == 1 and not owned[1]:
-        sides[0] = (MAY_READ,) if flip else (MAY_WRITE,)
-    return sides
 
 
 def check_sides(
@@ -142,7 +123,7 @@ def one_sided(found: Occurrences, per: Container[str]) -> Iterator[str]:
             yield group
 
 
-def _missing(sides: set[str]) -> tuple[str, str] | None:
+def _missing(sides: set[Side]) -> tuple[str, str] | None:
     if not sides & {WRITE, READ}:
         return "stands on no matrix: nothing writes or reads its units", "writes and reads"
     if READ not in sides and MAY_READ not in sides:

@@ -2,6 +2,10 @@
 
 A permutation moves every axis of a group alike. A linear map does not: what writes units is
 multiplied by it, what reads them by its inverse.
+
+That a tensor is taken for another kind costs `spec.binding.axis_sides` a check, and a linear map
+the function: here the modules of a live model say what their tensors are, not the positions of
+axes, and what a module of another kind does is not known.
 """
 
 from __future__ import annotations
@@ -14,17 +18,17 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from rebasin_cli.spec.binding.axis_sides import READ, WRITE, Side, axis_of
 from rebasin_cli.spec.binding.bound import BoundGroup
-from rebasin_cli.spec.binding.symmetry import READ, WRITE
 from rebasin_cli.tensors.blocks import BoundTensor, Dim, Window
 
-SPREAD = "spread"  # variances of what is written
+SPREAD = Side.SPREAD
 
 
-Sides = Mapping[str, Sequence[str | None]]
+Sides = Mapping[str, Sequence[Side | None]]
 
 
-"""What each axis of a tensor does with units: WRITE, READ (as in `symmetry`), SPREAD, or None."""
+"""What each axis of a tensor does with units: WRITE, READ, SPREAD, or None: not known."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +69,13 @@ def _unclear(tensor: BoundTensor, sides: Sides) -> Iterator[tuple[str, str]]:
             yield str(dim.group), f"whether {name} writes or reads its units is not clear"
 
 
-def side_of(tensor: BoundTensor, dim: Dim, sides: Sides) -> str | None:
+def side_of(tensor: BoundTensor, dim: Dim, sides: Sides) -> Side | None:
     """Return what the axis of a tensor that a dimension lies on does; None: not known."""
     axis, known = axis_of(tensor, dim), sides.get(tensor.members[0], ())
     return known[axis] if axis is not None and axis < len(known) else None
 
 
-def axis_of(tensor: BoundTensor, dim: Dim) -> int | None:
-    """Return the axis that a dimension is a part of; None if its stride lies on none."""
-    step = 1
-    for axis in reversed(range(len(tensor.shape))):
-        if step <= dim.stride < step * tensor.shape[axis]:
-            return axis
-        step *= tensor.shape[axis]
-    return None
-
-
-AxisNames = tuple[str | None, ...]
+AxisNames = tuple[Side | None, ...]
 
 
 def sides_of(model: nn.Module, windows: Mapping[str, Window]) -> Sides:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import SPREAD, Sides, side_of
-from rebasin_cli.spec.binding.symmetry import READ
+from rebasin_cli.spec.binding.axis_sides import READ, Side
 from rebasin_cli.tensors import Derived, TensorSource, in_reals, of_reals
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
@@ -78,7 +78,7 @@ class Mapped(Derived):
         return values
 
 
-def _matrix(found: LinearMap, side: str | None) -> Tensor:
+def _matrix(found: LinearMap, side: Side | None) -> Tensor:
     """Return what an axis of a side is multiplied by from the left."""
     if side == READ:
         return found.read.T

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.activations.moments import CrossMoments, cross_moments
-from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, axis_of, side_of
+from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, side_of
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.network.scores import called
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.spec.binding.symmetry import READ
+from rebasin_cli.spec.binding.axis_sides import READ, axis_of
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
 
