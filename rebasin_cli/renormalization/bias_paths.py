@@ -15,37 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from rebasin_cli.errors import UsageError
+from rebasin_cli.tracer.operators import facts
 from rebasin_cli.tracer.recording.record import Call, Record, Value, live
 
-# Layers: the operator's positions of what is read, of the weight, and of the bias.
-_LAYERS = {
-    "convolution": (0, 1, 2),
-    "mm": (0, 1, None),
-    "bmm": (0, 1, None),
-    "mv": (0, 1, None),
-    "addmm": (1, 2, 0),
-    "addmv": (1, 2, 0),
-    "baddbmm": (1, 2, 0),
-    "embedding": (1, 0, None),
-}
-_MOVES = {
-    *("t", "transpose", "permute", "view", "_unsafe_view", "reshape", "expand", "squeeze"),
-    *("unsqueeze", "select", "slice", "split", "split_with_sizes", "unbind", "detach", "alias"),
-    *("clone", "_to_copy", "index_select", "index", "flip", "roll", "repeat", "as_strided"),
-    *("pixel_shuffle", "pixel_unshuffle", "contiguous", "lift_fresh", "narrow", "diagonal"),
-}
-_KEEPS = _MOVES | {
-    *("relu", "leaky_relu", "abs", "neg", "mean", "sum", "amax", "amin", "max", "min", "cumsum"),
-    *("max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d_with_indices"),
-    *("adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
-    *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean_dim", "constant_pad_nd"),
-    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"),
-    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
-    *("im2col", "col2im", "unfold", "clamp", "clamp_min"),
-}
-_SCALES = {"mul", "div"}
-_JOINS = {"add", "sub", "rsub", "cat", "stack", "maximum", "minimum"}
 _PRODUCT = "a product or quotient of two values that both depend on the input"
 _SHOWN = 5  # problems in a message
 
@@ -115,19 +90,19 @@ def _sources(record: Record) -> Iterable[Value]:
 
 def _step(walk: _BiasWalk, call: Call) -> None:
     """Give the results of a call their path."""
-    name = call.name.removesuffix("_")
+    places = facts(call.name).layer
     moving = [value for value in call.operands if value in walk.paths]
     held = [value for value in call.operands if value in walk.names]
     if not moving and not held:
         return
     if not moving:
-        _of_parameters(walk, call, name, held)
-    elif name in _LAYERS:
-        _layer(walk, call, _LAYERS[name])
-    elif name in _JOINS:
+        _of_parameters(walk, call, held)
+    elif places is not None:
+        _layer(walk, call, places)
+    elif facts(call.name).joins:
         _joined(walk, call, moving, held)
     else:
-        _alone(walk, call, name, (moving, held))
+        _alone(walk, call, moving, held)
 
 
 def _layer(walk: _BiasWalk, call: Call, places: tuple[int, int, int | None]) -> None:
@@ -145,9 +120,10 @@ def _layer(walk: _BiasWalk, call: Call, places: tuple[int, int, int | None]) -> 
     _settle(walk, call, path)
 
 
-def _of_parameters(walk: _BiasWalk, call: Call, name: str, held: Sequence[Value]) -> None:
+def _of_parameters(walk: _BiasWalk, call: Call, held: Sequence[Value]) -> None:
     """Follow views of one parameter, and rows of it that are always the same."""
-    if name in _MOVES | {"embedding"} and len(held) == 1:
+    rows = facts(call.name).moves or call.name == "embedding"
+    if rows and len(held) == 1:
         for result in (result for result in call.results if result is not None):
             walk.names[result] = walk.names[held[0]]
         return
@@ -165,18 +141,17 @@ def _joined(walk: _BiasWalk, call: Call, moving: Sequence[Value], held: Sequence
     _settle(walk, call, path)
 
 
-def _alone(
-    walk: _BiasWalk, call: Call, name: str, operands: tuple[Sequence[Value], Sequence[Value]]
-) -> None:
+def _alone(walk: _BiasWalk, call: Call, moving: Sequence[Value], held: Sequence[Value]) -> None:
     """Let an operator on one value pass its path on, if it is positively homogeneous in it."""
-    moving, held = operands
-    if name not in _KEEPS | _SCALES:
+    known = facts(call.name)
+    divides = call.name.removesuffix("_") == "div"
+    if not (known.moves or known.homogeneous):
         walk.refuse(call, "not positively homogeneous")
-    elif len(moving) > 1 or (name == "div" and call.args[0] is not moving[0]):
+    elif len(moving) > 1 or (divides and call.args[0] is not moving[0]):
         walk.refuse(call, _PRODUCT)
     elif held:
         walk.refuse(call, f"multiplies by {walk.names[held[0]]}, which is not a layer's weight")
-    elif not _through_zero(call, name):
+    elif not _through_zero(call):
         walk.refuse(call, "a bound or filling that is not zero")
     _settle(walk, call, walk.shortest(moving))
 
@@ -187,20 +162,20 @@ def _settle(walk: _BiasWalk, call: Call, path: Path) -> None:
             walk.paths[value] = path
 
 
-def _through_zero(call: Call, name: str) -> bool:
+def _through_zero(call: Call) -> bool:
     """Return whether an operator with a bound keeps the sign of a scale.
 
     max(c x, b) = c max(x, b) for all c > 0 only where b is 0, and likewise for what is filled in.
     """
-    if name in ("clamp", "clamp_min"):
-        upper = call.arg("max") if call.has("max") else None
-        return call.arg("min") in (None, 0) and upper in (None, 0)
-    return name != "constant_pad_nd" or not call.arg("value")
+    lower = call.arg("min") if call.has("min") else None
+    upper = call.arg("max") if call.has("max") else None
+    filling = call.arg("value") if call.has("value") else None
+    return all(given in (None, 0) for given in (lower, upper, filling))
 
 
 def _numbers(call: Call) -> list[object]:
-    """Return the plain numbers that an operator adds."""
-    added = call.args[:2] if call.name.removesuffix("_") in ("add", "sub", "rsub") else ()
+    """Return the plain numbers that an operator adds; those of others say along which axis."""
+    added = call.args[:2] if torch.Tag.pointwise in call.op.tags else ()
     return [given for given in added if isinstance(given, int | float)]
 
 

@@ -8,6 +8,7 @@ no row names has none of the facts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Operator:
     Of tensors of indices:
     keeps_indices: its results name the units that its first argument names. looks_up: an argument
     holds indices into another. takes: it returns what it finds there, indices or not.
+
+    Of scales, where f(c x) is to be c f(x) for c > 0 (bounds and fillings in, that are 0):
+    moves: it returns numbers of its first argument, wherever they then stand. homogeneous: it is so
+    in any one argument, the others being constant. joins: in all its arguments together.
+    layer: it multiplies what is read by a weight: the positions of the two, and of a bias.
     """
 
     name: str
@@ -46,44 +52,56 @@ class Operator:
     keeps_indices: bool = False
     looks_up: bool = False
     takes: bool = False
+    moves: bool = False
+    homogeneous: bool = False
+    joins: bool = False
+    layer: tuple[int, int, int | None] | None = None
 
 
-def _each(names: str, **alike: bool) -> tuple[Operator, ...]:
+def _each(names: str, **alike: Any) -> tuple[Operator, ...]:
     """Return a row of the same facts for each name."""
     return tuple(Operator(name, **alike) for name in names.split())
 
 
 OPERATORS: tuple[Operator, ...] = (
     *_each("_local_scalar_dense is_nonzero equal", steers=True),
-    *_each("min max amin amax aminmax", extreme=True),
+    *_each("min max amin amax", extreme=True, homogeneous=True),
+    Operator("aminmax", extreme=True),
     *_each(
         "empty_like zeros_like ones_like full_like rand_like randn_like "
         "new_empty new_zeros new_ones new_full new_empty_strided",
         only_shaped=True,
     ),
+    *_each("relu leaky_relu", activation=True, homogeneous=True),
     *_each(
-        "relu relu6 hardtanh leaky_relu _prelu_kernel rrelu elu celu "
+        "relu6 hardtanh _prelu_kernel rrelu elu celu "
         "selu gelu silu mish softplus tanh hardswish threshold",
         activation=True,
     ),
     *_each("sigmoid hardsigmoid", activation=True, gate=True),
-    *_each("mean sum var std var_mean std_mean norm linalg_vector_norm", sums=True),
+    *_each("mean sum", sums=True, homogeneous=True),
+    *_each("var std var_mean std_mean norm linalg_vector_norm", sums=True),
     *_each("sort topk msort kthvalue", sorts=True),
     *_each(
-        "select slice split split_with_sizes unbind chunk",
+        "select slice split split_with_sizes unbind",
         slices=True,
         keeps_indices=True,
+        moves=True,
     ),
-    Operator("narrow", slices=True),
+    Operator("chunk", slices=True, keeps_indices=True),
+    Operator("narrow", slices=True, moves=True),
     *_each(
         "detach alias lift_fresh view expand unsqueeze squeeze permute transpose t repeat "
-        "flip roll copy reshape cat stack",
+        "flip roll reshape",
         keeps_indices=True,
+        moves=True,
     ),
-    *_each("clone _to_copy _unsafe_view", copies=True, keeps_indices=True),
-    Operator("mul", copies=True),
-    Operator("embedding", looks_up=True),
-    *_each("index index_select", copies=True, looks_up=True, takes=True),
+    Operator("copy", keeps_indices=True),
+    *_each("cat stack", keeps_indices=True, joins=True),
+    *_each("clone _to_copy _unsafe_view", copies=True, keeps_indices=True, moves=True),
+    Operator("mul", copies=True, homogeneous=True),
+    Operator("embedding", looks_up=True, layer=(1, 0, None)),
+    *_each("index index_select", copies=True, looks_up=True, takes=True, moves=True),
     Operator("gather", looks_up=True, takes=True),
     *_each(
         "scatter scatter_add scatter_reduce index_add index_copy index_put _index_put_impl",
@@ -91,6 +109,20 @@ OPERATORS: tuple[Operator, ...] = (
         looks_up=True,
     ),
     Operator("masked_scatter", scatters=True),
+    *_each("as_strided diagonal contiguous pixel_shuffle pixel_unshuffle", moves=True),
+    *_each(
+        "abs neg div cumsum clamp clamp_min constant_pad_nd im2col col2im unfold "
+        "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
+        "adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d "
+        "_adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
+        "upsample_nearest3d upsample_bilinear2d reflection_pad1d reflection_pad2d "
+        "replication_pad1d replication_pad2d",
+        homogeneous=True,
+    ),
+    *_each("add sub rsub maximum minimum", joins=True),
+    Operator("convolution", layer=(0, 1, 2)),
+    *_each("mm bmm mv", layer=(0, 1, None)),
+    *_each("addmm addmv baddbmm", layer=(1, 2, 0)),
 )
 
 _BY_NAME = {operator.name: operator for operator in OPERATORS}

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import rebasin_cli.renormalization
 import rebasin_cli.tracer
 from rebasin_cli.tracer.operators import OPERATORS, Operator, facts
 
 TRACE = Path(rebasin_cli.tracer.__file__).parent
 TABLE = TRACE / "operators.py"
+PACKAGE = TRACE.parent
+FOLDERS = (TRACE, Path(rebasin_cli.renormalization.__file__).parent)
+MODULES = [path for folder in FOLDERS for path in sorted(folder.rglob("*.py")) if path != TABLE]
 FACTS = [field.name for field in fields(Operator) if field.name != "name"]
 LITERALS = (ast.Set, ast.Tuple, ast.List, ast.Dict, ast.Constant)
 
@@ -62,13 +66,18 @@ def test_a_fact_is_true_of_some_operator(fact: str) -> None:
 @pytest.mark.parametrize("fact", FACTS)
 def test_a_fact_is_documented_and_asked_for(fact: str) -> None:
     assert f"{fact}:" in (Operator.__doc__ or "")
-    sources = [path.read_text("utf-8") for path in TRACE.rglob("*.py") if path != TABLE]
+    sources = [path.read_text("utf-8") for path in MODULES]
     assert any(f".{fact}" in source for source in sources)
 
 
 def test_a_gate_is_an_activation_and_what_takes_looks_up() -> None:
     assert all(operator.activation for operator in OPERATORS if operator.gate)
     assert all(operator.looks_up for operator in OPERATORS if operator.takes)
+
+
+def test_an_operator_keeps_scales_in_one_way_at_most() -> None:
+    rows = [(row.moves, row.homogeneous, row.joins, row.layer is not None) for row in OPERATORS]
+    assert max(map(sum, rows)) == 1
 
 
 @pytest.mark.parametrize(
@@ -83,13 +92,9 @@ def test_an_operator_without_a_row_has_no_facts(name: str) -> None:
     assert facts(name) == Operator("")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sorted(TRACE.rglob("*.py")) if path != TABLE],
-    ids=lambda path: path.relative_to(TRACE).as_posix(),
-)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_other_module_lists_operators_but_the_tables_of_rules(path: Path) -> None:
-    tables = path.parent.name == "rules"  # where a tuple or a dict says which rule is whose
+    tables = path.parent == TRACE / "rules"  # where a tuple or a dict says which rule is whose
     kinds = (ast.Set,) if tables else LITERALS
     assert list(listed(path.read_text("utf-8"), kinds)) == []
 
