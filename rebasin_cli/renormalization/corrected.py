@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from rebasin_cli.activations.layer_statistics import Goal
 from rebasin_cli.network.correctable_layers import Skipped
 from rebasin_cli.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class Goals:
-    """What a merged model should be like, from its parents.
-
-    layers: by name; empty for `reset`. biases: the calibrated ones, by name in the state dict.
-    """
-
-    layers: Mapping[str, Goal] = field(default_factory=dict)
-    biases: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def _every(name: str) -> bool:

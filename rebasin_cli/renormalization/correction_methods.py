@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from rebasin_cli.activations.layer_statistics import Goal
@@ -16,15 +15,14 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import (
     CorrectableLayer,
     CorrectableLayers,
-    Skipped,
     sites_of,
 )
 from rebasin_cli.network.layers import Layer
-from rebasin_cli.renormalization.corrected import Corrected, Correcting, Goals, Report
+from rebasin_cli.renormalization.corrected import Corrected, Correcting, Report
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of, repair
 from rebasin_cli.renormalization.passes import PassWork, corrected, folded, refilled
 
-CorrectionMethod = Callable[[nn.Module, Goals, "Batches | None", Correcting], Report]
+CorrectionMethod = Callable[[nn.Module, Mapping[str, Goal], "Batches | None", Correcting], Report]
 
 _HINTS = {
     "reset": "reset recomputes the statistics of BatchNorm; --method rescale does without them",
@@ -32,11 +30,14 @@ _HINTS = {
 }
 
 
-def renormalize(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+def renormalize(
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
+) -> Report:
     """Correct a merged model in place; names and shapes in its state dict stay as they are.
 
-    batches: not needed by `calibrate`, nor by `closed-form`, which then takes all layers that the
-    goals name. Raises UsageError where the method finds nothing to correct.
+    goals: of the layers, from their parents; `reset` needs none. batches: not needed by
+    `closed-form`, which then takes all layers that the goals name. Raises UsageError where the
+    method finds nothing to correct.
     """
     report = METHODS[how.method](model, goals, batches, how)
     if not report.corrected:
@@ -46,19 +47,23 @@ def renormalize(model: nn.Module, goals: Goals, batches: Batches | None, how: Co
     return report
 
 
-def _reset(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+def _reset(
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
+) -> Report:
     """Recompute the statistics of BatchNorm layers alone."""
     sites = _sites(model, batches, how)
     skipped = tuple(skipped for skipped in sites.skipped if skipped.norm)
     return _measured(model, CorrectableLayers(sites.norms, skipped), goals, batches, how)
 
 
-def _by_parents(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
+def _by_parents(
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
+) -> Report:
     """Correct layers to their goals, and recompute the statistics of BatchNorm layers."""
     sites = _sites(model, batches, how)
 
     def reason(site: CorrectableLayer) -> str:
-        if not site.layer.norm and site.name not in goals.layers:
+        if not site.layer.norm and site.name not in goals:
             return "nothing is known of its parents"
         idle = how.method == "reshift" and not (site.layer.norm or site.biased)
         return "it has no bias to shift" if idle else ""
@@ -67,38 +72,25 @@ def _by_parents(model: nn.Module, goals: Goals, batches: Batches | None, how: Co
 
 
 def _closed_form(
-    model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting
+    model: nn.Module, goals: Mapping[str, Goal], batches: Batches | None, how: Correcting
 ) -> Report:
     """Correct layers by what their parents' correlations say that the merged ones do."""
     sites = _named(model, goals, how) if batches is None else _sites(model, batches, how)
 
     def reason(site: CorrectableLayer) -> str:
-        goal = goals.layers.get(site.name)
+        goal = goals.get(site.name)
         known = goal is not None and goal.expected is not None
         return "" if known else "nothing is known of how its parents correlate"
 
     kept = sites.without(reason)
-    done = tuple(_predicted(site, goals.layers[site.name], how) for site in kept.corrected)
+    done = tuple(_predicted(site, goals[site.name], how) for site in kept.corrected)
     return Report(how.method, done, kept.skipped)
-
-
-def _calibrate(model: nn.Module, goals: Goals, batches: Batches | None, how: Correcting) -> Report:
-    """Write calibrated biases into the model."""
-    held = dict(model.named_parameters(remove_duplicate=False))
-    chosen = [name for name in goals.biases if how.selects(name)]
-    with torch.no_grad():
-        for name in chosen:
-            held[name].copy_(goals.biases[name])
-    left = (Skipped(name, "not selected") for name in goals.biases if name not in chosen)
-    done = (Corrected(name, "bias calibrated", (name,)) for name in chosen)
-    return Report(how.method, tuple(done), tuple(left))
 
 
 METHODS: Mapping[str, CorrectionMethod] = {
     "reset": _reset,
     **dict.fromkeys(CORRECTORS, _by_parents),
     "closed-form": _closed_form,
-    "calibrate": _calibrate,
 }
 
 
@@ -108,24 +100,22 @@ def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> Correc
         return sites_of(model, first_of(batches)).selected(how.selects)
 
 
-def _named(model: nn.Module, goals: Goals, how: Correcting) -> CorrectableLayers:
+def _named(model: nn.Module, goals: Mapping[str, Goal], how: Correcting) -> CorrectableLayers:
     """Return the layers that the goals name."""
     modules = dict(model.named_modules())
-    found = (
-        CorrectableLayer(Layer(name, modules[name])) for name in goals.layers if name in modules
-    )
+    found = (CorrectableLayer(Layer(name, modules[name])) for name in goals if name in modules)
     return CorrectableLayers(tuple(found), ()).selected(how.selects)
 
 
 def _measured(
     model: nn.Module,
     sites: CorrectableLayers,
-    goals: Goals,
+    goals: Mapping[str, Goal],
     batches: Batches | None,
     how: Correcting,
 ) -> Report:
     assert batches is not None, f"{how.method} measures the merged model"
-    done = corrected(PassWork(model, sites.corrected, goals.layers, how), batches)
+    done = corrected(PassWork(model, sites.corrected, goals, how), batches)
     return Report(how.method, done, sites.skipped)
 
 

@@ -19,6 +19,8 @@ from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import METHODS
 
 MEASURING = ("reset", "repair", "rescale", "reshift")  # run the merged model
+CALIBRATE = "calibrate"  # corrects biases, from files; all others correct layers of a model
+METHOD_NAMES = (*METHODS, CALIBRATE)
 DECAY = "weights"
 _GUESS = {True: "reset", False: "rescale"}  # with BatchNorm, without
 
@@ -73,8 +75,8 @@ def plan_correction(
     Raises UsageError for options that do not fit the method, and for a model or data that it needs.
     """
     method = asked.method or _GUESS[has_batch_norm(checkpoint)]
-    if method not in METHODS:
-        hint = suggest(method, METHODS) or ", ".join(METHODS)
+    if method not in METHOD_NAMES:
+        hint = suggest(method, METHOD_NAMES) or ", ".join(METHOD_NAMES)
         raise UsageError(f"no method is called {method!r}", hint=hint)
     _check(method, asked)
     how = Correcting(method, asked.sequential, asked.average, asked.factor)
@@ -100,7 +102,7 @@ def _check(method: str, asked: Renormalization) -> None:
         "--sequential": (asked.sequential, MEASURING),
         "--average": (asked.average, ("repair", "rescale", "reshift", "closed-form")),
         "--factor": (asked.factor != 1, ("repair", "rescale", "closed-form")),
-        "--decay": (asked.decay != DECAY, ("calibrate",)),
+        "--decay": (asked.decay != DECAY, (CALIBRATE,)),
         "--statistics": (asked.statistics is not None, ("closed-form",)),
     }
     for option, (given, methods) in said.items():
@@ -123,9 +125,9 @@ def _user_code(
     data: Data,
     asked: Renormalization,
 ) -> UserCode | None:
-    if method == "calibrate" and tracing.target is None:
+    if method == CALIBRATE and tracing.target is None:
         return None
-    if method == "calibrate" or asked.statistics is not None:
+    if method == CALIBRATE or asked.statistics is not None:
         if tracing.target is None:
             raise UsageError(
                 "--statistics say what layers do, not where they are in the file",

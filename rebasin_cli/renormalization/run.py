@@ -20,9 +20,9 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS, paths_in_spec
 from rebasin_cli.renormalization.bias_paths import paths_to_biases
-from rebasin_cli.renormalization.corrected import Corrected, Goals, Report
+from rebasin_cli.renormalization.corrected import Corrected, Report
 from rebasin_cli.renormalization.correction_methods import renormalize
-from rebasin_cli.renormalization.plan import CorrectionPlan
+from rebasin_cli.renormalization.plan import CALIBRATE, CorrectionPlan
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Window
@@ -52,7 +52,7 @@ def corrected(
     Tensors that no correction touches are those of the source, bit for bit. Raises UsageError
     where the method finds nothing to correct, or is not valid for the network.
     """
-    if plan.method == "calibrate":
+    if plan.method == CALIBRATE:
         return _calibrated(source, parents, plan, progress)
     assert plan.code is not None, "only `calibrate` runs no model"
     network = plan.code.network
@@ -61,7 +61,7 @@ def corrected(
     known = _known(parents, plan, machine, batches, progress)
     found = goals(known, parents.weights or _equal(known)) if known else {}
     how = replace(plan.how, selects=_selects(network, plan), progress=progress)
-    report = renormalize(model, Goals(found), batches, how)
+    report = renormalize(model, found, batches, how)
     return Replaced(source, _taken(model, network, report.tensors, source)), report
 
 

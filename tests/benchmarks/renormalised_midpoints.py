@@ -30,7 +30,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.renormalization.bias_calibration import CALIBRATIONS
 from rebasin_cli.renormalization.bias_paths import paths_to_biases
-from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tracer.recording.capture import record
@@ -143,7 +143,7 @@ def corrected(halfway: Halfway) -> Iterator[tuple[str, nn.Module | str]]:
     pair = halfway.pair
     parents = [pair.model(state) for state in halfway.sources]
     known = layer_statistics(parents, pair.batches, together=True)
-    wanted = Goals(goals(known, (1, 1)))
+    wanted = goals(known, (1, 1))
     methods = [("reset", False)] if pair.batch_norm else []
     methods += [(method, False) for method in ("repair", "rescale", "reshift", "closed-form")]
     methods += [(method, True) for method in SEQUENTIAL]
@@ -165,7 +165,9 @@ def calibrated(halfway: Halfway) -> Iterator[tuple[str, nn.Module | str]]:
     for decay, label in DECAYS.items():
         model = halfway.midpoint
         biases = CALIBRATIONS[decay](sources, (1, 1), paths)
-        renormalize(model, Goals(biases=biases), None, Correcting("calibrate"))
+        with torch.no_grad():
+            for name, bias in biases.items():
+                model.get_parameter(name).copy_(bias)
         yield label, model
 
 

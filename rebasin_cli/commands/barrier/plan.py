@@ -29,8 +29,7 @@ from rebasin_cli.spec_choice.choice import Choice
 STEPS, GRID = 25, 11  # points of a line; rows and columns of a plane
 MARGIN = 0.2
 MOST = 100_000
-# calibrate knows no mixtures but averages
-CORRECTIONS = tuple(name for name in METHODS if name != "calibrate")
+CORRECTIONS = tuple(METHODS)  # not calibrate, which knows no mixtures but averages
 PICTURES = (".png", ".svg", ".html")
 
 

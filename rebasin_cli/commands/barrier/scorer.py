@@ -23,7 +23,7 @@ from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.network import batches_of, built, judge_of
 from rebasin_cli.network.scores import Judge
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Correcting, Goals
+from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory, TensorSource
 
@@ -156,6 +156,6 @@ def point_corrector(
         return layer_statistics(models, batches, together=how.method == "closed-form")
 
     def correct(model: nn.Module, spot: MixturePoint) -> None:
-        renormalize(model, Goals(goals(known(), spot.weights)), batches, how)
+        renormalize(model, goals(known(), spot.weights), batches, how)
 
     return correct
