@@ -233,7 +233,7 @@ def test_no_file_name_is_there_twice() -> None:
 
 
 def types_in(tree: ast.Module) -> Iterator[str]:
-    """Yield the names of classes and of aliases of types, without the underscore of private ones."""
+    """Yield the names of classes and of aliases of types, private ones without their underscore."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             yield node.name.lstrip("_")

@@ -22,7 +22,7 @@ _READS, _WRITES = frozenset({READ, MAY_READ}), frozenset({WRITE, MAY_WRITE})
 _DOUBTFUL = frozenset({MAY_READ, MAY_WRITE})
 _SHOWN = 5  # problems in a message
 
-Units = frozenset[str]
+UnitProduct = frozenset[str]
 
 
 """Groups that count units together: `heads * dims` are not the units of either group alone."""
@@ -35,8 +35,8 @@ class LayerUnits:
     doubtful: it may be depthwise, so that its units stand both before it and behind it.
     """
 
-    reads: tuple[Units, ...]
-    writes: tuple[Units, ...]
+    reads: tuple[UnitProduct, ...]
+    writes: tuple[UnitProduct, ...]
     doubtful: bool
 
 
@@ -67,7 +67,7 @@ def _said(
     return found
 
 
-def _together(said: Sequence[tuple[str, AxisSides]], wanted: Set[Side]) -> Units:
+def _together(said: Sequence[tuple[str, AxisSides]], wanted: Set[Side]) -> UnitProduct:
     """Return the groups on axes of one side; those that count matrices are of both sides."""
     if not any(len(sides) == 1 and sides[0] in wanted for _, sides in said):
         return frozenset()
@@ -82,7 +82,7 @@ def paths_of(layers: Mapping[str, LayerUnits]) -> dict[str, tuple[str, ...]]:
     Raises UsageError where it is not clear what a layer reads.
     """
     _refuse_unclear(layers)
-    units: dict[Units, tuple[str, ...]] = {}
+    units: dict[UnitProduct, tuple[str, ...]] = {}
     found: dict[str, tuple[str, ...]] = {}
     before: dict[str, tuple[str, ...]] = {"": ()}
     while found != before:
@@ -101,7 +101,7 @@ def paths_of(layers: Mapping[str, LayerUnits]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _same(one: Units, other: Units) -> bool:
+def _same(one: UnitProduct, other: UnitProduct) -> bool:
     """Return whether units can be the same: a layer may leave out groups that it treats alike.
 
     A grouped convolution reads the units of a group of channels, not that group's number.

@@ -12,7 +12,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.renormalization.bias_calibration import by_depth, by_weights
 from rebasin_cli.renormalization.bias_paths import paths_to_biases
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.trace.recording.capture import record
+from rebasin_cli.tracer.recording.capture import record
 
 
 class Chain(nn.Sequential):
