@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rebasin_cli.matching import (
     Change,
@@ -18,6 +18,7 @@ from rebasin_cli.matching import (
     aligned_relation,
 )
 from rebasin_cli.matching.diagnostics.margins import Margin
+from rebasin_cli.presentation.tables import number_columns, table
 
 LEGEND = (
     "cosine: of each unit with its partner, on average; kept: norm of the average of the two, "
@@ -70,10 +71,10 @@ def aligned_lines(matching: Matching, found: UnitComparison) -> tuple[str, str]:
 
 def aligned_table(matching: Matching, found: UnitComparison) -> Table:
     """Return a row for each group that may move, and one for all of them."""
-    table = group_table("size", "moved", "cosine", "kept", *last_headings(found))
+    rows = group_table("size", "moved", "cosine", "kept", *last_headings(found))
     for group in movable_groups(matching.groups):
         figures = found.groups[group.name]
-        table.add_row(
+        rows.add_row(
             escape(group.name),
             f"{group.size:,}",
             f"{group.moved:,}/{group.units:,}",
@@ -83,8 +84,8 @@ def aligned_table(matching: Matching, found: UnitComparison) -> Table:
         )
     gain = f"{matching.objective.after - matching.objective.before:.4g}"
     sure = [""] * (len(last_headings(found)) - 1)
-    table.add_row("all", "", f"{_share_moved(matching):.0%}", *_spans(found.whole), *sure, gain)
-    return table
+    rows.add_row("all", "", f"{_share_moved(matching):.0%}", *_spans(found.whole), *sure, gain)
+    return rows
 
 
 def legend(found: UnitComparison) -> str:
@@ -131,11 +132,7 @@ def margin_cells(figures: UnitFigures, found: UnitComparison) -> list[str]:
 
 
 def group_table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("group", overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
+    return table(Column("group", overflow="fold"), *number_columns(*headings))
 
 
 def matched_details(
@@ -147,12 +144,9 @@ def matched_details(
 
 def _plain_table(matching: Matching) -> Table:
     """Return size, units moved, cosine of all weights before and after, and gain of each group."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("group")
-    for heading in ("size", "moved", "cosine before", "after", "gain"):
-        table.add_column(heading, justify="right")
+    groups = table("group", *number_columns("size", "moved", "cosine before", "after", "gain"))
     for group in (group for group in matching.groups if not group.fixed):
-        table.add_row(
+        groups.add_row(
             escape(group.name),
             f"{group.size}",
             f"{group.moved}/{group.units}",
@@ -160,4 +154,4 @@ def _plain_table(matching: Matching) -> Table:
             f"{group.cosine.after:.4f}",
             f"{group.gain:.4g}",
         )
-    return table
+    return groups

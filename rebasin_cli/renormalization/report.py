@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
 
+from rebasin_cli.presentation.tables import number_columns, table
 from rebasin_cli.presentation.words import count
 from rebasin_cli.renormalization.corrected import Report
 
@@ -52,13 +52,9 @@ def _skipped(report: Report) -> Iterator[str]:
 
 def layer_details(report: Report) -> list[RenderableType]:
     """Return a table with a row a layer: its deviation before, after, and that of the parents."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer")
-    for heading in ("std before", "after", "goal"):
-        table.add_column(heading, justify="right")
-    table.add_column("what was done")
+    layers = table("layer", *number_columns("std before", "after", "goal"), "what was done")
     for layer in report.corrected:
         numbers = (layer.before, layer.after, layer.goal)
         cells = ["" if number is None else f"{number:.4g}" for number in numbers]
-        table.add_row(escape(layer.name), *cells, layer.how)
-    return [table]
+        layers.add_row(escape(layer.name), *cells, layer.how)
+    return [layers]

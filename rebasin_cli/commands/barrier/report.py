@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.report import ALIGNED
@@ -14,7 +14,7 @@ from rebasin_cli.commands.barrier.layers.figures import Anatomized
 from rebasin_cli.commands.barrier.layers.report import anatomy_fields, anatomy_summary, anatomy_text
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, JudgedPoints, Scored
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.tables import rendered
+from rebasin_cli.presentation.tables import number_columns, rendered, table
 
 
 def curves_fields(outcome: Curves) -> dict[str, Any]:
@@ -65,13 +65,13 @@ def curves_text(outcome: Curves) -> str:
 def contour_text(outcome: Contour) -> str:
     """Return the table of a plane: a row for each point, the three models first."""
     scores = outcome.survey.scores
-    table = _table("x", "y", "A", "B", "C", *map(escape, scores))
+    rows = _table("x", "y", "A", "B", "C", *map(escape, scores))
     for point in outcome.survey.points:
         at = point.spot.at or (0.0, 0.0)
         weights = [f"{weight:.4f}" for weight in point.spot.weights]
         values = [_number(point.scores.get(score)) for score in scores]
-        table.add_row(f"{at[0]:.4f}", f"{at[1]:.4f}", *weights, *values)
-    return rendered(table).rstrip("\n")
+        rows.add_row(f"{at[0]:.4f}", f"{at[1]:.4f}", *weights, *values)
+    return rendered(rows).rstrip("\n")
 
 
 def survey_summary(survey: JudgedPoints) -> str:
@@ -99,18 +99,18 @@ def contour_summary(outcome: Contour) -> str:
 
 def barrier_table(outcome: Curves) -> Table:
     """Return a row for each curve and score, both definitions of the barrier side by side."""
-    table = _table(
+    rows = _table(
         "barrier", "from\nthe chord", "\nremoved", "from the mean\nof the ends", "\nremoved"
     )
     for found in outcome.barriers:
-        table.add_row(
+        rows.add_row(
             escape(f"{found.score}, {found.curve}"),
             _height(found.barrier.chord),
             _share(found.chord_removed),
             _height(found.barrier.mean),
             _share(found.mean_removed),
         )
-    return table
+    return rows
 
 
 def best_place(outcome: Contour, score: str) -> tuple[float, float, float] | None:
@@ -123,11 +123,11 @@ def best_place(outcome: Contour, score: str) -> tuple[float, float, float] | Non
 def _points(outcome: Curves) -> Table:
     columns = [(name, score) for name in outcome.names for score in outcome.survey.scores]
     values = [outcome.curve(name, score) for name, score in columns]
-    table = _table("alpha", *(f"{escape(name)}\n{escape(score)}" for name, score in columns))
+    rows = _table("alpha", *(f"{escape(name)}\n{escape(score)}" for name, score in columns))
     alphas = sorted({alpha for curve in values for alpha in curve})
     for alpha in alphas:
-        table.add_row(f"{alpha:.4f}", *(_number(curve.get(alpha)) for curve in values))
-    return table
+        rows.add_row(f"{alpha:.4f}", *(_number(curve.get(alpha)) for curve in values))
+    return rows
 
 
 def _height(peak: Peak) -> str:
@@ -162,11 +162,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    return table(Column(first, no_wrap=True), *number_columns(*others, no_wrap=True))
 
 
 PRESENTERS: Presenters = {

@@ -8,10 +8,10 @@ from math import isfinite
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rebasin_cli.commands.barrier.layers.figures import Anatomized, Anatomy, LayerFigures
-from rebasin_cli.presentation.tables import rendered
+from rebasin_cli.presentation.tables import number_columns, rendered, table
 
 KEPT = 0.8  # of the parents' variance: above it little is lost
 FALLEN = 0.5  # below it that matters more than how well the parents match
@@ -50,8 +50,8 @@ def anatomy_fields(outcome: Anatomized) -> dict[str, Any]:
 
 def anatomy_text(outcome: Anatomized) -> str:
     """Return the table of layers, and the calibration of the models."""
-    table = f"\n{rendered(_layers(outcome.anatomy))}".rstrip("\n")  # apart from the curves
-    return "\n".join(filter(None, [table, _calibration(outcome)]))
+    layers = f"\n{rendered(_layers(outcome.anatomy))}".rstrip("\n")  # apart from the curves
+    return "\n".join(filter(None, [layers, _calibration(outcome)]))
 
 
 def anatomy_summary(outcome: Anatomized) -> str:
@@ -114,15 +114,12 @@ def _mismatch(found: Anatomy) -> str:
 
 def _layers(found: Anatomy) -> Table:
     columns = shown_columns(found)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("layer", no_wrap=True)
-    table.add_column("kind", no_wrap=True)
-    for heading in ("units", *(name for name, _ in columns)):
-        table.add_column(heading, justify="right")
+    text = [Column(heading, no_wrap=True) for heading in ("layer", "kind")]
+    layers = table(*text, *number_columns("units", *(name for name, _ in columns)))
     for layer in found.layers:
         cells = [_number(figure(layer)) for _, figure in columns]
-        table.add_row(escape(layer.name), layer.kind, str(layer.units), *cells)
-    return table
+        layers.add_row(escape(layer.name), layer.kind, str(layer.units), *cells)
+    return layers
 
 
 def _calibration(outcome: Anatomized) -> str:

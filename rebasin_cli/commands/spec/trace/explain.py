@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from rebasin_cli.presentation.tables import rendered
+from rebasin_cli.presentation.tables import rendered, table
 from rebasin_cli.spec import BoundGroup
 from rebasin_cli.tracer import Trace
 from rebasin_cli.tracer.derivation.derive import FixedAxis
@@ -34,17 +34,17 @@ def tensors_of(trace: Trace, group: str) -> list[str]:
 
 
 def _groups(trace: Trace) -> Table:
-    table = _table("group", "size", "per", "share", "from")
+    rows = _table("group", "size", "per", "share", "from")
     shares = _shares(trace)
     for group in moving_groups(trace):
-        table.add_row(
+        rows.add_row(
             escape(group.name),
             f"{group.size:,}",
             escape(group.parents[-1]) if group.parents else "",
             f"{100 * shares[group.name]:.2f} %",
             _examples(tensors_of(trace, group.name)),
         )
-    return table
+    return rows
 
 
 def _shares(trace: Trace) -> dict[str, float]:
@@ -63,12 +63,12 @@ def _shares(trace: Trace) -> dict[str, float]:
 
 def _fixed(fixed: Sequence[FixedAxis]) -> Table:
     """Return a table of reasons; those of the second kind are limits of the tracer."""
-    table = _table("fixed because", "axes", "", "such as")
+    rows = _table("fixed because", "axes", "", "such as")
     for (reason, soft), axes in _by_reason(fixed):
         mark = "limit of the tracer" if soft else ""
         examples = dict.fromkeys(f"{a.tensor}[{a.axis}]" for a in axes)
-        table.add_row(escape(reason), f"{len(axes):,}", mark, _examples(list(examples)))
-    return table
+        rows.add_row(escape(reason), f"{len(axes):,}", mark, _examples(list(examples)))
+    return rows
 
 
 def _by_reason(fixed: Iterable[FixedAxis]) -> Iterator[tuple[tuple[str, bool], list[FixedAxis]]]:
@@ -80,10 +80,10 @@ def _by_reason(fixed: Iterable[FixedAxis]) -> Iterator[tuple[tuple[str, bool], l
 
 
 def _unused(trace: Trace) -> Table:
-    table = _table("not exercised", "shape")
+    rows = _table("not exercised", "shape")
     for name in trace.unused:
-        table.add_row(escape(name), "x".join(map(str, trace.infos[name].shape)))
-    return table
+        rows.add_row(escape(name), "x".join(map(str, trace.infos[name].shape)))
+    return rows
 
 
 def _examples(names: Sequence[str]) -> str:
@@ -92,8 +92,8 @@ def _examples(names: Sequence[str]) -> str:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = []
     for heading in headings:
         numeric = heading in ("size", "share", "axes")
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    return table
+        columns.append(Column(heading, justify="right" if numeric else "left", overflow="fold"))
+    return table(*columns)
