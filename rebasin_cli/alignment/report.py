@@ -17,8 +17,8 @@ from rebasin_cli.alignment.unit_report import (
 from rebasin_cli.matching import Change, Matching, Status, UnitComparison
 from rebasin_cli.matching.problem.result import HeldOut
 from rebasin_cli.presentation.presenter import Presenter
-from rebasin_cli.presentation.words import count
 from rebasin_cli.presentation.written import card_lines
+from rebasin_cli.wording import MORE_IN_GROUPS, count, listed
 
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
@@ -175,7 +175,7 @@ def held_out_lines(matching: Matching) -> list[str]:
     found = matching.held_out
     if found is None:
         return []
-    epochs = f"{found.epochs:,} epoch{'' if found.epochs == 1 else 's'}"
+    epochs = count(found.epochs, "epoch")
     lines = [f"  held-out loss of the midpoint {_outcome(found)} ({epochs})"]
     if found.norms:
         lines.append("  this is with batch statistics in the norms: reset those of a merged model")
@@ -206,9 +206,7 @@ def unseen_lines(matching: Matching) -> list[str]:
 
 
 def listed_names(names: tuple[str, ...]) -> str:
-    more = len(names) - SHOWN
-    shown = ", ".join(names[:SHOWN])
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return listed(names, SHOWN, MORE_IN_GROUPS)
 
 
 ALIGNED: Presenter[Aligned] = Presenter(

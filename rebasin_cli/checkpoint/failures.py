@@ -14,6 +14,7 @@ from rebasin_cli.errors import (
     refused,
     suggest,
 )
+from rebasin_cli.wording import and_more, shortened
 
 MOST_PROBLEMS = 10
 
@@ -57,17 +58,7 @@ def missing(path: Path) -> CheckpointError:
 
 def capped(problems: Sequence[Problem]) -> list[Problem]:
     """Return at most ten problems, and one line that counts the rest."""
-    rest = len(problems) - MOST_PROBLEMS
-    if rest <= 0:
-        return list(problems)
-    return [*problems[:MOST_PROBLEMS], Problem(f"and {rest} more")]
-
-
-def listing(names: Sequence[str], *, most: int = 12) -> str:
-    """Return the names as one line, cut after `most`."""
-    rest = len(names) - most
-    shown = ", ".join(names[:most])
-    return f"{shown}, and {rest} more" if rest > 0 else shown
+    return shortened(problems, MOST_PROBLEMS, lambda rest: Problem(and_more(rest)))
 
 
 def _names(folder: Path) -> list[str] | None:

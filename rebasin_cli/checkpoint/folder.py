@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
-from rebasin_cli.checkpoint.failures import capped, listing, reading
+from rebasin_cli.checkpoint.failures import capped, reading
 from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreign_name
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.weight_file import ENDINGS
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.wording import and_more, listing, shortened
 
 INDEX_ENDING = ".index.json"
 # What transformers and diffusers write; variants such as model.fp16.safetensors lie beside it.
@@ -156,11 +157,12 @@ def _no_weights(inside: FolderListing, folder: Path) -> CheckpointError:
         known = f"known endings: {' '.join(ENDINGS)}"
         return CheckpointError("no weights in this folder", where=str(folder), detail=known)
     kind = next((k for n, k in _ABOVE.items() if n in (*inside.files, *inside.folders)), "")
-    more = [f"  and {len(below) - _LISTED} more"] if len(below) > _LISTED else []
+    # the last are shown: they are those of a training run that anyone wants
+    paths = list(map(str, [*below[-_LISTED:], *below[:-_LISTED]]))
     return CheckpointError(
         f"no weights in this folder, but below it{kind}",
         where=str(folder),
-        detail="\n".join([*(f"  {path}" for path in below[-_LISTED:]), *more]),
+        detail="\n".join(f"  {path}" for path in shortened(paths, _LISTED, and_more)),
         hint="name one of them",
     )
 

@@ -6,8 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from rebasin_cli.checkpoint.failures import listing
 from rebasin_cli.errors import CheckpointError
+from rebasin_cli.wording import listing
 
 
 def parse_object(data: bytes, *, where: str, what: str) -> dict[str, Any]:

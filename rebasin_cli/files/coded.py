@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.checkpoint.quantization.quantized import Codes, quantised
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
-from rebasin_cli.files.inputs import listed
+from rebasin_cli.files.inputs import labelled
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import BoundSpec
 from rebasin_cli.tensors import infos
@@ -88,7 +88,7 @@ def _problem(model: Checkpoint, codes: Sequence[Codes], why: str) -> Problem:
     return Problem(
         f"its weights are quantised ({kinds}): {why}",
         where=str(model.path),
-        detail="\n".join(listed("codes", [c.name for c in codes])),
+        detail="\n".join(labelled("codes", [c.name for c in codes])),
         hint="--dequantize reads them as the weights that they stand for"
         if plain
         else "save it as plain weights with the library that made it",

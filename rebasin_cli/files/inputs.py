@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Checkpoint, PartError, Reading, open_checkpoint
-from rebasin_cli.checkpoint.failures import listing
 from rebasin_cli.checkpoint.renamed import substituted
 from rebasin_cli.errors import (
     CheckpointError,
@@ -29,6 +28,7 @@ from rebasin_cli.files.difference import Difference, difference_of, names_hint
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import dtype_name, infos
+from rebasin_cli.wording import and_more, listing, plural, shortened
 
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
@@ -190,16 +190,17 @@ def mismatches(
         yield Problem(
             f"its tensors are not those of {reference.path}",
             where=str(model.path),
-            detail="\n".join(listed("missing", missing) + listed("not expected", extra)),
+            detail="\n".join(labelled("missing", missing) + labelled("not expected", extra)),
             hint=names_hint(difference, number),
         )
     a, b, shapes = difference.wanted, difference.found, difference.shapes
     if shapes:
         yield Problem(
-            f"{_count(len(shapes), 'tensor')} of another shape than in {reference.path}",
+            f"{len(shapes)} {plural(len(shapes), 'tensor')} of another shape "
+            f"than in {reference.path}",
             where=str(model.path),
             detail="\n".join(
-                listed("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
+                labelled("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
             ),
             hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
             "channels differ, align, merge and lerp take what both have with --common",
@@ -210,9 +211,10 @@ def mismatches(
             f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in kinds
         ]
         yield Problem(
-            f"{_count(len(kinds), 'tensor')} of another kind of numbers than in {reference.path}",
+            f"{len(kinds)} {plural(len(kinds), 'tensor')} of another kind of "
+            f"numbers than in {reference.path}",
             where=str(model.path),
-            detail="\n".join(listed("kind", texts)),
+            detail="\n".join(labelled("kind", texts)),
             hint=f"{_skipping(kinds)} leaves them as they are",
         )
 
@@ -228,15 +230,9 @@ def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
     return f"{name} is {list(found)}, expected {list(expected)}"
 
 
-def listed(label: str, names: Sequence[str]) -> list[str]:
+def labelled(label: str, names: Sequence[str]) -> list[str]:
     """Return a line for each of the first names, and one that counts the rest."""
-    lines = [f"{label}: {name}" for name in names[:SHOWN]]
-    more = len(names) - SHOWN
-    return [*lines, f"{label}: and {more} more"] if more > 0 else lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return [f"{label}: {name}" for name in shortened(names, SHOWN, and_more)]
 
 
 def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:

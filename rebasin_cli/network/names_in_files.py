@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from rebasin_cli.checkpoint.renamed import unwrapped
 from rebasin_cli.errors import CheckpointError, Problem, suggest
 from rebasin_cli.files.common_names import normal_names, uniform_prefixes
-from rebasin_cli.files.inputs import listed, shape_text
+from rebasin_cli.files.inputs import labelled, shape_text
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
 
@@ -153,17 +153,17 @@ def _problems(
     unknown = [n for n in wanted if n not in layout.windows and _matters(n, layout, known, stored)]
     if missing:
         hint = suggest(missing[0], unknown)
-        yield Problem("", detail="\n".join(listed("missing", missing)), hint=hint)
+        yield Problem("", detail="\n".join(labelled("missing", missing)), hint=hint)
     if unknown:
         hint = "--skip GLOB leaves tensors out"
-        yield Problem("", detail="\n".join(listed("not in the model", unknown)), hint=hint)
+        yield Problem("", detail="\n".join(labelled("not in the model", unknown)), hint=hint)
     shapes = [
         shape_text(name, stored[name].shape, window.shape)
         for name, window in layout.windows.items()
         if name in stored and stored[name].shape != window.shape
     ]
     if shapes:
-        yield Problem("", detail="\n".join(listed("shape", shapes)))
+        yield Problem("", detail="\n".join(labelled("shape", shapes)))
 
 
 def _matters(

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 
 from rebasin_cli.presentation.tables import number_columns, table
-from rebasin_cli.presentation.words import count
 from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.wording import AND_SO_ON, count, listed
 
 _SHOWN = 3  # names of layers in a line
 
@@ -45,9 +45,8 @@ def _skipped(report: Report) -> Iterator[str]:
     for layer in report.skipped:
         reasons.setdefault(layer.why, []).append(layer.name)
     for why, names in reasons.items():
-        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         left = "left as it was" if len(names) == 1 else "left as they were"
-        yield f"  {count(len(names), 'layer')} {left}, {why}: {shown}"
+        yield f"  {count(len(names), 'layer')} {left}, {why}: {listed(names, _SHOWN, AND_SO_ON)}"
 
 
 def layer_details(report: Report) -> list[RenderableType]:

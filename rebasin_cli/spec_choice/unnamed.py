@@ -6,7 +6,7 @@ it: left in the old order it breaks the function. Name and shape tell what it co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import prod
 
 from rebasin_cli.checkpoint.torch_format.container import is_extra_state
@@ -16,6 +16,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import BoundSpec, uncovered
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.wording import and_more, listing, shortened
 
 SHOWN = 10
 
@@ -46,7 +47,7 @@ def check_unnamed(name: str, bound: BoundSpec, headers: Headers, selection: Sele
         raise SpecError(
             f"spec {name!r} does not name {len(left)} of the tensors",
             where=headers.where,
-            detail=listed(left),
+            detail="\n".join(shortened(left, SHOWN, and_more)),
             hint="name them in the spec; or --skip GLOB leaves them and all units that they could "
             "hold in place; or --pass-through GLOB says that they hold none",
         )
@@ -65,7 +66,7 @@ def check_passed(
         names = [group.name for group in groups if group.root in moving and not group.fixed]
         if names:
             raise SpecError(
-                f"{name!r} could hold units of {listed(names, most=3, joint=', ')}, which move",
+                f"{name!r} could hold units of {listing(names, most=3)}, which move",
                 where=headers.where,
                 detail=f"it is {list(headers.infos[name].shape)}",
                 hint=f"--skip '{name}' leaves it and those units in place; or name it in the spec",
@@ -98,12 +99,6 @@ def axis_groups(tensor: BoundTensor) -> Iterator[tuple[str, int]]:
     for dim in (dim for block in tensor.blocks for dim in block.dims):
         if dim.group is not None:
             yield dim.group, next(k for k, step in enumerate(steps) if dim.stride >= step)
-
-
-def listed(names: Sequence[str], *, most: int = SHOWN, joint: str = "\n") -> str:
-    """Return the first names, and how many more there are."""
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return joint.join([*names[:most], *more])
 
 
 def _extends(name: str, named: set[str]) -> bool:

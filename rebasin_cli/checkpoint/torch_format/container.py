@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rebasin_cli.checkpoint.failures import listing
 from rebasin_cli.errors import CheckpointError, suggest
+from rebasin_cli.wording import listing
 
 # Where training programs put the weights, the most usual first.
 PARTS = (

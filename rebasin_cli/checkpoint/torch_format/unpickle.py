@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rebasin_cli.checkpoint.failures import listing, reading
+from rebasin_cli.checkpoint.failures import reading
 from rebasin_cli.checkpoint.foreign import foreign_archive
 from rebasin_cli.checkpoint.torch_format.opcodes import PickledNames, survey
 from rebasin_cli.checkpoint.torch_format.stand_ins import Allowed, StandIns
 from rebasin_cli.errors import CheckpointError
+from rebasin_cli.wording import listing
 
 ZIP_MAGIC = b"PK\x03\x04"
 

@@ -7,7 +7,7 @@ from typing import Any
 from rebasin_cli.alignment.report import agreement_fields, agreement_text
 from rebasin_cli.commands.apply.plan import Applied
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.words import count
+from rebasin_cli.wording import count
 
 
 def applied_text(outcome: Applied) -> str:

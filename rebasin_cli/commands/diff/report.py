@@ -22,7 +22,7 @@ from rebasin_cli.commands.diff.plan import Compared
 from rebasin_cli.matching import Relation, UnitFigures, present_relation
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import rendered
-from rebasin_cli.presentation.words import count
+from rebasin_cli.wording import count
 
 
 def compared_text(outcome: Compared) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rebasin_cli.commands.inspect.plan import Inspected
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.words import count, size_text
+from rebasin_cli.wording import count, size_text
 
 
 def inspected_text(outcome: Inspected) -> str:

@@ -10,9 +10,9 @@ from rebasin_cli.commands.merge.linear_maps.report import zip_fields, zip_lines
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.preserve_first.report import preserve_fields, preserve_lines
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.words import count
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.renormalization.report import layer_details, report_fields, report_lines
+from rebasin_cli.wording import count
 
 
 def merged_text(outcome: Merged) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from rebasin_cli.commands.prune.plan import Pruned
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.renormalization.report import report_fields, report_lines
+from rebasin_cli.wording import count, plural
 
 
 def prune_fields(outcome: Pruned) -> dict[str, Any]:
@@ -35,8 +36,8 @@ def prune_summary(outcome: Pruned) -> str:
         f"  {_rule(outcome)}, {_masks(outcome)}",
     ]
     if outcome.others:
-        noun = "tensor" if outcome.others == 1 else "tensors"
-        lines.append(f"  {outcome.others:,} other {noun} not pruned, {outcome.seconds:.1f} s")
+        others = count(outcome.others, "other tensor")
+        lines.append(f"  {others} not pruned, {outcome.seconds:.1f} s")
     if outcome.report:
         lines.append(f"  then renormalized by {outcome.report.method}, the dense model its parent")
         lines += report_lines(outcome.report)
@@ -44,7 +45,7 @@ def prune_summary(outcome: Pruned) -> str:
 
 
 def _rule(outcome: Pruned) -> str:
-    tensors = f"{len(outcome.tensors)} tensor{'s' if len(outcome.tensors) > 1 else ''}"
+    tensors = f"{len(outcome.tensors)} {plural(len(outcome.tensors), 'tensor')}"
     if outcome.threshold is None:
         return f"the smallest of each of {tensors} went"
     return f"the smallest of {tensors} together went, up to {outcome.threshold:.4g}"

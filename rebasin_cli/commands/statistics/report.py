@@ -7,6 +7,7 @@ from typing import Any
 from rebasin_cli.alignment.report import listed_names
 from rebasin_cli.commands.statistics.plan import Observed
 from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.wording import count
 
 
 def statistics_fields(outcome: Observed) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def statistics_fields(outcome: Observed) -> dict[str, Any]:
 def statistics_summary(outcome: Observed) -> str:
     """Return what a person wants to know."""
     of = " and ".join(map(str, outcome.models))
-    groups = f"{len(outcome.groups):,} group{'' if len(outcome.groups) == 1 else 's'}"
+    groups = count(len(outcome.groups), "group")
     lines = [
         f"{of}: {groups} seen {outcome.moment} the activation, "
         f"up to {outcome.samples:,} samples a unit, {outcome.seconds:.1f} s",

@@ -15,8 +15,10 @@ from rebasin_cli.alignment.report import (
 from rebasin_cli.alignment.unit_report import matched_details
 from rebasin_cli.commands.verify.plan import Verified
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.words import count
 from rebasin_cli.presentation.written import file_fields
+from rebasin_cli.wording import and_more, count, shortened
+
+_SHOWN = 5  # tensors that differ, by name
 
 
 def verdict(outcome: Verified) -> str:
@@ -38,13 +40,11 @@ def verdict(outcome: Verified) -> str:
 
 def verified_text(outcome: Verified) -> str:
     """Return what the verdict is founded on."""
-    shown = outcome.different[:5]
-    more = len(outcome.different) - len(shown)
     lines = [
         f"  {distance_text(outcome.matching)} under spec {named_spec(outcome.spec, outcome.alike)}"
     ]
-    lines += [f"  differs: {name}" for name in shown]
-    lines += [f"  and {more} more"] if more > 0 else []
+    different = [f"differs: {name}" for name in outcome.different]
+    lines += [f"  {line}" for line in shortened(different, _SHOWN, and_more)]
     lines += [f"  {agreement_text(outcome.function)}"] if outcome.function else []
     return "\n".join(lines)
 

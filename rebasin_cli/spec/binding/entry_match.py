@@ -11,6 +11,7 @@ from rebasin_cli.spec.language.pattern import Pattern, PatternMatch, compile_pat
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.wording import listed
 
 _SHOWN = 8  # indices in a message
 _OPTIONAL_HINT = "write `{text}?` if a model may lack it"
@@ -159,7 +160,7 @@ def _complete(
         problems.add(
             f"the names of {label!r} have a gap: there is no {missing}",
             place,
-            detail=f"found {_listed(indices)}",
+            detail=f"found {listed(list(map(str, indices)), _SHOWN, f', ... {indices[-1]}')}",
             hint="an axis of names counts 0, 1, 2, ... without gaps",
             kind="gap",
         )
@@ -168,8 +169,3 @@ def _complete(
 
 def _described(info: TensorInfo) -> str:
     return f"{info.name} is {str(info.dtype).removeprefix('torch.')} {list(info.shape)}"
-
-
-def _listed(indices: Sequence[int]) -> str:
-    shown = ", ".join(map(str, indices[:_SHOWN]))
-    return f"{shown}, ... {indices[-1]}" if len(indices) > _SHOWN else shown

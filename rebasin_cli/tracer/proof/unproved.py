@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from rebasin_cli.spec import Spec
 from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Split, rewritten
+from rebasin_cli.wording import listed
 
 OTHER_INPUTS = "give it other inputs: --input file.py:function, or --input-shape"
 
@@ -55,10 +56,8 @@ def of_copy(doubt: Doubt | None) -> Doubt:
 
 def of_idle_copy(names: Sequence[str]) -> Doubt:
     """Return the doubt about a model whose small copy makes no use of some parameters."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return Doubt(
-        f"the small copy that was run in its place makes no use of {names[0]}{more}", OTHER_INPUTS
-    )
+    idle = listed(names, 1)
+    return Doubt(f"the small copy that was run in its place makes no use of {idle}", OTHER_INPUTS)
 
 
 def same_but_sizes(one: Spec, other: Spec) -> bool:

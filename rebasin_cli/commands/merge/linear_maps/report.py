@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_cli.commands.merge.merged import Zipped
+from rebasin_cli.wording import listed
 
-_SHOWN = 3  # groups with their reasons
+_SHOWN = 8  # groups that are only permuted
+_REASONS = 3  # why they are
 
 
 def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
@@ -33,15 +35,10 @@ def zip_lines(outcome: Zipped) -> list[str]:
         "  linear maps keep no model's function: judge the result before you use it",
     ]
     if outcome.others:
-        lines.append(f"  only permuted: {', '.join(list(outcome.others)[:8])}{_more(outcome, 8)}")
-    shown = list(dict.fromkeys(outcome.others.values()))[:_SHOWN]
+        lines.append(f"  only permuted: {listed(list(outcome.others), _SHOWN)}")
+    shown = list(dict.fromkeys(outcome.others.values()))[:_REASONS]
     return lines + [f"    because {why}" for why in shown]
 
 
 def _inside(outcome: Zipped) -> str:
     return f"; {outcome.inside} merged with one of their own model" if outcome.inside else ""
-
-
-def _more(outcome: Zipped, shown: int) -> str:
-    more = len(outcome.others) - shown
-    return f" and {more} more" if more > 0 else ""

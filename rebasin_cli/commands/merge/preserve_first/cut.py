@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -21,8 +21,10 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models import Example, Subject
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.wording import listed
 
 STEP = 0.05  # added to initial values: a layer that starts at zero would hide what it reads
+_SHOWN = 12  # layers in a message
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,14 @@ def _count(watched: WatchedModel, first: str) -> int:
     else:
         named = [n for n, layer in enumerate(layers, 1) if _named(layer, first)]
         if not named:
-            hint = suggest(first, watched.spans) or f"its layers: {_listed(layers)}"
+            hint = suggest(first, watched.spans) or f"its layers: {listed(layers, _SHOWN)}"
             raise UsageError(f"--preserve-first {first!r} names no layer", hint=hint)
         count = max(named)
     if not 0 < count < len(layers):
         most = len(layers) - 1
         raise UsageError(
             f"--preserve-first {first} keeps {count} of {len(layers)} layers",
-            detail=f"its layers: {_listed(layers)}",
+            detail=f"its layers: {listed(layers, _SHOWN)}",
             hint=f"a number from 1 to {most}; without it all layers are merged"
             if count == 0
             else f"at most {most} can be kept: behind the last there is nothing to merge",
@@ -154,11 +156,6 @@ def _elsewhere(watched: WatchedModel, count: int) -> str:
                 said.append(f"--preserve-first {other} ({word}: joined at {seam.join!r})")
                 break
     return " or ".join(said) or "it cannot be cut between two of its layers"
-
-
-def _listed(layers: Sequence[str], most: int = 12) -> str:
-    more = len(layers) - most
-    return ", ".join(layers[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _nth(number: int) -> str:

@@ -7,15 +7,16 @@ from typing import Any
 from rebasin_cli.commands.spec.check.plan import Checked, GroupSeen
 from rebasin_cli.presentation.events import error_fields
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.words import count
+from rebasin_cli.wording import AND_SO_ON, count, listed
+
+_SHOWN = 4  # tensors named in a line
 
 
 def group_line(group: GroupSeen) -> str:
     """Return a group, its size and the tensors it occurs in."""
     per = f" per {group.parents[-1]}" if group.parents else ""
     per += " fixed" if group.fixed else ""
-    shown = ", ".join(group.tensors[:4]) + (", ..." if len(group.tensors) > 4 else "")
-    return f"{group.name}\t{group.size}{per}\t{shown}"
+    return f"{group.name}\t{group.size}{per}\t{listed(group.tensors, _SHOWN, AND_SO_ON)}"
 
 
 def checked_text(outcome: Checked) -> str:
@@ -27,8 +28,8 @@ def checked_text(outcome: Checked) -> str:
     fixed = sum(group.fixed for group in outcome.groups)
     groups = count(len(outcome.groups), "group") + (f", {fixed} of them fixed" if fixed else "")
     lines = [f"{outcome.spec} fits {outcome.model}: {groups}"]
-    shown = ", ".join(outcome.untouched[:4]) + (", ..." if len(outcome.untouched) > 4 else "")
     if outcome.untouched:
+        shown = listed(outcome.untouched, _SHOWN, AND_SO_ON)
         lines.append(f"  {count(len(outcome.untouched), 'tensor')} not mentioned: {shown}")
     return "\n".join(lines)
 

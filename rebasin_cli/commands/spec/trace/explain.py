@@ -9,8 +9,9 @@ from rich.table import Column, Table
 
 from rebasin_cli.presentation.tables import rendered, table
 from rebasin_cli.spec import BoundGroup
-from rebasin_cli.tracer import Trace
-from rebasin_cli.tracer.derivation.derive import FixedAxis
+from rebasin_cli.trace import Trace
+from rebasin_cli.trace.derivation.derive import FixedAxis
+from rebasin_cli.wording import MORE_IN_GROUPS, listed
 
 SHOWN = 3  # tensors named as examples
 
@@ -87,8 +88,7 @@ def _unused(trace: Trace) -> Table:
 
 
 def _examples(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return escape(", ".join(names[:SHOWN])) + more
+    return escape(listed(names, SHOWN, MORE_IN_GROUPS))
 
 
 def _table(*headings: str) -> Table:

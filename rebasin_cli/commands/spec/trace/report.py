@@ -8,7 +8,8 @@ from typing import Any
 from rebasin_cli.commands.spec.trace.explain import explained, moving_groups, tensors_of
 from rebasin_cli.commands.spec.trace.plan import Traced
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.tracer import Trace
+from rebasin_cli.trace import Trace
+from rebasin_cli.wording import AND_SO_ON, count, listed
 
 NAMED = 4  # tensors named in a sentence
 
@@ -60,7 +61,7 @@ def traced_summary(outcome: Traced) -> str:
 def _sentences(outcome: Traced) -> Iterator[str]:
     trace = outcome.trace
     groups = len(moving_groups(trace))
-    what = "1 group moves" if groups == 1 else f"{groups:,} groups move"
+    what = f"{count(groups, 'group')} {'moves' if groups == 1 else 'move'}"
     yield (
         f"{outcome.target} traced: {what} {100 * trace.share:.2f} % of its "
         f"values, {_proved(trace)}, {outcome.seconds:.1f} s"
@@ -68,7 +69,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     refuted = trace.proof.refuted if trace.proof else {}
     yield from (f"  group {name!r} {what}" for name, what in refuted.items())
     if trace.unused:
-        shown = ", ".join(trace.unused[:NAMED]) + (", ..." if len(trace.unused) > NAMED else "")
+        shown = listed(trace.unused, NAMED, AND_SO_ON)
         yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"
     if trace.unknown:
         yield f"  operators without a rule: {', '.join(trace.unknown)}"
@@ -82,7 +83,7 @@ def _proved(trace: Trace) -> str:
         return f"not validated: {trace.doubt.why}" if trace.doubt else "not validated"
     if not proof.holds:
         return f"NOT VALIDATED: permuting them moves its outputs by {proof.difference:.1e}"
-    inputs = f"{proof.examples} input{'' if proof.examples == 1 else 's'}"
+    inputs = count(proof.examples, "input")
     inputs += ", made small" if proof.on_small else ""
     return f"validated on {inputs} (largest difference {proof.difference:.1e})"
 

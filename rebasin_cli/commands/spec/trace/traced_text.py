@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -13,7 +13,8 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec import dump
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tensors import dtype_name
-from rebasin_cli.tracer import Trace
+from rebasin_cli.trace import Trace
+from rebasin_cli.wording import count, listed
 
 LISTED = 8  # names in a comment; the rest is counted
 
@@ -30,12 +31,12 @@ def _comments(tracing: Tracing, model: TracedModel) -> Iterator[str]:
     if model.windows and model.spec != trace.spec:
         yield "Tensors are called as in files that its library writes, not as in the model."
     stay = "Outputs whose units may change places" if tracing.free_outputs else "Outputs that stay"
-    yield f"{stay}: {_listed(trace.outputs)}."
+    yield f"{stay}: {listed(trace.outputs, LISTED)}."
     yield _validation(trace)
     if trace.proof is not None:
         yield from (f"{group}: {what}" for group, what in trace.proof.refuted.items())
     if trace.unused:
-        yield f"Not exercised, and so fixed: {_listed(trace.unused)}."
+        yield f"Not exercised, and so fixed: {listed(trace.unused, LISTED)}."
 
 
 def _asked(tracing: Tracing) -> str:
@@ -51,17 +52,12 @@ def _validation(trace: Trace) -> str:
     proof = trace.proof
     if proof is None:
         return f"NOT VALIDATED: {trace.doubt.why}." if trace.doubt else "NOT VALIDATED."
-    inputs = f"{proof.examples} input{'' if proof.examples == 1 else 's'}"
+    inputs = count(proof.examples, "input")
     inputs += ", the same architecture made small" if proof.on_small else ""
     dtype = dtype_name(proof.dtype)
     moved = f"moves the outputs by {proof.difference:.1e} of their scale ({dtype}, {inputs})."
     start = "Validated: permuting" if proof.holds else "NOT VALIDATED: permuting"
     return f"{start} every group at random {moved}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _lines(text: str) -> list[str]:
