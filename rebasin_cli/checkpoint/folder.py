@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
+from rebasin_cli.checkpoint.endings import ENDINGS, format_of
 from rebasin_cli.checkpoint.failures import capped, reading
 from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreign_name
 from rebasin_cli.checkpoint.strict_json import parse_object
-from rebasin_cli.checkpoint.weight_file import ENDINGS
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.wording import and_more, listing, shortened
@@ -89,15 +89,14 @@ def names_in(folder: Path) -> FolderListing:
 
 def is_weight_name(name: str) -> bool:
     """Tell whether a file name is that of weights or of an index of weights."""
-    stem = name.removesuffix(INDEX_ENDING)
-    return stem.lower().endswith(ENDINGS)
+    return format_of(name.removesuffix(INDEX_ENDING)) is not None
 
 
 def _choose(inside: FolderListing, folder: Path) -> Sequence[str]:
     """Return the index, or the weight files of the only model in a folder."""
     names = [name for name in inside.files if not name.startswith(".")]
     indexes = [name for name in names if name.endswith(INDEX_ENDING) and is_weight_name(name)]
-    weights = [name for name in names if name.lower().endswith(ENDINGS)]
+    weights = [name for name in names if format_of(name)]
     for usual in (*_INDEXES, *([] if indexes else _SINGLES)):
         if usual in names:
             return [usual]
@@ -107,7 +106,7 @@ def _choose(inside: FolderListing, folder: Path) -> Sequence[str]:
     candidates = indexes or [name for name in weights if not _STATE.match(name)] or weights
     if not candidates:
         raise _no_weights(inside, folder)
-    safe = [name for name in candidates if name.endswith(".safetensors")]
+    safe = [name for name in candidates if format_of(name) == "safetensors"]
     shards = None if indexes else _shards(safe, folder) or _shards(candidates, folder)
     if shards or len(candidates) == 1:
         return shards or candidates

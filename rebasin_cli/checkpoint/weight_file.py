@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.checkpoint.endings import ENDINGS, file_ending, format_of
 from rebasin_cli.checkpoint.foreign import READ_AHEAD, foreign_file
 from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
 from rebasin_cli.checkpoint.parts import Rest
@@ -18,9 +19,6 @@ from rebasin_cli.checkpoint.torch_format.unpickle import ZIP_MAGIC
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorInfo, TensorSource
-
-TORCH_ENDINGS = (".pt", ".pth", ".bin", ".ckpt")
-ENDINGS = (".safetensors", *TORCH_ENDINGS)
 
 # How a pickle starts, by its protocol: PyTorch files of before 2020 are a row of them.
 _PICKLED = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -99,14 +97,6 @@ def open_weights(path: Path, *, key: str | None, ignoring: bool = False) -> Weig
     return SafetensorsFile(file)
 
 
-def format_of(path: Path) -> TorchFormat | None:
-    """Return the format that a name's ending stands for."""
-    ending = path.suffix.lower()
-    if ending == ".safetensors":
-        return "safetensors"
-    return "pt" if ending in TORCH_ENDINGS else None
-
-
 def _format(file: OpenFile) -> TorchFormat:
     where = str(file.path)
     if not file.size:
@@ -119,7 +109,7 @@ def _format(file: OpenFile) -> TorchFormat:
     if named and found and named != found:
         ending = ".safetensors" if found == "safetensors" else ".pt"
         raise CheckpointError(
-            f"the name ends in {file.path.suffix} but this is a {found} file",
+            f"the name ends in {file_ending(file.path)} but this is a {found} file",
             where=where,
             hint=f"rename it to end in {ending}",
         )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.files.targets import ending, file_ending
+from rebasin_cli.checkpoint.endings import name_without_ending
+from rebasin_cli.files.targets import check_ending, ending
 from rebasin_cli.options.output import Output
 
 
@@ -39,15 +40,19 @@ def _into(output: Output, model: Checkpoint) -> bool:
 def _name(model: Checkpoint, word: str, output: Output) -> str:
     suffix = ending(model, output)
     path = model.path.absolute()
-    stem = path.name if not suffix else path.name.removesuffix(file_ending(path))
+    stem = path.name if not suffix else name_without_ending(path)
     return f"{stem}.{word}{suffix}"
 
 
 def permutation_paths(models: Sequence[Checkpoint], save: Path | None) -> list[Path]:
-    """Return where permutations are saved: a file for one model, a folder for several."""
+    """Return where permutations are saved: a file for one model, a folder for several.
+
+    Raises UsageError for the ending of another format.
+    """
     if save is None:
         return []
     if len(models) == 1 and not save.is_dir():
+        check_ending(save)
         return [save]
     names = [f"{model.path.absolute().stem}.permutation.safetensors" for model in models]
     return [save / name for name in distinct(names, models)]

@@ -11,18 +11,13 @@ from typing import Any
 import torch
 
 from rebasin_cli.checkpoint import Checkpoint, Layout, layout_for
+from rebasin_cli.checkpoint.endings import file_ending, format_of
 from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.errors import Problem, UsageError
 from rebasin_cli.files.rest import plan_rest
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
-
-ENDINGS = {
-    ".safetensors": "safetensors",
-    **dict.fromkeys((".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar"), "pt"),
-}
-
 
 FORMATS = {"safetensors": ".safetensors", "pt": ".pt"}
 
@@ -73,13 +68,25 @@ def plan_format(output: Output, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""
     if output.format is not None and output.format not in FORMATS:
         raise UsageError(f"no format is called {output.format!r}", hint="safetensors or pt")
-    ended = ENDINGS.get(file_ending(out)) if out else None
+    ended = format_of(out) if out else None
     if output.format and ended and ended != output.format:
         raise UsageError(
             f"--format {output.format} contradicts the ending of {out}",
             hint="leave out --format, or name the output accordingly",
         )
     return output.format or ended
+
+
+def check_ending(path: Path) -> None:
+    """Raise UsageError if a file of the program's own would be refused when it is read again.
+
+    Permutations, statistics and states of learning are safetensors files.
+    """
+    if format_of(path) == "pt":
+        raise UsageError(
+            f"{path} would be a safetensors file, and its ending is that of another",
+            hint="name it to end in .safetensors",
+        )
 
 
 def output_file(output: Output, name: str) -> Path:
@@ -95,14 +102,8 @@ def ending(model: Checkpoint, output: Output, out: Path | None = None) -> str:
     if model.path.is_dir():
         return ""
     format = plan_format(output, out)
-    suffix = file_ending(model.path)
-    return suffix if format in (None, ENDINGS.get(suffix, "safetensors")) else FORMATS[format]
-
-
-def file_ending(path: Path) -> str:
-    """Return the last suffix of a path, or both of what training scripts call `.pth.tar`."""
-    both = "".join(path.suffixes[-2:])
-    return both if both in ENDINGS else path.suffix
+    kept = format in (None, format_of(model.path) or "safetensors")
+    return file_ending(model.path) if kept else FORMATS[str(format)]
 
 
 def plan_target(

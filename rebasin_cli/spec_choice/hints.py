@@ -94,7 +94,8 @@ def _names(path: Path) -> Iterator[str]:
 
 def _libraries(where: str) -> tuple[str, ...]:
     """Return the libraries to look into; both have a resnet50, and only one of them .pth files."""
-    return ("torchvision", "timm") if where.endswith((".pth", ".pt")) else ("timm", "torchvision")
+    first = where.lower().endswith((".pth", ".pt"))
+    return ("torchvision", "timm") if first else ("timm", "torchvision")
 
 
 def _called(text: str, library: str, headers: Headers) -> Iterator[ModelTarget]:

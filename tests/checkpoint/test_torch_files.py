@@ -41,7 +41,7 @@ def loaded(path: Path) -> Any:
         return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".ckpt"])
+@pytest.mark.parametrize("ending", [".pt", ".pth", ".bin", ".ckpt", ".PT", ".PTH.TAR"])
 def test_a_plain_state_dict_opens_under_every_ending(tmp_path, ending):
     with open_checkpoint(saved(tmp_path / f"model.v1{ending}", STATE)) as checkpoint:
         assert checkpoint.names() == ("a.weight", "a.bias")

@@ -48,7 +48,7 @@ def near(state: Mapping[str, Tensor], seed: int, noise: float = 0.05) -> State:
 def save(path: Path, state: Mapping[str, Tensor]) -> Path:
     """Write a state dict in the format of the ending."""
     path.parent.mkdir(exist_ok=True)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         save_file(dict(state), path, metadata={"format": "pt"})
         path.chmod(0o644)
     else:
@@ -58,7 +58,7 @@ def save(path: Path, state: Mapping[str, Tensor]) -> Path:
 
 def load(path: Path) -> State:
     """Read a flat checkpoint with the reference implementations."""
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return load_file(path)
     state: State = torch.load(path, weights_only=True)
     return state

@@ -159,6 +159,31 @@ def test_the_module_is_formatted_and_says_how_to_load_it(tmp_path, models):
     built(tmp_path / "soup.py", tmp_path / "soup.pt")
 
 
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("soup.PT", 'torch.load("soup.PT", weights_only=True)'),
+        ("soup.pth.tar", 'torch.load("soup.pth.tar", weights_only=True)'),
+        ("soup.PTH.TAR", 'torch.load("soup.PTH.TAR", weights_only=True)'),
+        ("soup.Safetensors", 'load_file("soup.Safetensors")'),
+    ],
+)
+def test_an_ending_means_its_format_as_for_every_result(tmp_path, models, name, load):
+    models("Net")
+    assert preserved(tmp_path, "1", "-o", name).code == 0
+    assert load in (tmp_path / "soup.py").read_text()
+    built(tmp_path / "soup.py", tmp_path / name)
+
+
+def test_the_result_is_called_as_the_first_model_is(tmp_path, models):
+    models("Net")
+    paths = [f"{letter}.PTH.TAR" for letter in "ab"]
+    for path in paths:
+        save(tmp_path / path, load(tmp_path / f"{path[0]}.safetensors"))
+    assert preserved(tmp_path, "1", paths=paths).code == 0
+    built(tmp_path / "merged.py", tmp_path / "merged.PTH.TAR")
+
+
 def test_a_finished_model_is_copied(tmp_path, models):
     models("Net")
     assert preserved(tmp_path, "1", model="net.py:made").code == 0

@@ -219,6 +219,7 @@ def test_a_model_that_raises_is_shown_by_its_own_lines(folder):
         ((*ALIGN, "--epochs", "3"), "--resume are about learning"),
         ((*LEARN, "--held-out", "1"), "--held-out 1 is not a share"),
         ((*LEARN, "--resume", "b.safetensors"), "--resume b.safetensors is one of the models"),
+        ((*LEARN, "--resume", "state.PT"), "state.PT would be a safetensors file"),
         ((*LEARN, "--resume", "state", "a.safetensors"), "--resume keeps the state of one model"),
         (("merge", *LEARN[1:4], "--method", "straight-through"), "only `rebasin align` has"),
     ],

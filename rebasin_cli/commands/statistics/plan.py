@@ -11,7 +11,7 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
-from rebasin_cli.files.targets import OutputPlace, files_of, plan_place
+from rebasin_cli.files.targets import OutputPlace, check_ending, files_of, plan_place
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing
@@ -79,6 +79,7 @@ def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:
     choice = choose_spec(models, request.selection, request.tracing)
     inputs = [file for model in models for file in files_of(model)]
     out = request.output.path or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
+    check_ending(out)
     place = plan_place(out, request.output, others=inputs)
     return StatisticsPlan(tuple(models), choice, code, machine, place, request)
 

@@ -11,7 +11,7 @@ from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import OutputPlace, files_of, plan_place
+from rebasin_cli.files.targets import OutputPlace, check_ending, files_of, plan_place
 from rebasin_cli.matching import Matching
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.machine import Machine
@@ -61,6 +61,8 @@ def plan_verify(request: VerifyRequest) -> VerifyPlan:
     problem = open_problem([request.a, request.b], request)
     first, second = problem.models
     inputs = files_of(first) + files_of(second)
+    if request.save:
+        check_ending(request.save)
     place = plan_place(request.save, request.output, others=inputs) if request.save else None
     return VerifyPlan(first, second, problem.choice, place, problem.machine, request)
 

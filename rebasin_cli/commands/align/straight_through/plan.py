@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
-from rebasin_cli.files.targets import files_of
+from rebasin_cli.files.targets import check_ending, files_of
+from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"
@@ -40,5 +40,6 @@ def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
         raise UsageError("--resume keeps the state of one model", hint="align them one by one")
     if learning.resume.resolve() in [f.resolve() for model in models for f in files_of(model)]:
         raise UsageError(f"--resume {learning.resume} is one of the models")
+    check_ending(learning.resume)
     if not learning.resume.parent.is_dir():
         raise CheckpointError("there is no such folder", where=str(learning.resume.parent))

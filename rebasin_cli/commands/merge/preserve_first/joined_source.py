@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
+from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.commands.merge.preserve_first import joined_model as joined
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.user.imports import named_object
@@ -84,9 +85,9 @@ def joined_source(recipe: Recipe) -> str:
 def _docstring(recipe: Recipe) -> str:
     parents = "\n".join(f"* {name}" for name in recipe.parents)
     load = (
-        f'load_file("{recipe.checkpoint}")'
-        if recipe.checkpoint.endswith(".safetensors")
-        else f'torch.load("{recipe.checkpoint}", weights_only=True)'
+        f'torch.load("{recipe.checkpoint}", weights_only=True)'
+        if format_of(recipe.checkpoint) == "pt"
+        else f'load_file("{recipe.checkpoint}")'
     )
     library = "from safetensors.torch import load_file" if "load_file" in load else "import torch"
     return f'''"""Models that are apart up to {recipe.join!r} and one from there on.

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint import Layout
+from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
 from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.targets import (
-    ENDINGS,
     FORMATS,
     OutputPlace,
     Target,
@@ -89,8 +89,8 @@ def _merging(request: MergeRequest, out: Path) -> MergeRequest:
 
 def _out(first: Path, request: MergeRequest) -> Path:
     """Return where the checkpoint goes: one file, made like the first model."""
-    suffix = FORMATS.get(request.output.format or "") or first.suffix
-    name = f"merged{suffix if suffix in ENDINGS else '.safetensors'}"
+    known = file_ending(first) if format_of(first) else ".safetensors"
+    name = f"merged{FORMATS.get(request.output.format or '', known)}"
     into = request.output.path is not None and request.output.path.is_dir()
     out = (
         request.output.path / name
@@ -105,10 +105,11 @@ def _places(merge: MergePlan, request: MergeRequest, out: Path) -> tuple[OutputP
     """Return where the module goes, and the checkpoint beside it: both, or none."""
     mine = [file for model in merge.models for file in files_of(model)]
     create = request.output.names_folder
-    module = plan_place(out.with_suffix(".py"), request.output, others=mine, create=create)
+    source = out.with_name(f"{name_without_ending(out)}.py")
+    module = plan_place(source, request.output, others=mine, create=create)
     place = plan_place(out, request.output, own=mine, create=create)
     skip = module.skip or place.skip
-    layout = Layout("pt" if ENDINGS.get(out.suffix) == "pt" else "safetensors")
+    layout = Layout(format_of(out) or "safetensors")
     return replace(module, skip=skip), Target(replace(place, skip=skip), layout)
 
 
