@@ -150,19 +150,6 @@ def test_a_folder_with_one_file_keeps_its_name(tmp_path, name):
     assert list(tree(tmp_path / "other")) == [usual]
 
 
-@pytest.mark.parametrize("name", ["net.pth.tar", "net.PTH.TAR", "net.Safetensors", "net.BIN"])
-def test_weights_in_a_folder_are_known_by_every_ending(tmp_path, name):
-    (tmp_path / "m").mkdir()
-    save(tmp_path / "weights.safetensors", {"a": torch.ones(2)})
-    if name == "net.Safetensors":
-        (tmp_path / "weights.safetensors").rename(tmp_path / "m" / name)
-    else:
-        torch.save({"a": torch.ones(2)}, tmp_path / "m" / name)
-    assert open_checkpoint(tmp_path / "m").names() == ("a",)
-    copied(tmp_path / "m", tmp_path / "out")
-    assert list(tree(tmp_path / "out")) == [name]
-
-
 def test_safetensors_win_over_bin_and_an_index_over_a_file(tmp_path):
     folder = folder_of(tmp_path / "m")
     save(folder / "model.safetensors", {"x": torch.ones(1)})
@@ -189,13 +176,6 @@ def test_what_diffusers_writes_wins_over_its_variants(tmp_path):
     assert open_checkpoint(tmp_path / "out").names() == ("x",)
     (folder / usual).unlink()
     assert open_checkpoint(folder).names() == ("z",)
-
-
-def test_safetensors_win_over_other_files_in_upper_case_too(tmp_path):
-    torch.save({"b": torch.ones(1)}, tmp_path / "two-1-of-1.pt")
-    save(tmp_path / "one.safetensors", {"a": torch.ones(1)})
-    (tmp_path / "one.safetensors").rename(tmp_path / "one-1-of-1.SAFETENSORS")
-    assert open_checkpoint(tmp_path).names() == ("a",)
 
 
 def test_several_weight_files_are_listed(tmp_path):

@@ -191,14 +191,6 @@ def test_the_point_is_looked_at_when_the_models_run(folder):
     assert not same(*found)
 
 
-@pytest.mark.parametrize("name", ["s.pt", "s.PTH.TAR"])
-def test_statistics_are_no_torch_file(folder, name):
-    done = run(folder, "statistics", *AB, *MODEL, *DATA, "-o", name)
-    assert done.code == 2
-    assert f"{name} would be a safetensors file" in done.err
-    assert not (folder / name).exists()
-
-
 def test_models_may_come_the_other_way_round(folder):
     gathered(folder)
     done = run(
