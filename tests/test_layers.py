@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "rebasin_cli"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; the units of one line do not know each other.
 FLOORS = [
-    "__init__ errors progress",
+    "__init__ errors progress wording",
     "tensors",
     "permutation merging models checkpoint",
     "spec",
@@ -33,7 +33,7 @@ FLOORS = [
 HEIGHT = {unit: height for height, units in enumerate(FLOORS) for unit in units.split()}
 HOMES = {  # where a package may be imported; `command` is every commands/**/command.py
     "typer": {"cli", "options", "command"},
-    "rich": {"cli", "presentation", "report"},
+    "rich": {"cli", "presentation", "report", "unit_report", "explain"},
     "yaml": {"spec"},
     "safetensors": {"checkpoint"},
     "scipy": {"matching"},

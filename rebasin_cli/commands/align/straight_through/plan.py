@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.targets import check_ending, files_of
-from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"
