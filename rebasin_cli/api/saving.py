@@ -11,7 +11,7 @@ from rebasin_cli.checkpoint import Checkpoint, Written, open_checkpoint
 from rebasin_cli.files.inputs import reading_of
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.targets import files_of, plan_place, plan_target
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection, parse_renames
 from rebasin_cli.options.values import home_path
@@ -62,7 +62,8 @@ def save(
     form = model.form if isinstance(model, ComputedCheckpoint) else OutputForm(source, dict)
     planned = plan_target(target, form.like, Selection(), output, own=[form.like])
     facts, parts = form.facts(), form.parts
-    return write_model(source, form.like, planned, Selection(), output, facts, parts)
+    result = Result(source, form.like, facts, parts)
+    return write_model(result, planned, Selection(), output)
 
 
 def _save_matching(found: PairMatching, path: Path, output: Output) -> Written:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from torch import Tensor
@@ -30,29 +30,30 @@ from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
 MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
 
 
-def write_model(
-    source: TensorSource,
-    like: Checkpoint,
-    target: Target,
-    selection: Selection,
-    output: Output,
-    metadata: Mapping[str, str],
-    parts: Parts | None = None,
-) -> Written:
-    """Write the tensors of `source` in the form of `like`, one at a time.
+@dataclass(frozen=True)
+class Result:
+    """What a command made. like: the checkpoint whose form it gets. facts: its metadata.
 
     parts: what the parts beside the weights become; None: they stay, and are stale.
     """
+
+    source: TensorSource
+    like: Checkpoint
+    facts: Mapping[str, str]
+    parts: Parts | None = None
+
+
+def write_model(result: Result, target: Target, selection: Selection, output: Output) -> Written:
+    """Write the tensors of a result in the form of what it is like, one at a time."""
+    like, parts = result.like, result.parts
     infos = output_infos(like, target.layout, selection, output)
     if parts is None:
         target = replace(target, fate=target.fate.without_parts)
-    jobs = [
-        _part_job(like, key, parts, target, selection, output) for key in target.fate.parts if parts
-    ]
+    jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
     config = _configuration(target, selection, output)
     # transformers refuses safetensors files without a format
-    facts = {"format": "pt", **_carried(like.metadata), **metadata}
-    return write_source(source, infos, target, facts, beside=config, parts=jobs)
+    facts = {"format": "pt", **_carried(like.metadata), **result.facts}
+    return write_source(result.source, infos, target, facts, beside=config, parts=jobs)
 
 
 def _configuration(target: Target, selection: Selection, output: Output) -> dict[str, str]:
@@ -64,11 +65,26 @@ def _configuration(target: Target, selection: Selection, output: Output) -> dict
     return {CONFIG: text} if text else {}
 
 
+def _part_jobs(
+    result: Result, target: Target, planned: Callable[[TensorInfo], TensorInfo]
+) -> list[PartJob]:
+    """Return what is written of the parts beside the weights. planned: what tensors become."""
+    if result.parts is None:
+        return []
+    return [
+        _part_job(result.like, result.parts(key), key, target, planned) for key in target.fate.parts
+    ]
+
+
 def _part_job(
-    like: Checkpoint, key: str, parts: Parts, target: Target, selection: Selection, output: Output
+    like: Checkpoint,
+    source: TensorSource,
+    key: str,
+    target: Target,
+    planned: Callable[[TensorInfo], TensorInfo],
 ) -> PartJob:
-    own, source = like.part(key), parts(key)
-    infos = {name: output_info(own.info(name), selection, output) for name in own.names()}
+    own = like.part(key)
+    infos = {name: planned(own.info(name)) for name in own.names()}
     path = next(part.path for part in like.rest.parts if part.key == key)
     return PartJob(
         path,

@@ -8,7 +8,8 @@ from time import perf_counter
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.model_card import Found, carded
+from rebasin_cli.alignment.model_card import Found
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
@@ -17,7 +18,7 @@ from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result
 from rebasin_cli.matching import Matching
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
@@ -68,11 +69,9 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
-    target = carded(item.target, models, output=plan.request.output, facts=facts, found=found)
     parts = moved_parts(item.model, item.tensors, matching.permutations)
-    written = write_model(
-        moved, item.model, target, plan.request.selection, plan.request.output, facts, parts
-    )
+    result = Result(moved, item.model, facts, parts)
+    written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(
         item.permutation,
         matching.permutations,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rebasin_cli.alignment.functions import check_function
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.apply.plan import Applied, ApplyPlan
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.provenance import provenance
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result
 from rebasin_cli.permutation import Permuted, inverse
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
@@ -23,6 +24,8 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
     moved = Permuted(plan.model, plan.bound.tensors, permutations)
     function = check_function(plan.check, plan.model, moved, where=str(plan.model.path))
     facts = provenance("apply", [plan.model], basin=None, inverse=plan.inverted)
+    parts = moved_parts(plan.model, plan.bound.tensors, permutations)
+    result = Result(moved, plan.model, facts, parts)
     progress(f"writing {plan.target.path.name}", 0, 0)
     yield Applied(
         model=plan.model.path,
@@ -30,14 +33,6 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
         inverted=plan.inverted,
         groups=sum(not group.fixed for group in plan.bound.groups.values()),
         moved=sum(p.moved > 0 for p in permutations.values()),
-        written=write_model(
-            moved,
-            plan.model,
-            plan.target,
-            plan.request.selection,
-            plan.request.output,
-            facts,
-            moved_parts(plan.model, plan.bound.tensors, permutations),
-        ),
+        written=write_result(result, plan.target, plan.request),
         function=function,
     )

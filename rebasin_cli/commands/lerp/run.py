@@ -10,13 +10,13 @@ from time import perf_counter
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.model_card import carded
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import diagnosed
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result
 from rebasin_cli.merging import Between
 from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.merging.whole import check_equal_where_no_mean
@@ -158,16 +158,10 @@ def _point(
         mode=plan.mode,
     )
     try:
-        target = carded(point.target, plan.models, output=plan.request.output, facts=facts)
-        written = write_model(
-            between,
-            plan.models[0],
-            target,
-            plan.request.selection,
-            plan.request.output,
-            facts,
-            lambda key: _between(plan, point, parts(key)),
+        result = Result(
+            between, plan.models[0], facts, lambda key: _between(plan, point, parts(key))
         )
+        written = write_result(result, point.target, plan.request, inputs=plan.models)
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
     finally:
         # also where a signal comes between the file's appearance and the command

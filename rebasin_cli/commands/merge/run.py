@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
-from rebasin_cli.alignment.model_card import Found, carded
+from rebasin_cli.alignment.model_card import Found
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint import Written
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result
 from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
 from rebasin_cli.merging import Mean
 from rebasin_cli.merging.overlap import CommonPart, Completed
@@ -76,12 +77,9 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged
     more = {"renormalized": report.method} if report else {}
     facts = merge_facts(plan, together, **more)
     progress(f"writing {plan.target.path.name}", 0, 0)
-    target = carded(
-        plan.target, plan.models, output=plan.request.output, facts=facts, found=together.found
-    )
-    parts = together.parts if report is None else None
-    written = write_model(
-        source, plan.models[0], target, plan.request.selection, plan.request.output, facts, parts
+    result = Result(source, plan.models[0], facts, together.parts if report is None else None)
+    written = write_result(
+        result, plan.target, plan.request, inputs=plan.models, found=together.found
     )
     outcome = merged_outcome(plan, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(plan.models[0])

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from time import perf_counter
 
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.prune.plan import Pruned, PrunedTensor, PrunePlan
 from rebasin_cli.commands.prune.thresholds import METHODS, Threshold, Zeroed, packed
 from rebasin_cli.files.provenance import basin_of, provenance
-from rebasin_cli.files.write import MASKS, write_model
+from rebasin_cli.files.write import MASKS, Result
 from rebasin_cli.merging import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
@@ -33,9 +34,7 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     result, report = _corrected(plan, source, Zeroed(source, thresholds), progress)
     progress(f"writing {plan.target.path.name}", 0, 0)
     facts = {**_facts(plan, tensors), **masks}
-    written = write_model(
-        result, plan.model, plan.target, plan.request.selection, plan.request.output, facts
-    )
+    written = write_result(Result(result, plan.model, facts), plan.target, plan.request)
     yield Pruned(
         model=plan.model.path,
         method=plan.method,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 
 from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.commands.renormalize.plan import (
     Parent,
@@ -15,7 +16,7 @@ from rebasin_cli.commands.renormalize.plan import (
 )
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result
 from rebasin_cli.options.search import Search
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -64,9 +65,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         report=report,
         spec=spec,
         assumed=ASSUMED if by_spec else "",
-        written=write_model(
-            source, plan.model, plan.target, plan.request.selection, plan.request.output, facts
-        ),
+        written=write_result(Result(source, plan.model, facts), plan.target, plan.request),
         seconds=perf_counter() - began,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from time import perf_counter
 
 from rebasin_cli.activations.moments import CrossMoments
-from rebasin_cli.alignment.model_card import carded
+from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
 from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
@@ -15,7 +15,7 @@ from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, Zipped
 from rebasin_cli.commands.merge.run import brought_together, merged_outcome
 from rebasin_cli.files.provenance import provenance
-from rebasin_cli.files.write import write_model
+from rebasin_cli.files.write import Result
 from rebasin_cli.merging import Mean
 from rebasin_cli.network.network import batches_of, built
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -41,11 +41,9 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     source, report = _renormalized(plan, zipped(plan, together.sources, maps), progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
     facts = _facts(plan)
-    target = carded(
-        merge.target, merge.models, output=plan.request.output, facts=facts, found=together.found
-    )
-    written = write_model(
-        source, merge.models[0], target, plan.request.selection, plan.request.output, facts
+    result = Result(source, merge.models[0], facts)
+    written = write_result(
+        result, merge.target, plan.request, inputs=merge.models, found=together.found
     )
     merged = merged_outcome(merge, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(merge.models[0])

@@ -1,0 +1,41 @@
+"""Writing what a command made: the one way to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rebasin_cli.alignment.model_card import NOTHING, Found, carded
+from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.files.targets import Target
+from rebasin_cli.files.write import Result, write_model
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.selection import Selection
+
+
+class WritingRequest(Protocol):
+    """What is asked of a result."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which tensors take part."""
+
+    @property
+    def output(self) -> Output:
+        """Where and how it is written."""
+
+
+def write_result(
+    result: Result,
+    target: Target,
+    request: WritingRequest,
+    *,
+    inputs: Sequence[Checkpoint] = (),
+    found: Found = NOTHING,
+) -> Written:
+    """Write a result as planned, one tensor at a time, whole or not at all.
+
+    inputs, found: what its model card tells of, if one is wanted.
+    """
+    carded_target = carded(target, inputs, output=request.output, facts=result.facts, found=found)
+    return write_model(result, carded_target, request.selection, request.output)
