@@ -10,7 +10,7 @@ from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.progress import Progress
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec_choice.choice import Choice
 
 
@@ -23,7 +23,7 @@ def match_models(
     *,
     overlap: Overlap = EQUAL,
     initial: Mapping[str, Permutation] | None = None,
-    progress: Progress,
+    progress: Progress = silent,
 ) -> Matching:
     """Return the matching of one model to a reference, under the plan's spec and means.
 

@@ -55,7 +55,9 @@ class MatchingProblem(Generic[ChoiceT]):
 
 
 @overload
-def open_problem(paths: Sequence[Path], request: ProblemRequest) -> MatchingProblem[Choice]: ...
+def open_problem(
+    paths: Sequence[Path], request: ProblemRequest, *, searched: bool = ...
+) -> MatchingProblem[Choice]: ...
 
 
 @overload
@@ -65,6 +67,7 @@ def open_problem(
     *,
     matched: bool,
     done: str | None = ...,
+    searched: bool = ...,
     together: int = ...,
 ) -> MatchingProblem[Choice | None]: ...
 
@@ -75,20 +78,22 @@ def open_problem(
     *,
     matched: bool = True,
     done: str | None = None,
+    searched: bool = True,
     together: int = 0,
 ) -> MatchingProblem[Choice] | MatchingProblem[Choice | None]:
     """Return the models of a command, checked to belong together; nothing is read but headers.
 
-    matched: whether permutations are searched for. done: what codes of quantised weights would
-    not stand, as `averaged`. together: models that are permuted softly at once. Raises
-    CheckpointError, SpecError, UsageError or MachineError, before any work.
+    matched: whether there is a spec. done: what codes of quantised weights would not stand, as
+    `averaged`. searched: whether permutations are searched for under it, which takes memory.
+    together: models that are permuted softly at once. Raises CheckpointError, SpecError, UsageError
+    or MachineError, before any work.
     """
     machine = plan_machine(request.computing, request.search)
     models = open_models(paths, request.selection)
     if not matched:
         check_models(models, request, done=done)
         return MatchingProblem(tuple(models), machine, None)
-    return problem_of(models, request, machine, done=done, together=together)
+    return problem_of(models, request, machine, done=done, searched=searched, together=together)
 
 
 def problem_of(
@@ -98,6 +103,7 @@ def problem_of(
     *,
     given: GivenSpec | None = None,
     done: str | None = None,
+    searched: bool = True,
     together: int = 0,
 ) -> MatchingProblem[Choice]:
     """Return models that are open already as a problem; see `open_problem`.
@@ -106,7 +112,8 @@ def problem_of(
     """
     check_models(models, request, done=done)
     choice = choose_spec(models, request.selection, request.tracing, given=given)
-    check_search(choice, machine, request.search, together=together)
+    if searched:
+        check_search(choice, machine, request.search, together=together)
     return MatchingProblem(tuple(models), machine, choice)
 
 

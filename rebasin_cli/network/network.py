@@ -56,8 +56,8 @@ def plan_user_code(
     tracing: Tracing,
     data: Data,
     *,
-    fed: bool,
-    judged: bool,
+    fed: bool = False,
+    judged: bool = False,
 ) -> UserCode:
     """Return the model that --model names, as one of the checkpoint, its data and evaluation.
 

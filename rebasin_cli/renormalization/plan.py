@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -82,7 +82,7 @@ def plan_correction(
     how = Correcting(method, asked.sequential, asked.average, asked.factor)
     return CorrectionPlan(
         how=how,
-        code=_user_code(method, checkpoint, selection, tracing, data, asked),
+        code=_user_code(replace(asked, method=method), checkpoint, selection, tracing, data),
         statistics=open_checkpoint(asked.statistics) if asked.statistics else None,
         selection=selection,
         tracing=tracing,
@@ -118,13 +118,13 @@ def _check(method: str, asked: Renormalization) -> None:
 
 
 def _user_code(
-    method: str,
+    asked: Renormalization,
     checkpoint: Checkpoint,
     selection: Selection,
     tracing: Tracing,
     data: Data,
-    asked: Renormalization,
 ) -> UserCode | None:
+    method = asked.method
     if method == CALIBRATE and tracing.target is None:
         return None
     if method == CALIBRATE or asked.statistics is not None:
@@ -134,4 +134,4 @@ def _user_code(
                 hint="--model file.py:Class names the model",
             )
         return UserCode(plan_network(checkpoint, selection, tracing), None, None, data)
-    return plan_user_code(checkpoint, selection, tracing, data, fed=True, judged=False)
+    return plan_user_code(checkpoint, selection, tracing, data, fed=True)

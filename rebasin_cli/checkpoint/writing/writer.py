@@ -38,8 +38,8 @@ def write_checkpoint(
     produce: Callable[[str], Tensor],
     layout: Layout,
     *,
-    metadata: Mapping[str, str],
-    overwrite: bool,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+    overwrite: bool = False,
     beside: Mapping[str, str] = MappingProxyType({}),
     parts: Sequence[PartJob] = (),
 ) -> Written:

@@ -40,9 +40,7 @@ def plan_activations(reference: Checkpoint, request: AlignRequest) -> MethodInpu
         )
     if chosen.statistics is None:
         return MethodInputs(
-            plan_user_code(
-                reference, request.selection, request.tracing, request.data, fed=True, judged=False
-            )
+            plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
         )
     if request.data.data is not None:
         raise UsageError("--statistics and --data exclude each other")
@@ -75,9 +73,7 @@ def check_chosen(request: AlignRequest, start: Path | None) -> None:
 def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
     """Return the model and the data that permutations are learned from."""
     return MethodInputs(
-        plan_user_code(
-            reference, request.selection, request.tracing, request.data, fed=True, judged=False
-        )
+        plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
     )
 
 

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import check_memory, describe_matching
+from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.alignment.unit_comparison import GroupComparison
 from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.spec_choice.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,15 @@ def plan_diff(request: DiffRequest) -> DiffPlan:
 
     Under a spec the two must have the same tensors, else CheckpointError; without, they need not.
     """
-    machine = plan_machine(request.computing, request.search)
-    first, second = open_models([request.a, request.b], request.selection)
+    paths = [request.a, request.b]
     if request.selection.spec is None and request.tracing.target is None:
+        first, second = open_models(paths, request.selection)
         _refuse_companions(request)
+        machine = plan_machine(request.computing, request.search)
         return DiffPlan((first, second), None, machine, request)
-    check_fit(first, [second], request.selection, request.tracing)
-    choice = choose_spec([first, second], request.selection, request.tracing)
-    check_memory(choice.bound, machine)
-    return DiffPlan((first, second), choice, machine, request)
+    problem = open_problem(paths, request)
+    first, second = problem.models
+    return DiffPlan((first, second), problem.choice, problem.machine, request)
 
 
 def _refuse_companions(request: DiffRequest) -> None:

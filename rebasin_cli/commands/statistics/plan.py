@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.activations.observe import check_places
+from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint import Checkpoint, Written
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import OutputPlace, check_ending, files_of, plan_place
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
-from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.spec_choice.choice import Choice
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class StatisticsRequest:
     output: Output = Output()
     computing: Computing = Computing()
     tracing: Tracing = Tracing()
+    search: Search = Search()
     data: Data = Data()
     activations: Activations = Activations()
 
@@ -70,18 +72,14 @@ def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:
             hint="rebasin statistics MODEL, or rebasin statistics A B",
         )
     check_places(request.activations)
-    machine = plan_machine(request.computing, Search())
-    models = open_models(request.models, request.selection)
-    check_fit(models[0], models[1:], request.selection, request.tracing)
-    code = plan_user_code(
-        models[0], request.selection, request.tracing, request.data, fed=True, judged=False
-    )
-    choice = choose_spec(models, request.selection, request.tracing)
+    problem = open_problem(request.models, request, searched=False)
+    models = problem.models
+    code = plan_user_code(models[0], request.selection, request.tracing, request.data, fed=True)
     inputs = [file for model in models for file in files_of(model)]
     out = request.output.path or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
     check_ending(out)
     place = plan_place(out, request.output, others=inputs)
-    return StatisticsPlan(tuple(models), choice, code, machine, place, request)
+    return StatisticsPlan(models, problem.choice, code, problem.machine, place, request)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class SimilarityCache:
     """
 
     def __init__(self, pair: Pair, families: Mapping[str, GroupFamily], limit: int) -> None:
-        self._pair = pair
+        self._pair, self.families = pair, families
         self._kept = _fitting(families, limit // pair.dtype.itemsize)
         self._states: dict[str, FamilySimilarities] = {}
 

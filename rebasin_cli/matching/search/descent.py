@@ -54,18 +54,18 @@ class Move:
 
 def descend(
     kept: SimilarityCache,
-    families: Mapping[str, GroupFamily],
     start: Permutations,
     *,
     order: Sequence[str],
     visits: int,
     pool: Executor,
-    progress: Progress,
+    progress: Progress = silent,
 ) -> Descent:
     """Improve family after family until none can rise, or each was visited `visits` times.
 
     order: the roots, in the order of the first visits.
     """
+    families = kept.families
     permutations, gains = dict(start), list[float]()
     first = {root: k for k, root in enumerate(order)}
     waiting, left = dict.fromkeys(order), visits * len(order)
@@ -148,9 +148,7 @@ def projection(
         kept = SimilarityCache(Pair(a, b, bound.groups), moving, room)
         with threads(settings, moving) as pool:
             visits = settings.visits
-            found = descend(
-                kept, moving, start, order=order, visits=visits, pool=pool, progress=silent
-            )
+            found = descend(kept, start, order=order, visits=visits, pool=pool)
         return found.permutations
 
     return project

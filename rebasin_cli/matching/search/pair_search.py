@@ -99,7 +99,6 @@ class PairSearch:
         order = ORDERS[self.settings.order]
         return descend(
             self.kept,
-            self.families,
             start,
             order=order(list(self.families), torch.Generator().manual_seed(seed)),
             visits=visits or self.settings.visits,

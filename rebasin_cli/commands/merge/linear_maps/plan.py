@@ -69,7 +69,7 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
     assert merge.choice is not None, "a strategy that aligns has a spec"
     first = merge.models[merge.reference]
     code = plan_user_code(
-        first, request.selection.all_tensors, request.tracing, request.data, fed=True, judged=False
+        first, request.selection.all_tensors, request.tracing, request.data, fed=True
     )
     sides = _sides(code.network)
     readers, others = _groups(merge.choice, sides)
