@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from rebasin_cli.api.pairs import PairMatching, align, apply, match, verify
     from rebasin_cli.api.saving import open, save
     from rebasin_cli.api.specs import load_spec, trace
-    from rebasin_cli.checkpoint import Checkpoint
+    from rebasin_cli.checkpoint.reader import Checkpoint
     from rebasin_cli.errors import RebasinError, RebasinWarning
-    from rebasin_cli.spec import BoundSpec, Spec
-    from rebasin_cli.tracer import Trace
+    from rebasin_cli.spec.binding.bound import BoundSpec
+    from rebasin_cli.spec.language.model import Spec
+    from rebasin_cli.tracer.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -50,13 +51,13 @@ __all__ = [
 
 _HOMES = {
     "BarrierCurves": "rebasin_cli.api.judging",
-    "BoundSpec": "rebasin_cli.spec",
-    "Checkpoint": "rebasin_cli.checkpoint",
+    "BoundSpec": "rebasin_cli.spec.binding.bound",
+    "Checkpoint": "rebasin_cli.checkpoint.reader",
     "PairMatching": "rebasin_cli.api.pairs",
     "RebasinError": "rebasin_cli.errors",
     "RebasinWarning": "rebasin_cli.errors",
-    "Spec": "rebasin_cli.spec",
-    "Trace": "rebasin_cli.tracer",
+    "Spec": "rebasin_cli.spec.language.model",
+    "Trace": "rebasin_cli.tracer.trace",
     "align": "rebasin_cli.api.pairs",
     "apply": "rebasin_cli.api.pairs",
     "barrier": "rebasin_cli.api.judging",

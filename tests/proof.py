@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation, take_member
-from rebasin_cli.spec import BoundSpec, drawn
+from rebasin_cli.spec.binding.bound import BoundSpec, drawn
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from tests.models import Inputs, outputs

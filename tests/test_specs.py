@@ -9,7 +9,10 @@ import pytest
 from torch import Tensor
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import BoundSpec, Spec, bind, parse, uncovered
+from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, infos
 from tests.library.table import ENTRIES
 from tests.models import EXAMPLES

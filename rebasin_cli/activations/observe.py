@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from rebasin_cli.activations.units import UnitMoments, unit_moments
 from rebasin_cli.errors import MachineError, UserCodeError
-from rebasin_cli.matching import named
+from rebasin_cli.matching.problem.settings import named
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scores import called
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tracer.points.observe_points import Units, columns, observing, units_at
 from rebasin_cli.tracer.points.points import MOMENTS, REACHES, Point, blocks_of
 

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from rebasin_cli.activations.moments import Moments
 from rebasin_cli.activations.units import UnitMoments
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import CheckpointError
-from rebasin_cli.spec import Spec, parse
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.parse import parse
 
 KEY, SPEC = "rebasin.statistics", "rebasin.spec"
 VERSION = 1

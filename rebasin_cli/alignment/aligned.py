@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.checkpoint import Written
-from rebasin_cli.matching import Matching, UnitComparison
+from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.matching.diagnostics.relation import UnitComparison
+from rebasin_cli.matching.problem.result import Matching
 
 
 @dataclass(frozen=True)

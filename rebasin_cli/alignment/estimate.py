@@ -6,10 +6,12 @@ from math import prod
 from typing import Any
 
 from rebasin_cli.errors import MachineError
-from rebasin_cli.matching import SOFT, families, words
+from rebasin_cli.matching.methods import SOFT
+from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.relaxation.polytope import words
 from rebasin_cli.options.machine import Machine, free_memory
 from rebasin_cli.options.search import Search
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
 
 WORD = 4  # float32, the working dtype

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.network.network import Network, plan_network, subject_for

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.errors import MachineError, PermutationError, UsageError
-from rebasin_cli.models import Example
 from rebasin_cli.models.module_weights import fill, widen, widened
+from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.tensors import TensorSource, dtype_name

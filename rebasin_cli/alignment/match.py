@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.matching import Matching, match_weights
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.search import Search

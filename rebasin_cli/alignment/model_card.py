@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.files.provenance import KEY
 from rebasin_cli.files.targets import KEEP, Target
-from rebasin_cli.matching import Change
+from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.options.output import Output
 
 # What a config.json holds, by the library that writes such ones.

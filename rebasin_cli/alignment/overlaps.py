@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.merging.overlap import Overlap, Shared
 from rebasin_cli.spec_choice.choice import Choice

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
 
 from rebasin_cli.alignment.estimate import check_search
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit, open_models
 from rebasin_cli.options.computing import Computing

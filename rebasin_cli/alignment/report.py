@@ -14,8 +14,8 @@ from rebasin_cli.alignment.unit_report import (
     span,
     unit_fields,
 )
-from rebasin_cli.matching import Change, Matching, Status, UnitComparison
-from rebasin_cli.matching.problem.result import HeldOut
+from rebasin_cli.matching.diagnostics.relation import UnitComparison
+from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
 from rebasin_cli.presentation.presenter import Presenter
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.wording import MORE_IN_GROUPS, count, listed

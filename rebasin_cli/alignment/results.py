@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rebasin_cli.alignment.model_card import NOTHING, Found, carded
-from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.targets import Target
 from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.options.output import Output

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from rebasin_cli.checkpoint import Checkpoint
-from rebasin_cli.matching import (
-    Measured,
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.matching.diagnostics.relation import (
     UnitComparison,
     compare_by_unit,
     compare_by_unit_fully,
-    measure,
 )
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors, working_dtype
+from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine

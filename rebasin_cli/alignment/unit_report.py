@@ -9,15 +9,9 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rebasin_cli.matching import (
-    Change,
-    GroupChange,
-    Matching,
-    UnitComparison,
-    UnitFigures,
-    aligned_relation,
-)
 from rebasin_cli.matching.diagnostics.margins import Margin
+from rebasin_cli.matching.diagnostics.relation import UnitComparison, UnitFigures, aligned_relation
+from rebasin_cli.matching.problem.result import Change, GroupChange, Matching
 from rebasin_cli.presentation.tables import number_columns, table
 
 LEGEND = (

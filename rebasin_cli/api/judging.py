@@ -12,17 +12,18 @@ from rebasin_cli.api.keywords import groups_of
 from rebasin_cli.api.pairs import PairMatching, match_opened
 from rebasin_cli.api.specs import Network, SpecLike, SpecSource
 from rebasin_cli.api.tensors_in import Model, opened
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.barrier.curve import Barrier, sign
 from rebasin_cli.commands.barrier.curve import barrier as barrier_of
 from rebasin_cli.commands.barrier.plan import line_alphas
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import finite
-from rebasin_cli.merging import Between
-from rebasin_cli.models import subject, subject_of
+from rebasin_cli.merging.sources import Between
 from rebasin_cli.models.module_weights import fill
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import UserCode, built, judge_of, network_of

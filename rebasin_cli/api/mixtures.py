@@ -20,7 +20,7 @@ from rebasin_cli.api.tensors_in import (
     opened,
     state_dict_like,
 )
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import brought_together, merge_facts
@@ -29,8 +29,8 @@ from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import provenance
-from rebasin_cli.merging import Between
 from rebasin_cli.merging.mean import MODES
+from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.weights import check_alphas
 from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.options.machine import plan_machine

@@ -20,7 +20,7 @@ from rebasin_cli.api.tensors_in import (
     opened,
     state_dict_like,
 )
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.apply.plan import check_saved
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
@@ -29,12 +29,13 @@ from rebasin_cli.files.inputs import agreeing, check_fit
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.permutation_file import read_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
-from rebasin_cli.matching import Change, GroupChange, Matching, Status
+from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import Permutations, Permuted
 from rebasin_cli.permutation import inverse as inverse_of
 from rebasin_cli.progress import silent
-from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec_choice.choice import Choice
 
 if TYPE_CHECKING:

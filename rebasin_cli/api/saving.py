@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rebasin_cli.api.pairs import PairMatching
 from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, opened
-from rebasin_cli.checkpoint import Checkpoint, Written, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.inputs import reading_of
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.targets import files_of, plan_place, plan_target

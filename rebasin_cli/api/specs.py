@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
 from rebasin_cli.api.keywords import Groups
 from rebasin_cli.api.tensors_in import Model
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models import Example, Subject, subject_of
+from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec import Spec
-from rebasin_cli.spec import load_spec as load_named
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.library import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.spec_choice.traced_model import check_validated, traced
-from rebasin_cli.tracer import Choices, Trace
-from rebasin_cli.tracer import trace as trace_subject
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
+from rebasin_cli.tracer.trace import Trace
+from rebasin_cli.tracer.trace import trace as trace_subject
 
 Network: TypeAlias = "nn.Module | Callable[..., nn.Module] | str"
 SpecLike: TypeAlias = "Spec | str | PathLike[str] | None"

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.source_checkpoint import (
     SourceCheckpoint,
     held_checkpoint,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 
-from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.checkpoint.quantization.quantized import Codes, quantised
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.files.inputs import labelled
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import infos
 
 

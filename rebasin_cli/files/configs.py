@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinWarning
 from rebasin_cli.models.libraries.config_json import SCHEMES, read_config
 from rebasin_cli.options.tracing import Tracing

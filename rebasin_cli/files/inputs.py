@@ -10,8 +10,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, PartError, Reading, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
 from rebasin_cli.checkpoint.renamed import substituted
+from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.errors import (
     CheckpointError,
     DetailWarning,

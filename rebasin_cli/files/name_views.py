@@ -13,7 +13,9 @@ from typing import Any
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.common_names import NameMap, normal_names, uniform_prefixes
-from rebasin_cli.spec import BoundSpec, Spec, bind
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rebasin_cli.checkpoint import Checkpoint
 from rebasin_cli.checkpoint.endings import name_without_ending
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.files.targets import check_ending, ending
 from rebasin_cli.options.output import Output
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError
-from rebasin_cli.merging import Finite
+from rebasin_cli.merging.sources import Finite
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import Permutations, Permuted
 from rebasin_cli.tensors import TensorSource

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, Written, open_checkpoint, write_tensors
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.files.name_views import bind_seen
 from rebasin_cli.files.targets import OutputPlace
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.permutation import Permutation, Permutations
-from rebasin_cli.spec import BoundGroup, BoundSpec, dump, parse
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import infos
 
 SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from rebasin_cli import __version__
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 
 KEY = "rebasin"
 

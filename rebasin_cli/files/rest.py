@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rebasin_cli.checkpoint import Checkpoint, Layout
+from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Fate, KeyPath, dotted
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.checkpoint import Checkpoint, Layout, layout_for
 from rebasin_cli.checkpoint.endings import file_ending, format_of
+from rebasin_cli.checkpoint.layout import Layout, layout_for
 from rebasin_cli.checkpoint.parts import Fate
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import Problem, UsageError
 from rebasin_cli.files.rest import plan_rest
 from rebasin_cli.options.output import Output

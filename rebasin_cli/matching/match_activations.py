@@ -29,7 +29,7 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, Permuted
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim
 

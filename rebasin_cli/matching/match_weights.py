@@ -20,7 +20,7 @@ from rebasin_cli.matching.search.pair_search import GIVEN, PairSearch
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 
 DEFAULTS = Settings()

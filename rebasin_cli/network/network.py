@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models import Example, Subject, subject, without_memory
 from rebasin_cli.models.module_weights import fill, held_infos, held_ties
+from rebasin_cli.models.subject import Example, Subject, without_memory
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import Loader, evaluation, loader

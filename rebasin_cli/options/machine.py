@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from rebasin_cli.errors import MachineError, UsageError
-from rebasin_cli.matching import METHODS, Settings, check_start, named
+from rebasin_cli.matching.methods import METHODS, check_start
+from rebasin_cli.matching.problem.settings import Settings, named
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.search import Search
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rich.console import RenderableType
 
-from rebasin_cli.checkpoint import Written
+if TYPE_CHECKING:
+    from rebasin_cli.checkpoint.writing.writer import Written
+
 
 OutcomeT = TypeVar("OutcomeT")
 

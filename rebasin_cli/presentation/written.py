@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rebasin_cli.checkpoint import Written
+if TYPE_CHECKING:
+    from rebasin_cli.checkpoint.writing.writer import Written
 
 
 def file_fields(written: Written | None) -> dict[str, Any]:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, untold
-from rebasin_cli.spec import BoundSpec
 from rebasin_cli.spec.binding.axis_sides import MATRIX
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.network.network import UserCode, plan_network, plan_user_code
 from rebasin_cli.options.data import Data

@@ -23,7 +23,7 @@ from rebasin_cli.renormalization.bias_paths import paths_to_biases
 from rebasin_cli.renormalization.corrected import Corrected, Report
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.renormalization.plan import CALIBRATE, CorrectionPlan
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Window
 from rebasin_cli.tensors.derived import Replaced

@@ -14,18 +14,11 @@ from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.files.name_views import View, bind_seen, chains, views
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.spec import (
-    BoundSpec,
-    Spec,
-    bundled,
-    idle_patterns,
-    least_problems,
-    load_spec,
-    outlines,
-    ruled_out,
-    same_symmetry,
-    spec_text,
-)
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines, ruled_out
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.library import bundled, load_spec, spec_text
 from rebasin_cli.spec_choice.hints import model_hint
 from rebasin_cli.spec_choice.unnamed import excused, unnamed
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, SpecError, UsageError
 from rebasin_cli.files.configs import check_sizes
 from rebasin_cli.files.headers import Headers, headers_of
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec import BoundSpec, Spec, load_spec
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
 from rebasin_cli.spec_choice.traced import Fitted, bound_model, configured

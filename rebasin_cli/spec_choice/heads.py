@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Sequence
 from glob import escape
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinWarning
 from rebasin_cli.files.difference import difference_of, skipped_globs
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import infos
 from rebasin_cli.wording import listing
 

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import Spec
 from rebasin_cli.spec.binding.stored_names import scattered, stored_spec
 from rebasin_cli.spec.compression.compress import compress
-from rebasin_cli.spec.language.model import Declaration
+from rebasin_cli.spec.language.model import Declaration, Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
-from rebasin_cli.tracer import Trace
 from rebasin_cli.tracer.proof.culprits import dropped
+from rebasin_cli.tracer.trace import Trace
 
 
 def saved_spec(trace: Trace, windows: Mapping[str, Window]) -> Spec:

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from rebasin_cli.checkpoint import write_text
+from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.models.user.uncached_imports import loaded_sources, same_sources
 from rebasin_cli.spec_choice.trace_format import TracedModel, dump_model, load_model

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from rebasin_cli import __version__
-from rebasin_cli.models import subject
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.imports import home
 from rebasin_cli.options.tracing import Tracing
 

@@ -10,7 +10,8 @@ from rebasin_cli.files.headers import Headers
 from rebasin_cli.network.names_in_files import ModelTensors, StoredNames, layout_of, missing_sources
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to
 from rebasin_cli.spec_choice.hints import model_hint
 from rebasin_cli.spec_choice.renamed_spec import spec_in_files

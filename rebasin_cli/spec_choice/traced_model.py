@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
-from rebasin_cli.models import Subject, without_memory
+from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.trial_run import failure, quiet
 from rebasin_cli.models.user.construction import cause
@@ -15,9 +15,9 @@ from rebasin_cli.spec_choice import trace_cache
 from rebasin_cli.spec_choice.renamed_spec import saved_spec
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import identity
-from rebasin_cli.tracer import Choices, Trace, trace
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.proof.unproved import Doubt
-from rebasin_cli.tracer.trace import REAL
+from rebasin_cli.tracer.trace import REAL, Trace, trace
 
 EVERY = 1 << 30  # examples: more than any user gives
 

@@ -13,7 +13,8 @@ from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.spec import BoundSpec, uncovered
+from rebasin_cli.spec.binding.bind import uncovered
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.wording import and_more, listing, shortened

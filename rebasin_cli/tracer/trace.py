@@ -13,13 +13,14 @@ from torch._subclasses.fake_tensor import (
 )
 
 from rebasin_cli.errors import MachineError, SpecError
-from rebasin_cli.models import Subject, without_memory
 from rebasin_cli.models.module_weights import widen, widened
+from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups
+from rebasin_cli.spec.binding.bind import bind, one_sided_groups
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.compression.compress import compress
-from rebasin_cli.spec.language.model import Entry
+from rebasin_cli.spec.language.model import Entry, Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.tracer.derivation.derive import FixedAxis

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from rebasin_cli.matching import EFFORTS, Matching, Settings
+from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.settings import EFFORTS, Settings
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.floor import warm
 from tests.benchmarks.bed.networks import SEEDS, Network, chosen, peers, require

@@ -16,9 +16,10 @@ from functools import partial
 from types import ModuleType
 from unittest.mock import patch
 
-from rebasin_cli.matching import Matching, Settings
 from rebasin_cli.matching.assignment import lapx_solver, scipy_solver
 from rebasin_cli.matching.assignment import linear as assignment
+from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.settings import Settings
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.clock import Clock, Place
 from tests.benchmarks.bed.floor import warm

@@ -26,9 +26,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import Settings, match_weights, measure
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.measure import measure
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, identity, inverse
-from rebasin_cli.spec import BoundSpec, bind, load_spec
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, infos
 from tests.benchmarks.bed.networks import FOLDER, NETWORKS, VARIABLE, Network, present
 from tests.benchmarks.bed.pairs import residual_perceptron, residual_spec, resnet18, trained

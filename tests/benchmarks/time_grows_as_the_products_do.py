@@ -24,10 +24,14 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.matching import STRATEGIES, Alignment, Matching, Request, Settings
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.matching.many.match_many import Alignment, Request
+from rebasin_cli.matching.many.strategies import STRATEGIES
+from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.progress import silent
-from rebasin_cli.spec import bind, load_spec
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, TensorSource, infos
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.floor import Floor, counted, floor_of, warm

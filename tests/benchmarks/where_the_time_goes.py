@@ -27,14 +27,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.cli import main as command
 from rebasin_cli.commands.align import plan
 from rebasin_cli.commands.align import run as align
 from rebasin_cli.matching.assignment import enumeration, joint
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.search import pair_search as search
-from rebasin_cli.spec import dump
+from rebasin_cli.spec.language.dump import dump
 from tests.benchmarks.bed.apart import Taken, apart, taken
 from tests.benchmarks.bed.clock import Clock, Place
 from tests.benchmarks.bed.networks import NETWORKS, Network, present

@@ -7,13 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint import (
-    Written,
-    layout_for,
-    open_checkpoint,
-    write_checkpoint,
-    write_tensors,
-)
+from rebasin_cli.checkpoint.layout import layout_for
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written, write_checkpoint, write_tensors
 from rebasin_cli.errors import CheckpointError, UsageError
 
 SHARDS = {

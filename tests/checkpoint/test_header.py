@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.checkpoint import open_checkpoint, write_tensors
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.errors import CheckpointError, MachineError
 
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from rebasin_cli.checkpoint import Reading, open_checkpoint, write_checkpoint
+from rebasin_cli.checkpoint.reader import Reading, open_checkpoint
 from rebasin_cli.checkpoint.torch_format.opcodes import survey
 from rebasin_cli.checkpoint.torch_format.unpickle import load_container
+from rebasin_cli.checkpoint.writing.writer import write_checkpoint
 from rebasin_cli.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoint import open_checkpoint, write_checkpoint
 from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_checkpoint
 
 ENDINGS = {
     ".safetensors": "safetensors",

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint import open_checkpoint, write_checkpoint, write_tensors
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing import publish
+from rebasin_cli.checkpoint.writing.writer import write_checkpoint, write_tensors
 from rebasin_cli.errors import MachineError, UsageError
 
 TENSORS = {f"t{i}": torch.full((50,), float(i)) for i in range(4)}

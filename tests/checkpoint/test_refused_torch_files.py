@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rebasin_cli.checkpoint import open_checkpoint
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}

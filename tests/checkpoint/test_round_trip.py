@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rebasin_cli.checkpoint import layout_for, open_checkpoint, write_checkpoint, write_tensors
 from rebasin_cli.checkpoint.header import DTYPES
+from rebasin_cli.checkpoint.layout import layout_for
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_checkpoint, write_tensors
 from rebasin_cli.errors import CheckpointError, UsageError
 
 # The reference implementation for torch does not read this type.

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from rebasin_cli.checkpoint import Written, layout_for, open_checkpoint, write_checkpoint
+from rebasin_cli.checkpoint.layout import layout_for
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written, write_checkpoint
 from rebasin_cli.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}

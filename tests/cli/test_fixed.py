@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rebasin_cli.permutation import Permuted, identity
-from rebasin_cli.spec import bind, load_spec
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, infos
 from tests.cli.build import load, near, same, save
 from tests.cli.harness import rebasin

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoint import open_checkpoint
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.spec_choice.hints import model_hint, sources
 from tests.cli.build import save

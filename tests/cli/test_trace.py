@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rebasin_cli.spec import parse
+from rebasin_cli.spec.language.parse import parse
 from tests.cli.harness import Done, fresh, rebasin
 from tests.cli.models import planted, write_net
 

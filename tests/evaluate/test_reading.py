@@ -8,7 +8,8 @@ from rebasin_cli.commands.merge.linear_maps.axis_roles import model_sides
 from rebasin_cli.commands.merge.linear_maps.readers import readers_of, stacked_moments
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.spec import bind, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, infos
 
 SPEC = """

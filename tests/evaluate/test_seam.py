@@ -12,7 +12,7 @@ from rebasin_cli.commands.merge.preserve_first.call_order import (
     weight_layers,
 )
 from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
-from rebasin_cli.models import Example
+from rebasin_cli.models.subject import Example
 
 
 class Residual(nn.Module):

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from rebasin_cli.commands.align.straight_through.estimator import LearningTask, epochs, started
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.matching import Settings, match_weights
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.batches import Batches

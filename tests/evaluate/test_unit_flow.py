@@ -11,7 +11,8 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.renormalization.bias_calibration import paths_in_spec
 from rebasin_cli.renormalization.bias_paths import paths_to_biases
-from rebasin_cli.spec import bind, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, infos
 from rebasin_cli.tracer.recording.capture import record
 from tests.evaluate.families import seeded

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rebasin_cli.models import Subject, subject_of
 from rebasin_cli.models.libraries.optional_packages import optional
+from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.user.given_inputs import examples_of_shape
+from rebasin_cli.models.user.user_model import subject_of
 from tests.library.entry import Entry, Fields, Model, called, listed
 
 PICTURE = (2, 3, 64, 64)

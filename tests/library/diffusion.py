@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from rebasin_cli.models import Subject
 from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
+from rebasin_cli.models.subject import Subject
 from tests.library.entry import Entry, Fields, Model, diffuser
 
 CROSS = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from rebasin_cli.models import Subject, subject, subject_of
 from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
 from rebasin_cli.models.libraries.optional_packages import optional
+from rebasin_cli.models.subject import Subject
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.user.given_inputs import examples_of_shape
-from rebasin_cli.tracer import Choices
+from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 
 Fields = Mapping[str, Any]  # of a configuration
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from rebasin_cli.models import Subject, subject_of
-from rebasin_cli.tracer import Choices
+from rebasin_cli.models.subject import Subject
+from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from tests.library.entry import Entry, Model
 
 OUTPUT = Choices(outputs=("0",))  # and not the last states, which depend on all layers

@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.spec import load_spec, same_symmetry, spec_text, uncovered
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.spec.binding.bind import uncovered
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
+from rebasin_cli.spec.library import load_spec, spec_text
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial, random_permutations
 from tests.library.entry import Entry, Model

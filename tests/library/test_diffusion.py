@@ -14,15 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.models import subject, without_memory
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.models.subject import without_memory
+from rebasin_cli.models.target import subject
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permuted
-from rebasin_cli.spec import bind, drawn, load_spec
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.tensors import InMemory, infos
-from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.trace import trace
 from tests.cli.build import same
 from tests.cli.harness import rebasin
 from tests.library.diffusion import (

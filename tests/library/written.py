@@ -11,26 +11,29 @@ from functools import partial
 import torch
 
 from rebasin_cli.models.transformers.library_names import stored_windows
-from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.stored_names import stored_spec
 from rebasin_cli.spec.compression.compress import compress
-from rebasin_cli.spec.language.dump import scalar
+from rebasin_cli.spec.language.dump import dump, scalar
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
     Fixed,
     Named,
     Product,
+    Spec,
     Split,
     concatenation,
     leaves,
     product,
 )
 from rebasin_cli.spec.language.model import Entry as Lines
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer import Trace, trace
+from rebasin_cli.tracer.trace import Trace, trace
 from tests.library.entry import Entry, Model
 
 STREAM = r"(?:.*\.)?stream"

@@ -10,7 +10,6 @@ from torch import nn
 
 from rebasin_cli.activations.observe import units_on
 from rebasin_cli.activations.units import SIMILARITIES
-from rebasin_cli.matching import Settings, Status, match_weights
 from rebasin_cli.matching.match_activations import (
     Alike,
     Models,
@@ -18,14 +17,18 @@ from rebasin_cli.matching.match_activations import (
     match_activations,
     telling,
 )
-from rebasin_cli.models import Example, subject_of
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.result import Status
+from rebasin_cli.matching.problem.settings import Settings
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.permutation import Permutation, Permuted, inverse
 from rebasin_cli.progress import silent
-from rebasin_cli.spec import drawn
+from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.tracer import trace
 from rebasin_cli.tracer.points.points import kind
+from rebasin_cli.tracer.trace import trace
 from tests.matching.problems import distance, mlp, objective, random_state, same
 from tests.models import EXAMPLES, randomise
 

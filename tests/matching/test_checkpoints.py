@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rebasin_cli.matching import Status
-from rebasin_cli.spec import bind, parse
+from rebasin_cli.matching.problem.result import Status
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, infos
 from tests.matching.problems import Problem, distance, same, still
 

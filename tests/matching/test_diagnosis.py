@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rebasin_cli.matching import (
-    Change,
+from rebasin_cli.matching.diagnostics import margins
+from rebasin_cli.matching.diagnostics import unit_figures as unit_sums
+from rebasin_cli.matching.diagnostics.relation import (
     Relation,
-    Status,
     UnitComparison,
     UnitFigures,
     aligned_relation,
@@ -17,8 +17,7 @@ from rebasin_cli.matching import (
     compare_by_unit_fully,
     present_relation,
 )
-from rebasin_cli.matching.diagnostics import margins
-from rebasin_cli.matching.diagnostics import unit_figures as unit_sums
+from rebasin_cli.matching.problem.result import Change, Status
 from rebasin_cli.permutation import take
 from rebasin_cli.tensors import InMemory
 from tests.matching import test_checkpoints as trained

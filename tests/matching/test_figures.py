@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rebasin_cli.matching import measure
 from rebasin_cli.matching.problem import measure as products
+from rebasin_cli.matching.problem.measure import measure
 from rebasin_cli.permutation import take
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import distance, example, mlp, objective, random_state, still

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from rebasin_cli.matching import STARTS, STRATEGIES, Settings, Status, match_weights
+from rebasin_cli.matching.many.strategies import STRATEGIES
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.result import Status
+from rebasin_cli.matching.problem.settings import Settings
+from rebasin_cli.matching.search.starts import STARTS
 from rebasin_cli.permutation import inverse
-from rebasin_cli.spec import drawn
+from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import example, random_problem, random_state, same, still
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import EFFORTS, METHODS, ORDERS, Settings
+from rebasin_cli.matching.methods import METHODS
+from rebasin_cli.matching.problem.settings import EFFORTS, ORDERS, Settings
 from tests.matching.polytopes import structure, unrelated
 from tests.matching.problems import example, mlp, objective, same
 

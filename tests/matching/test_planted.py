@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.matching import Status
+from rebasin_cli.matching.problem.result import Status
 from rebasin_cli.permutation import Permutation, inverse
 from tests.matching.problems import example, mlp, objective, same
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from rebasin_cli.errors import NotFiniteError, UsageError
-from rebasin_cli.matching import Status, match_weights
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.result import Status
 from rebasin_cli.matching.search.descent import Descent
 from rebasin_cli.matching.search.pair_search import Attempt
 from rebasin_cli.permutation import Permutation, inverse

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import Settings
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.relaxation.losses import LOSSES, at_vertex, settle
 from rebasin_cli.matching.relaxation.sinkhorn import Normalised, free, softly
 from rebasin_cli.permutation import inverse

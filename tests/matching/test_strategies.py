@@ -6,8 +6,8 @@ from itertools import combinations, pairwise
 import pytest
 import torch
 
-from rebasin_cli.matching import STRATEGIES, Alignment, pair_objective
-from rebasin_cli.matching.many.strategies import walked
+from rebasin_cli.matching.many.match_many import Alignment, pair_objective
+from rebasin_cli.matching.many.strategies import STRATEGIES, walked
 from rebasin_cli.permutation import compose, identity, inverse
 from tests.matching.problems import compared, example, mlp, same, still
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rebasin_cli.matching import STRATEGIES, Request
+from rebasin_cli.matching.many.match_many import Request
+from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.matching.many.synchronisation import PairPermutations, torn
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.permutation import Permutation, compose, inverse

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from rebasin_cli.matching import Settings
 from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search.threads import threads
 from tests.matching.problems import mlp
 

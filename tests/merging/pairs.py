@@ -13,8 +13,9 @@ from random import Random
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint import open_checkpoint, write_tensors
 from rebasin_cli.checkpoint.header import DTYPES
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
 from rebasin_cli.commands.lerp.run import run_lerp
 from rebasin_cli.commands.merge.plan import plan_merge

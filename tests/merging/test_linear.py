@@ -5,9 +5,10 @@ import torch
 
 from rebasin_cli.commands.merge.linear_maps.linear_map import Mapped, unchanged
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR, cca_maps
-from rebasin_cli.merging import Mean
-from rebasin_cli.spec import bind, parse
+from rebasin_cli.merging.sources import Mean
 from rebasin_cli.spec.binding.axis_sides import READ, WRITE
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, infos
 
 SPEC = "rebasin: 1\ntensors: {a: [h], x: [h], b: [g, h], y: [g], c: [~, g]}"

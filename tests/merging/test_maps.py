@@ -5,8 +5,9 @@ import torch
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import SPREAD, mappable
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped, unchanged
-from rebasin_cli.spec import bind, parse
 from rebasin_cli.spec.binding.axis_sides import READ, WRITE
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, infos
 
 SPEC = """

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rebasin_cli.merging import Between, Mean
 from rebasin_cli.merging.mean import lerp, slerp, weighted_mean
+from rebasin_cli.merging.sources import Between, Mean
 from rebasin_cli.tensors import InMemory
 
 

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rebasin_cli.checkpoint import open_checkpoint
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.spec import bind, bundled, library, load_spec, uncovered
+from rebasin_cli.spec import library
+from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.library import bundled, load_spec
 from rebasin_cli.spec_choice.bundled import NEAREST, fitting
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.tensors import infos

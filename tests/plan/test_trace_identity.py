@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.models import subject_of
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache, trace_identity
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import identity
-from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.trace import trace
 
 MonkeyPatch = pytest.MonkeyPatch
 

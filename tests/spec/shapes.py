@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import bind, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block
 

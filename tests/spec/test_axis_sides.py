@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from rebasin_cli.spec import bind, parse
 from rebasin_cli.spec.binding.axis_sides import MAY_READ, MAY_WRITE, READ, WRITE, axis_sides
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
 
 BOTH = (WRITE, READ)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from rebasin_cli.spec import BoundGroup, bind, parse, uncovered
+from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import blocks_of, bound, dims, group_shapes, infos
 
 TRANSFORMER = """\

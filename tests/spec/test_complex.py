@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rebasin_cli.permutation import Permuted, take
-from rebasin_cli.spec import bind, drawn, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, in_reals
 
 SPEC = """\

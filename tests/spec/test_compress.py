@@ -6,11 +6,13 @@ from unittest.mock import patch
 import pytest
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import bind, dump, parse
+from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.compression.choices import Line
 from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.compression.template_families import tensor_families
+from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import Fixed, Named
+from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import infos, spec_text
 
 N = 4

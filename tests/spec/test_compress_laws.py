@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.spec import bind, dump, load_spec, parse
+from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.compression.compress import compress
+from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import Declaration, Fixed, Named, Product, Spec, Sum
+from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors import infos as infos_of
 from tests.models import EXAMPLES

@@ -4,18 +4,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.spec import Spec, dump, parse
+from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.expression import dump_expression, parse_expression
 from rebasin_cli.spec.language.model import (
     Declaration,
     Fixed,
     Named,
     Product,
+    Spec,
     Split,
     Sum,
     concatenation,
     product,
 )
+from rebasin_cli.spec.language.parse import parse
 
 NAMES = st.sampled_from(
     ["x", "ffn.{i}", "c.{i.prev}", "g.{last.prev}", "a-b", "null", "_", "config.n", "layer.0.w"]

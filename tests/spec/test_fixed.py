@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import BoundGroup, bundled, drawn, dump, load_spec, parse
+from rebasin_cli.spec.binding.bound import BoundGroup, drawn
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.spec.library import bundled, load_spec
 from tests.spec.shapes import bound, group_shapes, spec_text
 
 HEADS = ["in: ['head * d', ~]", "out: [~, 'head * d']"]

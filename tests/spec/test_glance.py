@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rebasin_cli.spec import bundled, least_problems, load_spec, outlines, ruled_out, spec_text
+from rebasin_cli.spec.binding.outline import least_problems, outlines, ruled_out
+from rebasin_cli.spec.library import bundled, load_spec, spec_text
 from rebasin_cli.tensors import InMemory, TensorInfo, infos
 from tests.models import EXAMPLES
 from tests.proof import stored

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from rebasin_cli.errors import RebasinError, SpecError, UsageError
-from rebasin_cli.spec import bind, bundled, draft, dump, load_spec, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.compression.draft import draft
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.spec.library import bundled, load_spec
 from tests.models import EXAMPLES
 from tests.models.mlp import LayeredMlp, sequential_mlp
 from tests.spec.shapes import group_shapes, infos

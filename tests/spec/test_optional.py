@@ -3,7 +3,9 @@
 import pytest
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import draft, dump, parse
+from rebasin_cli.spec.compression.draft import draft
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import blocks_of, bound, dims, group_shapes, infos, spec_text
 
 CHAIN = ["a.weight: [x, ~]", "b.weight: [~, x]"]

@@ -8,18 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import (
-    bind,
-    bundled,
-    idle_patterns,
-    least_problems,
-    load_spec,
-    outlines,
-    parse,
-    uncovered,
-)
+from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
+from rebasin_cli.spec.library import bundled, load_spec
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors import infos as headers
 from tests.models import EXAMPLES

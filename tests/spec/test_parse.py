@@ -5,8 +5,8 @@ import re
 import pytest
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import parse
 from rebasin_cli.spec.language.model import Named
+from rebasin_cli.spec.language.parse import parse
 
 HEAD = "rebasin: 1\n"
 BODY = "tensors: {a.weight: [x]}\n"

@@ -3,7 +3,8 @@
 import pytest
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import bind, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import blocks_of, bound, group_shapes, infos, spec_text
 
 

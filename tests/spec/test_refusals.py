@@ -3,7 +3,7 @@
 import pytest
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import bind
+from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.model import Named, Product, Spec
 from tests.spec.shapes import bound, check_refusal, head, infos
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rebasin_cli.spec import same_symmetry
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from tests.spec.shapes import bound, head
 
 SHAPES = {"in": (12, 5), "b": (12,), "out": (5, 12), "x": (5, 2), "n": (5,)}

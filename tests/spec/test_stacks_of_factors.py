@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec import Spec, bind
-from rebasin_cli.spec.language.model import AxisExpr, Fixed, Named, concatenation, product
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.model import AxisExpr, Fixed, Named, Spec, concatenation, product
 from rebasin_cli.tensors import TensorInfo
 
 INFOS = {

@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.permutation import Permuted
-from rebasin_cli.spec import bind, drawn, dump, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.spec.binding.stored_names import scattered, stored_spec
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Window
 

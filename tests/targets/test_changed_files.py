@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rebasin_cli.models import subject
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.imports import named_object
 from rebasin_cli.models.user_functions import evaluation, loader
 from tests.cli.harness import rebasin

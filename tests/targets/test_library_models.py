@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models import Example, Subject, subject
+from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.target import subject
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.models import Example, shrunk
+from rebasin_cli.models.subject import Example
 from rebasin_cli.models.transformers.coverage import reach
+from rebasin_cli.models.transformers.shrink import shrunk
 from rebasin_cli.models.transformers.transformers_models import config_subject
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from rebasin_cli.errors import MachineError, UsageError
-from rebasin_cli.models import Example, subject, subject_of
 from rebasin_cli.models.libraries.optional_packages import optional
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.target import subject
+from rebasin_cli.models.user.user_model import subject_of
 
 NET = """
 import torch

@@ -11,7 +11,7 @@ import torch
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
 transformers: Any = pytest.importorskip("transformers")
 
-from rebasin_cli.models import shrunk  # noqa: E402
+from rebasin_cli.models.transformers.shrink import shrunk  # noqa: E402
 from rebasin_cli.models.transformers.transformers_models import config_subject  # noqa: E402
 
 KINDS = [

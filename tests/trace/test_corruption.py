@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.models import Example, Subject, subject, subject_of
+from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundSpec, Spec, bind, one_sided_groups, same_symmetry
+from rebasin_cli.spec.binding.bind import bind, one_sided_groups
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
@@ -22,6 +26,7 @@ from rebasin_cli.spec.language.model import (
     Fixed,
     Named,
     Product,
+    Spec,
     Split,
     Sum,
     axes_of,
@@ -30,10 +35,10 @@ from rebasin_cli.spec.language.model import (
     product,
 )
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.tracer import Trace, trace
 from rebasin_cli.tracer.proof.culprits import declared_one_sided
 from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial, random_permutations
 from rebasin_cli.tracer.recording.capture import Arguments
+from rebasin_cli.tracer.trace import Trace, trace
 from tests.models import EXAMPLES
 
 WRONG = 1e-3  # relative; what a spec that is wrong in one place does at least

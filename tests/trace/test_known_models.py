@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from rebasin_cli.models import subject, subject_of
-from rebasin_cli.tracer import Trace, trace
+from rebasin_cli.models.target import subject
+from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.tracer.trace import Trace, trace
 
 EXACT = 1e-9
 FLOAT32 = 1e-4  # where the model itself computes in float32

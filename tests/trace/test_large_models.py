@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import MachineError
-from rebasin_cli.models import Example, Subject
-from rebasin_cli.spec import dump
-from rebasin_cli.tracer import trace
+from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.tracer.proof.unproved import (
     NOT_NUMBERS,
     OTHER_COPY,
@@ -20,6 +19,7 @@ from rebasin_cli.tracer.proof.unproved import (
     of_copy,
     of_idle_copy,
 )
+from rebasin_cli.tracer.trace import trace
 
 WIDE = 40_000  # 1.3 billion parameters: 10 GB in float64, no memory on fake tensors
 

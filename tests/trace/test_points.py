@@ -9,13 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models import Example, subject_of
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.spec.language.expression import dump_expression
 from rebasin_cli.spec_choice.trace_format import TracedModel, dump_model, load_model
-from rebasin_cli.tracer import trace
 from rebasin_cli.tracer.points import observe_points as under_test
 from rebasin_cli.tracer.points.observe_points import Units, observing, units_at
 from rebasin_cli.tracer.points.points import MOMENTS, REACHES, kind
+from rebasin_cli.tracer.trace import trace
 from tests.models import EXAMPLES
 
 

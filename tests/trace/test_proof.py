@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.models import subject_of
-from rebasin_cli.tracer import trace
+from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.tracer.proof.proof import random_permutations
+from rebasin_cli.tracer.trace import trace
 
 
 @pytest.mark.parametrize("seed", range(12))

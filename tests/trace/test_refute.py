@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation, shuffled
-from rebasin_cli.spec import BoundSpec, Spec, bind, dump, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer import Trace
 from rebasin_cli.tracer.proof.culprits import culprits, dropped, orphaned, without_own
+from rebasin_cli.tracer.trace import Trace
 from tests.trace.traps import Net, rows
 
 TEXT = """rebasin: 1

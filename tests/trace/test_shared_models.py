@@ -10,11 +10,13 @@ from types import ModuleType
 
 import pytest
 
-from rebasin_cli.checkpoint import open_checkpoint
-from rebasin_cli.models import subject_of
-from rebasin_cli.spec import bind, load_spec, same_symmetry
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import infos
-from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.trace import trace
 from tests.cli.harness import rebasin
 
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.tracer import Choices
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, UNMOVED
 from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from rebasin_cli.tracer import Choices
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from tests.trace.traps import WRONG, Net, check, harm, rows
 
 

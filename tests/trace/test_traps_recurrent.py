@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.tracer import Choices
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.derivation.unused import UNUSED
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
 from tests.trace.traps import WRONG, Net, case, check, harm, noise, rows

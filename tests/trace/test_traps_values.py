@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.tracer import Choices
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.proof.proof import ACCEPTED
 from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 

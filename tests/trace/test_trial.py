@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundSpec, bind, parse
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block, Dim
 from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from rebasin_cli.models import Subject, subject
+from rebasin_cli.models.subject import Subject
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
-from rebasin_cli.tracer import trace
+from rebasin_cli.tracer.trace import trace
 
 ENOUGH = 0.99  # of the elements
 

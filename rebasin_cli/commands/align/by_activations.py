@@ -8,11 +8,10 @@ from dataclasses import replace
 from rebasin_cli.activations.observe import check_room, units_on
 from rebasin_cli.activations.statistics_file import Statistics, load_units
 from rebasin_cli.activations.units import SIMILARITIES, UnitMoments
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.errors import CheckpointError, SpecError
 from rebasin_cli.files.headers import headers_of
-from rebasin_cli.matching import Matching
 from rebasin_cli.matching.match_activations import (
     Alike,
     Models,
@@ -20,9 +19,10 @@ from rebasin_cli.matching.match_activations import (
     match_activations,
     telling,
 )
+from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.network import batches_of, built
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.traced import fitted
 from rebasin_cli.tracer.points.points import kind
 

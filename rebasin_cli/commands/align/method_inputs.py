@@ -9,10 +9,10 @@ from pathlib import Path
 from rebasin_cli.activations.observe import check_places
 from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching import named
+from rebasin_cli.matching.problem.settings import named
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 

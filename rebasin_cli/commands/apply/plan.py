@@ -10,7 +10,8 @@ from typing import Any
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.configs import compare_configs
@@ -24,7 +25,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import open_problem
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import OutputPlace, files_of, plan_place

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Written
 from rebasin_cli.checkpoint.writing.publish import new_file
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.barrier.curve import Peak, chord, sign
 from rebasin_cli.commands.barrier.html_page import page
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, FoundBarrier

@@ -39,7 +39,7 @@ from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import one_basin
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import dump
+from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.tensors import TensorSource
 
 NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Written
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.barrier.curve import Barrier
 from rebasin_cli.commands.barrier.plane import Plane
 

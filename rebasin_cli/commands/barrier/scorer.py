@@ -18,7 +18,7 @@ from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.errors import Problem, UserCodeError
-from rebasin_cli.merging import Mean
+from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.network import batches_of, built, judge_of
 from rebasin_cli.network.scores import Judge

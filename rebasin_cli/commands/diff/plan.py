@@ -9,7 +9,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.alignment.unit_comparison import GroupComparison
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.options.computing import Computing

@@ -19,7 +19,7 @@ from rebasin_cli.alignment.unit_report import (
     movable_groups,
 )
 from rebasin_cli.commands.diff.plan import Compared
-from rebasin_cli.matching import Relation, UnitFigures, present_relation
+from rebasin_cli.matching.diagnostics.relation import Relation, UnitFigures, present_relation
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import rendered
 from rebasin_cli.wording import count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rebasin_cli.alignment.unit_comparison import GroupComparison, diagnosed_as_is
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.diff.plan import Compared, DiffPlan, TensorChange
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import dtype_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.inspect.plan import Inspected, InspectPlan
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.options.selection import Selection

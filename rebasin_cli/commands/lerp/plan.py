@@ -12,11 +12,12 @@ from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
-from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, check_distinct, describe_target, ending, plan_target
-from rebasin_cli.merging import MODES
+from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
 from rebasin_cli.options.computing import Computing

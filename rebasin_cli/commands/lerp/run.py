@@ -17,8 +17,8 @@ from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
-from rebasin_cli.merging import Between
 from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.checkpoint import Written
-from rebasin_cli.matching import Change
+from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.renormalization.corrected import Report
 
 

@@ -9,12 +9,12 @@ from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, describe_target, ending, output_file, plan_target
-from rebasin_cli.matching import STRATEGIES
+from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_weights, reference_position
 from rebasin_cli.options.machine import Machine

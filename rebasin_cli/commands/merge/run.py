@@ -9,15 +9,17 @@ from time import perf_counter
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.model_card import Found
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.checkpoint import Written
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
-from rebasin_cli.matching import STRATEGIES, Alignment, Change, Request, pair_objective
-from rebasin_cli.merging import Mean
+from rebasin_cli.matching.many.match_many import Alignment, Request, pair_objective
+from rebasin_cli.matching.many.strategies import STRATEGIES
+from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.sources import Mean
 from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.prune.thresholds import METHODS
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.coded import refuse_codes

@@ -11,7 +11,7 @@ from rebasin_cli.commands.prune.plan import Pruned, PrunedTensor, PrunePlan
 from rebasin_cli.commands.prune.thresholds import METHODS, Threshold, Zeroed, packed
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.write import MASKS, Result
-from rebasin_cli.merging import Finite
+from rebasin_cli.merging.sources import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import check_search, describe_matching
-from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_paths import output_paths

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.renormalize.plan import (
     Parent,
     Renormalized,

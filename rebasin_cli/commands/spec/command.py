@@ -29,7 +29,7 @@ def list_(*, display: Annotated[Display, offered("json")]) -> PrintedText:
 def _listed(*, json: bool) -> Iterator[str]:
     """Yield one line a bundled spec: its name and what it is for, or an event."""
     from rebasin_cli.presentation.events import event_line
-    from rebasin_cli.spec import bundled, load_spec
+    from rebasin_cli.spec.library import bundled, load_spec
 
     for name in bundled():
         description = load_spec(name).description or ""
@@ -52,7 +52,7 @@ def show(spec: SpecName) -> PrintedText:
 
 
 def _shown(spec: str) -> Iterator[str]:
-    from rebasin_cli.spec import spec_text
+    from rebasin_cli.spec.library import spec_text
 
     yield spec_text(spec)
 
@@ -73,9 +73,9 @@ def init(
 
 
 def _drafted(path: Path, selection: Selection) -> Iterator[str]:
-    from rebasin_cli.checkpoint import open_checkpoint
+    from rebasin_cli.checkpoint.reader import open_checkpoint
     from rebasin_cli.files.inputs import reading_of
-    from rebasin_cli.spec import draft
+    from rebasin_cli.spec.compression.draft import draft
     from rebasin_cli.tensors import infos
 
     with open_checkpoint(path, reading=reading_of(selection, 1)) as checkpoint:

@@ -9,7 +9,8 @@ from typing import Any
 
 from rebasin_cli.activations.observe import check_places
 from rebasin_cli.alignment.problem import open_problem
-from rebasin_cli.checkpoint import Checkpoint, Written
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import OutputPlace, check_ending, files_of, plan_place

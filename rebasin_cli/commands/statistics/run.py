@@ -12,13 +12,13 @@ from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.activations.observe import check_room, units_on
 from rebasin_cli.activations.statistics_file import statistics_metadata, statistics_tensors
 from rebasin_cli.activations.units import UnitMoments
-from rebasin_cli.checkpoint import Written, write_tensors
+from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.commands.statistics.plan import Observed, StatisticsPlan
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.network.network import batches_of, built
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import dump
+from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.tracer.points.points import kind
 
 

@@ -9,10 +9,10 @@ from rebasin_cli.alignment.function_check import check_of
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
 from rebasin_cli.files.permutation_file import save_permutations
-from rebasin_cli.matching import match_weights
+from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.permutation import Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.compare import max_difference, max_value, same_bits

@@ -36,7 +36,7 @@ from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Term
 from rebasin_cli.permutation import Permutation, identity
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 STEP = 1e-7  # a relative rise below float32's resolution is no rise
 

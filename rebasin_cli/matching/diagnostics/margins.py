@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.diagnostics.unit_figures import GroupDim, UnitSums, places, voting
 from rebasin_cli.permutation import Permutations, gather
-from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block
 

@@ -17,7 +17,7 @@ from rebasin_cli.matching.diagnostics.margins import Margin, measure_margins
 from rebasin_cli.matching.diagnostics.unit_figures import ByUnit, UnitSums, compare_units
 from rebasin_cli.matching.problem.result import Change, Status
 from rebasin_cli.permutation import Permutations
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 
 # Between chance (0) and equality (1), in alignments of MLP, VGG, ResNet, ViT and GPT: a model and

@@ -17,7 +17,7 @@ from torch import Tensor
 from rebasin_cli.matching.problem.measure import AT_ONCE, IN_CACHE
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.permutation import Permutations, gather, parent_axis
-from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 

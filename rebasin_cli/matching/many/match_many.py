@@ -18,7 +18,7 @@ from rebasin_cli.matching.problem.measure import constant, square
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, Permutations, Permuted, compose, identity, inverse
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource, in_reals
 
 

@@ -31,7 +31,7 @@ from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.permutation import Permutation, Permutations, identity, inverse
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 SPECTRAL = 4096  # rows of the largest matrix whose eigenvectors are computed
 ROUNDS = 100

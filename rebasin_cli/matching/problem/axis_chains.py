@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.permutation import Permutations, gather, parent_axis
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 

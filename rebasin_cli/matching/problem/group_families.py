@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rebasin_cli.matching.problem.axis_chains import Chain, Site, roots_in, site
-from rebasin_cli.spec import BoundGroup, BoundSpec, without
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
+from rebasin_cli.spec.binding.cut_blocks import without
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.problem.result import Change, GroupChange
 from rebasin_cli.permutation import Permutations, gather
-from rebasin_cli.spec import BoundGroup, BoundSpec
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource, in_reals
 
 

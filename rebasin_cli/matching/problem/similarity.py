@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.terms import Term
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 
 @dataclass(frozen=True)

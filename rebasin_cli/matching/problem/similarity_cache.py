@@ -29,7 +29,7 @@ from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutations
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 ANEW = 0.7  # of all products: with more to do, sums are made anew, which also sheds rounding
 UPDATES = 50  # differences added to a float32 sum before it is made anew

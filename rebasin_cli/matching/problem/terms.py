@@ -25,7 +25,7 @@ from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.measure import inner, square
 from rebasin_cli.permutation import Permutation, Permutations, gather
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 Worth = Callable[[Tensor, Tensor], float]  # of a block of the reference and of the other
 

@@ -45,7 +45,7 @@ from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Verte
 from rebasin_cli.matching.relaxation.stacks import Matrices, stacked
 from rebasin_cli.permutation import Permutation, identity
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.spec import BoundGroup, drawn
+from rebasin_cli.spec.binding.bound import BoundGroup, drawn
 
 STEPS = 200
 RISE = 1e-6  # of the value: a step that gains less is one without progress (published: absolute)

@@ -11,7 +11,7 @@ from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.matching.relaxation.frank_wolfe import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import fields
 from rebasin_cli.permutation import Permutations
-from rebasin_cli.spec import BoundGroup
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 MIDDLE = "barycenter"  # the start in the middle of all permutations
 # Copies of a model's tensors: as it is, with each set of two chains permuted, and what these are

@@ -29,7 +29,7 @@ from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 
 TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's resolution

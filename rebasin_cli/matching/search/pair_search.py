@@ -25,7 +25,7 @@ from rebasin_cli.matching.search.descent import TOLERANCE, Descent, descend
 from rebasin_cli.matching.search.starts import identity_start
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 
 GIVEN = "given"  # the start that the caller gave, which is kept where nothing better is found
 

@@ -17,7 +17,7 @@ from rebasin_cli.matching.problem.similarity import summed
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, Permutations, identity
-from rebasin_cli.spec import drawn
+from rebasin_cli.spec.binding.bound import drawn
 
 Start = Callable[[Pair, Mapping[str, GroupFamily], torch.Generator], dict[str, Permutation]]
 

@@ -17,13 +17,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec import Spec
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
     Entry,
     Fixed,
     Named,
+    Spec,
     Split,
     axes_of,
     leaves,

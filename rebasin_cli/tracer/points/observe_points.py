@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import SpecError, UserCodeError
-from rebasin_cli.spec import BoundGroup, Spec, bind
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
@@ -21,6 +22,7 @@ from rebasin_cli.spec.language.model import (
     Fixed,
     Named,
     Product,
+    Spec,
     Split,
     axes_of,
     leaves,

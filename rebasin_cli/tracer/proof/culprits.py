@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec import BoundSpec, Spec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
     Entry,
     Fixed,
     Named,
+    Spec,
     Split,
     rewritten,
 )

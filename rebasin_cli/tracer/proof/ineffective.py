@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from rebasin_cli.spec import BoundSpec, Spec
-from rebasin_cli.spec.language.model import Named, axes_of, leaves
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Named, Spec, axes_of, leaves
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.derivation.unused import UNUSED

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation, take, take_member
-from rebasin_cli.spec import BoundSpec, Spec, bind, drawn
-from rebasin_cli.spec.language.model import Declaration, Entry, Named, axes_of, leaves
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec, drawn
+from rebasin_cli.spec.language.model import Declaration, Entry, Named, Spec, axes_of, leaves
 from rebasin_cli.tensors import InMemory, TensorInfo, in_reals
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, unsized

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec import Spec
-from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Split, rewritten
+from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Spec, Split, rewritten
 from rebasin_cli.wording import listed
 
 OTHER_INPUTS = "give it other inputs: --input file.py:function, or --input-shape"

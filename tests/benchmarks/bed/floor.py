@@ -13,10 +13,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching import Settings
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.axis_chains import front
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search import descent
 from rebasin_cli.permutation import Permutations, Permuted
 from rebasin_cli.tensors import InMemory, TensorSource

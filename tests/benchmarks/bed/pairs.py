@@ -11,8 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rebasin_cli.matching import Matching, Settings, match_weights
-from rebasin_cli.spec import BoundSpec, Spec, bind, load_spec, parse
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.settings import Settings
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, infos
 from tests.benchmarks.bed.networks import Network
 from tests.models.resnet import BASIC, BOTTLENECK, Kind, ResNet

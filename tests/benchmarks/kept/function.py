@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.models import Example
+from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.tracer.recording.capture import named_outputs
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.models import Example, shrunk
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.transformers.shrink import shrunk
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
     accepted,

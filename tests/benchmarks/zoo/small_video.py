@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from rebasin_cli.models import Example, Subject
+from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import noise
 
 SPATIAL, TEMPORAL = (64, 64), 8  # instead of 224 and 16, of which a proof takes ten CPU minutes

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.models import Example, Subject
+from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation, take
-from rebasin_cli.spec import BoundSpec, Spec, bind
-from rebasin_cli.spec.language.model import Declaration, Named, axes_of, leaves
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.language.model import Declaration, Named, Spec, axes_of, leaves
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer import Trace
 from rebasin_cli.tracer.proof.unproved import unsized
 from rebasin_cli.tracer.recording.capture import named_outputs
+from rebasin_cli.tracer.trace import Trace
 from tests.proof import draw, overwrite, permuted
 
 SEED = 20260  # not one of the proof's

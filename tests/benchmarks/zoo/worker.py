@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.models import Subject, subject
+from rebasin_cli.models.subject import Subject
+from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.tracer import Choices, Trace, trace
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
+from rebasin_cli.tracer.trace import Trace, trace
 from tests.benchmarks.zoo import twin
 from tests.benchmarks.zoo.architectures import ARGUMENTS
 from tests.benchmarks.zoo.small_video import KINDS, small_video

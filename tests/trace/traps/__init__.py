@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.models import Example, subject_of
 from rebasin_cli.models.module_weights import widen
-from rebasin_cli.spec import BoundSpec, bind, dump, parse, same_symmetry
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.binding.same_symmetry import same_symmetry
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.tracer import Choices, Trace, trace
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.proof.proof import Trial, random_permutations
+from rebasin_cli.tracer.trace import Trace, trace
 
 EXACT = 1e-9  # relative, in float64
 WRONG = 1e-3  # relative; what a wrong permutation does at least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint import Checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.estimator import (
     LearningState,
@@ -18,15 +18,16 @@ from rebasin_cli.commands.align.straight_through.estimator import (
 )
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
-from rebasin_cli.matching import Change, Matching, Status, match_weights, measure
+from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.device_tensors import working_dtype
-from rebasin_cli.matching.problem.result import HeldOut
+from rebasin_cli.matching.problem.measure import measure
+from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.network import batches_of, built
 from rebasin_cli.permutation import Permutations, Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 
 METHOD = "straight-through"

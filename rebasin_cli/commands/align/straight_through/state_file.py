@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from rebasin_cli.checkpoint import Checkpoint, open_checkpoint, write_tensors
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import LearningState
 from rebasin_cli.errors import CheckpointError, PermutationError
 from rebasin_cli.permutation import Permutation, Permutations
-from rebasin_cli.spec import BoundSpec
+from rebasin_cli.spec.binding.bound import BoundSpec
 
 STATE, REFERENCE, MODEL = "rebasin.learning", "rebasin.reference", "rebasin.model"
 

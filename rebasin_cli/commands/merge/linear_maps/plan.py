@@ -11,7 +11,7 @@ from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
 from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models import without_memory
+from rebasin_cli.models.subject import without_memory
 from rebasin_cli.network.network import Network, UserCode, plan_user_code
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice

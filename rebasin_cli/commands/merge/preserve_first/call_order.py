@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.models import Example
 from rebasin_cli.models.batch import Batch
+from rebasin_cli.models.subject import Example
 from rebasin_cli.network.scores import called
 
 

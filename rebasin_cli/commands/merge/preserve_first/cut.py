@@ -18,7 +18,7 @@ from rebasin_cli.commands.merge.preserve_first.call_order import (
 )
 from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.models import Example, Subject
+from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.wording import listed

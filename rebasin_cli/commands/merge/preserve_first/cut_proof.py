@@ -28,7 +28,7 @@ from rebasin_cli.commands.merge.preserve_first.joined_model import (
     with_tensors,
 )
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models import Example
+from rebasin_cli.models.subject import Example
 from rebasin_cli.tensors.trees import tensors_in
 from rebasin_cli.tracer.recording.dispatch import OperatorMode
 

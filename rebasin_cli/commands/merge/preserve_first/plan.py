@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint import Layout
 from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
+from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source

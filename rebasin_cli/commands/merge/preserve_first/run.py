@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from rebasin_cli.checkpoint import write_text
+from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.commands.merge.merged import Merged, Preserved
 from rebasin_cli.commands.merge.preserve_first.cut import widened
 from rebasin_cli.commands.merge.preserve_first.cut_proof import SAME, apart, outputs_of
@@ -20,8 +20,8 @@ from rebasin_cli.commands.merge.run import brought_together, merge_facts, merged
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
-from rebasin_cli.models import Example
 from rebasin_cli.models.module_weights import fill, held_infos, held_ties
+from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.imports import home
 from rebasin_cli.models.user.uncached_imports import reachable
 from rebasin_cli.network.user_code import users_code

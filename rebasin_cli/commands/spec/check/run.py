@@ -9,7 +9,8 @@ from rebasin_cli.commands.spec.check.plan import Checked, CheckPlan, GroupSeen
 from rebasin_cli.errors import SpecError
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec import BoundSpec, load_spec
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec.library import load_spec
 from rebasin_cli.spec_choice.choice import choose_spec
 
 

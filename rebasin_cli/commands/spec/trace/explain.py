@@ -8,9 +8,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rebasin_cli.presentation.tables import rendered, table
-from rebasin_cli.spec import BoundGroup
-from rebasin_cli.tracer import Trace
+from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.tracer.derivation.derive import FixedAxis
+from rebasin_cli.tracer.trace import Trace
 from rebasin_cli.wording import MORE_IN_GROUPS, listed
 
 SHOWN = 3  # tensors named as examples

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from time import perf_counter
 
-from rebasin_cli.checkpoint import Written, write_text
+from rebasin_cli.checkpoint.writing.writer import Written, write_text
 from rebasin_cli.commands.spec.trace.plan import Traced, TracePlan
 from rebasin_cli.commands.spec.trace.traced_text import traced_text
 from rebasin_cli.files.targets import OutputPlace
