@@ -43,7 +43,7 @@ def shortened(items: Sequence[ItemT], most: int, rest: Callable[[int], ItemT]) -
     return [*items[:most], rest(more)] if more > 0 else list(items)
 
 
-def listed(names: Sequence[str], most: int, rest: str = MORE) -> str:
+def listed(names: Sequence[str], most: int, *, rest: str = MORE) -> str:
     """Return the first `most` names as one line, and if there are more, what tells of them.
 
     rest: a format for their number, such as MORE.

@@ -34,7 +34,7 @@ def match_models(
         reference,
         CommonPart(model, overlap),
         choice.bound,
-        machine.settings(search),
+        settings=machine.settings(search),
         movable=choice.movable,
         initial=initial,
         labels=(str(reference.path), str(model.path)),

@@ -111,7 +111,7 @@ def problem_of(
     given: the spec, if none is named.
     """
     check_models(models, request, done=done)
-    choice = choose_spec(models, request.selection, request.tracing, given=given)
+    choice = choose_spec(models, request.selection, tracing=request.tracing, given=given)
     if searched:
         check_search(choice, machine, request.search, together=together)
     return MatchingProblem(tuple(models), machine, choice)

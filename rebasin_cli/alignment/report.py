@@ -206,7 +206,7 @@ def unseen_lines(matching: Matching) -> list[str]:
 
 
 def listed_names(names: tuple[str, ...]) -> str:
-    return listed(names, SHOWN, MORE_IN_GROUPS)
+    return listed(names, SHOWN, rest=MORE_IN_GROUPS)
 
 
 ALIGNED: Presenter[Aligned] = Presenter(

@@ -34,7 +34,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refused(error, str(path), "cannot write") from error
+        raise refused(error, str(path), what="cannot write") from error
 
 
 def read_failure(error: OSError, path: Path) -> RebasinError:

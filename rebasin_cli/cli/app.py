@@ -130,7 +130,7 @@ def _exit_code() -> int:
             try:
                 work = command_tree()(standalone_mode=False)
             except COMPLAINT as complaint:
-                fail("rebasin", _usage_error(complaint), json_wanted)
+                fail("rebasin", _usage_error(complaint), json_wanted=json_wanted)
         return work if isinstance(work, int) else carry_out(work)
     except typer.Exit as end:
         return end.exit_code

@@ -25,7 +25,7 @@ class ProgressBar:
         self._bars: Bars | None = None
 
     @contextmanager
-    def drawn(self, wanted: bool) -> Iterator[Progress]:
+    def drawn(self, *, wanted: bool) -> Iterator[Progress]:
         """Yield a progress function; it says nothing unless a bar is wanted and can be drawn."""
         console = Console(stderr=True)
         if not (wanted and console.is_terminal and not console.is_dumb_terminal):

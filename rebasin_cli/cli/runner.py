@@ -74,7 +74,7 @@ def guarded(command: str, *, json_wanted: bool = False) -> Iterator[None]:
     except (typer.Exit, COMPLAINT):
         raise
     except RebasinError as error:
-        fail(command, error, json_wanted)
+        fail(command, error, json_wanted=json_wanted)
     except BrokenPipeError as error:
         raise typer.Exit(PIPE_CLOSED) from error
     except KeyboardInterrupt as error:
@@ -84,17 +84,25 @@ def guarded(command: str, *, json_wanted: bool = False) -> Iterator[None]:
         say("terminated")
         raise typer.Exit(TERMINATED) from error
     except MemoryError:
-        fail(command, MachineError("out of memory", hint="--max-memory SIZE"), json_wanted)
+        fail(
+            command,
+            MachineError("out of memory", hint="--max-memory SIZE"),
+            json_wanted=json_wanted,
+        )
     except OSError as error:
         where = str(error.filename or "")
-        fail(command, MachineError(error.strerror or str(error), where=where), json_wanted)
+        fail(
+            command,
+            MachineError(error.strerror or str(error), where=where),
+            json_wanted=json_wanted,
+        )
     except Exception as error:
         say(traceback.format_exc())
         say("this is a bug in rebasin: please report it with the lines above")
         raise typer.Exit(BUG) from error
 
 
-def fail(command: str, error: RebasinError, json_wanted: bool) -> NoReturn:
+def fail(command: str, error: RebasinError, *, json_wanted: bool) -> NoReturn:
     """Say what is wrong, to a program too if it listens, and exit with the error's code."""
     from rebasin_cli.presentation.events import error_fields, event_line
 

@@ -36,7 +36,9 @@ class Screen:
     @contextmanager
     def progress(self) -> Iterator[Progress]:
         """Yield a progress function; it draws only on a terminal, and only if that is wanted."""
-        with self._bar.drawn(not (self.display.no_progress or self.display.quiet)) as progress:
+        with self._bar.drawn(
+            wanted=not (self.display.no_progress or self.display.quiet)
+        ) as progress:
             yield progress
 
     @contextmanager

@@ -49,6 +49,7 @@ def difference_of(
     wanted: Mapping[str, TensorInfo],
     found: Mapping[str, TensorInfo],
     selection: Selection,
+    *,
     apart: Sequence[str] = (),
 ) -> Difference:
     """Return the difference of two models in what takes part.

@@ -175,7 +175,7 @@ def check_fit(
     """
     problems: list[Problem] = []
     for number, model in enumerate(models, 2):
-        difference = difference_of(infos(reference), infos(model), selection, apart)
+        difference = difference_of(infos(reference), infos(model), selection, apart=apart)
         problems += mismatches(reference, model, difference, number)
     if problems:
         raise CheckpointError(*problems)

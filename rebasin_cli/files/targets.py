@@ -98,7 +98,7 @@ def output_file(output: Output, name: str) -> Path:
     return output.path / name if into else output.path
 
 
-def ending(model: Checkpoint, output: Output, out: Path | None = None) -> str:
+def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
     if model.path.is_dir():
         return ""

@@ -88,7 +88,7 @@ def noise(shape: Sequence[int], seed: int = 0) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=generator, device="cpu")
 
 
-def ids(shape: Sequence[int], below: int, avoid: Iterable[int | None] = ()) -> torch.Tensor:
+def ids(shape: Sequence[int], below: int, *, avoid: Iterable[int | None] = ()) -> torch.Tensor:
     """Return random int64 indices in 0..below-1 on the CPU, without those to avoid if others exist.
 
     Padding and end-of-text ids change what a model computes: masks, pooling positions.

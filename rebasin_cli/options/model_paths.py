@@ -32,7 +32,7 @@ def model_paths(models: Sequence[Path] | None) -> list[Path]:
     return [home_path(model) for model in models or ()]
 
 
-def piped_paths(models: Sequence[Path] | None, null: bool) -> list[Path]:
+def piped_paths(models: Sequence[Path] | None, *, null: bool) -> list[Path]:
     """Return the MODEL arguments, or if there are none the paths on stdin, unless a person types.
 
     stdin holds one path a line, or NDJSON events of another rebasin command, or with `null`

@@ -46,7 +46,8 @@ def _skipped(report: Report) -> Iterator[str]:
         reasons.setdefault(layer.why, []).append(layer.name)
     for why, names in reasons.items():
         left = "left as it was" if len(names) == 1 else "left as they were"
-        yield f"  {count(len(names), 'layer')} {left}, {why}: {listed(names, _SHOWN, AND_SO_ON)}"
+        shown = listed(names, _SHOWN, rest=AND_SO_ON)
+        yield f"  {count(len(names), 'layer')} {left}, {why}: {shown}"
 
 
 def layer_details(report: Report) -> list[RenderableType]:

@@ -75,7 +75,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         # Not a SpecError: the check cannot be made, which is no verdict on the spec.
         if error.errno not in NOWHERE:
-            raise refused(error, str(path), "the spec cannot be read") from error
+            raise refused(error, str(path), what="the spec cannot be read") from error
         what = f"the spec cannot be read: {error.strerror or error}"
         raise RebasinError(Problem(what, where=str(path))) from error
     except UnicodeDecodeError as error:

@@ -113,7 +113,7 @@ class _BundledFits:
     def __init__(self, headers: Headers, selection: Selection, view: View) -> None:
         self.headers, self._selection = headers, selection
         excused = [view.names[name] for name in _excused(headers, selection)]
-        self._names = outlines(view.infos, view.ties, excused)
+        self._names = outlines(view.infos, view.ties, excused=excused)
         self.path = headers.where
         self._found: dict[str, BoundSpec | Miss] = {}
 

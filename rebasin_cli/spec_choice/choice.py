@@ -67,8 +67,8 @@ class Choice:
 def choose_spec(
     models: Sequence[Checkpoint],
     selection: Selection = Selection(),
-    tracing: Tracing = Tracing(),
     *,
+    tracing: Tracing = Tracing(),
     given: GivenSpec | None = None,
 ) -> Choice:
     """Return the spec for all models of a command. given: where it comes from if none is named.

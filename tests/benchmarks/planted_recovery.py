@@ -126,7 +126,7 @@ def search(
     """Match `other` to the model and compare what was found with what was hidden."""
     reference, began = InMemory(problem.state), time.process_time()
     seeded = replace(settings, seed=seed)
-    found = match_weights(reference, InMemory(other), problem.bound, seeded)
+    found = match_weights(reference, InMemory(other), problem.bound, settings=seeded)
     cpu = time.process_time() - began
     clean = moved(problem, problem.state, hidden)
     back = moved(problem, clean, found.permutations)

@@ -190,7 +190,7 @@ def saved(fields: Fields, folder: Path) -> None:
 def planted(folder: Path, selection: Selection, tracing: Tracing) -> None:
     """Write a copy beside a folder with every group of its spec in another order."""
     checkpoint = open_checkpoint(folder)
-    bound = choose_spec([checkpoint], selection, tracing).bound
+    bound = choose_spec([checkpoint], selection, tracing=tracing).bound
     orders = drawn(bound.groups.values(), torch.Generator().manual_seed(3))
     moved = Permuted(checkpoint, bound.tensors, orders)
     shutil.copytree(folder, folder.parent / "b")

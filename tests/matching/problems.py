@@ -38,7 +38,7 @@ class Problem:
             InMemory(reference or self.state),
             InMemory(other),
             self.bound,
-            Settings(**settings),
+            settings=Settings(**settings),
             movable=movable,
             initial=initial,
         )

@@ -139,6 +139,6 @@ def test_fixed_heads_of_a_network_with_slopes(jobs):
     assert permutations["head"] == still(problem)["head"]
     other = problem.permuted(permutations, problem.noisy(seed=4, amount=0.2))
     found = match_weights(
-        InMemory(problem.state), InMemory(other), problem.bound, Settings(jobs=jobs)
+        InMemory(problem.state), InMemory(other), problem.bound, settings=Settings(jobs=jobs)
     )
     assert same(found.permutations, inverse(permutations))

@@ -52,7 +52,7 @@ def segment(problem, here, count):
         first, last = problem.draw(10 * which), problem.draw(10 * which + 1)
         starts.append(between(middle(here), corner(here, first), 0.4))
         ends.append(corner(here, last))
-        models = [softened(stack, which, None, here.fixed) for stack in stacks(here)]
+        models = [softened(stack, which, None, fixed=here.fixed) for stack in stacks(here)]
         for model in models:
             model.step(model.towards(here.orders(first)), 0.4)
         ways.append([model.towards(here.orders(last)) for model in models])

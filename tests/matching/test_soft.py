@@ -60,7 +60,7 @@ def test_after_any_steps_each_part_is_the_model_times_its_matrices(name, begin):
     here = space(problem, unrelated(name, 1))
     drawn = {"identity": {}, "drawn": problem.draw(5)}
     start = here.orders(drawn[begin]) if begin in drawn else None
-    models = [softened(stack, 1, start, here.fixed) for stack in stacks(here)]
+    models = [softened(stack, 1, start, fixed=here.fixed) for stack in stacks(here)]
     point = middle(here) if start is None else corner(here, drawn[begin])
     for seed, length in enumerate(LENGTHS):
         permutations = problem.draw(seed)
@@ -83,7 +83,7 @@ def test_a_step_of_length_one_arrives_at_the_vertex_and_of_zero_stays(name):
     here = space(problem, unrelated(name, 1))
     vertex = here.orders(problem.draw(4))
     for stack in stacks(here):
-        model = softened(stack, 1, None, here.fixed)
+        model = softened(stack, 1, None, fixed=here.fixed)
         before = model.whole.clone()
         model.step(model.towards(vertex), 0.0)
         assert torch.equal(model.whole, before)

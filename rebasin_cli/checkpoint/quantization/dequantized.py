@@ -124,7 +124,9 @@ class _AllCodes:
         settings = self._config.get(SETTINGS)
         given = settings.get("weight_block_size") if isinstance(settings, Mapping) else None
         known = given if isinstance(given, list) else ()
-        return block_sizes(self._infos[codes.name].shape, self._infos[codes.scale].shape, known)
+        return block_sizes(
+            self._infos[codes.name].shape, self._infos[codes.scale].shape, known=known
+        )
 
     def values(self, name: str, tensor: Tensor) -> Tensor:
         """Return the weights that codes stand for."""
@@ -139,7 +141,7 @@ class _AllCodes:
 
 
 def block_sizes(
-    codes: Sequence[int], scale: Sequence[int], known: Sequence[int] = ()
+    codes: Sequence[int], scale: Sequence[int], *, known: Sequence[int] = ()
 ) -> tuple[int, ...] | None:
     """Return how many codes share a scale along each axis, None if the shapes do not say.
 

@@ -120,7 +120,7 @@ def _choice(
     if selection.spec is None:  # a spec that is named names heads too
         selection = selection.passing(heads)
     with told_of_codes(models[1:]):
-        return choose_spec(models, selection, tracing, given=given)
+        return choose_spec(models, selection, tracing=tracing, given=given)
 
 
 def _given(inputs: MethodInputs) -> GivenSpec | None:

@@ -129,7 +129,7 @@ def barrier(
         if plot is not None:
             require_matplotlib()
         request = BarrierRequest(
-            models=piped_paths(models, null),
+            models=piped_paths(models, null=null),
             steps=steps,
             at=places,
             align=not no_align,

@@ -97,7 +97,7 @@ def lerp(
 
     def plan(told: Progress) -> LerpPlan:
         request = LerpRequest(
-            models=piped_paths(models, null),
+            models=piped_paths(models, null=null),
             steps=steps,
             at=places,
             endpoints=endpoints,

@@ -108,7 +108,7 @@ def merge(
 
     def request(told: Progress) -> MergeRequest:
         return MergeRequest(
-            models=piped_paths(models, null),
+            models=piped_paths(models, null=null),
             strategy=strategy,
             weights=numbers,
             reference=ref,

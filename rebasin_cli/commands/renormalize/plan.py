@@ -96,7 +96,7 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
     _check_parents(correction, opened)
     by_spec = correction.method == "calibrate" and correction.code is None
     searched = correction.by_parents and (request.align or by_spec)
-    choice = choose_spec([model, *opened], whole, tracing) if searched else None
+    choice = choose_spec([model, *opened], whole, tracing=tracing) if searched else None
     if choice and request.align:
         check_search(choice, machine, Search())
     (out,) = output_paths([model], request.output, word="renormalized")

@@ -29,7 +29,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         plan.a,
         plan.b,
         bound,
-        plan.machine.settings(plan.request.search),
+        settings=plan.machine.settings(plan.request.search),
         movable=plan.choice.movable,
         labels=(str(plan.a.path), str(plan.b.path)),
         progress=progress,

@@ -48,7 +48,7 @@ class Request:
             self.sources[reference],
             self.sources[which],
             self.bound,
-            self.settings,
+            settings=self.settings,
             movable=self.movable,
             labels=(self.labels[reference], self.labels[which]),
             progress=self.progress,
@@ -92,7 +92,7 @@ class Total:
         first = request.sources[request.reference]
         self._sum = {name: torch.zeros_like(_wide(first.load(name))) for name in voting(request)}
 
-    def add(self, which: int, permutations: Permutations, sign: int = 1) -> None:
+    def add(self, which: int, permutations: Permutations, *, sign: int = 1) -> None:
         """Add a permuted model to the sum, or with sign -1 take it out."""
         model = self._request.permuted(which, permutations)
         for name, value in self._sum.items():
@@ -105,7 +105,7 @@ class Total:
             InMemory(self._sum),
             request.sources[which],
             request.bound,
-            request.settings,
+            settings=request.settings,
             movable=request.movable,
             initial=initial,
             labels=("the sum of the other models", request.labels[which]),
@@ -118,7 +118,7 @@ class Total:
         The part of F that depends on W_b is <S - W_b, W_b>. The sum serves as well as the mean that
         is published: a positive factor changes no best order.
         """
-        self.add(which, permutations, -1)
+        self.add(which, permutations, sign=-1)
         found = self.match(which, permutations)
         self.add(which, found)
         return found

@@ -137,7 +137,10 @@ def reordered(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
 
 
 def around(
-    chains: Sequence[Chain], orders: Mapping[tuple[str, ...], Tensor], position: int | None = None
+    chains: Sequence[Chain],
+    orders: Mapping[tuple[str, ...], Tensor],
+    *,
+    position: int | None = None,
 ) -> list[Tensor | None]:
     """Return the order of every chain, None for the one at a position."""
     return [None if k == position else orders[chain.groups] for k, chain in enumerate(chains)]

@@ -160,7 +160,7 @@ class SimilarityCache:
     def _add_product(self, values: Tensor, site: Site, position: int, orders: Orders) -> None:
         """Add a site's share. On its own, so that its copies are gone before the next site's."""
         reference, other = self._pair.arrays(site)
-        columns = front(reordered(other, around(site.chains, orders, position)), position)
+        columns = front(reordered(other, around(site.chains, orders, position=position)), position)
         values.addmm_(front(reference, position), columns.T)
 
     def _add_difference(
@@ -176,7 +176,7 @@ class SimilarityCache:
         With two chains q and r moved, S(q', r') - S(q, r) is (S(q', r) - S(q, r)) + (S(q', r') -
         S(q', r)): `now` holds the orders that have been accounted for so far.
         """
-        before, after = (around(site.chains, each, position) for each in orders)
+        before, after = (around(site.chains, each, position=position) for each in orders)
         reference, other = self._pair.arrays(site)
         now = list(before)
         for k, chain in enumerate(site.chains):

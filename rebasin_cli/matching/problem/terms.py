@@ -136,7 +136,11 @@ class Pair:
         return self.total({family.root: family}, permutations)
 
     def total(
-        self, families: Mapping[str, GroupFamily], permutations: Permutations, worth: Worth = inner
+        self,
+        families: Mapping[str, GroupFamily],
+        permutations: Permutations,
+        *,
+        worth: Worth = inner,
     ) -> float:
         """Return the part of the objective in the blocks of all families."""
         return sum(

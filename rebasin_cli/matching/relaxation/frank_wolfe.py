@@ -186,7 +186,7 @@ class PolytopeWalk:
         self._polytope = polytope
         self._stacks = stacked(polytope.fields, polytope.fixed)
         self._models = [
-            [softened(stack, which + 1, start, polytope.fixed) for stack in self._stacks]
+            [softened(stack, which + 1, start, fixed=polytope.fixed) for stack in self._stacks]
             for which, start in enumerate(starts)
         ]
         self._soft = [polytope.matrices(start) for start in starts]

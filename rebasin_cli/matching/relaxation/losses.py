@@ -106,7 +106,7 @@ def _improved(
     for field in polytope.fields:
         for k, chain in enumerate(field.chains):
             if chain.groups[0] == family.root:
-                rest = around(field.chains, orders, k)
+                rest = around(field.chains, orders, position=k)
                 there = front(reordered(field.arrays[1], rest), k)
                 costs = loss.costs(front(field.arrays[0], k), there)
                 values[chain.groups] = values.get(chain.groups, 0) - costs

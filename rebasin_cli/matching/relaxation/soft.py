@@ -65,7 +65,7 @@ class Softened:
 
 
 def softened(
-    stack: Stack, which: int, start: Vertex | None, fixed: frozenset[str] = frozenset()
+    stack: Stack, which: int, start: Vertex | None, *, fixed: frozenset[str] = frozenset()
 ) -> Softened:
     """Return a model under a start: the order of each chain, None for the middle of all orders.
 

@@ -92,7 +92,7 @@ class PairSearch:
 
         Families that do not move, and tensors without a group, are the same in all attempts.
         """
-        return self.pair.total(self.families, permutations, self.loss.worth)
+        return self.pair.total(self.families, permutations, worth=self.loss.worth)
 
     def descend(self, start: Permutations, *, seed: int, visits: int | None = None) -> Descent:
         """Descend by coordinates. visits: of each family; None: by the settings."""

@@ -92,7 +92,7 @@ def _caller(model: nn.Module, vocabulary: int | None) -> Callable[[tuple[int, ..
     positional, keywords = _required(model)
 
     def tensor(shape: tuple[int, ...], seed: int) -> torch.Tensor:
-        return noise(shape, seed) if vocabulary is None else ids(shape, vocabulary, (0,))
+        return noise(shape, seed) if vocabulary is None else ids(shape, vocabulary, avoid=(0,))
 
     def call(shape: tuple[int, ...]) -> Example:
         args = tuple(tensor(shape, seed) for seed in range(positional))

@@ -160,7 +160,7 @@ def _complete(
         problems.add(
             f"the names of {label!r} have a gap: there is no {missing}",
             place,
-            detail=f"found {listed(list(map(str, indices)), _SHOWN, f', ... {indices[-1]}')}",
+            detail=f"found {listed(list(map(str, indices)), _SHOWN, rest=f', ... {indices[-1]}')}",
             hint="an axis of names counts 0, 1, 2, ... without gaps",
             kind="gap",
         )

@@ -38,6 +38,7 @@ class Outlines:
 def outlines(
     infos: Mapping[str, TensorInfo],
     ties: Mapping[str, str],
+    *,
     excused: Collection[str] = (),
 ) -> Outlines:
     """Return the outlines of a checkpoint.

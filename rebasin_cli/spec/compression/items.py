@@ -48,7 +48,7 @@ class Item:
 
 
 def families_of(
-    said: ItemForms, known: Iterable[str], names: TensorNames | None = None
+    said: ItemForms, known: Iterable[str], *, names: TensorNames | None = None
 ) -> list[list[Item]]:
     """Return names in families that differ in indices only, those in which some have a meaning.
 

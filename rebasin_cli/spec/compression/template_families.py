@@ -48,7 +48,7 @@ def tensor_families(spec: Spec, names: TensorNames) -> list[TemplateFamily]:
     forms = Forms(frozenset(spec.sizes))
     said = {key: forms.take(entry) for key, entry in spec.tensors.items() if is_name(key)}
     families = []
-    for items in families_of(said, names.order, names):
+    for items in families_of(said, names.order, names=names):
         short = cover(items)
         # What single lines say is no row of layers, of which `{last}` could be the last.
         alone = {rule.pattern for rule in short if rule.single}
@@ -99,7 +99,7 @@ def _list(key: str, listed: frozenset[str], names: TensorNames) -> Iterator[Temp
     done = {name for members in globs.values() for name in members}
     forms = Forms()
     said = {name: forms.take(True) for name in names.order if name in listed - done}
-    for items in families_of(said, names.order, names):
+    for items in families_of(said, names.order, names=names):
         yield TemplateFamily(key, _lines(cover(items)), _lines(explicit(items)))
 
 

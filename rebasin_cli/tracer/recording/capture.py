@@ -51,7 +51,7 @@ def _record(
     chosen: list[str] = []
     ends: list[int] = []
     for number, (args, kwargs) in enumerate(examples):
-        mapped((args, kwargs), Tensor, lambda t: recorder.name(t, "input", data.get(id(t))))
+        mapped((args, kwargs), Tensor, lambda t: recorder.name(t, "input", data=data.get(id(t))))
         torch.manual_seed(0)
         with primitive_kernels(), recorder:
             returned = model(*args, **kwargs)
@@ -73,11 +73,11 @@ def _name_tensors(
         if isinstance(tensor, Tensor):
             kind = "parameter" if id(tensor) in parameters else "buffer"
             numbers = data.get(id(tensor)) if recorder.fake else tensor.detach()
-            named[name] = recorder.name(tensor, f"{kind} {name}", numbers)
+            named[name] = recorder.name(tensor, f"{kind} {name}", data=numbers)
     for name, tensor in model.named_parameters(remove_duplicate=False):
         recorder.name(tensor, f"parameter {name}")
     for _, tensor in model.named_buffers():
-        recorder.name(tensor, "constant", data.get(id(tensor)) if recorder.fake else tensor)
+        recorder.name(tensor, "constant", data=data.get(id(tensor)) if recorder.fake else tensor)
     return named
 
 

@@ -60,7 +60,7 @@ class Recorder(OperatorMode):
         self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
         self._count = 0
 
-    def name(self, tensor: Tensor, source: str, data: Tensor | None = None) -> Value:
+    def name(self, tensor: Tensor, source: str, *, data: Tensor | None = None) -> Value:
         """Return the value of a tensor that no call made."""
         return self._known(tensor) or self._add(tensor, source, data, None)
 

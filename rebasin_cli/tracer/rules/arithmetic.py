@@ -45,7 +45,7 @@ def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int
 
 
 def contract(
-    analysis: Analysis, one: AxisTerms, two: AxisTerms, dims: tuple[int, int], batch: int = 0
+    analysis: Analysis, one: AxisTerms, two: AxisTerms, dims: tuple[int, int], *, batch: int = 0
 ) -> AxisTerms:
     """Return the axes of a sum of products over one dimension of each of two tensors.
 
@@ -64,13 +64,13 @@ def contract(
 
 
 def product(
-    analysis: Analysis, one: Value, two: Value, dims: tuple[int, int], batch: int = 0
+    analysis: Analysis, one: Value, two: Value, dims: tuple[int, int], *, batch: int = 0
 ) -> AxisTerms:
     """Return the axes of a sum of products of two values; see `contract`."""
     left, right = analysis.of(one), analysis.of(two)
     analysis.read(one, left[dims[0]])
     analysis.read(two, right[dims[1]])
-    return contract(analysis, left, right, dims, batch)
+    return contract(analysis, left, right, dims, batch=batch)
 
 
 def mm(analysis: Analysis, call: Call) -> list[AxisTerms]:
@@ -85,7 +85,7 @@ def addmm(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """A matrix or matrix-vector product, batched or not, added to the first argument."""
     added, one, two = call.args[:3]
     batch = int(len(two.shape) == 3)
-    made = product(analysis, one, two, (-1, batch), batch)
+    made = product(analysis, one, two, (-1, batch), batch=batch)
     return [broadcast(analysis, [made, analysis.of(added)], [extent(term) for term in made])]
 
 

@@ -21,7 +21,7 @@ LOOKED_UP = "looked up by index"
 
 
 def looked_into(
-    analysis: Analysis, axes: AxisTerms, dim: int, index: Value, text: str = LOOKED_UP
+    analysis: Analysis, axes: AxisTerms, dim: int, index: Value, *, text: str = LOOKED_UP
 ) -> None:
     """Tie an axis to the domain of the index that looks into it, or freeze it."""
     term = axes[dim]
@@ -40,7 +40,7 @@ def looked_into(
 
 def embedding(analysis: Analysis, call: Call) -> list[AxisTerms]:
     table, index = analysis.of(call.args[0]), call.args[1]
-    looked_into(analysis, table, 0, index, "embedding rows")
+    looked_into(analysis, table, 0, index, text="embedding rows")
     analysis.read(call.args[0], table[0])
     return [(*analysis.of(index), *table[1:])]
 

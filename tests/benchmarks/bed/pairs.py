@@ -55,7 +55,9 @@ class Pair:
     bound: BoundSpec
 
     def match(self, settings: Settings) -> Matching:
-        return match_weights(InMemory(self.reference), InMemory(self.other), self.bound, settings)
+        return match_weights(
+            InMemory(self.reference), InMemory(self.other), self.bound, settings=settings
+        )
 
 
 def trained(network: Network, seeds: tuple[int, int]) -> Pair:

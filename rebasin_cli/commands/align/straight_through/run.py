@@ -43,7 +43,7 @@ def by_straight_through(plan: AlignPlan, item: AlignItem, progress: Progress) ->
         plan.reference,
         item.model,
         plan.choice.bound,
-        replace(plan.machine.settings(plan.request.search), method="auto"),
+        settings=replace(plan.machine.settings(plan.request.search), method="auto"),
         movable=plan.choice.movable,
         initial=plan.initial,
         labels=(str(plan.reference.path), str(item.model.path)),

@@ -74,7 +74,7 @@ class Anatomy:
     no_zero: str = ""
 
 
-def anatomy(trio: Trio, batches: Batches, progress: Progress = silent) -> Anatomy:
+def anatomy(trio: Trio, batches: Batches, *, progress: Progress = silent) -> Anatomy:
     """Return the figures of two models and their midpoint from one pass over batches.
 
     Each batch is run twice, the second time as zeros of the same shape; integers among floating

@@ -21,6 +21,6 @@ def anatomized(
     midpoint = Mean(ends, (0.5, 0.5), 0, plan.request.selection.selects)
     network, machine = plan.code.network, plan.machine
     trio = Trio(*(built(network, source, machine) for source in (*ends, midpoint)))
-    found = anatomy(trio, batches_of(plan.code, machine), progress)
+    found = anatomy(trio, batches_of(plan.code, machine), progress=progress)
     paths = tuple(model.path for model in plan.models)
     return Anatomized(paths, found, aligned, perf_counter() - began)

@@ -68,6 +68,7 @@ def stacked_moments(
     models: Sequence[nn.Module],
     readers: Mapping[str, tuple[str, Tensor]],
     batches: Batches,
+    *,
     progress: Progress = silent,
 ) -> dict[str, CrossMoments]:
     """Return the products of all units of all models with one another, group by group.

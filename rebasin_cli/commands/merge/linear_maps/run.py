@@ -80,7 +80,7 @@ def _moments(
         group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
         for group, reader in plan.readers.items()
     }
-    return stacked_moments(models, readers, batches_of(plan.code, machine), progress)
+    return stacked_moments(models, readers, batches_of(plan.code, machine), progress=progress)
 
 
 def _maps(plan: LinearMapsPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:

@@ -22,7 +22,7 @@ def run_check(plan: CheckPlan, progress: Progress) -> Iterator[Checked]:
             yield Checked(plan.spec, None, len(spec.tensors), (), (), None)
             return
         bound = choose_spec(
-            [plan.model], replace(plan.request.selection, spec=plan.spec), Tracing()
+            [plan.model], replace(plan.request.selection, spec=plan.spec), tracing=Tracing()
         ).bound
     except SpecError as error:
         yield Checked(plan.spec, plan.model.path if plan.model else None, 0, (), (), error)

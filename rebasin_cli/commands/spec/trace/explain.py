@@ -88,7 +88,7 @@ def _unused(trace: Trace) -> Table:
 
 
 def _examples(names: Sequence[str]) -> str:
-    return escape(listed(names, SHOWN, MORE_IN_GROUPS))
+    return escape(listed(names, SHOWN, rest=MORE_IN_GROUPS))
 
 
 def _table(*headings: str) -> Table:

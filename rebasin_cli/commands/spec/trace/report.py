@@ -69,7 +69,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     refuted = trace.proof.refuted if trace.proof else {}
     yield from (f"  group {name!r} {what}" for name, what in refuted.items())
     if trace.unused:
-        shown = listed(trace.unused, NAMED, AND_SO_ON)
+        shown = listed(trace.unused, NAMED, rest=AND_SO_ON)
         yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"
     if trace.unknown:
         yield f"  operators without a rule: {', '.join(trace.unknown)}"
