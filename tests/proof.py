@@ -13,9 +13,10 @@ from rebasin_cli.permutation import Permutation, take_member
 from rebasin_cli.spec.binding.bound import BoundSpec, drawn
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor
+from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, relative_difference
 from tests.models import Inputs, outputs
 
-EXACT = 1e-10  # relative, in float64: only the order of additions differs
+EXACT = SAME_IN_FLOAT64
 BROKEN = 1e-4  # relative; the weakest wrong axis, a norm deep in a resnet101, makes 5e-4
 
 
@@ -87,7 +88,7 @@ def overwrite(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 def change(before: Tensor, after: Tensor) -> float:
     """Return the largest difference, relative to the largest value."""
-    return float((after - before).abs().max() / before.abs().max())
+    return relative_difference(before, after)
 
 
 def _without(tensor: BoundTensor, lost: set[str]) -> BoundTensor:

@@ -17,6 +17,7 @@ from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.tensors import TensorSource, dtype_name
+from rebasin_cli.tensors.compare import SAME_FUNCTION, relative_difference
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.tracer.recording.capture import named_outputs, primary_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
@@ -109,19 +110,7 @@ def _finite(outputs: OutputsByInput) -> bool:
 
 def _apart(one: OutputsByInput, other: OutputsByInput) -> float:
     pairs = [(run[n], again[n]) for run, again in zip(one, other, strict=True) for n in run]
-    return max((_relative(a, b) for a, b in pairs), default=math.inf)
-
-
-def _relative(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference of two outputs, over the largest value of the first."""
-    if a.shape != b.shape or not a.numel():
-        return 0.0 if a.shape == b.shape else math.inf
-    difference = float((a - b).abs().max())
-    scale = float(a.abs().max())
-    return math.inf if math.isnan(difference) else difference / (scale or 1.0)
-
-
-SAME_FUNCTION = 1e-5  # relative: what float32 inside a model makes of another order of sums
+    return max((relative_difference(a, b) for a, b in pairs), default=math.inf)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.compare import same_bits, wide
 
 
 def kind(dtype: torch.dtype) -> str:
@@ -74,18 +75,10 @@ def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
         return None
     result = tensor.to(dtype)
     # there and back: signs of 64-bit integers survive that, their values in between do not
-    back = torch.equal(_bytes(result.to(tensor.dtype)), _bytes(tensor))
-    return result if back and torch.equal(_wide(result), _wide(tensor)) else None
+    back = same_bits(result.to(tensor.dtype), tensor)
+    return result if back and torch.equal(wide(result), wide(tensor)) else None
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
     found = exactly(a, b.dtype)
-    return found is not None and torch.equal(_bytes(found), _bytes(b))
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.complex128)
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    return found is not None and same_bits(found, b)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+# How far apart two runs of one function may be, in units of their largest value.
+SAME_IN_FLOAT64 = 1e-10  # all of it in float64: nothing but the order of additions may differ
+SAME_FUNCTION = 1e-5  # what float32 inside a model makes of another order of sums
+# Of random parameters, which such a model's norms and softmaxes amplify; groups that are wrong
+# change outputs by 1e-3 to 1.
+ACCEPTED = 1e-4
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -26,6 +35,24 @@ def max_difference(a: Tensor, b: Tensor) -> float:
 def max_value(a: Tensor) -> float:
     """Return the largest |a|; 0 for empty tensors."""
     return float(wide(a).abs().max()) if a.numel() else 0.0
+
+
+def relative_difference(a: Tensor, b: Tensor, *, least: float = 0.0) -> float:
+    """Return max |a - b| / max |a|: how far apart two arrays are, in units of their largest value.
+
+    Equal infinities are no difference and no scale. Infinite: for other shapes, or where one is
+    NaN, or infinite, and the other is not the same. 0: without numbers. least: a scale below it
+    counts as it; where the scale is 0 for all that, the difference is absolute. Computed in the
+    dtype of the arrays, whole numbers in float64: widen before what is too narrow.
+    """
+    if a.shape != b.shape:
+        return math.inf
+    if not a.numel():
+        return 0.0
+    a, b = (t if t.is_floating_point() or t.is_complex() else wide(t) for t in (a, b))
+    gap = float(torch.where(a == b, 0.0, (a - b).abs()).max())
+    scale = max(max_value(a[a.isfinite()]), least)
+    return math.inf if math.isnan(gap) else gap / (scale or 1.0)
 
 
 def wide(a: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import Entry, Spec
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.derivation.experts import ExpertFamily, families, routers, stacked
@@ -36,7 +37,6 @@ from rebasin_cli.tracer.proof.culprits import (
 )
 from rebasin_cli.tracer.proof.ineffective import fixed_axes, unmoved, unmoved_tensors, without
 from rebasin_cli.tracer.proof.proof import (
-    ACCEPTED,
     Proof,
     Trial,
     random_permutations,

@@ -20,7 +20,8 @@ from rebasin_cli.spec.binding.bind import uncovered
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.library import load_spec, spec_text
 from rebasin_cli.spec_choice.choice import choose_spec
-from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial, random_permutations
+from rebasin_cli.tensors.compare import ACCEPTED
+from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from tests.library.entry import Entry, Model
 from tests.library.table import ENTRIES
 from tests.library.written import described, text_of, variants_of

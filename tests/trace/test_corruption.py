@@ -34,9 +34,10 @@ from rebasin_cli.spec.language.model import (
     leaves,
     product,
 )
+from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import mapped
 from rebasin_cli.tracer.proof.culprits import declared_one_sided
-from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial, random_permutations
+from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from rebasin_cli.tracer.recording.capture import Arguments
 from rebasin_cli.tracer.trace import Trace, trace
 from tests.models import EXAMPLES

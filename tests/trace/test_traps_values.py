@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
-from rebasin_cli.tracer.proof.proof import ACCEPTED
 from tests.trace.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"

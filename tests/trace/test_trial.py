@@ -16,7 +16,8 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block, Dim
-from rebasin_cli.tracer.proof.proof import ACCEPTED, Trial
+from rebasin_cli.tensors.compare import ACCEPTED
+from rebasin_cli.tracer.proof.proof import Trial
 from tests.trace.traps import Net, noise
 
 WHOLE = {"w": [Block(0, (Dim(8, 1),))]}

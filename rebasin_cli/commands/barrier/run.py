@@ -43,7 +43,8 @@ from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.tensors import TensorSource
 
 NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
-# Relative: float32 sums in another order of units may differ, by less than this.
+# Of the larger of two losses: what float32 sums in another order of units make of one, in a mean
+# over a data set and not in the outputs of a model (`tensors.compare`).
 SAME_LOSS = 1e-4
 
 BarrierOutcome = Aligned | Scored | Curves | Contour | Anatomized

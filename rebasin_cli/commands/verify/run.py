@@ -15,7 +15,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
-from rebasin_cli.tensors.compare import max_difference, max_value, same_bits
+from rebasin_cli.tensors.compare import relative_difference, same_bits, wide
 
 
 def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
@@ -42,7 +42,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         a, b = plan.a.load(name), moved.load(name)
         if not same_bits(a, b):
             different.append(name)
-            largest = max(largest, max_difference(a, b) / (max_value(a) or 1.0))
+            largest = max(largest, relative_difference(wide(a), wide(b)))
     yield Verified(
         a=plan.a.path,
         b=plan.b.path,

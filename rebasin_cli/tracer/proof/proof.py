@@ -16,14 +16,14 @@ from rebasin_cli.spec.binding.bound import BoundSpec, drawn
 from rebasin_cli.spec.language.model import Declaration, Entry, Named, Spec, axes_of, leaves
 from rebasin_cli.tensors import InMemory, TensorInfo, in_reals
 from rebasin_cli.tensors.blocks import Block
+from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, unsized
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
 
-EXACT = 1e-9  # relative: above it, something in the model computes in float32
-ACCEPTED = 1e-4  # relative: wrong groups change outputs by 1e-3 to 1
 KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
+LEAST = 1e-30  # scale of an output: one of zeros that moves at all is not the same
 DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
 
 
@@ -283,12 +283,6 @@ def _identical(before: Tensor, after: Tensor) -> bool:
 
 def _relative(before: Tensor, after: Tensor) -> float:
     before, after = in_reals(before), in_reals(after)
-    if before.shape != after.shape:
-        return math.inf
-    if not before.is_floating_point():
+    if not before.is_floating_point():  # an index that differs has no distance
         return 0.0 if torch.equal(before, after) else math.inf
-    scale = (
-        before[before.isfinite()].abs().max() if before.isfinite().any() else before.new_ones(())
-    )
-    gap = torch.where(before == after, 0.0, (before - after).abs().nan_to_num(nan=math.inf))
-    return float(gap.max() / scale.clamp_min(1e-30)) if gap.numel() else 0.0
+    return relative_difference(before, after, least=LEAST)

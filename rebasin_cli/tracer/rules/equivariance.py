@@ -242,5 +242,6 @@ def _equal(one: Tensor, two: Tensor) -> bool:
         return torch.equal(one, two)
     if not one.numel():
         return True
+    # Not the whole as in `relative_difference`: each number has room of its own beside the scale's.
     precision = ROUNDING * torch.finfo(one.dtype).eps
     return torch.allclose(one, two, rtol=precision, atol=precision * float(one.abs().max()))

@@ -29,10 +29,9 @@ from rebasin_cli.commands.merge.preserve_first.joined_model import (
 )
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.subject import Example
+from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, relative_difference
 from rebasin_cli.tensors.trees import tensors_in
 from rebasin_cli.tracer.recording.dispatch import OperatorMode
-
-SAME = 1e-10  # of outputs in float64, relative: nothing that was replaced is read any more
 
 
 def holds(
@@ -51,7 +50,7 @@ def holds(
         found = _with_noise(model, seam, example, value)
     except (TypeError, UserCodeError):  # it is called without a tensor, or noise is no input
         return False
-    return apart(expected, found) <= SAME
+    return apart(expected, found) <= SAME_IN_FLOAT64
 
 
 def costs(model: nn.Module, seam: CutPoint, example: Example) -> tuple[int, int]:
@@ -91,13 +90,20 @@ class _Operations(OperatorMode):
 
 
 def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    """Return the largest difference of outputs, over their largest value."""
+    """Return the largest difference of all outputs together, over the largest value of them all.
+
+    Infinite where outputs are: those of a model that overflows are equal whatever it reads.
+    """
     if [t.shape for t in one] != [t.shape for t in other]:
         return math.inf
-    pairs = [(a.double(), b.double()) for a, b in zip(one, other, strict=True) if a.numel()]
-    scale = max((float(a.abs().max()) for a, _ in pairs), default=0.0)
-    most = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
-    return math.inf if math.isnan(most) else most / (scale or 1.0)
+    expected, found = (
+        torch.cat([torch.empty(0), *map(_flat, outputs)]) for outputs in (one, other)
+    )
+    return relative_difference(expected, found) if expected.isfinite().all() else math.inf
+
+
+def _flat(output: Tensor) -> Tensor:
+    return output.double().flatten()
 
 
 def outputs_of(model: nn.Module, example: Example) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.commands.merge.merged import Merged, Preserved
 from rebasin_cli.commands.merge.preserve_first.cut import widened
-from rebasin_cli.commands.merge.preserve_first.cut_proof import SAME, apart, outputs_of
+from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import brought_together, merge_facts, merged_outcome
@@ -29,6 +29,7 @@ from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import InMemory, TensorInfo, TensorSource
 from rebasin_cli.tensors.blocks import Window
+from rebasin_cli.tensors.compare import SAME_IN_FLOAT64
 from rebasin_cli.tensors.derived import Gathered
 
 
@@ -145,7 +146,7 @@ def _proved(plan: PreservePlan, bench: ProofInputs, names: Mapping[str, str]) ->
     fill(single, reference, plan.network.windows)
     fill(joined, copies, {name: Window.whole(info) for name, info in held_infos(joined).items()})
     difference = max(apart(outputs_of(single, e), outputs_of(joined, e)) for e in bench.examples)
-    if difference <= SAME:
+    if difference <= SAME_IN_FLOAT64:
         return difference
     raise UserCodeError(
         f"copies of {reference.path} joined at {plan.cut.seam.join!r} do not compute what it does",
