@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.tensors import Derived, TensorSource, in_reals
-from rebasin_cli.tensors.blocks import Block, BoundTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,79 +147,5 @@ def parent_axis(groups: Sequence[str | None], axis: int, parent: str) -> int:
     return before[-1] if before else groups.index(parent)
 
 
-def take(values: Tensor, tensor: BoundTensor, permutations: Permutations) -> Tensor:
-    """Return a permuted copy of a tensor (of a stack: of all its members).
-
-    The tensor itself is returned if no group of it is in `permutations`.
-    """
-    if not tensor.groups & permutations.keys():
-        return values
-    return _take_blocks(values.contiguous(), tensor.blocks, permutations, {})
-
-
-def take_member(
-    source: TensorSource, tensor: BoundTensor, position: int, permutations: Permutations
-) -> Tensor:
-    """Return the member tensor at `position` of the permuted result, reading one tensor only.
-
-    For a stack the member that moves to `position` is read; per-member permutations are
-    those of the new position.
-    """
-    if not tensor.stacked:
-        return take(source.load(tensor.members[0]), tensor, permutations)
-    owner = str(tensor.blocks[0].dims[0].group)
-    origin = int(permutations[owner].index[position]) if owner in permutations else position
-    member = source.load(tensor.members[origin])
-    if not tensor.groups & permutations.keys():
-        return member
-    blocks = tuple(Block(block.offset, block.dims[1:]) for block in tensor.blocks)
-    return _take_blocks(member.contiguous(), blocks, permutations, {owner: position})
-
-
-def _take_blocks(
-    values: Tensor,
-    blocks: Sequence[Block],
-    permutations: Permutations,
-    pinned: Mapping[str, int],
-) -> Tensor:
-    source = _movable(values).contiguous()
-    result = source.clone()
-    for block in blocks:
-        if any(name in permutations for name in block.groups):
-            moved = gather(block.view(source), block.groups, permutations, pinned=pinned)
-            block.view(result).copy_(moved)
-    return result.view(values.dtype).reshape(values.shape)
-
-
-def _movable(values: Tensor) -> Tensor:
-    """Return the same bits as blocks see them, in a dtype that can be indexed (float8 cannot)."""
-    return values.view(torch.uint8) if values.dtype.itemsize == 1 else in_reals(values)
-
-
 def _parents_first(permutations: Permutations) -> list[str]:
     return sorted(permutations, key=lambda name: len(permutations[name].parents))
-
-
-class Permuted(Derived):
-    """A TensorSource whose tensors are permuted as they are loaded, one at a time.
-
-    source: what is not among the members of `tensors`, or does not move, passes through: it may
-    be missing, or have another shape.
-    """
-
-    def __init__(
-        self, source: TensorSource, tensors: Sequence[BoundTensor], permutations: Permutations
-    ) -> None:
-        super().__init__(source)
-        self._permutations = {name: p for name, p in permutations.items() if p.moved}
-        self._places = {
-            name: (tensor, position)
-            for tensor in tensors
-            if tensor.groups & self._permutations.keys()
-            for position, name in enumerate(tensor.members)
-        }
-
-    def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
-        return take_member(self._source, *self._places[name], self._permutations)

@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.permutation import Permutation, take_member
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.permuted import take_member
 from rebasin_cli.spec.binding.bound import BoundSpec, drawn
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor

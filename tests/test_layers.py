@@ -18,6 +18,7 @@ FLOORS = [
     "__init__ errors progress wording",
     "tensors",
     "permutation merging models checkpoint",
+    "permuted",
     "spec",
     "matching tracer",
     "options",
@@ -33,7 +34,7 @@ FLOORS = [
 HEIGHT = {unit: height for height, units in enumerate(FLOORS) for unit in units.split()}
 HOMES = {  # where a package may be imported; `command` is every commands/**/command.py
     "typer": {"cli", "options", "command"},
-    "rich": {"cli", "presentation", "report", "unit_report", "explain"},
+    "rich": {"cli", "presentation", "report", "unit_tables", "explain"},
     "yaml": {"spec"},
     "safetensors": {"checkpoint"},
     "scipy": {"matching"},

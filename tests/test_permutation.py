@@ -6,17 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.permutation import (
-    Permutation,
-    Permuted,
-    compose,
-    gather,
-    identity,
-    inverse,
-    shuffled,
-    take,
-    take_member,
-)
+from rebasin_cli.permutation import Permutation, compose, gather, identity, inverse, shuffled
+from rebasin_cli.permuted import Permuted, take, take_member
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim
 from tests.proof import draw

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors import in_float64
+from rebasin_cli.tensors.numbers import in_float64
 
 
 @dataclass(frozen=True)

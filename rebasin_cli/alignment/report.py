@@ -7,13 +7,8 @@ from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.alignment.unit_report import (
-    aligned_fields,
-    aligned_lines,
-    matched_details,
-    span,
-    unit_fields,
-)
+from rebasin_cli.alignment.unit_report import aligned_fields, aligned_lines, span, unit_fields
+from rebasin_cli.alignment.unit_tables import matched_details
 from rebasin_cli.matching.diagnostics.relation import UnitComparison
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
 from rebasin_cli.presentation.presenter import Presenter
@@ -23,7 +18,7 @@ from rebasin_cli.wording import MORE_IN_GROUPS, count, listed
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
 
-def cosine(matching: Matching) -> Change:
+def _cosines(matching: Matching) -> Change:
     """Return the cosine of the two models, taking them to be equally long."""
     return Change(
         _cosine(matching.objective.before, matching.distance.before),
@@ -36,12 +31,12 @@ def _cosine(objective: float, distance: float) -> float:
     return objective / length if length > 0 else 0.0
 
 
-def advice(matching: Matching) -> str:
+def _advice(matching: Matching) -> str:
     """Return one sentence on what the figures mean for whoever wants to merge."""
     sentence: str = matching.status.value
     if matching.status is not Status.STAYED:
         return sentence
-    if cosine(matching).before >= NEAR:
+    if _cosines(matching).before >= NEAR:
         return "nothing was gained: the two already share a basin and can be averaged as they are"
     return f"nothing was gained: {sentence}"
 
@@ -71,13 +66,13 @@ def named_spec(spec: str, alike: Sequence[str]) -> str:
     return f"{spec} ({same} would do the same)" if same else spec
 
 
-def aligned_text(outcome: Aligned) -> str:
+def _aligned_text(outcome: Aligned) -> str:
     """Return what an alignment found."""
     lines = [
-        f"{outcome.model} aligned to {outcome.reference}: {advice(outcome.matching)}",
+        f"{outcome.model} aligned to {outcome.reference}: {_advice(outcome.matching)}",
         f"  {distance_text(outcome.matching)}, {moved_text(outcome.matching)}",
-        *held_out_lines(outcome.matching),
-        *unseen_lines(outcome.matching),
+        *_held_out_lines(outcome.matching),
+        *_unseen_lines(outcome.matching),
         f"  spec {named_spec(outcome.spec, outcome.alike)}, {outcome.seconds:.1f} s",
     ]
     if outcome.diagnosis:
@@ -125,8 +120,8 @@ def matched_fields(matching: Matching, found: UnitComparison | None = None) -> d
         "objective": span(matching.objective),
         "distance": span(matching.distance),
         **(aligned_fields(matching, found) if found else {}),
-        **held_out_fields(matching),
-        **unseen_fields(matching),
+        **_held_out_fields(matching),
+        **_unseen_fields(matching),
         "groups": _group_fields(matching, found),
     }
 
@@ -153,7 +148,7 @@ def agreement_fields(function: FunctionDifference | None) -> dict[str, Any]:
     return {"same_function": function.same, "output_difference": function.difference}
 
 
-def held_out_fields(matching: Matching) -> dict[str, Any]:
+def _held_out_fields(matching: Matching) -> dict[str, Any]:
     """Return what a result event says of the loss on held-out data, if there was any."""
     found = matching.held_out
     if found is None:
@@ -170,7 +165,7 @@ def held_out_fields(matching: Matching) -> dict[str, Any]:
     }
 
 
-def held_out_lines(matching: Matching) -> list[str]:
+def _held_out_lines(matching: Matching) -> list[str]:
     """Return what a summary says of the loss on held-out data: some lines, or none."""
     found = matching.held_out
     if found is None:
@@ -191,12 +186,12 @@ def _outcome(found: HeldOut) -> str:
 SHOWN = 5  # names of groups
 
 
-def unseen_fields(matching: Matching) -> dict[str, Any]:
+def _unseen_fields(matching: Matching) -> dict[str, Any]:
     """Return what a result event says of groups that no activations tell of."""
     return {"unseen": list(matching.unseen)} if matching.method == "activations" else {}
 
 
-def unseen_lines(matching: Matching) -> list[str]:
+def _unseen_lines(matching: Matching) -> list[str]:
     """Return what a summary says of groups that were matched on weights instead."""
     if not matching.unseen:
         return []
@@ -211,7 +206,7 @@ def listed_names(names: tuple[str, ...]) -> str:
 
 ALIGNED: Presenter[Aligned] = Presenter(
     fields=_aligned_fields,
-    summary=aligned_text,
+    summary=_aligned_text,
     details=lambda outcome: matched_details(outcome.matching, outcome.diagnosis),
     written=lambda outcome: outcome.written,
 )

@@ -26,12 +26,13 @@ from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.network import UserCode, built, judge_of, network_of
+from rebasin_cli.network.built import built, judge_of
+from rebasin_cli.network.network import UserCode, network_of
 from rebasin_cli.network.scores import Scores
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import TensorSource
 
 if TYPE_CHECKING:

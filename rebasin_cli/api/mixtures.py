@@ -34,7 +34,7 @@ from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.weights import check_alphas
 from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.options.machine import plan_machine
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource

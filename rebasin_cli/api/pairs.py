@@ -31,8 +31,9 @@ from rebasin_cli.files.permutation_file import read_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.permutation import Permutations, Permuted
+from rebasin_cli.permutation import Permutations
 from rebasin_cli.permutation import inverse as inverse_of
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Spec

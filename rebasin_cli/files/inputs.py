@@ -63,9 +63,9 @@ def agreeing(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpo
 
     Raises UsageError for a rename that changes no name, and a glob that matches none.
     """
-    check_renames(models, selection)
+    _check_renames(models, selection)
     found = agreed(models)
-    check_globs(found, selection)
+    _check_globs(found, selection)
     return found
 
 
@@ -125,7 +125,7 @@ def _tell(
             warnings.warn(told, DetailWarning, stacklevel=2)
 
 
-def check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:
+def _check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:
     """Raise UsageError for a --rename that changes no name of its models."""
     idle = dict.fromkeys(selection.renames)
     for number, model in enumerate(models, 1):
@@ -148,7 +148,7 @@ def check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:
         )
 
 
-def check_globs(models: Sequence[Checkpoint], selection: Selection) -> None:
+def _check_globs(models: Sequence[Checkpoint], selection: Selection) -> None:
     """Raise UsageError if a glob over tensor names matches none: it is a typing error."""
     names = {name for model in models for name in model.names()}
     globs = (*selection.only, *selection.skip, *selection.pass_through)
@@ -176,13 +176,13 @@ def check_fit(
     problems: list[Problem] = []
     for number, model in enumerate(models, 2):
         difference = difference_of(infos(reference), infos(model), selection, apart=apart)
-        problems += mismatches(reference, model, difference, number)
+        problems += _mismatches(reference, model, difference, number)
     if problems:
         raise CheckpointError(*problems)
     check_configs([reference, *models], tracing)
 
 
-def mismatches(
+def _mismatches(
     reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
 ) -> Iterator[Problem]:
     """Yield what keeps a model from being compared with the reference, tensor by tensor."""

@@ -12,7 +12,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.files.name_views import bind_seen
-from rebasin_cli.files.targets import OutputPlace
+from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.checkpoint.endings import file_ending, format_of
+from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.layout import Layout, layout_for
 from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import Problem, UsageError
-from rebasin_cli.files.rest import plan_rest
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.part_sources import plan_rest
+from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
@@ -31,19 +31,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-@dataclass(frozen=True)
-class OutputPlace:
-    """Where one file goes, and what happens if there is one: replace it, or leave it (`skip`).
-
-    folder: a folder to create first, or None.
-    """
-
-    path: Path
-    overwrite: bool
-    skip: bool
-    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -90,23 +77,6 @@ def check_ending(path: Path) -> None:
         )
 
 
-def output_file(output: Output, name: str) -> Path:
-    """Return -o, or if that is a folder or missing the file called `name` in it or here."""
-    if output.path is None:
-        return Path(name)
-    into = output.names_folder and Path(name).suffix
-    return output.path / name if into else output.path
-
-
-def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
-    """Return the file ending of a result made like `model`; empty for a folder."""
-    if model.path.is_dir():
-        return ""
-    format = plan_format(output, out)
-    kept = format in (None, format_of(model.path) or "safetensors")
-    return file_ending(model.path) if kept else FORMATS[str(format)]
-
-
 def plan_target(
     path: Path,
     like: Checkpoint,
@@ -127,14 +97,14 @@ def plan_target(
         )
     format = plan_format(output, path)
     layout = layout_for(like.layout, format) if format else like.layout
-    layout = replace(layout, ties=common_ties(like, own, selection))
+    layout = replace(layout, ties=_common_ties(like, own, selection))
     layout, fate = plan_rest(layout, like, own, selection, output)
     mine = [file for model in own for file in files_of(model)]
     place = plan_place(path, output, own=mine, others=others, create=create)
-    return Target(place, layout, fate, plan_card(path, layout, output))
+    return Target(place, layout, fate, _plan_card(path, layout, output))
 
 
-def plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None:
+def _plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None:
     """Return where the model card of a result goes, None if none is wanted.
 
     That of a folder is its README.md, instead of the one that would be copied: it tells of
@@ -152,76 +122,7 @@ def plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None:
     return OutputPlace(readme, overwrite=True, skip=False, folder=None)
 
 
-def plan_place(
-    path: Path,
-    output: Output,
-    *,
-    own: Sequence[Path] = (),
-    others: Sequence[Path] = (),
-    create: bool = False,
-) -> OutputPlace:
-    """Return where one file goes.
-
-    own: files it may replace with --in-place; others: inputs it may never replace.
-    create: its folder may be made. Raises UsageError if that is not allowed, if the place
-    exists without --force or --no-clobber, or if there can be no file.
-    """
-    if _same(path, others) or (_same(path, own) and not output.in_place):
-        in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
-        raise UsageError(
-            f"the output {path} is one of the inputs", hint=f"choose another{in_place}"
-        )
-    if _same(path, own):
-        return OutputPlace(path, overwrite=True, skip=False, folder=None)
-    folder = _folder_to_make(path, create=create)
-    if folder or not path.exists():
-        return OutputPlace(path, overwrite=output.force, skip=False, folder=folder)
-    if not (path.is_file() or path.is_dir()):
-        raise UsageError(f"{path} is not a regular file", hint="choose another output")
-    if output.force:
-        return OutputPlace(path, overwrite=True, skip=False, folder=None)
-    if output.no_clobber:
-        return OutputPlace(path, overwrite=False, skip=True, folder=None)
-    raise UsageError(
-        f"{path} exists", hint="--force replaces it, --no-clobber keeps it and goes on"
-    )
-
-
-def files_of(model: Checkpoint) -> list[Path]:
-    """Return everything that is part of a model on disk."""
-    return [model.path, *model.files]
-
-
-def _folder_to_make(path: Path, *, create: bool) -> Path | None:
-    """Return the folder that has to be made for a path, None if it is there."""
-    folder = path.parent
-    if folder.is_dir():
-        return None
-    if folder.exists():
-        raise UsageError(f"{folder} is not a folder", hint="choose another output")
-    if not (create and folder.parent.is_dir()):
-        raise UsageError(f"the folder {folder} does not exist", hint="create it first")
-    return folder
-
-
-def _same(path: Path, files: Sequence[Path]) -> bool:
-    return path.exists() and any(file.exists() and path.samefile(file) for file in files)
-
-
-def check_distinct(paths: Sequence[Path]) -> None:
-    """Raise UsageError if two results would go to the same place."""
-    seen = Counter(path.absolute() for path in paths)
-    hint = "give each result a name of its own with -o, or rename the inputs"
-    problems = [
-        Problem(f"{count} results would go to {path}", hint=hint)
-        for path, count in seen.items()
-        if count > 1
-    ]
-    if problems:
-        raise UsageError(*problems)
-
-
-def common_ties(
+def _common_ties(
     like: Checkpoint, models: Sequence[Checkpoint], selection: Selection
 ) -> dict[str, str]:
     """Return the ties of a model that all models have: two tensors of one are two in the result.

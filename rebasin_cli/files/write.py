@@ -15,7 +15,8 @@ from rebasin_cli.checkpoint.writing.shard_writer import PartJob
 from rebasin_cli.checkpoint.writing.writer import Written, write_checkpoint, write_text
 from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
-from rebasin_cli.files.targets import KEEP, OutputPlace, Target, output_info, output_infos
+from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.files.targets import KEEP, Target, output_info, output_infos
 from rebasin_cli.merging.sources import all_finite
 from rebasin_cli.merging.whole import exactly, kind
 from rebasin_cli.options.output import Output

@@ -27,7 +27,8 @@ from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.terms import Pair
-from rebasin_cli.permutation import Permutation, Permuted
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource

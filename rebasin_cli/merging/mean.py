@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors import in_reals, of_reals
+from rebasin_cli.tensors.numbers import in_reals, of_reals
 
 PARALLEL = 1e-6  # radians: below it the arc and the line are the same in float32
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging.mean import MODES, weighted_mean
 from rebasin_cli.merging.whole import has_mean, in_all
-from rebasin_cli.tensors import Derived, TensorSource, in_reals
+from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors.numbers import in_reals
 
 
 class Finite(Derived):

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import nn
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.models.module_weights import fill, held_infos, held_ties
+from rebasin_cli.models.module_weights import held_infos, held_ties
 from rebasin_cli.models.subject import Example, Subject, without_memory
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
@@ -20,13 +19,10 @@ from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import Loader, evaluation, loader
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.names_in_files import ModelTensors, layout_of
-from rebasin_cli.network.scores import Judge, cross_entropy_judge, own_judge
-from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.data import Data
-from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.tensors import TensorSource, infos
+from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import Window
 
 
@@ -102,34 +98,6 @@ def network_of(subject: Subject, checkpoint: Checkpoint, selection: Selection) -
     wanted = [name for name in stored if selection.selects(name)]
     layout = layout_of(known, stored, wanted, str(checkpoint.path))
     return Network(subject, layout.windows)
-
-
-def built(network: Network, source: TensorSource, machine: Machine) -> nn.Module:
-    """Return the model with the tensors of a source, in eval mode, on the device of the plan."""
-    with users_code("the model"), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = network.subject.build()
-    fill(model, source, network.windows)
-    return model.to(machine.device).eval()
-
-
-def batches_of(code: UserCode, machine: Machine) -> Batches:
-    """Return the data of a plan that has some, on its device."""
-    assert code.loader is not None, "the plan has seen to it"
-    return Batches(
-        code.loader,
-        name=code.data.data or "",
-        limit=code.data.batches,
-        device=machine.device,
-        seed=machine.seed,
-    )
-
-
-def judge_of(code: UserCode, machine: Machine) -> Judge:
-    """Return how the plan's models are judged: by the user's function, else on the data."""
-    if code.evaluate is not None:
-        return own_judge(code.evaluate, code.data.evaluate or "")
-    return cross_entropy_judge(batches_of(code, machine))
 
 
 def subject_for(tracing: Tracing) -> Subject:

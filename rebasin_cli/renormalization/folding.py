@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rebasin_cli.activations.moments import Moments
 from rebasin_cli.network.correctable_layers import Correction
-from rebasin_cli.tensors import in_float64
+from rebasin_cli.tensors.numbers import in_float64
 
 
 def fold(module: nn.Module, correction: Correction) -> None:

@@ -13,8 +13,9 @@ from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.built import batches_of, built
 from rebasin_cli.network.correctable_layers import Skipped
-from rebasin_cli.network.network import Network, batches_of, built
+from rebasin_cli.network.network import Network
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress

@@ -99,18 +99,3 @@ def dtype_name(dtype: torch.dtype) -> str:
     'bfloat16'
     """
     return str(dtype).removeprefix("torch.")
-
-
-def in_reals(tensor: Tensor) -> Tensor:
-    """Return a complex tensor as its real numbers, one more axis of 2; others as they are."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
-
-
-def of_reals(reals: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what `in_reals` was given, if that was of this dtype; complex ones as wide as now."""
-    return torch.view_as_complex(reals.contiguous()) if dtype.is_complex else reals
-
-
-def in_float64(tensor: Tensor) -> Tensor:
-    """Return a tensor in float64, on its device or, as Apple's GPUs know none, on the CPU."""
-    return (tensor.cpu() if tensor.is_mps else tensor).to(torch.float64)

@@ -8,7 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors import TensorInfo, TensorSource, in_reals
+from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.numbers import in_reals
 
 
 @dataclass(frozen=True)

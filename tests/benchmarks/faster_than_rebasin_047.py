@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import InMemory
 from tests.benchmarks.bed.apart import apart, taken
 from tests.benchmarks.bed.floor import warm

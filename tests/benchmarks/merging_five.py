@@ -35,7 +35,8 @@ from rebasin_cli.cli import main as rebasin
 from rebasin_cli.commands.merge import run
 from rebasin_cli.matching.many.match_many import Alignment, Request
 from rebasin_cli.matching.many.strategies import STRATEGIES
-from rebasin_cli.permutation import Permutations, Permuted, compose, inverse
+from rebasin_cli.permutation import Permutations, compose, inverse
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, infos

@@ -7,7 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.permutation import Permuted, identity
+from rebasin_cli.permutation import identity
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, infos

@@ -19,7 +19,7 @@ from rebasin_cli.commands.barrier.scored_points import (
     Scored,
 )
 from rebasin_cli.errors import MachineError
-from rebasin_cli.files.targets import OutputPlace
+from rebasin_cli.files.places import OutputPlace
 from tests.cli.barrier_files import BARRIER, write_user
 from tests.cli.harness import rebasin
 

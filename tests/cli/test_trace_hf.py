@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.models.transformers.shrink import shrunk
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.spec_choice.choice import choose_spec
 from tests.cli.build import same

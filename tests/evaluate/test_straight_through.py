@@ -19,7 +19,8 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.permutation import Permuted, identity, inverse
+from rebasin_cli.permutation import identity, inverse
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Window
 from tests.evaluate.tiny import (

@@ -19,7 +19,7 @@ from rebasin_cli.models.subject import without_memory
 from rebasin_cli.models.target import subject
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.spec.library import load_spec

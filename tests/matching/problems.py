@@ -8,7 +8,8 @@ import torch
 from rebasin_cli.matching.many.match_many import Request
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.permutation import Permutation, Permuted, inverse, take
+from rebasin_cli.permutation import Permutation, inverse
+from rebasin_cli.permuted import Permuted, take
 from rebasin_cli.progress import silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory

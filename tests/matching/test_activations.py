@@ -23,7 +23,8 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.permutation import Permutation, Permuted, inverse
+from rebasin_cli.permutation import Permutation, inverse
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
 from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.tensors import InMemory

@@ -18,7 +18,7 @@ from rebasin_cli.matching.diagnostics.relation import (
     present_relation,
 )
 from rebasin_cli.matching.problem.result import Change, Status
-from rebasin_cli.permutation import take
+from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory
 from tests.matching import test_checkpoints as trained
 from tests.matching.problems import MLP, example, mlp, random_problem, random_state, still

@@ -9,7 +9,7 @@ import pytest
 
 from rebasin_cli.matching.problem import measure as products
 from rebasin_cli.matching.problem.measure import measure
-from rebasin_cli.permutation import take
+from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import distance, example, mlp, objective, random_state, still
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.permutation import shuffled, take
+from rebasin_cli.permutation import shuffled
+from rebasin_cli.permuted import take
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.cut_blocks import measure, pieces
 from rebasin_cli.spec.binding.entry_match import Placement

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from rebasin_cli.permutation import Permuted, take
+from rebasin_cli.permuted import Permuted, take
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.tensors import InMemory, in_reals
+from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.numbers import in_reals
 
 SPEC = """\
 rebasin: 1

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import drawn
 from rebasin_cli.spec.binding.stored_names import scattered, stored_spec

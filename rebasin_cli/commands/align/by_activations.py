@@ -20,7 +20,7 @@ from rebasin_cli.matching.match_activations import (
     telling,
 )
 from rebasin_cli.matching.problem.result import Matching
-from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.network.built import batches_of, built
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.traced import fitted

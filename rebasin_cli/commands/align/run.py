@@ -20,7 +20,7 @@ from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.matching.problem.result import Matching
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 

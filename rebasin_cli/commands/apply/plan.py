@@ -17,7 +17,7 @@ from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.configs import compare_configs
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_paths import output_paths
+from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.options.computing import Computing

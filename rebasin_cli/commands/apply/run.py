@@ -10,7 +10,8 @@ from rebasin_cli.commands.apply.plan import Applied, ApplyPlan
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
-from rebasin_cli.permutation import Permuted, inverse
+from rebasin_cli.permutation import inverse
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 

@@ -12,7 +12,7 @@ from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import OutputPlace, files_of, plan_place
+from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.computing import Computing

@@ -9,7 +9,8 @@ from math import sqrt
 import torch
 
 from rebasin_cli.errors import CheckpointError
-from rebasin_cli.tensors import TensorSource, in_reals
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.numbers import in_reals
 
 FLAT = 1e-6  # of a side: a triangle that is lower is a line, in the float32 of most checkpoints
 

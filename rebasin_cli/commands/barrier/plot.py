@@ -17,7 +17,7 @@ from rebasin_cli.commands.barrier.curve import Peak, chord, sign
 from rebasin_cli.commands.barrier.html_page import page
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, FoundBarrier
 from rebasin_cli.errors import MachineError
-from rebasin_cli.files.targets import OutputPlace
+from rebasin_cli.files.places import OutputPlace
 
 BarStyle = Mapping[str, Any]
 

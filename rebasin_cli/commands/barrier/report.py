@@ -17,7 +17,7 @@ from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, rendered, table
 
 
-def curves_fields(outcome: Curves) -> dict[str, Any]:
+def _curves_fields(outcome: Curves) -> dict[str, Any]:
     """Return what the event of a finished line says: the barriers; its points went before."""
     return {
         **_survey_fields(outcome.survey),
@@ -34,7 +34,7 @@ def curves_fields(outcome: Curves) -> dict[str, Any]:
     }
 
 
-def contour_fields(outcome: Contour) -> dict[str, Any]:
+def _contour_fields(outcome: Contour) -> dict[str, Any]:
     """Return what the event of a finished plane says: where the models are, and the best place."""
     lowest = {name: best_place(outcome, name) for name in outcome.survey.scores if sign(name)}
     return {
@@ -48,13 +48,13 @@ def contour_fields(outcome: Contour) -> dict[str, Any]:
     }
 
 
-def drawn_fields(outcome: Drawn) -> dict[str, Any]:
+def _drawn_fields(outcome: Drawn) -> dict[str, Any]:
     """Return what the event of a picture says. Not `path`: that is a model's, for who reads it."""
     written = outcome.written
     return {"plot": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
 
 
-def curves_text(outcome: Curves) -> str:
+def _curves_text(outcome: Curves) -> str:
     """Return the table of a line: a row for each alpha; then the barriers."""
     tables = [rendered(_points(outcome))]
     if outcome.barriers:
@@ -62,7 +62,7 @@ def curves_text(outcome: Curves) -> str:
     return "\n".join(tables).rstrip("\n")
 
 
-def contour_text(outcome: Contour) -> str:
+def _contour_text(outcome: Contour) -> str:
     """Return the table of a plane: a row for each point, the three models first."""
     scores = outcome.survey.scores
     rows = _table("x", "y", "A", "B", "C", *map(escape, scores))
@@ -74,7 +74,7 @@ def contour_text(outcome: Contour) -> str:
     return rendered(rows).rstrip("\n")
 
 
-def survey_summary(survey: JudgedPoints) -> str:
+def _survey_summary(survey: JudgedPoints) -> str:
     """Return what a person wants to know beside the table."""
     judged = len(survey.points) - survey.reused
     state = "" if survey.complete else "not finished: "
@@ -86,7 +86,7 @@ def survey_summary(survey: JudgedPoints) -> str:
     return "\n".join(lines)
 
 
-def contour_summary(outcome: Contour) -> str:
+def _contour_summary(outcome: Contour) -> str:
     """Return the best places of a plane, and what else is to be said."""
     lines = []
     for name in (name for name in outcome.survey.scores if sign(name)):
@@ -94,7 +94,7 @@ def contour_summary(outcome: Contour) -> str:
         if place:
             word = "lowest" if sign(name) > 0 else "highest"
             lines.append(f"{word} {name} {_number(place[2])} at x {place[0]:.4g}, y {place[1]:.4g}")
-    return "\n".join([*lines, survey_summary(outcome.survey)])
+    return "\n".join([*lines, _survey_summary(outcome.survey)])
 
 
 def barrier_table(outcome: Curves) -> Table:
@@ -169,13 +169,13 @@ PRESENTERS: Presenters = {
     Aligned: ALIGNED,
     Scored: Presenter(fields=lambda outcome: outcome.fields(), text=lambda outcome: ""),
     Curves: Presenter(
-        fields=curves_fields,
-        text=curves_text,
-        summary=lambda outcome: survey_summary(outcome.survey),
+        fields=_curves_fields,
+        text=_curves_text,
+        summary=lambda outcome: _survey_summary(outcome.survey),
     ),
-    Contour: Presenter(fields=contour_fields, text=contour_text, summary=contour_summary),
+    Contour: Presenter(fields=_contour_fields, text=_contour_text, summary=_contour_summary),
     Drawn: Presenter(
-        fields=drawn_fields,
+        fields=_drawn_fields,
         text=lambda outcome: "",
         summary=lambda outcome: f"drawn: {outcome.written.path}",
     ),

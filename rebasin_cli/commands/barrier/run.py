@@ -37,7 +37,7 @@ from rebasin_cli.commands.barrier.scorer import (
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import one_basin
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.tensors import TensorSource

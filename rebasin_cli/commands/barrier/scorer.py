@@ -20,7 +20,7 @@ from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.errors import Problem, UserCodeError
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.module_weights import fill
-from rebasin_cli.network.network import batches_of, built, judge_of
+from rebasin_cli.network.built import batches_of, built, judge_of
 from rebasin_cli.network.scores import Judge
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Correcting

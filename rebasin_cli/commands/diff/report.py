@@ -9,13 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from rebasin_cli.alignment.unit_comparison import GroupComparison
-from rebasin_cli.alignment.unit_report import (
-    chance_text,
+from rebasin_cli.alignment.unit_report import chance_text, margin_fields
+from rebasin_cli.alignment.unit_tables import (
     group_table,
     last_headings,
     legend,
     margin_cells,
-    margin_fields,
     movable_groups,
 )
 from rebasin_cli.commands.diff.plan import Compared

@@ -16,7 +16,9 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import Target, check_distinct, describe_target, ending, plan_target
+from rebasin_cli.files.output_names import ending
+from rebasin_cli.files.places import check_distinct
+from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
@@ -112,19 +114,19 @@ class LerpPlan:
 def plan_lerp(request: LerpRequest) -> LerpPlan:
     """Return what interpolating between the models will do; nothing is read but headers."""
     _check_line(request)
-    words = split_command(request.command) if request.command is not None else ()
-    alphas = plan_alphas(
+    words = _split_command(request.command) if request.command is not None else ()
+    alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
     )
     ends = set(map(float, range(len(request.models))))  # the models themselves
     done = "averaged" if request.align or not set(alphas) <= ends else None
     problem = open_problem(request.models, request, matched=request.align, done=done)
     models, choice = problem.models, problem.choice
-    check_chain(models)
-    places = point_paths(alphas, models[0], request)
+    _check_chain(models)
+    places = _point_paths(alphas, models[0], request)
     check_distinct(places)
     if words and not request.keep:
-        check_temporary(places)
+        _check_temporary(places)
     if request.output.card is not None and (len(places) > 1 or (words and not request.keep)):
         raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
     targets = [
@@ -172,7 +174,7 @@ def _check_line(request: LerpRequest) -> None:
         raise UsageError("--model says how to align, and needs --align")
 
 
-def check_chain(models: Sequence[Checkpoint]) -> None:
+def _check_chain(models: Sequence[Checkpoint]) -> None:
     """Raise CheckpointError if a point of a chain would lack a tensor that its first model has.
 
     A point has the tensors of the first model, and takes a counter from the one before it.
@@ -187,7 +189,7 @@ def check_chain(models: Sequence[Checkpoint]) -> None:
             )
 
 
-def split_command(command: str) -> tuple[str, ...]:
+def _split_command(command: str) -> tuple[str, ...]:
     """Return the words of a command line. Raises UsageError if there are none, or open quotes."""
     try:
         words = tuple(shlex.split(command))
@@ -198,7 +200,7 @@ def split_command(command: str) -> tuple[str, ...]:
     return words
 
 
-def check_temporary(places: Sequence[Path]) -> None:
+def _check_temporary(places: Sequence[Path]) -> None:
     """Raise UsageError if a file is there already that would be removed after --exec."""
     for path in places:
         if path.exists():
@@ -208,7 +210,7 @@ def check_temporary(places: Sequence[Path]) -> None:
             )
 
 
-def plan_alphas(
+def _plan_alphas(
     segments: int, steps: int | None, at: Sequence[float], *, endpoints: bool
 ) -> tuple[float, ...]:
     """Return the places of all points along the chain, in order.
@@ -226,7 +228,7 @@ def plan_alphas(
     return tuple(sorted({*alphas, *map(float, ends)}))
 
 
-def point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest) -> list[Path]:
+def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest) -> list[Path]:
     """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
     if (
         request.output.path

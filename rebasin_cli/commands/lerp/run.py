@@ -20,7 +20,7 @@ from rebasin_cli.files.write import Result
 from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.whole import check_equal_where_no_mean
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource

@@ -13,7 +13,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import Target, describe_target, ending, output_file, plan_target
+from rebasin_cli.files.output_names import ending, output_file
+from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_weights, reference_position

@@ -21,7 +21,7 @@ from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.merging.whole import check_equal_where_no_mean
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report

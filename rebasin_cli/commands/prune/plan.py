@@ -13,7 +13,7 @@ from rebasin_cli.commands.prune.thresholds import METHODS
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_paths import output_paths
+from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data

@@ -12,7 +12,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
-from rebasin_cli.files.output_paths import output_paths
+from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.merging.weights import check_weights
 from rebasin_cli.options.computing import Computing

@@ -18,7 +18,7 @@ from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.options.search import Search
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.run import Parents, corrected

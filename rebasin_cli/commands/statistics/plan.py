@@ -13,7 +13,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import OutputPlace, check_ending, files_of, plan_place
+from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.files.targets import check_ending
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing

@@ -15,7 +15,7 @@ from rebasin_cli.activations.units import UnitMoments
 from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.commands.statistics.plan import Observed, StatisticsPlan
 from rebasin_cli.files.write import folder_for
-from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.network.built import batches_of, built
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump

@@ -12,7 +12,8 @@ from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.targets import OutputPlace, check_ending, files_of, plan_place
+from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.files.targets import check_ending
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.machine import Machine

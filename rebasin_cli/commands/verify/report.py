@@ -12,7 +12,7 @@ from rebasin_cli.alignment.report import (
     moved_text,
     named_spec,
 )
-from rebasin_cli.alignment.unit_report import matched_details
+from rebasin_cli.alignment.unit_tables import matched_details
 from rebasin_cli.commands.verify.plan import Verified
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import file_fields

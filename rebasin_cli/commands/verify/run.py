@@ -10,7 +10,7 @@ from rebasin_cli.alignment.functions import FunctionDifference, compare_function
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.matching.match_weights import match_weights
-from rebasin_cli.permutation import Permuted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource

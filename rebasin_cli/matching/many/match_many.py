@@ -16,10 +16,12 @@ from torch import Tensor
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.measure import constant, square
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.permutation import Permutation, Permutations, Permuted, compose, identity, inverse
+from rebasin_cli.permutation import Permutation, Permutations, compose, identity, inverse
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.tensors import InMemory, TensorSource, in_reals
+from rebasin_cli.tensors import InMemory, TensorSource
+from rebasin_cli.tensors.numbers import in_reals
 
 
 @dataclass(frozen=True)

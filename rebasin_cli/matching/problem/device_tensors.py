@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.tensors import Derived, TensorSource, in_reals
+from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors.numbers import in_reals
 
 
 class DeviceTensors(Derived):

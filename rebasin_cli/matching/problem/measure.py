@@ -17,11 +17,12 @@ from torch import Tensor
 from rebasin_cli.matching.problem.result import Change, GroupChange
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
-from rebasin_cli.tensors import TensorSource, in_reals
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.numbers import in_reals
 
 
 @dataclass
-class Sums:
+class _Sums:
     """Inner products of two models over some blocks, before and after permuting the other."""
 
     dot: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -29,7 +30,7 @@ class Sums:
     reference: float = 0.0
     other: float = 0.0
 
-    def add(self, other: Sums) -> None:
+    def add(self, other: _Sums) -> None:
         """Add the sums over other blocks."""
         self.dot = [x + y for x, y in zip(self.dot, other.dot, strict=True)]
         self.apart = [x + y for x, y in zip(self.apart, other.apart, strict=True)]
@@ -64,8 +65,8 @@ def measure(
     the total; a group twice in a block counts it once.
     """
     moving = {name: p for name, p in permutations.items() if p.moved}
-    total = Sums()
-    groups = {name: Sums() for name in bound.groups}
+    total = _Sums()
+    groups = {name: _Sums() for name in bound.groups}
     for tensor in bound.tensors:
         if not tensor.votes:
             continue
@@ -73,12 +74,12 @@ def measure(
         for block in tensor.blocks:
             a, b = (block.view(v) for v in values)
             moved = gather(b, block.groups, moving)
-            here = compared(a, b, moved)
+            here = _compared(a, b, moved)
             for sums in (total, *(groups[g] for g in set(block.groups) if g)):
                 sums.add(here)
     for name in constant(bound, other):
         a, b = in_reals(reference.load(name)), in_reals(other.load(name))
-        total.add(compared(a, b, b))
+        total.add(_compared(a, b, b))
     return Measured(
         Change(total.dot[0], total.dot[1]),
         Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
@@ -86,13 +87,13 @@ def measure(
     )
 
 
-def compared(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
+def _compared(reference: Tensor, before: Tensor, after: Tensor) -> _Sums:
     """Return the sums of one block; `after` is `before` where nothing moved."""
-    dot, apart = inner(reference, before), square_distance(reference, before)
+    dot, apart = inner(reference, before), _square_distance(reference, before)
     still = after is before
-    return Sums(
+    return _Sums(
         dot=[dot, dot if still else inner(reference, after)],
-        apart=[apart, apart if still else square_distance(reference, after)],
+        apart=[apart, apart if still else _square_distance(reference, after)],
         reference=square(reference),
         other=square(before),
     )
@@ -105,7 +106,7 @@ def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
     ]
 
 
-def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> GroupChange:
+def _group_change(group: BoundGroup, sums: _Sums, permutations: Permutations) -> GroupChange:
     permutation = permutations.get(group.name)
     units = 1
     for size in group.shape:
@@ -141,7 +142,7 @@ def square(a: Tensor) -> float:
     return inner(a, a)
 
 
-def square_distance(a: Tensor, b: Tensor) -> float:
+def _square_distance(a: Tensor, b: Tensor) -> float:
     """Return |a - b|^2, exactly 0 for equal arrays: 0 is how an exact match is told."""
     return sum(float(torch.dot(d, d)) for d in (x - y for x, y in pieces(a, b)))
 

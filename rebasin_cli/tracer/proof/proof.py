@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.permutation import Permutation, take, take_member
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.permuted import take, take_member
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec, drawn
 from rebasin_cli.spec.language.model import Declaration, Entry, Named, Spec, axes_of, leaves
-from rebasin_cli.tensors import InMemory, TensorInfo, in_reals
+from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
+from rebasin_cli.tensors.numbers import in_reals
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, unsized
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels

@@ -18,7 +18,8 @@ from rebasin_cli.matching.problem.axis_chains import front
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search import descent
-from rebasin_cli.permutation import Permutations, Permuted
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import InMemory, TensorSource
 from tests.benchmarks.bed.pairs import Pair, perceptrons
 

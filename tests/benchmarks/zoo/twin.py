@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.permutation import Permutation, take
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.permuted import take
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Declaration, Named, Spec, axes_of, leaves

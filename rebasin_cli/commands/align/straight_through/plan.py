@@ -8,7 +8,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
-from rebasin_cli.files.targets import check_ending, files_of
+from rebasin_cli.files.places import files_of
+from rebasin_cli.files.targets import check_ending
 from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"

@@ -24,8 +24,9 @@ from rebasin_cli.matching.problem.measure import measure
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
-from rebasin_cli.network.network import batches_of, built
-from rebasin_cli.permutation import Permutations, Permuted
+from rebasin_cli.network.built import batches_of, built
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource

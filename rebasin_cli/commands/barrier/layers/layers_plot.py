@@ -12,7 +12,7 @@ from rebasin_cli.commands.barrier.layers.figures import Anatomized, LayerFigures
 from rebasin_cli.commands.barrier.layers.report import Figure, advice, shown_columns
 from rebasin_cli.commands.barrier.plot import write_drawing
 from rebasin_cli.commands.barrier.scored_points import Drawn
-from rebasin_cli.files.targets import OutputPlace
+from rebasin_cli.files.places import OutputPlace
 
 # Okabe and Ito's colours, as in the other pictures.
 STYLES = (

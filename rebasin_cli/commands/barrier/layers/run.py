@@ -8,7 +8,7 @@ from time import perf_counter
 from rebasin_cli.commands.barrier.layers.figures import Anatomized, Trio, anatomy
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.merging.sources import Mean
-from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.network.built import batches_of, built
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
 

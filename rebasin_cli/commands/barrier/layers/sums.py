@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.activations.moments import CrossMoments, Moments, cross_moments, moments
-from rebasin_cli.tensors import in_float64
+from rebasin_cli.tensors.numbers import in_float64
 
 WIDEST = 4096  # units; beyond it the products that CKA needs take half a gigabyte a layer
 SAMPLES = 1 << 15  # of a batch that go into the products: images have a sample for every place

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import SPREAD, Sides, side_of
 from rebasin_cli.spec.binding.axis_sides import READ, Side
-from rebasin_cli.tensors import Derived, TensorSource, in_reals, of_reals
+from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
+from rebasin_cli.tensors.numbers import in_reals, of_reals
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rebasin_cli.commands.merge.run import brought_together, merged_outcome
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
-from rebasin_cli.network.network import batches_of, built
+from rebasin_cli.network.built import batches_of, built
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report

@@ -23,20 +23,7 @@ class CallSpan:
     ends: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class CutPoint:
-    """A cut of a model, at the input of a module.
-
-    kept: modules that are done before it; merged: those that start after it. Outermost ones, of
-    those that hold tensors.
-    """
-
-    join: str
-    kept: tuple[str, ...]
-    merged: tuple[str, ...]
-
-
-class CallRecorder:
+class _CallRecorder:
     """Notes when each module of a model is called."""
 
     def __init__(self) -> None:
@@ -62,7 +49,7 @@ class CallRecorder:
 
 def spans_of(model: nn.Module, example: Example) -> dict[str, CallSpan]:
     """Return when each module is called, by name, without those that never are."""
-    ticker = CallRecorder()
+    ticker = _CallRecorder()
     with hooked([h for name, module in model.named_modules() for h in ticker.watch(name, module)]):
         run(model, example)
     return ticker.spans()
@@ -74,33 +61,9 @@ def weight_layers(model: nn.Module, spans: Mapping[str, CallSpan]) -> list[str]:
     A module that calls others with tensors of their own is no layer.
     """
     owners = [n for n, m in model.named_modules() if n in spans and _own(m)]
-    leaves = [n for n in owners if not any(inside(other, n) for other in owners)]
+    leaves = [n for n in owners if not any(inside_of(other, n) for other in owners)]
     weights = [n for n in leaves if any(t.dim() > 1 for t in _own(model.get_submodule(n)))]
     return sorted(weights, key=lambda name: spans[name].starts[0])
-
-
-def seams(
-    model: nn.Module, spans: Mapping[str, CallSpan], layers: Sequence[str], count: int
-) -> Iterator[CutPoint]:
-    """Yield the cuts that may be possible after the first layers, the latest first.
-
-    Each is at the input of a module that is first called after the last layer that is kept, up
-    to the first that is merged.
-    """
-    after, upto = spans[layers[count - 1]].ends[0], spans[layers[count]].starts[0]
-    starts = {name: span.starts[0] for name, span in spans.items()}
-    between = [name for name, start in starts.items() if after < start <= upto]
-    for name in sorted(between, key=starts.__getitem__, reverse=True):
-        yield seam_at(model, spans, name)
-
-
-def seam_at(model: nn.Module, spans: Mapping[str, CallSpan], join: str) -> CutPoint:
-    """Return the cut at the input of a module."""
-    place = spans[join].starts[0]
-    full = [n for n, m in model.named_modules() if n in spans and any(True for _ in _tensors(m))]
-    kept = [name for name in full if spans[name].ends[0] < place]
-    merged = [name for name in full if spans[name].starts[0] > place]
-    return CutPoint(join, _outermost(kept), _outermost([*merged, join], without=join))
 
 
 def run(model: nn.Module, example: Example) -> Any:
@@ -123,20 +86,11 @@ def _own(module: nn.Module) -> list[Tensor]:
     return list(module.parameters(recurse=False))
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
+def own_tensors(module: nn.Module) -> Iterator[Tensor]:
     yield from module.parameters()
     yield from module.buffers()
 
 
-def inside(name: str, outer: str) -> bool:
+def inside_of(name: str, outer: str) -> bool:
     """Return whether a module is part of another, by their names."""
     return name != outer and (not outer or name.startswith(f"{outer}."))
-
-
-def _outermost(names: Sequence[str], without: str | None = None) -> tuple[str, ...]:
-    """Return the names that are in none of the others."""
-    return tuple(
-        name
-        for name in names
-        if name != without and not any(inside(name, other) for other in names)
-    )

@@ -9,13 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.merge.preserve_first.call_order import (
-    CallSpan,
-    CutPoint,
-    seams,
-    spans_of,
-    weight_layers,
-)
+from rebasin_cli.commands.merge.preserve_first.call_order import CallSpan, spans_of, weight_layers
+from rebasin_cli.commands.merge.preserve_first.cut_points import CutPoint, cut_points
 from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.subject import Example, Subject
@@ -35,7 +30,7 @@ class Cut:
     `count` are kept. part, whole: operations of a pass up to the cut, and of all.
     """
 
-    seam: CutPoint
+    cut_point: CutPoint
     layers: tuple[str, ...]
     count: int
     part: int
@@ -68,15 +63,15 @@ def plan_cut(subject: Subject, first: str) -> Cut:
     """
     watched = _watched(subject)
     count = _count(watched, first)
-    seam = _seam(watched, count)
-    if seam is None:
+    cut_point = _cut_point(watched, count)
+    if cut_point is None:
         raise UsageError(
             f"the model cannot be cut behind {watched.layers[count - 1]!r}, its {_nth(count)} "
             "layer: what follows reads more than one tensor of what comes before",
             hint=_elsewhere(watched, count),
         )
-    part, whole = costs(watched.model, seam, watched.example)
-    return Cut(seam, watched.layers, count, part, whole)
+    part, whole = costs(watched.model, cut_point, watched.example)
+    return Cut(cut_point, watched.layers, count, part, whole)
 
 
 def widened(example: Example) -> Example:
@@ -137,11 +132,11 @@ def _named(layer: str, glob: str) -> bool:
     return any(fnmatchcase(".".join(parts[:n]), glob) for n in range(1, len(parts) + 1))
 
 
-def _seam(watched: WatchedModel, count: int) -> CutPoint | None:
+def _cut_point(watched: WatchedModel, count: int) -> CutPoint | None:
     """Return the latest cut behind the first layers, None if none is possible."""
     model, spans, example = watched.model, watched.spans, watched.example
-    found = seams(model, spans, watched.layers, count)
-    return next((seam for seam in found if holds(model, spans, seam, example)), None)
+    found = cut_points(model, spans, watched.layers, count)
+    return next((cut_point for cut_point in found if holds(model, spans, cut_point, example)), None)
 
 
 def _elsewhere(watched: WatchedModel, count: int) -> str:
@@ -151,9 +146,9 @@ def _elsewhere(watched: WatchedModel, count: int) -> str:
     said = []
     for word, counts in (("next", after), ("before", before)):
         for other in counts:
-            seam = _seam(watched, other)
-            if seam is not None:
-                said.append(f"--preserve-first {other} ({word}: joined at {seam.join!r})")
+            cut_point = _cut_point(watched, other)
+            if cut_point is not None:
+                said.append(f"--preserve-first {other} ({word}: joined at {cut_point.join!r})")
                 break
     return " or ".join(said) or "it cannot be cut between two of its layers"
 

@@ -15,13 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from rebasin_cli.commands.merge.preserve_first.call_order import (
-    CallSpan,
-    CutPoint,
-    hooked,
-    inside,
-    run,
-)
+from rebasin_cli.commands.merge.preserve_first.call_order import CallSpan, hooked, inside_of, run
+from rebasin_cli.commands.merge.preserve_first.cut_points import CutPoint
 from rebasin_cli.commands.merge.preserve_first.joined_model import (
     JoinReached,
     place_of_input,
@@ -35,25 +30,25 @@ from rebasin_cli.tracer.recording.dispatch import OperatorMode
 
 
 def holds(
-    model: nn.Module, spans: Mapping[str, CallSpan], seam: CutPoint, example: Example
+    model: nn.Module, spans: Mapping[str, CallSpan], cut_point: CutPoint, example: Example
 ) -> bool:
     """Return whether all that follows a cut depends on its tensor alone, and on the model's inputs.
 
     model: in float64.
     """
-    place = spans[seam.join].starts[0]
-    before = [n for n in spans if any(n == k or inside(n, k) for k in seam.kept)]
+    place = spans[cut_point.join].starts[0]
+    before = [n for n in spans if any(n == k or inside_of(n, k) for k in cut_point.kept)]
     if any(start > place for name in before for start in spans[name].starts):
         return False
     try:
-        expected, value = _watched(model, seam.join, example)
-        found = _with_noise(model, seam, example, value)
+        expected, value = _watched(model, cut_point.join, example)
+        found = _with_noise(model, cut_point, example, value)
     except (TypeError, UserCodeError):  # it is called without a tensor, or noise is no input
         return False
     return apart(expected, found) <= SAME_IN_FLOAT64
 
 
-def costs(model: nn.Module, seam: CutPoint, example: Example) -> tuple[int, int]:
+def costs(model: nn.Module, cut_point: CutPoint, example: Example) -> tuple[int, int]:
     """Return the operations of a pass up to a cut and of a whole one: products, counted twice."""
 
     def stop(*_: Any) -> None:
@@ -61,7 +56,7 @@ def costs(model: nn.Module, seam: CutPoint, example: Example) -> tuple[int, int]
 
     with _Operations() as whole:
         run(model, example)
-    join = model.get_submodule(seam.join)
+    join = model.get_submodule(cut_point.join)
     with (
         _Operations() as part,
         hooked([join.register_forward_pre_hook(stop)]),
@@ -125,7 +120,9 @@ def _watched(model: nn.Module, join: str, example: Example) -> tuple[list[Tensor
     return [tensor.clone() for tensor in outputs], values[0]
 
 
-def _with_noise(model: nn.Module, seam: CutPoint, example: Example, value: Tensor) -> list[Tensor]:
+def _with_noise(
+    model: nn.Module, cut_point: CutPoint, example: Example, value: Tensor
+) -> list[Tensor]:
     """Return the outputs with noise for what is kept, and a tensor for the input of the join."""
     generator = torch.Generator().manual_seed(0)
     given = [value]
@@ -146,9 +143,9 @@ def _with_noise(model: nn.Module, seam: CutPoint, example: Example, value: Tenso
         model.get_submodule(name).register_forward_hook(
             lambda m, a, output: with_tensors(output, noisy)
         )
-        for name in seam.kept
+        for name in cut_point.kept
     ]
-    join = model.get_submodule(seam.join)
+    join = model.get_submodule(cut_point.join)
     handles.append(join.register_forward_pre_hook(give, with_kwargs=True))
     with hooked(handles):
         return outputs_of(model, example)

@@ -13,16 +13,9 @@ from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.targets import (
-    FORMATS,
-    OutputPlace,
-    Target,
-    describe_target,
-    files_of,
-    output_file,
-    plan_format,
-    plan_place,
-)
+from rebasin_cli.files.output_names import output_file
+from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.files.targets import FORMATS, Target, describe_target, plan_format
 from rebasin_cli.network.network import Network, plan_network
 
 
@@ -47,7 +40,7 @@ class PreservePlan:
             **self.merge.describe(),
             "outputs": [describe_target(self.target)],
             "module": str(self.module.path),
-            "join": self.cut.seam.join,
+            "join": self.cut.cut_point.join,
             "kept": list(self.cut.kept),
             "layers": len(self.cut.layers),
             "cost": self.cut.cost(len(self.merge.models)),
@@ -123,8 +116,8 @@ def _recipe(
         file=places[0].path,
         checkpoint=places[1].path.name,
         parents=[model.path.name for model in merge.models],
-        join=cut.seam.join,
-        kept=cut.seam.kept,
-        merged=cut.seam.merged,
+        join=cut.cut_point.join,
+        kept=cut.cut_point.kept,
+        merged=cut.cut_point.merged,
         weights=[weight / total for weight in merge.weights],
     )

@@ -47,13 +47,15 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
     source = _gathered(bench.joined, names, together.sources, together.mean)
     infos = [_planned(source.info(name), plan.merge.request) for name in source.names()]
     progress(f"writing {plan.target.path.name}", 0, 0)
-    facts = merge_facts(plan.merge, together, join=plan.cut.seam.join, kept=list(plan.cut.kept))
+    facts = merge_facts(
+        plan.merge, together, join=plan.cut.cut_point.join, kept=list(plan.cut.kept)
+    )
     with folder_for(plan.module):
         written = write_source(source, infos, plan.target, {"format": "pt", **facts})
         write_text(plan.module.path, plan.text, overwrite=plan.module.overwrite)
     preserved = Preserved(
         module=plan.module.path,
-        join=plan.cut.seam.join,
+        join=plan.cut.cut_point.join,
         kept=plan.cut.kept,
         layers=len(plan.cut.layers),
         parameters=_size(bench.joined),
@@ -149,7 +151,8 @@ def _proved(plan: PreservePlan, bench: ProofInputs, names: Mapping[str, str]) ->
     if difference <= SAME_IN_FLOAT64:
         return difference
     raise UserCodeError(
-        f"copies of {reference.path} joined at {plan.cut.seam.join!r} do not compute what it does",
+        f"copies of {reference.path} joined at {plan.cut.cut_point.join!r} do not compute what it "
+        "does",
         detail=f"the outputs differ by {difference:.2g} of their scale",
         hint="the model has to return the same for the same input: is there randomness in it?",
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.files.targets import OutputPlace, plan_place
+from rebasin_cli.files.places import OutputPlace, plan_place
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.trace_format import TracedModel

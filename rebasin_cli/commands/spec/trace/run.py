@@ -9,7 +9,7 @@ from time import perf_counter
 from rebasin_cli.checkpoint.writing.writer import Written, write_text
 from rebasin_cli.commands.spec.trace.plan import Traced, TracePlan
 from rebasin_cli.commands.spec.trace.traced_text import traced_text
-from rebasin_cli.files.targets import OutputPlace
+from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.traced_model import traced

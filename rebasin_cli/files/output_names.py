@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rebasin_cli.checkpoint.endings import name_without_ending
+from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.files.targets import check_ending, ending
+from rebasin_cli.files.targets import FORMATS, check_ending, plan_format
 from rebasin_cli.options.output import Output
 
 
@@ -56,3 +56,20 @@ def permutation_paths(models: Sequence[Checkpoint], save: Path | None) -> list[P
         return [save]
     names = [f"{model.path.absolute().stem}.permutation.safetensors" for model in models]
     return [save / name for name in distinct(names, models)]
+
+
+def output_file(output: Output, name: str) -> Path:
+    """Return -o, or if that is a folder or missing the file called `name` in it or here."""
+    if output.path is None:
+        return Path(name)
+    into = output.names_folder and Path(name).suffix
+    return output.path / name if into else output.path
+
+
+def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
+    """Return the file ending of a result made like `model`; empty for a folder."""
+    if model.path.is_dir():
+        return ""
+    format = plan_format(output, out)
+    kept = format in (None, format_of(model.path) or "safetensors")
+    return file_ending(model.path) if kept else FORMATS[str(format)]
