@@ -108,7 +108,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
-def refused(error: OSError, where: str, *, what: str = "cannot read") -> MachineError:
+def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") -> MachineError:
     """Return the error for what the operating system does not do with a file."""
     reason = error.strerror or str(error)
     return MachineError(f"{what}: {reason}", where=where, hint=_HINTS.get(error.errno or 0, ""))

@@ -64,7 +64,7 @@ def identity(shape: Sequence[int], parents: tuple[str, ...] = ()) -> Permutation
     return Permutation(torch.arange(shape[-1]).expand(*shape).clone(), parents)
 
 
-def shuffled(
+def random_permutation(
     shape: Sequence[int], parents: tuple[str, ...], generator: torch.Generator
 ) -> Permutation:
     """Return a uniformly random permutation; shape: (*parent sizes, n)."""

@@ -37,13 +37,13 @@ def and_more(number: int) -> str:
     return f"and {number} more"
 
 
-def shortened(items: Sequence[ItemT], most: int, rest: Callable[[int], ItemT]) -> list[ItemT]:
+def shorten(items: Sequence[ItemT], most: int, rest: Callable[[int], ItemT]) -> list[ItemT]:
     """Return the first `most` items, and if there are more, an item that tells how many."""
     more = len(items) - most
     return [*items[:most], rest(more)] if more > 0 else list(items)
 
 
-def listed(names: Sequence[str], most: int, *, rest: str = MORE) -> str:
+def list_names(names: Sequence[str], most: int, *, rest: str = MORE) -> str:
     """Return the first `most` names as one line, and if there are more, what tells of them.
 
     rest: a format for their number, such as MORE.
@@ -54,4 +54,4 @@ def listed(names: Sequence[str], most: int, *, rest: str = MORE) -> str:
 
 def listing(names: Sequence[str], *, most: int = 12) -> str:
     """Return names as refusals list them: one line, `and 5 more` its last item."""
-    return ", ".join(shortened(names, most, and_more))
+    return ", ".join(shorten(names, most, and_more))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import take_member
-from rebasin_cli.spec.binding.bound import BoundSpec, drawn
+from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, relative_difference
@@ -34,7 +34,7 @@ def stored(model: nn.Module) -> dict[str, Tensor]:
 
 def draw(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
     """Return a random permutation for every group of a spec that is not fixed."""
-    return drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+    return draw_permutations(bound.groups.values(), torch.Generator().manual_seed(seed))
 
 
 def permuted(

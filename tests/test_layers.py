@@ -262,3 +262,31 @@ def test_a_type_name_is_found_wherever_it_is_given() -> None:
 def test_no_folder_has_more_files_than_one_can_look_through() -> None:
     count = Counter(str(path.parent.relative_to(PACKAGE)) for path in SOURCES)
     assert {name: files for name, files in count.items() if files > MOST_FILES} == {}
+
+
+PARTICIPLES = (
+    *("built", "bound", "broken", "chosen", "cut", "done", "drawn", "found", "given", "gone"),
+    *("held", "hidden", "kept", "known", "left", "lost", "made", "met", "put", "read", "said"),
+    *("seen", "sent", "shown", "shrunk", "spent", "split", "taken", "told", "worn", "written"),
+)
+
+
+def participles_in(tree: ast.Module) -> list[str]:
+    """Return public functions that are called by a participle alone: of what, and who does it?"""
+    names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [n for n in names if "_" not in n and (n.endswith("ed") or n in PARTICIPLES)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    # a rule of the tracer is called as its operator is, or as what that does to axes
+    [path for path in SOURCES if path.parent.name != "rules" and path.stem != "joined_model"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_functions_are_called_by_what_they_do(path: Path) -> None:
+    assert participles_in(ast.parse(path.read_text("utf-8"))) == []
+
+
+def test_a_bare_participle_is_found() -> None:
+    source = "def shortened(): ...\ndef kept(): ...\ndef _made(): ...\ndef moved_parts(): ...\n"
+    assert participles_in(ast.parse(source)) == ["shortened", "kept"]

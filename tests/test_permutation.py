@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.permutation import Permutation, compose, gather, identity, inverse, shuffled
+from rebasin_cli.permutation import (
+    Permutation,
+    compose,
+    gather,
+    identity,
+    inverse,
+    random_permutation,
+)
 from rebasin_cli.permuted import Permuted, take, take_member
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim
@@ -26,7 +33,7 @@ SEEDS = st.integers(0, 10**6)
 def nested(seed):
     generator = torch.Generator().manual_seed(seed)
     shape = {g: [NESTED[p] for p in (*PARENTS[g], g)] for g in NESTED}
-    return {g: shuffled(shape[g], PARENTS[g], generator) for g in NESTED}
+    return {g: random_permutation(shape[g], PARENTS[g], generator) for g in NESTED}
 
 
 def numbered(*shape):

@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
@@ -191,7 +191,7 @@ def test_permuting_every_group_leaves_the_outputs_alone(name: str) -> None:
     model = example.model(seed=1)
     bound = bound_to(spec, stored(model), example.sizes)
     assert len(bound.groups) == count
-    assert uncovered(bound, infos(InMemory(stored(model)))) == ()
+    assert uncovered_tensors(bound, infos(InMemory(stored(model)))) == ()
     permutations = draw(bound, seed=2)
     assert all(p.moved or bound.groups[name].fixed for name, p in permutations.items())
     assert difference(model, example.batch(), bound, permutations) < EXACT
@@ -251,7 +251,7 @@ def test_no_network_fits_two_bundled_specs(name: str) -> None:
             bound = bound_to(spec, state, example.sizes)
         except SpecError:
             continue
-        if not uncovered(bound, infos(InMemory(state))):
+        if not uncovered_tensors(bound, infos(InMemory(state))):
             fitting.add(title)
     assert fitting == {spec for known, spec, _ in BUNDLED if known == name}
 

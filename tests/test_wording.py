@@ -7,10 +7,10 @@ from rebasin_cli.wording import (
     MORE_IN_GROUPS,
     and_more,
     count,
-    listed,
+    list_names,
     listing,
     plural,
-    shortened,
+    shorten,
 )
 
 NAMES = ["a", "b", "c"]
@@ -18,18 +18,21 @@ NAMES = ["a", "b", "c"]
 
 @pytest.mark.parametrize("names", [[], NAMES[:2], NAMES])
 def test_what_is_short_enough_is_shown_whole(names):
-    assert shortened(names, 3, and_more) == names
+    assert shorten(names, 3, and_more) == names
     assert (
-        listed(names, 3) == listed(names, 3, rest=AND_SO_ON) == listing(names) == ", ".join(names)
+        list_names(names, 3)
+        == list_names(names, 3, rest=AND_SO_ON)
+        == listing(names)
+        == ", ".join(names)
     )
 
 
 def test_what_is_left_is_told():
-    assert shortened(NAMES, 1, and_more) == ["a", "and 2 more"]
-    assert listed(NAMES, 2) == "a, b and 1 more"
-    assert listed(NAMES, 2, rest=AND_SO_ON) == "a, b, ..."
+    assert shorten(NAMES, 1, and_more) == ["a", "and 2 more"]
+    assert list_names(NAMES, 2) == "a, b and 1 more"
+    assert list_names(NAMES, 2, rest=AND_SO_ON) == "a, b, ..."
     assert listing(NAMES, most=1) == "a, and 2 more"
-    assert listed(NAMES * 400, 1, rest=MORE_IN_GROUPS) == "a and 1,199 more"
+    assert list_names(NAMES * 400, 1, rest=MORE_IN_GROUPS) == "a and 1,199 more"
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from rebasin_cli.activations.layer_statistics import LayerStatistics
 from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watched
+from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watch_layers
 from rebasin_cli.network.layers import frozen_state
-from rebasin_cli.network.scores import called
+from rebasin_cli.network.scores import call_model
 
 Samples = Mapping[str, list[Tensor]]  # of each layer: (samples, units) for each call of it
 Totals = dict[str, Moments]
@@ -34,7 +34,7 @@ def layer_statistics(
     every BatchNorm reads. The models share their class. together: how their units correlate, too;
     then the outputs of all models for one batch are in memory at once.
     """
-    with undisturbed(models):
+    with keep_undisturbed(models):
         sites = sites_of(models[0], first_of(batches)).corrected
         if together:
             return _together(models, sites, batches)
@@ -42,7 +42,7 @@ def layer_statistics(
     return {site.name: _statistics([own[site.name] for own in apart], None) for site in sites}
 
 
-def measured(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
+def measure_layer(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
     """Return the moments of one layer; each pass ends as soon as the layer was reached."""
     found: Totals = {}
     calls = 0
@@ -54,10 +54,10 @@ def measured(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Mome
         if calls % site.calls == 0:
             raise _ReachedError
 
-    with watched([site], see):
+    with watch_layers([site], see):
         for batch in batches:
             with contextlib.suppress(_ReachedError):
-                called(model, batch)
+                call_model(model, batch)
     return found[site.name]
 
 
@@ -72,7 +72,7 @@ def join(totals: Totals, name: str, found: Moments) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed(models: Sequence[nn.Module]) -> Iterator[None]:
+def keep_undisturbed(models: Sequence[nn.Module]) -> Iterator[None]:
     """Run models as they are used: eval mode, no gradients; afterwards all is as it was."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -90,9 +90,9 @@ def _same(model: nn.Module, *sites: CorrectableLayer) -> list[CorrectableLayer]:
 
 def _alone(model: nn.Module, sites: Sequence[CorrectableLayer], batches: Batches) -> Totals:
     found: Totals = {}
-    with watched(_same(model, *sites), lambda name, rows: join(found, name, moments(rows))):
+    with watch_layers(_same(model, *sites), lambda name, rows: join(found, name, moments(rows))):
         for batch in batches:
-            called(model, batch)
+            call_model(model, batch)
     return found
 
 
@@ -118,8 +118,8 @@ def _together(
 
 def _outputs(sites: Sequence[CorrectableLayer], model: nn.Module, batch: Batch) -> Samples:
     found: dict[str, list[Tensor]] = {}
-    with watched(sites, lambda name, rows: found.setdefault(name, []).append(rows.clone())):
-        called(model, batch)
+    with watch_layers(sites, lambda name, rows: found.setdefault(name, []).append(rows.clone())):
+        call_model(model, batch)
     return found
 
 

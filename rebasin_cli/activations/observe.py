@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from rebasin_cli.activations.units import UnitMoments, unit_moments
 from rebasin_cli.errors import MachineError, UserCodeError
-from rebasin_cli.matching.problem.settings import named
+from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import called
+from rebasin_cli.network.scores import call_model
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
@@ -88,7 +88,7 @@ def _seen(
         found[number] = [_moments(point, row) for row in rows]
 
     with observing(models[-1], points, see):
-        called(models[-1], batch)
+        call_model(models[-1], batch)
     return [moments for number in range(len(points)) for moments in found[number]]
 
 
@@ -101,7 +101,7 @@ def _pass(
         kept[number] = units_at(points[number], value.clone(), groups)
 
     with observing(model, points, see):
-        called(model, batch)
+        call_model(model, batch)
     return kept
 
 
@@ -128,5 +128,5 @@ def _check_finite(found: Sequence[UnitMoments]) -> None:
 
 def check_places(chosen: Activations) -> None:
     """Raise UsageError for a place that has another name."""
-    named("point", chosen.point, dict.fromkeys(MOMENTS))
-    named("reach of --stream", chosen.stream, dict.fromkeys(REACHES))
+    look_up("point", chosen.point, dict.fromkeys(MOMENTS))
+    look_up("reach of --stream", chosen.stream, dict.fromkeys(REACHES))

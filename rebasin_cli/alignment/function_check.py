@@ -17,7 +17,7 @@ from rebasin_cli.network.network import Network, plan_network, subject_for
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.spec_choice.traced import SCHEME_OF, Fitted, described
+from rebasin_cli.spec_choice.traced import SCHEME_OF, Fitted, class_in_config
 
 # Elements up to which a model is run unless asked not to: building and running one takes seconds.
 USUAL = 150_000_000
@@ -78,7 +78,7 @@ def _from_class(
     if tracing.target is not None:
         return FunctionCheck(plan_network(model, selection, tracing), required=True)
     headers = headers_of([model])
-    found = described(headers)
+    found = class_in_config(headers)
     if found is None or importlib.util.find_spec(found[0]) is None:
         if wanted:
             what = "nothing says which model to check with" if found is None else "cannot check"

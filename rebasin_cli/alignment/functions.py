@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.errors import MachineError, PermutationError, UsageError
-from rebasin_cli.models.module_weights import fill, widen, widened
+from rebasin_cli.models.module_weights import fill, widen, widen_tensor
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.compare import SAME_FUNCTION, relative_difference
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.recording.capture import named_outputs, primary_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
 
@@ -94,8 +94,8 @@ def _run(
 def _called(
     model: nn.Module, example: Example, dtype: torch.dtype, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    args: Any = mapped(example.args, Tensor, lambda t: widened(t, dtype))
-    kwargs: Any = mapped(dict(example.kwargs), Tensor, lambda t: widened(t, dtype))
+    args: Any = map_leaves(example.args, Tensor, lambda t: widen_tensor(t, dtype))
+    kwargs: Any = map_leaves(dict(example.kwargs), Tensor, lambda t: widen_tensor(t, dtype))
     torch.manual_seed(0)
     with primitive_kernels():
         returned = model(*args, **kwargs)

@@ -38,7 +38,7 @@ class Found:
 NOTHING = Found()
 
 
-def carded(
+def with_card(
     target: Target,
     models: Sequence[Checkpoint],
     *,

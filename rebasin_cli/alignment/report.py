@@ -13,7 +13,7 @@ from rebasin_cli.matching.diagnostics.relation import UnitComparison
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
 from rebasin_cli.presentation.presenter import Presenter
 from rebasin_cli.presentation.written import card_lines
-from rebasin_cli.wording import MORE_IN_GROUPS, count, listed
+from rebasin_cli.wording import MORE_IN_GROUPS, count, list_names
 
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
@@ -201,7 +201,7 @@ def _unseen_lines(matching: Matching) -> list[str]:
 
 
 def listed_names(names: tuple[str, ...]) -> str:
-    return listed(names, SHOWN, rest=MORE_IN_GROUPS)
+    return list_names(names, SHOWN, rest=MORE_IN_GROUPS)
 
 
 ALIGNED: Presenter[Aligned] = Presenter(

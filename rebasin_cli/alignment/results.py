@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rebasin_cli.alignment.model_card import NOTHING, Found, carded
+from rebasin_cli.alignment.model_card import NOTHING, Found, with_card
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.targets import Target
@@ -38,5 +38,7 @@ def write_result(
 
     inputs, found: what its model card tells of, if one is wanted.
     """
-    carded_target = carded(target, inputs, output=request.output, facts=result.facts, found=found)
+    carded_target = with_card(
+        target, inputs, output=request.output, facts=result.facts, found=found
+    )
     return write_model(result, carded_target, request.selection, request.output)

@@ -23,7 +23,7 @@ from rebasin_cli.spec_choice.choice import Choice
 ModelPair = tuple[Checkpoint, Checkpoint]
 
 
-def diagnosed(
+def compare_units_of(
     models: ModelPair,
     choice: Choice,
     machine: Machine,
@@ -42,7 +42,7 @@ def diagnosed(
     return figures(*_on_device(models, machine, overlap), choice.bound, permutations)
 
 
-def diagnosed_as_is(
+def compare_as_they_are(
     models: ModelPair, choice: Choice, machine: Machine, display: Display
 ) -> GroupComparison:
     """Return the figures of two models as they are, under a spec."""

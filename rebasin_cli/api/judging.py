@@ -26,7 +26,7 @@ from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.built import built, judge_of
+from rebasin_cli.network.built import build_network, judge_of
 from rebasin_cli.network.network import UserCode, network_of
 from rebasin_cli.network.scores import Scores
 from rebasin_cli.options.data import Data
@@ -121,7 +121,7 @@ class _JudgedLine:
     ) -> dict[float, Scores]:
         """Return the scores at every place; one module takes the weights of all in turn."""
         judge = judge_of(self.code, self.machine)
-        module = built(self.code.network, ends[0], self.machine)
+        module = build_network(self.code.network, ends[0], self.machine)
         found = {}
         for alpha in self.alphas:
             fill(module, Between(ends, alpha, "linear", selects), self.code.network.windows)

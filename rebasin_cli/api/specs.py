@@ -24,7 +24,7 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
-from rebasin_cli.spec_choice.traced_model import check_validated, traced
+from rebasin_cli.spec_choice.traced_model import check_validated, trace_target
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.trace import Trace
 from rebasin_cli.tracer.trace import trace as trace_subject
@@ -81,7 +81,7 @@ def trace(
             free_outputs=free_outputs,
             buffers=tuple(buffers),
         )
-        return traced(asked).trace
+        return trace_target(asked).trace
     choices = Choices(tuple(outputs), free_outputs, tuple(buffers))
     count = len(inputs) if isinstance(inputs, list) else 1
     return trace_subject(_subject(model, inputs), choices, recorded=count)

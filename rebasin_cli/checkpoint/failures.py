@@ -11,10 +11,10 @@ from rebasin_cli.errors import (
     CheckpointError,
     Problem,
     RebasinError,
-    refused,
+    refusal_by_system,
     suggest,
 )
-from rebasin_cli.wording import and_more, shortened
+from rebasin_cli.wording import and_more, shorten
 
 MOST_PROBLEMS = 10
 
@@ -34,14 +34,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise refused(error, str(path), what="cannot write") from error
+        raise refusal_by_system(error, str(path), what="cannot write") from error
 
 
 def read_failure(error: OSError, path: Path) -> RebasinError:
     """Return the error to raise: a CheckpointError if the path leads nowhere."""
     if error.errno in NOWHERE:
         return missing(path)
-    return refused(error, str(path))
+    return refusal_by_system(error, str(path))
 
 
 def missing(path: Path) -> CheckpointError:
@@ -56,9 +56,9 @@ def missing(path: Path) -> CheckpointError:
     return CheckpointError("no such file", where=str(path), hint=suggest(path.name, names))
 
 
-def capped(problems: Sequence[Problem]) -> list[Problem]:
+def cap_problems(problems: Sequence[Problem]) -> list[Problem]:
     """Return at most ten problems, and one line that counts the rest."""
-    return shortened(problems, MOST_PROBLEMS, lambda rest: Problem(and_more(rest)))
+    return shorten(problems, MOST_PROBLEMS, lambda rest: Problem(and_more(rest)))
 
 
 def _names(folder: Path) -> list[str] | None:

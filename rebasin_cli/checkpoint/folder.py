@@ -10,12 +10,12 @@ from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
 from rebasin_cli.checkpoint.endings import ENDINGS, format_of
-from rebasin_cli.checkpoint.failures import capped, reading
+from rebasin_cli.checkpoint.failures import cap_problems, reading
 from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreign_name
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
-from rebasin_cli.wording import and_more, listing, shortened
+from rebasin_cli.wording import and_more, listing, shorten
 
 INDEX_ENDING = ".index.json"
 # What transformers and diffusers write; variants such as model.fp16.safetensors lie beside it.
@@ -161,7 +161,7 @@ def _no_weights(inside: FolderListing, folder: Path) -> CheckpointError:
     return CheckpointError(
         f"no weights in this folder, but below it{kind}",
         where=str(folder),
-        detail="\n".join(f"  {path}" for path in shortened(paths, _LISTED, and_more)),
+        detail="\n".join(f"  {path}" for path in shorten(paths, _LISTED, and_more)),
         hint="name one of them",
     )
 
@@ -181,7 +181,7 @@ def _indexed(index: Path) -> WeightSet:
         problems = [
             Problem(f"the shard {name!r} does not exist", where=str(index)) for name in missing
         ]
-        raise CheckpointError(*capped(problems))
+        raise CheckpointError(*cap_problems(problems))
     files = tuple(folder / name for name in names)
     return WeightSet(
         files=files, folder=folder, index=index.name, weight_map=weight_map, notes=notes
@@ -204,7 +204,7 @@ def _read_index(index: Path) -> tuple[dict[str, str], Mapping[str, Any]]:
         if (reason := _shard_problem(shard))
     ]
     if wrong:
-        raise CheckpointError(*capped(wrong))
+        raise CheckpointError(*cap_problems(wrong))
     notes = fields.get("metadata")
     shards = {name: PurePosixPath(shard).as_posix() for name, shard in weight_map.items()}
     return shards, notes if isinstance(notes, dict) else {}

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from rebasin_cli.checkpoint.failures import capped
+from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
@@ -134,7 +134,7 @@ def _require_storable(tensors: Sequence[TensorInfo]) -> None:
     if any(info.name == "__metadata__" for info in tensors):
         problems.append(Problem("safetensors cannot store a tensor named '__metadata__'"))
     if problems:
-        raise CheckpointError(*capped(problems))
+        raise CheckpointError(*cap_problems(problems))
 
 
 def _header_length(file: OpenFile) -> int:

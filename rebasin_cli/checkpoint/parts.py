@@ -35,7 +35,7 @@ class Part:
 
     @property
     def key(self) -> str:
-        return dotted(self.path)
+        return dotted_path(self.path)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Rest:
         return Rest((), (*(part.path for part in self.parts), *self.stale), self.harmless)
 
 
-def dotted(path: KeyPath) -> str:
+def dotted_path(path: KeyPath) -> str:
     """Return a path as `--key` takes it."""
     return ".".join(map(str, path))
 
@@ -90,7 +90,7 @@ def rest_of(container: Any, state: Mapping[str, Any]) -> Rest:
     for path, value in _mappings(container, ()):
         if value is state:
             own.append(path)
-        elif not _NO_WEIGHTS.search(dotted(path)) and (names := same_names(weights, value)):
+        elif not _NO_WEIGHTS.search(dotted_path(path)) and (names := same_names(weights, value)):
             parts.append(Part(path, names))
     if not own:
         return Rest()
@@ -165,7 +165,7 @@ def _belongs(path: KeyPath, value: Any, shapes: set[tuple[int, ...]]) -> bool:
 
     A vector by itself is none: weights of classes and histories have many lengths.
     """
-    named = bool(_NO_WEIGHTS.search(dotted(path)))
+    named = bool(_NO_WEIGHTS.search(dotted_path(path)))
     if isinstance(value, Tensor) and value.dim() < 2 and not named:
         return False
     return any(named or tuple(t.shape) in shapes for t in _tensors_in(value) if _is_large(t))

@@ -15,16 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
-from rebasin_cli.checkpoint.failures import capped, reading
+from rebasin_cli.checkpoint.failures import cap_problems, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Rest
-from rebasin_cli.checkpoint.quantization.dequantized import dequantised
+from rebasin_cli.checkpoint.quantization.dequantized import dequantize_files
 from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
-from rebasin_cli.checkpoint.writing.disk import expanded
+from rebasin_cli.checkpoint.writing.disk import expand_home
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
@@ -223,7 +223,7 @@ def open_checkpoint(
     fit its index, with all independent problems; MachineError for one that may not be read.
     """
     reading = reading or Reading(key=key)
-    named = expanded(path)
+    named = expand_home(path)
     weights = find_weights(named)
     opened = _open_all(weights, reading)
     if weights.index:
@@ -231,7 +231,7 @@ def open_checkpoint(
     else:
         _require_apart(weights, opened)
     if reading.dequantise:
-        opened = list(dequantised(opened, _config(weights, named), str(named)))
+        opened = list(dequantize_files(opened, _config(weights, named), str(named)))
     return Checkpoint(named, weights, opened).read_as(reading)
 
 
@@ -254,7 +254,7 @@ def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
     if not errors:
         return opened
     kind = PartError if all(isinstance(error, PartError) for error in errors) else CheckpointError
-    raise kind(*capped([problem for error in errors for problem in error.problems]))
+    raise kind(*cap_problems([problem for error in errors for problem in error.problems]))
 
 
 def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -273,7 +273,7 @@ def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> Non
     if len({file.format for file in opened}) > 1:
         problems.append(Problem("the shards are of two formats", where=where))
     if problems:
-        raise CheckpointError(*capped(problems))
+        raise CheckpointError(*cap_problems(problems))
 
 
 def _require_apart(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -285,4 +285,4 @@ def _require_apart(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
         if number > 1
     ]
     if problems:
-        raise CheckpointError(*capped(problems))
+        raise CheckpointError(*cap_problems(problems))

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rebasin_cli.checkpoint.failures import capped
+from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.errors import CheckpointError, Problem, UsageError
 from rebasin_cli.tensors import TensorInfo
 
@@ -36,7 +36,7 @@ def is_counter(info: TensorInfo) -> bool:
     return info.numel <= 1 and not (info.floating or info.dtype.is_complex)
 
 
-def unwrapped(name: str) -> str:
+def strip_wrappers(name: str) -> str:
     """Return a name without the segments that wrappers add.
 
     >>> unwrapped("layers.0._orig_mod.weight")
@@ -48,7 +48,7 @@ def unwrapped(name: str) -> str:
 
 def _unwrapped(names: Sequence[str], stored: Mapping[str, TensorInfo]) -> Sequence[str]:
     """Return the names without what wrappers added, or as they are if two would become one."""
-    seen = [unwrapped(name) for name in names]
+    seen = [strip_wrappers(name) for name in names]
     counters = [is_counter(info) for info in stored.values()]
     while _all_parallel(seen, counters):
         seen = [name.removeprefix(_PARALLEL) for name in seen]
@@ -64,7 +64,7 @@ def _all_parallel(names: Sequence[str], counters: Sequence[bool]) -> bool:
 def _renamed(names: list[str], renames: Sequence[tuple[str, str]], where: str) -> list[str]:
     new = names
     for pattern, replacement in renames:
-        new = substituted(pattern, replacement, new)
+        new = substitute_names(pattern, replacement, new)
     count = Counter(new)
     problems = [
         Problem(
@@ -76,11 +76,11 @@ def _renamed(names: list[str], renames: Sequence[tuple[str, str]], where: str) -
         if count[name] > 1
     ]
     if problems:
-        raise CheckpointError(*capped(problems))
+        raise CheckpointError(*cap_problems(problems))
     return new
 
 
-def substituted(pattern: str, replacement: str, names: Sequence[str]) -> list[str]:
+def substitute_names(pattern: str, replacement: str, names: Sequence[str]) -> list[str]:
     """Return names in which a regular expression is replaced; UsageError if it is none."""
     try:
         return [re.sub(pattern, replacement, name) for name in names]

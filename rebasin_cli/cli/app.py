@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rebasin_cli import __version__
-from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settled
-from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guarded
+from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settle_stdout
+from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guard
 from rebasin_cli.commands.registry import COMMANDS, SPEC, CommandEntry
 from rebasin_cli.errors import Problem, UsageError
 
@@ -120,13 +120,13 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     prepare_streams()
     prepare_heap()
-    raise SystemExit(settled(_exit_code()))
+    raise SystemExit(settle_stdout(_exit_code()))
 
 
 def _exit_code() -> int:
     json_wanted, stdout = "--json" in sys.argv, sys.stdout
     try:
-        with guarded("rebasin", json_wanted=json_wanted):
+        with guard("rebasin", json_wanted=json_wanted):
             try:
                 work = command_tree()(standalone_mode=False)
             except COMPLAINT as complaint:

@@ -30,7 +30,7 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def settled(code: int) -> int:
+def settle_stdout(code: int) -> int:
     """Return the exit code once stdout has taken everything, or that of its failure."""
     try:
         sys.stdout.flush()

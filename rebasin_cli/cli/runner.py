@@ -39,11 +39,11 @@ def carry_out(work: Work | PrintedText | None) -> int:
     if work is None:
         return 0
     if isinstance(work, PrintedText):
-        with guarded(work.command, json_wanted=work.json):
+        with guard(work.command, json_wanted=work.json):
             for line in work.lines():
                 print(line, end="")
         return 0
-    with guarded(work.command, json_wanted=work.display.json):
+    with guard(work.command, json_wanted=work.display.json):
         return _shown(work)
 
 
@@ -66,7 +66,7 @@ def _shown(work: Work) -> int:
 
 
 @contextmanager
-def guarded(command: str, *, json_wanted: bool = False) -> Iterator[None]:
+def guard(command: str, *, json_wanted: bool = False) -> Iterator[None]:
     """Turn every exception into a message and an exit code; no traceback but for a bug."""
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 
-from rebasin_cli.checkpoint.quantization.quantized import Codes, quantised
+from rebasin_cli.checkpoint.quantization.quantized import Codes, find_codes
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
-from rebasin_cli.files.inputs import labelled
+from rebasin_cli.files.inputs import label_names
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import infos
@@ -69,7 +69,7 @@ def moves_together(bound: BoundSpec, movable: Set[str]) -> Callable[[str], bool]
 
 
 def _codes(model: Checkpoint) -> tuple[Codes, ...]:
-    return quantised(infos(model), model.config)
+    return find_codes(infos(model), model.config)
 
 
 def _apart(model: Checkpoint, found: Iterable[Codes], named: Callable[[str], bool]) -> str:
@@ -88,7 +88,7 @@ def _problem(model: Checkpoint, codes: Sequence[Codes], why: str) -> Problem:
     return Problem(
         f"its weights are quantised ({kinds}): {why}",
         where=str(model.path),
-        detail="\n".join(labelled("codes", [c.name for c in codes])),
+        detail="\n".join(label_names("codes", [c.name for c in codes])),
         hint="--dequantize reads them as the weights that they stand for"
         if plain
         else "save it as plain weights with the library that made it",

@@ -38,7 +38,7 @@ class NameMatch:
         return len(self.agreeing), -self.differing
 
 
-def agreed(models: Sequence[Checkpoint]) -> list[Checkpoint]:
+def agree_on_names(models: Sequence[Checkpoint]) -> list[Checkpoint]:
     """Return the models under the names of the first, and tied pairs under both of theirs."""
     first, *others = models
     wanted = infos(first)

@@ -65,7 +65,7 @@ def compare_configs(configs: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
 
     An empty one, of a model without a config.json, contradicts nothing.
     """
-    told = [(where, said(config)) for where, config in configs if config]
+    told = [(where, settings_told(config)) for where, config in configs if config]
     if not told:
         return
     (first, ours), *others = told
@@ -107,7 +107,7 @@ def unlike(where: str, first: str, lines: Sequence[str]) -> Problem:
     )
 
 
-def said(config: Mapping[str, Any]) -> dict[str, Any]:
+def settings_told(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a configuration says as flat keys, with what it leaves to be derived."""
     flat = dict(_flat(config, ""))
     for key in [key for key in flat if _last(key) == "num_attention_heads"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
-from rebasin_cli.checkpoint.renamed import substituted
+from rebasin_cli.checkpoint.renamed import substitute_names
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.errors import (
     CheckpointError,
@@ -23,13 +23,13 @@ from rebasin_cli.errors import (
     UsageError,
     suggest,
 )
-from rebasin_cli.files.common_names import agreed
+from rebasin_cli.files.common_names import agree_on_names
 from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.difference import Difference, difference_of, names_hint
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import dtype_name, infos
-from rebasin_cli.wording import and_more, listing, plural, shortened
+from rebasin_cli.wording import and_more, listing, plural, shorten
 
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
@@ -64,7 +64,7 @@ def agreeing(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpo
     Raises UsageError for a rename that changes no name, and a glob that matches none.
     """
     _check_renames(models, selection)
-    found = agreed(models)
+    found = agree_on_names(models)
     _check_globs(found, selection)
     return found
 
@@ -131,7 +131,7 @@ def _check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:
     for number, model in enumerate(models, 1):
         names = [model.stored_name(name) for name in model.names()]
         for rename in selection.renames:
-            new = substituted(rename.old, rename.new, names)
+            new = substitute_names(rename.old, rename.new, names)
             if rename.model in (None, number) and new != names:
                 idle.pop(rename, None)
                 names = new
@@ -191,7 +191,7 @@ def _mismatches(
         yield Problem(
             f"its tensors are not those of {reference.path}",
             where=str(model.path),
-            detail="\n".join(labelled("missing", missing) + labelled("not expected", extra)),
+            detail="\n".join(label_names("missing", missing) + label_names("not expected", extra)),
             hint=names_hint(difference, number),
         )
     a, b, shapes = difference.wanted, difference.found, difference.shapes
@@ -201,7 +201,7 @@ def _mismatches(
             f"than in {reference.path}",
             where=str(model.path),
             detail="\n".join(
-                labelled("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
+                label_names("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
             ),
             hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
             "channels differ, align, merge and lerp take what both have with --common",
@@ -215,7 +215,7 @@ def _mismatches(
             f"{len(kinds)} {plural(len(kinds), 'tensor')} of another kind of "
             f"numbers than in {reference.path}",
             where=str(model.path),
-            detail="\n".join(labelled("kind", texts)),
+            detail="\n".join(label_names("kind", texts)),
             hint=f"{_skipping(kinds)} leaves them as they are",
         )
 
@@ -231,9 +231,9 @@ def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
     return f"{name} is {list(found)}, expected {list(expected)}"
 
 
-def labelled(label: str, names: Sequence[str]) -> list[str]:
+def label_names(label: str, names: Sequence[str]) -> list[str]:
     """Return a line for each of the first names, and one that counts the rest."""
-    return [f"{label}: {name}" for name in shortened(names, SHOWN, and_more)]
+    return [f"{label}: {name}" for name in shorten(names, SHOWN, and_more)]
 
 
 def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:

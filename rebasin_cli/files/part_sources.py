@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rebasin_cli.checkpoint.layout import Layout
-from rebasin_cli.checkpoint.parts import Fate, KeyPath, dotted
+from rebasin_cli.checkpoint.parts import Fate, KeyPath, dotted_path
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.merging.sources import Finite
@@ -73,13 +73,13 @@ def plan_rest(
     rest = like.rest if selection.only_part is None else like.rest.without_parts
     keys = [part.key for part in rest.parts]
     if not layout.containers:
-        return layout, Fate(dropped=(*keys, *map(dotted, rest.stale)))
+        return layout, Fate(dropped=(*keys, *map(dotted_path, rest.stale)))
     shared = [key for key in keys if all(_has(model, key, like) for model in models)]
     lone = [part.path for part in rest.parts if part.key not in shared]
     stale: Sequence[KeyPath] = () if output.drop_rest else rest.stale
     dropped = [*lone, *(rest.stale if output.drop_rest else ())]
     silent = rest.harmless if output.drop_rest else ()
-    fate = Fate(tuple(shared), tuple(map(dotted, stale)), tuple(map(dotted, dropped)))
+    fate = Fate(tuple(shared), tuple(map(dotted_path, stale)), tuple(map(dotted_path, dropped)))
     return replace(layout, without=(*dropped, *silent)), fate
 
 

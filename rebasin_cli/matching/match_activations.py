@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
-from rebasin_cli.matching.problem.device_tensors import DeviceTensors, loaded
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors, load_models
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.matching.problem.result import Matching, Status
@@ -74,7 +74,7 @@ def match_activations(
     figures are those of the weights. Raises as `match_weights` does.
     """
     told = telling(models.bound, alike)
-    seen = covered(models.bound, told)
+    seen = covered_roots(models.bound, told)
     movable = _movable(models)
     if mix < 1:
         found = _mixed(models, told, mix, settings, progress)
@@ -93,7 +93,7 @@ def match_activations(
     )
 
 
-def covered(bound: BoundSpec, alike: Sequence[Alike]) -> frozenset[str]:
+def covered_roots(bound: BoundSpec, alike: Sequence[Alike]) -> frozenset[str]:
     """Return the roots of the families of which every group that may move is told somewhere.
 
     A family is solved as one: heads told without the dims inside them would put these in any order.
@@ -110,7 +110,7 @@ def telling(bound: BoundSpec, alike: Sequence[Alike]) -> list[Alike]:
     """
     told = list(alike)
     while True:
-        seen = covered(bound, told)
+        seen = covered_roots(bound, told)
         left = [one for one in told if {bound.groups[g].root for g, _ in one.dims} <= seen]
         if len(left) == len(told):
             return told
@@ -220,7 +220,7 @@ def _movable(models: Models) -> frozenset[str]:
 
 def _loaded(models: Models, settings: Settings) -> tuple[DeviceTensors, DeviceTensors]:
     sources = models.reference, models.other
-    a, b = loaded(sources, models.labels, settings.device, settings.max_memory)
+    a, b = load_models(sources, models.labels, settings.device, settings.max_memory)
     return a, b
 
 

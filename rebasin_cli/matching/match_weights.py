@@ -10,10 +10,10 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 from __future__ import annotations
 
 from rebasin_cli.matching.methods import METHODS
-from rebasin_cli.matching.problem.device_tensors import loaded
+from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.result import Matching
-from rebasin_cli.matching.problem.settings import Settings, named
+from rebasin_cli.matching.problem.settings import Settings, look_up
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.pair_search import GIVEN, PairSearch
@@ -44,13 +44,13 @@ def match_weights(
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
     room = settings.max_memory // 4
-    a, b = loaded((reference, other), labels, settings.device, 3 * room)
+    a, b = load_models((reference, other), labels, settings.device, 3 * room)
     pair = Pair(a, b, bound.groups)
     moving = families(bound, movable)
     kept = SimilarityCache(pair, moving, room)
     with threads(settings, moving) as pool:
         search = PairSearch(kept, bound, moving, settings, pool, progress)
         if initial is None:
-            return search.best(named("method", settings.method, METHODS)(search))
+            return search.best(look_up("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)
         return search.best(iter([search.attempt("weights", GIVEN, given)]))

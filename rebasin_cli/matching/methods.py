@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.matching.relaxation.frank_wolfe import Polytope, PolytopeWalk
+from rebasin_cli.matching.relaxation.frank_wolfe import PolytopeWalk
 from rebasin_cli.matching.relaxation.losses import settle
-from rebasin_cli.matching.relaxation.polytope import MIDDLE, polytope, words
+from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, words
 from rebasin_cli.matching.relaxation.sinkhorn import improve
 from rebasin_cli.matching.search.descent import Descent
 from rebasin_cli.matching.search.pair_search import Attempt, PairSearch

@@ -14,7 +14,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import on
 from rebasin_cli.tensors import dtype_name
-from rebasin_cli.tensors.trees import mapped, tensors_in
+from rebasin_cli.tensors.trees import map_leaves, tensors_in
 
 FEW = 8  # parts of a batch that are described one by one
 
@@ -49,7 +49,7 @@ def read_batch(value: object, where: str = "the batch") -> Batch:
     inputs: a tensor, a tuple of positional or a mapping of keyword arguments; an array of numpy is
     a tensor. What it is to a model is told by `fitted`. Raises UserCodeError for anything else.
     """
-    value = mapped(value, (np.ndarray, np.generic), _as_tensor)
+    value = map_leaves(value, (np.ndarray, np.generic), _as_tensor)
     if isinstance(value, tuple | list) and len(value) == 2:
         targets = answers_in(value[1])
         if targets is not None or value[1] is None:
@@ -70,7 +70,7 @@ def answers_in(value: object) -> Tensor | None:
     return None
 
 
-def described(batch: Batch) -> str:
+def describe_batch(batch: Batch) -> str:
     """Return the types and shapes of the parts of a batch."""
     parts = [_word(part) for part in batch.example.args]
     parts += [f"{name}: {_word(part)}" for name, part in batch.example.kwargs.items()]

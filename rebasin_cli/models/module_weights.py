@@ -43,10 +43,10 @@ def widen(model: nn.Module, dtype: torch.dtype) -> None:
         return
     model.double() if dtype == torch.float64 else model.float()
     for tensor in tensors:
-        tensor.data = widened(tensor.data, dtype)
+        tensor.data = widen_tensor(tensor.data, dtype)
 
 
-def widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def widen_tensor(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a floating tensor in a real dtype, a complex one in pairs of it; others stay."""
     if tensor.is_complex():
         return tensor.to(dtype.to_complex())

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 
 CPU = torch.device("cpu")
 _GROWTH = 3.0  # the second example has at most so many times the positions: it is run for real
@@ -47,7 +47,7 @@ def quiet() -> Iterator[None]:
 
 def on(device: torch.device, value: Any) -> Any:
     """Return the value with all tensors inside its tuples, lists and mappings on the device."""
-    return mapped(value, torch.Tensor, lambda tensor: tensor.to(device))
+    return map_leaves(value, torch.Tensor, lambda tensor: tensor.to(device))
 
 
 def failure(model: nn.Module, example: Example) -> Exception | None:

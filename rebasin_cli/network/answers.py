@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.batch import Batch, described
+from rebasin_cli.models.batch import Batch, describe_batch
 from rebasin_cli.tensors import dtype_name
 
 UNCOUNTED = -100  # the class of answers that torch's cross-entropy passes over
@@ -102,7 +102,7 @@ def _probabilities(targets: Tensor, axis: int) -> bool:
 def _mistaken(batch: Batch, logits: Tensor, reason: str) -> UserCodeError:
     return UserCodeError(
         f"{batch.where}: {reason}",
-        detail=f"the batch is {described(batch)}; the model returns "
+        detail=f"the batch is {describe_batch(batch)}; the model returns "
         f"{dtype_name(logits.dtype)} {tuple(logits.shape)}",
         hint=JUDGE,
     )

@@ -14,7 +14,7 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource
 
 
-def built(network: Network, source: TensorSource, machine: Machine) -> nn.Module:
+def build_network(network: Network, source: TensorSource, machine: Machine) -> nn.Module:
     """Return the model with the tensors of a source, in eval mode, on the device of the plan."""
     with users_code("the model"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

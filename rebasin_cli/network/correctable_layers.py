@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.layers import Layer, layers_of
-from rebasin_cli.network.scores import called, logits_of
+from rebasin_cli.network.scores import call_model, logits_of
 from rebasin_cli.tensors.trees import tensors_in
 
 
@@ -118,7 +118,7 @@ def sites_of(model: nn.Module, batch: Batch) -> CorrectableLayers:
     """
     layers, seen = layers_of(model), _PassRecord()
     with _both_ends(layers, seen), torch.no_grad():
-        returned = called(model, batch)
+        returned = call_model(model, batch)
     answers = {_storage(tensor) for tensor in _answers(returned)}
     last = {name for name, tensor, _ in seen.outputs if _storage(tensor) in answers}
     shared = _shared(model)
@@ -136,7 +136,7 @@ def sites_of(model: nn.Module, batch: Batch) -> CorrectableLayers:
 
 
 @contextlib.contextmanager
-def watched(sites: Sequence[CorrectableLayer], see: Watcher) -> Iterator[None]:
+def watch_layers(sites: Sequence[CorrectableLayer], see: Watcher) -> Iterator[None]:
     """Show `see` what each layer returns, and what each norm reads: its name, (samples, units).
 
     What it gives back, if anything, is done to the layer's output before others read it.

@@ -48,7 +48,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 @contextlib.contextmanager
-def observed(layers: Sequence[Layer], see: LayerObserver) -> Iterator[None]:
+def observe_layers(layers: Sequence[Layer], see: LayerObserver) -> Iterator[None]:
     """Show `see` the output of each layer whenever it is called: its name, the tensor."""
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:

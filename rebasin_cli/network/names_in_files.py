@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.checkpoint.renamed import unwrapped
+from rebasin_cli.checkpoint.renamed import strip_wrappers
 from rebasin_cli.errors import CheckpointError, Problem, suggest
 from rebasin_cli.files.common_names import normal_names, uniform_prefixes
-from rebasin_cli.files.inputs import labelled, shape_text
+from rebasin_cli.files.inputs import label_names, shape_text
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
 
@@ -113,7 +113,7 @@ def _layouts(known: ModelTensors, stored: Mapping[str, TensorInfo]) -> Iterator[
     # The same with what wrappers around the model, or around the file's modules, add to names.
     back = {new: old for old, new in normal_names(stored).items() if new != old}
     for layout in plain:
-        bare = {unwrapped(name): window for name, window in layout.windows.items()}
+        bare = {strip_wrappers(name): window for name, window in layout.windows.items()}
         if back or bare.keys() != layout.windows.keys():
             windows = {back.get(name, name): window for name, window in bare.items()}
             yield replace(layout, windows=windows)
@@ -153,17 +153,17 @@ def _problems(
     unknown = [n for n in wanted if n not in layout.windows and _matters(n, layout, known, stored)]
     if missing:
         hint = suggest(missing[0], unknown)
-        yield Problem("", detail="\n".join(labelled("missing", missing)), hint=hint)
+        yield Problem("", detail="\n".join(label_names("missing", missing)), hint=hint)
     if unknown:
         hint = "--skip GLOB leaves tensors out"
-        yield Problem("", detail="\n".join(labelled("not in the model", unknown)), hint=hint)
+        yield Problem("", detail="\n".join(label_names("not in the model", unknown)), hint=hint)
     shapes = [
         shape_text(name, stored[name].shape, window.shape)
         for name, window in layout.windows.items()
         if name in stored and stored[name].shape != window.shape
     ]
     if shapes:
-        yield Problem("", detail="\n".join(labelled("shape", shapes)))
+        yield Problem("", detail="\n".join(label_names("shape", shapes)))
 
 
 def _matters(

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.batch import Batch, described
-from rebasin_cli.models.user.batch_inputs import fitted, named_targets
+from rebasin_cli.models.batch import Batch, describe_batch
+from rebasin_cli.models.user.batch_inputs import fit_batch, named_targets
 from rebasin_cli.network.answers import answers
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.user_code import users_code
@@ -33,14 +33,14 @@ def cross_entropy_judge(batches: Batches) -> Judge:
         total, hits, answers = 0.0, 0.0, 0
         with torch.no_grad():
             for batch in batches:
-                loss, right, count = judged(model, batch, batches.name)
+                loss, right, count = judge_batch(model, batch, batches.name)
                 total, hits, answers = total + float(loss), hits + right, answers + count
         if not answers:
             raise UserCodeError(f"{batches.name} holds no target that counts")
         scores = {"loss": total / answers, "accuracy": hits / answers}
         if isnan(scores["accuracy"]):  # there were no targets to compare with
             del scores["accuracy"]
-        return checked(scores, batches.name)
+        return check_scores(scores, batches.name)
 
     return judge
 
@@ -54,22 +54,22 @@ def own_judge(function: Callable[[nn.Module], object], name: str) -> Judge:
     def judge(model: nn.Module) -> Scores:
         with users_code(name), torch.no_grad():
             said = function(model)
-        return checked(_numbers(said, name), name)
+        return check_scores(_numbers(said, name), name)
 
     return judge
 
 
-def called(model: nn.Module, batch: Batch) -> Any:
+def call_model(model: nn.Module, batch: Batch) -> Any:
     """Return what a model answers to a batch.
 
     Raises UserCodeError if it raises, or cannot be called with what the batch holds.
     """
-    batch = fitted(batch, model)
+    batch = fit_batch(batch, model)
     with users_code("the model"):
         return model(*batch.example.args, **batch.example.kwargs)
 
 
-def checked(scores: Scores, name: str) -> Scores:
+def check_scores(scores: Scores, name: str) -> Scores:
     """Return scores. Raises UserCodeError for one that is NaN or infinite."""
     wrong = [f"{key} is {value}" for key, value in scores.items() if not isfinite(value)]
     if wrong:
@@ -96,14 +96,14 @@ def logits_of(returned: Any) -> Tensor:
     )
 
 
-def judged(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, float, int]:
+def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, float, int]:
     """Run a batch; return the summed loss, the right answers (NaN: unknown), and how many count.
 
     name: of the data. Raises UserCodeError for a batch without targets, unless the model returned a
     loss, and for targets that its output cannot be compared with.
     """
-    batch = fitted(batch, model)
-    returned = called(model, batch)
+    batch = fit_batch(batch, model)
+    returned = call_model(model, batch)
     if batch.targets is None:
         loss = returned.get("loss") if isinstance(returned, Mapping) else None
         if loss is not None:
@@ -112,7 +112,7 @@ def judged(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, float, in
         if batch.targets is None:
             raise UserCodeError(
                 f"{name} yields no targets",
-                detail=f"{batch.where} is {described(batch)}",
+                detail=f"{batch.where} is {describe_batch(batch)}",
                 hint="yield (inputs, targets), or name an --evaluate",
             )
     found = answers(logits_of(returned), batch)

@@ -13,7 +13,7 @@ import torch
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.matching.methods import METHODS, check_start
-from rebasin_cli.matching.problem.settings import Settings, named
+from rebasin_cli.matching.problem.settings import Settings, look_up
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.search import Search
 
@@ -59,7 +59,7 @@ def plan_machine(computing: Computing, search: Search, *, more: Iterable[str] = 
             f"only `rebasin align` has the method {search.method!r}",
             hint="align the models with it first, and give what it writes to this command",
         )
-    named("method", search.method, dict.fromkeys((*METHODS, *more)))
+    look_up("method", search.method, dict.fromkeys((*METHODS, *more)))
     if search.start is not None:
         check_start(search.start, search.method)
     jobs = computing.jobs or len(os.sched_getaffinity(0))

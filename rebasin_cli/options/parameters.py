@@ -54,7 +54,7 @@ class Offered:
     help: Mapping[str, str]
 
 
-def offered(*names: str, **help: str) -> Offered:
+def offer(*names: str, **help: str) -> Offered:
     """Return the mark on a group's annotation that says which of its flags a command has."""
     return Offered(names, help)
 

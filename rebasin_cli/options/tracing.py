@@ -163,7 +163,7 @@ RequestT = TypeVar("RequestT", bound=TracingRequest)
 PlanT = TypeVar("PlanT")
 
 
-def planned(plan: Callable[[RequestT], PlanT], request: RequestT) -> Callable[[Progress], PlanT]:
+def planned_by(plan: Callable[[RequestT], PlanT], request: RequestT) -> Callable[[Progress], PlanT]:
     """Return what makes a plan of a request, and tells somebody if a model is traced for it."""
     copy: Any = replace  # of any dataclass
     return lambda told: plan(copy(request, tracing=request.tracing.telling(told)))

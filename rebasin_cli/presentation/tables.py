@@ -22,7 +22,7 @@ def number_columns(*headings: str, no_wrap: bool = False) -> list[Column]:
     return [Column(heading, justify="right", no_wrap=no_wrap) for heading in headings]
 
 
-def rendered(shown: Table) -> str:
+def render(shown: Table) -> str:
     """Return a table as stdout shows it: as wide as the terminal, or wide where there is none."""
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else WIDE

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from rebasin_cli.activations.layer_statistics import Goal
-from rebasin_cli.activations.measuring import first_of, undisturbed
+from rebasin_cli.activations.measuring import first_of, keep_undisturbed
 from rebasin_cli.activations.moments import Moments
 from rebasin_cli.errors import UsageError
 from rebasin_cli.network.batches import Batches
@@ -20,7 +20,12 @@ from rebasin_cli.network.correctable_layers import (
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.renormalization.corrected import Corrected, Correcting, Report
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of, repair
-from rebasin_cli.renormalization.passes import PassWork, corrected, folded, refilled
+from rebasin_cli.renormalization.passes import (
+    PassWork,
+    correct_layers,
+    fold_into_layer,
+    refill_norm,
+)
 
 CorrectionMethod = Callable[[nn.Module, Mapping[str, Goal], "Batches | None", Correcting], Report]
 
@@ -96,7 +101,7 @@ METHODS: Mapping[str, CorrectionMethod] = {
 
 def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> CorrectableLayers:
     assert batches is not None, f"{how.method} measures the merged model"
-    with undisturbed([model]):
+    with keep_undisturbed([model]):
         return sites_of(model, first_of(batches)).selected(how.selects)
 
 
@@ -115,7 +120,7 @@ def _measured(
     how: Correcting,
 ) -> Report:
     assert batches is not None, f"{how.method} measures the merged model"
-    done = corrected(PassWork(model, sites.corrected, goals, how), batches)
+    done = correct_layers(PassWork(model, sites.corrected, goals, how), batches)
     return Report(how.method, done, sites.skipped)
 
 
@@ -124,7 +129,7 @@ def _predicted(site: CorrectableLayer, goal: Goal, how: Correcting) -> Corrected
     assert goal.expected is not None, "others are skipped"
     found = Moments(1, goal.mean, goal.expected.square())
     if site.layer.norm:
-        return refilled(site, found, "statistics from those of its parents")
+        return refill_norm(site, found, "statistics from those of its parents")
     wanted = replace(how.goal(goal), mean=goal.mean)
     made = correction_of(repair, found, wanted, biased=site.biased)
-    return folded(site, made, found, wanted)
+    return fold_into_layer(site, made, found, wanted)

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rebasin_cli.activations.layer_statistics import Goal
-from rebasin_cli.activations.measuring import Totals, join, measured, undisturbed
+from rebasin_cli.activations.measuring import Totals, join, keep_undisturbed, measure_layer
 from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watched
-from rebasin_cli.network.scores import called
+from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watch_layers
+from rebasin_cli.network.scores import call_model
 from rebasin_cli.renormalization.corrected import Corrected, Correcting
 from rebasin_cli.renormalization.folding import fold, reset
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of
@@ -46,7 +46,7 @@ class PassWork:
         return self.how.goal(self.goals[site.name])
 
 
-def corrected(work: PassWork, batches: Batches) -> tuple[Corrected, ...]:
+def correct_layers(work: PassWork, batches: Batches) -> tuple[Corrected, ...]:
     """Correct the sites in place, by what they do on the data."""
     run = _one_by_one if work.how.sequential else _at_once
     return tuple(run(work, batches))
@@ -55,8 +55,8 @@ def corrected(work: PassWork, batches: Batches) -> tuple[Corrected, ...]:
 def _one_by_one(work: PassWork, batches: Batches) -> Iterator[Corrected]:
     for number, site in enumerate(work.sites):
         work.how.progress(f"measuring {site.name}", number, len(work.sites))
-        with undisturbed([work.model]):
-            found = measured(site, work.model, batches)
+        with keep_undisturbed([work.model]):
+            found = measure_layer(site, work.model, batches)
         yield _settled(work, site, found)
 
 
@@ -69,12 +69,12 @@ def _at_once(work: PassWork, batches: Batches) -> Iterator[Corrected]:
         join(found, name, own)
         return None if site.layer.norm else work.correction(site, own)
 
-    with undisturbed([work.model]), watched(work.sites, see):
+    with keep_undisturbed([work.model]), watch_layers(work.sites, see):
         for site in work.sites:
             site.layer.module.train(site.layer.norm)
         for number, batch in enumerate(batches):
             work.how.progress("measuring the merged model", number, batches.limit or 0)
-            called(work.model, batch)
+            call_model(work.model, batch)
     for site in work.sites:
         yield _settled(work, site, found[site.name])
 
@@ -82,12 +82,12 @@ def _at_once(work: PassWork, batches: Batches) -> Iterator[Corrected]:
 def _settled(work: PassWork, site: CorrectableLayer, found: Moments) -> Corrected:
     """Write into a layer what its moments ask for."""
     if site.layer.norm:
-        return refilled(site, found, "statistics reset")
+        return refill_norm(site, found, "statistics reset")
     made = work.correction(site, found)
-    return folded(site, made, found, work.wanted(site))
+    return fold_into_layer(site, made, found, work.wanted(site))
 
 
-def refilled(site: CorrectableLayer, found: Moments, how: str) -> Corrected:
+def refill_norm(site: CorrectableLayer, found: Moments, how: str) -> Corrected:
     """Write moments into a BatchNorm."""
     norm = cast(_BatchNorm, site.layer.module)
     before = cast(Tensor, norm.running_var).double().sqrt().mean()
@@ -95,7 +95,9 @@ def refilled(site: CorrectableLayer, found: Moments, how: str) -> Corrected:
     return Corrected(site.name, how, site.tensors, float(before), float(found.deviation.mean()))
 
 
-def folded(site: CorrectableLayer, made: Correction, found: Moments, goal: Goal) -> Corrected:
+def fold_into_layer(
+    site: CorrectableLayer, made: Correction, found: Moments, goal: Goal
+) -> Corrected:
     """Write a correction into a layer with some moments; goal: what it is to bring about."""
     fold(site.layer.module, made)
     moved = bool(made.shift.any())

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from rebasin_cli.presentation.tables import number_columns, table
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.wording import AND_SO_ON, count, listed
+from rebasin_cli.wording import AND_SO_ON, count, list_names
 
 _SHOWN = 3  # names of layers in a line
 
@@ -46,7 +46,7 @@ def _skipped(report: Report) -> Iterator[str]:
         reasons.setdefault(layer.why, []).append(layer.name)
     for why, names in reasons.items():
         left = "left as it was" if len(names) == 1 else "left as they were"
-        shown = listed(names, _SHOWN, rest=AND_SO_ON)
+        shown = list_names(names, _SHOWN, rest=AND_SO_ON)
         yield f"  {count(len(names), 'layer')} {left}, {why}: {shown}"
 
 

@@ -13,7 +13,7 @@ from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.built import batches_of, built
+from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.correctable_layers import Skipped
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.user_code import users_code
@@ -40,7 +40,7 @@ class Parents:
     bound: BoundSpec | None = None
 
 
-def corrected(
+def correct_statistics(
     source: TensorSource,
     parents: Parents,
     *,
@@ -58,7 +58,7 @@ def corrected(
     assert plan.code is not None, "only `calibrate` runs no model"
     network = plan.code.network
     batches = batches_of(plan.code, machine) if plan.code.loader else None
-    model = built(network, source, machine)
+    model = build_network(network, source, machine)
     known = _known(parents, plan, machine, batches, progress)
     found = goals(known, parents.weights or _equal(known)) if known else {}
     how = replace(plan.how, selects=_selects(network, plan), progress=progress)
@@ -87,7 +87,7 @@ def _known(
     models = []
     for number, source in enumerate(parents.sources):
         progress("building the parents", number, len(parents.sources))
-        models.append(built(plan.code.network, source, machine))
+        models.append(build_network(plan.code.network, source, machine))
     progress("measuring the parents", 0, 0)
     return layer_statistics(models, batches, together=plan.method == "closed-form")
 

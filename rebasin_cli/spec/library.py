@@ -11,7 +11,7 @@ from rebasin_cli.errors import (
     RebasinError,
     SpecError,
     UsageError,
-    refused,
+    refusal_by_system,
     suggest,
 )
 from rebasin_cli.spec.language.model import Spec
@@ -21,7 +21,7 @@ from rebasin_cli.spec.language.yaml_reader import MAX_CHARACTERS
 _ENDINGS = (".yaml", ".yml")
 
 
-def bundled() -> tuple[str, ...]:
+def bundled_names() -> tuple[str, ...]:
     """Return the names of the bundled specs, sorted."""
     return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
 
@@ -49,7 +49,7 @@ def _parsed(text: str, source: str) -> Spec:
 
 def _found(name_or_path: str) -> tuple[str, Path]:
     """Return what to call a spec in messages, and its file."""
-    names = bundled()
+    names = bundled_names()
     if name_or_path in names:
         path = _folder() / f"{name_or_path}.yaml"
         return path.name, path
@@ -75,7 +75,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         # Not a SpecError: the check cannot be made, which is no verdict on the spec.
         if error.errno not in NOWHERE:
-            raise refused(error, str(path), what="the spec cannot be read") from error
+            raise refusal_by_system(error, str(path), what="the spec cannot be read") from error
         what = f"the spec cannot be read: {error.strerror or error}"
         raise RebasinError(Problem(what, where=str(path))) from error
     except UnicodeDecodeError as error:

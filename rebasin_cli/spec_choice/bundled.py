@@ -18,9 +18,9 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines, ruled_out
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.language.model import Spec
-from rebasin_cli.spec.library import bundled, load_spec, spec_text
+from rebasin_cli.spec.library import bundled_names, load_spec, spec_text
 from rebasin_cli.spec_choice.hints import model_hint
-from rebasin_cli.spec_choice.unnamed import excused, unnamed
+from rebasin_cli.spec_choice.unnamed import is_excused, unnamed_tensors
 
 # Specs of models whose head may be tied to the embedding, so that files look alike without a head.
 WITH_HEAD = frozenset(
@@ -97,7 +97,7 @@ def bound_to(spec: Spec, headers: Headers, selection: Selection) -> BoundSpec:
 
 
 def _excused(headers: Headers, selection: Selection) -> list[str]:
-    return [name for name in headers.infos if excused(name, selection)]
+    return [name for name in headers.infos if is_excused(name, selection)]
 
 
 def _trials(headers: Headers, selection: Selection) -> Iterator[_BundledFits]:
@@ -120,11 +120,11 @@ class _BundledFits:
     @cached_property
     def least(self) -> dict[str, int]:
         """The fewest problems that each spec can have."""
-        return {name: least_problems(load_spec(name), self._names) for name in bundled()}
+        return {name: least_problems(load_spec(name), self._names) for name in bundled_names()}
 
     def candidates(self) -> list[str]:
         """Return the specs that names do not rule out; most are not even parsed for that."""
-        likely = [name for name in bundled() if not ruled_out(spec_text(name), self._names)]
+        likely = [name for name in bundled_names() if not ruled_out(spec_text(name), self._names)]
         return [name for name in likely if not least_problems(load_spec(name), self._names)]
 
     def fits(self) -> dict[str, BoundSpec]:
@@ -145,7 +145,7 @@ class _BundledFits:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
             return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
-        left = unnamed(bound, self.headers, self._selection)
+        left = unnamed_tensors(bound, self.headers, self._selection)
         if left:
             return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
         return bound

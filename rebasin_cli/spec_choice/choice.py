@@ -16,8 +16,8 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.spec_choice.bundled import NoFitError, bound_to, only_fit
 from rebasin_cli.spec_choice.heads import returned_roots
-from rebasin_cli.spec_choice.traced import Fitted, bound_model, configured
-from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed, touched
+from rebasin_cli.spec_choice.traced import Fitted, bound_model, target_of_config
+from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed, touched_groups
 from rebasin_cli.tensors.blocks import BoundTensor
 
 
@@ -114,7 +114,7 @@ def held_roots(bound: BoundSpec, headers: Headers, selection: Selection) -> froz
         return name in headers.partial or not selection.selects(name)
 
     named = (t.groups for t in bound.tensors if any(map(out, t.members)))
-    others = (touched(bound, headers.infos[name]) for name in filter(out, bound.untouched))
+    others = (touched_groups(bound, headers.infos[name]) for name in filter(out, bound.untouched))
     return _free_roots(bound, (group for groups in (*named, *others) for group in groups))
 
 
@@ -151,7 +151,7 @@ def _traced_config(
     headers: Headers, selection: Selection, tracing: Tracing, error: NoFitError
 ) -> Choice:
     """Return the spec traced from a config.json; both problems are told if that fails."""
-    tracing, architecture = configured(headers, tracing, error)
+    tracing, architecture = target_of_config(headers, tracing, error)
     try:
         bound, found = bound_model(headers, selection, tracing)
     except RebasinError as other:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec.binding.stored_names import scattered, stored_spec
+from rebasin_cli.spec.binding.stored_names import scattered_groups, stored_spec
 from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import Declaration, Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
-from rebasin_cli.tracer.proof.culprits import dropped
+from rebasin_cli.tracer.proof.culprits import drop_groups
 from rebasin_cli.tracer.trace import Trace
 
 
@@ -42,8 +42,8 @@ def spec_in_files(
     Raises SpecError if the file cuts through a group.
     """
     sizes = {group.name: group.size for group in trace.bound.groups.values()}
-    held = fixed | scattered(trace.explicit, trace.infos, windows)
-    spec = dropped(_declared(trace, held), trace.bound, held)
+    held = fixed | scattered_groups(trace.explicit, trace.infos, windows)
+    spec = drop_groups(_declared(trace, held), trace.bound, held)
     return compress(stored_spec(spec, trace.infos, windows, sizes), infos, ties=ties)
 
 

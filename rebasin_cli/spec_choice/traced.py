@@ -16,8 +16,8 @@ from rebasin_cli.spec_choice.bundled import NoFitError, bound_to
 from rebasin_cli.spec_choice.hints import model_hint
 from rebasin_cli.spec_choice.renamed_spec import spec_in_files
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.traced_model import check_validated, traced
-from rebasin_cli.spec_choice.unnamed import excused
+from rebasin_cli.spec_choice.traced_model import check_validated, trace_target
+from rebasin_cli.spec_choice.unnamed import is_excused
 
 SCHEME_OF = {"transformers": "hf", "diffusers": "diffusers"}
 
@@ -31,13 +31,13 @@ class Fitted:
     layout: StoredNames
 
 
-def fitted(headers: Headers, selection: Selection, tracing: Tracing) -> Fitted:
+def fit_traced_model(headers: Headers, selection: Selection, tracing: Tracing) -> Fitted:
     """Return the model that the options name, traced, if the checkpoints are ones of it.
 
     Raises CheckpointError if they are not.
     """
-    known = traced(tracing)
-    wanted = [name for name in headers.infos if not excused(name, selection)]
+    known = trace_target(tracing)
+    wanted = [name for name in headers.infos if not is_excused(name, selection)]
     try:
         layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
     except CheckpointError as error:
@@ -63,19 +63,19 @@ def bound_model(
     Raises SpecError for a trace that was not validated, CheckpointError for another model's
     checkpoint.
     """
-    found = fitted(headers, selection, tracing)
+    found = fit_traced_model(headers, selection, tracing)
     check_validated(found.known.trace, tracing)
     spec = spec_for(headers, found.known, found.layout)
     return bound_to(spec, headers, selection), found
 
 
-def configured(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:
+def target_of_config(headers: Headers, tracing: Tracing, error: NoFitError) -> tuple[Tracing, str]:
     """Return what to trace for a checkpoint that no bundled spec fits, and the name of its class.
 
     Its config.json says both. Raises the error if there is no such file, with advice if only the
     library is missing.
     """
-    found = described(headers)
+    found = class_in_config(headers)
     if found is None:
         raise error
     library, architecture = found
@@ -102,7 +102,7 @@ def spec_for(headers: Headers, known: TracedModel, layout: StoredNames) -> Spec:
     return spec_in_files(trace, here, stored, ties=headers.ties, fixed=gone)
 
 
-def described(headers: Headers) -> tuple[str, str] | None:
+def class_in_config(headers: Headers) -> tuple[str, str] | None:
     """Return the library and the class that a config.json names, or None if it names none."""
     single, listed = (headers.config.get(key) for key in ("_class_name", "architectures"))
     if isinstance(single, str):

@@ -22,7 +22,7 @@ from rebasin_cli.tracer.trace import REAL, Trace, trace
 EVERY = 1 << 30  # examples: more than any user gives
 
 
-def traced(tracing: Tracing) -> TracedModel:
+def trace_target(tracing: Tracing) -> TracedModel:
     """Return the trace of a target, from the cache if it holds that, and keep it there.
 
     Raises UsageError for what cannot be built or run, MachineError for a missing package.

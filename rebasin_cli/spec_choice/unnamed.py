@@ -13,42 +13,42 @@ from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.headers import Headers
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.spec.binding.bind import uncovered
+from rebasin_cli.spec.binding.bind import uncovered_tensors
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import BoundTensor
-from rebasin_cli.wording import and_more, listing, shortened
+from rebasin_cli.wording import and_more, listing, shorten
 
 SHOWN = 10
 
 
-def excused(name: str, selection: Selection) -> bool:
+def is_excused(name: str, selection: Selection) -> bool:
     """Return whether a spec need not name a tensor."""
     return selection.excuses(name) or is_extra_state(name)
 
 
-def unnamed(bound: BoundSpec, headers: Headers, selection: Selection) -> tuple[str, ...]:
+def unnamed_tensors(bound: BoundSpec, headers: Headers, selection: Selection) -> tuple[str, ...]:
     """Return the tensors that no pattern names although they could matter.
 
     Those are floating and of more than one element, or lie beside a tensor that is named, such as
     `weight_mask`. What --skip, --only or --pass-through name is left out.
     """
     infos = headers.infos
-    floating = uncovered(bound, infos)
+    floating = uncovered_tensors(bound, infos)
     named = {name for tensor in bound.tensors for name in tensor.members}
     beside = (n for n in bound.untouched if infos[n].numel > 1 and _extends(n, named))
     suspects = dict.fromkeys((*floating, *beside))
-    return tuple(name for name in suspects if not excused(name, selection))
+    return tuple(name for name in suspects if not is_excused(name, selection))
 
 
 def check_unnamed(name: str, bound: BoundSpec, headers: Headers, selection: Selection) -> None:
     """Raise SpecError for tensors that the spec called `name` does not mention."""
-    left = unnamed(bound, headers, selection)
+    left = unnamed_tensors(bound, headers, selection)
     if left:
         raise SpecError(
             f"spec {name!r} does not name {len(left)} of the tensors",
             where=headers.where,
-            detail="\n".join(shortened(left, SHOWN, and_more)),
+            detail="\n".join(shorten(left, SHOWN, and_more)),
             hint="name them in the spec; or --skip GLOB leaves them and all units that they could "
             "hold in place; or --pass-through GLOB says that they hold none",
         )
@@ -63,7 +63,9 @@ def check_passed(
     """
     passed = [n for n in bound.untouched if selection.passes(n) and headers.infos[n].numel > 1]
     for name in passed:
-        groups = [bound.groups[group] for group in sorted(touched(bound, headers.infos[name]))]
+        groups = [
+            bound.groups[group] for group in sorted(touched_groups(bound, headers.infos[name]))
+        ]
         names = [group.name for group in groups if group.root in moving and not group.fixed]
         if names:
             raise SpecError(
@@ -74,7 +76,7 @@ def check_passed(
             )
 
 
-def touched(bound: BoundSpec, info: TensorInfo) -> frozenset[str]:
+def touched_groups(bound: BoundSpec, info: TensorInfo) -> frozenset[str]:
     """Return the groups whose units a tensor could hold, as far as its name and shape tell.
 
     It lies in the module of a tensor of theirs, or has an axis as long as one of theirs, or a whole

@@ -32,7 +32,7 @@ def tensors_in(tree: object) -> list[Tensor]:
     return leaves_of(tree, Tensor)
 
 
-def mapped(tree: Any, kind: Kind, change: Callable[[Any], Any]) -> Any:
+def map_leaves(tree: Any, kind: Kind, change: Callable[[Any], Any]) -> Any:
     """Return nested tuples, lists and mappings with everything of one type replaced.
 
     Containers keep their types; of those that torch does not know, such as what a tokenizer
@@ -42,7 +42,7 @@ def mapped(tree: Any, kind: Kind, change: Callable[[Any], Any]) -> Any:
     def renewed(leaf: Any) -> Any:
         if isinstance(leaf, kind):
             return change(leaf)
-        return mapped(_plain(leaf), kind, change) if _is_branch(leaf) else leaf
+        return map_leaves(_plain(leaf), kind, change) if _is_branch(leaf) else leaf
 
     return _pytree.tree_map(renewed, tree, is_leaf=_ends(kind))
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from rebasin_cli.errors import MachineError, SpecError
-from rebasin_cli.models.module_weights import widen, widened
+from rebasin_cli.models.module_weights import widen, widen_tensor
 from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation
@@ -23,25 +23,30 @@ from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import Entry, Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.derivation.derive import FixedAxis
-from rebasin_cli.tracer.derivation.experts import ExpertFamily, families, routers, stacked
+from rebasin_cli.tracer.derivation.experts import ExpertFamily, families, routers, stack_experts
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices, Symmetry, symmetry
 from rebasin_cli.tracer.points.points import Points
 from rebasin_cli.tracer.proof.culprits import (
     culprits,
     declared_one_sided,
-    dropped,
-    orphaned,
+    drop_groups,
+    orphaned_groups,
     without_own,
 )
-from rebasin_cli.tracer.proof.ineffective import fixed_axes, unmoved, unmoved_tensors, without
+from rebasin_cli.tracer.proof.ineffective import (
+    fixed_axes,
+    unmoved_groups,
+    unmoved_tensors,
+    without,
+)
 from rebasin_cli.tracer.proof.proof import (
     Proof,
     Trial,
     random_permutations,
     randomise,
-    rotated,
+    rotate_units,
 )
 from rebasin_cli.tracer.proof.unproved import (
     OTHER_COPY,
@@ -228,7 +233,7 @@ def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> T
 
 def _exercised(traced: Trace, trial: Trial) -> Trace:
     """Return the trace with those groups fixed that the outputs do not depend on."""
-    names = unmoved(trial, traced.bound)
+    names = unmoved_groups(trial, traced.bound)
     if not names:
         return traced
     spec = without(traced.explicit, traced.bound, names)
@@ -251,7 +256,7 @@ def _with_experts(traced: Trace, trial: Trial) -> Trace:
     for family in list(families(traced.explicit, traced.infos)):
         found = routers(traced.explicit, family)
         for router in (found, *([place] for place in found if len(found) > 1)):
-            spec = stacked(traced.explicit, family, router) if router else None
+            spec = stack_experts(traced.explicit, family, router) if router else None
             bound = _bound(spec, traced) if spec is not None else None
             if bound is not None and spec is not None and _proves(trial, bound, family):
                 traced = replace(traced, explicit=spec, spec=spec, bound=bound)
@@ -271,7 +276,7 @@ def _proves(trial: Trial, bound: BoundSpec, family: ExpertFamily) -> bool:
     group = family.place.rstrip(".")
     permutations = random_permutations(bound, seed=2)
     for _ in range(min(family.count, DRAWS)):
-        permutations = permutations | {group: rotated(permutations[group])}
+        permutations = permutations | {group: rotate_units(permutations[group])}
         if trial.difference(bound, permutations) > ACCEPTED:
             return False
     return all(
@@ -304,7 +309,7 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
 
 
 def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:
-    cast: Arguments = mapped(example, Tensor, lambda t: widened(t, dtype))
+    cast: Arguments = map_leaves(example, Tensor, lambda t: widen_tensor(t, dtype))
     return cast
 
 
@@ -319,7 +324,7 @@ def _refuted(
     bad = culprits(permutations, breaks)
     lonely = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
     gone = [name for name in bad if name not in lonely]
-    spec = orphaned(dropped(traced.explicit, traced.bound, gone), traced.bound, lonely)
+    spec = orphaned_groups(drop_groups(traced.explicit, traced.bound, gone), traced.bound, lonely)
     notes = dict.fromkeys(gone, "fixed: permuting it changes the outputs")
     notes |= dict.fromkeys(lonely, "one permutation for all indices of its parent")
     bound = bind(spec, traced.infos, ties=traced.ties)

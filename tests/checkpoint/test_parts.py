@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.checkpoint.parts import Rest, dotted, rest_of
+from rebasin_cli.checkpoint.parts import Rest, dotted_path, rest_of
 
 W = {
     "0.weight": torch.randn(4, 3),
@@ -40,7 +40,7 @@ def renamed(prefix):
         "no counters",
     ],
 )
-@pytest.mark.parametrize("path", [("ema",), ("any", "depth", "shadow"), (0,)], ids=dotted)
+@pytest.mark.parametrize("path", [("ema",), ("any", "depth", "shadow"), (0,)], ids=dotted_path)
 def test_a_set_of_the_same_tensors_is_found_wherever_it_is(part, path):
     value = part
     for key in reversed(path):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rebasin_cli.commands.barrier.layers.figures import Anatomy, LayerFigures
+from rebasin_cli.commands.barrier.layers.figures import LayerDiagnosis, LayerFigures
 from rebasin_cli.commands.barrier.layers.report import advice, shown_columns
 from tests.cli.barrier_files import BARRIER, ON_DATA, write_normed, write_user
 from tests.cli.harness import rebasin
@@ -13,7 +13,9 @@ LAYER = LayerFigures("fc", "Linear", False, 8, 1.0, 1.0, 0.95, 0.9)
 
 
 def layers(*changes):
-    return Anatomy(tuple(replace(LAYER, name=f"fc{k}", **c) for k, c in enumerate(changes)), None)
+    return LayerDiagnosis(
+        tuple(replace(LAYER, name=f"fc{k}", **c) for k, c in enumerate(changes)), None
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
-from rebasin_cli.models.transformers.shrink import shrunk
+from rebasin_cli.models.transformers.shrink import shrink_subject
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permuted import Permuted
-from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.binding.bound import draw_permutations
 from rebasin_cli.spec_choice.choice import choose_spec
 from tests.cli.build import same
 from tests.cli.harness import ROOT, Done, fresh, rebasin
@@ -36,7 +36,7 @@ CLASSES = {
 
 def saved(folder, kind, title=None):
     """Write a small random model of transformers the way that transformers writes it."""
-    config = shrunk(transformers.CONFIG_MAPPING[kind]())
+    config = shrink_subject(transformers.CONFIG_MAPPING[kind]())
     torch.manual_seed(0)
     model = getattr(transformers, title or CLASSES[kind])(config)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def saved(folder, kind, title=None):
 def planted(folder, bound, name="b"):
     """Write a copy of a folder with every group of a spec in another order."""
     checkpoint = open_checkpoint(folder)
-    permutations = drawn(bound.groups.values(), torch.Generator().manual_seed(3))
+    permutations = draw_permutations(bound.groups.values(), torch.Generator().manual_seed(3))
     moved = Permuted(checkpoint, bound.tensors, permutations)
     other = folder.parent / name
     shutil.copytree(folder, other)

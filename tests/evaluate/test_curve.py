@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rebasin_cli.commands.barrier.curve import Peak, barrier, removed, sign
+from rebasin_cli.commands.barrier.curve import Peak, barrier, share_removed, sign
 from rebasin_cli.commands.barrier.plane import Plane, plane_through
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import InMemory
@@ -84,9 +84,9 @@ def test_a_curve_without_an_end_has_no_barrier():
 
 
 def test_what_is_removed_is_a_share_of_what_was():
-    assert removed(Peak(4.0, 0.5), Peak(1.0, 0.2)) == 0.75
-    assert removed(Peak(4.0, 0.5), Peak(5.0, 0.2)) == -0.25
-    assert removed(Peak(0.0, 0.0), Peak(1.0, 0.2)) is None
+    assert share_removed(Peak(4.0, 0.5), Peak(1.0, 0.2)) == 0.75
+    assert share_removed(Peak(4.0, 0.5), Peak(5.0, 0.2)) == -0.25
+    assert share_removed(Peak(0.0, 0.0), Peak(1.0, 0.2)) is None
 
 
 @pytest.mark.parametrize(

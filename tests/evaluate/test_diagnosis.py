@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.commands.barrier.layers.figures import Trio, anatomy
+from rebasin_cli.commands.barrier.layers.figures import Trio, diagnose_layers
 from rebasin_cli.commands.barrier.layers.sums import SampledOutputs, layer_sums
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.network.batches import Batches
@@ -40,7 +40,7 @@ def batches(*values):
 
 def test_the_midpoint_of_a_model_with_itself_is_like_its_parents():
     model = mlp(0)
-    found = anatomy(Trio(model, copy.deepcopy(model), model), batches(randn(40, 6).float()))
+    found = diagnose_layers(Trio(model, copy.deepcopy(model), model), batches(randn(40, 6).float()))
     assert [layer.name for layer in found.layers] == ["0", "2"]
     for layer in found.layers:
         assert layer.variance == pytest.approx(1)
@@ -53,7 +53,7 @@ def test_the_midpoint_of_a_model_with_itself_is_like_its_parents():
 def test_figures_are_those_of_direct_formulas():
     a, b, x = mlp(1), mlp(2), randn(50, 6).float()
     middle = halfway(a, b)
-    found = anatomy(Trio(a, b, middle), batches(x[:20], x[20:])).layers[1]
+    found = diagnose_layers(Trio(a, b, middle), batches(x[:20], x[20:])).layers[1]
     with torch.no_grad():
         outs = [model(x).double() for model in (a, b, middle)]
         shifts = [(model(x) - model(0 * x)).double() for model in (a, b, middle)]
@@ -138,7 +138,7 @@ def test_integers_have_no_zero_and_the_reason_is_told():
     torch.manual_seed(0)
     model = Words().eval()
     ids = torch.arange(6).reshape(2, 3)
-    found = anatomy(Trio(model, model, model), batches((ids, ids)))
+    found = diagnose_layers(Trio(model, model, model), batches((ids, ids)))
     assert found.no_zero == "the inputs are integers, of which none is zero"
     assert [layer.response for layer in found.layers] == [None]
     assert found.calibration is not None
@@ -149,7 +149,7 @@ def test_places_of_an_image_are_samples():
     torch.manual_seed(0)
     a, b = nn.Sequential(nn.Conv2d(2, 3, 3)).eval(), nn.Sequential(nn.Conv2d(2, 3, 3)).eval()
     x = randn(4, 2, 5, 5).float()
-    found = anatomy(Trio(a, b, halfway(a, b)), batches(x)).layers[0]
+    found = diagnose_layers(Trio(a, b, halfway(a, b)), batches(x)).layers[0]
     with torch.no_grad():
         flat = [m(x).double().transpose(0, 1).flatten(1) for m in (a, b, halfway(a, b))]
     total = [f.var(1, unbiased=False).sum() for f in flat]
@@ -160,4 +160,4 @@ def test_places_of_an_image_are_samples():
 def test_a_model_without_layers_cannot_be_measured():
     model = nn.Sequential(nn.ReLU()).eval()
     with pytest.raises(UserCodeError, match="calls no layer whose units could be measured"):
-        anatomy(Trio(model, model, model), batches(torch.ones(2, 3)))
+        diagnose_layers(Trio(model, model, model), batches(torch.ones(2, 3)))

@@ -11,7 +11,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from rebasin_cli.commands.align.straight_through.estimator import LearningTask, epochs, started
+from rebasin_cli.commands.align.straight_through.estimator import (
+    LearningTask,
+    epochs,
+    start_learning,
+)
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.matching.match_weights import match_weights
@@ -73,7 +77,7 @@ def course(a, b, *, model=None, data=None, rate=FAST, check=None):
 def learned(a, b, start, until, **more):
     """Return the states before the first and after each epoch."""
     lessons = course(a, b, **more)
-    first = started(lessons, voting(a), start)
+    first = start_learning(lessons, voting(a), start)
     return [first, *epochs(lessons, first, until)]
 
 
@@ -267,7 +271,7 @@ def test_the_parts_are_all_batches_each_once():
 def test_one_batch_is_too_few():
     a, b = trained(1), trained(2)
     lessons = course(a, b, data=batches(1))
-    first = started(lessons, voting(a), STILL)
+    first = start_learning(lessons, voting(a), STILL)
     with pytest.raises(UserCodeError, match="every batch is held out, none is left to learn from"):
         list(epochs(lessons, first, 1))
 
@@ -294,7 +298,7 @@ def test_a_midpoint_without_a_loss_is_refused():
     a, b = trained(1), trained(2)
     data = [(torch.full((4, 6), torch.nan), torch.zeros(4).long()), *batches()]
     with pytest.raises(UserCodeError, match=r"data.py:batches: the loss of the midpoint is nan"):
-        started(course(a, b, data=data), voting(a), STILL)
+        start_learning(course(a, b, data=data), voting(a), STILL)
 
 
 class Blocked(nn.Sequential):

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
-from rebasin_cli.spec.binding.bind import uncovered
+from rebasin_cli.spec.binding.bind import uncovered_tensors
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.library import load_spec, spec_text
 from rebasin_cli.spec_choice.choice import choose_spec
@@ -70,7 +70,7 @@ def test_a_spec_is_what_the_tracer_writes_and_says_what_it_finds(name: str) -> N
     for row in rows:
         bound = row.bound(load_spec(name))
         assert same_symmetry(bound, row.traced)
-        assert uncovered(bound, row.infos) == ()
+        assert uncovered_tensors(bound, row.infos) == ()
 
 
 @pytest.mark.slow

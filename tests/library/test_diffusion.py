@@ -21,7 +21,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
-from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.binding.bound import draw_permutations
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.tensors import InMemory, infos
@@ -151,7 +151,7 @@ def test_a_permuted_autoencoder_has_the_same_latents() -> None:
     before = ends()
     source = InMemory({n: t.clone() for n, t in model.state_dict().items()})
     bound = bind(load_spec("autoencoder_kl"), infos(source))
-    orders = drawn(bound.groups.values(), torch.Generator().manual_seed(1))
+    orders = draw_permutations(bound.groups.values(), torch.Generator().manual_seed(1))
     moved = Permuted(source, bound.tensors, orders)
     model.load_state_dict({name: moved.load(name) for name in source.names()})
     changed = sum(not torch.equal(moved.load(n), source.load(n)) for n in source.names())
@@ -191,7 +191,7 @@ def planted(folder: Path, selection: Selection, tracing: Tracing) -> None:
     """Write a copy beside a folder with every group of its spec in another order."""
     checkpoint = open_checkpoint(folder)
     bound = choose_spec([checkpoint], selection, tracing=tracing).bound
-    orders = drawn(bound.groups.values(), torch.Generator().manual_seed(3))
+    orders = draw_permutations(bound.groups.values(), torch.Generator().manual_seed(3))
     moved = Permuted(checkpoint, bound.tensors, orders)
     shutil.copytree(folder, folder.parent / "b")
     tensors = {name: moved.load(name).contiguous() for name in checkpoint.names()}

@@ -8,7 +8,7 @@ import torch
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.relaxation.polytope import polytope
-from rebasin_cli.matching.relaxation.stacks import stacked
+from rebasin_cli.matching.relaxation.stacks import stack_fields
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import random_problem, random_state, still
 
@@ -118,7 +118,7 @@ def space(problem, *others):
 
 def stacks(polytope):
     """Return the fields of a walk: those of one form in one."""
-    return stacked(polytope.fields, polytope.fixed)
+    return stack_fields(polytope.fields, polytope.fixed)
 
 
 def one_hot(order):

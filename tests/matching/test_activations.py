@@ -13,7 +13,7 @@ from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.matching.match_activations import (
     Alike,
     Models,
-    covered,
+    covered_roots,
     match_activations,
     telling,
 )
@@ -26,7 +26,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.permutation import Permutation, inverse
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
-from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.binding.bound import draw_permutations
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tracer.points.points import kind
 from rebasin_cli.tracer.trace import trace
@@ -91,7 +91,7 @@ def alike(units, similarity="inner"):
 def planted(name, seed=1):
     """Return a network, the same in another order, and the permutations that bring it back."""
     one, bound = model(name, seed), traced(name).bound
-    permutations = drawn(bound.groups.values(), torch.Generator().manual_seed(seed + 7))
+    permutations = draw_permutations(bound.groups.values(), torch.Generator().manual_seed(seed + 7))
     moved = Permuted(InMemory(one.state_dict()), bound.tensors, permutations)
     other = BUILDS[name]().double().eval()
     other.load_state_dict({key: moved.load(key) for key in moved.names()})
@@ -277,8 +277,8 @@ def test_heads_of_which_only_a_part_is_told_are_left_to_the_weights():
     bound = traced(name).bound
     every = alike(observed(name, one, other))
     partly = [place for place in every if "blocks.1.attn.vo" not in dict(place.dims)]
-    assert covered(bound, every) == {group.root for group in bound.groups.values()}
-    assert "blocks.1.attn.heads" not in covered(bound, partly)
+    assert covered_roots(bound, every) == {group.root for group in bound.groups.values()}
+    assert "blocks.1.attn.heads" not in covered_roots(bound, partly)
     assert all("blocks.1.attn.heads" not in dict(one.dims) for one in telling(bound, partly))
     found = match_activations(models(name, one, other), partly, Settings())
     assert same(found.permutations, expected)

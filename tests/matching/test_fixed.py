@@ -9,7 +9,7 @@ from rebasin_cli.matching.problem.result import Status
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search.starts import STARTS
 from rebasin_cli.permutation import inverse
-from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.binding.bound import draw_permutations
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import example, random_problem, random_state, same, still
 
@@ -135,7 +135,9 @@ def test_what_is_inside_fixed_heads_can_be_left_out():
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_fixed_heads_of_a_network_with_slopes(jobs):
     problem = example("alibi")
-    permutations = drawn(problem.bound.groups.values(), torch.Generator().manual_seed(3))
+    permutations = draw_permutations(
+        problem.bound.groups.values(), torch.Generator().manual_seed(3)
+    )
     assert permutations["head"] == still(problem)["head"]
     other = problem.permuted(permutations, problem.noisy(seed=4, amount=0.2))
     found = match_weights(

@@ -14,7 +14,7 @@ from rebasin_cli.matching.relaxation.frank_wolfe import (
     best_length,
     on_segment,
 )
-from rebasin_cli.matching.relaxation.soft import softened
+from rebasin_cli.matching.relaxation.soft import soften
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
     STRUCTURES,
@@ -52,7 +52,7 @@ def segment(problem, here, count):
         first, last = problem.draw(10 * which), problem.draw(10 * which + 1)
         starts.append(between(middle(here), corner(here, first), 0.4))
         ends.append(corner(here, last))
-        models = [softened(stack, which, None, fixed=here.fixed) for stack in stacks(here)]
+        models = [soften(stack, which, None, fixed=here.fixed) for stack in stacks(here)]
         for model in models:
             model.step(model.towards(here.orders(first)), 0.4)
         ways.append([model.towards(here.orders(last)) for model in models])

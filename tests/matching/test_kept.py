@@ -8,7 +8,7 @@ import torch
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
-from rebasin_cli.permutation import Permutation, compose, shuffled
+from rebasin_cli.permutation import Permutation, compose, random_permutation
 from tests.matching.polytopes import STRUCTURES, loaded, one_hot, structure, unrelated
 from tests.matching.problems import objective, same, still
 
@@ -68,7 +68,7 @@ def wander(problem, seed):
         group = movable[int(torch.randint(len(movable), (), generator=generator))]
         far = step % 6 == 5
         found = (
-            shuffled(group.shape, group.parents, generator)
+            random_permutation(group.shape, group.parents, generator)
             if far
             else swapped(now[group.name], generator)
         )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.matching.relaxation.soft import softened
+from rebasin_cli.matching.relaxation.soft import soften
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
     STRUCTURES,
@@ -30,7 +30,7 @@ def test_an_array_at_a_vertex_is_that_of_the_permuted_model_bit_by_bit(name):
     there = space(problem, problem.permuted(permutations, other))
     start = here.orders(permutations)
     for stack, moved in zip(stacks(here), stacks(there), strict=True):
-        assert torch.equal(softened(stack, 1, start).whole, moved.arrays[1])
+        assert torch.equal(soften(stack, 1, start).whole, moved.arrays[1])
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -41,7 +41,7 @@ def test_permuting_a_model_back_and_softly_there_gives_the_model(name):
     here = space(problem, problem.permuted(permutations))
     start = here.orders(inverse(permutations))
     for stack in stacks(here):
-        assert torch.equal(softened(stack, 1, start).whole, stack.arrays[0])
+        assert torch.equal(soften(stack, 1, start).whole, stack.arrays[0])
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -49,7 +49,7 @@ def test_the_fields_hold_every_voting_element_once(name):
     problem, other = structure(name), unrelated(name, 1)
     here, permutations = space(problem, other), problem.draw(3)
     start = here.orders(permutations)
-    found = sum(float((f.arrays[0] * softened(f, 1, start).whole).sum()) for f in stacks(here))
+    found = sum(float((f.arrays[0] * soften(f, 1, start).whole).sum()) for f in stacks(here))
     assert found == pytest.approx(objective(problem, problem.state, other, permutations))
 
 
@@ -60,7 +60,7 @@ def test_after_any_steps_each_part_is_the_model_times_its_matrices(name, begin):
     here = space(problem, unrelated(name, 1))
     drawn = {"identity": {}, "drawn": problem.draw(5)}
     start = here.orders(drawn[begin]) if begin in drawn else None
-    models = [softened(stack, 1, start, fixed=here.fixed) for stack in stacks(here)]
+    models = [soften(stack, 1, start, fixed=here.fixed) for stack in stacks(here)]
     point = middle(here) if start is None else corner(here, drawn[begin])
     for seed, length in enumerate(LENGTHS):
         permutations = problem.draw(seed)
@@ -83,12 +83,12 @@ def test_a_step_of_length_one_arrives_at_the_vertex_and_of_zero_stays(name):
     here = space(problem, unrelated(name, 1))
     vertex = here.orders(problem.draw(4))
     for stack in stacks(here):
-        model = softened(stack, 1, None, fixed=here.fixed)
+        model = soften(stack, 1, None, fixed=here.fixed)
         before = model.whole.clone()
         model.step(model.towards(vertex), 0.0)
         assert torch.equal(model.whole, before)
         model.step(model.towards(vertex), 1.0)
-        assert torch.equal(model.whole, softened(stack, 1, vertex).whole)
+        assert torch.equal(model.whole, soften(stack, 1, vertex).whole)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -96,7 +96,7 @@ def test_a_segment_does_not_change_the_point_it_begins_at(name):
     problem = structure(name)
     here = space(problem, unrelated(name, 1))
     for stack in stacks(here):
-        model = softened(stack, 1, here.orders({}))
+        model = soften(stack, 1, here.orders({}))
         before = {chosen: part.clone() for chosen, part in model.parts.items()}
         model.towards(here.orders(problem.draw(4)))
         assert all(torch.equal(part, before[chosen]) for chosen, part in model.parts.items())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching.many.match_many import Alignment, pair_objective
-from rebasin_cli.matching.many.strategies import STRATEGIES, walked
+from rebasin_cli.matching.many.strategies import STRATEGIES, walk_together
 from rebasin_cli.permutation import compose, identity, inverse
 from tests.matching.problems import compared, example, mlp, same, still
 
@@ -256,11 +256,11 @@ def test_all_at_once_reaches_no_less_than_one_after_another(name):
 
 def test_copies_in_other_orders_are_brought_together_all_at_once():
     problem, states, answers = copies("mlp_sequential")
-    found = walked(problem.request(states))
+    found = walk_together(problem.request(states))
     assert all(same(*pair) for pair in zip(found, answers, strict=True))
 
 
 def test_all_at_once_what_may_not_move_stays():
     problem, states = models("mlp_sequential")
-    for own in walked(problem.request(states, movable=frozenset({"hidden.0"}))):
+    for own in walk_together(problem.request(states, movable=frozenset({"hidden.0"}))):
         assert all(p.moved == 0 for name, p in own.items() if name != "hidden.0")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.commands.merge.linear_maps.linear_map import Mapped, unchanged
+from rebasin_cli.commands.merge.linear_maps.linear_map import Mapped, identity_map
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR, cca_maps
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.spec.binding.axis_sides import READ, WRITE
@@ -65,8 +65,8 @@ def test_a_model_with_itself_stays(method):
     units = randn(90, 4, seed=1)
     covariance = torch.cov(torch.cat([units, units], 1).T, correction=0)
     for found in LINEAR[method](covariance, 2):
-        assert torch.allclose(found.write, unchanged(4).write, atol=1e-4)
-        assert torch.allclose(found.read, unchanged(4).read, atol=1e-4)
+        assert torch.allclose(found.write, identity_map(4).write, atol=1e-4)
+        assert torch.allclose(found.read, identity_map(4).read, atol=1e-4)
 
 
 def test_canonical_correlation_is_of_two():

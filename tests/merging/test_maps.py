@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import SPREAD, mappable
-from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped, unchanged
+from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped, identity_map
 from rebasin_cli.spec.binding.axis_sides import READ, WRITE
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
@@ -95,7 +95,7 @@ def test_what_no_map_concerns_passes_through():
 
 def test_the_map_that_changes_nothing_changes_nothing_and_the_source_is_not_written_to():
     before = {name: SOURCE.load(name).clone() for name in SOURCE.names()}
-    same = mapped({"c": unchanged(3), "h": unchanged(5)})
+    same = mapped({"c": identity_map(3), "h": identity_map(5)})
     for name in SOURCE.names():
         assert torch.equal(same.load(name), before[name])
         mapped().load(name)

@@ -13,8 +13,8 @@ from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import library
-from rebasin_cli.spec.binding.bind import bind, uncovered
-from rebasin_cli.spec.library import bundled, load_spec
+from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
+from rebasin_cli.spec.library import bundled_names, load_spec
 from rebasin_cli.spec_choice.bundled import NEAREST, fitting
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.tensors import infos
@@ -104,9 +104,9 @@ def test_an_optional_tensor_fits_with_and_without(tmp_path, shelf):
 def every_problem(opened):
     """Return how many problems each bundled spec has, all of them bound, in their order."""
     shapes, found = infos(opened), {}
-    for name in bundled():
+    for name in bundled_names():
         try:
-            found[name] = len(uncovered(bind(load_spec(name), shapes), shapes))
+            found[name] = len(uncovered_tensors(bind(load_spec(name), shapes), shapes))
         except SpecError as error:
             found[name] = len(error.problems)
     return found

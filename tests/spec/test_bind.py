@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import blocks_of, bound, dims, group_shapes, infos
@@ -107,7 +107,7 @@ def test_buffers_move_and_do_not_vote(transformer):
 def test_what_the_spec_does_not_mention_is_untouched(transformer):
     assert transformer.untouched == ("conv.num_batches_tracked", "mask")
     shapes = infos(transformer_shapes(), {"conv.num_batches_tracked": torch.int64})
-    assert uncovered(transformer, shapes) == ("mask",)
+    assert uncovered_tensors(transformer, shapes) == ("mask",)
 
 
 def test_tensors_stand_in_checkpoint_order(transformer):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rebasin_cli.permutation import shuffled
+from rebasin_cli.permutation import random_permutation
 from rebasin_cli.permuted import take
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.cut_blocks import measure, pieces
@@ -128,7 +128,9 @@ def test_permuting_through_blocks_equals_an_index_made_by_hand(case, seed):
     lines, head, shapes, rows = case
     spec = bind(parse(spec_text(lines, head)), infos(shapes))
     generator = torch.Generator().manual_seed(seed)
-    permutations = {g.name: shuffled(g.shape, g.parents, generator) for g in spec.groups.values()}
+    permutations = {
+        g.name: random_permutation(g.shape, g.parents, generator) for g in spec.groups.values()
+    }
     by_hand = {name: p.index.numpy() for name, p in permutations.items()}
     tensor = spec.tensors[0]
     values = torch.arange(float(np.prod(tensor.shape))).reshape(tensor.shape)

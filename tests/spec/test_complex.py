@@ -5,7 +5,7 @@ import torch
 
 from rebasin_cli.permuted import Permuted, take
 from rebasin_cli.spec.binding.bind import bind
-from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.binding.bound import draw_permutations
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.numbers import in_reals
@@ -56,7 +56,7 @@ def test_real_and_imaginary_parts_are_permuted_alike(dtype, seed):
         bind(parse(SPEC), {name: s.info(name) for name in SHAPES})
         for s in (source, part(source, "real"))
     )
-    permutations = drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+    permutations = draw_permutations(bound.groups.values(), torch.Generator().manual_seed(seed))
     moved = Permuted(source, bound.tensors, permutations)
     for which in ("real", "imag"):
         expected = Permuted(part(source, which), plain.tensors, permutations)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec.binding.bound import BoundGroup, drawn
+from rebasin_cli.spec.binding.bound import BoundGroup, draw_permutations
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.spec.library import bundled, load_spec
+from rebasin_cli.spec.library import bundled_names, load_spec
 from tests.spec.shapes import bound, group_shapes, spec_text
 
 HEADS = ["in: ['head * d', ~]", "out: [~, 'head * d']"]
@@ -76,7 +76,7 @@ def test_fixed_is_dumped_where_it_says_something(written, canonical):
 
 def test_random_permutations_leave_fixed_groups_alone_and_move_the_others():
     groups = bound(HEADS, SHAPES, head=DECLARED).groups.values()
-    found = drawn(groups, torch.Generator().manual_seed(1))
+    found = draw_permutations(groups, torch.Generator().manual_seed(1))
     assert list(found) == ["head", "d"]
     assert found["head"].moved == 0
     assert found["d"].parents == ("head",)
@@ -85,12 +85,14 @@ def test_random_permutations_leave_fixed_groups_alone_and_move_the_others():
 
 def test_random_permutations_follow_their_seed():
     groups = bound(HEADS, SHAPES, head=DECLARED).groups.values()
-    one, again, two = (drawn(groups, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, again, two = (
+        draw_permutations(groups, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert one == again
     assert one != two
 
 
 def test_every_bundled_spec_can_be_asked_what_is_fixed():
-    declared = {name: load_spec(name).groups for name in bundled()}
+    declared = {name: load_spec(name).groups for name in bundled_names()}
     held = {n for n, groups in declared.items() if any(d.fixed for d in groups.values())}
     assert "llama" in held and "vgg" not in held

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rebasin_cli.spec.binding.outline import least_problems, outlines, ruled_out
-from rebasin_cli.spec.library import bundled, load_spec, spec_text
+from rebasin_cli.spec.library import bundled_names, load_spec, spec_text
 from rebasin_cli.tensors import InMemory, TensorInfo, infos
 from tests.models import EXAMPLES
 from tests.proof import stored
@@ -31,10 +31,10 @@ def info(name):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_is_ruled_out_has_problems_and_little_else_is_left(network):
     names = outlines(infos(InMemory(stored(EXAMPLES[network].model()))), {})
-    left = [title for title in bundled() if not ruled_out(spec_text(title), names)]
-    without_problems = {t for t in bundled() if not least_problems(load_spec(t), names)}
+    left = [title for title in bundled_names() if not ruled_out(spec_text(title), names)]
+    without_problems = {t for t in bundled_names() if not least_problems(load_spec(t), names)}
     assert without_problems <= set(left)
-    assert len(left) <= 5 < len(bundled())
+    assert len(left) <= 5 < len(bundled_names())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.compression.draft import draft
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.spec.library import bundled, load_spec
+from rebasin_cli.spec.library import bundled_names, load_spec
 from tests.models import EXAMPLES
 from tests.models.mlp import LayeredMlp, sequential_mlp
 from tests.spec.shapes import group_shapes, infos
@@ -21,7 +21,7 @@ def headers(model):
     return infos({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", bundled_names())
 def test_a_bundled_spec_survives_its_canonical_text(name):
     spec = load_spec(name)
     assert parse(dump(spec)) == spec

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec.binding.bind import bind, uncovered
+from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
-from rebasin_cli.spec.library import bundled, load_spec
+from rebasin_cli.spec.library import bundled_names, load_spec
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors import infos as headers
 from tests.models import EXAMPLES
@@ -67,7 +67,7 @@ def problems(spec, shapes, sizes=None):
         bound = bind(spec, shapes, sizes=sizes)
     except SpecError as error:
         return len(error.problems)
-    return len(uncovered(bound, shapes))
+    return len(uncovered_tensors(bound, shapes))
 
 
 LARGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16_bn", "resnet50", "qwen3")]
@@ -78,7 +78,7 @@ LARGER = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16_bn", "r
 def test_names_never_say_more_problems_than_binding_finds(name):
     shapes = headers(InMemory(stored(EXAMPLES[name].model())))
     names = outlines(shapes, {})
-    specs = {title: load_spec(title) for title in bundled()}
+    specs = {title: load_spec(title) for title in bundled_names()}
     said = {title: least_problems(spec, names) for title, spec in specs.items()}
     assert all(count <= problems(specs[title], shapes) for title, count in said.items())
     assert sum(count == 0 for count in said.values()) <= 3  # the others need no binding

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rebasin_cli.errors import SpecError
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
-from rebasin_cli.spec.binding.bound import drawn
-from rebasin_cli.spec.binding.stored_names import scattered, stored_spec
+from rebasin_cli.spec.binding.bound import draw_permutations
+from rebasin_cli.spec.binding.stored_names import scattered_groups, stored_spec
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import InMemory, TensorInfo
@@ -74,7 +74,7 @@ def test_permuting_what_is_stored_is_storing_what_is_permuted(seed):
     generator = torch.Generator().manual_seed(seed)
     state = {n: torch.randn(shape, generator=generator) for n, shape in SHAPES.items()}
     bound = bind(parse(MODEL), infos())
-    permutations = drawn(bound.groups.values(), generator)
+    permutations = draw_permutations(bound.groups.values(), generator)
     moved = Permuted(InMemory(state), bound.tensors, permutations)
     before = cut({name: moved.load(name).contiguous() for name in state}, windows())
     files = InMemory(cut(state, windows()))
@@ -159,8 +159,8 @@ tensors:
   down: ["team * 3", s, hidden]
   out: [~, s]
 """
-    assert scattered(parse(text), infos(shapes), places) == {"team", "hidden"}
-    assert scattered(parse(MODEL), infos(), windows()) == frozenset()
+    assert scattered_groups(parse(text), infos(shapes), places) == {"team", "hidden"}
+    assert scattered_groups(parse(MODEL), infos(), windows()) == frozenset()
 
 
 def test_what_does_not_move_is_no_stack_either():

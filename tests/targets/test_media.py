@@ -11,7 +11,7 @@ from torch import nn
 
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.transformers.coverage import reach
-from rebasin_cli.models.transformers.shrink import shrunk
+from rebasin_cli.models.transformers.shrink import shrink_subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, at import
@@ -110,14 +110,14 @@ def test_a_norm_of_32_groups_still_divides_the_small_width() -> None:
 def test_the_sizes_of_tiled_images_shrink_with_their_tiles() -> None:
     config = transformers.CONFIG_MAPPING["llava_next"]()
     side = config.vision_config.image_size
-    small = shrunk(config)
+    small = shrink_subject(config)
     new = small.vision_config.image_size
     before = [[part // side for part in pair] for pair in config.image_grid_pinpoints]
     assert [[part // new for part in pair] for pair in small.image_grid_pinpoints] == before
 
 
 def test_layers_that_are_read_are_among_those_that_stay() -> None:
-    small = shrunk(transformers.CONFIG_MAPPING["vipllava"]())
+    small = shrink_subject(transformers.CONFIG_MAPPING["vipllava"]())
     # Versions of the library differ in the name.
     (layers,) = (value for key, value in vars(small).items() if key.startswith("vision_feature_l"))
     assert len(layers) == 5

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 import rebasin_cli
-from rebasin_cli.tensors.trees import leaves_of, mapped, tensors_in
+from rebasin_cli.tensors.trees import leaves_of, map_leaves, tensors_in
 
 PACKAGE = Path(rebasin_cli.__file__).parent
 
@@ -65,7 +65,7 @@ def test_all_tensors_are_found_in_order(make: Callable[..., Any]) -> None:
 @trees
 def test_what_is_found_after_a_change_is_what_was_found_changed(make: Callable[..., Any]) -> None:
     tree = make(ONE, TWO, THREE)
-    changed = tensors_in(mapped(tree, Tensor, lambda tensor: tensor + 1))
+    changed = tensors_in(map_leaves(tree, Tensor, lambda tensor: tensor + 1))
     assert all(map(torch.equal, changed, [tensor + 1 for tensor in tensors_in(tree)]))
     assert len(changed) == 3
 
@@ -73,36 +73,36 @@ def test_what_is_found_after_a_change_is_what_was_found_changed(make: Callable[.
 @trees
 def test_a_change_is_seen_once_for_each_tensor_in_order(make: Callable[..., Any]) -> None:
     seen: list[Tensor] = []
-    mapped(make(ONE, TWO, THREE), Tensor, seen.append)
+    map_leaves(make(ONE, TWO, THREE), Tensor, seen.append)
     assert [id(tensor) for tensor in seen] == [id(ONE), id(TWO), id(THREE)]
 
 
 @trees
 def test_a_tree_is_not_changed_itself(make: Callable[..., Any]) -> None:
     tree = make(ONE, TWO, THREE)
-    mapped(tree, Tensor, lambda _: None)
+    map_leaves(tree, Tensor, lambda _: None)
     assert len(tensors_in(tree)) == 3
 
 
 @pytest.mark.parametrize("name", ["tuple", "list", "nested", "named tuple", "ordered mapping"])
 def test_containers_that_torch_knows_keep_their_types(name: str) -> None:
-    made = mapped(TREES[name](ONE, TWO, THREE), Tensor, lambda t: tuple(t.shape))
+    made = map_leaves(TREES[name](ONE, TWO, THREE), Tensor, lambda t: tuple(t.shape))
     expected = TREES[name]((2,), (3,), (4,))
     assert made == expected
     assert type(made) is type(expected)
 
 
 def test_a_mapping_that_torch_does_not_know_becomes_a_dictionary() -> None:
-    made = mapped(UserDict(a=ONE, b=[UserDict(c=TWO)]), Tensor, lambda t: tuple(t.shape))
+    made = map_leaves(UserDict(a=ONE, b=[UserDict(c=TWO)]), Tensor, lambda t: tuple(t.shape))
     assert type(made) is dict
     assert made == {"a": (2,), "b": [{"c": (3,)}]}
 
 
 def test_a_tree_may_be_a_single_tensor_or_something_else() -> None:
     assert tensors_in(ONE)[0] is ONE
-    assert mapped(ONE, Tensor, lambda t: t + 1).tolist() == [1, 1]
+    assert map_leaves(ONE, Tensor, lambda t: t + 1).tolist() == [1, 1]
     assert tensors_in("text") == []
-    assert mapped(7, Tensor, lambda t: t + 1) == 7
+    assert map_leaves(7, Tensor, lambda t: t + 1) == 7
 
 
 def test_what_is_inside_other_objects_is_left_alone_even_if_torch_can_take_them_apart() -> None:
@@ -110,7 +110,7 @@ def test_what_is_inside_other_objects_is_left_alone_even_if_torch_can_take_them_
     register(Cache, lambda cache: ([cache.held], None), lambda held, _: Cache(next(iter(held))))
     cache, queue = Cache(ONE), deque([ONE])
     assert tensors_in((cache, queue)) == []
-    kept = mapped([cache, queue, slice(1, 2)], Tensor, lambda t: t + 1)
+    kept = map_leaves([cache, queue, slice(1, 2)], Tensor, lambda t: t + 1)
     assert kept[0] is cache
     assert kept[1] is queue
     assert kept[2] == slice(1, 2)
@@ -118,7 +118,7 @@ def test_what_is_inside_other_objects_is_left_alone_even_if_torch_can_take_them_
 
 def test_arrays_of_numpy_are_found_by_their_own_types() -> None:
     tree = {"a": np.zeros(2), "b": (np.float32(1), [3, "text"]), "c": ONE}
-    made = mapped(tree, (np.ndarray, np.generic), torch.as_tensor)
+    made = map_leaves(tree, (np.ndarray, np.generic), torch.as_tensor)
     assert [tuple(tensor.shape) for tensor in tensors_in(made)] == [(2,), (), (2,)]
     assert made["b"][1] == [3, "text"]
     assert leaves_of(tree, np.ndarray) == [tree["a"]]
@@ -128,7 +128,7 @@ def test_output_classes_of_transformers_keep_their_type_and_order() -> None:
     outputs = pytest.importorskip("transformers.modeling_outputs")
     tree = outputs.BaseModelOutput(last_hidden_state=ONE, hidden_states=(TWO, THREE))
     assert [id(tensor) for tensor in tensors_in(tree)] == [id(ONE), id(TWO), id(THREE)]
-    made = mapped(tree, Tensor, lambda tensor: tensor + 1)
+    made = map_leaves(tree, Tensor, lambda tensor: tensor + 1)
     assert type(made) is outputs.BaseModelOutput
     assert made.attentions is None
     assert torch.equal(made.hidden_states[1], THREE + 1)

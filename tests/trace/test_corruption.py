@@ -35,7 +35,7 @@ from rebasin_cli.spec.language.model import (
     product,
 )
 from rebasin_cli.tensors.compare import ACCEPTED
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.proof.culprits import declared_one_sided
 from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from rebasin_cli.tracer.recording.capture import Arguments
@@ -138,7 +138,7 @@ def _stirred(bound: BoundSpec) -> dict[str, Permutation]:
 
 
 def _double(example: Example) -> Arguments:
-    calls: Arguments = mapped(
+    calls: Arguments = map_leaves(
         (example.args, example.kwargs),
         torch.Tensor,
         lambda t: t.double() if t.is_floating_point() else t,

@@ -16,7 +16,7 @@ from rebasin_cli.tracer.recording.capture import record_fake
 from rebasin_cli.tracer.recording.record import Call, live
 from rebasin_cli.tracer.rules import apply_rule, indexing
 from rebasin_cli.tracer.rules.equivariance import RUNS, Operand, OperatorRelation, relations
-from rebasin_cli.tracer.rules.probing import probed
+from rebasin_cli.tracer.rules.probing import probe_operator
 from tests.trace.operators import computing, shapes, spatial
 from tests.trace.operators.indexing import CASES as LOOKED_UP
 from tests.trace.operators.probe import Case, Maker, Probe, Sizes, check, described, one, probe
@@ -27,7 +27,7 @@ CASES = {**computing.CASES, **shapes.CASES, **spatial.CASES, **LOOKED_UP}
 
 
 def fallback(analysis: Analysis, call: Call) -> Any:
-    made = probed(analysis, call)
+    made = probe_operator(analysis, call)
     return indexing.freezing(analysis, call) if made is None else made
 
 
@@ -145,7 +145,7 @@ def verdict(case: Case) -> list[list[AxisTerms] | None]:
     said: list[list[AxisTerms] | None] = []
 
     def rule(analysis: Analysis, call: Call) -> Any:
-        said.append(probed(analysis, call))
+        said.append(probe_operator(analysis, call))
         return indexing.freezing(analysis, call) if said[-1] is None else said[-1]
 
     probe(case, rule)

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.permutation import Permutation, shuffled
+from rebasin_cli.permutation import Permutation, random_permutation
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer.proof.culprits import culprits, dropped, orphaned, without_own
+from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
 from rebasin_cli.tracer.trace import Trace
 from tests.trace.traps import Net, rows
 
@@ -41,7 +41,7 @@ def given() -> tuple[Spec, BoundSpec]:
 
 def orders(*names: str) -> dict[str, Permutation]:
     generator = torch.Generator().manual_seed(0)
-    return {name: shuffled((5,), (), generator) for name in names}
+    return {name: random_permutation((5,), (), generator) for name in names}
 
 
 @pytest.mark.parametrize("bad", [set(), {"a"}, {"d"}, {"a", "e"}, {"b", "c", "d"}, set("abcde")])
@@ -59,14 +59,14 @@ def test_groups_that_break_only_together_are_all_suspected() -> None:
 
 def test_a_dropped_group_is_a_fixed_axis() -> None:
     spec, bound = given()
-    left = dump(dropped(spec, bound, ["m"]))
+    left = dump(drop_groups(spec, bound, ["m"]))
     assert "o: [s, 5]" in left
     assert " m" not in left
 
 
 def test_a_dropped_parent_stays_and_is_fixed() -> None:
     spec, bound = given()
-    left = dropped(spec, bound, ["h"])
+    left = drop_groups(spec, bound, ["h"])
     assert left.groups["h"].fixed
     assert left.groups["d"].per == "h"
     assert left.tensors == spec.tensors
@@ -74,20 +74,20 @@ def test_a_dropped_parent_stays_and_is_fixed() -> None:
 
 def test_a_fixed_parent_without_children_is_dropped_too() -> None:
     spec, bound = given()
-    left = orphaned(dropped(spec, bound, ["h", "d"]), bound, [])
+    left = orphaned_groups(drop_groups(spec, bound, ["h", "d"]), bound, [])
     assert left.groups.keys() == {"s"}
     assert '["3 * 2", s]' in dump(left)
 
 
 def test_an_orphan_has_one_order_for_all_indices_of_its_parent() -> None:
     spec, bound = given()
-    left = orphaned(spec, bound, ["d"])
+    left = orphaned_groups(spec, bound, ["d"])
     assert left.groups["d"].per is None
     assert left.tensors == spec.tensors
 
 
 def test_without_its_own_orders_a_child_is_in_the_first_one_everywhere() -> None:
-    child = shuffled((3, 5), ("h",), torch.Generator().manual_seed(1))
+    child = random_permutation((3, 5), ("h",), torch.Generator().manual_seed(1))
     found = without_own(child)
     assert found.parents == ("h",)
     assert all(torch.equal(row, child.index[0]) for row in found.index)

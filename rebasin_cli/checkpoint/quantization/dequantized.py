@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.failures import capped
+from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.checkpoint.parts import Rest
-from rebasin_cli.checkpoint.quantization.quantized import Codes, quantised
+from rebasin_cli.checkpoint.quantization.quantized import Codes, find_codes
 from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.checkpoint.weight_file import WeightFile
 from rebasin_cli.checkpoint.writing.disk import OpenFile
@@ -73,7 +73,7 @@ class Dequantised:
         return self._all.values(name, tensor) if name in self._all.codes else tensor
 
 
-def dequantised(
+def dequantize_files(
     files: Sequence[WeightFile], config: Mapping[str, Any], where: str
 ) -> Sequence[WeightFile]:
     """Return the files with plain weights for codes; as they are if there are none.
@@ -91,7 +91,7 @@ def dequantised(
         if all_codes.sizes(codes) is None
     ]
     if problems:
-        raise CheckpointError(*capped(problems))
+        raise CheckpointError(*cap_problems(problems))
     return [Dequantised(file, all_codes) for file in files] if all_codes.codes else files
 
 
@@ -102,7 +102,7 @@ class _AllCodes:
         self._owner = {name: file for file in files for name in file.infos}
         self._infos = {name: file.infos[name] for name, file in self._owner.items()}
         self._config = config
-        self.codes = {codes.name: codes for codes in quantised(self._infos, config)}
+        self.codes = {codes.name: codes for codes in find_codes(self._infos, config)}
         self.others = frozenset(n for codes in self.codes.values() for n in codes.others)
 
     def info(self, name: str) -> TensorInfo:

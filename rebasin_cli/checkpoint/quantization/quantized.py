@@ -91,7 +91,7 @@ class Codes:
     others: tuple[str, ...] = ()
 
 
-def quantised(infos: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> tuple[Codes, ...]:
+def find_codes(infos: Mapping[str, TensorInfo], config: Mapping[str, Any]) -> tuple[Codes, ...]:
     """Return the tensors of codes among those of a checkpoint. config: its config.json."""
     found = tuple(_found(infos)) or tuple(_unknown(infos, config))
     if _bits(config.get("quantization_config")) <= {8}:

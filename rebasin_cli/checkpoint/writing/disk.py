@@ -94,7 +94,7 @@ def forget_pages(address: int, length: int) -> None:
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
 
 
-def expanded(path: str | Path) -> Path:
+def expand_home(path: str | Path) -> Path:
     """Return the path with `~` expanded, or as it is if there is no such user."""
     try:
         return Path(path).expanduser()

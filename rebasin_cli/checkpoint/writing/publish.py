@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import writing
-from rebasin_cli.checkpoint.writing.disk import expanded
+from rebasin_cli.checkpoint.writing.disk import expand_home
 from rebasin_cli.errors import UsageError
 
 # Longer names than this are cut, so that the temporary name stays within the usual 255 bytes.
@@ -110,7 +110,7 @@ def new_folder(
 
 def destination(target: Path) -> Path:
     """Return the path to write: what a link points to, in a folder that exists."""
-    real = Path(os.path.realpath(expanded(target)))
+    real = Path(os.path.realpath(expand_home(target)))
     with writing(target):
         exists = real.parent.is_dir()
     if not exists:

@@ -15,15 +15,15 @@ from rebasin_cli.files.headers import headers_of
 from rebasin_cli.matching.match_activations import (
     Alike,
     Models,
-    covered,
+    covered_roots,
     match_activations,
     telling,
 )
 from rebasin_cli.matching.problem.result import Matching
-from rebasin_cli.network.built import batches_of, built
+from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec_choice.traced import fitted
+from rebasin_cli.spec_choice.traced import fit_traced_model
 from rebasin_cli.tracer.points.points import kind
 
 
@@ -60,7 +60,7 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
         mix=chosen.mix,
         progress=progress,
     )
-    seen = covered(bound, told)
+    seen = covered_roots(bound, told)
     unseen = (g.name for g in bound.groups.values() if not g.fixed and g.root not in seen)
     return replace(found, unseen=tuple(unseen))
 
@@ -69,13 +69,13 @@ def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[
     """Return what the two models do on the data of the plan."""
     assert plan.inputs.code is not None, "the plan has seen to it"
     network, chosen = plan.inputs.code.network, plan.request.activations
-    model = plan.choice.traced or fitted(
+    model = plan.choice.traced or fit_traced_model(
         headers_of([plan.reference]), plan.request.selection, plan.request.tracing
     )
     points = model.known.trace.points[kind(chosen.point, chosen.stream)]
     check_room(points, plan.choice.bound, plan.machine)
     return units_on(
-        [built(network, source, plan.machine) for source in (plan.reference, item.model)],
+        [build_network(network, source, plan.machine) for source in (plan.reference, item.model)],
         batches_of(plan.inputs.code, plan.machine),
         points,
         plan.choice.bound,

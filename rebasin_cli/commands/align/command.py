@@ -12,10 +12,10 @@ from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import Output, SavePermutation
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
 
@@ -29,7 +29,7 @@ def align(
     computing: Computing,
     display: Display,
     tracing: Tracing,
-    data: Annotated[Data, offered(*RUNNING)],
+    data: Annotated[Data, offer(*RUNNING)],
     activations: Activations,
     learning: Learning,
     search: Search,
@@ -67,4 +67,4 @@ def align(
         learning=learning,
         display=display,
     )
-    return Work("align", display, planned(plan_align, request), run_align, PRESENTERS)
+    return Work("align", display, planned_by(plan_align, request), run_align, PRESENTERS)

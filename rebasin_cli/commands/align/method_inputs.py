@@ -12,7 +12,7 @@ from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
-from rebasin_cli.matching.problem.settings import named
+from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 
@@ -31,7 +31,7 @@ class MethodInputs:
 def plan_activations(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
     """Return the model and the data whose activations are compared, or the file that tells."""
     chosen = request.activations
-    named("similarity", chosen.similarity, SIMILARITIES)
+    look_up("similarity", chosen.similarity, SIMILARITIES)
     check_places(chosen)
     if not 0 < chosen.mix <= 1:
         raise UsageError(

@@ -10,7 +10,7 @@ from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.model_card import Found
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.alignment.unit_comparison import diagnosed
+from rebasin_cli.alignment.unit_comparison import compare_units_of
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
@@ -49,7 +49,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     matching = method(plan, item, progress)
     models = plan.reference, item.model
     progress("comparing units", 0, 0)
-    diagnosis = diagnosed(
+    diagnosis = compare_units_of(
         models,
         plan.choice,
         plan.machine,

@@ -8,9 +8,9 @@ from typing import Annotated
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
@@ -23,10 +23,10 @@ def apply(
     model: Annotated[Path, argument("MODEL")],
     inverse: Inverse = False,
     *,
-    selection: Annotated[Selection, offered("pass_through", *READING, "only_part")],
-    output: Annotated[Output, offered("out", *FORMING)],
-    computing: Annotated[Computing, offered("check")],
-    display: Annotated[Display, offered(*SHOWING)],
+    selection: Annotated[Selection, offer("pass_through", *READING, "only_part")],
+    output: Annotated[Output, offer("out", *FORMING)],
+    computing: Annotated[Computing, offer("check")],
+    display: Annotated[Display, offer(*SHOWING)],
     tracing: Tracing,
 ) -> Work:
     """Apply a saved permutation to a checkpoint with the same tensors.
@@ -56,4 +56,4 @@ def apply(
         computing=computing,
         tracing=tracing.of(tracing.target),
     )
-    return Work("apply", display, planned(plan_apply, request), run_apply, PRESENTERS)
+    return Work("apply", display, planned_by(plan_apply, request), run_apply, PRESENTERS)

@@ -11,7 +11,7 @@ from rebasin_cli.options.data import Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
 from rebasin_cli.options.output import Output
-from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.tracing import Tracing
@@ -97,9 +97,9 @@ def barrier(
     resume: Resume = None,
     null: Null = False,
     *,
-    selection: Annotated[Selection, offered(*ALIGNING)],
-    output: Annotated[Output, offered("force")],
-    computing: Annotated[Computing, offered(*MEANS)],
+    selection: Annotated[Selection, offer(*ALIGNING)],
+    output: Annotated[Output, offer("force")],
+    computing: Annotated[Computing, offer(*MEANS)],
     display: Display,
     data: Data,
     tracing: Tracing,
@@ -154,7 +154,7 @@ def barrier(
 
 def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
     """Yield what is found, and the picture of it if one is wanted."""
-    from rebasin_cli.commands.barrier.layers.figures import Anatomized
+    from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
     from rebasin_cli.commands.barrier.layers.layers_plot import draw_layers
     from rebasin_cli.commands.barrier.plot import draw
     from rebasin_cli.commands.barrier.run import run_barrier
@@ -162,7 +162,7 @@ def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
 
     for outcome in run_barrier(plan, progress):
         yield outcome
-        if isinstance(outcome, Anatomized) and plan.layers is not None:
+        if isinstance(outcome, DiagnosedLayers) and plan.layers is not None:
             yield draw_layers(outcome, plan.layers)
         if not isinstance(outcome, Curves | Contour) or plan.picture is None:
             continue

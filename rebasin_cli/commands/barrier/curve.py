@@ -62,6 +62,6 @@ def chord(first: Score, last: Score, alpha: float) -> Score:
     return (1 - alpha) * first + alpha * last
 
 
-def removed(before: Peak, after: Peak) -> float | None:
+def share_removed(before: Peak, after: Peak) -> float | None:
     """Return the share of a barrier that is gone; None if there was none."""
     return 1 - after.height / before.height if before.height > 0 else None

@@ -10,11 +10,15 @@ from rich.table import Column, Table
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.report import ALIGNED
 from rebasin_cli.commands.barrier.curve import Peak, sign
-from rebasin_cli.commands.barrier.layers.figures import Anatomized
-from rebasin_cli.commands.barrier.layers.report import anatomy_fields, anatomy_summary, anatomy_text
+from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
+from rebasin_cli.commands.barrier.layers.report import (
+    diagnosis_fields,
+    diagnosis_summary,
+    diagnosis_text,
+)
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, JudgedPoints, Scored
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.tables import number_columns, rendered, table
+from rebasin_cli.presentation.tables import number_columns, render, table
 
 
 def _curves_fields(outcome: Curves) -> dict[str, Any]:
@@ -56,9 +60,9 @@ def _drawn_fields(outcome: Drawn) -> dict[str, Any]:
 
 def _curves_text(outcome: Curves) -> str:
     """Return the table of a line: a row for each alpha; then the barriers."""
-    tables = [rendered(_points(outcome))]
+    tables = [render(_points(outcome))]
     if outcome.barriers:
-        tables.append(rendered(barrier_table(outcome)))
+        tables.append(render(barrier_table(outcome)))
     return "\n".join(tables).rstrip("\n")
 
 
@@ -71,7 +75,7 @@ def _contour_text(outcome: Contour) -> str:
         weights = [f"{weight:.4f}" for weight in point.spot.weights]
         values = [_number(point.scores.get(score)) for score in scores]
         rows.add_row(f"{at[0]:.4f}", f"{at[1]:.4f}", *weights, *values)
-    return rendered(rows).rstrip("\n")
+    return render(rows).rstrip("\n")
 
 
 def _survey_summary(survey: JudgedPoints) -> str:
@@ -179,5 +183,7 @@ PRESENTERS: Presenters = {
         text=lambda outcome: "",
         summary=lambda outcome: f"drawn: {outcome.written.path}",
     ),
-    Anatomized: Presenter(fields=anatomy_fields, text=anatomy_text, summary=anatomy_summary),
+    DiagnosedLayers: Presenter(
+        fields=diagnosis_fields, text=diagnosis_text, summary=diagnosis_summary
+    ),
 }

@@ -11,11 +11,11 @@ from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.unit_comparison import diagnosed
-from rebasin_cli.commands.barrier.curve import barrier, removed, sign
+from rebasin_cli.alignment.unit_comparison import compare_units_of
+from rebasin_cli.commands.barrier.curve import barrier, share_removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
-from rebasin_cli.commands.barrier.layers.figures import Anatomized
-from rebasin_cli.commands.barrier.layers.run import anatomized
+from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
+from rebasin_cli.commands.barrier.layers.run import diagnose_midpoint
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.plane import Plane, plane_through
 from rebasin_cli.commands.barrier.scored_points import (
@@ -31,7 +31,7 @@ from rebasin_cli.commands.barrier.scorer import (
     Scorer,
     Segment,
     has_running_statistics,
-    kept,
+    in_memory_if_room,
     point_corrector,
 )
 from rebasin_cli.errors import UsageError
@@ -47,7 +47,7 @@ NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
 # over a data set and not in the outputs of a model (`tensors.compare`).
 SAME_LOSS = 1e-4
 
-BarrierOutcome = Aligned | Scored | Curves | Contour | Anatomized
+BarrierOutcome = Aligned | Scored | Curves | Contour | DiagnosedLayers
 
 
 def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcome]:
@@ -70,7 +70,7 @@ def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcom
     yield record.whole(complete=True)
     if plan.diagnose:
         aligned = plan.choice is not None
-        yield anatomized(plan, record.ends, progress, aligned=aligned)
+        yield diagnose_midpoint(plan, record.ends, progress, aligned=aligned)
 
 
 @dataclass
@@ -128,7 +128,9 @@ def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator
     align = _to_align(plan, record)
     curves = 1 + align + (plan.renormalize is not None)
     bench = record.bench(progress, curves * len(plan.alphas))
-    sources = [kept(finite(model, plan.request.selection), plan) for model in plan.models]
+    sources = [
+        in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
+    ]
     basis = NAIVE
     yield from bench.scored(_stretch(plan, NAIVE, sources))
     if align:
@@ -146,7 +148,9 @@ def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator
 
 def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
     bench = record.bench(progress, 3 + plan.steps**2)
-    sources = [kept(finite(model, plan.request.selection), plan) for model in plan.models]
+    sources = [
+        in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
+    ]
     if _to_align(plan, record):
         for number in (1, 2):
             found = _aligned(plan, number, progress)
@@ -245,14 +249,18 @@ def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
         permutation=None,
         seconds=perf_counter() - began,
         alike=choice.alike,
-        diagnosis=diagnosed((first, model), choice, machine, request.display, found.permutations),
+        diagnosis=compare_units_of(
+            (first, model), choice, machine, request.display, found.permutations
+        ),
     )
 
 
 def _moved(plan: BarrierPlan, source: TensorSource, found: Aligned) -> TensorSource:
     """Return a model with its units in the order of the first one's."""
     assert plan.choice is not None, "asked for where models are aligned"
-    return kept(Permuted(source, plan.choice.bound.tensors, found.matching.permutations), plan)
+    return in_memory_if_room(
+        Permuted(source, plan.choice.bound.tensors, found.matching.permutations), plan
+    )
 
 
 def _counting(plan: BarrierPlan, source: TensorSource) -> list[str]:
@@ -279,7 +287,7 @@ def _barriers(curves: Curves) -> tuple[FoundBarrier, ...]:
             if here is naive:
                 found.append(FoundBarrier(name, score, here))
                 continue
-            gone = removed(naive.chord, here.chord), removed(naive.mean, here.mean)
+            gone = share_removed(naive.chord, here.chord), share_removed(naive.mean, here.mean)
             found.append(FoundBarrier(name, score, here, *gone))
     return tuple(found)
 

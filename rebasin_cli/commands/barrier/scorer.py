@@ -20,7 +20,7 @@ from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.errors import Problem, UserCodeError
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.module_weights import fill
-from rebasin_cli.network.built import batches_of, built, judge_of
+from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.scores import Judge
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Correcting
@@ -66,7 +66,7 @@ class Scorer:
     def __post_init__(self) -> None:
         plan = self.plan
         self.progress("building the model", 0, 0)
-        self._model = built(plan.code.network, plan.models[0], plan.machine)
+        self._model = build_network(plan.code.network, plan.models[0], plan.machine)
         self._judge = judge_of(plan.code, plan.machine)
 
     @property
@@ -116,7 +116,7 @@ class Scorer:
         return Scored(spot, scores, perf_counter() - began, stretch.of)
 
 
-def kept(source: TensorSource, plan: BarrierPlan) -> TensorSource:
+def in_memory_if_room(source: TensorSource, plan: BarrierPlan) -> TensorSource:
     """Return a source in memory if there is room, so that no point has to read it again."""
     present = set(source.names())
     names = [name for name in plan.code.network.windows if name in present]
@@ -152,7 +152,7 @@ def point_corrector(
         if how.method == "reset":
             return {}
         progress("measuring the models", 0, 0)
-        models = [built(plan.code.network, source, plan.machine) for source in sources]
+        models = [build_network(plan.code.network, source, plan.machine) for source in sources]
         return layer_statistics(models, batches, together=how.method == "closed-form")
 
     def correct(model: nn.Module, spot: MixturePoint) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
@@ -22,8 +22,8 @@ def diff(
     a: Annotated[Path, argument("A")],
     b: Annotated[Path, argument("B")],
     *,
-    selection: Annotated[Selection, offered(*ALIGNING, spec=GROUPS)],
-    computing: Annotated[Computing, offered("device", "max_memory")],
+    selection: Annotated[Selection, offer(*ALIGNING, spec=GROUPS)],
+    computing: Annotated[Computing, offer("device", "max_memory")],
     display: Display,
     tracing: Tracing,
 ) -> Work:
@@ -53,4 +53,4 @@ def diff(
         tracing=tracing.of(tracing.target),
         display=display,
     )
-    return Work("diff", display, planned(plan_diff, request), run_diff, PRESENTERS)
+    return Work("diff", display, planned_by(plan_diff, request), run_diff, PRESENTERS)

@@ -20,7 +20,7 @@ from rebasin_cli.alignment.unit_tables import (
 from rebasin_cli.commands.diff.plan import Compared
 from rebasin_cli.matching.diagnostics.relation import Relation, UnitFigures, present_relation
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.presentation.tables import rendered
+from rebasin_cli.presentation.tables import render
 from rebasin_cli.wording import count
 
 
@@ -28,7 +28,7 @@ def compared_text(outcome: Compared) -> str:
     """Return the table of a comparison: a line a tensor that differs, a total, the groups."""
     lines = [*_changes(outcome), _total(outcome)]
     if outcome.groups:
-        table = rendered(present_table(outcome.groups)).rstrip("\n")
+        table = render(present_table(outcome.groups)).rstrip("\n")
         lines += [
             "",
             table,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rebasin_cli.alignment.unit_comparison import GroupComparison, diagnosed_as_is
+from rebasin_cli.alignment.unit_comparison import GroupComparison, compare_as_they_are
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.diff.plan import Compared, DiffPlan, TensorChange
 from rebasin_cli.progress import Progress
@@ -36,7 +36,7 @@ def _groups(plan: DiffPlan, progress: Progress) -> GroupComparison | None:
     if plan.choice is None:
         return None
     progress("comparing units", 0, 0)
-    return diagnosed_as_is(plan.models, plan.choice, plan.machine, plan.request.display)
+    return compare_as_they_are(plan.models, plan.choice, plan.machine, plan.request.display)
 
 
 def _change(name: str, first: Checkpoint, second: Checkpoint) -> TensorChange:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.model_paths import model_paths
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.presentation.work import Work
 
@@ -16,8 +16,8 @@ from rebasin_cli.presentation.work import Work
 def inspect(
     models: Annotated[list[Path], argument("MODEL...")],
     *,
-    selection: Annotated[Selection, offered("only", "skip", "sizes", *READING)],
-    display: Annotated[Display, offered(*SHOWING)],
+    selection: Annotated[Selection, offer("only", "skip", "sizes", *READING)],
+    display: Annotated[Display, offer(*SHOWING)],
 ) -> Work:
     """Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.
 

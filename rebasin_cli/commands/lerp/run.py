@@ -11,7 +11,7 @@ from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.alignment.unit_comparison import diagnosed
+from rebasin_cli.alignment.unit_comparison import compare_units_of
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
@@ -80,7 +80,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
         check = None if overlap else plan.check
         function = check_function(check, model, moved, where=str(model.path))
-        diagnosis = diagnosed(
+        diagnosis = compare_units_of(
             pair,
             plan.choice,
             plan.machine,

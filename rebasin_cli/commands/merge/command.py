@@ -15,7 +15,7 @@ from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
 from rebasin_cli.options.output import Output
-from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
@@ -78,7 +78,7 @@ def merge(
     output: Output,
     computing: Computing,
     display: Display,
-    data: Annotated[Data, offered(*RUNNING)],
+    data: Annotated[Data, offer(*RUNNING)],
     tracing: Tracing,
     search: Search,
 ) -> Work:

@@ -26,7 +26,7 @@ from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import has_batch_norm
-from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
 
 REASONS = {
@@ -193,7 +193,7 @@ def _renormalized(
     if plan.correction is None:
         return together.mean, None
     bound = plan.choice.bound if plan.choice else None
-    return corrected(
+    return correct_statistics(
         together.mean,
         Parents(together.sources, plan.weights, bound),
         plan=plan.correction,

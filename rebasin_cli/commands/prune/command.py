@@ -9,9 +9,9 @@ from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
@@ -51,12 +51,12 @@ def prune(
     how: Method = "magnitude",
     renormalize: Renormalize = None,
     *,
-    selection: Annotated[Selection, offered("only", "skip", *READING, "only_part")],
-    output: Annotated[Output, offered("out", *FORMING)],
-    computing: Annotated[Computing, offered("device", "max_memory", "seed")],
-    display: Annotated[Display, offered(*SHOWING)],
+    selection: Annotated[Selection, offer("only", "skip", *READING, "only_part")],
+    output: Annotated[Output, offer("out", *FORMING)],
+    computing: Annotated[Computing, offer("device", "max_memory", "seed")],
+    display: Annotated[Display, offer(*SHOWING)],
     tracing: Tracing,
-    data: Annotated[Data, offered(*RUNNING)],
+    data: Annotated[Data, offer(*RUNNING)],
 ) -> Work:
     """Set the smallest weights of MODEL to zero: exactly the share that is asked for.
 
@@ -88,4 +88,4 @@ def prune(
         tracing=tracing.of(tracing.target, data.data),
         data=data,
     )
-    return Work("prune", display, planned(plan_prune, request), run_prune, PRESENTERS)
+    return Work("prune", display, planned_by(plan_prune, request), run_prune, PRESENTERS)

@@ -8,14 +8,14 @@ from time import perf_counter
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.prune.plan import Pruned, PrunedTensor, PrunePlan
-from rebasin_cli.commands.prune.thresholds import METHODS, Threshold, Zeroed, packed
+from rebasin_cli.commands.prune.thresholds import METHODS, Threshold, Zeroed, pack_mask
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.write import MASKS, Result
 from rebasin_cli.merging.sources import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
 
 MOST = 64 << 20  # bytes of masks: readers refuse headers of more than 100 MB
@@ -63,7 +63,9 @@ def _corrected(
     if plan.correction is None:
         return sparse, None
     parents = Parents((dense,), (1.0,))
-    return corrected(sparse, parents, plan=plan.correction, machine=plan.machine, progress=progress)
+    return correct_statistics(
+        sparse, parents, plan=plan.correction, machine=plan.machine, progress=progress
+    )
 
 
 def _looked_at(
@@ -78,7 +80,7 @@ def _looked_at(
         stays = PrunedTensor(name, mask.numel(), int(mask.sum()), thresholds[name].magnitude)
         tensors.append(stays)
         if room > 0:
-            masks[name] = packed(mask)
+            masks[name] = pack_mask(mask)
             room -= len(name) + len(masks[name])
     return tuple(tensors), {MASKS: json.dumps(masks, sort_keys=True)} if room > 0 else {}
 

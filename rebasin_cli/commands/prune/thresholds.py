@@ -143,7 +143,7 @@ def _digits(keys: Tensor, prefix: int, shift: int, width: int) -> Tensor:
 _PLACES = (128, 64, 32, 16, 8, 4, 2, 1)  # the first weight is the highest bit, as numpy packs
 
 
-def packed(mask: Tensor) -> str:
+def pack_mask(mask: Tensor) -> str:
     """Return a mask as text: its bits in row-major order, eight a byte, zlib, base64.
 
     The last byte is filled up with zeros. In numpy the way back is

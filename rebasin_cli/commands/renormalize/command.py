@@ -14,10 +14,10 @@ from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offered, option, with_options
+from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import PANEL, Renormalization
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path, parse_numbers
 from rebasin_cli.presentation.work import Work
 
@@ -56,12 +56,12 @@ def renormalize(
     no_align: NoAlign = False,
     *,
     renormalization: Renormalization,
-    selection: Annotated[Selection, offered(*ALIGNING, "only_part")],
-    output: Annotated[Output, offered("out", *FORMING)],
-    computing: Annotated[Computing, offered(*MEANS)],
+    selection: Annotated[Selection, offer(*ALIGNING, "only_part")],
+    output: Annotated[Output, offer("out", *FORMING)],
+    computing: Annotated[Computing, offer(*MEANS)],
     display: Display,
     tracing: Tracing,
-    data: Annotated[Data, offered(*RUNNING)],
+    data: Annotated[Data, offer(*RUNNING)],
 ) -> Work:
     """Give the units of MERGED the statistics of its parents, inside its own weights.
 
@@ -94,7 +94,7 @@ def renormalize(
         data=data,
     )
     return Work(
-        "renormalize", display, planned(plan_renormalize, request), run_renormalize, PRESENTERS
+        "renormalize", display, planned_by(plan_renormalize, request), run_renormalize, PRESENTERS
     )
 
 

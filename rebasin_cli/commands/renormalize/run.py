@@ -21,7 +21,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
 
 ASSUMED = "that activations are ReLU-like is assumed: a spec does not show them"
@@ -36,7 +36,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     weights = plan.weights or recorded_weights(plan.model, plan.parents)
     placed = [_placed(plan, parent, progress) for parent in plan.parents]
     bound = plan.choice.bound if plan.choice else None
-    source, report = corrected(
+    source, report = correct_statistics(
         finite(plan.model, plan.request.selection),
         Parents([source for source, _ in placed], weights, bound),
         plan=plan.correction,

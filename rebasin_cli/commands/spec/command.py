@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import PrintedText
@@ -16,7 +16,7 @@ SpecName = Annotated[str, argument("NAME|FILE")]
 
 
 @with_options()
-def list_(*, display: Annotated[Display, offered("json")]) -> PrintedText:
+def list_(*, display: Annotated[Display, offer("json")]) -> PrintedText:
     """List the bundled specs: a name and what it is for on each line.
 
     Example:
@@ -29,9 +29,9 @@ def list_(*, display: Annotated[Display, offered("json")]) -> PrintedText:
 def _listed(*, json: bool) -> Iterator[str]:
     """Yield one line a bundled spec: its name and what it is for, or an event."""
     from rebasin_cli.presentation.events import event_line
-    from rebasin_cli.spec.library import bundled, load_spec
+    from rebasin_cli.spec.library import bundled_names, load_spec
 
-    for name in bundled():
+    for name in bundled_names():
         description = load_spec(name).description or ""
         if json:
             fields = {"name": name, "description": description}
@@ -61,7 +61,7 @@ def _shown(spec: str) -> Iterator[str]:
 def init(
     model: Annotated[Path, argument("MODEL")],
     *,
-    selection: Annotated[Selection, offered(*READING)],
+    selection: Annotated[Selection, offer(*READING)],
 ) -> PrintedText:
     """Print a spec to start from: every tensor of MODEL, layers folded, all axes still fixed.
 

@@ -11,9 +11,9 @@ from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import PLACING, Output
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
 
@@ -21,13 +21,13 @@ from rebasin_cli.presentation.work import Work
 def statistics(
     models: Annotated[list[Path] | None, argument("A [B]")] = None,
     *,
-    output: Annotated[Output, offered(*PLACING)],
-    selection: Annotated[Selection, offered(*READING)],
-    computing: Annotated[Computing, offered(*MEANS)],
-    display: Annotated[Display, offered(*SHOWING)],
+    output: Annotated[Output, offer(*PLACING)],
+    selection: Annotated[Selection, offer(*READING)],
+    computing: Annotated[Computing, offer(*MEANS)],
+    display: Annotated[Display, offer(*SHOWING)],
     tracing: Tracing,
-    data: Annotated[Data, offered(*RUNNING)],
-    activations: Annotated[Activations, offered(*PLACES)],
+    data: Annotated[Data, offer(*RUNNING)],
+    activations: Annotated[Activations, offer(*PLACES)],
 ) -> Work:
     """Run A, or A and B, on data, and write what their units do: a small safetensors file.
 
@@ -56,5 +56,5 @@ def statistics(
         activations=activations,
     )
     return Work(
-        "statistics", display, planned(plan_statistics, request), run_statistics, PRESENTERS
+        "statistics", display, planned_by(plan_statistics, request), run_statistics, PRESENTERS
     )

@@ -8,10 +8,10 @@ from typing import Annotated
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.output import Output, SavePermutation
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing, planned
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
@@ -22,9 +22,9 @@ def verify(
     b: Annotated[Path, argument("B")],
     save: SavePermutation = None,
     *,
-    selection: Annotated[Selection, offered(*ALIGNING)],
-    output: Annotated[Output, offered("force")],
-    computing: Annotated[Computing, offered(*MEANS)],
+    selection: Annotated[Selection, offer(*ALIGNING)],
+    output: Annotated[Output, offer("force")],
+    computing: Annotated[Computing, offer(*MEANS)],
     display: Display,
     tracing: Tracing,
     search: Search,
@@ -57,4 +57,4 @@ def verify(
         tracing=tracing.of(tracing.target),
         search=search,
     )
-    return Work("verify", display, planned(plan_verify, request), run_verify, PRESENTERS)
+    return Work("verify", display, planned_by(plan_verify, request), run_verify, PRESENTERS)

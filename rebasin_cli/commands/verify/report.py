@@ -16,7 +16,7 @@ from rebasin_cli.alignment.unit_tables import matched_details
 from rebasin_cli.commands.verify.plan import Verified
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import file_fields
-from rebasin_cli.wording import and_more, count, shortened
+from rebasin_cli.wording import and_more, count, shorten
 
 _SHOWN = 5  # tensors that differ, by name
 
@@ -44,7 +44,7 @@ def verified_text(outcome: Verified) -> str:
         f"  {distance_text(outcome.matching)} under spec {named_spec(outcome.spec, outcome.alike)}"
     ]
     different = [f"differs: {name}" for name in outcome.different]
-    lines += [f"  {line}" for line in shortened(different, _SHOWN, and_more)]
+    lines += [f"  {line}" for line in shorten(different, _SHOWN, and_more)]
     lines += [f"  {agreement_text(outcome.function)}"] if outcome.function else []
     return "\n".join(lines)
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 
 from rebasin_cli.matching.many.match_many import Alignment, Request, Total, pair_objective
-from rebasin_cli.matching.many.synchronisation import synchronised
-from rebasin_cli.matching.problem.device_tensors import loaded
+from rebasin_cli.matching.many.synchronisation import synchronise
+from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.relaxation.frank_wolfe import PolytopeWalk
 from rebasin_cli.matching.relaxation.polytope import polytope
@@ -63,7 +63,7 @@ def universe(request: Request) -> Alignment:
     rounded models are improved as `many` improves its own, and the better of the two is kept.
     Memory: several copies of every model.
     """
-    found = _ascent(request, Alignment(walked(request)))
+    found = _ascent(request, Alignment(walk_together(request)))
     return _better(request, many(request), found).at_home(request.reference)
 
 
@@ -73,7 +73,7 @@ def sync(request: Request) -> Alignment:
     Source: permutation synchronisation, Pachauri, Kondor, Singh 2013 (spectral), refined by
     projected powers.
     """
-    return synchronised(request)
+    return synchronise(request)
 
 
 def _joined(request: Request) -> Alignment:
@@ -121,7 +121,7 @@ STRATEGIES: Mapping[str, Callable[[Request], Alignment]] = {
 }
 
 
-def walked(request: Request) -> tuple[Permutations, ...]:
+def walk_together(request: Request) -> tuple[Permutations, ...]:
     """Return the rounded end of a walk from the middle of all permutations, one a model.
 
     Families that are not relaxed are those of a match to the reference meanwhile.
@@ -129,7 +129,7 @@ def walked(request: Request) -> tuple[Permutations, ...]:
     count, reference = len(request.sources), request.reference
     others = [which for which in range(count) if which != reference]
     order, settings = [reference, *others], request.settings
-    models = loaded(
+    models = load_models(
         [request.sources[k] for k in order],
         [request.labels[k] for k in order],
         settings.device,

@@ -39,7 +39,7 @@ ROUNDS = 100
 Pairs = Mapping[tuple[int, int], Permutations]
 
 
-def synchronised(request: Request) -> Alignment:
+def synchronise(request: Request) -> Alignment:
     """Return permutations to the reference's frame that agree best with those of all pairs."""
     count, reference = len(request.sources), request.reference
     pairs = {(a, b): request.match(a, b) for a, b in combinations(range(count), 2)}

@@ -128,7 +128,7 @@ def front(array: Tensor, position: int) -> Tensor:
     return moved.reshape(len(moved), -1)
 
 
-def reordered(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
+def reorder(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
     """Return an array with an index taken along each of its first dimensions; None: as it is."""
     for position, order in enumerate(orders):
         if order is not None:

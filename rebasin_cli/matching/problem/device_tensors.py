@@ -84,7 +84,7 @@ def working_dtype(device: torch.device, *sources: TensorSource) -> torch.dtype:
     return torch.float64 if any(wide) else torch.float32
 
 
-def loaded(
+def load_models(
     sources: Sequence[TensorSource], labels: Sequence[str], device: str, memory: int
 ) -> list[DeviceTensors]:
     """Return models ready to be compared, all in one dtype, sharing a memory in bytes."""

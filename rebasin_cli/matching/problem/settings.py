@@ -65,9 +65,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise UsageError for a name that is not in its table."""
-        named("effort", self.effort, EFFORTS)
-        named("order", self.order, ORDERS)
-        named("loss", self.loss, LOSSES)
+        look_up("effort", self.effort, EFFORTS)
+        look_up("order", self.order, ORDERS)
+        look_up("loss", self.loss, LOSSES)
         if self.loss != "l2" and self.method != "sinkhorn":
             raise UsageError(
                 f"method {self.method!r} knows no loss but l2", hint="add --method sinkhorn"
@@ -77,7 +77,7 @@ class Settings:
 NamedT = TypeVar("NamedT")
 
 
-def named(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
+def look_up(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
     """Return an entry of a table. Raises UsageError, with the nearest name, for an unknown one."""
     if name not in table:
         hint = suggest(name, table) or ", ".join(table)
@@ -88,7 +88,7 @@ def named(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
 Order = Callable[[Sequence[str], torch.Generator], list[str]]
 
 
-def shuffled(roots: Sequence[str], generator: torch.Generator) -> list[str]:
+def random_order(roots: Sequence[str], generator: torch.Generator) -> list[str]:
     """Return the families in random order."""
     return [roots[k] for k in torch.randperm(len(roots), generator=generator).tolist()]
 
@@ -110,7 +110,7 @@ def alternate(roots: Sequence[str], generator: torch.Generator) -> list[str]:
 
 
 ORDERS: Mapping[str, Order] = {
-    "random": shuffled,
+    "random": random_order,
     "forward": forward,
     "backward": backward,
     "alternate": alternate,

@@ -76,7 +76,7 @@ class Similarity:
         return Similarity(self.groups[:-1], inner).folded(groups)
 
 
-def summed(terms: Iterable[Term]) -> list[Similarity]:
+def sum_similarities(terms: Iterable[Term]) -> list[Similarity]:
     """Return the similarity of each chain, from one term at a time.
 
     Products are added up in place, so that one term and one matrix are held and not one of each

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Votes
-from rebasin_cli.matching.problem.axis_chains import Site, around, front, reordered
+from rebasin_cli.matching.problem.axis_chains import Site, around, front, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Pair
@@ -160,7 +160,7 @@ class SimilarityCache:
     def _add_product(self, values: Tensor, site: Site, position: int, orders: Orders) -> None:
         """Add a site's share. On its own, so that its copies are gone before the next site's."""
         reference, other = self._pair.arrays(site)
-        columns = front(reordered(other, around(site.chains, orders, position=position)), position)
+        columns = front(reorder(other, around(site.chains, orders, position=position)), position)
         values.addmm_(front(reference, position), columns.T)
 
     def _add_difference(
@@ -189,7 +189,7 @@ class SimilarityCache:
             # whose rounding is that of what moved.
             change -= _taken(other, k, before[k], units)
             rows = front(reference.index_select(k, units), position)
-            values.addmm_(rows, front(reordered(change, rest), position).T)
+            values.addmm_(rows, front(reorder(change, rest), position).T)
             now[k] = after[k]
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.axis_chains import around, front, reordered
+from rebasin_cli.matching.problem.axis_chains import around, front, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.measure import inner, pieces
-from rebasin_cli.matching.relaxation.frank_wolfe import Polytope
+from rebasin_cli.matching.relaxation.polytope import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import GroupNames, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
 
@@ -67,7 +67,7 @@ LOSSES: Mapping[str, Loss] = {
 def at_vertex(polytope: Polytope, loss: Loss, vertex: Vertex) -> float:
     """Return the loss of the other model, its units reordered."""
     return sum(
-        float(loss.apart(field.arrays[0], reordered(field.arrays[1], around(field.chains, vertex))))
+        float(loss.apart(field.arrays[0], reorder(field.arrays[1], around(field.chains, vertex))))
         for field in polytope.fields
     )
 
@@ -107,7 +107,7 @@ def _improved(
         for k, chain in enumerate(field.chains):
             if chain.groups[0] == family.root:
                 rest = around(field.chains, orders, position=k)
-                there = front(reordered(field.arrays[1], rest), k)
+                there = front(reorder(field.arrays[1], rest), k)
                 costs = loss.costs(front(field.arrays[0], k), there)
                 values[chain.groups] = values.get(chain.groups, 0) - costs
     index = {name: p.index for name, p in now.items()}

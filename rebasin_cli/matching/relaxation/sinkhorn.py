@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Chain
-from rebasin_cli.matching.relaxation.frank_wolfe import Polytope
 from rebasin_cli.matching.relaxation.losses import Loss, at_vertex
+from rebasin_cli.matching.relaxation.polytope import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames
 from rebasin_cli.permutation import Permutation, Permutations
 

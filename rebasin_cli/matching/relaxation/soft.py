@@ -64,7 +64,7 @@ class Softened:
                 self.parts[chosen] = _blended(mixture, length)
 
 
-def softened(
+def soften(
     stack: Stack, which: int, start: Vertex | None, *, fixed: frozenset[str] = frozenset()
 ) -> Softened:
     """Return a model under a start: the order of each chain, None for the middle of all orders.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.axis_chains import Chain, Site, reordered
+from rebasin_cli.matching.problem.axis_chains import Chain, Site, reorder
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 
 GroupNames = tuple[str, ...]
@@ -69,7 +69,7 @@ def _settled(site: Site, model: DeviceTensors, keep: Sequence[int], orders: Vert
         None if k in keep else orders[chain.groups].to(model.device)
         for k, chain in enumerate(site.chains)
     ]
-    array = reordered(site.array(model), here)
+    array = reorder(site.array(model), here)
     rest = [k for k in range(array.dim()) if k not in keep]
     return array.permute(*keep, *rest).reshape(*(site.chains[k].size for k in keep), -1)
 

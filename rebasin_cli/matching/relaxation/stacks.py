@@ -128,7 +128,7 @@ class Stack:
         return moved.reshape(*moved.shape[: lead + 1], -1)
 
 
-def stacked(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
+def stack_fields(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
     """Return fields in stacks; one that is not small is alone. fixed: groups that stay.
 
     A chain in many fields of a form (a residual stream) is common to all fields of its stack. Any

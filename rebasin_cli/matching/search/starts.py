@@ -13,11 +13,11 @@ import torch
 
 from rebasin_cli.matching.assignment.joint import Level, solve
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.matching.problem.similarity import summed
+from rebasin_cli.matching.problem.similarity import sum_similarities
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, Permutations, identity
-from rebasin_cli.spec.binding.bound import drawn
+from rebasin_cli.spec.binding.bound import draw_permutations
 
 Start = Callable[[Pair, Mapping[str, GroupFamily], torch.Generator], dict[str, Permutation]]
 
@@ -34,7 +34,7 @@ def random_start(
 ) -> dict[str, Permutation]:
     """Shuffle every group that may move."""
     moving = [group for family in families.values() for group in family.members]
-    return {**identity_start(pair, families, generator), **drawn(moving, generator)}
+    return {**identity_start(pair, families, generator), **draw_permutations(moving, generator)}
 
 
 def descriptor_start(
@@ -62,7 +62,7 @@ def descriptor_start(
             continue
         family = families[root]
         terms = pair.terms(family, known)
-        votes = summed(terms) if dense(family, pair.groups) else list(terms)
+        votes = sum_similarities(terms) if dense(family, pair.groups) else list(terms)
         solution = solve(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)

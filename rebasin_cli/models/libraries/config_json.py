@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import NOWHERE, UsageError, refused
+from rebasin_cli.errors import NOWHERE, UsageError, refusal_by_system
 
 SCHEMES = ("hf", "diffusers")
 
@@ -23,7 +23,7 @@ def read_config(folder: str) -> Mapping[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except OSError as error:
         if error.errno not in NOWHERE:
-            raise refused(error, str(path)) from error
+            raise refusal_by_system(error, str(path)) from error
         raise UsageError(f"{path} cannot be read", detail=str(error.strerror)) from error
     except ValueError as error:
         raise UsageError(f"{path} is not JSON", detail=str(error)) from error

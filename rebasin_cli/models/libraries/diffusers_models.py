@@ -17,7 +17,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.diffusers_inputs import diffusers_examples
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Subject
-from rebasin_cli.models.user.construction import check_arguments, constructed
+from rebasin_cli.models.user.construction import check_arguments, construct
 
 TIME_IDS = 6  # SDXL conditions on original size, crop and target size: two numbers each
 # Where each block has its own number, as many as its width asks for: they keep their ratios.
@@ -68,7 +68,7 @@ def diffusers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
     check_arguments(name, architecture.__init__, {"self": None, **arguments})
     tiny = shrunk_arguments({**_defaults(architecture), **arguments})
     whole = _with_latents(architecture)
-    build = partial(constructed, f"{name} (small)", partial(whole.from_config, tiny))
+    build = partial(construct, f"{name} (small)", partial(whole.from_config, tiny))
     small = _subject(f"{name} (small)", architecture, tiny, build)
     return replace(_subject(name, architecture, arguments, build), small=small)
 
@@ -87,7 +87,7 @@ def _subject(
 ) -> Subject:
     """Return the subject of one class and one set of arguments."""
     whole = _with_latents(architecture)
-    build = partial(constructed, name, partial(whole.from_config, dict(arguments)))
+    build = partial(construct, name, partial(whole.from_config, dict(arguments)))
     text = json.dumps(dict(arguments), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()
     version = f"{version_of('diffusers')} {architecture.__name__} {digest}"

@@ -13,7 +13,7 @@ from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.libraries.random_images import image, image_family
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import InputFamily, two_sizes
-from rebasin_cli.models.user.construction import constructed
+from rebasin_cli.models.user.construction import construct
 
 
 def timm_subject(name: str, arguments: Mapping[str, object]) -> Subject:
@@ -25,7 +25,7 @@ def timm_subject(name: str, arguments: Mapping[str, object]) -> Subject:
     given = {"pretrained": False, **arguments}
     return Subject(
         f"timm:{name}",
-        lambda: constructed(f"timm:{name}", lambda: timm.create_model(name, **given)),
+        lambda: construct(f"timm:{name}", lambda: timm.create_model(name, **given)),
         timm_examples,
         version=f"{version_of('timm')} {name} {json.dumps(dict(arguments), sort_keys=True)}",
     )

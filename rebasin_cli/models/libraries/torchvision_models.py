@@ -14,7 +14,7 @@ from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.libraries.random_images import image, image_family
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import InputFamily, noise, two_sizes
-from rebasin_cli.models.user.construction import check_arguments, constructed
+from rebasin_cli.models.user.construction import check_arguments, construct
 
 # Few frames: convolutions in float64 are slow. What S3D makes of the third just fills the window
 # that it pools; MViT has tables for the last.
@@ -36,7 +36,7 @@ def torchvision_subject(name: str, arguments: Mapping[str, object]) -> Subject:
     version = f"{version_of('torchvision')} {name} {json.dumps(dict(arguments), sort_keys=True)}"
     return Subject(
         f"torchvision:{name}",
-        lambda: expose_heads(constructed(f"torchvision:{name}", lambda: builder(**given))),
+        lambda: expose_heads(construct(f"torchvision:{name}", lambda: builder(**given))),
         torchvision_examples,
         version=version,
     )

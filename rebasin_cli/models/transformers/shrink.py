@@ -21,7 +21,7 @@ from rebasin_cli.models.transformers.shrink_names import (
     VOCABULARY,
     means,
 )
-from rebasin_cli.models.transformers.shrink_related import related
+from rebasin_cli.models.transformers.shrink_related import relate_fields
 from rebasin_cli.models.trial_run import quiet
 
 LAYERS, HEADS = 3, 4
@@ -47,7 +47,7 @@ class ConfigLevel:
     depth: int
 
 
-def shrunk(config: Any) -> Any:
+def shrink_subject(config: Any) -> Any:
     """Return a tiny configuration of the same architecture; the given one stays as it is.
 
     Groups of query heads and of experts stay groups, and every kind of layer stays. An unusual name
@@ -74,7 +74,7 @@ def _shrunk(config: Any, sizes: ShrunkSizes) -> Any:
     fields = _fields(config)
     level = _level(fields, _outputs(config))
     new = {name: _value(name, value, level, sizes) for name, value in fields.items()}
-    new = related(fields, _reconciled(fields, new))
+    new = relate_fields(fields, _reconciled(fields, new))
     if isinstance(config, dict):
         return new
     if _outputs(config) > 0:

@@ -8,7 +8,7 @@ from typing import Any
 LAYERS = ("num_hidden_layers", "num_layers", "depth")
 
 
-def related(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def relate_fields(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with those that count in units of others as they were, in these units."""
     parts = (_layers, _crossing, _queries, _joined, _patches)
     fitted = {name: value for part in parts for name, value in part(new).items()}

@@ -62,7 +62,7 @@ def transformers_examples(small: Small, model: nn.Module) -> tuple[Example, ...]
     is none, the model itself has to do.
     """
     tried = small.model or model
-    for fed in small.inputs if small.model else accepted(model):
+    for fed in small.inputs if small.model else find_inputs(model):
         sizes = [size for size in SIZES if _refusal(tried, fed.makers, size) is None]
         try:
             found = tuple(_example(model, fed.makers, size) for size in sizes)
@@ -78,7 +78,7 @@ def transformers_examples(small: Small, model: nn.Module) -> tuple[Example, ...]
     )
 
 
-def accepted(model: nn.Module) -> list[AcceptedInput]:
+def find_inputs(model: nn.Module) -> list[AcceptedInput]:
     """Return what a model accepts, the farthest reaching first, the earliest of equals."""
     found: list[AcceptedInput] = []
     for fed in _accepted(model):

@@ -15,14 +15,14 @@ from torch import nn
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.transformers.shrink import shrunk, shrunk_ways
+from rebasin_cli.models.transformers.shrink import shrink_subject, shrunk_ways
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
-    accepted,
+    find_inputs,
     transformers_examples,
 )
 from rebasin_cli.models.trial_run import CPU, quiet
-from rebasin_cli.models.user.construction import cause, constructed
+from rebasin_cli.models.user.construction import cause, construct
 
 # What a head is good for does not matter; that the model has one does: without, its hidden states
 # are outputs and keep their order.
@@ -97,14 +97,14 @@ def _small(name: str, architecture: Any, config: Any) -> Small:
                 model = _constructed(name, architecture, tiny)
         except UsageError:
             continue
-        found.append(Small(tiny, model, accepted(model)))
+        found.append(Small(tiny, model, find_inputs(model)))
         if found[-1].share > ENOUGH:
             break
-    return max(found, key=lambda one: one.share, default=Small(shrunk(config), None, ()))
+    return max(found, key=lambda one: one.share, default=Small(shrink_subject(config), None, ()))
 
 
 def _constructed(name: str, architecture: Any, config: Any) -> nn.Module:
-    return constructed(name, partial(_built, architecture, config))
+    return construct(name, partial(_built, architecture, config))
 
 
 def _built(architecture: Any, config: Any) -> nn.Module:

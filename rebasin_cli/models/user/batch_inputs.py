@@ -15,10 +15,10 @@ from math import inf
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.models.batch import Batch, answers_in, described
+from rebasin_cli.models.batch import Batch, answers_in, describe_batch
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import CPU
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 
 SIZES = (2, 3)  # rows of the examples that are cut from a batch
 TARGETS = ("labels", "label", "targets", "target", "y")  # keys that hold the right answers
@@ -40,7 +40,7 @@ class Takes:
     most: float
 
 
-def fitted(batch: Batch, model: nn.Module) -> Batch:
+def fit_batch(batch: Batch, model: nn.Module) -> Batch:
     """Return a batch with every part where the model's forward takes it, or as targets.
 
     Raises UserCodeError where the parts of a batch could be either, or are neither.
@@ -67,7 +67,7 @@ def examples_of_batches(
     """Return examples to trace with: a few rows of the first batch, in two numbers of them."""
 
     def examples(model: nn.Module) -> tuple[Example, ...]:
-        first = fitted(next(iter(batches)).to(CPU), model)
+        first = fit_batch(next(iter(batches)).to(CPU), model)
         counts = dict.fromkeys(min(first.rows, size) for size in SIZES)
         return tuple(_cut(first, count) for count in counts)
 
@@ -108,7 +108,8 @@ def _by_name(batch: Batch, takes: Takes, names: frozenset[str]) -> Batch:
         return replace(batch, example=Example(tuple(parts.values())))
     raise UserCodeError(
         f"{batch.where}: the model takes no {', '.join(strange)}",
-        detail=f"it takes {', '.join(sorted(names)) or 'nothing'}; the batch is {described(batch)}",
+        detail=f"it takes {', '.join(sorted(names)) or 'nothing'}; "
+        f"the batch is {describe_batch(batch)}",
         hint=f"yield (inputs, targets), the inputs named as in forward; {EVALUATE}",
     )
 
@@ -135,7 +136,7 @@ def _by_position(batch: Batch, takes: Takes) -> Batch:
         return replace(batch, example=Example(parts[:inputs]), targets=targets)
     raise UserCodeError(
         f"{batch.where}: which of its {count} parts are inputs, and which are targets?",
-        detail=f"the batch is {described(batch)}; forward takes {_positions(takes)}",
+        detail=f"the batch is {describe_batch(batch)}; forward takes {_positions(takes)}",
         hint=f"yield (inputs, targets), several inputs as a tuple or a dict; {EVALUATE}",
     )
 
@@ -152,4 +153,4 @@ def _cut(batch: Batch, count: int) -> Example:
     def cut(tensor: Tensor) -> Tensor:
         return tensor[:count] if tensor.dim() and len(tensor) == batch.rows else tensor
 
-    return Example(*mapped((batch.example.args, dict(batch.example.kwargs)), Tensor, cut))
+    return Example(*map_leaves((batch.example.args, dict(batch.example.kwargs)), Tensor, cut))

@@ -47,7 +47,7 @@ def check_arguments(
         )
 
 
-def constructed(name: str, builder: Callable[[], object]) -> nn.Module:
+def construct(name: str, builder: Callable[[], object]) -> nn.Module:
     """Return what a constructor makes, in eval mode; UsageError with the cause if it raises.
 
     The cause stays attached: on `meta` some constructors fail that work elsewhere.

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rebasin_cli.errors import MachineError, UsageError, refused, suggest
+from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.models.user.uncached_imports import Apart, forget_changed, reachable
@@ -67,7 +67,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise refused(error, str(path)) from error
+        raise refusal_by_system(error, str(path)) from error
 
 
 def _file(path: Path) -> ModuleType:

@@ -14,7 +14,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.models.libraries.optional_packages import version_of
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import CPU, failure, two_sizes
-from rebasin_cli.models.user.construction import cause, check_arguments, constructed
+from rebasin_cli.models.user.construction import cause, check_arguments, construct
 from rebasin_cli.models.user.guessed_inputs import guessed_families
 from rebasin_cli.models.user.imports import fingerprint, home, named_object
 from rebasin_cli.models.user.uncached_imports import reachable
@@ -40,7 +40,7 @@ def subject_of(
         _refuse_arguments(name, model_args)
     else:
         check_arguments(name, model_or_factory, model_args)
-        build = partial(constructed, name, partial(model_or_factory, **model_args))
+        build = partial(construct, name, partial(model_or_factory, **model_args))
     source = fingerprint(name, model_or_factory)
     version = f"{version_of()} {source} {json.dumps(dict(model_args), sort_keys=True, default=str)}"
     return Subject(name, build, examples or partial(_guessed, name, build), version=version)

@@ -56,7 +56,7 @@ def one_sided_groups(
     return _Binder(spec, infos, Sizes(spec, {}, {}), ties or {}).one_sided()
 
 
-def uncovered(bound: BoundSpec, infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
+def uncovered_tensors(bound: BoundSpec, infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Return the untouched floating tensors that have more than one element."""
     return tuple(name for name in bound.untouched if infos[name].floating and infos[name].numel > 1)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rebasin_cli.permutation import Permutation, identity, shuffled
+from rebasin_cli.permutation import Permutation, identity, random_permutation
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -35,12 +35,14 @@ class BoundGroup:
         return self.parents[0] if self.parents else self.name
 
 
-def drawn(groups: Iterable[BoundGroup], generator: torch.Generator) -> dict[str, Permutation]:
+def draw_permutations(
+    groups: Iterable[BoundGroup], generator: torch.Generator
+) -> dict[str, Permutation]:
     """Return a random permutation of each group, the identity of those that are fixed."""
     return {
         group.name: identity(group.shape, group.parents)
         if group.fixed
-        else shuffled(group.shape, group.parents, generator)
+        else random_permutation(group.shape, group.parents, generator)
         for group in groups
     }
 

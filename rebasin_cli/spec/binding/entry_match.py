@@ -11,7 +11,7 @@ from rebasin_cli.spec.language.pattern import Pattern, PatternMatch, compile_pat
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.wording import listed
+from rebasin_cli.wording import list_names
 
 _SHOWN = 8  # indices in a message
 _OPTIONAL_HINT = "write `{text}?` if a model may lack it"
@@ -160,7 +160,7 @@ def _complete(
         problems.add(
             f"the names of {label!r} have a gap: there is no {missing}",
             place,
-            detail=f"found {listed(list(map(str, indices)), _SHOWN, rest=f', ... {indices[-1]}')}",
+            detail=f"found {_some_of(indices)}",
             hint="an axis of names counts 0, 1, 2, ... without gaps",
             kind="gap",
         )
@@ -169,3 +169,7 @@ def _complete(
 
 def _described(info: TensorInfo) -> str:
     return f"{info.name} is {str(info.dtype).removeprefix('torch.')} {list(info.shape)}"
+
+
+def _some_of(indices: Sequence[int]) -> str:
+    return list_names([str(index) for index in indices], _SHOWN, rest=f", ... {indices[-1]}")

@@ -56,8 +56,8 @@ def stored_spec(
     """Return the spec for the stored names.
 
     spec: one entry for each tensor of the model. infos: of these tensors. windows: stored name ->
-    its place in them. sizes: of all groups; those that are `scattered` have to be fixed before.
-    Raises SpecError where a stored tensor cuts through a group or cannot be said as axes.
+    its place in them. sizes: of all groups; the `scattered_groups` have to be fixed before. Raises
+    SpecError where a stored tensor cuts through a group or cannot be said as axes.
     """
     tensors: dict[str, Entry] = {}
     names: defaultdict[str, list[str]] = defaultdict(list)
@@ -80,7 +80,7 @@ def stored_spec(
     )
 
 
-def scattered(
+def scattered_groups(
     spec: Spec, infos: Mapping[str, TensorInfo], windows: Mapping[str, Window]
 ) -> frozenset[str]:
     """Return the groups, and those inside them, that no axis of names can carry.

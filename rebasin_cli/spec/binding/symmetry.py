@@ -26,7 +26,7 @@ from rebasin_cli.spec.binding.cut_blocks import Owner, Piece
 from rebasin_cli.spec.binding.entry_match import Placement
 from rebasin_cli.spec.language.model import Axes, AxisExpr, Named, TextPlace, leaves
 from rebasin_cli.spec.language.problems import Problems
-from rebasin_cli.wording import listed
+from rebasin_cli.wording import list_names
 
 _MATRICES = 2  # one that writes the units of a child and one that reads them
 _SHOWN = 4  # places in a message
@@ -147,7 +147,7 @@ def _check_child(group: str, where: Sequence[Occurrence], parent: str, problems:
 
 def _occurs(where: Sequence[Occurrence]) -> str:
     labels = list(dict.fromkeys(occurrence.label for occurrence in where))
-    return f"it occurs in {listed(labels, _SHOWN)}"
+    return f"it occurs in {list_names(labels, _SHOWN)}"
 
 
 def check_parents(

@@ -64,7 +64,7 @@ class Forms:
             found.extend(int(index[0]) for index in INDEX_IN_NAME.finditer(name))
             return INDEX_IN_NAME.sub(MARK, name)
 
-        masked = renamed(meaning, mask)
+        masked = rename_groups(meaning, mask)
         if masked not in self._known:
             texts = list(_names(masked))
             prefixes = tuple(p for text in texts for p in prefixes_of(text.split(MARK)))
@@ -72,7 +72,7 @@ class Forms:
         return self._known[masked], tuple(found)
 
 
-def filled(masked: Meaning, texts: Sequence[str]) -> Meaning:
+def fill_form(masked: Meaning, texts: Sequence[str]) -> Meaning:
     """Return an entry or declaration with texts, such as `{i.prev}` or `3`, for its marks."""
     left = iter(texts)
 
@@ -80,7 +80,7 @@ def filled(masked: Meaning, texts: Sequence[str]) -> Meaning:
         first, *others = name.split(MARK)
         return first + "".join(next(left) + other for other in others)
 
-    return renamed(masked, fill)
+    return rename_groups(masked, fill)
 
 
 def prefixes_of(pieces: Sequence[str]) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ def prefixes_of(pieces: Sequence[str]) -> tuple[str, ...]:
     return tuple(MARK.join(pieces[: k + 1]) for k in range(len(pieces) - 1))
 
 
-def renamed(meaning: Meaning, rename: Callable[[str], str]) -> Meaning:
+def rename_groups(meaning: Meaning, rename: Callable[[str], str]) -> Meaning:
     """Return an entry or declaration with other names of groups; places are dropped."""
     if isinstance(meaning, bool):
         return meaning
@@ -101,10 +101,10 @@ def renamed(meaning: Meaning, rename: Callable[[str], str]) -> Meaning:
 
 
 def _renamed_axes(axes: Axes, rename: Callable[[str], str]) -> Axes:
-    def renamed(leaf: Named | Fixed) -> AxisExpr:
+    def rename_groups(leaf: Named | Fixed) -> AxisExpr:
         return Named(rename(leaf.name)) if isinstance(leaf, Named) else Fixed(leaf.size)
 
-    return tuple(rewritten(axis, renamed) for axis in axes)
+    return tuple(rewritten(axis, rename_groups) for axis in axes)
 
 
 def plain(entry: Entry, rank: int) -> Entry:

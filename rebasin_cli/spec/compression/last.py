@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from rebasin_cli.spec.compression.choices import Line
-from rebasin_cli.spec.compression.forms import MARK, prefixes_of, renamed
+from rebasin_cli.spec.compression.forms import MARK, prefixes_of, rename_groups
 from rebasin_cli.spec.compression.items import ATTACHED
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 
@@ -43,7 +43,7 @@ class Made:
             before, after = name[: index.start()], name[index.end() :]
             return name if INDEX_IN_NAME.sub(MARK, before) in own else f"{before}{{last}}{after}"
 
-        return replace(line, meaning=renamed(line.meaning, rename))
+        return replace(line, meaning=rename_groups(line.meaning, rename))
 
     def _index(self, name: str) -> re.Match[str] | None:
         """Return the index that templates vary the most, if it is the last one there.

@@ -14,7 +14,7 @@ from typing import Any
 
 from rebasin_cli.spec.compression.choices import Line
 from rebasin_cli.spec.compression.cover import NameRule, cover, explicit
-from rebasin_cli.spec.compression.forms import Forms, filled, names_in
+from rebasin_cli.spec.compression.forms import Forms, fill_form, names_in
 from rebasin_cli.spec.compression.items import AXIS_OF_NAMES, families_of
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
@@ -80,11 +80,11 @@ def list_families(spec: Spec, names: TensorNames) -> list[TemplateFamily]:
     return [
         family
         for key, patterns in (("buffers", spec.buffers), ("transposed", spec.transposed))
-        for family in _list(key, matched(patterns, names), names)
+        for family in _list(key, matched_names(patterns, names), names)
     ]
 
 
-def matched(patterns: Sequence[str], names: TensorNames) -> frozenset[str]:
+def matched_names(patterns: Sequence[str], names: TensorNames) -> frozenset[str]:
     """Return the names that any of the patterns matches."""
     return frozenset(m.name for text in patterns for m in matches(compile_pattern(text), names))
 
@@ -121,6 +121,6 @@ def _globs(listed: frozenset[str], names: TensorNames) -> Iterator[tuple[str, li
 
 def _lines(rules: Iterable[NameRule]) -> tuple[Line[Any], ...]:
     return tuple(
-        Line(r.pattern, filled(r.form.masked, r.texts), (r.position, -r.free, r.single))
+        Line(r.pattern, fill_form(r.form.masked, r.texts), (r.position, -r.free, r.single))
         for r in rules
     )

@@ -8,7 +8,7 @@ from rebasin_cli.spec.language.entries import parse_patterns, parse_tensors
 from rebasin_cli.spec.language.model import Spec, TextPlace
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.spec_fields import Fields
-from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText, read
+from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText, read_yaml
 
 VERSION = "1"
 KEYS = (
@@ -30,7 +30,7 @@ def parse(text: str, *, source: str = "<spec>") -> Spec:
     """
     text = text.removeprefix("\ufeff")
     problems = Problems(source, text)
-    root = read(text, problems)
+    root = read_yaml(text, problems)
     if root is not None and not isinstance(root, Table):
         problems.add("a spec is a table of keys", root.place, hint=f"its keys: {', '.join(KEYS)}")
     if not isinstance(root, Table):

@@ -78,7 +78,7 @@ class Table:
 Node = YamlText | Items | Table
 
 
-def read(text: str, problems: Problems) -> Node | None:
+def read_yaml(text: str, problems: Problems) -> Node | None:
     """Return the one document in a text, or None (after a problem was added)."""
     if not _readable(text, problems):
         return None

@@ -149,7 +149,7 @@ def whole_rows(segments: Sequence[AxisTerm], size: int) -> list[AxisTerm]:
     return [add(row) for row in rows]
 
 
-def shifted(one: AxisTerm, two: AxisTerm) -> bool:
+def are_shifted(one: AxisTerm, two: AxisTerm) -> bool:
     """Return whether two concatenations have an atom at places near each other, but not equal.
 
     To make them one would cut it into as many pieces as it has steps of that length. Further

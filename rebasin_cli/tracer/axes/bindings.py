@@ -31,12 +31,12 @@ from rebasin_cli.tracer.axes.axis_terms import (
     ProductTerm,
     SumTerm,
     add,
+    are_shifted,
     atoms,
     boundaries,
     extent,
     multiply,
     parts,
-    shifted,
     whole_rows,
 )
 
@@ -151,7 +151,7 @@ class Bindings:
             self._unify_products(list(one.factors), list(two.factors))
             return
         # x[1:] next to x[:-1]: unit i would be unit i + 1, cut by cut along the whole axis.
-        if shifted(one, two):
+        if are_shifted(one, two):
             self._give_up([one, two], "an axis that meets itself shifted")
             return
         bounds = {b for t in (one, two) if isinstance(t, SumTerm) for b in boundaries(t.segments)}

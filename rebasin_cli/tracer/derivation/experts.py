@@ -84,7 +84,9 @@ def routers(spec: Spec, family: ExpertFamily) -> list[tuple[str, int]]:
     ]
 
 
-def stacked(spec: Spec, family: ExpertFamily, router: Sequence[tuple[str, int]]) -> Spec | None:
+def stack_experts(
+    spec: Spec, family: ExpertFamily, router: Sequence[tuple[str, int]]
+) -> Spec | None:
     """Return the spec in which the experts are one axis of names, or None if they differ."""
     axis = family.place.rstrip(".")
     example = _example(spec, family)

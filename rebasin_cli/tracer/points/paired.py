@@ -28,7 +28,7 @@ class _Known:
         self.values.update(value.root for value in call.written)
 
 
-def paired(record: Record) -> frozenset[Value]:
+def paired_values(record: Record) -> frozenset[Value]:
     """Return the floating values that depend on the inputs and have their places from them.
 
     Left out are tokens sent to experts and the like: which of them stand where is a choice that

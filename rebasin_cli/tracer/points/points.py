@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Sum, axes_of
 from rebasin_cli.tracer.operators import facts
-from rebasin_cli.tracer.points.paired import paired
+from rebasin_cli.tracer.points.paired import paired_values
 from rebasin_cli.tracer.recording.record import Call, Record, Value
 
 
@@ -84,7 +84,7 @@ def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tup
     calls: those on which the outputs depend. Only the first of several recorded passes counts.
     """
     first = record.calls[: record.ends[0]] if record.ends else record.calls
-    usable, end = paired(record), len(first)
+    usable, end = paired_values(record), len(first)
     written = {value.root for call in first for value in call.written}
     once = [call for call in reversed(calls) if call.index < end]
 

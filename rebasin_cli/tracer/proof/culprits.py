@@ -46,7 +46,7 @@ def without_own(permutation: Permutation) -> Permutation:
     return replace(permutation, index=row.expand_as(permutation.index).clone())
 
 
-def dropped(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
+def drop_groups(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
     """Return the spec with some groups fixed; as parents of others they stay, fixed."""
     gone = set(names)
     parents = {group.per for group in spec.groups.values() if group.per}
@@ -59,7 +59,7 @@ def dropped(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
     return replace(spec, tensors=tensors, groups=groups)
 
 
-def orphaned(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
+def orphaned_groups(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
     """Return the spec in which some groups have one permutation for all indices of a parent.
 
     A fixed group that is nobody's parent any more is a fixed axis.
@@ -69,7 +69,7 @@ def orphaned(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
         groups[name] = replace(groups[name], per=None)
     parents = {declared.per for declared in groups.values()}
     idle = [n for n, declared in groups.items() if declared.fixed and n not in parents]
-    return dropped(replace(spec, groups=groups), bound, idle)
+    return drop_groups(replace(spec, groups=groups), bound, idle)
 
 
 def declared_one_sided(spec: Spec, names: Iterable[str]) -> Spec:

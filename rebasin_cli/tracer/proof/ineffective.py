@@ -16,14 +16,14 @@ from rebasin_cli.spec.language.model import Named, Spec, axes_of, leaves
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.derivation.unused import UNUSED
-from rebasin_cli.tracer.proof.culprits import dropped, orphaned
+from rebasin_cli.tracer.proof.culprits import drop_groups, orphaned_groups
 from rebasin_cli.tracer.proof.proof import Trial
 
 RUNS = 200  # of the model with other numbers, at most: what is not known to be unmoved stays
 BlockPlaces = Mapping[str, Sequence[Block]]
 
 
-def unmoved(trial: Trial, bound: BoundSpec) -> list[str]:
+def unmoved_groups(trial: Trial, bound: BoundSpec) -> list[str]:
     """Return the groups of which no number reaches the outputs."""
     slopes = trial.slopes()
     suspects = [
@@ -68,7 +68,7 @@ def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
 
 def without(spec: Spec, bound: BoundSpec, names: Sequence[str]) -> Spec:
     """Return the spec in which some groups are fixed, and their children of them."""
-    return orphaned(dropped(spec, bound, names), bound, [])
+    return orphaned_groups(drop_groups(spec, bound, names), bound, [])
 
 
 def unmoved_tensors(bound: BoundSpec, names: Iterable[str]) -> list[str]:

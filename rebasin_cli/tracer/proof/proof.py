@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import take, take_member
 from rebasin_cli.spec.binding.bind import bind
-from rebasin_cli.spec.binding.bound import BoundSpec, drawn
+from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
 from rebasin_cli.spec.language.model import Declaration, Entry, Named, Spec, axes_of, leaves
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
 from rebasin_cli.tensors.numbers import in_reals
-from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, unsized
+from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, without_sizes
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
 
@@ -110,7 +110,7 @@ class Trial:
             group: Declaration(found.size, (found.parents or (None,))[-1], one_sided=True)
             for group, found in groups.items()
         }
-        spec = Spec(tensors={"output": unsized(entry)}, groups=declared)
+        spec = Spec(tensors={"output": without_sizes(entry)}, groups=declared)
         info = TensorInfo("output", tuple(values.shape), values.dtype)
         (tensor,) = bind(spec, {"output": info}).tensors
         return take(values, tensor, permutations)
@@ -205,13 +205,14 @@ class Trial:
 
 def random_permutations(bound: BoundSpec, seed: int) -> dict[str, Permutation]:
     """Return a random permutation of every group of a spec; each that may move something moves."""
-    found = drawn(bound.groups.values(), torch.Generator().manual_seed(seed))
+    found = draw_permutations(bound.groups.values(), torch.Generator().manual_seed(seed))
     return {
-        name: p if p.moved or bound.groups[name].fixed else rotated(p) for name, p in found.items()
+        name: p if p.moved or bound.groups[name].fixed else rotate_units(p)
+        for name, p in found.items()
     }
 
 
-def rotated(permutation: Permutation) -> Permutation:
+def rotate_units(permutation: Permutation) -> Permutation:
     """Return the permutation followed by a step of all units to the next place."""
     return replace(permutation, index=permutation.index.roll(1, dims=-1))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Spec, Split, rewritten
-from rebasin_cli.wording import listed
+from rebasin_cli.wording import list_names
 
 OTHER_INPUTS = "give it other inputs: --input file.py:function, or --input-shape"
 
@@ -55,7 +55,7 @@ def of_copy(doubt: Doubt | None) -> Doubt:
 
 def of_idle_copy(names: Sequence[str]) -> Doubt:
     """Return the doubt about a model whose small copy makes no use of some parameters."""
-    idle = listed(names, 1)
+    idle = list_names(names, 1)
     return Doubt(f"the small copy that was run in its place makes no use of {idle}", OTHER_INPUTS)
 
 
@@ -65,12 +65,12 @@ def same_but_sizes(one: Spec, other: Spec) -> bool:
 
 
 def _sizeless(spec: Spec) -> Spec:
-    tensors = {name: unsized(entry) for name, entry in spec.tensors.items()}
+    tensors = {name: without_sizes(entry) for name, entry in spec.tensors.items()}
     groups = {name: replace(declared, size=None) for name, declared in spec.groups.items()}
     return replace(spec, name="", description="", tensors=tensors, groups=groups)
 
 
-def unsized(entry: Entry) -> Entry:
+def without_sizes(entry: Entry) -> Entry:
     """Return an entry whose fixed factors may have any size."""
     if isinstance(entry, Split):
         return Split(entry.axis, tuple(_axes(part) for part in entry.parts))

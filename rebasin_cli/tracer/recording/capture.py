@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder, primitive_kernels
 
@@ -36,7 +36,7 @@ def record_fake(model: nn.Module, examples: Sequence[Arguments]) -> Record:
             data[id(made)] = tensor
             return made
 
-        fakes = [mapped(example, Tensor, fake) for example in examples]
+        fakes = [map_leaves(example, Tensor, fake) for example in examples]
         return _record(model, fakes, Recorder(fake=True), data)
 
 
@@ -51,7 +51,9 @@ def _record(
     chosen: list[str] = []
     ends: list[int] = []
     for number, (args, kwargs) in enumerate(examples):
-        mapped((args, kwargs), Tensor, lambda t: recorder.name(t, "input", data=data.get(id(t))))
+        map_leaves(
+            (args, kwargs), Tensor, lambda t: recorder.name(t, "input", data=data.get(id(t)))
+        )
         torch.manual_seed(0)
         with primitive_kernels(), recorder:
             returned = model(*args, **kwargs)

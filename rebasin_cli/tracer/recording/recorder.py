@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.operators import facts
 from rebasin_cli.tracer.recording.dispatch import OperatorMode
 from rebasin_cli.tracer.recording.record import Call, Value, values_in
@@ -72,7 +72,7 @@ class Recorder(OperatorMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        inputs, options = mapped((args, kwargs), Tensor, self._operand)
+        inputs, options = map_leaves((args, kwargs), Tensor, self._operand)
         number = _constant_number(func, inputs)
         if number is not None:
             return number
@@ -196,7 +196,7 @@ def _real(func: Any, args: Any, kwargs: Any) -> Any:
     if any(v.data is None or prod(v.shape) > FOLDED for v in values) and not only_shaped:
         return None
     with _disable_current_modes():
-        real_args, real_kwargs = mapped((args, kwargs), Value, number)
+        real_args, real_kwargs = map_leaves((args, kwargs), Value, number)
         try:
             return func(*real_args, **real_kwargs)
         except RuntimeError:  # an operator that this machine cannot run: its result is unknown

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import torch
 
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule
 from rebasin_cli.tracer.axes.axis_terms import AxisTerm, extent
 from rebasin_cli.tracer.operators import OPERATORS, facts
 from rebasin_cli.tracer.recording.record import Call, Value, values_in
 from rebasin_cli.tracer.rules import arithmetic, indexing, shapes, slices, spatial, strides
-from rebasin_cli.tracer.rules.probing import probed
+from rebasin_cli.tracer.rules.probing import probe_operator
 
 CREATORS = (
     *("empty", "zeros", "ones", "full", "empty_strided", "empty_permuted", "scalar_tensor"),
@@ -56,7 +56,7 @@ def apply_rule(analysis: Analysis, call: Call) -> Sequence[AxisTerms | None]:
 def _without_rule(analysis: Analysis, call: Call) -> Sequence[AxisTerms]:
     """Find out by running the operator, or freeze everything."""
     analysis.unknown.add(call.name)
-    made = probed(analysis, call)
+    made = probe_operator(analysis, call)
     return indexing.freezing(analysis, call) if made is None else made
 
 
@@ -101,7 +101,7 @@ def _hand_on(analysis: Analysis, call: Call, domains: list[AxisTerm], partly: bo
             analysis.freeze([first, other], "indices of two axes in one tensor")
     if partly:
         analysis.freeze(domains, "indices and other numbers in one tensor")
-    rest_of_call = str(mapped((call.args, call.kwargs), Value, analysis.identity))
+    rest_of_call = str(map_leaves((call.args, call.kwargs), Value, analysis.identity))
     for place, value in enumerate(call.results):
         if value is not None:
             analysis.domains[value] = first

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors.trees import leaves_of, mapped
+from rebasin_cli.tensors.trees import leaves_of, map_leaves
 
 RUNS = 400  # of the operator, for one layout of arguments
 TOGETHER = 5  # axes of arguments that move together: batch norm has five
@@ -75,7 +75,7 @@ class _ProbedOperator:
         self.left -= 1
         copies = [tensor.clone() for tensor in given]
         arguments = self.args, dict(self.options)
-        args, options = mapped(arguments, Operand, lambda o: copies[o.position])
+        args, options = map_leaves(arguments, Operand, lambda o: copies[o.position])
         made = self.op(*args, **options)
         results = tuple(made) if isinstance(made, tuple | list) else (made,)
         for before, after in zip(given, copies, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms
 from rebasin_cli.tracer.axes.axis_terms import AxisTerm
 from rebasin_cli.tracer.recording.record import Call, Value
@@ -21,7 +21,7 @@ from rebasin_cli.tracer.rules.equivariance import CallLayout, Operand, OperatorR
 ELEMENTS = 300_000  # of one tensor; above that a probe takes too long
 
 
-def probed(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
+def probe_operator(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     """Tie the axes of a call by what permuting them does; return None if it cannot be run.
 
     A tensor of integers or truth values is only run with the numbers that it had, so its call
@@ -71,7 +71,7 @@ def _layout(call: Call, values: Sequence[Value]) -> CallLayout | None:
         if operand is None:
             return None
         operands[value] = operand
-    args, options = mapped((call.args, call.kwargs), Value, operands.__getitem__)
+    args, options = map_leaves((call.args, call.kwargs), Value, operands.__getitem__)
     shapes = tuple(None if result is None else result.shape for result in call.results)
     layout: CallLayout = _hashable(args), _hashable(options), shapes
     return layout if _is_hashable(layout) else None

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.transformers.shrink import shrunk
+from rebasin_cli.models.transformers.shrink import shrink_subject
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
-    accepted,
+    find_inputs,
     transformers_examples,
 )
 from rebasin_cli.models.trial_run import noise
@@ -74,7 +74,7 @@ def _scatter(model: nn.Module, generator: torch.Generator) -> None:
 def transformers_kind(kind: str, title: str, **fields: object) -> Kind:
     """Return a class of transformers in a tiny configuration, some fields of which are given."""
     zoo: Any = importlib.import_module("tests.benchmarks.zoo.hf_list")
-    config = shrunk(zoo.configuration(kind))
+    config = shrink_subject(zoo.configuration(kind))
     for name, value in fields.items():
         setattr(config, name, value)
     return of_config(title, config)
@@ -120,7 +120,7 @@ def backbone(kind: Kind) -> Kind | None:
 
 
 def _fed(model: nn.Module) -> tuple[Example, ...]:
-    given = Small(getattr(model, "config", None), model, accepted(model))
+    given = Small(getattr(model, "config", None), model, find_inputs(model))
     return transformers_examples(given, model)
 
 

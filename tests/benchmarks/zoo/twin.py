@@ -21,7 +21,7 @@ from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Declaration, Named, Spec, axes_of, leaves
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer.proof.unproved import unsized
+from rebasin_cli.tracer.proof.unproved import without_sizes
 from rebasin_cli.tracer.recording.capture import named_outputs
 from rebasin_cli.tracer.trace import Trace
 from tests.proof import draw, overwrite, permuted
@@ -69,7 +69,7 @@ def _taken(
     values: Tensor, found: Trace, name: str, permutations: Mapping[str, Permutation]
 ) -> Tensor:
     """Return an output, permuted as the trace says that it is."""
-    entry = unsized(found.returned.get(name, ()))
+    entry = without_sizes(found.returned.get(name, ()))
     trees = [axis for axes in axes_of(entry) for axis in axes]
     names = {leaf.name for tree in trees for leaf in leaves(tree) if isinstance(leaf, Named)}
     if not names:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule, analyse
 from rebasin_cli.tracer.axes.axis_terms import Atom, AxisTerm, ProductTerm, SumTerm, atoms, extent
 from rebasin_cli.tracer.derivation.parents import parents
@@ -83,11 +83,11 @@ Maker = Callable[[Sizes], Case]
 def one(op: Any, *args: Any, **kwargs: Any) -> Case:
     """Return a case of one operator call; integers and truth values are constants of the code."""
     found: list[Tensor] = []
-    mapped((args, kwargs), Tensor, lambda t: found.append(t) if _moves(t) else None)
+    map_leaves((args, kwargs), Tensor, lambda t: found.append(t) if _moves(t) else None)
 
     def body(run: Run, *given: Tensor) -> Any:
         places = {id(old): new for old, new in zip(found, given, strict=True)}
-        ours, named = mapped((args, kwargs), Tensor, lambda t: places.get(id(t), t))
+        ours, named = map_leaves((args, kwargs), Tensor, lambda t: places.get(id(t), t))
         return run(op, *ours, **named)
 
     return Case(tuple(found), body)

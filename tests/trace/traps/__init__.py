@@ -23,7 +23,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.tensors.trees import mapped
+from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from rebasin_cli.tracer.trace import Trace, trace
@@ -160,7 +160,7 @@ def _moved(given: Case, found: Trace, bound: BoundSpec) -> float:
     net = copy.deepcopy(given.net).eval()
     widen(net, torch.float64)
     with torch.no_grad():
-        calls: Sequence[Any] = mapped(given.calls, Tensor, _double)
+        calls: Sequence[Any] = map_leaves(given.calls, Tensor, _double)
         trial = Trial(net, calls, found.outputs)
         return max(trial.difference(bound, random_permutations(bound, seed)) for seed in SEEDS)
 

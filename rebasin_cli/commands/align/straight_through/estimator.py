@@ -82,7 +82,9 @@ class LearningState:
         return replace(self, best=self.current, least=loss, best_epoch=epoch)
 
 
-def started(course: LearningTask, free: Mapping[str, Tensor], start: Permutations) -> LearningState:
+def start_learning(
+    course: LearningTask, free: Mapping[str, Tensor], start: Permutations
+) -> LearningState:
     """Return the state before the first epoch. free: the reference's tensors.
 
     Raises UserCodeError if the midpoint cannot be judged: no targets, or a loss that is no number.

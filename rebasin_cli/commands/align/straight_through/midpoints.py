@@ -15,7 +15,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import judged
+from rebasin_cli.network.scores import judge_batch
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.tensors import TensorSource
@@ -65,7 +65,7 @@ class Midpoints:
         """
         model = self._at(permutations)
         model.zero_grad(set_to_none=True)
-        total, _, answers = judged(model, batch, name)
+        total, _, answers = judge_batch(model, batch, name)
         if not total.requires_grad:
             raise UserCodeError(
                 "the model's loss has no slope",
@@ -80,7 +80,7 @@ class Midpoints:
         model, total, answers = self._at(permutations), 0.0, 0
         with torch.no_grad():
             for batch in split.held_out():
-                loss, _, count = judged(model, batch, split.batches.name)
+                loss, _, count = judge_batch(model, batch, split.batches.name)
                 total, answers = total + float(loss), answers + count
         return total / answers
 

@@ -14,7 +14,7 @@ from rebasin_cli.commands.align.straight_through.estimator import (
     LearningState,
     LearningTask,
     epochs,
-    started,
+    start_learning,
 )
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
@@ -24,7 +24,7 @@ from rebasin_cli.matching.problem.measure import measure
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
-from rebasin_cli.network.built import batches_of, built
+from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
@@ -110,7 +110,7 @@ def _learned(pair: _LearnedPair, course: LearningTask, start: Permutations) -> L
     if file is not None and file.exists():
         state = read_state(file, pair.free, pair.bound, pair.files, plan.request)
     else:
-        state = started(course, pair.free, start)
+        state = start_learning(course, pair.free, start)
     for later in epochs(course, state, learning.epochs):
         state = later
         if file is not None and not state.stopped:
@@ -124,7 +124,7 @@ def _course(pair: _LearnedPair) -> LearningTask:
     assert door is not None, "the plan has seen to it"
     settings = plan.machine.settings(plan.request.search)
     movable = plan.choice.movable
-    model = built(door.network, pair.tensors[0], plan.machine)
+    model = build_network(door.network, pair.tensors[0], plan.machine)
     return LearningTask(
         midpoints=Midpoints(model, door.network.windows, pair.between),
         split=DataSplit(batches_of(door, plan.machine), learning.held_out),

@@ -16,13 +16,13 @@ from rebasin_cli.commands.barrier.layers.sums import LayerSums, SampledOutputs, 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.user.batch_inputs import fitted
+from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.answers import answers
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.layers import Layer, layers_of, observed
-from rebasin_cli.network.scores import called, logits_of
+from rebasin_cli.network.layers import Layer, layers_of, observe_layers
+from rebasin_cli.network.scores import call_model, logits_of
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.tensors.trees import mapped, tensors_in
+from rebasin_cli.tensors.trees import map_leaves, tensors_in
 
 INTEGERS = "the inputs are integers, of which none is zero"
 
@@ -62,7 +62,7 @@ class LayerFigures:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class LayerDiagnosis:
     """The layers in the order in which they are called, and the models as a whole.
 
     calibration: expected calibration error of A, B and the midpoint; None without targets.
@@ -74,7 +74,7 @@ class Anatomy:
     no_zero: str = ""
 
 
-def anatomy(trio: Trio, batches: Batches, *, progress: Progress = silent) -> Anatomy:
+def diagnose_layers(trio: Trio, batches: Batches, *, progress: Progress = silent) -> LayerDiagnosis:
     """Return the figures of two models and their midpoint from one pass over batches.
 
     Each batch is run twice, the second time as zeros of the same shape; integers among floating
@@ -86,7 +86,7 @@ def anatomy(trio: Trio, batches: Batches, *, progress: Progress = silent) -> Ana
     with torch.no_grad():
         for count, yielded in enumerate(batches):
             progress("diagnosing", count, batches.limit or 0)
-            batch = fitted(yielded, trio.midpoint)
+            batch = fit_batch(yielded, trio.midpoint)
             returned, outputs = _passes(trio, batch)
             zero = _zero(batch)
             possible = zero is not None
@@ -98,7 +98,7 @@ def anatomy(trio: Trio, batches: Batches, *, progress: Progress = silent) -> Ana
     if not sums:
         raise UserCodeError("the model calls no layer whose units could be measured")
     layers = {layer.name: layer for layer in layers_of(trio.midpoint)}
-    return Anatomy(
+    return LayerDiagnosis(
         tuple(_figures(layers[name], found) for name, found in sums.items()),
         _errors(sure),
         "" if possible else INTEGERS,
@@ -116,8 +116,8 @@ def _passes(trio: Trio, batch: Batch) -> tuple[list[Any], list[LayerOutputs]]:
         def see(name: str, value: Tensor, into: Any = seen, known: Any = layers) -> None:
             into.setdefault(name, []).append(known[name].samples(value))
 
-        with observed(list(layers.values()), see):
-            returned.append(called(model, batch))
+        with observe_layers(list(layers.values()), see):
+            returned.append(call_model(model, batch))
         outputs.append({name: torch.cat(samples) for name, samples in seen.items()})
     return returned, outputs
 
@@ -139,7 +139,7 @@ def _zero(batch: Batch) -> Batch | None:
     given = batch.example.args, dict(batch.example.kwargs)
     if not any(tensor.is_floating_point() for tensor in tensors_in(given)):
         return None
-    return Batch(Example(*mapped(given, Tensor, _zeroed)))
+    return Batch(Example(*map_leaves(given, Tensor, _zeroed)))
 
 
 def _zeroed(tensor: Tensor) -> Tensor:
@@ -178,10 +178,10 @@ def _figures(layer: Layer, sums: LayerSums) -> LayerFigures:
 
 
 @dataclass(frozen=True)
-class Anatomized:
+class DiagnosedLayers:
     """The layers halfway between two models. aligned: they were, here or before."""
 
     models: tuple[Path, ...]
-    anatomy: Anatomy
+    diagnosis: LayerDiagnosis
     aligned: bool
     seconds: float

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from rebasin_cli.commands.barrier.html_page import document, table
-from rebasin_cli.commands.barrier.layers.figures import Anatomized, LayerFigures
+from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers, LayerFigures
 from rebasin_cli.commands.barrier.layers.report import Figure, advice, shown_columns
 from rebasin_cli.commands.barrier.plot import write_drawing
 from rebasin_cli.commands.barrier.scored_points import Drawn
@@ -26,21 +26,21 @@ NARROWEST, WIDEST, HEIGHT = 6.4, 20.0, 4.8
 NAMED = 60  # layers up to which each is named
 
 
-def draw_layers(outcome: Anatomized, place: OutputPlace) -> Drawn:
+def draw_layers(outcome: DiagnosedLayers, place: OutputPlace) -> Drawn:
     """Write the picture of the layers, in the format of the ending."""
     return Drawn(write_drawing(layers_figure(outcome), place, lambda svg: _page(svg, outcome)))
 
 
-def layers_figure(outcome: Anatomized) -> Any:
+def layers_figure(outcome: DiagnosedLayers) -> Any:
     """Return the matplotlib figure: what becomes of the midpoint, and how alike the parents are."""
-    layers = outcome.anatomy.layers
+    layers = outcome.diagnosis.layers
     width = min(max(NARROWEST, INCHES * len(layers) + 2), WIDEST)
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(width, 2 * HEIGHT * 0.8), layout="constrained"
     )
     top, bottom = figure.subplots(2, 1, sharex=True)
     figure.suptitle(f"halfway between {_names(outcome)}", fontsize=10)
-    columns = shown_columns(outcome.anatomy)
+    columns = shown_columns(outcome.diagnosis)
     of_midpoint = [k for k, (name, _) in enumerate(columns) if name.endswith("ratio")]
     of_parents = [k for k in range(len(columns)) if k not in of_midpoint]
     _lines(top, layers, [(columns[k], STYLES[k]) for k in of_midpoint])
@@ -83,23 +83,23 @@ def _name_layers(axes: Any, layers: Sequence[LayerFigures]) -> None:
     axes.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=90, fontsize=8)
 
 
-def _names(outcome: Anatomized) -> str:
+def _names(outcome: DiagnosedLayers) -> str:
     aligned = " (aligned)" if outcome.aligned else ""
     return " and ".join(path.name for path in outcome.models) + aligned
 
 
-def _page(svg: str, outcome: Anatomized) -> str:
+def _page(svg: str, outcome: DiagnosedLayers) -> str:
     title = escape(_names(outcome))
-    columns = shown_columns(outcome.anatomy)
+    columns = shown_columns(outcome.diagnosis)
     rows = [["layer", "kind", "units", *(name for name, _ in columns)]]
-    for layer in outcome.anatomy.layers:
+    for layer in outcome.diagnosis.layers:
         values = [figure(layer) for _, figure in columns]
         cells = ["" if value is None else f"{value:.6g}" for value in values]
         rows.append([layer.name, layer.kind, str(layer.units), *cells])
     parts = [
         f"<h1>Layers halfway between {title}</h1>",
         svg[svg.index("<svg") :],
-        f"<p>{escape(advice(outcome.anatomy))}</p>",
+        f"<p>{escape(advice(outcome.diagnosis))}</p>",
         f'<div class="wide">{table(rows)}</div>',
     ]
     return document(title, parts)

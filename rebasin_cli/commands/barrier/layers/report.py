@@ -10,8 +10,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rebasin_cli.commands.barrier.layers.figures import Anatomized, Anatomy, LayerFigures
-from rebasin_cli.presentation.tables import number_columns, rendered, table
+from rebasin_cli.commands.barrier.layers.figures import (
+    DiagnosedLayers,
+    LayerDiagnosis,
+    LayerFigures,
+)
+from rebasin_cli.presentation.tables import number_columns, render, table
 
 KEPT = 0.8  # of the parents' variance: above it little is lost
 FALLEN = 0.5  # below it that matters more than how well the parents match
@@ -32,9 +36,9 @@ LEGEND = (
 )
 
 
-def anatomy_fields(outcome: Anatomized) -> dict[str, Any]:
+def diagnosis_fields(outcome: DiagnosedLayers) -> dict[str, Any]:
     """Return what the event of a diagnosis says."""
-    found = outcome.anatomy
+    found = outcome.diagnosis
     names = ("a", "b", "midpoint")
     errors = dict(zip(names, found.calibration, strict=True)) if found.calibration else None
     return {
@@ -48,31 +52,31 @@ def anatomy_fields(outcome: Anatomized) -> dict[str, Any]:
     }
 
 
-def anatomy_text(outcome: Anatomized) -> str:
+def diagnosis_text(outcome: DiagnosedLayers) -> str:
     """Return the table of layers, and the calibration of the models."""
-    layers = f"\n{rendered(_layers(outcome.anatomy))}".rstrip("\n")  # apart from the curves
+    layers = f"\n{render(_layers(outcome.diagnosis))}".rstrip("\n")  # apart from the curves
     return "\n".join(filter(None, [layers, _calibration(outcome)]))
 
 
-def anatomy_summary(outcome: Anatomized) -> str:
+def diagnosis_summary(outcome: DiagnosedLayers) -> str:
     """Return what a person wants to know beside the table; the advice comes last."""
-    found = outcome.anatomy
+    found = outcome.diagnosis
     missing = f"no response ratio: {found.no_zero}" if found.no_zero else ""
     return "\n".join(filter(None, [LEGEND, missing, advice(found)]))
 
 
-def shown_columns(found: Anatomy) -> list[tuple[str, Figure]]:
+def shown_columns(found: LayerDiagnosis) -> list[tuple[str, Figure]]:
     """Return the figures that some layer has."""
     return [c for c in COLUMNS if any(c[1](layer) is not None for layer in found.layers)]
 
 
-def advice(found: Anatomy) -> str:
+def advice(found: LayerDiagnosis) -> str:
     """Return what the figures say and what to do, in a sentence."""
     fine = "the midpoint's activations are like the parents'"
     return _collapse(found, FALLEN) or _mismatch(found) or _collapse(found, KEPT) or fine
 
 
-def _collapse(found: Anatomy, limit: float) -> str:
+def _collapse(found: LayerDiagnosis, limit: float) -> str:
     """Return what to do where the variance of the last layer has changed by more than a limit."""
     varying = [layer for layer in found.layers if layer.variance is not None]
     if not varying:
@@ -91,7 +95,7 @@ def _collapse(found: Anatomy, limit: float) -> str:
     )
 
 
-def _mismatch(found: Anatomy) -> str:
+def _mismatch(found: LayerDiagnosis) -> str:
     """Return what to do where the parents differ, by the hidden layer that is worst."""
     hidden = [layer for layer in found.layers[:-1] if layer.correlation is not None]
     if not hidden:
@@ -112,7 +116,7 @@ def _mismatch(found: Anatomy) -> str:
     )
 
 
-def _layers(found: Anatomy) -> Table:
+def _layers(found: LayerDiagnosis) -> Table:
     columns = shown_columns(found)
     text = [Column(heading, no_wrap=True) for heading in ("layer", "kind")]
     layers = table(*text, *number_columns("units", *(name for name, _ in columns)))
@@ -122,10 +126,10 @@ def _layers(found: Anatomy) -> Table:
     return layers
 
 
-def _calibration(outcome: Anatomized) -> str:
-    if outcome.anatomy.calibration is None:
+def _calibration(outcome: DiagnosedLayers) -> str:
+    if outcome.diagnosis.calibration is None:
         return ""
-    a, b, midpoint = outcome.anatomy.calibration
+    a, b, midpoint = outcome.diagnosis.calibration
     return f"expected calibration error: A {a:.4f}, B {b:.4f}, midpoint {midpoint:.4f}"
 
 

@@ -36,7 +36,7 @@ class LinearMap:
     read: Tensor
 
 
-def unchanged(size: int) -> LinearMap:
+def identity_map(size: int) -> LinearMap:
     """Return the map that leaves units as they are."""
     return LinearMap(torch.eye(size).double(), torch.eye(size).double())
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, unchanged
+from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, identity_map
 from rebasin_cli.commands.merge.linear_maps.zipit import correlations, zip_units
 
 GAMMA = 1.0  # of the mean variance, added to each; of 1e-3 to 10 the best on two real networks
@@ -30,14 +30,14 @@ def cca_maps(covariance: Tensor, *, gamma: float = GAMMA) -> tuple[LinearMap, Li
     size = len(covariance) // 2
     own_a, own_b = covariance[:size, :size], covariance[size:, size:]
     if not (own_a.diagonal().mean() > 0 and own_b.diagonal().mean() > 0):
-        return unchanged(size), unchanged(size)
+        return identity_map(size), identity_map(size)
     (root_a, inverse_a), (root_b, inverse_b) = (_roots(own, gamma) for own in (own_a, own_b))
     whitened = inverse_a @ covariance[:size, size:] @ inverse_b
     u, _, v = torch.linalg.svd(whitened + TIE * torch.eye(size).to(whitened))
     turn = u @ v
     there = root_a @ turn @ inverse_b
     back = root_b @ turn.T @ inverse_a
-    return unchanged(size), LinearMap(there, back)
+    return identity_map(size), LinearMap(there, back)
 
 
 def _roots(covariance: Tensor, gamma: float) -> tuple[Tensor, Tensor]:

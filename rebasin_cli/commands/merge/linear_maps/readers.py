@@ -16,7 +16,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import Layer
-from rebasin_cli.network.scores import called
+from rebasin_cli.network.scores import call_model
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.axis_sides import READ, axis_of
 from rebasin_cli.tensors.blocks import Block, BoundTensor
@@ -105,7 +105,7 @@ def _seen(
         found[group].append(units.movedim(1, -1).flatten(0, -2))
 
     with _inputs_seen(model, readers, see):
-        called(model, batch)
+        call_model(model, batch)
     idle = [group for group, samples in found.items() if not samples]
     if idle:
         raise UserCodeError(f"{readers[idle[0]][0]} reads the units of {idle[0]!r}, but is not run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_cli.commands.merge.merged import Zipped
-from rebasin_cli.wording import listed
+from rebasin_cli.wording import list_names
 
 _SHOWN = 8  # groups that are only permuted
 _REASONS = 3  # why they are
@@ -35,7 +35,7 @@ def zip_lines(outcome: Zipped) -> list[str]:
         "  linear maps keep no model's function: judge the result before you use it",
     ]
     if outcome.others:
-        lines.append(f"  only permuted: {listed(list(outcome.others), _SHOWN)}")
+        lines.append(f"  only permuted: {list_names(list(outcome.others), _SHOWN)}")
     shown = list(dict.fromkeys(outcome.others.values()))[:_REASONS]
     return lines + [f"    because {why}" for why in shown]
 

@@ -17,12 +17,12 @@ from rebasin_cli.commands.merge.run import brought_together, merged_outcome
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
-from rebasin_cli.network.built import batches_of, built
+from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import has_batch_norm
-from rebasin_cli.renormalization.run import Parents, corrected
+from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
 
 Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
@@ -38,7 +38,7 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     together = brought_together(merge, progress)
     seen = _moments(plan, together.sources, progress)
     maps = _maps(plan, seen, progress)
-    source, report = _renormalized(plan, zipped(plan, together.sources, maps), progress)
+    source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
     facts = _facts(plan)
     result = Result(source, merge.models[0], facts)
@@ -50,7 +50,7 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)
 
 
-def zipped(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
+def map_units(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
     """Return the mean of the models of a plan, each with its units mapped."""
     tensors, merge = plan.choice.bound.tensors, plan.merge
     mapped = [
@@ -65,7 +65,7 @@ def _renormalized(
 ) -> tuple[TensorSource, Report | None]:
     if plan.correction is None:
         return mean, None
-    return corrected(
+    return correct_statistics(
         mean, Parents(), plan=plan.correction, machine=plan.merge.machine, progress=progress
     )
 
@@ -75,7 +75,7 @@ def _moments(
 ) -> dict[str, CrossMoments]:
     """Return what the units of all models do together on the data."""
     machine, network = plan.merge.machine, plan.code.network
-    models = [built(network, source, machine) for source in sources]
+    models = [build_network(network, source, machine) for source in sources]
     readers = {
         group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
         for group, reader in plan.readers.items()

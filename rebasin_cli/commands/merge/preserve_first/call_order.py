@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
-from rebasin_cli.network.scores import called
+from rebasin_cli.network.scores import call_model
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ class _CallRecorder:
 def spans_of(model: nn.Module, example: Example) -> dict[str, CallSpan]:
     """Return when each module is called, by name, without those that never are."""
     ticker = _CallRecorder()
-    with hooked([h for name, module in model.named_modules() for h in ticker.watch(name, module)]):
-        run(model, example)
+    with with_hooks(
+        [h for name, module in model.named_modules() for h in ticker.watch(name, module)]
+    ):
+        run_example(model, example)
     return ticker.spans()
 
 
@@ -66,14 +68,14 @@ def weight_layers(model: nn.Module, spans: Mapping[str, CallSpan]) -> list[str]:
     return sorted(weights, key=lambda name: spans[name].starts[0])
 
 
-def run(model: nn.Module, example: Example) -> Any:
+def run_example(model: nn.Module, example: Example) -> Any:
     """Return what a model returns. Raises UserCodeError if it raises."""
     with torch.no_grad():
-        return called(model, Batch(example))
+        return call_model(model, Batch(example))
 
 
 @contextlib.contextmanager
-def hooked(handles: Sequence[Any]) -> Iterator[None]:
+def with_hooks(handles: Sequence[Any]) -> Iterator[None]:
     """Remove hooks at the end of a block."""
     try:
         yield

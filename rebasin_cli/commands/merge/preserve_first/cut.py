@@ -15,8 +15,8 @@ from rebasin_cli.commands.merge.preserve_first.cut_proof import costs, holds
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.network.user_code import users_code
-from rebasin_cli.tensors.trees import mapped
-from rebasin_cli.wording import listed
+from rebasin_cli.tensors.trees import map_leaves
+from rebasin_cli.wording import list_names
 
 STEP = 0.05  # added to initial values: a layer that starts at zero would hide what it reads
 _SHOWN = 12  # layers in a message
@@ -74,13 +74,13 @@ def plan_cut(subject: Subject, first: str) -> Cut:
     return Cut(cut_point, watched.layers, count, part, whole)
 
 
-def widened(example: Example) -> Example:
+def widen_example(example: Example) -> Example:
     """Return a call with its floating tensors in float64."""
 
     def wide(tensor: Tensor) -> Tensor:
         return tensor.double() if tensor.is_floating_point() else tensor
 
-    args, kwargs = mapped((example.args, dict(example.kwargs)), Tensor, wide)
+    args, kwargs = map_leaves((example.args, dict(example.kwargs)), Tensor, wide)
     return Example(args, kwargs)
 
 
@@ -90,7 +90,7 @@ def _watched(subject: Subject) -> WatchedModel:
         model = subject.build()
         examples = subject.examples(model)
         model = _moved(model.double().eval())
-    example = widened(examples[0])
+    example = widen_example(examples[0])
     spans = spans_of(model, example)
     return WatchedModel(model, example, spans, tuple(weight_layers(model, spans)))
 
@@ -111,14 +111,14 @@ def _count(watched: WatchedModel, first: str) -> int:
     else:
         named = [n for n, layer in enumerate(layers, 1) if _named(layer, first)]
         if not named:
-            hint = suggest(first, watched.spans) or f"its layers: {listed(layers, _SHOWN)}"
+            hint = suggest(first, watched.spans) or f"its layers: {list_names(layers, _SHOWN)}"
             raise UsageError(f"--preserve-first {first!r} names no layer", hint=hint)
         count = max(named)
     if not 0 < count < len(layers):
         most = len(layers) - 1
         raise UsageError(
             f"--preserve-first {first} keeps {count} of {len(layers)} layers",
-            detail=f"its layers: {listed(layers, _SHOWN)}",
+            detail=f"its layers: {list_names(layers, _SHOWN)}",
             hint=f"a number from 1 to {most}; without it all layers are merged"
             if count == 0
             else f"at most {most} can be kept: behind the last there is nothing to merge",

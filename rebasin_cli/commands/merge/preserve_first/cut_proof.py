@@ -15,7 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from rebasin_cli.commands.merge.preserve_first.call_order import CallSpan, hooked, inside_of, run
+from rebasin_cli.commands.merge.preserve_first.call_order import (
+    CallSpan,
+    inside_of,
+    run_example,
+    with_hooks,
+)
 from rebasin_cli.commands.merge.preserve_first.cut_points import CutPoint
 from rebasin_cli.commands.merge.preserve_first.joined_model import (
     JoinReached,
@@ -55,11 +60,11 @@ def costs(model: nn.Module, cut_point: CutPoint, example: Example) -> tuple[int,
         raise JoinReached(torch.zeros(()))
 
     with _Operations() as whole:
-        run(model, example)
+        run_example(model, example)
     join = model.get_submodule(cut_point.join)
     with (
         _Operations() as part,
-        hooked([join.register_forward_pre_hook(stop)]),
+        with_hooks([join.register_forward_pre_hook(stop)]),
         contextlib.suppress(JoinReached),
         torch.no_grad(),
     ):
@@ -103,7 +108,7 @@ def _flat(output: Tensor) -> Tensor:
 
 def outputs_of(model: nn.Module, example: Example) -> list[Tensor]:
     """Return copies of the tensors that a model returns."""
-    return [tensor.clone() for tensor in tensors_in(run(model, example))]
+    return [tensor.clone() for tensor in tensors_in(run_example(model, example))]
 
 
 def _watched(model: nn.Module, join: str, example: Example) -> tuple[list[Tensor], Tensor]:
@@ -115,7 +120,7 @@ def _watched(model: nn.Module, join: str, example: Example) -> tuple[list[Tensor
         values.append((kwargs[place] if isinstance(place, str) else args[place]).clone())
 
     hook = model.get_submodule(join).register_forward_pre_hook(see, with_kwargs=True)
-    with hooked([hook]), torch.no_grad():
+    with with_hooks([hook]), torch.no_grad():
         outputs = tensors_in(model(*example.args, **example.kwargs))
     return [tensor.clone() for tensor in outputs], values[0]
 
@@ -147,5 +152,5 @@ def _with_noise(
     ]
     join = model.get_submodule(cut_point.join)
     handles.append(join.register_forward_pre_hook(give, with_kwargs=True))
-    with hooked(handles):
+    with with_hooks(handles):
         return outputs_of(model, example)

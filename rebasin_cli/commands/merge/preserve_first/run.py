@@ -12,7 +12,7 @@ from torch import nn
 
 from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.commands.merge.merged import Merged, Preserved
-from rebasin_cli.commands.merge.preserve_first.cut import widened
+from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.request import MergeRequest
@@ -86,7 +86,7 @@ def _built(plan: PreservePlan) -> ProofInputs:
         single = plan.network.subject.build()
         examples = plan.network.subject.examples(single)
     return ProofInputs(
-        joined.double().eval(), single.double().eval(), tuple(map(widened, examples))
+        joined.double().eval(), single.double().eval(), tuple(map(widen_example, examples))
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.parameters import argument, offered, with_options
+from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
@@ -17,8 +17,8 @@ def check(
     spec: Annotated[str, argument("NAME|FILE")],
     model: Annotated[Path | None, argument("MODEL")] = None,
     *,
-    selection: Annotated[Selection, offered("sizes", "strict", "pass_through", *READING)],
-    display: Annotated[Display, offered("json", "quiet")],
+    selection: Annotated[Selection, offer("sizes", "strict", "pass_through", *READING)],
+    display: Annotated[Display, offer("json", "quiet")],
 ) -> Work:
     """Check a spec by itself, or against the headers of MODEL. Exit code 0: valid, 1: not.
 

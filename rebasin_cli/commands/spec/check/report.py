@@ -7,7 +7,7 @@ from typing import Any
 from rebasin_cli.commands.spec.check.plan import Checked, GroupSeen
 from rebasin_cli.presentation.events import error_fields
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.wording import AND_SO_ON, count, listed
+from rebasin_cli.wording import AND_SO_ON, count, list_names
 
 _SHOWN = 4  # tensors named in a line
 
@@ -16,7 +16,7 @@ def group_line(group: GroupSeen) -> str:
     """Return a group, its size and the tensors it occurs in."""
     per = f" per {group.parents[-1]}" if group.parents else ""
     per += " fixed" if group.fixed else ""
-    return f"{group.name}\t{group.size}{per}\t{listed(group.tensors, _SHOWN, rest=AND_SO_ON)}"
+    return f"{group.name}\t{group.size}{per}\t{list_names(group.tensors, _SHOWN, rest=AND_SO_ON)}"
 
 
 def checked_text(outcome: Checked) -> str:
@@ -29,7 +29,7 @@ def checked_text(outcome: Checked) -> str:
     groups = count(len(outcome.groups), "group") + (f", {fixed} of them fixed" if fixed else "")
     lines = [f"{outcome.spec} fits {outcome.model}: {groups}"]
     if outcome.untouched:
-        shown = listed(outcome.untouched, _SHOWN, rest=AND_SO_ON)
+        shown = list_names(outcome.untouched, _SHOWN, rest=AND_SO_ON)
         lines.append(f"  {count(len(outcome.untouched), 'tensor')} not mentioned: {shown}")
     return "\n".join(lines)
 

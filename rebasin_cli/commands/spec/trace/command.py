@@ -6,8 +6,8 @@ from typing import Annotated
 
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import PLACING, Output
-from rebasin_cli.options.parameters import argument, offered, option, with_options
-from rebasin_cli.options.tracing import COMPANIONS, Tracing, planned
+from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.tracing import COMPANIONS, Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
 Explain = Annotated[bool, option()("--explain", help="Show what moves, what does not, and why.")]
@@ -18,9 +18,9 @@ def trace(
     target_: Annotated[str, argument("TARGET")],
     explain: Explain = False,
     *,
-    output: Annotated[Output, offered(*PLACING)],
-    display: Annotated[Display, offered(*SHOWING)],
-    tracing: Annotated[Tracing, offered(*COMPANIONS)],
+    output: Annotated[Output, offer(*PLACING)],
+    display: Annotated[Display, offer(*SHOWING)],
+    tracing: Annotated[Tracing, offer(*COMPANIONS)],
 ) -> Work:
     """Find the complete symmetry of a PyTorch model, prove it by running, and print its spec.
 
@@ -41,4 +41,4 @@ def trace(
     from rebasin_cli.commands.spec.trace.run import run_trace
 
     request = TraceRequest(tracing.of(target_), explain, output)
-    return Work("spec trace", display, planned(plan_trace, request), run_trace, PRESENTERS)
+    return Work("spec trace", display, planned_by(plan_trace, request), run_trace, PRESENTERS)

@@ -7,21 +7,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rebasin_cli.presentation.tables import rendered, table
+from rebasin_cli.presentation.tables import render, table
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.trace import Trace
-from rebasin_cli.wording import MORE_IN_GROUPS, listed
+from rebasin_cli.wording import MORE_IN_GROUPS, list_names
 
 SHOWN = 3  # tensors named as examples
 
 
-def explained(trace: Trace) -> str:
+def explain_trace(trace: Trace) -> str:
     """Return the tables for a trace: groups, fixed axes by reason, tensors not exercised."""
     tables = [_groups(trace), _fixed(trace.fixed)]
     if trace.unused:
         tables.append(_unused(trace))
-    return "\n".join(map(rendered, tables)).rstrip("\n")
+    return "\n".join(map(render, tables)).rstrip("\n")
 
 
 def moving_groups(trace: Trace) -> list[BoundGroup]:
@@ -88,7 +88,7 @@ def _unused(trace: Trace) -> Table:
 
 
 def _examples(names: Sequence[str]) -> str:
-    return escape(listed(names, SHOWN, rest=MORE_IN_GROUPS))
+    return escape(list_names(names, SHOWN, rest=MORE_IN_GROUPS))
 
 
 def _table(*headings: str) -> Table:

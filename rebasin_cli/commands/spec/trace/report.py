@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rebasin_cli.commands.spec.trace.explain import explained, moving_groups, tensors_of
+from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_of
 from rebasin_cli.commands.spec.trace.plan import Traced
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.tracer.trace import Trace
-from rebasin_cli.wording import AND_SO_ON, count, listed
+from rebasin_cli.wording import AND_SO_ON, count, list_names
 
 NAMED = 4  # tensors named in a sentence
 
 
-def validated(trace: Trace) -> bool:
+def is_validated(trace: Trace) -> bool:
     """Return whether running the model confirmed the trace."""
     return trace.proof is not None and trace.proof.holds
 
@@ -36,7 +36,7 @@ def trace_fields(outcome: Traced) -> dict[str, Any]:
             for g in trace.bound.groups.values()
         ],
         "share": trace.share,
-        "validated": validated(trace),
+        "validated": is_validated(trace),
         "doubt": trace.doubt.why if trace.doubt else None,
         "max_difference": proof.difference if proof else None,
         "examples": proof.examples if proof else 0,
@@ -69,7 +69,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     refuted = trace.proof.refuted if trace.proof else {}
     yield from (f"  group {name!r} {what}" for name, what in refuted.items())
     if trace.unused:
-        shown = listed(trace.unused, NAMED, rest=AND_SO_ON)
+        shown = list_names(trace.unused, NAMED, rest=AND_SO_ON)
         yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"
     if trace.unknown:
         yield f"  operators without a rule: {', '.join(trace.unknown)}"
@@ -91,7 +91,7 @@ def _proved(trace: Trace) -> str:
 def traced_text(outcome: Traced) -> str:
     """Return what stdout gets: the tables if they are wanted, else the file's path or the spec."""
     if outcome.explain:
-        return explained(outcome.trace)
+        return explain_trace(outcome.trace)
     return str(outcome.written.path) if outcome.written else outcome.text.rstrip("\n")
 
 

@@ -14,7 +14,7 @@ from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tensors import dtype_name
 from rebasin_cli.tracer.trace import Trace
-from rebasin_cli.wording import count, listed
+from rebasin_cli.wording import count, list_names
 
 LISTED = 8  # names in a comment; the rest is counted
 
@@ -31,12 +31,12 @@ def _comments(tracing: Tracing, model: TracedModel) -> Iterator[str]:
     if model.windows and model.spec != trace.spec:
         yield "Tensors are called as in files that its library writes, not as in the model."
     stay = "Outputs whose units may change places" if tracing.free_outputs else "Outputs that stay"
-    yield f"{stay}: {listed(trace.outputs, LISTED)}."
+    yield f"{stay}: {list_names(trace.outputs, LISTED)}."
     yield _validation(trace)
     if trace.proof is not None:
         yield from (f"{group}: {what}" for group, what in trace.proof.refuted.items())
     if trace.unused:
-        yield f"Not exercised, and so fixed: {listed(trace.unused, LISTED)}."
+        yield f"Not exercised, and so fixed: {list_names(trace.unused, LISTED)}."
 
 
 def _asked(tracing: Tracing) -> str:
