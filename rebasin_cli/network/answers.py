@@ -33,15 +33,13 @@ class Answers:
         return self.targets.argmax(-1) if self.targets.dim() == 2 else self.targets
 
 
-def answers(logits: Tensor, batch: Batch) -> Answers:
-    """Return the answers in a batch that count.
+def answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
+    """Return the answers in a batch that count. batch: whose targets they are, for an error.
 
     Targets are classes, as whole numbers of any dtype, with or without an axis of size 1, or
     probabilities of the shape of the logits, such as one-hot rows. Raises UserCodeError, with the
     batch and both shapes, for anything else.
     """
-    targets = batch.targets
-    assert targets is not None, "the caller has seen to it"
     if logits.dim() < 2 or (logits.dim() == 2 and logits.shape[1] == 1):
         raise _mistaken(batch, logits, "the model gives one number for each answer, not classes")
     for shaped in _shapes(targets):

@@ -24,8 +24,7 @@ def build_network(network: Network, source: TensorSource, machine: Machine) -> n
 
 
 def batches_of(code: UserCode, machine: Machine) -> Batches:
-    """Return the data of a plan that has some, on its device."""
-    assert code.loader is not None, "the plan has seen to it"
+    """Return the data of a plan, on its device. Raises UsageError, when asked, if there is none."""
     return Batches(
         code.loader,
         name=code.data.data or "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -34,17 +34,28 @@ class Network:
     windows: Mapping[str, Window]
 
 
+def no_data() -> NoReturn:
+    """Raise UsageError: there is no data."""
+    raise UsageError("there is no data to run the model on", hint="--data file.py:batches")
+
+
 @dataclass(frozen=True)
 class UserCode:
     """All code of the user's that a command runs: the model, its data, how it is judged.
 
-    loader, evaluate: None where the user named none. data: how they were named.
+    data: how the data and the evaluation were named. loader: without data it refuses to be asked.
+    evaluate: None where the user named none.
     """
 
     network: Network
-    loader: Loader | None
-    evaluate: Callable[[Any], object] | None
     data: Data
+    loader: Loader = no_data
+    evaluate: Callable[[Any], object] | None = None
+
+    @property
+    def fed(self) -> bool:
+        """Whether there is data."""
+        return self.loader is not no_data
 
 
 def plan_user_code(
@@ -64,15 +75,15 @@ def plan_user_code(
     if tracing.target is None:
         raise UsageError("a model has to be run", hint="--model file.py:Class builds it")
     if fed and data.data is None:
-        raise UsageError("there is no data to run the model on", hint="--data file.py:batches")
+        no_data()
     if judged and data.data is None and data.evaluate is None:
         hint = "--data file.py:batches yields (inputs, targets); or --evaluate file.py:function"
         raise UsageError("nothing says how good a model is", hint=hint)
     return UserCode(
         network=plan_network(checkpoint, selection, tracing),
-        loader=loader(data.data) if data.data else None,
-        evaluate=evaluation(data.evaluate) if data.evaluate else None,
         data=data,
+        loader=loader(data.data) if data.data else no_data,
+        evaluate=evaluation(data.evaluate) if data.evaluate else None,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import isfinite, isnan
 from typing import Any
 
@@ -104,18 +103,19 @@ def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, floa
     """
     batch = fit_batch(batch, model)
     returned = call_model(model, batch)
-    if batch.targets is None:
+    targets = batch.targets
+    if targets is None:
         loss = returned.get("loss") if isinstance(returned, Mapping) else None
         if loss is not None:
             return torch.as_tensor(loss) * batch.rows, float("nan"), batch.rows
-        batch = replace(batch, targets=named_targets(batch.example.kwargs))
-        if batch.targets is None:
+        targets = named_targets(batch.example.kwargs)
+        if targets is None:
             raise UserCodeError(
                 f"{name} yields no targets",
                 detail=f"{batch.where} is {describe_batch(batch)}",
                 hint="yield (inputs, targets), or name an --evaluate",
             )
-    found = answers(logits_of(returned), batch)
+    found = answers(logits_of(returned), targets, batch)
     with users_code("cross-entropy of the model's output and the targets"):
         loss = F.cross_entropy(found.rows.double(), found.targets, reduction="sum")
         hits = (found.rows.argmax(-1) == found.right).sum()

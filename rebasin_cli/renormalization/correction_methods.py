@@ -100,9 +100,15 @@ METHODS: Mapping[str, CorrectionMethod] = {
 
 
 def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> CorrectableLayers:
-    assert batches is not None, f"{how.method} measures the merged model"
     with keep_undisturbed([model]):
-        return sites_of(model, first_of(batches)).selected(how.selects)
+        return sites_of(model, first_of(_given(batches, how))).selected(how.selects)
+
+
+def _given(batches: Batches | None, how: Correcting) -> Batches:
+    """Return the batches. Raises UsageError if there are none."""
+    if batches is None:
+        raise UsageError(f"{how.method} measures the merged model, and there is no data for that")
+    return batches
 
 
 def _named(model: nn.Module, goals: Mapping[str, Goal], how: Correcting) -> CorrectableLayers:
@@ -119,8 +125,8 @@ def _measured(
     batches: Batches | None,
     how: Correcting,
 ) -> Report:
-    assert batches is not None, f"{how.method} measures the merged model"
-    done = correct_layers(PassWork(model, sites.corrected, goals, how), batches)
+    work = PassWork(model, sites.corrected, goals, how)
+    done = correct_layers(work, _given(batches, how))
     return Report(how.method, done, sites.skipped)
 
 

@@ -133,5 +133,5 @@ def _user_code(
                 "--statistics say what layers do, not where they are in the file",
                 hint="--model file.py:Class names the model",
             )
-        return UserCode(plan_network(checkpoint, selection, tracing), None, None, data)
+        return UserCode(plan_network(checkpoint, selection, tracing), data)
     return plan_user_code(checkpoint, selection, tracing, data, fed=True)

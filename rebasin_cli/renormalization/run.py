@@ -12,10 +12,9 @@ from rebasin_cli.activations.layer_statistics import LayerStatistics, from_flat,
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.correctable_layers import Skipped
-from rebasin_cli.network.network import Network
+from rebasin_cli.network.network import Network, UserCode
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
@@ -53,13 +52,13 @@ def correct_statistics(
     Tensors that no correction touches are those of the source, bit for bit. Raises UsageError
     where the method finds nothing to correct, or is not valid for the network.
     """
-    if plan.method == CALIBRATE:
+    code = plan.code
+    if plan.method == CALIBRATE or code is None:
         return _calibrated(source, parents, plan, progress)
-    assert plan.code is not None, "only `calibrate` runs no model"
-    network = plan.code.network
-    batches = batches_of(plan.code, machine) if plan.code.loader else None
+    network = code.network
+    batches = batches_of(code, machine) if code.fed else None
     model = build_network(network, source, machine)
-    known = _known(parents, plan, machine, batches, progress)
+    known = _known(parents, plan, code, machine, progress)
     found = goals(known, parents.weights or _equal(known)) if known else {}
     how = replace(plan.how, selects=_selects(network, plan), progress=progress)
     report = renormalize(model, found, batches, how)
@@ -69,8 +68,8 @@ def correct_statistics(
 def _known(
     parents: Parents,
     plan: CorrectionPlan,
+    code: UserCode,
     machine: Machine,
-    batches: Batches | None,
     progress: Progress,
 ) -> dict[str, LayerStatistics]:
     """Return what the layers of the parents do: measured, or from a file."""
@@ -82,13 +81,12 @@ def _known(
         return known
     if not plan.by_parents:
         return {}
-    assert plan.code is not None, "parents are measured"
-    assert batches is not None, "parents are measured"
     models = []
     for number, source in enumerate(parents.sources):
         progress("building the parents", number, len(parents.sources))
-        models.append(build_network(plan.code.network, source, machine))
+        models.append(build_network(code.network, source, machine))
     progress("measuring the parents", 0, 0)
+    batches = batches_of(code, machine)
     return layer_statistics(models, batches, together=plan.method == "closed-form")
 
 

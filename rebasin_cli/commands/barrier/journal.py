@@ -28,9 +28,9 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         self._path, self.cut = path, False
         self._known: dict[str, Scored] = {}
-        data = path.read_bytes() if path is not None and path.exists() else b""
-        for scored in self._points(data.splitlines(keepends=True)):
-            self._known[_key(scored.spot, scored.of)] = scored
+        if path is not None and path.exists():
+            for scored in self._points(path):
+                self._known[_key(scored.spot, scored.of)] = scored
 
     def find(self, spot: MixturePoint, of: Mapping[str, Any]) -> Scored | None:
         """Return what is known of a spot, if the same was judged there."""
@@ -49,7 +49,8 @@ class Journal:
             where, why = str(self._path), error.strerror or str(error)
             raise MachineError(f"cannot write: {why}", where=where) from error
 
-    def _points(self, lines: list[bytes]) -> Iterator[Scored]:
+    def _points(self, path: Path) -> Iterator[Scored]:
+        lines = path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -57,30 +58,24 @@ class Journal:
                 found = _parsed(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 if number == len(lines) and _cut_off(line):
-                    self._shorten(len(line))
+                    self._shorten(path, len(line))
                     return
                 raise RebasinError(
                     "not a point of a curve",
-                    where=f"{self._path}:{number}",
+                    where=f"{path}:{number}",
                     hint="--resume takes a file that --resume or --json of this command wrote",
                 ) from error
             if found is not None:
                 yield found
         if lines and not lines[-1].endswith(b"\n"):
-            self._end()
+            with path.open("ab") as file:
+                file.write(b"\n")  # so that the next one stands by itself
 
-    def _shorten(self, count: int) -> None:
+    def _shorten(self, path: Path, count: int) -> None:
         """Take a line that was cut off away from the end of the file."""
-        assert self._path is not None, "it was read from there"
         self.cut = True
-        with self._path.open("r+b") as file:
-            file.truncate(self._path.stat().st_size - count)
-
-    def _end(self) -> None:
-        """End the last line, so that the next one stands by itself."""
-        assert self._path is not None, "it was read from there"
-        with self._path.open("ab") as file:
-            file.write(b"\n")
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - count)
 
 
 def _cut_off(line: bytes) -> bool:

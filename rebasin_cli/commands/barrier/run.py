@@ -40,6 +40,7 @@ from rebasin_cli.files.provenance import one_basin
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
 
 NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
@@ -114,9 +115,7 @@ class _Judged:
                 "the model has no BatchNorm whose statistics could be reset", hint=hint
             )
         if self.plan.renormalize is None and normed:
-            again = (
-                "" if self.plan.plane or self.plan.code.loader is None else ": --renormalize reset"
-            )
+            again = "" if self.plan.plane or not self.plan.code.fed else ": --renormalize reset"
             self.hints.append(
                 "the model has BatchNorm: little of an alignment shows before its statistics are "
                 f"measured anew{again}"
@@ -125,20 +124,20 @@ class _Judged:
 
 
 def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
-    align = _to_align(plan, record)
-    curves = 1 + align + (plan.renormalize is not None)
+    choice = _choice(plan, record)
+    curves = 1 + (choice is not None) + (plan.renormalize is not None)
     bench = record.bench(progress, curves * len(plan.alphas))
     sources = [
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
     ]
     basis = NAIVE
     yield from bench.scored(_stretch(plan, NAIVE, sources))
-    if align:
+    if choice:
         basis = ALIGNED
         if plan.diagnose or not all(bench.known(later) for later in _later(plan, sources)):
-            found = _aligned(plan, 1, progress)
+            found = _aligned(plan, choice, 1, progress)
             yield found
-            sources = [sources[0], _moved(plan, sources[1], found)]
+            sources = [sources[0], _moved(plan, choice, sources[1], found)]
         yield from bench.scored(_stretch(plan, ALIGNED, sources))
     record.ends = sources
     if plan.renormalize is not None:
@@ -151,11 +150,12 @@ def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterato
     sources = [
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
     ]
-    if _to_align(plan, record):
+    choice = _choice(plan, record)
+    if choice:
         for number in (1, 2):
-            found = _aligned(plan, number, progress)
+            found = _aligned(plan, choice, number, progress)
             yield found
-            sources[number] = _moved(plan, sources[number], found)
+            sources[number] = _moved(plan, choice, sources[number], found)
     plane = record.plane = plane_through(
         sources[0], sources[1], sources[2], _counting(plan, sources[0])
     )
@@ -168,14 +168,14 @@ def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterato
     yield from bench.scored(Segment([*corners, *grid], sources, PLANE, of))
 
 
-def _to_align(plan: BarrierPlan, record: _Judged) -> bool:
-    """Return whether there is anything to align; if not for a reason, it is noted."""
-    if plan.choice is None:
-        return False
-    if not one_basin(plan.models):
-        return True
-    record.notes.append("their provenance says that the models lie in one basin: not aligned again")
-    return False
+def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
+    """Return what the models are aligned under; if they are not for a reason, it is noted."""
+    if plan.choice is not None and one_basin(plan.models):
+        record.notes.append(
+            "their provenance says that the models lie in one basin: not aligned again"
+        )
+        return None
+    return plan.choice
 
 
 def _stretch(
@@ -208,16 +208,15 @@ def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
         "batches": request.data.batches,
         "seed": request.computing.seed,
         "tensors": [list(request.selection.only), list(request.selection.skip)],
-        **({"alignment": _alignment(plan)} if aligned else {}),
+        **({"alignment": _alignment(plan, plan.choice)} if aligned and plan.choice else {}),
     }
 
 
-def _alignment(plan: BarrierPlan) -> str:
+def _alignment(plan: BarrierPlan, choice: Choice) -> str:
     """Return a digest of all that decides how the models are aligned."""
-    assert plan.choice is not None, "asked for where models are aligned"
     request, search = plan.request, plan.request.search
     facts: Mapping[str, Any] = {
-        "spec": dump(plan.choice.bound.spec),
+        "spec": dump(choice.bound.spec),
         "sizes": dict(request.selection.sizes),
         "search": {
             "method": search.method,
@@ -232,12 +231,11 @@ def _alignment(plan: BarrierPlan) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
+def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress) -> Aligned:
     """Return what aligning a model to the first finds; nothing is written."""
-    assert plan.choice is not None, "asked for where models are aligned"
     began = perf_counter()
     first, model = plan.models[0], plan.models[number]
-    choice, machine, request = plan.choice, plan.machine, plan.request
+    machine, request = plan.machine, plan.request
     found = match_models(first, model, choice, machine, request.search, progress=progress)
     return Aligned(
         model=model.path,
@@ -255,11 +253,10 @@ def _aligned(plan: BarrierPlan, number: int, progress: Progress) -> Aligned:
     )
 
 
-def _moved(plan: BarrierPlan, source: TensorSource, found: Aligned) -> TensorSource:
+def _moved(plan: BarrierPlan, choice: Choice, source: TensorSource, found: Aligned) -> TensorSource:
     """Return a model with its units in the order of the first one's."""
-    assert plan.choice is not None, "asked for where models are aligned"
     return in_memory_if_room(
-        Permuted(source, plan.choice.bound.tensors, found.matching.permutations), plan
+        Permuted(source, choice.bound.tensors, found.matching.permutations), plan
     )
 
 

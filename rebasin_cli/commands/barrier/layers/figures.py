@@ -148,9 +148,10 @@ def _zeroed(tensor: Tensor) -> Tensor:
 
 def _calibrations(returned: Sequence[Any], batch: Batch) -> Calibrations:
     """Return the calibration of each model on one batch; none without targets."""
-    if batch.targets is None:
+    targets = batch.targets
+    if targets is None:
         return ()
-    found = [answers(logits_of(one), batch) for one in returned]
+    found = [answers(logits_of(one), targets, batch) for one in returned]
     return tuple(calibration(each.rows, each.right) for each in found)
 
 

@@ -66,7 +66,8 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
             hint="--renormalize reset",
         )
     merge = plan_merge(_permuting(request))
-    assert merge.choice is not None, "a strategy that aligns has a spec"
+    if merge.choice is None:
+        raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
     first = merge.models[merge.reference]
     code = plan_user_code(
         first, request.selection.all_tensors, request.tracing, request.data, fed=True
@@ -104,8 +105,6 @@ def _check(request: MergeRequest) -> None:
     method, models = request.search.method, len(request.models)
     if method == "cca" and models > 2:
         raise UsageError(f"cca merges two models, not {models}", hint="--method zipit")
-    if request.strategy == "none":
-        raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
     if method == "zipit" and len(set(request.weights)) > 1:
         raise UsageError(
             "zipit merges all units alike, and takes no weights",
