@@ -2,7 +2,7 @@
 
 A rule takes the analysis and a call and returns the axes of each result; on the way it unifies
 axes that move together, freezes those whose order matters, and says along which axes the
-operator mixes. Its twin is `tests/trace/test_rules.py`, which permutes real operators.
+operator mixes. Its twin is `tests/tracer/test_rules.py`, which permutes real operators.
 """
 
 from __future__ import annotations
