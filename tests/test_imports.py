@@ -48,6 +48,33 @@ def loaded_by_command(*argv: str, cwd: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
+    ("argv", "most"),
+    [
+        (("--help",), 15),
+        (("align", "--help"), 30),
+        (("spec", "list"), 35),
+        (("spec", "show", "mlp"), 35),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_needs_no_tensors_loads_little(
+    argv: tuple[str, ...], most: int, tmp_path: Path
+) -> None:
+    loaded = loaded_by_command(*argv, cwd=tmp_path)
+    assert loaded.isdisjoint({"torch", "numpy", "scipy"})
+    assert sum(name.startswith("rebasin_cli") for name in loaded) <= most
+
+
+def test_inspect_loads_what_reads_headers_and_tells_specs_apart(tmp_path: Path) -> None:
+    save(tmp_path / "a.safetensors", {"layers.0.weight": torch.zeros(3, 2)})
+    loaded = loaded_by_command("inspect", "a.safetensors", cwd=tmp_path)
+    ours = {name.split(".")[1] for name in loaded if name.startswith("rebasin_cli.")}
+    assert ours.isdisjoint({"matching", "tracer", "network", "alignment", "activations"})
+    assert "scipy" not in loaded
+    assert sum(name.startswith("rebasin_cli") for name in loaded) <= 105
+
+
+@pytest.mark.parametrize(
     "command",
     [("merge",), pytest.param(("lerp", "--align", "--at", "0.5"), marks=pytest.mark.slow)],
     ids=lambda c: c[0],
