@@ -77,7 +77,7 @@ def _places(outcome: Contour) -> list[list[str]]:
     scores = outcome.survey.scores
     rows = [["x", "y", "A", "B", "C", *scores]]
     for point in outcome.survey.points:
-        numbers = [*(point.spot.at or ()), *point.spot.weights]
+        numbers = [*(point.mixture.at or ()), *point.mixture.weights]
         values = (point.scores.get(score) for score in scores)
         rows.append([*(f"{n:.6g}" for n in numbers), *map(_number, values)])
     return rows

@@ -30,12 +30,12 @@ class Journal:
         self._known: dict[str, Scored] = {}
         if path is not None and path.exists():
             for scored in self._points(path):
-                self._known[_key(scored.spot, scored.of)] = scored
+                self._known[_key(scored.mixture, scored.of)] = scored
 
-    def find(self, spot: MixturePoint, of: Mapping[str, Any]) -> Scored | None:
-        """Return what is known of a spot, if the same was judged there."""
-        known = self._known.get(_key(spot, of))
-        return known and Scored(spot, known.scores, known.seconds, of, reused=True)
+    def find(self, mixture: MixturePoint, of: Mapping[str, Any]) -> Scored | None:
+        """Return what is known of a mixture, if the same was judged there."""
+        known = self._known.get(_key(mixture, of))
+        return known and Scored(mixture, known.scores, known.seconds, of, reused=True)
 
     def add(self, scored: Scored) -> None:
         """Write a point to the file at once."""
@@ -91,12 +91,12 @@ def _parsed(record: Mapping[str, Any]) -> Scored | None:
     if any(record.get(name) != value for name, value in HEAD.items()) or "curve" not in record:
         return None
     at = (float(record["x"]), float(record["y"])) if "x" in record else None
-    spot = MixturePoint(record["curve"], tuple(map(float, record["weights"])), at)
+    mixture = MixturePoint(record["curve"], tuple(map(float, record["weights"])), at)
     scores = {str(name): float(value) for name, value in record["scores"].items()}
-    return Scored(spot, scores, float(record["seconds"]), dict(record["of"]))
+    return Scored(mixture, scores, float(record["seconds"]), dict(record["of"]))
 
 
-def _key(spot: MixturePoint, of: Mapping[str, Any]) -> str:
+def _key(mixture: MixturePoint, of: Mapping[str, Any]) -> str:
     """Return what makes two points the same, whatever rounding does to their places."""
-    weights = [round(weight, DIGITS) + 0.0 for weight in spot.weights]
-    return json.dumps([spot.curve, weights, dict(of)], sort_keys=True)
+    weights = [round(weight, DIGITS) + 0.0 for weight in mixture.weights]
+    return json.dumps([mixture.curve, weights, dict(of)], sort_keys=True)

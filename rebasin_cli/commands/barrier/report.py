@@ -71,8 +71,8 @@ def _contour_text(outcome: Contour) -> str:
     scores = outcome.survey.scores
     rows = _table("x", "y", "A", "B", "C", *map(escape, scores))
     for point in outcome.survey.points:
-        at = point.spot.at or (0.0, 0.0)
-        weights = [f"{weight:.4f}" for weight in point.spot.weights]
+        at = point.mixture.at or (0.0, 0.0)
+        weights = [f"{weight:.4f}" for weight in point.mixture.weights]
         values = [_number(point.scores.get(score)) for score in scores]
         rows.add_row(f"{at[0]:.4f}", f"{at[1]:.4f}", *weights, *values)
     return render(rows).rstrip("\n")
@@ -119,9 +119,9 @@ def barrier_table(outcome: Curves) -> Table:
 
 def best_place(outcome: Contour, score: str) -> tuple[float, float, float] | None:
     """Return x, y and value of the best point that was judged."""
-    known = [p for p in outcome.survey.points if score in p.scores and p.spot.at]
+    known = [p for p in outcome.survey.points if score in p.scores and p.mixture.at]
     best = min(known, key=lambda p: sign(score) * p.scores[score], default=None)
-    return (*best.spot.at, best.scores[score]) if best and best.spot.at else None
+    return (*best.mixture.at, best.scores[score]) if best and best.mixture.at else None
 
 
 def _points(outcome: Curves) -> Table:

@@ -100,15 +100,15 @@ class _Judged:
             return Contour(survey, self.plane)
         return Curves(survey, _barriers(Curves(survey, ())))
 
-    def bench(self, progress: Progress, total: int) -> Scorer:
+    def scorer(self, progress: Progress, total: int) -> Scorer:
         """Return where the points are judged; what is odd about their file is noted."""
         journal = Journal(self.plan.resume)
         if journal.cut:
             self.notes.append(
                 f"the last line of {self.plan.resume} was cut off: its point is judged again"
             )
-        bench = Scorer(self.plan, journal, progress, total)
-        normed = has_running_statistics(bench.model)
+        scorer = Scorer(self.plan, journal, progress, total)
+        normed = has_running_statistics(scorer.model)
         if self.plan.renormalize == "reset" and not normed:
             hint = "--renormalize rescale does without BatchNorm"
             raise UsageError(
@@ -120,33 +120,33 @@ class _Judged:
                 "the model has BatchNorm: little of an alignment shows before its statistics are "
                 f"measured anew{again}"
             )
-        return bench
+        return scorer
 
 
 def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
     choice = _choice(plan, record)
     curves = 1 + (choice is not None) + (plan.renormalize is not None)
-    bench = record.bench(progress, curves * len(plan.alphas))
+    scorer = record.scorer(progress, curves * len(plan.alphas))
     sources = [
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
     ]
     basis = NAIVE
-    yield from bench.scored(_stretch(plan, NAIVE, sources))
+    yield from scorer.scored(_segment(plan, NAIVE, sources))
     if choice:
         basis = ALIGNED
-        if plan.diagnose or not all(bench.known(later) for later in _later(plan, sources)):
+        if plan.diagnose or not all(scorer.known(later) for later in _later(plan, sources)):
             found = _aligned(plan, choice, 1, progress)
             yield found
             sources = [sources[0], _moved(plan, choice, sources[1], found)]
-        yield from bench.scored(_stretch(plan, ALIGNED, sources))
+        yield from scorer.scored(_segment(plan, ALIGNED, sources))
     record.ends = sources
     if plan.renormalize is not None:
         correct = point_corrector(plan, sources, progress)
-        yield from bench.scored(_stretch(plan, basis, sources, correct))
+        yield from scorer.scored(_segment(plan, basis, sources, correct))
 
 
 def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
-    bench = record.bench(progress, 3 + plan.steps**2)
+    scorer = record.scorer(progress, 3 + plan.steps**2)
     sources = [
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
     ]
@@ -165,7 +165,7 @@ def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterato
         MixturePoint(PLANE, plane.weights(at), at) for at in plane.grid(plan.steps, plan.margin)
     ]
     of = _subject(plan, aligned=plan.choice is not None)
-    yield from bench.scored(Segment([*corners, *grid], sources, PLANE, of))
+    yield from scorer.scored(Segment([*corners, *grid], sources, PLANE, of))
 
 
 def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
@@ -178,21 +178,21 @@ def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
     return plan.choice
 
 
-def _stretch(
+def _segment(
     plan: BarrierPlan, basis: str, sources: Sequence[TensorSource], correct: Correct | None = None
 ) -> Segment:
     """Return the line between two sources; with `correct`, the curve of corrected points."""
     of = _subject(plan, aligned=basis == ALIGNED)
     name = f"{basis}, {plan.renormalize}" if correct else basis
-    spots = [MixturePoint(name, (1 - alpha, alpha)) for alpha in plan.alphas]
-    return Segment(spots, sources, basis, of, correct)
+    mixtures = [MixturePoint(name, (1 - alpha, alpha)) for alpha in plan.alphas]
+    return Segment(mixtures, sources, basis, of, correct)
 
 
 def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Segment]:
-    """Yield the stretches for which the models have to be aligned."""
-    yield _stretch(plan, ALIGNED, sources)
+    """Yield the segments for which the models have to be aligned."""
+    yield _segment(plan, ALIGNED, sources)
     if plan.renormalize is not None:
-        yield _stretch(plan, ALIGNED, sources, lambda model, spot: None)
+        yield _segment(plan, ALIGNED, sources, lambda model, mixture: None)
 
 
 def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
@@ -291,7 +291,9 @@ def _barriers(curves: Curves) -> tuple[FoundBarrier, ...]:
 
 def _changed(points: Sequence[Scored]) -> Iterator[str]:
     """Yield a warning if the second model is another function once its units are moved."""
-    ends = {p.spot.curve: p.scores for p in points if p.spot.at is None and p.spot.end == 1}
+    ends = {
+        p.mixture.curve: p.scores for p in points if p.mixture.at is None and p.mixture.end == 1
+    }
     before, after = ends.get(NAIVE, {}), ends.get(ALIGNED, {})
     for name in (name for name in before if sign(name) > 0 and name in after):
         if abs(before[name] - after[name]) > SAME_LOSS * max(abs(before[name]), abs(after[name])):

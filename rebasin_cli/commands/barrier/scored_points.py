@@ -42,13 +42,13 @@ class MixturePoint:
 
 @dataclass(frozen=True)
 class Scored:
-    """A spot and what the judge says of the model there.
+    """A mixture and what the judge says of the model there.
 
     of: what the scores are of, as JSON values: digests of the models, data, evaluation.
     reused: not computed by this run, or another curve has the same point.
     """
 
-    spot: MixturePoint
+    mixture: MixturePoint
     scores: Mapping[str, float]
     seconds: float
     of: Mapping[str, Any]
@@ -56,12 +56,16 @@ class Scored:
 
     def fields(self) -> dict[str, Any]:
         """Return the point as JSON values, as events and files to resume from have it."""
-        spot = self.spot
-        place = {"alpha": spot.alpha} if spot.at is None else {"x": spot.at[0], "y": spot.at[1]}
+        mixture = self.mixture
+        place = (
+            {"alpha": mixture.alpha}
+            if mixture.at is None
+            else {"x": mixture.at[0], "y": mixture.at[1]}
+        )
         return {
-            "curve": spot.curve,
+            "curve": mixture.curve,
             **place,
-            "weights": list(spot.weights),
+            "weights": list(mixture.weights),
             "scores": dict(self.scores),
             "seconds": self.seconds,
             "of": dict(self.of),
@@ -116,15 +120,15 @@ class Curves:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(point.spot.curve for point in self.survey.points))
+        return tuple(dict.fromkeys(point.mixture.curve for point in self.survey.points))
 
     def curve(self, name: str, score: str) -> dict[float, float]:
         """Return a score of a curve by alpha, in order."""
-        points = sorted(self._on(name, score), key=lambda point: point.spot.alpha)
-        return {point.spot.alpha: point.scores[score] for point in points}
+        points = sorted(self._on(name, score), key=lambda point: point.mixture.alpha)
+        return {point.mixture.alpha: point.scores[score] for point in points}
 
     def _on(self, name: str, score: str) -> Iterator[Scored]:
-        mine = (point for point in self.survey.points if point.spot.curve == name)
+        mine = (point for point in self.survey.points if point.mixture.curve == name)
         return (point for point in mine if score in point.scores)
 
 
@@ -138,7 +142,9 @@ class Contour:
     def grid(self, score: str) -> Sequence[tuple[float, float, float]]:
         """Return x, y and a score of every point of the grid that has it."""
         points = self.survey.points[len(self.plane.corners) :]
-        return [(*p.spot.at, p.scores[score]) for p in points if p.spot.at and score in p.scores]
+        return [
+            (*p.mixture.at, p.scores[score]) for p in points if p.mixture.at and score in p.scores
+        ]
 
 
 @dataclass(frozen=True)

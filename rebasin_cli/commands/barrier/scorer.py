@@ -32,27 +32,27 @@ Correct = Callable[[nn.Module, MixturePoint], None]
 
 @dataclass(frozen=True)
 class Segment:
-    """Spots that are mixtures of the same sources, and what their scores depend on beside them.
+    """Mixtures that are mixtures of the same sources, and what their scores depend on beside them.
 
-    ends: a name for the ends; where another stretch has the same, they are judged only once.
-    correct: what is done to the model before it is judged; such a stretch has the ends of one that
+    ends: a name for the ends; where another segment has the same, they are judged only once.
+    correct: what is done to the model before it is judged; such a segment has the ends of one that
     was judged without.
     """
 
-    spots: Sequence[MixturePoint]
+    mixtures: Sequence[MixturePoint]
     sources: Sequence[TensorSource]
     ends: str
     of: Mapping[str, Any]
     correct: Correct | None = None
 
-    def end(self, spot: MixturePoint) -> str | None:
-        """Return a name for a spot that is one of the models; the first is never moved."""
-        return None if spot.end is None else f"{self.ends if spot.end else ''} {spot.end}"
+    def end(self, mixture: MixturePoint) -> str | None:
+        """Return a name for a mixture that is one of the models; the first is never moved."""
+        return None if mixture.end is None else f"{self.ends if mixture.end else ''} {mixture.end}"
 
 
 @dataclass
 class Scorer:
-    """Where spots are judged. total: how many there will be, for whoever waits."""
+    """Where mixtures are judged. total: how many there will be, for whoever waits."""
 
     plan: BarrierPlan
     journal: Journal
@@ -73,47 +73,49 @@ class Scorer:
     def model(self) -> nn.Module:
         return self._model
 
-    def known(self, stretch: Segment) -> bool:
-        """Return whether an earlier run has judged all spots."""
-        return all(self.journal.find(spot, stretch.of) for spot in stretch.spots)
+    def known(self, segment: Segment) -> bool:
+        """Return whether an earlier run has judged all mixtures."""
+        return all(self.journal.find(mixture, segment.of) for mixture in segment.mixtures)
 
-    def scored(self, stretch: Segment) -> Iterator[Scored]:
-        """Yield what the judge says of each spot, as soon as it does."""
-        for spot in stretch.spots:
-            self.progress(f"judging the {spot}", self._done, self.total)
-            scored = self._scored(stretch, spot)
-            end = stretch.end(spot)
+    def scored(self, segment: Segment) -> Iterator[Scored]:
+        """Yield what the judge says of each mixture, as soon as it does."""
+        for mixture in segment.mixtures:
+            self.progress(f"judging the {mixture}", self._done, self.total)
+            scored = self._scored(segment, mixture)
+            end = segment.end(mixture)
             if end is not None:
                 self._ends.setdefault(end, scored)
             self._done += 1
             yield scored
         self.progress("judged", self._done, self.total)
 
-    def _scored(self, stretch: Segment, spot: MixturePoint) -> Scored:
-        known = self.journal.find(spot, stretch.of)
+    def _scored(self, segment: Segment, mixture: MixturePoint) -> Scored:
+        known = self.journal.find(mixture, segment.of)
         if known is not None:
             return known
-        same = self._ends.get(stretch.end(spot) or "")
+        same = self._ends.get(segment.end(mixture) or "")
         if same is not None:
-            found = Scored(spot, same.scores, 0.0, stretch.of, reused=True)
+            found = Scored(mixture, same.scores, 0.0, segment.of, reused=True)
         else:
-            found = self._judged(stretch, spot)
+            found = self._judged(segment, mixture)
         self.journal.add(found)
         return found
 
-    def _judged(self, stretch: Segment, spot: MixturePoint) -> Scored:
+    def _judged(self, segment: Segment, mixture: MixturePoint) -> Scored:
         began = perf_counter()
-        mixture = Mean(stretch.sources, spot.weights, 0, self.plan.request.selection.selects)
-        fill(self._model, mixture, self.plan.code.network.windows)
+        mean = Mean(segment.sources, mixture.weights, 0, self.plan.request.selection.selects)
+        fill(self._model, mean, self.plan.code.network.windows)
         try:
-            if stretch.correct is not None:
-                stretch.correct(self._model, spot)
+            if segment.correct is not None:
+                segment.correct(self._model, mixture)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.plan.request.computing.seed)
                 scores = self._judge(self._model.eval())
         except UserCodeError as error:
-            raise UserCodeError(*(_placed(problem, spot) for problem in error.problems)) from error
-        return Scored(spot, scores, perf_counter() - began, stretch.of)
+            raise UserCodeError(
+                *(_placed(problem, mixture) for problem in error.problems)
+            ) from error
+        return Scored(mixture, scores, perf_counter() - began, segment.of)
 
 
 def in_memory_if_room(source: TensorSource, plan: BarrierPlan) -> TensorSource:
@@ -126,9 +128,9 @@ def in_memory_if_room(source: TensorSource, plan: BarrierPlan) -> TensorSource:
     return InMemory({name: source.load(name) for name in names})
 
 
-def _placed(problem: Problem, spot: MixturePoint) -> Problem:
-    """Return a problem with the spot at which it was met."""
-    return replace(problem, what=f"at the {spot}: {problem.what}")
+def _placed(problem: Problem, mixture: MixturePoint) -> Problem:
+    """Return a problem with the mixture at which it was met."""
+    return replace(problem, what=f"at the {mixture}: {problem.what}")
 
 
 def has_running_statistics(model: nn.Module) -> bool:
@@ -155,7 +157,7 @@ def point_corrector(
         models = [build_network(plan.code.network, source, plan.machine) for source in sources]
         return layer_statistics(models, batches, together=how.method == "closed-form")
 
-    def correct(model: nn.Module, spot: MixturePoint) -> None:
-        renormalize(model, goals(known(), spot.weights), batches, how)
+    def correct(model: nn.Module, mixture: MixturePoint) -> None:
+        renormalize(model, goals(known(), mixture.weights), batches, how)
 
     return correct

@@ -41,10 +41,10 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
     began = perf_counter()
     together = brought_together(plan.merge, progress)
     progress("checking that copies of one model compute what it does", 0, 0)
-    bench = _built(plan)
-    names = _stored_names(bench.single, plan)
-    difference = _proved(plan, bench, names)
-    source = _gathered(bench.joined, names, together.sources, together.mean)
+    inputs = _built(plan)
+    names = _stored_names(inputs.single, plan)
+    difference = _proved(plan, inputs, names)
+    source = _gathered(inputs.joined, names, together.sources, together.mean)
     infos = [_planned(source.info(name), plan.merge.request) for name in source.names()]
     progress(f"writing {plan.target.path.name}", 0, 0)
     facts = merge_facts(
@@ -58,8 +58,8 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
         join=plan.cut.cut_point.join,
         kept=plan.cut.kept,
         layers=len(plan.cut.layers),
-        parameters=_size(bench.joined),
-        single=_size(bench.single),
+        parameters=_size(inputs.joined),
+        single=_size(inputs.single),
         cost=plan.cut.cost(len(plan.merge.models)),
         difference=difference,
     )
@@ -137,17 +137,17 @@ def _gathered(
     return Gathered(places)
 
 
-def _proved(plan: PreservePlan, bench: ProofInputs, names: Mapping[str, str]) -> float:
+def _proved(plan: PreservePlan, inputs: ProofInputs, names: Mapping[str, str]) -> float:
     """Return how far a joined model of copies of the reference is from it.
 
     Raises UserCodeError if it is further than rounding.
     """
-    joined, single = bench.joined, bench.single
+    joined, single = inputs.joined, inputs.single
     reference = plan.merge.models[plan.merge.reference]
     copies = _gathered(joined, names, [reference] * len(plan.merge.models), reference)
     fill(single, reference, plan.network.windows)
     fill(joined, copies, {name: Window.whole(info) for name, info in held_infos(joined).items()})
-    difference = max(apart(outputs_of(single, e), outputs_of(joined, e)) for e in bench.examples)
+    difference = max(apart(outputs_of(single, e), outputs_of(joined, e)) for e in inputs.examples)
     if difference <= SAME_IN_FLOAT64:
         return difference
     raise UserCodeError(
