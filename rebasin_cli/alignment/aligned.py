@@ -15,7 +15,7 @@ from rebasin_cli.matching.problem.result import Matching
 class Aligned:
     """A model that was moved into the reference's basin; written: None if only for the moment.
 
-    alike: bundled specs beside the chosen one that allow the same permutations. diagnosis: what
+    alike: bundled specs beside the chosen one that allow the same permutations. comparison: what
     the units say one by one, if that was asked for. function: how far its outputs are from those
     before, if the model was run.
     """
@@ -29,5 +29,5 @@ class Aligned:
     permutation: Written | None
     seconds: float
     alike: tuple[str, ...] = ()
-    diagnosis: UnitComparison | None = None
+    comparison: UnitComparison | None = None
     function: FunctionDifference | None = None

@@ -75,8 +75,8 @@ def _aligned_text(outcome: Aligned) -> str:
         *_unseen_lines(outcome.matching),
         f"  spec {named_spec(outcome.spec, outcome.alike)}, {outcome.seconds:.1f} s",
     ]
-    if outcome.diagnosis:
-        figures, words = aligned_lines(outcome.matching, outcome.diagnosis)
+    if outcome.comparison:
+        figures, words = aligned_lines(outcome.matching, outcome.comparison)
         lines = [*lines[:2], figures, *lines[2:], words]
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
@@ -134,7 +134,7 @@ def _aligned_fields(outcome: Aligned) -> dict[str, Any] | None:
         "reference": str(outcome.reference),
         "spec": outcome.spec,
         "alike": list(outcome.alike),
-        **matched_fields(outcome.matching, outcome.diagnosis),
+        **matched_fields(outcome.matching, outcome.comparison),
         "untouched": outcome.untouched,
         "permutation": str(outcome.permutation.path) if outcome.permutation else None,
         **agreement_fields(outcome.function),
@@ -207,6 +207,6 @@ def listed_names(names: tuple[str, ...]) -> str:
 ALIGNED: Presenter[Aligned] = Presenter(
     fields=_aligned_fields,
     summary=_aligned_text,
-    details=lambda outcome: matched_details(outcome.matching, outcome.diagnosis),
+    details=lambda outcome: matched_details(outcome.matching, outcome.comparison),
     written=lambda outcome: outcome.written,
 )

@@ -51,7 +51,7 @@ def compare_as_they_are(
     return GroupComparison(
         spec=choice.name,
         measured=measure(*sources, choice.bound, {}),
-        diagnosis=figures(*sources, choice.bound, {}),
+        comparison=figures(*sources, choice.bound, {}),
     )
 
 
@@ -82,4 +82,4 @@ class GroupComparison:
 
     spec: str
     measured: Measured
-    diagnosis: UnitComparison
+    comparison: UnitComparison

@@ -39,7 +39,7 @@ def is_counter(info: TensorInfo) -> bool:
 def strip_wrappers(name: str) -> str:
     """Return a name without the segments that wrappers add.
 
-    >>> unwrapped("layers.0._orig_mod.weight")
+    >>> strip_wrappers("layers.0._orig_mod.weight")
     'layers.0.weight'
     """
     *path, last = name.split(".")

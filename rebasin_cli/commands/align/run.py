@@ -49,7 +49,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
     matching = method(plan, item, progress)
     models = plan.reference, item.model
     progress("comparing units", 0, 0)
-    diagnosis = compare_units_of(
+    comparison = compare_units_of(
         models,
         plan.choice,
         plan.machine,
@@ -89,7 +89,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         permutation=saved,
         seconds=perf_counter() - began,
         alike=plan.choice.alike,
-        diagnosis=diagnosis,
+        comparison=comparison,
         function=function,
     )
 

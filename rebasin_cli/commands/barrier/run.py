@@ -247,7 +247,7 @@ def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress)
         permutation=None,
         seconds=perf_counter() - began,
         alike=choice.alike,
-        diagnosis=compare_units_of(
+        comparison=compare_units_of(
             (first, model), choice, machine, request.display, found.permutations
         ),
     )

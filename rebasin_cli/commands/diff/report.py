@@ -32,7 +32,7 @@ def compared_text(outcome: Compared) -> str:
         lines += [
             "",
             table,
-            legend(outcome.groups.diagnosis),
+            legend(outcome.groups.comparison),
             present_line(outcome, outcome.groups),
         ]
     return "\n".join(lines)
@@ -59,7 +59,7 @@ def present_fields(outcome: Compared) -> dict[str, Any]:
     groups = outcome.groups
     if groups is None:
         return {}
-    found, relation = groups.diagnosis, _present(outcome, groups)
+    found, relation = groups.comparison, _present(outcome, groups)
     return {
         "spec": groups.spec,
         "relation": relation.name.lower(),
@@ -85,7 +85,7 @@ def present_fields(outcome: Compared) -> dict[str, Any]:
 
 def present_line(outcome: Compared, groups: GroupComparison) -> str:
     """Return the figures of two models as they are, under a spec, and the advice."""
-    found = groups.diagnosis
+    found = groups.comparison
     return (
         f"spec {groups.spec}: objective {groups.measured.objective.before:.4g}, "
         f"cosine {found.cosine.before:.3f} ({chance_text(found)})\n"
@@ -95,7 +95,7 @@ def present_line(outcome: Compared, groups: GroupComparison) -> str:
 
 def present_table(groups: GroupComparison) -> Table:
     """Return a row for each group that may move, and one for all of them, nothing moved."""
-    found = groups.diagnosis
+    found = groups.comparison
     table = group_table("size", "cosine", "kept", *last_headings(found)[:-1])
     for group in movable_groups(groups.measured.groups):
         figures = found.groups[group.name]
@@ -107,7 +107,7 @@ def present_table(groups: GroupComparison) -> Table:
 
 
 def _present(outcome: Compared, groups: GroupComparison) -> Relation:
-    return present_relation(groups.diagnosis) if outcome.changes else Relation.EQUAL
+    return present_relation(groups.comparison) if outcome.changes else Relation.EQUAL
 
 
 def _single(figures: UnitFigures) -> dict[str, float | None]:

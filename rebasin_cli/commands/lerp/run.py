@@ -80,7 +80,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
         check = None if overlap else plan.check
         function = check_function(check, model, moved, where=str(model.path))
-        diagnosis = compare_units_of(
+        comparison = compare_units_of(
             pair,
             plan.choice,
             plan.machine,
@@ -97,7 +97,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             written=None,
             permutation=None,
             seconds=perf_counter() - began,
-            diagnosis=diagnosis,
+            comparison=comparison,
             function=function,
         )
 

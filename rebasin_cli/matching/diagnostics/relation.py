@@ -97,7 +97,7 @@ def compare_by_unit(
     reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
 ) -> UnitComparison:
     """Return the figures of two models without margins; every tensor is read once."""
-    return _diagnosis(compare_units(reference, other, bound, permutations), bound, {})
+    return _comparison(compare_units(reference, other, bound, permutations), bound, {})
 
 
 def compare_by_unit_fully(
@@ -106,7 +106,7 @@ def compare_by_unit_fully(
     """Return the figures of two models, margins too: about the work of one visit of each group."""
     found = compare_units(reference, other, bound, permutations)
     margins = measure_margins(reference, other, bound, permutations, found.units)
-    return _diagnosis(found, bound, margins)
+    return _comparison(found, bound, margins)
 
 
 def aligned_relation(status: Status, found: UnitComparison) -> Relation:
@@ -139,7 +139,7 @@ _BY_STATUS: Mapping[Status, Relation] = {
 }
 
 
-def _diagnosis(found: ByUnit, bound: BoundSpec, margins: Mapping[str, Margin]) -> UnitComparison:
+def _comparison(found: ByUnit, bound: BoundSpec, margins: Mapping[str, Margin]) -> UnitComparison:
     sums = found.units
     moving = {name: units for name, units in sums.items() if not bound.groups[name].fixed}
     return UnitComparison(

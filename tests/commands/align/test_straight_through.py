@@ -22,7 +22,7 @@ import sys
 sys.path.insert(0, {ROOT!r})
 import torch
 from torch import nn
-from tests.evaluate import tiny
+from tests.commands.align import tiny
 
 network = tiny.network
 data = tiny.batches
