@@ -72,11 +72,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import what is asked for (PEP 562), so that `import rebasin_cli` costs nothing."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'rebasin_cli' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # to type checkers, any name would be there
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for (PEP 562), so that `import rebasin_cli` costs nothing."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'rebasin_cli' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -72,7 +72,7 @@ def test_a_long_file_is_found() -> None:
 def names_hit(source: str) -> list[str]:
     """Return the public functions and classes of a module if there are too many."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    names = [n.name for n in ast.parse(source).body if isinstance(n, kinds)]
+    names = {n.name: n for n in ast.parse(source).body if isinstance(n, kinds)}  # overloads: one
     public = [name for name in names if not name.startswith("_")]
     return public if len(public) > PUBLIC_NAMES else []
 

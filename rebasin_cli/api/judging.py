@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from rebasin_cli.api.keywords import groups_of
-from rebasin_cli.api.pairs import PairMatching, match_opened
-from rebasin_cli.api.specs import Network, SpecLike, SpecSource
-from rebasin_cli.api.tensors_in import Model, opened
-from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.api.pairs import PairMatching, match_open_models
+from rebasin_cli.api.running import running_models
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, subject_given
+from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.barrier.curve import Barrier, sign
 from rebasin_cli.commands.barrier.curve import barrier as barrier_of
 from rebasin_cli.commands.barrier.plan import line_alphas
@@ -21,17 +23,14 @@ from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.models.module_weights import fill
-from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
-from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network, judge_of
-from rebasin_cli.network.network import UserCode, network_of
+from rebasin_cli.network.network import Network, UserCode, network_of
 from rebasin_cli.network.scores import Scores
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import TensorSource
 
@@ -69,7 +68,7 @@ def barrier(
     a: Model,
     b: Model,
     *,
-    model: Network | None = None,
+    model: NetworkLike | None = None,
     data: Callable[[], Iterable[object]] | Iterable[object] | str | None = None,
     evaluate: Callable[[Any], object] | str | None = None,
     steps: int = STEPS,
@@ -85,27 +84,34 @@ def barrier(
     model: a module, which is copied, what builds one, or a TARGET; None: `a` or `b`, if one is a
     module. data: batches of inputs or (inputs, targets), or what yields them. evaluate: a function
     of the module that returns its loss or a dict of numbers; None: cross-entropy and accuracy on
-    the data. steps, at: the places, ends included. batches: how many of each pass are used. The
-    spec is traced from the model, unless one is given. Raises UserCodeError for what the model,
-    the data or the evaluation raise, and what `match` raises.
+    the data. align: judge the line to the aligned `b` too. steps: how many places there are, ends
+    included; or at: these, and the ends. batches: how many of each pass are used. The spec is
+    traced from the model, unless one is given. Raises UserCodeError for what the model, the data
+    or the evaluation raise, and what `match` raises.
+
+    The barrier of a curve is that of Frankle et al. 2020 (arXiv 1912.05671, section 2).
     """
+    if steps < 2:
+        raise UsageError(f"steps={steps}: both ends count, so that there are two at least")
     groups = groups_of(SpecSource(spec).named, options)
-    machine = plan_machine(groups.computing, groups.search)
-    first, other = opened([a, b], groups.selection)
-    check_fit(first, [other], groups.selection, groups.tracing)
     network = model if model is not None else _module_among(a, b)
-    code = _user_code(network, first, data, evaluate, batches)
-    judged = _JudgedLine(code, machine, line_alphas(steps, at))
-    selects = groups.selection.selects
-    ends = finite(first, groups.selection), finite(other, groups.selection)
-    naive = judged.scores(ends, selects)
-    if not align:
-        return BarrierCurves(naive, None, None)
-    fed = inputs if inputs is not None or data is None else _first_batch(code, machine)
-    source = SpecSource(spec, None if spec is not None else network, fed)
-    found = match_opened((first, other), (a, b), source, groups)
-    moved = Permuted(ends[1], found.bound.tensors, found.permutations)
-    return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found)
+    with running_models():
+        machine = plan_machine(groups.computing, groups.search)
+        first, other = open_all([a, b], groups.selection)
+        check_fit(first, [other], groups.selection, groups.tracing)
+        runnable = network_of(subject_given(network), first, groups.selection)
+        code = _user_code(runnable, data, evaluate, batches)
+        judged = _JudgedLine(code, machine, line_alphas(steps, at))
+        selects = groups.selection.selects
+        ends = finite(first, groups.selection), finite(other, groups.selection)
+        naive = judged.scores(ends, selects)
+        if not align:
+            return BarrierCurves(naive, None, None)
+        fed = inputs if inputs is not None or data is None else _first_batch(code, machine)
+        source = SpecSource(spec, None if spec is not None else network, fed)
+        found = match_open_models((first, other), (a, b), source, groups)
+        moved = Permuted(ends[1], found.bound.tensors, found.permutations)
+        return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found)
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,17 @@ class _JudgedLine:
 
     def scores(
         self, ends: tuple[TensorSource, TensorSource], selects: Callable[[str], bool]
-    ) -> dict[float, Scores]:
+    ) -> Mapping[float, Scores]:
         """Return the scores at every place; one module takes the weights of all in turn."""
         judge = judge_of(self.code, self.machine)
         module = build_network(self.code.network, ends[0], self.machine)
         found = {}
         for alpha in self.alphas:
             fill(module, Between(ends, alpha, "linear", selects), self.code.network.windows)
-            found[alpha] = judge(module)
-        return found
+            module.eval()  # an evaluation may have trained it
+            torch.manual_seed(self.machine.seed)  # and the next one draws the same numbers
+            found[alpha] = MappingProxyType(dict(judge(module)))
+        return MappingProxyType(found)
 
 
 def _module_among(a: Model, b: Model) -> nn.Module:
@@ -137,15 +145,14 @@ def _module_among(a: Model, b: Model) -> nn.Module:
     return found
 
 
-def _user_code(
-    network: Network, checkpoint: Checkpoint, data: Any, evaluate: Any, batches: int | None
-) -> UserCode:
+def _user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -> UserCode:
     """Return the model, the data and the evaluation that were given, as those of a command."""
     if data is None and evaluate is None:
         raise UsageError("nothing says how good a model is", hint="data=batches or evaluate=loss")
-    found = subject(network) if isinstance(network, str) else subject_of(network)
+    if not (evaluate is None or isinstance(evaluate, str) or callable(evaluate)):
+        raise TypeError(f"evaluate: a {type(evaluate).__name__} is no function of a module")
     return UserCode(
-        network=network_of(found, checkpoint, Selection()),
+        network=network,
         loader=_loader(data),
         evaluate=evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
         data=Data(data="the data", batches=batches, evaluate="the evaluation"),

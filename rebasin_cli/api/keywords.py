@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from functools import cache
+from numbers import Integral
+from types import UnionType
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
+from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection, parse_renames
+from rebasin_cli.options.selection import Rename, Selection, parse_renames
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.options.values import parse_size, read_value
 
 
 class Options(TypedDict, total=False):
     """Options that the verbs take as keywords; each is described by `rebasin align --help`.
 
-    sizes: as --set. rename: `OLD=NEW` or `N:OLD=NEW`, one or several.
+    sizes: as --set. rename: `OLD=NEW` or `N:OLD=NEW`, one or several. max_memory: bytes, or text
+    such as `8GB`.
     """
 
     sizes: Mapping[str, int]
     strict: bool
-    only: Sequence[str]
-    skip: Sequence[str]
-    pass_through: Sequence[str]
+    only: str | Sequence[str]
+    skip: str | Sequence[str]
+    pass_through: str | Sequence[str]
     key: str | None
     rename: str | Sequence[str]
     ignore_classes: bool
@@ -36,7 +42,7 @@ class Options(TypedDict, total=False):
     fast: bool
     device: str
     jobs: int
-    max_memory: int | None
+    max_memory: int | str | None
     seed: int
 
 
@@ -51,22 +57,58 @@ class Groups:
 
 
 def groups_of(spec: str | None, options: Mapping[str, Any]) -> Groups:
-    """Return the groups of keyword options. Raises TypeError for one that there is not."""
-    given = dict(options)
-    renames = given.pop("rename", ())
-    texts = [renames] if isinstance(renames, str) else list(renames)
+    """Return the groups of keyword options.
+
+    Raises TypeError for one that there is not or that is of another type, UsageError for a value
+    that cannot be.
+    """
+    given = {name: _checked(name, value) for name, value in options.items()}
+    renames = renames_of(given.pop("rename", ()))
     for name in ("only", "skip", "pass_through"):
         if isinstance(given.get(name), str):
             given[name] = (given[name],)
-    selection = Selection(spec=spec, renames=parse_renames(texts), **_taken(Selection, given))
+    if isinstance(given.get("max_memory"), str):
+        given["max_memory"] = read_value(parse_size, given["max_memory"])
+    selection = Selection(spec=spec, renames=renames, **_taken(Selection, given))
     search, computing = Search(**_taken(Search, given)), Computing(**_taken(Computing, given))
-    if given:
-        known = ", ".join(Options.__annotations__)
-        raise TypeError(f"there is no option {next(iter(given))!r}; there are {known}")
     return Groups(selection, search, computing, Tracing())
 
 
-def _taken(group: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """Take out of the options what is a field of a group."""
-    names = [f.name for f in fields(group) if f.name in given and f.name in Options.__annotations__]
-    return {name: given.pop(name) for name in names}
+def renames_of(rename: str | Sequence[str]) -> tuple[Rename, ...]:
+    """Return what one or several texts `OLD=NEW` stand for; UsageError if they are none."""
+    texts = [rename] if isinstance(rename, str) else list(rename)
+    return read_value(parse_renames, texts)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return the value of an option if it is of its type, whole numbers as those of Python."""
+    if name not in _kinds():
+        hint = suggest(name, _kinds()) or f"there are {', '.join(_kinds())}"
+        raise TypeError(f"there is no option {name!r}; {hint}")
+    number = isinstance(value, Integral) and not isinstance(value, bool)
+    found = int(value) if number else value
+    if not _is(found, _kinds()[name]):
+        expected = Options.__annotations__[name]
+        text = getattr(expected, "__forward_arg__", expected)
+        raise TypeError(f"{name}={value!r}: expected {text}")
+    if number and found < 0:
+        raise UsageError(f"{name}={value}: expected a number that is not negative")
+    return found
+
+
+@cache
+def _kinds() -> dict[str, Any]:
+    return get_type_hints(Options)
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Return whether a value is of a type: that of what is inside is not looked at."""
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return any(_is(value, one) for one in get_args(kind))
+    plain = get_origin(kind) or kind
+    return isinstance(value, plain) and not (plain is int and isinstance(value, bool))
+
+
+def _taken(group: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are fields of a group."""
+    return {f.name: given[f.name] for f in fields(group) if f.name in given}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, SupportsFloat, overload
+
+from torch import Tensor, nn
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.pairs import match_opened
-from rebasin_cli.api.specs import Network, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import (
-    ComputedCheckpoint,
-    Model,
-    OutputForm,
-    in_memory,
-    opened,
-    state_dict_like,
-)
+from rebasin_cli.api.pairs import PairMatching, match_open_models
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.request import MergeRequest
@@ -27,8 +22,8 @@ from rebasin_cli.commands.merge.run import brought_together, merge_facts
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit
-from rebasin_cli.files.part_sources import finite
-from rebasin_cli.files.provenance import provenance
+from rebasin_cli.files.part_sources import finite, finite_part
+from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.weights import check_alphas
@@ -43,6 +38,29 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from rebasin_cli.api.keywords import Options
+    from rebasin_cli.api.specs import MatchOptions
+
+
+@overload
+def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes back as that
+    models: Sequence[ModelInMemory],
+    *,
+    weights: Sequence[float] = (),
+    strategy: str | None = None,
+    ref: int = 0,
+    **options: Unpack[MatchOptions],
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def merge(
+    models: Sequence[Model],
+    *,
+    weights: Sequence[float] = (),
+    strategy: str | None = None,
+    ref: int = 0,
+    **options: Unpack[MatchOptions],
+) -> Checkpoint: ...
 
 
 def merge(
@@ -52,28 +70,36 @@ def merge(
     strategy: str | None = None,
     ref: int = 0,
     spec: SpecLike = None,
-    model: Network | None = None,
+    model: NetworkLike | None = None,
     inputs: object = None,
     **options: Unpack[Options],
-) -> Any:
+) -> dict[str, Tensor] | Checkpoint:
     """Return the weighted mean of models, aligned to one another before.
 
     weights: one for each; none: equal. The result is divided by their sum. strategy: `many`
-    (MergeMany of Git Re-Basin, Algorithm 2; the default up to 8), `universe` (C2M3), `star` (each
-    to the reference; the default beyond), `sync`, or `none`: averaged as they are. ref: the number
-    of the reference, whose order of units the mean has. The others are as of `match`.
+    (MergeMany of Git Re-Basin, arXiv 2209.04836, Algorithm 2; the default up to 8), `universe`
+    (C2M3, arXiv 2405.17897), `star` (each to the reference; the default beyond), `sync`, or `none`:
+    averaged as they are. ref: the number of the reference, from 0, whose order of units the mean
+    has. The others, and errors, are those of `match`.
 
     State dicts and modules in, a state dict out; with a path among them a checkpoint that is
-    computed as it is read, one tensor at a time.
+    computed as it is read, one tensor at a time, so that until then the models have to stay as they
+    are. Names, dtypes and what has no mean are those of the first model.
     """
+    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
+        raise TypeError("models: expected several, in a list")
+    if len(models) < 2:
+        raise UsageError(f"merge takes at least two models: there are {len(models)}")
     groups = groups_of(SpecSource(spec).named, options)
-    found = opened(models, groups.selection)
-    request = _request(len(found), list(weights), strategy, ref, groups)
+    found = open_all(models, groups.selection)
+    request = _request(len(found), list(map(float, weights)), strategy, ref, groups)
     source = SpecSource(spec, model, inputs)
     plan = plan_mean(request, _problem(found, models, groups, source, strategy))
     together = brought_together(plan, silent)
-    form = OutputForm(plan.models[0], lambda: merge_facts(plan, together), together.parts)
-    return _result(models, together.mean, form)
+    facts = partial(merge_facts, plan, together)
+    return result(
+        models, together.mean, OutputForm(plan.models, facts, groups.selection, together.parts)
+    )
 
 
 def _request(
@@ -110,69 +136,155 @@ def _problem(
     return MatchingProblem(matched.models, matched.machine, matched.choice)
 
 
+@overload
+def lerp(  # type: ignore[overload-overlap]  # as of merge
+    a: ModelInMemory,
+    b: ModelInMemory,
+    alpha: SupportsFloat,
+    *,
+    mode: str = "linear",
+    align: bool = False,
+    **options: Unpack[MatchOptions],
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def lerp(  # type: ignore[overload-overlap]
+    a: ModelInMemory,
+    b: ModelInMemory,
+    alpha: Iterable[SupportsFloat],
+    *,
+    mode: str = "linear",
+    align: bool = False,
+    **options: Unpack[MatchOptions],
+) -> list[dict[str, Tensor]]: ...
+
+
+@overload
 def lerp(
     a: Model,
     b: Model,
-    alpha: float | Sequence[float],
+    alpha: SupportsFloat,
+    *,
+    mode: str = "linear",
+    align: bool = False,
+    **options: Unpack[MatchOptions],
+) -> Checkpoint: ...
+
+
+@overload
+def lerp(
+    a: Model,
+    b: Model,
+    alpha: Iterable[SupportsFloat],
+    *,
+    mode: str = "linear",
+    align: bool = False,
+    **options: Unpack[MatchOptions],
+) -> list[Checkpoint]: ...
+
+
+def lerp(
+    a: Model,
+    b: Model,
+    alpha: SupportsFloat | Iterable[SupportsFloat],
     *,
     mode: str = "linear",
     align: bool = False,
     spec: SpecLike = None,
-    model: Network | None = None,
+    model: NetworkLike | None = None,
     inputs: object = None,
     **options: Unpack[Options],
-) -> Any:
+) -> dict[str, Tensor] | Checkpoint | Sequence[dict[str, Tensor] | Checkpoint]:
     """Return (1 - alpha) a + alpha b; of several alphas a list.
 
     mode: `linear`, or `slerp`: along the arc of each tensor. align: bring b next to a first; spec,
-    model, inputs and options are those of `match`. Alpha 0 is a and 1 is b, bit for bit. Results
-    are as of `merge`.
+    model, inputs, options and errors are those of `match`. Alpha 0 is a and 1 is b, bit for bit, in
+    the dtypes of a. Results are as of `merge`.
     """
     if mode not in MODES:
         raise UsageError(f"no mode is called {mode!r}", hint=" or ".join(MODES))
-    single = isinstance(alpha, int | float)
-    alphas = [float(alpha)] if isinstance(alpha, int | float) else [float(one) for one in alpha]
-    check_alphas(alphas)
+    single = _is_number(alpha)
+    alphas = _numbers(alpha)
     groups = groups_of(SpecSource(spec).named, options)
     done = None if set(alphas) <= {0.0, 1.0} else "averaged"  # the ends are the models themselves
-    source = SpecSource(spec, model, inputs)
-    first, other, moved = _ends((a, b), groups, source, aligned=align, done=done)
-    selects = groups.selection.selects
-    ends = finite(first, groups.selection), moved
-    if done:
-        check_equal_where_no_mean(ends, (1, 1), selects)
-    made = []
-    for one in alphas:
-        facts = partial(provenance, "lerp", [first, other], basin=None, alpha=one, mode=mode)
-        between = Between(ends, one, mode, selects)
-        made.append(_result((a, b), between, OutputForm(first, facts)))
+    line = _line((a, b), groups, SpecSource(spec, model, inputs), aligned=align, done=done)
+    made = [line.at((a, b), one, mode) for one in alphas]
     return made[0] if single else made
 
 
-def _ends(
+def _is_number(alpha: object) -> bool:
+    return isinstance(alpha, SupportsFloat) and not getattr(alpha, "shape", ())
+
+
+def _numbers(alpha: SupportsFloat | Iterable[SupportsFloat]) -> list[float]:
+    """Return one or several places; TypeError for what is no number, UsageError for NaN."""
+    if isinstance(alpha, str) or not (_is_number(alpha) or isinstance(alpha, Iterable)):
+        raise TypeError(f"alpha={alpha!r}: expected a number or several")
+    each = [alpha] if _is_number(alpha) else alpha
+    found = [float(one) for one in each]  # type: ignore[union-attr, arg-type]  # one or several
+    check_alphas(found)
+    return found
+
+
+@dataclass(frozen=True)
+class _LineBetween:
+    """The way from one model to another. found: how the second was aligned; None: as it is."""
+
+    models: tuple[Checkpoint, Checkpoint]
+    groups: Groups
+    found: PairMatching | None
+    inside: bool  # whether a place other than the ends is asked for
+
+    def at(
+        self, given: tuple[Model, Model], alpha: float, mode: str
+    ) -> dict[str, Tensor] | Checkpoint:
+        """Return what lies at a place, in the form of the models as they were given."""
+        first, other = self.models
+        selection, bound = self.groups.selection, self.found.bound.tensors if self.found else ()
+
+        def between(a: TensorSource, b: TensorSource) -> Between:
+            moved = Permuted(b, bound, self.found.permutations) if self.found else b
+            if self.inside:
+                check_equal_where_no_mean((a, moved), (1, 1), selection.selects)
+            return Between((a, moved), alpha, mode, selection.selects)
+
+        def part(key: str) -> Between:
+            return between(
+                finite_part(first, key, bound, selection),
+                finite_part(other, key, bound, selection),
+            )
+
+        form = OutputForm(self.models, partial(self._facts, alpha, mode), selection, part)
+        return result(given, between(finite(first, selection), finite(other, selection)), form)
+
+    def _facts(self, alpha: float, mode: str) -> dict[str, str]:
+        choice = self.found.choice if self.found else None
+        near = (choice is not None and choice.whole) or one_basin(self.models)
+        return provenance(
+            "lerp",
+            self.models,
+            basin=basin_of(self.models[0]) if near else None,
+            spec=choice.name if choice else None,
+            seed=self.groups.computing.seed,
+            alpha=alpha,
+            mode=mode,
+        )
+
+
+def _line(
     given: tuple[Model, Model],
     groups: Groups,
     source: SpecSource,
     *,
     aligned: bool,
     done: str | None,
-) -> tuple[Checkpoint, Checkpoint, TensorSource]:
-    """Return the two models, and the second as it is interpolated with."""
-    first, other = opened(given, groups.selection)
+) -> _LineBetween:
+    """Return the way between two models, the second aligned if that is asked for."""
+    first, other = open_all(given, groups.selection)
     if done:
         refuse_codes([first, other], groups.selection, done=done)
     if not aligned:
         check_fit(first, [other], groups.selection, groups.tracing)
-        return first, other, finite(other, groups.selection)
-    found = match_opened((first, other), given, source, groups)
-    moved = Permuted(finite(other, groups.selection), found.bound.tensors, found.permutations)
-    return first, other, moved
-
-
-def _result(
-    given: Sequence[Model], source: TensorSource, form: OutputForm
-) -> Mapping[str, Any] | ComputedCheckpoint:
-    """Return a mixture in the form of the models: with a path among them it is computed late."""
-    if in_memory(given):
-        return state_dict_like(given[0], source, form.like)
-    return ComputedCheckpoint(source, form)
+    found = match_open_models((first, other), given, source, groups) if aligned else None
+    return _LineBetween((first, other), groups, found, done is not None)

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike, fspath
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, overload
+
+from torch import Tensor
 
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.specs import Network, SpecLike, SpecSource, problem
+from rebasin_cli.api.running import running_models
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import (
-    ComputedCheckpoint,
     Model,
+    ModelInMemory,
     OutputForm,
-    in_memory,
-    opened,
-    state_dict_like,
+    open_all,
+    open_beside,
+    result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.apply.plan import check_saved
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
-from rebasin_cli.files.inputs import agreeing, check_fit
+from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.permutation_file import read_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.values import home_path
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permutation import inverse as inverse_of
 from rebasin_cli.permuted import Permuted
@@ -43,9 +47,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from rebasin_cli.api.keywords import Options
+    from rebasin_cli.api.specs import MatchOptions
+    from rebasin_cli.tensors import TensorSource
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairMatching:
     """The permutations that bring a model next to a reference, and what applying them takes.
 
@@ -61,7 +67,7 @@ class PairMatching:
     @property
     def permutations(self) -> Permutations:
         """By group: unit i of the result is unit `index[i]` of the model."""
-        return self.found.permutations
+        return MappingProxyType(self.found.permutations)
 
     @property
     def spec(self) -> Spec:
@@ -93,7 +99,23 @@ class PairMatching:
         """What became of each group."""
         return self.found.groups
 
-    def apply(self, model: Model, *, inverse: bool = False) -> Any:
+    def __repr__(self) -> str:
+        moved = sum(group.moved > 0 for group in self.groups)
+        return (
+            f"<PairMatching: {self.status.value}; distance {self.distance.before:.4g} -> "
+            f"{self.distance.after:.4g}, {moved} of {len(self.groups)} groups moved, "
+            f"spec {self.choice.name}>"
+        )
+
+    @overload
+    def apply(self, model: ModelInMemory, *, inverse: bool = False) -> dict[str, Tensor]: ...
+
+    @overload
+    def apply(
+        self, model: TensorSource | str | PathLike[str], *, inverse: bool = False
+    ) -> Checkpoint: ...
+
+    def apply(self, model: Model, *, inverse: bool = False) -> dict[str, Tensor] | Checkpoint:
         """Return a model with its units in the order of the reference, its function the same.
 
         A state dict or a module in, a new state dict out; anything else, such as a path: a
@@ -101,12 +123,14 @@ class PairMatching:
         the one that was matched, as its moving average; raises CheckpointError if it has other
         tensors.
         """
-        (given,) = opened([model], Selection(key=self.asked.selection.key))
-        _, seen = agreeing([self.reference, given], Selection())
-        check_fit(self.reference, [seen], self.asked.selection, self.asked.tracing)
+        selection = self.asked.selection
+        seen = open_beside(self.reference, model, selection)
+        check_fit(self.reference, [seen], selection, self.asked.tracing)
         refuse_torn_codes([seen], moves_together(self.bound, self.choice.movable))
         permutations = inverse_of(self.permutations) if inverse else self.permutations
-        return _permuted(model, seen, self.bound, permutations, partial(self._facts, seen))
+        parts = moved_parts(seen, self.bound.tensors, permutations)
+        form = OutputForm([seen], partial(self._facts, seen), selection, parts)
+        return result([model], Permuted(seen, self.bound.tensors, permutations), form)
 
     def _facts(self, seen: Checkpoint) -> Mapping[str, str]:
         return provenance(
@@ -123,7 +147,7 @@ def match(
     b: Model,
     *,
     spec: SpecLike = None,
-    model: Network | None = None,
+    model: NetworkLike | None = None,
     inputs: object = None,
     **options: Unpack[Options],
 ) -> PairMatching:
@@ -139,24 +163,39 @@ def match(
     UsageError, and MachineError where memory is short.
     """
     groups = groups_of(SpecSource(spec).named, options)
-    models = opened([a, b], groups.selection)
-    return match_opened((models[0], models[1]), (a, b), SpecSource(spec, model, inputs), groups)
+    models = open_all([a, b], groups.selection)
+    return match_open_models(
+        (models[0], models[1]), (a, b), SpecSource(spec, model, inputs), groups
+    )
 
 
-def match_opened(
+def match_open_models(
     models: tuple[Checkpoint, Checkpoint],
     given: tuple[Model, Model],
     source: SpecSource,
     groups: Groups,
 ) -> PairMatching:
     """Return the matching of two models that are open; given: as they came."""
-    found = problem(models, given, source, groups)
+    start = groups.search.start_file
+    search = replace(groups.search, start=None) if start else groups.search
+    found = problem(models, given, source, replace(groups, search=search))
     reference, other = found.models
     refuse_torn_codes([other], moves_together(found.choice.bound, found.choice.movable))
+    initial = read_permutations(start, reference).permutations if start else None
     matching = match_models(
-        reference, other, found.choice, found.machine, groups.search, progress=silent
+        reference, other, found.choice, found.machine, search, initial=initial, progress=silent
     )
     return PairMatching(matching, found.choice, reference, other, groups)
+
+
+@overload
+def align(a: Model, b: ModelInMemory, **options: Unpack[MatchOptions]) -> dict[str, Tensor]: ...
+
+
+@overload
+def align(
+    a: Model, b: TensorSource | str | PathLike[str], **options: Unpack[MatchOptions]
+) -> Checkpoint: ...
 
 
 def align(
@@ -164,33 +203,53 @@ def align(
     b: Model,
     *,
     spec: SpecLike = None,
-    model: Network | None = None,
+    model: NetworkLike | None = None,
     inputs: object = None,
     **options: Unpack[Options],
-) -> Any:
-    """Return `b` with its units in the order of those of `a`: `match(a, b).apply(b)`."""
+) -> dict[str, Tensor] | Checkpoint:
+    """Return `b` with its units in the order of those of `a`: `match(a, b).apply(b)`.
+
+    Arguments and errors are those of `match`, the result is as of `PairMatching.apply`.
+    """
     found = match(a, b, spec=spec, model=model, inputs=inputs, **options)
     return found.apply(b)
 
 
+@overload
+def apply(
+    permutation: PairMatching | str | PathLike[str], model: ModelInMemory, *, inverse: bool = False
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def apply(
+    permutation: PairMatching | str | PathLike[str],
+    model: TensorSource | str | PathLike[str],
+    *,
+    inverse: bool = False,
+) -> Checkpoint: ...
+
+
 def apply(
     permutation: PairMatching | str | PathLike[str], model: Model, *, inverse: bool = False
-) -> Any:
+) -> dict[str, Tensor] | Checkpoint:
     """Return a model with its units permuted, as by `rebasin apply`.
 
-    permutation: what `match` found, or a permutation file. Raises PermutationError for a file that
-    is none or does not fit the model.
+    permutation: what `match` found, or a permutation file. inverse: undo it. The result is as of
+    `PairMatching.apply`. Raises PermutationError for a file that is none or does not fit the model.
     """
     if isinstance(permutation, PairMatching):
         return permutation.apply(model, inverse=inverse)
-    path = Path(fspath(permutation))
-    (seen,) = opened([model], Selection())
+    path = home_path(fspath(permutation))
+    (seen,) = open_all([model], Selection(), label="the model")
     saved = read_permutations(path, seen)
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, Selection())
     found = inverse_of(saved.permutations) if inverse else saved.permutations
     facts = partial(provenance, "apply", [seen], basin=None, inverse=inverse)
-    return _permuted(model, seen, saved.bound, found, facts)
+    parts = moved_parts(seen, saved.bound.tensors, found)
+    form = OutputForm([seen], facts, Selection(), parts)
+    return result([model], Permuted(seen, saved.bound.tensors, found), form)
 
 
 def verify(
@@ -198,7 +257,7 @@ def verify(
     b: Model,
     *,
     spec: SpecLike = None,
-    model: Network | None = None,
+    model: NetworkLike | None = None,
     inputs: object = None,
     **options: Unpack[Options],
 ) -> Verified:
@@ -207,7 +266,7 @@ def verify(
     Every tensor is compared bit by bit. Arguments and errors are those of `match`.
     """
     groups = groups_of(SpecSource(spec).named, options)
-    models = opened([a, b], groups.selection)
+    models = open_all([a, b], groups.selection)
     found = problem(models, (a, b), SpecSource(spec, model, inputs), groups)
     request = VerifyRequest(
         a=found.models[0].path,
@@ -218,20 +277,6 @@ def verify(
     )
     first, second = found.models
     plan = VerifyPlan(first, second, found.choice, None, found.machine, request)
-    (verified,) = run_verify(plan, silent)
+    with running_models():
+        (verified,) = run_verify(plan, silent)
     return verified
-
-
-def _permuted(
-    given: Model,
-    seen: Checkpoint,
-    bound: BoundSpec,
-    permutations: Permutations,
-    facts: Callable[[], Mapping[str, str]],
-) -> Mapping[str, Any] | ComputedCheckpoint:
-    """Return a permuted model in the form in which it was given."""
-    source = Permuted(seen, bound.tensors, permutations)
-    if in_memory([given]):
-        return state_dict_like(given, source, seen)
-    parts = moved_parts(seen, bound.tensors, permutations)
-    return ComputedCheckpoint(source, OutputForm(seen, facts, parts))

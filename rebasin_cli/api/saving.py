@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
+from torch import Tensor, nn
+
+from rebasin_cli.api.keywords import renames_of
 from rebasin_cli.api.pairs import PairMatching
-from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, opened
+from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, in_memory, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.inputs import reading_of
 from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.places import files_of, plan_place
-from rebasin_cli.files.targets import plan_target
+from rebasin_cli.files.targets import plan_format, plan_target
 from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.options.output import Output
-from rebasin_cli.options.selection import Selection, parse_renames
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.values import home_path
+from rebasin_cli.wording import listing
 
 
 def open(
     path: str | PathLike[str],
     *,
     key: str | None = None,
-    rename: str | list[str] = (),  # type: ignore[assignment]  # nothing
+    rename: str | Sequence[str] = (),
     ignore_classes: bool = False,
     dequantize: bool = False,
 ) -> Checkpoint:
     """Return a checkpoint, its tensors read when they are asked for; close it, or use `with`.
 
-    path: a weight file, a folder or the index of shards. The options are those of the command
-    line. Raises CheckpointError for what is damaged, or wants to run code.
+    path: a weight file, a folder or the index of shards. key: where the weights are in a nested
+    PyTorch file, as `ema.model`. rename: `OLD=NEW`, one or several: a regular expression in names,
+    and what it becomes. ignore_classes: leave out objects of classes that a file may not hold.
+    dequantize: read int8 and fp8 codes with scales as weights. Raises CheckpointError for what is
+    damaged, or wants to run code.
     """
-    renames = parse_renames([rename] if isinstance(rename, str) else rename)
     selection = Selection(
-        key=key, renames=renames, ignore_classes=ignore_classes, dequantize=dequantize
+        key=key, renames=renames_of(rename), ignore_classes=ignore_classes, dequantize=dequantize
     )
     return open_checkpoint(fspath(path), reading=reading_of(selection, 1))
 
@@ -44,6 +53,7 @@ def save(
     path: str | PathLike[str],
     *,
     force: bool = False,
+    in_place: bool = False,
     dtype: str = "keep",
     format: str | None = None,
     drop_rest: bool = False,
@@ -51,21 +61,44 @@ def save(
     """Write a model, or a matching as a permutation file; whole, or not at all.
 
     A result that was made from a file is written like that: its dtypes, order, shards, nesting,
-    metadata, and where it came from. A state dict is written as the ending of the path says. force:
-    replace a file that is there. The options are those of the command line.
+    metadata, and where it came from. A state dict is written as the ending of the path says; of
+    tensors that are one in memory, safetensors gets the first. What is no tensor in it is left out,
+    with a RebasinWarning.
+
+    force: replace a file that is there. in_place: even one that the result was made from. dtype: of
+    floating tensors: `keep`, `float32`, `bfloat16` or `float16`. format: `safetensors` or `pt`.
+    drop_rest: nothing of a nested file but its parts with weights.
 
     Raises UsageError for a place that may not be written, MachineError if the disk fails.
     """
-    output = Output(force=force, dtype=dtype, format=format, drop_rest=drop_rest)
+    output = Output(force=force, in_place=in_place, dtype=dtype, format=format, drop_rest=drop_rest)
     target = home_path(fspath(path))
     if isinstance(model, PairMatching):
         return _save_matching(model, target, output)
-    (source,) = opened([model], Selection())
-    form = model.form if isinstance(model, ComputedCheckpoint) else OutputForm(source, dict)
-    planned = plan_target(target, form.like, Selection(), output, own=[form.like])
-    facts, parts = form.facts(), form.parts
-    result = Result(source, form.like, facts, parts)
-    return write_model(result, planned, Selection(), output)
+    if in_memory(model) and plan_format(output, target) is None:
+        raise UsageError(
+            f"the ending of {target} names no format", hint="end it in .safetensors or .pt"
+        )
+    _tell_of_rest(model, target)
+    if isinstance(model, ComputedCheckpoint):
+        source, form = model.computed, model.form
+    else:
+        (held,) = open_all([model], Selection(), label="the model")
+        source, form = held, OutputForm([held], dict, Selection())
+    own = form.made_of
+    planned = plan_target(target, form.like, form.selection, output, own=own)
+    made = Result(source, form.like, form.facts(), form.parts)
+    return write_model(made, planned, form.selection, output)
+
+
+def _tell_of_rest(model: Model, path: Path) -> None:
+    """Warn of what is no tensor in a state dict, and is not written."""
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    held = state.items() if isinstance(state, Mapping) else ()
+    left = [str(name) for name, value in held if not (value is None or isinstance(value, Tensor))]
+    if left:
+        told = f"{path} has tensors alone: left out {listing(left)}"
+        warnings.warn(told, RebasinWarning, stacklevel=3)
 
 
 def _save_matching(found: PairMatching, path: Path, output: Output) -> Written:

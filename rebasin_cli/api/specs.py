@@ -11,26 +11,44 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
-from rebasin_cli.api.keywords import Groups
+from rebasin_cli.api.keywords import Groups, Options
+from rebasin_cli.api.running import running_models
 from rebasin_cli.api.tensors_in import Model
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import UsageError
-from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.errors import MachineError, RebasinError, UsageError
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.models.subject import Example, Subject, without_memory
+from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
+from rebasin_cli.models.trial_run import failure, quiet
+from rebasin_cli.models.user.construction import cause
 from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.network.names_in_files import layout_of
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.machine import plan_machine
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
+from rebasin_cli.spec_choice.trace_format import TracedModel
+from rebasin_cli.spec_choice.traced import spec_for, tensors_of
 from rebasin_cli.spec_choice.traced_model import check_validated, trace_target
+from rebasin_cli.spec_choice.unnamed import is_excused
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.trace import Trace
 from rebasin_cli.tracer.trace import trace as trace_subject
 
-Network: TypeAlias = "nn.Module | Callable[..., nn.Module] | str"
+NetworkLike: TypeAlias = "nn.Module | Callable[..., nn.Module] | str"
 SpecLike: TypeAlias = "Spec | str | PathLike[str] | None"
+
+
+class MatchOptions(Options, total=False):
+    """Keywords of the verbs that match models: see `match`."""
+
+    spec: SpecLike
+    model: NetworkLike | None
+    inputs: object
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class SpecSource:
     """
 
     spec: SpecLike = None
-    model: Network | None = None
+    model: NetworkLike | None = None
     inputs: object = None
 
     @property
@@ -57,7 +75,7 @@ def load_spec(name: str | PathLike[str]) -> Spec:
 
 
 def trace(
-    model: Network,
+    model: NetworkLike,
     inputs: object = None,
     *,
     outputs: Sequence[str] = (),
@@ -68,28 +86,81 @@ def trace(
 
     model: a module, which is copied, what builds one, or a TARGET of the command line. inputs: a
     tensor, a tuple of arguments, a mapping of keywords, or a list of these, all of which count;
-    None: guessed. The others are as of `rebasin spec trace`. `.spec` is the spec, `.proof` says how
-    it was proved, `.fixed` what does not move and why. Raises UsageError for what does not run.
+    None: guessed. outputs: names of those that must stay; none: those that a user looks at.
+    free_outputs: units of the outputs may change places, as in a backbone without its head.
+    buffers: globs of buffers that move like parameters. `.spec` of the result is the spec, `.proof`
+    says how it was proved, `.fixed` what does not move and why. Traces of targets are kept in the
+    cache of the command line, unless REBASIN_NO_CACHE is set. Raises UsageError for what does not
+    run, TypeError for what is no model or no input.
     """
-    if isinstance(model, str):
-        if inputs is not None:
-            found = replace(subject_for(Tracing(target=model)), examples=_examples(inputs))
-            return trace_subject(found, Choices(tuple(outputs), free_outputs, tuple(buffers)))
-        asked = Tracing(
-            target=model,
-            outputs=tuple(outputs),
-            free_outputs=free_outputs,
-            buffers=tuple(buffers),
-        )
-        return trace_target(asked).trace
     choices = Choices(tuple(outputs), free_outputs, tuple(buffers))
+    with running_models():
+        if isinstance(model, str) and inputs is None:
+            asked = Tracing(
+                target=model,
+                outputs=choices.outputs,
+                free_outputs=choices.free_outputs,
+                buffers=choices.buffers,
+            )
+            return trace_target(asked).trace
+        return _trace(subject_given(model, inputs), choices, inputs)
+
+
+def _trace(found: Subject, choices: Choices, inputs: object) -> Trace:
+    """Return the trace of what is no target; what the model raises on its inputs is UsageError."""
     count = len(inputs) if isinstance(inputs, list) else 1
-    return trace_subject(_subject(model, inputs), choices, recorded=count)
+    try:
+        with quiet():
+            return trace_subject(found, choices, recorded=count)
+    except RebasinError:
+        raise
+    except MemoryError as error:
+        raise MachineError(f"{found.name} does not fit into memory") from error
+    except Exception as error:
+        complaint = _complaint(found)
+        if complaint is None:
+            raise
+        raise UsageError(
+            f"{found.name} does not run on its inputs",
+            detail=cause(complaint),
+            hint="inputs=: a tensor, a tuple of arguments or a mapping of keywords",
+        ) from error
 
 
-def _subject(model: nn.Module | Callable[..., nn.Module], inputs: object) -> Subject:
-    found = subject_of(model)
+def _complaint(found: Subject) -> Exception | None:
+    """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
+    model = found.build()
+    failures = (failure(model, example) for example in found.examples(model))
+    return next((error for error in failures if error is not None), None)
+
+
+def subject_given(model: NetworkLike, inputs: object = None) -> Subject:
+    """Return a network as what is traced; inputs: see `trace`."""
+    if isinstance(model, str):
+        found = subject_for(Tracing(target=model))
+    elif callable(model):
+        found = subject_of(_bare(model))
+    else:
+        raise TypeError(
+            f"model: a {type(model).__name__} is no network: expected a module, what builds one, "
+            "or a target such as 'net.py:Net'"
+        )
+    if isinstance(model, nn.Module) and any(t.is_meta for t in model.parameters()):
+        raise UsageError(
+            f"{found.name} is on the device 'meta': it cannot be run",
+            hint="model= takes what builds it as well: a class or a function",
+        )
     return found if inputs is None else replace(found, examples=_examples(inputs))
+
+
+def _bare(model: nn.Module | Callable[..., nn.Module]) -> nn.Module | Callable[..., nn.Module]:
+    """Return a module without torch.compile and data parallelism around it."""
+    while True:
+        parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        inner = getattr(model, "module" if parallel else "_orig_mod", None)
+        if not (isinstance(model, nn.Module) and isinstance(inner, nn.Module)):
+            return model
+        model = inner
 
 
 def _examples(inputs: object) -> Callable[[nn.Module], tuple[Example, ...]]:
@@ -133,12 +204,15 @@ def problem(
     asked = replace(groups, tracing=_tracing(source))
     module = next((model for model in given if isinstance(model, nn.Module)), None)
     untold = source.spec is None and source.model is None
-    if module is None or not untold:
-        return problem_of(models, asked, machine, given=_given(source), done=done)
-    if source.inputs is None:
-        with suppress(NoFitError):
-            return problem_of(models, asked, machine, done=done)
-    return problem_of(models, asked, machine, given=_traced(module, source.inputs), done=done)
+    with running_models():
+        if module is None or not untold:
+            named = _given(source, models, groups.selection)
+            return problem_of(models, asked, machine, given=named, done=done)
+        if source.inputs is None:
+            with suppress(NoFitError):
+                return problem_of(models, asked, machine, done=done)
+        named = _traced(module, source.inputs, models, groups.selection)
+        return problem_of(models, asked, machine, given=named, done=done)
 
 
 def _tracing(source: SpecSource) -> Tracing:
@@ -146,19 +220,42 @@ def _tracing(source: SpecSource) -> Tracing:
     return Tracing(target=target)
 
 
-def _given(source: SpecSource) -> GivenSpec | None:
+def _given(
+    source: SpecSource, models: Sequence[Checkpoint], selection: Selection
+) -> GivenSpec | None:
     """Return the spec that is at hand as an object, or has to be traced from one."""
     if source.spec is not None and source.model is not None:
         raise UsageError("spec and model exclude each other")
+    if source.inputs is not None and source.model is None:
+        hint = "model=Net, model=net or model='net.py:Net'"
+        raise UsageError("inputs: there is no network to run on them", hint=hint)
     if isinstance(source.spec, Spec):
         return GivenSpec(f"given: {source.spec.name or 'without a name'}", source.spec)
     if source.model is None or (isinstance(source.model, str) and source.inputs is None):
         return None
-    return _traced(source.model, source.inputs)
+    return _traced(source.model, source.inputs, models, selection)
 
 
-def _traced(model: Network, inputs: Any) -> GivenSpec:
-    name = model if isinstance(model, str) else type(model).__name__
-    found = trace(model, inputs)
-    check_validated(found, Tracing(target=name))
-    return GivenSpec(f"traced from {name}", found.spec, complete=True)
+def _traced(
+    model: NetworkLike, inputs: Any, models: Sequence[Checkpoint], selection: Selection
+) -> GivenSpec:
+    """Return the spec of a network in the names of some models of it.
+
+    Raises CheckpointError if they are not of it, SpecError for a trace that was not proved.
+    """
+    subject = subject_given(model, inputs)
+    found = _trace(subject, Choices(), inputs)
+    check_validated(found, Tracing(target=subject.name))
+    empty = without_memory(subject)
+    windows = stored_windows(empty) if empty is not None else {}
+    ignored = ignored_names(empty) if empty is not None else ()
+    known = TracedModel(subject.name, found, found.spec, windows, ignored)
+    headers = headers_of(models)
+    wanted = [name for name in headers.infos if not is_excused(name, selection)]
+    layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
+    fitting = replace(known, windows={})  # its spec is in its own names
+    return GivenSpec(
+        f"traced from {subject.name}{layout.note}",
+        spec_for(headers, fitting, layout),
+        complete=True,
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
@@ -15,51 +17,78 @@ from rebasin_cli.checkpoint.source_checkpoint import (
     held_checkpoint,
     module_checkpoint,
 )
+from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.inputs import agreeing, reading_of
 from rebasin_cli.files.part_sources import Parts
+from rebasin_cli.files.targets import common_ties
+from rebasin_cli.merging.sources import all_finite
+from rebasin_cli.merging.whole import exactly
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import Derived, TensorInfo, TensorSource, dtype_name
 
-Model: TypeAlias = "Mapping[str, Tensor] | nn.Module | TensorSource | str | PathLike[str]"
+ModelInMemory: TypeAlias = "Mapping[str, Tensor] | nn.Module"
+Model: TypeAlias = "ModelInMemory | TensorSource | str | PathLike[str]"
 
 
 @dataclass(frozen=True)
 class OutputForm:
-    """What a result needs to be written like the checkpoint that it was made from.
+    """What a result needs to be written like the first of the checkpoints it was made from.
 
-    like: that checkpoint. facts: its provenance, which takes the digests of the inputs. parts:
-    what the sets of weights beside it become; None: they stay, and are stale.
+    made_of: those. facts: its provenance, which takes their digests. selection: what of them was
+    worked on. parts: what the sets of weights beside it become; None: they stay, and are stale.
     """
 
-    like: Checkpoint
+    made_of: Sequence[Checkpoint]
     facts: Callable[[], Mapping[str, str]]
+    selection: Selection
     parts: Parts | None = None
+
+    @property
+    def like(self) -> Checkpoint:
+        """The checkpoint whose form it is."""
+        return self.made_of[0]
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """Names of tensors that are others in all of the checkpoints: alias -> the first name."""
+        return common_ties(self.like, self.made_of, self.selection)
 
 
 class ComputedCheckpoint(SourceCheckpoint):
     """A checkpoint that is computed, tensor by tensor, as it is read; `save` writes it.
 
-    form: how. Holds the files open that it is computed from.
+    computed: the tensors as they are computed, means not rounded yet. form: how to write them.
+    Holds the files open that it is computed from.
     """
 
     def __init__(self, source: TensorSource, form: OutputForm) -> None:
         like = form.like
-        super().__init__(source, str(like.path), ties=like.ties, config=like.config)
-        self.form = form
+        label = str(like.path)
+        super().__init__(_InDtypes(source, label), label, ties=form.ties, config=like.config)
+        self.computed, self.form = source, form
 
 
-def opened(models: Sequence[Model], selection: Selection) -> list[Checkpoint]:
+def open_all(
+    models: Sequence[Model], selection: Selection, *, first: int = 1, label: str = "model"
+) -> list[Checkpoint]:
     """Return models as checkpoints, their names brought to those of the first.
 
-    State dicts and modules are shared, not copied. Raises TypeError for what holds no tensors, and
-    what opening files does.
+    first: the number of the first one, for renames of model N. label: what errors call one that
+    is no file, before its number. State dicts and modules are shared, not copied. Raises TypeError
+    for what holds no tensors, and what opening files does.
     """
-    found = [_checkpoint(model, number, selection) for number, model in enumerate(models, 1)]
+    found = [_checkpoint(m, k, selection, label) for k, m in enumerate(models, first)]
     return agreeing(found, selection)
 
 
-def _checkpoint(model: Model, number: int, selection: Selection) -> Checkpoint:
-    reading, label = reading_of(selection, number), f"model {number}"
+def open_beside(reference: Checkpoint, model: Model, selection: Selection) -> Checkpoint:
+    """Return a model under the names of a reference, read as the second one of a matching."""
+    return agreeing([reference, _checkpoint(model, 2, selection, "the model")], Selection())[1]
+
+
+def _checkpoint(model: Model, number: int, selection: Selection, name: str) -> Checkpoint:
+    reading = reading_of(selection, number)
+    label = f"{name} {number}" if name == "model" else name
     if isinstance(model, Checkpoint):
         return model.read_as(reading) if reading.renames else model
     if isinstance(model, nn.Module):
@@ -68,43 +97,100 @@ def _checkpoint(model: Model, number: int, selection: Selection) -> Checkpoint:
         return held_checkpoint(model, label).read_as(reading)
     if isinstance(model, str | PathLike):
         return open_checkpoint(fspath(model), reading=reading)
-    if hasattr(model, "names") and hasattr(model, "load"):
+    if all(callable(getattr(model, method, None)) for method in ("names", "info", "load")):
         return SourceCheckpoint(model, label).read_as(reading)
     raise TypeError(
-        f"{label} is a {type(model).__name__}: expected a state dict, a module, a TensorSource, "
-        "a Checkpoint or a path"
+        f"{label} is of type {type(model).__name__}: expected a state dict, a module, a "
+        "TensorSource, a Checkpoint or a path"
     )
 
 
-def in_memory(models: Sequence[Model]) -> bool:
-    """Return whether results are state dicts: if every model is a state dict or a module."""
-    return all(isinstance(model, Mapping | nn.Module) for model in models)
+def in_memory(model: Model) -> TypeGuard[ModelInMemory]:
+    """Return whether a model is a state dict or a module, whose results are state dicts."""
+    return isinstance(model, Mapping | nn.Module)
 
 
-def state_dict_like(given: Model, source: TensorSource, seen: Checkpoint) -> dict[str, Any]:
-    """Return tensors of a source as the state dict of a model, which was given as one.
+def result(
+    given: Sequence[Model], source: TensorSource, form: OutputForm
+) -> dict[str, Tensor] | ComputedCheckpoint:
+    """Return tensors of a source in the form of the models that they were made from.
 
-    Order, devices, ties and what is no tensor are those of the model; no tensor of it is shared.
-    seen: the model as a checkpoint, whose names the source has.
+    State dicts and modules alone: a state dict; with anything else, such as a path, among them: a
+    checkpoint that is computed late.
     """
-    state = given.state_dict() if isinstance(given, nn.Module) else given
-    assert isinstance(state, Mapping), "asked for models in memory alone"
-    names = {seen.stored_name(name): name for name in seen.names()}
+    held = [model for model in given if in_memory(model)]
+    if len(held) < len(given):
+        return ComputedCheckpoint(source, form)
+    return state_dict_like([_state(model) for model in held], source, form)
+
+
+def state_dict_like(
+    given: Sequence[Mapping[str, Any]], source: TensorSource, form: OutputForm
+) -> dict[str, Tensor]:
+    """Return tensors of a source as a state dict like the first of those it was made from.
+
+    Order, dtypes, devices, the version numbers that modules keep in it and what is no tensor are
+    those of the first one. No memory is shared with any of them, and within the result by tensors
+    that are one in all of them.
+    """
+    state, like, ties = given[0], form.like, form.ties
+    names = {like.stored_name(name): name for name in like.names()}
+    taken = {_memory(t) for one in given for t in one.values() if isinstance(t, Tensor)}
+    rounded = _InDtypes(source, str(like.path))
     made: dict[str, Tensor] = {}
-    result = {}
+    found: OrderedDict[str, Any] = OrderedDict()
     for stored, value in state.items():
         if stored not in names:
-            result[stored] = value
+            found[stored] = copy.deepcopy(value)
             continue
-        name = seen.ties.get(names[stored], names[stored])
+        name = ties.get(names[stored], names[stored])
         if name not in made:
-            made[name] = _apart(source.load(name), value)
-        result[stored] = made[name]
-    return result
+            moved = rounded.load(name).to(value.device)
+            made[name] = moved.clone() if _memory(moved) in taken else moved
+        found[stored] = made[name]
+    if hasattr(state, "_metadata"):
+        vars(found)["_metadata"] = copy.deepcopy(state._metadata)
+    return found
 
 
-def _apart(tensor: Tensor, original: Tensor) -> Tensor:
-    """Return a tensor on the device of another, and not in its memory."""
-    moved = tensor.to(original.device)
-    shared = moved.data_ptr() == original.data_ptr()
-    return moved.clone() if shared else moved
+def _state(model: ModelInMemory) -> Mapping[str, Any]:
+    return model.state_dict() if isinstance(model, nn.Module) else model
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class _InDtypes(Derived):
+    """Tensors in the dtypes that they are said to have: means are computed in wider ones."""
+
+    def __init__(self, source: TensorSource, label: str) -> None:
+        super().__init__(source)
+        self._label = label
+
+    def load(self, name: str) -> Tensor:
+        tensor, info = super().load(name), self.info(name)
+        if tensor.dtype == info.dtype:
+            return tensor
+        real = tensor.is_floating_point() and info.dtype.is_floating_point
+        return self._rounded(tensor, info) if real else self._exactly(tensor, info)
+
+    def _rounded(self, tensor: Tensor, info: TensorInfo) -> Tensor:
+        found = tensor.to(info.dtype)
+        if not all_finite(found) and all_finite(tensor):
+            raise NotFiniteError(
+                f"tensor {info.name!r} does not fit {dtype_name(info.dtype)}", where=self._label
+            )
+        return found
+
+    def _exactly(self, tensor: Tensor, info: TensorInfo) -> Tensor:
+        if tensor.is_complex() and info.dtype.is_complex:
+            return tensor.to(info.dtype)
+        found = exactly(tensor, info.dtype)
+        if found is None:
+            raise CheckpointError(
+                f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "
+                f"{dtype_name(info.dtype)}, which cannot hold its numbers, in another",
+                where=self._label,
+            )
+        return found

@@ -85,10 +85,30 @@ def held_checkpoint(state: Mapping[str, Any], label: str) -> SourceCheckpoint:
 
     Entries that are no tensors are left out. Raises CheckpointError if there is no tensor.
     """
+    lazy = next((name for name, value in state.items() if nn.parameter.is_lazy(value)), None)
+    if lazy is not None:
+        hint = "run the module once: a lazy one gets its shapes from its first input"
+        raise CheckpointError(f"tensor {lazy!r} has no shape yet", where=label, hint=hint)
     tensors = {n: t.detach() for n, t in state.items() if isinstance(t, Tensor)}
     if not tensors:
-        raise CheckpointError("there is no tensor in this state dict", where=label)
-    return SourceCheckpoint(_OnCpu(tensors), label, ties=shared_memory(tensors))
+        raise CheckpointError(
+            "there is no tensor in this state dict", where=label, hint=_inner_hint(state)
+        )
+    odd = next((name for name in tensors if not isinstance(name, str)), None)
+    if odd is not None:
+        raise CheckpointError(f"a tensor is called {odd!r}, which is no text", where=label)
+    return SourceCheckpoint(_OnCpu(tensors, label), label, ties=shared_memory(tensors))
+
+
+def _inner_hint(state: Mapping[str, Any]) -> str:
+    """Return where in a nested dictionary the tensors are, if they are in one of its entries."""
+    inner = (n for n, v in state.items() if isinstance(v, Mapping) and _has_tensor(v))
+    found = next(inner, None)
+    return "" if found is None else f"its entry {found!r} is one"
+
+
+def _has_tensor(state: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in state.values())
 
 
 def module_checkpoint(module: nn.Module, label: str) -> SourceCheckpoint:
@@ -114,10 +134,19 @@ def shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 class _OnCpu(Derived):
-    """A state dict on any device, its tensors brought to the CPU when they are asked for."""
+    """A state dict on any device, its tensors brought to the CPU when they are asked for.
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    load raises CheckpointError for one on the device `meta`, which has no values.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], label: str) -> None:
         super().__init__(InMemory(tensors))
+        self._label = label
 
     def load(self, name: str) -> Tensor:
-        return super().load(name).cpu()
+        tensor = super().load(name)
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"tensor {name!r} is on the device 'meta': it has no values", where=self._label
+            )
+        return tensor.cpu()

@@ -97,7 +97,7 @@ def plan_target(
         )
     format = plan_format(output, path)
     layout = layout_for(like.layout, format) if format else like.layout
-    layout = replace(layout, ties=_common_ties(like, own, selection))
+    layout = replace(layout, ties=common_ties(like, own, selection))
     layout, fate = plan_rest(layout, like, own, selection, output)
     mine = [file for model in own for file in files_of(model)]
     place = plan_place(path, output, own=mine, others=others, create=create)
@@ -122,7 +122,7 @@ def _plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None
     return OutputPlace(readme, overwrite=True, skip=False, folder=None)
 
 
-def _common_ties(
+def common_ties(
     like: Checkpoint, models: Sequence[Checkpoint], selection: Selection
 ) -> dict[str, str]:
     """Return the ties of a model that all models have: two tensors of one are two in the result.

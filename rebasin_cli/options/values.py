@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import typer
+
+from rebasin_cli.errors import UsageError
+
+Given = TypeVar("Given")
+Meant = TypeVar("Meant")
+
+
+def read_value(parse: Callable[[Given], Meant], given: Given) -> Meant:
+    """Return what a value stands for, given where no command line is; UsageError if nothing."""
+    try:
+        return parse(given)
+    except typer.BadParameter as error:
+        raise UsageError(str(error)) from error
 
 
 def parse_size(text: str | None) -> int | None:

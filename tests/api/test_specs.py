@@ -1,0 +1,131 @@
+"""load_spec and trace, and which spec a matching is under."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rebasin_cli as rb
+from tests.api.nets import Convolutions, convolutions, copied, mlp, pictures, same
+
+HIDDEN = """\
+rebasin: 1
+tensors:
+  "0.weight": [first, ~]
+  "0.bias": [first]
+  "2.weight": [~, first]
+  "{i:2,4}.bias": [~]
+  "4.weight": [~, ~]
+"""
+
+
+class Named(nn.Module):
+    """Takes its inputs by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, *, scale: float) -> Tensor:
+        found: Tensor = self.down(torch.relu(self.up(x))) * scale
+        return found
+
+
+def hidden(tmp_path: Path) -> Path:
+    place = tmp_path / "hidden.yaml"
+    place.write_text(
+        HIDDEN.replace('  "{i:2,4}.bias": [~]\n', '  "2.bias": [~]\n  "4.bias": [~]\n')
+    )
+    return place
+
+
+def test_a_spec_is_a_name_a_file_or_a_value(tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    for spec in (hidden(tmp_path), str(hidden(tmp_path)), rb.load_spec(hidden(tmp_path))):
+        found = rb.match(a, b, spec=spec)
+        assert found.permutations.keys() == {"first"}
+    for named in ("mlp", rb.load_spec("mlp")):
+        assert rb.match(a, b, spec=named).permutations == rb.match(a, b).permutations
+
+
+def test_a_trace_is_proved_and_leaves_the_network_alone() -> None:
+    net = convolutions(0).train()
+    before = copied(net)
+    traced = rb.trace(net, pictures())
+    assert traced.proof is not None and traced.proof.holds
+    assert same(before, net.state_dict()) and net.training
+    assert rb.match(net, convolutions(1), spec=traced.spec).spec == traced.spec
+
+
+CALLS: dict[str, Any] = {
+    "a mapping": {"x": torch.ones(3, 4), "scale": 2.0},
+    "several": [{"x": torch.ones(3, 4), "scale": 2.0}, {"x": torch.ones(5, 4), "scale": 1.0}],
+}
+
+
+@pytest.mark.parametrize("form", CALLS)
+def test_inputs_come_in_any_form(form: str) -> None:
+    assert rb.trace(Named(), CALLS[form]).share > 0.5
+    assert rb.trace(Convolutions, (pictures(),)).spec == rb.trace(convolutions(0)).spec
+
+
+def test_networks_are_modules_classes_and_targets() -> None:
+    wanted = rb.trace(convolutions(0), pictures()).spec
+    assert rb.trace(Convolutions, pictures()).spec == wanted
+    assert rb.trace("tests.api.nets:Convolutions", pictures()).spec == wanted
+    assert rb.trace(nn.DataParallel(convolutions(0)), pictures()).spec == wanted
+
+
+def test_a_spec_that_is_traced_fits_names_with_a_prefix() -> None:
+    a, b = ({f"net.{n}": t for n, t in convolutions(k).state_dict().items()} for k in (0, 1))
+    found = rb.align(a, b, model=Convolutions, inputs=pictures())
+    plain = rb.align(convolutions(0), convolutions(1), inputs=pictures())
+    assert same(found, {f"net.{name}": tensor for name, tensor in plain.items()})
+
+
+def test_units_that_a_missing_head_reads_stay() -> None:
+    a, b = (convolutions(seed).body.state_dict() for seed in (0, 1))
+    found = rb.match(a, b, model=Convolutions, inputs=pictures())
+    moved = [len(p.index) for p in found.permutations.values() if p.moved]
+    assert moved == [8]
+    assert torch.equal(found.apply(b)["3.bias"], b["3.bias"])
+
+
+class Branching(nn.Module):
+    """Uses a layer only where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.more, self.down = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, deep: bool) -> Tensor:
+        hidden = torch.relu(self.up(x))
+        found: Tensor = self.down(self.more(hidden) if deep else hidden)
+        return found
+
+
+def test_of_several_inputs_all_count() -> None:
+    short, long = (torch.ones(3, 4), False), (torch.ones(3, 4), True)
+    assert "more.weight" in rb.trace(Branching(), short).unused
+    assert rb.trace(Branching(), [short, long]).unused == ()
+
+
+def test_what_does_not_run_is_refused_with_what_it_said() -> None:
+    with pytest.raises(rb.RebasinError, match="does not run on its inputs") as caught:
+        rb.trace(convolutions(0), torch.ones(2, 7))
+    assert "RuntimeError" in str(caught.value)
+    with pytest.raises(TypeError, match="a int is no network"):
+        rb.trace(3)  # type: ignore[arg-type]
+    with pytest.raises(rb.RebasinError, match="'meta': it cannot be run"):
+        rb.trace(nn.Linear(2, 2, device="meta"))
+
+
+def test_there_is_no_such_spec(tmp_path: Path) -> None:
+    with pytest.raises(rb.RebasinError, match="did you mean 'llama'"):
+        rb.load_spec("lama")
+    with pytest.raises(rb.RebasinError, match=r"none\.yaml"):
+        rb.load_spec(tmp_path / "none.yaml")
