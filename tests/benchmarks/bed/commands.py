@@ -18,7 +18,7 @@ from typing import Any
 from rebasin_cli.cli import main
 
 COMMAND = (sys.executable, "-m", "rebasin_cli")
-_LOADED = ["rebasin_cli.cli", "rebasin_cli.presentation.screen"]
+_LOADED = ["rebasin_cli.cli", "rebasin_cli.cli.screen"]
 _LOADED += [f"rebasin_cli.commands.{name}.run" for name in ("align", "lerp", "merge")]
 
 
