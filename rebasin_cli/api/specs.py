@@ -15,12 +15,10 @@ from rebasin_cli.api.keywords import Groups, Options
 from rebasin_cli.api.running import running_models
 from rebasin_cli.api.tensors_in import Model
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import MachineError, RebasinError, UsageError
+from rebasin_cli.errors import UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.models.subject import Example, Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
-from rebasin_cli.models.trial_run import failure, quiet
-from rebasin_cli.models.user.construction import cause
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.network.names_in_files import layout_of
 from rebasin_cli.network.network import subject_for
@@ -33,11 +31,10 @@ from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.traced import spec_for, tensors_of
-from rebasin_cli.spec_choice.traced_model import check_validated, trace_target
+from rebasin_cli.spec_choice.traced_model import check_validated, trace_subject, trace_target
 from rebasin_cli.spec_choice.unnamed import is_excused
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.trace import Trace
-from rebasin_cli.tracer.trace import trace as trace_subject
 
 NetworkLike: TypeAlias = "nn.Module | Callable[..., nn.Module] | str"
 SpecLike: TypeAlias = "Spec | str | PathLike[str] | None"
@@ -107,31 +104,14 @@ def trace(
 
 
 def _trace(found: Subject, choices: Choices, inputs: object) -> Trace:
-    """Return the trace of what is no target; what the model raises on its inputs is UsageError."""
-    count = len(inputs) if isinstance(inputs, list) else 1
-    try:
-        with quiet():
-            return trace_subject(found, choices, recorded=count)
-    except RebasinError:
-        raise
-    except MemoryError as error:
-        raise MachineError(f"{found.name} does not fit into memory") from error
-    except Exception as error:
-        complaint = _complaint(found)
-        if complaint is None:
-            raise
-        raise UsageError(
-            f"{found.name} does not run on its inputs",
-            detail=cause(complaint),
-            hint="inputs=: a tensor, a tuple of arguments or a mapping of keywords",
-        ) from error
-
-
-def _complaint(found: Subject) -> Exception | None:
-    """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
-    model = found.build()
-    failures = (failure(model, example) for example in found.examples(model))
-    return next((error for error in failures if error is not None), None)
+    """Return the trace of what is no target."""
+    return trace_subject(
+        found,
+        choices,
+        recorded=len(inputs) if isinstance(inputs, list) else 1,
+        fed="its inputs",
+        hint="inputs=: a tensor, a tuple of arguments or a mapping of keywords",
+    )
 
 
 def subject_given(model: NetworkLike, inputs: object = None) -> Subject:

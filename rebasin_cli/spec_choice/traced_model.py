@@ -71,9 +71,19 @@ def _trace(tracing: Tracing) -> TracedModel:
 
 def _run(found: Subject, tracing: Tracing) -> Trace:
     choices = Choices(tracing.outputs, tracing.free_outputs, tracing.buffers)
+    hint = "--input-shape 1,3,224,224 or --input file.py:function says what it takes"
+    count = EVERY if tracing.inputs else 1
+    return trace_subject(found, choices, recorded=count, fed=_fed(tracing), hint=hint)
+
+
+def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, hint: str) -> Trace:
+    """Return the trace of a model; what it raises itself when it is run becomes UsageError.
+
+    recorded: how many of its examples count. fed, hint: what that error calls them, and proposes.
+    """
     try:
         with quiet():
-            return trace(found, choices, recorded=EVERY if tracing.inputs else 1)
+            return trace(found, choices, recorded=recorded)
     except RebasinError:
         raise
     except MemoryError as error:
@@ -83,9 +93,9 @@ def _run(found: Subject, tracing: Tracing) -> Trace:
         if complaint is None:
             raise
         raise UsageError(
-            f"{found.name} does not run on {_fed(tracing)}",
+            f"{found.name} does not run on {fed}",
             detail=cause(complaint),
-            hint="--input-shape 1,3,224,224 or --input file.py:function says what it takes",
+            hint=hint,
         ) from error
 
 

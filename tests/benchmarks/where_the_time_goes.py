@@ -53,11 +53,11 @@ PLACES: Mapping[str, Sequence[Place]] = {
         (DeviceTensors, "load"),
         (Checkpoint, "load"),
         (Checkpoint, "sha256"),
-        (align, "write_model"),
+        (align, "write_result"),
     ],
     "order": [(torch.Tensor, name) for name in ("index_select", "contiguous", "reshape", "sort")],
     "spec": [(plan, "choose_spec")],
-    "figures": [(search, "measure"), (align, "diagnosed")],
+    "figures": [(search, "measure"), (align, "compare_units_of")],
 }
 HEADS = ("network", "CPU s", *PLACES, "rest", "most MB", "beyond", "file MB")
 SHORT = ("mlp_512x3", "resnet20_bn_x1", "char_gpt")
