@@ -240,7 +240,9 @@ def test_a_swap_in_steps_that_fails_is_undone(tmp_path, monkeypatch):
 LIMITED = """
 import resource, signal, sys, torch
 from pathlib import Path
-from rebasin_cli.checkpoint import layout_for, open_checkpoint, write_checkpoint
+from rebasin_cli.checkpoint.layout import layout_for
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_checkpoint
 from rebasin_cli.errors import MachineError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 source = Path(sys.argv[1])

@@ -175,7 +175,9 @@ def test_a_prefix_that_one_weight_lacks_stays(tmp_path):
 WRITE_BOTH = """
 import sys, torch
 from pathlib import Path
-from rebasin_cli.checkpoint import *
+from rebasin_cli.checkpoint.layout import layout_for
+from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import write_checkpoint, write_tensors
 folder = Path(sys.argv[1])
 tensors = {f"layer.{i}": torch.full((i, 3), float(i)) for i in range(9)}
 metadata = {key: key * 2 for key in "qwertyuiop"}
