@@ -31,6 +31,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "apply",
         "Apply a saved permutation to a checkpoint with the same tensors.",
     ),
+    "fold": CommandEntry(
+        "rebasin_cli.commands.fold.command",
+        "fold",
+        "Multiply the gains of norms into the weights that read them. The function stays the same.",
+    ),
     "merge": CommandEntry(
         "rebasin_cli.commands.merge.command",
         "merge",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
+from rebasin_cli.spec.binding.bound_norms import bind_norms
 from rebasin_cli.spec.binding.cut_blocks import Piece, count, of_pairs, pieces
 from rebasin_cli.spec.binding.declared import Declared, Sizes, chain, declared_groups, parents
 from rebasin_cli.spec.binding.entry_match import Placement, match_tensors, matching_names
@@ -20,7 +21,15 @@ from rebasin_cli.spec.binding.symmetry import (
     one_sided,
 )
 from rebasin_cli.spec.binding.ties import Ties
-from rebasin_cli.spec.language.model import Named, Product, Spec, Sum, TextPlace, leaves
+from rebasin_cli.spec.language.model import (
+    PERMUTATION,
+    Named,
+    Product,
+    Spec,
+    Sum,
+    TextPlace,
+    leaves,
+)
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
@@ -95,8 +104,7 @@ class _Binder:
         cut = [self._cut(placement, sizes, ancestors) for placement in placements]
         self._ties.check(placements, cut, problems)
         problems.stop()
-        fixed = frozenset(name for name, d in declared.items() if d.fixed)
-        found = _bound_groups(groups, sizes, ancestors, fixed)
+        found = _bound_groups(groups, sizes, ancestors, declared)
         return self._result(placements, cut, found, buffers)
 
     def one_sided(self) -> tuple[str, ...]:
@@ -177,7 +185,11 @@ class _Binder:
         named = {name for tensor in tensors for name in tensor.members}
         untouched = tuple(name for name in self._infos if name not in named)
         stored = frozenset(name for name in buffers if name in self._infos)
-        return BoundSpec(self._spec, groups, tuple(tensors), untouched, stored, self._transposed)
+        norms = bind_norms(self._spec, self._names, self._ties, self._problems)
+        self._problems.stop()
+        return BoundSpec(
+            self._spec, groups, tuple(tensors), untouched, stored, self._transposed, norms
+        )
 
     def _tensor(
         self, placement: Placement, cut: Sequence[Piece], silent: frozenset[str]
@@ -204,7 +216,7 @@ def _bound_groups(
     groups: Iterable[str],
     sizes: Mapping[str, int],
     ancestors: Mapping[str, Sequence[str]],
-    fixed: Container[str],
+    declared: Mapping[str, Declared],
 ) -> dict[str, BoundGroup]:
     """Return the groups with parents before their children."""
     found: dict[str, BoundGroup] = {}
@@ -212,5 +224,16 @@ def _bound_groups(
         for name in (*ancestors.get(group, ()), group):
             above = tuple(ancestors.get(name, ()))
             shape = tuple(sizes[member] for member in (*above, name))
-            found.setdefault(name, BoundGroup(name, shape, above, name in fixed))
+            found.setdefault(name, _bound_group(name, shape, above, declared.get(name)))
     return found
+
+
+def _bound_group(
+    name: str, shape: tuple[int, ...], parents: tuple[str, ...], declared: Declared | None
+) -> BoundGroup:
+    """Return a group. To permutations, one that rotates or has one unit is as good as fixed."""
+    maps = declared.maps if declared else PERMUTATION
+    still = maps.startswith("rotary") or (maps != PERMUTATION and shape[-1] == 1)
+    return BoundGroup(
+        name, shape, parents, still or (declared is not None and declared.fixed), maps
+    )

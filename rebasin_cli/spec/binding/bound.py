@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from rebasin_cli.permutation import Permutation, identity, random_permutation
-from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.model import PERMUTATION, Spec
 from rebasin_cli.tensors.blocks import BoundTensor
 
 
@@ -17,13 +17,15 @@ class BoundGroup:
     """A group with its size and the groups it has one permutation for each index of.
 
     shape: (*parent sizes, size), the shape of its permutation's index. parents: outermost first.
-    fixed: its permutation is always the identity.
+    fixed: its permutation is always the identity. maps: what may be done to it besides, one of
+    CLASSES.
     """
 
     name: str
     shape: tuple[int, ...]
     parents: tuple[str, ...] = ()
     fixed: bool = False
+    maps: str = PERMUTATION
 
     @property
     def size(self) -> int:
@@ -48,6 +50,23 @@ def draw_permutations(
 
 
 @dataclass(frozen=True)
+class BoundNorm:
+    """A norm that can be folded into the weights that read it.
+
+    gain, readers: names of tensors; bias: of the norm, None if it has none. tied: whether the
+    reader is a tensor that is written to as well, as where an embedding is the output head. See
+    `Norm`.
+    """
+
+    gain: str
+    bias: str | None
+    kind: str
+    offset: int
+    readers: tuple[str, ...]
+    tied: bool = False
+
+
+@dataclass(frozen=True)
 class BoundSpec:
     """What a spec says about one set of tensor names and shapes.
 
@@ -55,7 +74,7 @@ class BoundSpec:
     tensors: those the spec names, in checkpoint order (a stack stands at its first member).
     untouched: the names it does not mention, in checkpoint order; they pass through unchanged.
     buffers: names, mentioned or not, that are permuted but do not vote.
-    transposed: names of tensors stored as (in, out).
+    transposed: names of tensors stored as (in, out). norms: those that fold.
     """
 
     spec: Spec
@@ -64,6 +83,7 @@ class BoundSpec:
     untouched: tuple[str, ...]
     buffers: frozenset[str]
     transposed: frozenset[str] = frozenset()
+    norms: tuple[BoundNorm, ...] = ()
 
     @property
     def idle(self) -> frozenset[str]:

@@ -81,6 +81,7 @@ class Declared:
     per: str | None
     fixed: bool
     one_sided: bool
+    maps: str
 
 
 def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> dict[str, Declared]:
@@ -104,7 +105,9 @@ def declared_groups(spec: Spec, groups: Iterable[str], problems: Problems) -> di
 
 def _concrete(key: str, declaration: Declaration, indices: re.Match[str]) -> Declared:
     per = declaration.per and TEMPLATE.sub(lambda t: indices[f"i_{t[1]}"], declaration.per)
-    return Declared(key, declaration.size, per, declaration.fixed, declaration.one_sided)
+    return Declared(
+        key, declaration.size, per, declaration.fixed, declaration.one_sided, declaration.maps
+    )
 
 
 def _free(key: str) -> int:

@@ -31,6 +31,10 @@ class Ties:
             self._sets.setdefault(canonical, [canonical]).append(alias)
         self._stored = frozenset(infos)
 
+    def canonical(self, name: str) -> str:
+        """Return the name that stands for all of the same storage."""
+        return self._canonical.get(name, name)
+
     @property
     def silent(self) -> frozenset[str]:
         """The names that do not vote because another name of the same storage does."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from rebasin_cli.errors import suggest
 from rebasin_cli.spec.language.expression import MAX_DIGITS, templates
-from rebasin_cli.spec.language.model import Declaration
+from rebasin_cli.spec.language.model import CLASSES, PERMUTATION, Declaration
 from rebasin_cli.spec.language.pattern import END
 from rebasin_cli.spec.language.spec_fields import Fields
 from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText
@@ -69,7 +69,7 @@ def _declaration(
     key: str, node: Node, sizes: tuple[str, ...], fields: Fields
 ) -> Declaration | None:
     pairs = node.pairs if isinstance(node, Table) else ()
-    known = ("size", "per", "fixed", "one-sided")
+    known = ("size", "per", "fixed", "one-sided", "maps")
     found = dict(fields.known(node, known)) if isinstance(node, Table) else {}
     if not pairs:
         hint = f"write `{key}: {{size: 4}}` or `{key}: {{per: PARENT}}`"
@@ -81,7 +81,16 @@ def _declaration(
     fixed, one_sided = (
         key in found and _truth(key, found[key], fields) for key in ("fixed", "one-sided")
     )
-    return Declaration(size, parent, fixed, one_sided)
+    maps = _class(found["maps"], fields) if "maps" in found else PERMUTATION
+    return Declaration(size, parent, fixed, one_sided, maps)
+
+
+def _class(node: Node, fields: Fields) -> str:
+    text = node.text if isinstance(node, YamlText) else ""
+    if text not in CLASSES:
+        hint = suggest(text, CLASSES) or ", ".join(CLASSES)
+        fields.problems.add("'maps' is the name of a class of maps", node.place, hint=hint)
+    return text
 
 
 def _truth(key: str, node: Node, fields: Fields) -> bool:

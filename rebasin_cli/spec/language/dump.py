@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from rebasin_cli.spec.language.expression import dump_expression
-from rebasin_cli.spec.language.model import Axes, Declaration, Entry, Spec, Split
+from rebasin_cli.spec.language.model import PERMUTATION, Axes, Declaration, Entry, Norm, Spec, Split
 from rebasin_cli.spec.language.parse import VERSION
 
 # Text that every YAML reader takes as it stands, in a flow list and as a key of a block.
@@ -36,6 +36,9 @@ def _lines(spec: Spec) -> Iterator[str]:
         yield from (f"  {key_text(k)}: {_declaration(d)}" for k, d in spec.groups.items())
     yield "tensors:"
     yield from (f"  {key_text(k)}: {_entry(entry)}" for k, entry in spec.tensors.items())
+    if spec.norms:
+        yield "norms:"
+        yield from (f"  {key_text(k)}: {_norm(norm)}" for k, norm in spec.norms.items())
 
 
 def scalar(text: str) -> str:
@@ -71,9 +74,17 @@ def _table(values: Mapping[str, int | str]) -> str:
 def _declaration(declaration: Declaration) -> str:
     flags = {"fixed": declaration.fixed, "one-sided": declaration.one_sided}
     true = {key: "true" for key, flag in flags.items() if flag}
-    fields = {"size": declaration.size, "per": declaration.per, **true}
+    maps = {} if declaration.maps == PERMUTATION else {"maps": declaration.maps}
+    fields = {"size": declaration.size, "per": declaration.per, **true, **maps}
     said = {key: value for key, value in fields.items() if value is not None}
     return _table(said or {"fixed": "false"})
+
+
+def _norm(norm: Norm) -> str:
+    tied = f", tied: {scalar(norm.tied)}" if norm.tied else ""
+    offset = f", offset: {norm.offset}" if norm.offset else ""
+    readers = ", ".join(map(scalar, norm.readers))
+    return f"{{kind: {norm.kind}, readers: [{readers}]{tied}{offset}}}"
 
 
 def _entry(entry: Entry) -> str:

@@ -99,6 +99,13 @@ def axes_of(entry: Entry) -> tuple[Axes, ...]:
     return entry.parts if isinstance(entry, Split) else (entry,)
 
 
+PERMUTATION = "permutation"
+
+# What may be done to the units of a group, from the smallest class to the largest. A rotary group
+# has a complex number for each of its pairs: (i, i + n/2), or (2i, 2i + 1) if interleaved.
+CLASSES = (PERMUTATION, "signed", "rotary", "rotary-interleaved", "orthogonal")
+
+
 @dataclass(frozen=True)
 class Declaration:
     """What `groups:` says of a group: its size, and the group it has one permutation per index of.
@@ -106,12 +113,29 @@ class Declaration:
     size: a number, a name from `sizes:`, or a `config.` path. fixed: nothing may reorder it, but
     it may be the parent of groups that are reordered inside each of its units. one_sided: its
     units are only written, or only read: two tensors write them and a product sums over them.
+    maps: a key of CLASSES, what may be done to its units besides.
     """
 
     size: int | str | None = None
     per: str | None = None
     fixed: bool = False
     one_sided: bool = False
+    maps: str = PERMUTATION
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What `norms:` says of a gain: how the norm that it belongs to can be folded away.
+
+    kind: `rms`, or `layer`, which takes off the mean too. readers: patterns of the weights that
+    read what it scales; all of them, and nothing else does. tied: the tensor that is the reader
+    where the reader is not stored. offset: the norm multiplies by the gain plus this.
+    """
+
+    kind: str
+    readers: tuple[str, ...]
+    tied: str | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,8 +143,8 @@ class Spec:
     """Which axes of which tensors belong to which groups. Equality is by meaning.
 
     tensors: name pattern (ending in `?` if it is optional) -> entry. sizes: name -> number or
-    `config.` path. groups: name, with templates -> declaration. transposed: patterns of tensors
-    stored as (in, out).
+    `config.` path. groups: name, with templates -> declaration. norms: pattern of a gain -> how
+    its norm folds. transposed: patterns of tensors stored as (in, out).
     source, text, places: where it was read from, for messages only; the keys of `places` are
     paths such as ("tensors", PATTERN) or ("groups", NAME, "per").
     """
@@ -132,6 +156,7 @@ class Spec:
     transposed: tuple[str, ...] = ()
     sizes: Mapping[str, int | str] = field(default_factory=dict)
     groups: Mapping[str, Declaration] = field(default_factory=dict)
+    norms: Mapping[str, Norm] = field(default_factory=dict)
     source: str = field(default="<spec>", compare=False)
     text: str = field(default="", compare=False, repr=False)
     places: Mapping[tuple[str, ...], TextPlace] = field(

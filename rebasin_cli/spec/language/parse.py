@@ -6,6 +6,7 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.language.declarations import parse_groups, parse_sizes
 from rebasin_cli.spec.language.entries import parse_patterns, parse_tensors
 from rebasin_cli.spec.language.model import Spec, TextPlace
+from rebasin_cli.spec.language.norms import parse_norms
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.spec_fields import Fields
 from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText, read_yaml
@@ -20,6 +21,7 @@ KEYS = (
     "sizes",
     "groups",
     "tensors",
+    "norms",
 )
 
 
@@ -56,6 +58,7 @@ def _spec(root: Table, fields: Fields, source: str, text: str) -> Spec:
         transposed=parse_patterns(nodes.get("transposed"), "transposed", fields),
         sizes=sizes,
         groups=parse_groups(nodes.get("groups"), sizes, fields),
+        norms=parse_norms(nodes.get("norms"), fields),
         source=source,
         text=text,
         places=fields.places,

@@ -1,0 +1,70 @@
+"""The plan of `rebasin fold`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.files.coded import refuse_codes
+from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice.choice import choose_spec
+from rebasin_cli.symmetry.norm_folding import FoldPlan
+
+
+@dataclass(frozen=True)
+class FoldRequest:
+    """The model whose norms are to be folded."""
+
+    model: Path
+    selection: Selection = Selection()
+    output: Output = Output()
+    computing: Computing = Computing()
+    tracing: Tracing = Tracing()
+
+
+@dataclass(frozen=True)
+class FoldingPlan:
+    """All that `run_fold` needs. spec: its name. check: a model to run, if one is at hand."""
+
+    model: Checkpoint
+    spec: str
+    folding: FoldPlan
+    target: Target
+    check: FunctionCheck | None
+    request: FoldRequest
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "command": "fold",
+            "inputs": describe_inputs([self.model]),
+            "spec": self.spec,
+            "norms": [norm.gain for norm in self.folding.bound.norms],
+            "outputs": [describe_target(self.target)],
+        }
+
+
+def plan_fold(request: FoldRequest) -> FoldingPlan:
+    """Return what folding will do; nothing is read but the header."""
+    selection = request.selection
+    (model,) = open_models([request.model], selection)
+    refuse_codes([model], selection, done="multiplied")
+    choice = choose_spec([model], selection, tracing=request.tracing.unless(selection.spec))
+    folding = plan_folding(choice, [model])
+    (out,) = output_paths([model], request.output, word="folded")
+    folder = request.output.names_folder
+    target = plan_target(out, model, selection, request.output, own=[model], create=folder)
+    check = plan_function_check(
+        model, selection, request.tracing, wanted=request.computing.check, choice=choice
+    )
+    return FoldingPlan(model, choice.name, folding, target, check, request)

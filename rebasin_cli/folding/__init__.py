@@ -1,0 +1,1 @@
+"""Models with their norms folded, as commands make and report them."""

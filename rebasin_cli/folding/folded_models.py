@@ -1,0 +1,99 @@
+"""Models with their norms folded: the plan under a chosen spec, and what came of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.alignment.function_check import FunctionCheck
+from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.errors import MachineError, PermutationError, UsageError
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.files.part_sources import Parts, part_of
+from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.tensors import TensorSource
+
+MOST_TIED = 0.25  # of a head, beyond which no multiple of the embedding is a head like it
+SAME = 1e-4  # of the outputs' scale: tables of rotary positions may be float32
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A model whose norms were folded, and where it was written.
+
+    tied: |H - a E| / |H|, how far the folded head is from a multiple of the embedding that it is
+    tied to; None where nothing is tied. function: how far outputs moved, if the model was run.
+    """
+
+    model: Path
+    spec: str
+    norms: int
+    written: Written
+    tied: float | None = None
+    function: FunctionDifference | None = None
+
+
+def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
+    """Return how the norms of models fold under their spec.
+
+    Raises UsageError for a spec that says of no norm how, SpecError for one that cannot be.
+    """
+    if not choice.bound.norms:
+        raise UsageError(
+            f"spec {choice.name!r} says of no norm how it folds",
+            hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
+        )
+    plan = FoldPlan(choice.bound, headers_of(models).ties)
+    plan.check()
+    return plan
+
+
+def folded_parts(model: Checkpoint, plan: FoldPlan) -> Parts:
+    """Return the parts beside the weights of a model, folded by their own gains."""
+    return lambda key: FoldedNorms(part_of(model, key, plan.bound.tensors), plan)
+
+
+def check_tied(folded: FoldedNorms, model: Checkpoint) -> float | None:
+    """Return how far a head is from the embedding it is tied to; raise where that is too far."""
+    error = folded.tied_error()
+    if error is not None and error > MOST_TIED:
+        raise PermutationError(
+            "the output head is the embedding, and with the gain of the last norm it would not be",
+            where=str(model.path),
+            detail=f"no multiple of the embedding is nearer to it than {error:.2g} of its length",
+            hint="store a head of its own (lm_head.weight, tie_word_embeddings false)",
+        )
+    return error
+
+
+def measure_function(
+    check: FunctionCheck | None,
+    before: TensorSource,
+    after: TensorSource,
+    tied: float | None,
+    where: Path,
+) -> FunctionDifference | None:
+    """Return how far outputs move, if a model is at hand; raise if that is more than rounding.
+
+    tied: where a head stays tied it is an approximation, and the difference is that.
+    """
+    if check is None:
+        return None
+    try:
+        found = compare_functions(check, before, after, inputs=1)
+    except (UsageError, MachineError):
+        if check.required:
+            raise
+        return None
+    if tied is None and not found.difference <= SAME:
+        raise PermutationError(
+            f"{check.network.subject.name} computes something else with its norms folded",
+            where=str(where),
+            detail=f"its outputs move by {found.difference:.2g} of their scale",
+            hint="is the spec that of the model? --no-check writes it all the same",
+        )
+    return found

@@ -1,0 +1,77 @@
+"""The norms of a spec among the names of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rebasin_cli.spec.binding.bound import BoundNorm
+from rebasin_cli.spec.binding.ties import Ties
+from rebasin_cli.spec.language.expression import TEMPLATE
+from rebasin_cli.spec.language.model import Norm, Spec
+from rebasin_cli.spec.language.pattern import PatternMatch, compile_pattern, matches
+from rebasin_cli.spec.language.problems import Problems
+from rebasin_cli.spec.language.tensor_names import TensorNames
+
+
+def bind_norms(
+    spec: Spec, names: TensorNames, ties: Ties, problems: Problems
+) -> tuple[BoundNorm, ...]:
+    """Return the norms, in checkpoint order of each pattern.
+
+    A norm whose readers are none of the names is
+    left out, with a problem.
+    """
+    found = []
+    for text, norm in spec.norms.items():
+        pattern = compile_pattern(text)
+        for match in matches(pattern, names):
+            readers = tuple(dict.fromkeys(_readers(norm, match, names)))
+            tied = next(_named(norm.tied, match, names), None) if norm.tied else None
+            one = ties.canonical(tied) if tied else None
+            apart = tuple(name for name in readers if ties.canonical(name) != one)
+            found.append(_bound(match.name, norm, apart, tied, names))
+            if not found[-1].readers:
+                place = spec.places.get(("norms", text))
+                problems.add(f"no tensor reads the norm {match.name!r}", place, kind="norm")
+    return tuple(found)
+
+
+def _bound(
+    gain: str, norm: Norm, readers: tuple[str, ...], tied: str | None, names: TensorNames
+) -> BoundNorm:
+    bias = bias_of(gain)
+    return BoundNorm(
+        gain=gain,
+        bias=bias if bias in names else None,
+        kind=norm.kind,
+        offset=norm.offset,
+        readers=readers or ((tied,) if tied else ()),
+        tied=not readers and tied is not None,
+    )
+
+
+def bias_of(weight: str) -> str:
+    """Return the name that the bias beside a weight has in PyTorch's modules."""
+    before, _, after = weight.rpartition("weight")
+    return f"{before}bias{after}"
+
+
+def weight_of(bias: str) -> str:
+    """Return the name that the weight beside a bias has in PyTorch's modules."""
+    before, _, after = bias.rpartition("bias")
+    return f"{before}weight{after}"
+
+
+def _readers(norm: Norm, match: PatternMatch, names: TensorNames) -> Iterator[str]:
+    for reader in norm.readers:
+        yield from _named(reader, match, names)
+
+
+def _named(text: str, match: PatternMatch, names: TensorNames) -> Iterator[str]:
+    """Yield the names that a pattern matches where its indices are those of the gain."""
+    filled = TEMPLATE.sub(lambda t: _filled(t[0], t[1], match), text)
+    return (found.name for found in matches(compile_pattern(filled), names))
+
+
+def _filled(written: str, index: str, match: PatternMatch) -> str:
+    return str(match.indices[index][1]) if index in match.indices else written

@@ -1,0 +1,95 @@
+"""The best map of each class for given similarities: the maximum over maps M of <M, N>.
+
+N[a, b] is the inner product of unit a of the reference and unit b of the other model, summed over
+all that they are part of; <A, M B> = <M, N> for every linear map M of the units of B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.linear import assign_all
+
+ClassSolver = Callable[[Tensor], Tensor]  # (batch, n, n) similarities -> (batch, n, n) matrices
+
+
+def polar(similarities: Tensor) -> Tensor:
+    """Return the orthogonal matrices nearest to similarities: U V' of their singular vectors.
+
+    Orthogonal Procrustes (Schoenemann 1966): <U S V', M> is at most the sum of S, at M = U V'.
+    """
+    if similarities.shape[-1] == 1:  # a sign, of which there are as many as hidden units
+        return torch.where(similarities < 0, -1.0, 1.0).to(similarities.dtype)
+    u, _, vt = torch.linalg.svd(similarities)
+    found: Tensor = u @ vt
+    return found
+
+
+def polar_keeping_mean(similarities: Tensor) -> Tensor:
+    """Return the best orthogonal matrices that map the vector of ones to itself.
+
+    What LayerNorm allows of a stream that is centred. Projected to the complement of the ones,
+    which a folded head may not be free of, N has no part along them; the added one, as large as N
+    itself, makes its sign +1 whatever rounding does (N has rank n - 1 and leaves it open).
+    """
+    centred = similarities - similarities.mean(-1, keepdim=True)
+    centred = centred - centred.mean(-2, keepdim=True)
+    size = similarities.shape[-1]
+    scale = centred.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(centred.dtype).tiny)
+    return polar(centred + scale / size)
+
+
+def half_split_phases(similarities: Tensor) -> Tensor:
+    """Return the best complex numbers of modulus 1, one for each pair (i, i + n/2), as matrices.
+
+    What rotary positions allow: rotations of a pair by one angle commute (arXiv 2606.17830).
+    """
+    half = similarities.shape[-1] // 2
+    return _phases(similarities, torch.arange(half), torch.arange(half) + half)
+
+
+def interleaved_phases(similarities: Tensor) -> Tensor:
+    """Return the same as `half_split_phases`, for pairs (2i, 2i + 1)."""
+    even = torch.arange(0, similarities.shape[-1], 2)
+    return _phases(similarities, even, even + 1)
+
+
+def _phases(n: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """<M, N> of M = [[re, -im], [im, re]] is re (N11 + N22) + im (N21 - N12)."""
+    c = torch.complex(
+        n[..., first, first] + n[..., second, second],
+        n[..., second, first] - n[..., first, second],
+    )
+    c = torch.where(c.abs() > 0, c / c.abs(), torch.ones_like(c))
+    found = torch.zeros_like(n)
+    found[..., first, first] = found[..., second, second] = c.real
+    found[..., second, first], found[..., first, second] = c.imag, -c.imag
+    return found
+
+
+def signed_orders(similarities: Tensor) -> Tensor:
+    """Return the best permutations with a sign for each unit, as matrices."""
+    found = orders(similarities.abs())
+    return found * torch.where(similarities < 0, -1.0, 1.0).to(found.dtype)
+
+
+def orders(similarities: Tensor) -> Tensor:
+    """Return the best permutations, as matrices."""
+    index = assign_all(similarities, {})
+    found = torch.zeros_like(similarities)
+    return found.scatter_(-1, index.to(found.device)[..., None], 1.0)
+
+
+KEEPING_MEAN = "orthogonal, keeping the mean"  # no class of the language: what its norms make of it
+
+SOLVERS: Mapping[str, ClassSolver] = {
+    "permutation": orders,
+    "signed": signed_orders,
+    "rotary": half_split_phases,
+    "rotary-interleaved": interleaved_phases,
+    "orthogonal": polar,
+    KEEPING_MEAN: polar_keeping_mean,
+}

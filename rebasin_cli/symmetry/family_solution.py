@@ -1,0 +1,256 @@
+"""The best maps of a whole family at once, given everything outside it.
+
+As in `matching.assignment.joint`, with the maximum over orders replaced by that of each class:
+
+    V[i, j] = S[i, j] + sum over groups g of  max over maps M of g of  <M, S_g[i, :, j, :]>
+
+is what it is worth that unit j of the other model takes the place of unit i of the reference (for
+orthogonal maps the maximum is a nuclear norm), and one assignment of V settles both levels. Where
+a permutation and a map stand side by side in one parent (queries of a key-value head and the
+rotation that they share) the orders of the permutation are enumerated if they are few, and else
+the two are improved in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from math import prod
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.linear import assign
+from rebasin_cli.permutation import Permutation
+from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.symmetry.class_solvers import SOLVERS
+from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
+
+FEW = 4  # units of which all orders are tried: 24
+AT_ONCE = 1 << 24  # products of units that are held together: 128 MB
+ROUNDS = 10  # of improving groups in turn
+
+Similarities = Mapping[tuple[str, ...], Tensor]  # by chain: (batch, *sizes, *sizes)
+GroupMatrices = Mapping[str, Tensor]  # by group: (batch, *parent sizes, n, n)
+
+
+@dataclass(frozen=True)
+class LinearTerm:
+    """Values of reference and moved other, both (*sizes, m); `groups` names the dimensions.
+
+    `Term` with no group brought in order: the other model is where its maps have put it.
+    """
+
+    groups: tuple[str, ...]
+    reference: Tensor
+    other: Tensor
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        """The sizes of all dimensions but the first."""
+        return tuple(self.reference.shape[1:-1])
+
+    def all_pairs(self, first: int, last: int) -> Tensor:
+        """Return products of some reference units with all others: (pairs, *inside, *inside)."""
+        mine, theirs = self.reference[first:last], self.other
+        found = mine.reshape(-1, mine.shape[-1]) @ theirs.reshape(-1, theirs.shape[-1]).T
+        size = prod(self.inside)
+        found = found.reshape(len(mine), size, len(theirs), size).transpose(1, 2)
+        return found.reshape(-1, *self.inside, *self.inside)
+
+    def pairs(self, order: Tensor) -> Tensor:
+        """Return products of each reference unit with its partner: (n, *inside, *inside)."""
+        size = prod(self.inside)
+        mine = self.reference.reshape(len(order), size, -1)
+        theirs = self.other[order].reshape(len(order), size, -1)
+        return (mine @ theirs.mT).reshape(-1, *self.inside, *self.inside)
+
+
+@dataclass(frozen=True)
+class FamilySolver:
+    """The groups of a spec and the class of each: a key of SOLVERS."""
+
+    groups: Mapping[str, BoundGroup]
+    classes: Mapping[str, str]
+
+    def solve(self, root: str, terms: Sequence[LinearTerm]) -> GroupMaps:
+        """Return the best maps of a family, relative to where the other model is."""
+        if all(len(term.groups) == 1 for term in terms):
+            total = sum(term.reference @ term.other.mT for term in terms)
+            return self._as_maps({root: SOLVERS[self.classes[root]](torch.as_tensor(total)[None])})
+        size = self.groups[root].size
+        index = torch.arange(size)
+        if not self.groups[root].fixed:
+            index = assign(self._worth_of_pairs(size, terms))
+        # Solved once more, for the pairs that were chosen: the maps of all n^2 take n^2 matrices.
+        _, chosen = self._inside(_summed((term, term.pairs(index)) for term in terms))
+        order = torch.eye(size, dtype=terms[0].other.dtype)[index]
+        return self._as_maps({root: order[None], **{n: m[None] for n, m in chosen.items()}})
+
+    def _worth_of_pairs(self, size: int, terms: Sequence[LinearTerm]) -> Tensor:
+        """Return V (size, size), some rows at a time."""
+        widest = max(prod(term.inside) for term in terms)
+        step = max(1, AT_ONCE // (size * widest**2))
+        rows = []
+        for first in range(0, size, step):
+            found = _summed((t, t.all_pairs(first, first + step)) for t in terms)
+            values, _ = self._inside(found)
+            rows.append((values + found.get((), 0)).reshape(-1, size))
+        return torch.cat(rows)
+
+    def _inside(self, similarities: Similarities) -> tuple[Tensor, GroupMatrices]:
+        """Return the best maps of all groups directly inside a parent: (batch,) and matrices."""
+        total, matrices = torch.zeros(()), dict[str, Tensor]()
+        for tops, mine in self._components({c: s for c, s in similarities.items() if c}):
+            values, found = (
+                self._alone(tops[0], mine) if len(tops) == 1 else self._side_by_side(mine)
+            )
+            total = total + values
+            matrices |= found
+        return total, matrices
+
+    def _alone(self, top: str, similarities: Similarities) -> tuple[Tensor, GroupMatrices]:
+        """Return the best maps of a group and of all inside it."""
+        size = self.groups[top].size
+        batch = len(next(iter(similarities.values())))
+        below, values = dict[tuple[str, ...], Tensor](), torch.zeros(batch, size, size)
+        for chain, each in similarities.items():
+            if len(chain) == 1:
+                values = values + each
+                continue
+            depth = len(chain)
+            order = [0, 1, 1 + depth, *range(2, 1 + depth), *range(2 + depth, 1 + 2 * depth)]
+            below[chain[1:]] = each.permute(order).flatten(0, 2)
+        inner: GroupMatrices = {}
+        if below:
+            worth, inner = self._inside(below)
+            values = values + worth.reshape(batch, size, size)
+        matrices = SOLVERS[self.classes[top]](values)
+        index = matrices.argmax(-1)
+        taken = {
+            name: _chosen(found.reshape(batch, size, size, *found.shape[1:]), index)
+            for name, found in inner.items()
+        }
+        return (matrices * values).sum((-2, -1)), {top: matrices, **taken}
+
+    def _side_by_side(self, similarities: Similarities) -> tuple[Tensor, GroupMatrices]:
+        """Return the best order of one group and the best maps of others that meet it."""
+        names = list(dict.fromkeys(name for chain in similarities for name in chain))
+        order = min(names, key=lambda name: (self.classes[name] != PERMUTATION, names.index(name)))
+        size = self.groups[order].size
+        pair = _OrderAndMaps(order, [n for n in names if n != order], similarities, self.classes)
+        if size <= FEW:
+            tried = [pair.given(torch.tensor(one)) for one in permutations(range(size))]
+        else:
+            tried = [pair.in_turn(size)]
+        return _best(tried)
+
+    def _components(
+        self, similarities: Similarities
+    ) -> list[tuple[list[str], dict[tuple[str, ...], Tensor]]]:
+        """Return the topmost groups, together where a chain holds several, with their chains."""
+        found: list[tuple[list[str], dict[tuple[str, ...], Tensor]]] = []
+        for chain, each in similarities.items():
+            tops = [name for name in chain if self.groups[name].parents[-1] not in chain]
+            mine, apart = {chain: each}, []
+            for others, theirs in found:
+                if set(others) & set(tops):
+                    tops, mine = list(dict.fromkeys([*others, *tops])), {**theirs, **mine}
+                else:
+                    apart.append((others, theirs))
+            found = [*apart, (tops, mine)]
+        return found
+
+    def _as_maps(self, matrices: GroupMatrices) -> GroupMaps:
+        """Return matrices, with a batch of one, as maps: those of permutations as orders."""
+        orders, linear = dict[str, Permutation](), dict[str, OrthogonalMap]()
+        for name, (matrix,) in matrices.items():
+            parents = self.groups[name].parents
+            if self.classes[name] == PERMUTATION:
+                orders[name] = Permutation(matrix.argmax(-1), parents)
+            else:
+                linear[name] = OrthogonalMap(matrix, parents)
+        return GroupMaps(orders, linear)
+
+
+@dataclass(frozen=True)
+class _OrderAndMaps:
+    """A permutation `order` that meets each of `maps` in a chain; both are inside one parent."""
+
+    order: str
+    maps: Sequence[str]
+    similarities: Similarities
+    classes: Mapping[str, str]
+
+    def given(self, index: Tensor) -> tuple[Tensor, GroupMatrices]:
+        """Return the value and the best maps with the units in one order, the same in all."""
+        batch = len(next(iter(self.similarities.values())))
+        return self._at(index.expand(batch, -1))
+
+    def in_turn(self, size: int) -> tuple[Tensor, GroupMatrices]:
+        """Return what improving both in turn leads to, from the order that is in place."""
+        batch = len(next(iter(self.similarities.values())))
+        best = self._at(torch.arange(size).expand(batch, -1))
+        for _ in range(ROUNDS):
+            worth = self._worth(best[1], size)
+            found = _best([best, self._at(SOLVERS[PERMUTATION](worth).argmax(-1))])
+            if torch.equal(found[0], best[0]):
+                break
+            best = found
+        return best
+
+    def _at(self, index: Tensor) -> tuple[Tensor, GroupMatrices]:
+        units = torch.arange(index.shape[1])
+        rows = torch.arange(len(index))[:, None]
+        value = torch.zeros(len(index))
+        if (self.order,) in self.similarities:
+            value = value + self.similarities[self.order,][rows, units, index].sum(-1)
+        matrices = {self.order: torch.eye(index.shape[1])[index]}
+        for name in self.maps:
+            n = self._of(name, rows, units, index)
+            matrices[name] = SOLVERS[self.classes[name]](n)
+            value = value + (matrices[name] * n).sum((-2, -1))
+        return value, matrices
+
+    def _of(self, name: str, rows: Tensor, units: Tensor, index: Tensor) -> Tensor:
+        """Return the similarities of a map, summed over the units in their order."""
+        found = [each for chain, each in self.similarities.items() if chain == (name,)]
+        for chain, each in self.similarities.items():
+            if chain == (self.order, name):  # (batch, r, k, r, k)
+                found.append(each.permute(0, 1, 3, 2, 4)[rows, units, index].sum(1))
+        return torch.stack(found).sum(0)
+
+    def _worth(self, matrices: GroupMatrices, size: int) -> Tensor:
+        """Return what each unit is worth in each place, the maps as they are: (batch, r, r)."""
+        total = self.similarities.get((self.order,), torch.zeros(1, size, size))
+        for chain, each in self.similarities.items():
+            if len(chain) > 1:
+                total = total + torch.einsum("brksl,bkl->brs", each, matrices[chain[1]])
+        return total
+
+
+def _summed(products: Iterable[tuple[LinearTerm, Tensor]]) -> dict[tuple[str, ...], Tensor]:
+    """Return the sum of the products of each chain, named without its first group."""
+    found: dict[tuple[str, ...], Tensor] = {}
+    for term, each in products:
+        chain = term.groups[1:]
+        found[chain] = found[chain] + each if chain in found else each
+    return found
+
+
+def _best(tried: Sequence[tuple[Tensor, GroupMatrices]]) -> tuple[Tensor, GroupMatrices]:
+    """Return the best of several attempts, for each of a batch; of equals the first."""
+    values = torch.stack([value for value, _ in tried])
+    which, rows = values.argmax(0), torch.arange(values.shape[1])
+    matrices = {
+        name: torch.stack([found[name] for _, found in tried])[which, rows] for name in tried[0][1]
+    }
+    return values[which, rows], matrices
+
+
+def _chosen(found: Tensor, index: Tensor) -> Tensor:
+    """Return (batch, n, ...) of (batch, n, n, ...): inside each unit and its partner."""
+    rows = torch.arange(len(index))[:, None]
+    return found[rows, torch.arange(index.shape[1]), index]

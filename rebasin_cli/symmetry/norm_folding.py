@@ -1,0 +1,242 @@
+"""Norms folded into the weights that read them, so that what they scale may be rotated.
+
+RMSNorm and LayerNorm divide by a length, which no rotation changes, and then multiply each unit by
+a gain of its own, which does not commute with one. The gain g and the bias b of a norm belong as
+well to the readers R of its output:
+
+    R (g * x + b) + c = (R diag(g)) x + (R b + c)
+
+and LayerNorm, which takes off the mean, is RMSNorm where all that is written has none: with
+C = I - 11'/d every writer W becomes C W, and every reader R C (SliceGPT, Ashkboos et al. 2024, 3.2;
+arXiv 2506.22712). The function stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.errors import SpecError
+from rebasin_cli.spec.binding.axis_sides import Side, axis_of, axis_sides
+from rebasin_cli.spec.binding.bound import BoundNorm, BoundSpec
+from rebasin_cli.spec.binding.bound_norms import bias_of
+from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.symmetry.class_solvers import KEEPING_MEAN
+from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors.blocks import Block, BoundTensor
+
+SMALLEST = 1e-12  # a gain below it hides its unit: nothing can be divided by it
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """Which tensors a fold changes, and how; all by name, of a bound spec with norms.
+
+    ties: alias -> the name of the same storage, which both are folded as.
+    """
+
+    bound: BoundSpec
+    ties: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def norms(self) -> Mapping[str, BoundNorm]:
+        """The norms by their gain."""
+        return {norm.gain: norm for norm in self.bound.norms}
+
+    @cached_property
+    def biases(self) -> Mapping[str, BoundNorm]:
+        """The norms by their bias."""
+        return {norm.bias: norm for norm in self.bound.norms if norm.bias}
+
+    @cached_property
+    def readers(self) -> Mapping[str, BoundNorm]:
+        """The norms by the weights that read them."""
+        return {r: norm for norm in self.bound.norms if not norm.tied for r in norm.readers}
+
+    @property
+    def classes(self) -> dict[str, str]:
+        """Return the solver of each group: what its class becomes under the norms over it."""
+        return {
+            name: KEEPING_MEAN
+            if group.maps == "orthogonal" and self.streams.get(name) == "layer"
+            else group.maps
+            for name, group in self.bound.groups.items()
+        }
+
+    @property
+    def moving(self) -> BoundSpec:
+        """Return the spec of a folded model: its gains are one number and move with nothing.
+
+        Groups are free where their class is, whatever they are to permutations.
+        """
+        groups = {
+            name: replace(group, fixed=group.fixed and group.maps == PERMUTATION)
+            for name, group in self.bound.groups.items()
+        }
+        tensors = tuple(t for t in self.bound.tensors if t.members[0] not in self.norms)
+        untouched = (*self.bound.untouched, *self.norms)
+        return replace(self.bound, groups=groups, tensors=tensors, untouched=untouched)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, BoundTensor]:
+        """The tensors of the spec by the names of their members."""
+        return {name: tensor for tensor in self.bound.tensors for name in tensor.members}
+
+    @cached_property
+    def streams(self) -> Mapping[str, str]:
+        """Group -> kind of its norms: `layer` if one of them is."""
+        kinds: dict[str, str] = {}
+        for norm in self.bound.norms:
+            (group,) = self.tensors[norm.gain].groups
+            kinds[group] = "layer" if "layer" in (norm.kind, kinds.get(group)) else "rms"
+        return kinds
+
+    def keeps_bias(self, norm: BoundNorm) -> bool:
+        """Return whether a norm's bias stays with it, a reader having none to add it to."""
+        if norm.bias is None or norm.tied:
+            return norm.bias is not None
+        return any(bias_of(reader) not in self.tensors for reader in norm.readers)
+
+    def axes(self, name: str, side: Side) -> Iterator[tuple[Block, int]]:
+        """Yield the blocks of a member tensor, with each dimension that reads or writes a stream.
+
+        What is neither, as a bias, follows what is written.
+        """
+        tensor = self.tensors[name]
+        sides = axis_sides(tensor, self.bound.transposed)
+        for block in tensor.blocks:
+            dims = block.dims[1:] if tensor.stacked else block.dims
+            for k, dim in enumerate(dims):
+                axis = axis_of(tensor, dim) if dim.group in self.streams else None
+                if axis is not None and (Side.READ in sides[axis]) == (side is Side.READ):
+                    yield Block(block.offset, dims), k
+
+    def check(self) -> None:
+        """Raise SpecError where a stream is read by what no norm names, or by a part of an axis."""
+        for name in self.tensors.keys() - self.ties.keys():
+            if any(True for _ in self.axes(name, Side.READ)) and name not in self.readers:
+                raise SpecError(
+                    f"{name!r} reads units that are normalised, and no norm names it as a reader",
+                    hint="name it under `norms:`, or under `transposed:` if it writes them",
+                )
+
+
+class FoldedNorms(Derived):
+    """A model with its norms folded; tensors that change are computed in float64."""
+
+    def __init__(self, source: TensorSource, plan: FoldPlan) -> None:
+        super().__init__(source)
+        plan.check()
+        self._plan = plan
+
+    def load(self, name: str) -> Tensor:
+        plan = self._plan
+        name = plan.ties.get(name, name)
+        if name not in plan.tensors:
+            return super().load(name)
+        if name in plan.norms:
+            return self._gain(plan.norms[name])
+        if name in plan.biases:
+            return self._norm_bias(plan.biases[name])
+        return self._weight(name)
+
+    def _double(self, name: str) -> Tensor:
+        return super().load(name).double().contiguous()
+
+    def _scale(self, norm: BoundNorm) -> Tensor:
+        return self._double(norm.gain) + norm.offset
+
+    def _gain(self, norm: BoundNorm) -> Tensor:
+        scale = self._scale(norm)
+        one = self._tied_scale(norm) if norm.tied else torch.ones((), dtype=torch.float64)
+        return torch.full_like(scale, float(one) - norm.offset)
+
+    def _norm_bias(self, norm: BoundNorm) -> Tensor:
+        bias = self._double(norm.bias or "")
+        if not self._plan.keeps_bias(norm):
+            return torch.zeros_like(bias)
+        scale = self._scale(norm)
+        if not norm.tied and bool((scale.abs() > SMALLEST).all()):
+            return bias / scale
+        wanted, readers = [], []
+        for name in norm.readers:  # the bias that adds the same to all that reads it
+            before, after = self._double(name), self._weight(name)
+            axis = self._reading_axis(name, norm)
+            wanted.append(torch.tensordot(before, bias, ([axis], [0])).flatten())
+            readers.append(after.movedim(axis, -1).flatten(0, -2))
+        matrix, values = torch.cat(readers), torch.cat(wanted)
+        found: Tensor = torch.linalg.lstsq(matrix, values[:, None], driver="gelsd").solution
+        return found[:, 0]
+
+    def _reading_axis(self, name: str, norm: BoundNorm) -> int:
+        (group,) = self._plan.tensors[norm.gain].groups
+        tensor = self._plan.tensors[name]
+        dims = {axis_of(tensor, d) for b in tensor.blocks for d in b.dims if d.group == group}
+        (axis,) = dims
+        return int(axis or 0) - tensor.stacked
+
+    def tied_error(self) -> float | None:
+        """Return |H - a E| / |H| of the worst tied head; None if nothing is tied.
+
+        H = E diag(g) C is what the head would have to be, and E what it is stored as.
+        """
+        errors = []
+        for norm in self._plan.bound.norms:
+            if norm.tied:
+                embedding, head = self._tied_pair(norm)
+                scale = (embedding * head).sum() / embedding.square().sum()
+                errors.append(float((head - scale * embedding).norm() / head.norm()))
+        return max(errors, default=None)
+
+    def _tied_scale(self, norm: BoundNorm) -> Tensor:
+        """Return a = <E, H> / <E, E>: the one place where folding is no identity."""
+        embedding, head = self._tied_pair(norm)
+        return (embedding * head).sum() / embedding.square().sum()
+
+    def _tied_pair(self, norm: BoundNorm) -> tuple[Tensor, Tensor]:
+        """Return a folded embedding and the head E diag(g) C, units last."""
+        (name,) = norm.readers
+        axis = self._reading_axis(name, norm)
+        head = self._double(name).movedim(axis, -1) * self._scale(norm)
+        if norm.kind == "layer":
+            head = head - head.mean(-1, keepdim=True)
+        return self._weight(name).movedim(axis, -1), head
+
+    def _weight(self, name: str) -> Tensor:
+        plan, weight = self._plan, self._double(name)
+        result = weight.clone()
+        norm = plan.readers.get(name)
+        for block, dim in plan.axes(name, Side.READ):
+            view = block.view(result)
+            scale = self._scale(norm) if norm else torch.ones(view.shape[dim])
+            view.mul_(_along(scale, dim, view.dim()))
+            if norm and norm.kind == "layer" and not plan.keeps_bias(norm):
+                view.sub_(view.mean(dim, keepdim=True))
+        self._add_bias(name, result)
+        for block, dim in plan.axes(name, Side.WRITE):
+            view = block.view(result)
+            if plan.streams[block.groups[dim] or ""] == "layer":
+                view.sub_(view.mean(dim, keepdim=True))
+        return result
+
+    def _add_bias(self, name: str, result: Tensor) -> None:
+        """Add R b to the bias of a reader, R as it was: bias first, gain second, mean last."""
+        plan = self._plan
+        for reader, norm in plan.readers.items():
+            if bias_of(reader) != name or norm.bias is None or plan.keeps_bias(norm):
+                continue
+            weight, bias = self._double(reader), super().load(norm.bias).double()
+            share = torch.zeros_like(weight)
+            axis = self._reading_axis(reader, norm)
+            for block, dim in plan.axes(reader, Side.READ):
+                view = block.view(weight) * _along(bias, dim, len(block.dims))
+                block.view(share).copy_(view)
+            result.add_(share.sum(axis).reshape(result.shape))
+
+
+def _along(vector: Tensor, dim: int, dims: int) -> Tensor:
+    return vector.reshape([-1 if k == dim else 1 for k in range(dims)])
