@@ -43,6 +43,16 @@ def basin_of(model: Checkpoint) -> str:
     return _recorded(model.metadata) or model.sha256()
 
 
+def folded_basin(model: Checkpoint) -> str:
+    """Return the basin of a model with its norms folded, which averages with no unfolded one."""
+    return basin_of(model) if is_folded(model) else f"{basin_of(model)} folded"
+
+
+def is_folded(model: Checkpoint) -> bool:
+    """Return whether a model's provenance says that its norms are folded."""
+    return _record(model.metadata).get("folded") is True
+
+
 def one_basin(models: Sequence[Checkpoint]) -> bool:
     """Return whether provenance proves that the models lie in one basin already.
 
@@ -55,9 +65,13 @@ def one_basin(models: Sequence[Checkpoint]) -> bool:
 
 def _recorded(metadata: Mapping[str, str]) -> str | None:
     """Return the basin in a file's metadata, None if there is none or it cannot be read."""
+    basin = _record(metadata).get("basin")
+    return basin if isinstance(basin, str) else None
+
+
+def _record(metadata: Mapping[str, str]) -> Mapping[str, object]:
     try:
         record = json.loads(metadata.get(KEY, "null"))
     except ValueError:
-        return None
-    basin = record.get("basin") if isinstance(record, dict) else None
-    return basin if isinstance(basin, str) else None
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -47,7 +47,20 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
             f"spec {choice.name!r} says of no norm how it folds",
             hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
         )
+    unsaid = next((norm.gain for norm in choice.bound.norms if norm.offset is None), None)
+    if unsaid is not None:
+        raise UsageError(
+            f"nothing says whether {unsaid!r} multiplies by its values or by one plus them",
+            hint="its config.json does: put it beside the weights",
+        )
     plan = FoldPlan(choice.bound, headers_of(models).ties)
+    if not plan.norms:
+        group, gain = next(iter(plan.scaled.items()))
+        raise UsageError(
+            f"{gain!r} scales units of {group} that no weight alone reads: they can be permuted, "
+            "and not rotated",
+            hint="leave out --symmetry orthogonal",
+        )
     plan.check()
     return plan
 

@@ -20,9 +20,12 @@ from math import inf, prod
 import torch
 from torch import Tensor
 
+from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.matching.problem.axis_chains import Site, occurrences
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.matching.search.threads import one_thread
+from rebasin_cli.merging.sources import all_finite
 from rebasin_cli.permutation import identity
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -174,11 +177,20 @@ def match_maps(
 ) -> MapMatching:
     """Return the maps of `other` that bring it next to `reference`; both are folded.
 
-    bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`.
+    bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`. On one thread: the
+    rounding of a product does not depend on the load of the machine. Raises NotFiniteError.
     """
     tensors = [t for t in bound.tensors if t.votes and t.groups]
-    a, b = ({_key(t): t.load(m).double() for t in tensors} for m in (reference, other))
-    return MapSearch(bound, classes, a, b, still(bound, classes)).run(progress)
+    a, b = ({_key(t): _loaded(t, model) for t in tensors} for model in (reference, other))
+    with one_thread():
+        return MapSearch(bound, classes, a, b, still(bound, classes)).run(progress)
+
+
+def _loaded(tensor: BoundTensor, model: TensorSource) -> Tensor:
+    values = tensor.load(model).double()
+    if not all_finite(values):
+        raise NotFiniteError(f"tensor {_key(tensor)!r} holds NaN or infinity")
+    return values
 
 
 def _place(site: Site) -> Place:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.axis_sides import Side, axis_of, axis_sides
-from rebasin_cli.spec.binding.bound import BoundNorm, BoundSpec
+from rebasin_cli.spec.binding.bound import BoundGroup, BoundNorm, BoundSpec
 from rebasin_cli.spec.binding.bound_norms import bias_of
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.class_solvers import KEEPING_MEAN
@@ -44,28 +44,44 @@ class FoldPlan:
 
     @cached_property
     def norms(self) -> Mapping[str, BoundNorm]:
-        """The norms by their gain."""
-        return {norm.gain: norm for norm in self.bound.norms}
+        """The norms that fold by their gain: those over a stream with no gain that does not."""
+        return {
+            norm.gain: norm
+            for norm in self.bound.norms
+            if not self.tensors[norm.gain].groups & self.scaled.keys()
+        }
+
+    @cached_property
+    def scaled(self) -> Mapping[str, str]:
+        """Group -> a gain over it that no weight reads, so that its units can be permuted only."""
+        named = {norm.gain for norm in self.bound.norms}
+        return {
+            group: name
+            for name, tensor in reversed(list(self.tensors.items()))
+            if len(tensor.shape) == 1 and name.endswith("weight") and name not in named
+            for group in tensor.groups
+        }
 
     @cached_property
     def biases(self) -> Mapping[str, BoundNorm]:
         """The norms by their bias."""
-        return {norm.bias: norm for norm in self.bound.norms if norm.bias}
+        return {norm.bias: norm for norm in self.norms.values() if norm.bias}
 
     @cached_property
     def readers(self) -> Mapping[str, BoundNorm]:
         """The norms by the weights that read them."""
-        return {r: norm for norm in self.bound.norms if not norm.tied for r in norm.readers}
+        return {r: norm for norm in self.norms.values() if not norm.tied for r in norm.readers}
 
     @property
     def classes(self) -> dict[str, str]:
         """Return the solver of each group: what its class becomes under the norms over it."""
-        return {
-            name: KEEPING_MEAN
-            if group.maps == "orthogonal" and self.streams.get(name) == "layer"
-            else group.maps
-            for name, group in self.bound.groups.items()
-        }
+        return {name: self._class(group) for name, group in self.bound.groups.items()}
+
+    def _class(self, group: BoundGroup) -> str:
+        if group.name in self.scaled:
+            return PERMUTATION
+        centred = group.maps == "orthogonal" and self.streams.get(group.name) == "layer"
+        return KEEPING_MEAN if centred else group.maps
 
     @property
     def moving(self) -> BoundSpec:
@@ -73,8 +89,9 @@ class FoldPlan:
 
         Groups are free where their class is, whatever they are to permutations.
         """
+        classes = self.classes
         groups = {
-            name: replace(group, fixed=group.fixed and group.maps == PERMUTATION)
+            name: replace(group, fixed=group.fixed and classes[name] == PERMUTATION)
             for name, group in self.bound.groups.items()
         }
         tensors = tuple(t for t in self.bound.tensors if t.members[0] not in self.norms)
@@ -90,7 +107,7 @@ class FoldPlan:
     def streams(self) -> Mapping[str, str]:
         """Group -> kind of its norms: `layer` if one of them is."""
         kinds: dict[str, str] = {}
-        for norm in self.bound.norms:
+        for norm in self.norms.values():
             (group,) = self.tensors[norm.gain].groups
             kinds[group] = "layer" if "layer" in (norm.kind, kinds.get(group)) else "rms"
         return kinds
@@ -104,25 +121,35 @@ class FoldPlan:
     def axes(self, name: str, side: Side) -> Iterator[tuple[Block, int]]:
         """Yield the blocks of a member tensor, with each dimension that reads or writes a stream.
 
-        What is neither, as a bias, follows what is written.
+        What no norm names as a reader writes: weights, embeddings, positions, and their biases.
         """
+        reads = self._reading_axes(name) if name in self.readers else frozenset()
         tensor = self.tensors[name]
-        sides = axis_sides(tensor, self.bound.transposed)
         for block in tensor.blocks:
             dims = block.dims[1:] if tensor.stacked else block.dims
             for k, dim in enumerate(dims):
-                axis = axis_of(tensor, dim) if dim.group in self.streams else None
-                if axis is not None and (Side.READ in sides[axis]) == (side is Side.READ):
-                    yield Block(block.offset, dims), k
+                if dim.group in self.streams:
+                    reading = axis_of(tensor, dim) in reads
+                    if reading == (side is Side.READ):
+                        yield Block(block.offset, dims), k
+
+    def _reading_axes(self, name: str) -> frozenset[int]:
+        """Return the axes of a tensor that read, by where they stand."""
+        sides = axis_sides(self.tensors[name], self.bound.transposed)
+        return frozenset(axis for axis, found in enumerate(sides) if Side.READ in found)
 
     def check(self) -> None:
-        """Raise SpecError where a stream is read by what no norm names, or by a part of an axis."""
-        for name in self.tensors.keys() - self.ties.keys():
-            if any(True for _ in self.axes(name, Side.READ)) and name not in self.readers:
-                raise SpecError(
-                    f"{name!r} reads units that are normalised, and no norm names it as a reader",
-                    hint="name it under `norms:`, or under `transposed:` if it writes them",
-                )
+        """Raise SpecError where a weight reads a stream, and no norm names it as a reader."""
+        for name, tensor in self.tensors.items():
+            reads = self._reading_axes(name) if name not in self.readers else frozenset()
+            for dim in (dim for block in tensor.blocks for dim in block.dims):
+                # An embedding, whose other axis is fixed, is no weight that reads.
+                alone = len(tensor.groups) == 1
+                if dim.group in self.streams and axis_of(tensor, dim) in reads and not alone:
+                    raise SpecError(
+                        f"{name!r} reads units that are normalised, and no norm has it as a reader",
+                        hint="name it under `norms:`",
+                    )
 
 
 class FoldedNorms(Derived):
@@ -148,12 +175,12 @@ class FoldedNorms(Derived):
         return super().load(name).double().contiguous()
 
     def _scale(self, norm: BoundNorm) -> Tensor:
-        return self._double(norm.gain) + norm.offset
+        return self._double(norm.gain) + (norm.offset or 0)
 
     def _gain(self, norm: BoundNorm) -> Tensor:
         scale = self._scale(norm)
         one = self._tied_scale(norm) if norm.tied else torch.ones((), dtype=torch.float64)
-        return torch.full_like(scale, float(one) - norm.offset)
+        return torch.full_like(scale, float(one) - (norm.offset or 0))
 
     def _norm_bias(self, norm: BoundNorm) -> Tensor:
         bias = self._double(norm.bias or "")
@@ -185,7 +212,7 @@ class FoldedNorms(Derived):
         H = E diag(g) C is what the head would have to be, and E what it is stored as.
         """
         errors = []
-        for norm in self._plan.bound.norms:
+        for norm in self._plan.norms.values():
             if norm.tied:
                 embedding, head = self._tied_pair(norm)
                 scale = (embedding * head).sum() / embedding.square().sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rebasin_cli.spec.language.model import Declaration, Norm
 from tests.library.entry import Entry, Fields, hf
 
 SMALL: Fields = {"vocab_size": 99, "max_position_embeddings": 64}
@@ -78,6 +79,43 @@ NEOX: Fields = {
 }
 NEOX_WIDE: Fields = {**NEOX, "num_hidden_layers": 12, "hidden_size": 96, "num_attention_heads": 6}
 
+STREAM, IN_HEADS = Declaration(maps="orthogonal"), Declaration(maps="orthogonal")
+BLOCK = "{,transformer.}h.{i}"
+GPT2_NORMS = {
+    f"{BLOCK}.ln_1.weight": Norm("layer", (f"{BLOCK}.attn.c_attn.weight",)),
+    f"{BLOCK}.ln_2.weight": Norm("layer", (f"{BLOCK}.mlp.c_fc.weight",)),
+    "{,transformer.}ln_f.weight": Norm(
+        "layer", ("lm_head.weight",), tied="{,transformer.}wte.weight"
+    ),
+}
+ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text")
+ROPE_BLOCK = "model.layers.{i}"
+LLAMA_NORMS = {
+    f"{ROPE_BLOCK}.input_layernorm.weight": Norm(
+        "rms",
+        (f"{ROPE_BLOCK}.self_attn.{{q_proj,k_proj,v_proj}}.weight",),
+        one_plus=ONE_PLUS,
+    ),
+    f"{ROPE_BLOCK}.post_attention_layernorm.weight": Norm(
+        "rms", (f"{ROPE_BLOCK}.mlp.{{gate_proj,up_proj}}.weight",), one_plus=ONE_PLUS
+    ),
+    "model.norm.weight": Norm(
+        "rms", ("lm_head.weight",), tied="model.embed_tokens.weight", one_plus=ONE_PLUS
+    ),
+}
+NEOX_BLOCK = "gpt_neox.layers.{i}"
+NEOX_NORMS = {
+    f"{NEOX_BLOCK}.input_layernorm.weight": Norm(
+        "layer", (f"{NEOX_BLOCK}.attention.query_key_value.weight",)
+    ),
+    f"{NEOX_BLOCK}.post_attention_layernorm.weight": Norm(
+        "layer", (f"{NEOX_BLOCK}.mlp.dense_h_to_4h.weight",)
+    ),
+    "gpt_neox.final_layer_norm.weight": Norm(
+        "layer", ("{embed_out,lm_head}.weight",), tied="gpt_neox.embed_in.weight"
+    ),
+}
+
 ENTRIES = (
     Entry(
         name="gpt2",
@@ -100,6 +138,8 @@ ENTRIES = (
         counted={r"head\..*": "heads"},
         spelled={r"^transformer\.": "{,transformer.}"},
         extra={"{,transformer.}h.{i}.attn.{bias,masked_bias}?": "[~]"},
+        maps={"stream": STREAM, "qk.{i}": IN_HEADS, "vo.{i}": IN_HEADS},
+        norms=GPT2_NORMS,
     ),
     Entry(
         name="llama",
@@ -131,6 +171,12 @@ ENTRIES = (
         counted=KV_COUNTED,
         held=ROPE_HELD,
         extra={"model.layers.{i}.self_attn.rotary_emb.inv_freq?": "[~]"},
+        maps={
+            "stream": STREAM,
+            "vo.{i}": IN_HEADS,
+            "rope.{i}": Declaration(per="kv.{i}", maps="rotary"),
+        },
+        norms=LLAMA_NORMS,
     ),
     Entry(
         name="mixtral",
@@ -224,6 +270,8 @@ ENTRIES = (
             "gpt_neox.layers.{i}.attention.{bias,masked_bias}?": "[~]",
             "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq?": "[~]",
         },
+        maps={"stream": STREAM, "qk.{i}": IN_HEADS, "vo.{i}": IN_HEADS},
+        norms=NEOX_NORMS,
         files=True,
     ),
 )

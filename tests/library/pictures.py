@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rebasin_cli.spec.language.model import Declaration, Norm
 from tests.library.entry import Entry, Fields, Model, called, hf, listed
 
 VIT: Fields = {
@@ -47,6 +48,17 @@ def vit(width: int, heads: int, layers: int) -> Model:
     return called("torchvision.models:VisionTransformer", {"heads": heads}, **arguments)
 
 
+VIT_LAYER = "vit.encoder.layer.{i}"
+VIT_NORMS = {
+    f"{VIT_LAYER}.layernorm_before.weight": Norm(
+        "layer", (f"{VIT_LAYER}.attention.attention.{{query,key,value}}.weight",)
+    ),
+    f"{VIT_LAYER}.layernorm_after.weight": Norm(
+        "layer", (f"{VIT_LAYER}.intermediate.dense.weight",)
+    ),
+    "vit.layernorm.weight": Norm("layer", ("classifier.weight",)),
+}
+
 ENTRIES = (
     Entry(
         name="vit",
@@ -59,6 +71,8 @@ ENTRIES = (
         sizes={"heads": "config.num_attention_heads"},
         counted={r"head\..*": "heads"},
         files=True,
+        maps={name: Declaration(maps="orthogonal") for name in ("stream", "qk.{i}", "vo.{i}")},
+        norms=VIT_NORMS,
     ),
     Entry(
         name="vit_modules",

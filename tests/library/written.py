@@ -254,6 +254,9 @@ def _told(spec: Spec, entry: Entry) -> Spec:
     groups = {n: replace(d, size=_size(n, entry, d.size)) for n, d in spec.groups.items()}
     for name in filter(str.isalpha, _group_names(spec)):
         groups.setdefault(name, Declaration(size=_size(name, entry)))
+    for name, known in entry.maps.items():
+        old = groups.get(name, Declaration())
+        groups[name] = replace(known, size=old.size, per=known.per or old.per)
     said = {name: d for name, d in groups.items() if d != Declaration()}
 
     def spell(pattern: str) -> str:
@@ -267,6 +270,7 @@ def _told(spec: Spec, entry: Entry) -> Spec:
         description=entry.description,
         sizes=entry.sizes,
         groups=said,
+        norms=entry.norms,
         buffers=tuple(map(spell, spec.buffers)),
         transposed=tuple(map(spell, spec.transposed)),
         tensors={**{spell(k): v for k, v in spec.tensors.items()}, **_extra(entry)},

@@ -12,17 +12,28 @@ from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import Output, SavePermutation
-from rebasin_cli.options.parameters import argument, offer, with_options
-from rebasin_cli.options.search import Search
+from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
+Symmetry = Annotated[
+    str,
+    option(PANEL)(
+        "--symmetry",
+        metavar="permutation|orthogonal",
+        help="orthogonal: also rotate the residual stream of transformers and the dims inside "
+        "heads, where the spec allows it. REF is folded (see rebasin fold) and written too.",
+    ),
+]
 
-@with_options("models", "out", "save", "card", "verbose")
+
+@with_options("models", "out", "save", "card", "verbose", "symmetry")
 def align(
     models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
     save: SavePermutation = None,
+    symmetry: Symmetry = "permutation",
     *,
     selection: Selection,
     output: Output,
@@ -48,11 +59,12 @@ def align(
         rebasin align a.pt b.pt | rebasin merge
 
         rebasin align a.pt b.pt -v
+
+        rebasin align gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal | rebasin merge
     """
-    from rebasin_cli.commands.align.plan import plan_align
-    from rebasin_cli.commands.align.report import PRESENTERS
     from rebasin_cli.commands.align.request import AlignRequest
-    from rebasin_cli.commands.align.run import run_align
+    from rebasin_cli.commands.align.symmetries import SYMMETRIES
+    from rebasin_cli.matching.problem.settings import look_up
 
     request = AlignRequest(
         models=model_paths(models),
@@ -67,4 +79,5 @@ def align(
         learning=learning,
         display=display,
     )
-    return Work("align", display, planned_by(plan_align, request), run_align, PRESENTERS)
+    way = look_up("symmetry", symmetry, SYMMETRIES)
+    return Work("align", display, planned_by(way.plan, request), way.run, way.presenters)

@@ -8,9 +8,11 @@ from typing import Any
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.options.computing import Computing
@@ -59,6 +61,8 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
     selection = request.selection
     (model,) = open_models([request.model], selection)
     refuse_codes([model], selection, done="multiplied")
+    if is_folded(model):
+        raise UsageError(f"the norms of {model.path} are folded already", hint="use it as it is")
     choice = choose_spec([model], selection, tracing=request.tracing.unless(selection.spec))
     folding = plan_folding(choice, [model])
     (out,) = output_paths([model], request.output, word="folded")

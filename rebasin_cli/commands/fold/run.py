@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.fold.plan import FoldingPlan
-from rebasin_cli.files.provenance import provenance
+from rebasin_cli.files.provenance import folded_basin, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded, check_tied, folded_parts, measure_function
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -22,7 +22,7 @@ def run_fold(plan: FoldingPlan, progress: Progress) -> Iterator[LeftAsIs | Folde
     model, folded = plan.model, FoldedNorms(plan.model, plan.folding)
     tied = check_tied(folded, model)
     function = measure_function(plan.check, model, folded, tied, model.path)
-    facts = provenance("fold", [model], basin=None, spec=plan.spec, folded=True)
+    facts = provenance("fold", [model], basin=folded_basin(model), spec=plan.spec, folded=True)
     progress(f"writing {plan.target.path.name}", 0, 0)
     result = Result(folded, model, facts, folded_parts(model, plan.folding))
     written = write_result(result, plan.target, plan.request)

@@ -37,14 +37,24 @@ def threads(settings: Settings, moving: Mapping[str, GroupFamily]) -> Iterator[E
 
     The rounding of a product then does not depend on the load of the machine.
     """
-    before, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    torch.set_num_threads(1)
+    precision = torch.get_float32_matmul_precision()
     if settings.fast and settings.device != "cpu":
         torch.set_float32_matmul_precision("high")  # tf32
     try:
         alone = settings.jobs == 1 or sum(map(work, moving.values())) < LIGHT
-        with InlineExecutor() if alone else ThreadPoolExecutor(settings.jobs) as pool:
-            yield pool
+        pool = InlineExecutor() if alone else ThreadPoolExecutor(settings.jobs)
+        with one_thread(), pool as executor:
+            yield executor
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep every product of torch on one thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
-        torch.set_float32_matmul_precision(precision)

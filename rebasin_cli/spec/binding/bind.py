@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,7 @@ from rebasin_cli.spec.binding.symmetry import (
 from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.language.model import (
     PERMUTATION,
+    ROTARY,
     Named,
     Product,
     Spec,
@@ -96,9 +98,11 @@ class _Binder:
         declared = declared_groups(spec, groups, problems)
         known, broken = self._known(used, declared)
         sizes = solve(placements, known, broken, self._sizes, problems)
+        declared = _turning_together(declared, placements)
         per = parents(spec, declared, groups, problems)
         self._check_stacks(placements)
-        excused = {name for name, d in declared.items() if d.fixed or d.one_sided}
+        turning = {name for name, d in declared.items() if d.maps.startswith(ROTARY)}
+        excused = {n for n, d in declared.items() if d.fixed or d.one_sided} | turning
         check_sides(self._occurrences(placements), per, excused, problems)
         ancestors = {name: chain(per, name)[:0:-1] for name in per}
         cut = [self._cut(placement, sizes, ancestors) for placement in placements]
@@ -185,7 +189,13 @@ class _Binder:
         named = {name for tensor in tensors for name in tensor.members}
         untouched = tuple(name for name in self._infos if name not in named)
         stored = frozenset(name for name in buffers if name in self._infos)
-        norms = bind_norms(self._spec, self._names, self._ties, self._problems)
+        norms = bind_norms(
+            self._spec,
+            self._names,
+            self._ties,
+            self._problems,
+            model_type=self._sizes.configured("config.model_type"),
+        )
         self._problems.stop()
         return BoundSpec(
             self._spec, groups, tuple(tensors), untouched, stored, self._transposed, norms
@@ -212,6 +222,24 @@ def _first_uses(placements: Iterable[Placement]) -> dict[str, TextPlace | None]:
     return found
 
 
+def _turning_together(
+    declared: Mapping[str, Declared], placements: Iterable[Placement]
+) -> dict[str, Declared]:
+    """Return the declarations with what rotates held still where its parent is not beside it.
+
+    Rotary dims turn by one angle in each key-value head; a norm of queries and keys, whose gain
+    all heads share, lets none of them turn.
+    """
+    found = dict(declared)
+    for part in (part for placement in placements for part in placement.parts):
+        names = {leaf.name for axis in part for leaf in leaves(axis) if isinstance(leaf, Named)}
+        for name in names & declared.keys():
+            said = declared[name]
+            if said.maps.startswith(ROTARY) and said.per and said.per not in names:
+                found[name] = replace(said, per=None, fixed=True, maps=PERMUTATION)
+    return found
+
+
 def _bound_groups(
     groups: Iterable[str],
     sizes: Mapping[str, int],
@@ -233,7 +261,7 @@ def _bound_group(
 ) -> BoundGroup:
     """Return a group. To permutations, one that rotates or has one unit is as good as fixed."""
     maps = declared.maps if declared else PERMUTATION
-    still = maps.startswith("rotary") or (maps != PERMUTATION and shape[-1] == 1)
+    still = maps.startswith(ROTARY) or (maps != PERMUTATION and shape[-1] == 1)
     return BoundGroup(
         name, shape, parents, still or (declared is not None and declared.fixed), maps
     )

@@ -54,14 +54,14 @@ class BoundNorm:
     """A norm that can be folded into the weights that read it.
 
     gain, readers: names of tensors; bias: of the norm, None if it has none. tied: whether the
-    reader is a tensor that is written to as well, as where an embedding is the output head. See
-    `Norm`.
+    reader is a tensor that is written to as well, as where an embedding is the output head.
+    offset: what is added to the gain; None: config.json has to say, and there is none. See `Norm`.
     """
 
     gain: str
     bias: str | None
     kind: str
-    offset: int
+    offset: int | None
     readers: tuple[str, ...]
     tied: bool = False
 

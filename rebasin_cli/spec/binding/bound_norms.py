@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rebasin_cli.spec.binding.bound import BoundNorm
 from rebasin_cli.spec.binding.ties import Ties
@@ -14,12 +15,17 @@ from rebasin_cli.spec.language.tensor_names import TensorNames
 
 
 def bind_norms(
-    spec: Spec, names: TensorNames, ties: Ties, problems: Problems
+    spec: Spec,
+    names: TensorNames,
+    ties: Ties,
+    problems: Problems,
+    *,
+    model_type: object,
 ) -> tuple[BoundNorm, ...]:
     """Return the norms, in checkpoint order of each pattern.
 
-    A norm whose readers are none of the names is
-    left out, with a problem.
+    model_type: that of config.json; None if there is none. A norm whose readers are none of the
+    names is a problem.
     """
     found = []
     for text, norm in spec.norms.items():
@@ -29,7 +35,8 @@ def bind_norms(
             tied = next(_named(norm.tied, match, names), None) if norm.tied else None
             one = ties.canonical(tied) if tied else None
             apart = tuple(name for name in readers if ties.canonical(name) != one)
-            found.append(_bound(match.name, norm, apart, tied, names))
+            bound = _bound(match.name, norm, apart, tied, names)
+            found.append(replace(bound, offset=_offset(norm, model_type)))
             if not found[-1].readers:
                 place = spec.places.get(("norms", text))
                 problems.add(f"no tensor reads the norm {match.name!r}", place, kind="norm")
@@ -44,10 +51,16 @@ def _bound(
         gain=gain,
         bias=bias if bias in names else None,
         kind=norm.kind,
-        offset=norm.offset,
+        offset=0,
         readers=readers or ((tied,) if tied else ()),
         tied=not readers and tied is not None,
     )
+
+
+def _offset(norm: Norm, model_type: object) -> int | None:
+    if not norm.one_plus:
+        return 0
+    return None if model_type is None else int(model_type in norm.one_plus)
 
 
 def bias_of(weight: str) -> str:

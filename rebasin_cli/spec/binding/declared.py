@@ -34,7 +34,7 @@ class Sizes:
         path = self._spec.sizes.get(size, size)
         if isinstance(path, int):
             return path
-        value = self._configured(path)
+        value = self.configured(path)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
         missing = f"config.json has no {path.removeprefix('config.')!r}"
@@ -47,7 +47,8 @@ class Sizes:
         )
         return None
 
-    def _configured(self, path: str) -> Any:
+    def configured(self, path: str) -> Any:
+        """Return what stands at a `config.` path of config.json; None if nothing does."""
         value: Any = self._config
         for key in path.split(".")[1:]:
             value = value.get(key) if isinstance(value, Mapping) else None

@@ -82,9 +82,10 @@ def _declaration(declaration: Declaration) -> str:
 
 def _norm(norm: Norm) -> str:
     tied = f", tied: {scalar(norm.tied)}" if norm.tied else ""
-    offset = f", offset: {norm.offset}" if norm.offset else ""
+    types = ", ".join(map(scalar, norm.one_plus))
+    one_plus = f", one-plus: [{types}]" if types else ""
     readers = ", ".join(map(scalar, norm.readers))
-    return f"{{kind: {norm.kind}, readers: [{readers}]{tied}{offset}}}"
+    return f"{{kind: {norm.kind}, readers: [{readers}]{tied}{one_plus}}}"
 
 
 def _entry(entry: Entry) -> str:

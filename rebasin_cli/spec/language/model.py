@@ -103,7 +103,8 @@ PERMUTATION = "permutation"
 
 # What may be done to the units of a group, from the smallest class to the largest. A rotary group
 # has a complex number for each of its pairs: (i, i + n/2), or (2i, 2i + 1) if interleaved.
-CLASSES = (PERMUTATION, "signed", "rotary", "rotary-interleaved", "orthogonal")
+ROTARY = "rotary"
+CLASSES = (PERMUTATION, "signed", ROTARY, "rotary-interleaved", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,14 @@ class Norm:
 
     kind: `rms`, or `layer`, which takes off the mean too. readers: patterns of the weights that
     read what it scales; all of them, and nothing else does. tied: the tensor that is the reader
-    where the reader is not stored. offset: the norm multiplies by the gain plus this.
+    where the reader is not stored. one_plus: values of model_type in config.json for which the
+    norm multiplies by 1 + gain.
     """
 
     kind: str
     readers: tuple[str, ...]
     tied: str | None = None
-    offset: int = 0
+    one_plus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

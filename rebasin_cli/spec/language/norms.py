@@ -13,8 +13,7 @@ from rebasin_cli.spec.language.spec_fields import Fields
 from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText
 
 KINDS = ("rms", "layer")
-_FIELDS = ("kind", "readers", "tied", "offset")
-_OFFSETS = {"0": 0, "1": 1}
+_FIELDS = ("kind", "readers", "tied", "one-plus")
 
 
 def parse_norms(node: Node | None, fields: Fields) -> dict[str, Norm]:
@@ -37,15 +36,11 @@ def _norm(key: YamlText, node: Node, fields: Fields) -> Norm | None:
         fields.problems.add("a norm names the weights that read it", node.place, hint=hint)
         return None
     kind = _one_of("kind", found.get("kind"), KINDS, node, fields)
-    offset = (
-        _one_of("offset", found["offset"], tuple(_OFFSETS), node, fields) or "0"
-        if "offset" in found
-        else "0"
-    )
     readers = parse_patterns(found["readers"], "readers", fields)
     tied = fields.text(found.get("tied"), "tied") or None
     _check_indices(key, (*readers, *((tied,) if tied else ())), fields)
-    return Norm(kind, readers, tied, _OFFSETS[offset]) if kind else None
+    one_plus = parse_patterns(found.get("one-plus"), "one-plus", fields)
+    return Norm(kind, readers, tied, one_plus) if kind else None
 
 
 def _one_of(

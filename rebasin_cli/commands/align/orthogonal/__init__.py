@@ -1,0 +1,1 @@
+"""`rebasin align --symmetry orthogonal`: maps of larger classes than permutations."""

@@ -1,0 +1,137 @@
+"""The plan of aligning by orthogonal maps: both sides are folded, and both are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.alignment.problem import check_models
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.places import check_distinct, files_of
+from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.options.search import Search
+from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.symmetry.norm_folding import FoldPlan
+
+
+@dataclass(frozen=True)
+class OrthogonalPlan:
+    """All that `run_orthogonal` needs.
+
+    models: the reference first. targets: of the folded reference, then of each moved model.
+    check: a model to run them with, if one is at hand.
+    """
+
+    models: tuple[Checkpoint, ...]
+    targets: tuple[Target, ...]
+    choice: Choice
+    folding: FoldPlan
+    check: FunctionCheck | None
+    request: AlignRequest
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        groups = self.choice.bound.groups.values()
+        return {
+            "command": "align",
+            "inputs": describe_inputs(self.models),
+            "outputs": [describe_target(target) for target in self.targets],
+            "symmetry": "orthogonal",
+            "spec": self.choice.name,
+            "maps": {g.name: g.maps for g in groups if g.maps != PERMUTATION},
+        }
+
+
+def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
+    """Return what aligning by orthogonal maps will do; nothing is read but headers."""
+    _check_options(request)
+    if len(request.models) < 2:
+        raise UsageError(
+            "align needs a reference and at least one model",
+            hint="rebasin align REFERENCE MODEL...",
+        )
+    models = open_models(request.models, request.selection)
+    check_models(models, request, done="rotated")
+    tracing = request.tracing.unless(request.selection.spec)
+    choice = choose_spec(models, request.selection, tracing=tracing)
+    _check_choice(choice)
+    folding = plan_folding(choice, models)
+    check = plan_function_check(
+        models[0],
+        request.selection,
+        request.tracing,
+        wanted=request.computing.check,
+        choice=choice,
+    )
+    targets = _targets(models, request)
+    return OrthogonalPlan(tuple(models), tuple(targets), choice, folding, check, request)
+
+
+def _check_choice(choice: Choice) -> None:
+    """Raise UsageError where the spec allows permutations alone, or a unit has to stay."""
+    if all(group.maps == PERMUTATION for group in choice.bound.groups.values()):
+        raise UsageError(
+            f"spec {choice.name!r} allows nothing but permutations",
+            hint="leave out --symmetry orthogonal; `maps:` in a spec says where more is allowed",
+        )
+    if choice.held:
+        raise UsageError(
+            f"units of {', '.join(sorted(choice.held))} have to stay where they are, "
+            "and orthogonal maps move all of them",
+            hint="leave out --only and --skip, or --symmetry orthogonal",
+        )
+
+
+def _check_options(request: AlignRequest) -> None:
+    """Raise UsageError for options that orthogonal maps know nothing of."""
+    other, search = Search(), request.search
+    if search.method not in ("auto", "weights"):
+        raise UsageError(
+            f"--symmetry orthogonal has no method {search.method!r}", hint="--method weights"
+        )
+    if (search.start, search.restarts, search.loss) != (other.start, other.restarts, other.loss):
+        raise UsageError("--start, --restarts and --loss are of permutations")
+    if request.computing.device not in ("auto", "cpu"):
+        raise UsageError("--symmetry orthogonal runs on the CPU", hint="leave out --device")
+    if request.save is not None:
+        raise UsageError(
+            "--save-permutation saves permutations",
+            hint="leave it out: the aligned model is all that --symmetry orthogonal writes",
+        )
+    if request.selection.common:
+        raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
+    if request.data.data is not None:
+        raise UsageError("--symmetry orthogonal uses no data", hint="leave out --data")
+
+
+def _targets(models: Sequence[Checkpoint], request: AlignRequest) -> list[Target]:
+    """Return where the folded reference goes, and each model: all beside, or all in -o."""
+    output, (reference, *others) = request.output, models
+    outs = output_paths(others, output, word="aligned")
+    first = output_paths([reference], output, word="folded")
+    if outs == [output.path]:  # a file: the folded reference goes beside it
+        (named,) = output_paths([reference], replace(output, out=None), word="folded")
+        first = [outs[0].parent / named.name]
+    check_distinct([*first, *outs])
+    inputs = [file for model in models for file in files_of(model)]
+    several = len(others) > 1 or output.names_folder
+    return [
+        plan_target(
+            out,
+            model,
+            request.selection,
+            output,
+            own=[model],
+            others=[file for file in inputs if file not in files_of(model)],
+            create=several,
+        )
+        for out, model in zip([*first, *outs], models, strict=True)
+    ]

@@ -1,0 +1,48 @@
+"""What an alignment by orthogonal maps found, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.commands.align.orthogonal.run import Rotated
+from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines
+from rebasin_cli.folding.folded_models import Folded
+from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.wording import count
+
+
+def _text(outcome: Rotated) -> str:
+    groups = ", ".join(f"{number:,} {name}" for name, number in outcome.classes.items())
+    change = outcome.cosine
+    lines = [
+        f"{outcome.model} aligned to {outcome.reference}: rotated, which permutations cannot do",
+        f"  cosine {change.before:.4f} -> {change.after:.4f} in {count(outcome.sweeps, 'sweep')}; "
+        f"maps of groups: {groups}",
+        f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
+    ]
+    lines += tied_lines(outcome.tied)
+    lines += function_lines(outcome.function)
+    lines.append(f"  average it with {outcome.reference}: the reference was folded too")
+    return "\n".join(lines)
+
+
+def _fields(outcome: Rotated) -> dict[str, Any]:
+    return {
+        "model": str(outcome.model),
+        "reference": str(outcome.reference),
+        "symmetry": "orthogonal",
+        "spec": outcome.spec,
+        "maps": outcome.classes,
+        "cosine": span(outcome.cosine),
+        "sweeps": outcome.sweeps,
+        "tied": outcome.tied,
+        "output_difference": outcome.function.difference if outcome.function else None,
+        "seconds": outcome.seconds,
+    }
+
+
+ROTATED: Presenter[Rotated] = Presenter(
+    fields=_fields, summary=_text, written=lambda outcome: outcome.written
+)
+PRESENTERS: Presenters = {Folded: FOLDED, Rotated: ROTATED}

@@ -1,0 +1,132 @@
+"""Carrying out an alignment by orthogonal maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from rebasin_cli.alignment.functions import FunctionDifference
+from rebasin_cli.alignment.results import write_result
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
+from rebasin_cli.errors import RebasinError
+from rebasin_cli.files.part_sources import part_of
+from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
+from rebasin_cli.files.targets import Target
+from rebasin_cli.files.write import Result
+from rebasin_cli.folding.folded_models import Folded, check_tied, folded_parts, measure_function
+from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
+from rebasin_cli.progress import Progress
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.maps import Carried
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
+from rebasin_cli.tensors import TensorSource
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A model brought next to a folded reference by the maps that its spec allows.
+
+    classes: by class of maps, how many groups have it. cosine: of the folded models, before and
+    after. tied, function: see `Folded`.
+    """
+
+    model: Path
+    reference: Path
+    spec: str
+    classes: dict[str, int]
+    cosine: Change
+    sweeps: int
+    written: Written
+    seconds: float
+    tied: float | None = None
+    function: FunctionDifference | None = None
+
+
+def run_orthogonal(
+    plan: OrthogonalPlan, progress: Progress
+) -> Iterator[LeftAsIs | Failed | Folded | Rotated]:
+    """Yield the folded reference, then each model as soon as it is written."""
+    (reference, *models), (first, *targets) = plan.models, plan.targets
+    yield _fold_reference(plan, reference, first, progress)
+    for model, target in zip(models, targets, strict=True):
+        if target.place.skip:
+            yield LeftAsIs(target.path, "exists")
+            continue
+        try:
+            yield _rotate(plan, model, target, progress)
+        except RebasinError as error:
+            if len(models) == 1:
+                raise
+            yield Failed(model.path, error)
+
+
+def _fold_reference(
+    plan: OrthogonalPlan, reference: Checkpoint, target: Target, progress: Progress
+) -> LeftAsIs | Folded:
+    if is_folded(reference):
+        return LeftAsIs(reference.path, "reference")
+    if target.place.skip:
+        return LeftAsIs(target.path, "exists")
+    folded = FoldedNorms(reference, plan.folding)
+    tied = check_tied(folded, reference)
+    progress("checking the function", 0, 0)
+    function = measure_function(plan.check, reference, folded, tied, reference.path)
+    facts = provenance(
+        "align", [reference], basin=folded_basin(reference), spec=plan.choice.name, folded=True
+    )
+    progress(f"writing {target.path.name}", 0, 0)
+    result = Result(folded, reference, facts, folded_parts(reference, plan.folding))
+    written = write_result(result, target, plan.request, inputs=[reference])
+    norms = len(plan.folding.bound.norms)
+    return Folded(reference.path, plan.choice.name, norms, written, tied, function)
+
+
+def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: Progress) -> Rotated:
+    began = perf_counter()
+    reference, folding = plan.models[0], plan.folding
+    bound, classes = folding.moving, folding.classes
+    folded = FoldedNorms(model, folding)
+    tied = check_tied(folded, model)
+    found = match_maps(FoldedNorms(reference, folding), folded, bound, classes, progress=progress)
+    moved = Carried(folded, bound.tensors, found.maps)
+    progress("checking the function", 0, 0)
+    function = measure_function(plan.check, model, moved, tied, model.path)
+    facts = provenance(
+        "align",
+        [reference, model],
+        basin=folded_basin(reference),
+        spec=plan.choice.name,
+        folded=True,
+        symmetry="orthogonal",
+    )
+
+    def part(key: str) -> TensorSource:
+        held = FoldedNorms(part_of(model, key, bound.tensors), folding)
+        return Carried(held, bound.tensors, found.maps)
+
+    progress(f"writing {target.path.name}", 0, 0)
+    written = write_result(
+        Result(moved, model, facts, part), target, plan.request, inputs=[reference, model]
+    )
+    return Rotated(
+        model=model.path,
+        reference=reference.path if is_folded(reference) else plan.targets[0].path,
+        spec=plan.choice.name,
+        classes=_counted(classes),
+        cosine=found.cosine,
+        sweeps=found.sweeps,
+        written=written,
+        seconds=perf_counter() - began,
+        tied=tied,
+        function=function,
+    )
+
+
+def _counted(classes: dict[str, str]) -> dict[str, int]:
+    names = [name.partition(",")[0] for name in classes.values()]
+    return {name: names.count(name) for name in sorted(set(names))}

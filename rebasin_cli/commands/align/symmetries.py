@@ -1,0 +1,32 @@
+"""The classes of maps that models may be aligned by, and who plans, does and reports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rebasin_cli.commands.align.orthogonal import report as orthogonal_report
+from rebasin_cli.commands.align.orthogonal.plan import plan_orthogonal
+from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
+from rebasin_cli.commands.align.plan import plan_align
+from rebasin_cli.commands.align.report import PRESENTERS
+from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.run import run_align
+from rebasin_cli.presentation.presenter import Presenters
+from rebasin_cli.progress import Progress
+
+
+@dataclass(frozen=True)
+class AlignmentKind:
+    """How models are aligned by maps of one kind: parts of a `Work`."""
+
+    plan: Callable[[AlignRequest], Any]
+    run: Callable[[Any, Progress], Iterator[Any]]
+    presenters: Presenters
+
+
+SYMMETRIES: Mapping[str, AlignmentKind] = {
+    "permutation": AlignmentKind(plan_align, run_align, PRESENTERS),
+    "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, orthogonal_report.PRESENTERS),
+}

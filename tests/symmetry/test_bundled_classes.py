@@ -1,0 +1,119 @@
+"""The classes of maps and the norms of bundled specs, proved on the models of their libraries.
+
+Every group is mapped at random by its class, in a model of random weights whose norms were folded:
+its outputs must be what they were, in float64. Tables of rotary positions are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rebasin_cli.alignment.function_check import plan_function_check
+from rebasin_cli.alignment.functions import compare_functions
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice.choice import choose_spec
+from rebasin_cli.symmetry.maps import Carried
+from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.random_maps import draw_maps
+from tests.library.decoders import GPT2, NEOX, ROPE
+from tests.library.pictures import VIT
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EXACT, ROTARY = 1e-10, 1e-5
+UNTIED = {"tie_word_embeddings": False}
+MODELS: dict[str, tuple[str, Mapping[str, Any], float]] = {
+    "gpt2": ("GPT2LMHeadModel", {**GPT2, **UNTIED}, EXACT),
+    "vit": ("ViTForImageClassification", VIT, EXACT),
+    "gpt_neox": ("GPTNeoXForCausalLM", NEOX, ROTARY),
+    "llama": ("LlamaForCausalLM", ROPE, ROTARY),
+    "mistral": ("MistralForCausalLM", ROPE, ROTARY),
+    "qwen2": ("Qwen2ForCausalLM", {**ROPE, **UNTIED}, ROTARY),
+    "qwen3": ("Qwen3ForCausalLM", {**ROPE, **UNTIED}, ROTARY),
+    "gemma": ("GemmaForCausalLM", {**ROPE, **UNTIED}, ROTARY),
+}
+# Of the groups of a layer of each: what is not permuted.
+CLASSES = {
+    "gpt2": {"qk.0": "orthogonal", "vo.0": "orthogonal"},
+    "llama": {"rope.0": "rotary", "vo.0": "orthogonal"},
+    "qwen3": {"vo.0": "orthogonal"},  # the gain of its norm of queries holds the rest
+}
+
+
+def saved(kind: str, folder: Path) -> Checkpoint:
+    """Save a small random model of transformers, gains and biases random too, as it does."""
+    transformers = pytest.importorskip("transformers", minversion="5.24")
+    architecture, fields, _ = MODELS.get(kind, ("Gemma2ForCausalLM", ROPE, 0.0))
+    config = transformers.CONFIG_MAPPING[kind](architectures=[architecture], **fields)
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture)(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return open_checkpoint(folder)
+
+
+def folding_of(model: Checkpoint) -> FoldPlan:
+    sizes = {"rotary": 2} if "gpt_neox" in model.config["model_type"] else {}
+    return plan_folding(choose_spec([model], Selection(sizes=sizes)), [model])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gpt2",
+        "llama",
+        *(pytest.param(k, marks=pytest.mark.slow) for k in MODELS if k not in CLASSES),
+    ],
+)
+def test_random_maps_of_every_class_keep_the_function(kind: str, tmp_path: Path) -> None:
+    with saved(kind, tmp_path) as model:
+        plan = folding_of(model)
+        folded = FoldedNorms(model, plan)
+        bound = plan.moving
+        maps = draw_maps(bound.groups.values(), plan.classes, torch.Generator().manual_seed(1))
+        assert "stream" in maps.linear
+        moved = Carried(folded, bound.tensors, maps)
+        check = plan_function_check(model, Selection(), Tracing(), wanted=True)
+        assert check is not None
+        limit = MODELS[kind][2]
+        assert compare_functions(check, model, folded, inputs=1).difference < limit
+        assert compare_functions(check, model, moved, inputs=1).difference < limit
+        # the gains that were folded are random: had one been left, rotating would show
+        unfolded = Carried(model, bound.tensors, maps)
+        assert compare_functions(check, model, unfolded, inputs=1).difference > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CLASSES)
+def test_what_a_gain_holds_is_not_rotated(kind: str, tmp_path: Path) -> None:
+    with saved(kind, tmp_path) as model:
+        plan = folding_of(model)
+        found = {n: c for n, c in plan.classes.items() if c != "permutation" and n.endswith(".0")}
+        assert found == CLASSES[kind]
+
+
+@pytest.mark.slow
+def test_a_norm_of_what_a_branch_writes_leaves_permutations_alone(tmp_path: Path) -> None:
+    with saved("gemma2", tmp_path) as model, pytest.raises(UsageError, match=r"layernorm\.weight"):
+        folding_of(model)
+
+
+@pytest.mark.slow
+def test_without_a_configuration_nobody_knows_what_a_gain_means(tmp_path: Path) -> None:
+    saved("llama", tmp_path).close()
+    (tmp_path / "config.json").unlink()
+    with open_checkpoint(tmp_path / "model.safetensors") as model:
+        choice = choose_spec([model], Selection(spec="llama", sizes={"kv": 2}))
+        with pytest.raises(UsageError, match="multiplies by its values or by one plus them"):
+            plan_folding(choice, [model])
