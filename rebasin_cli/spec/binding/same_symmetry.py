@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.binding.cut_blocks import without
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.tensors.blocks import Block
 
 
@@ -26,7 +28,8 @@ def same_symmetry(one: BoundSpec, other: BoundSpec) -> bool:
             return False
     unique = len(set(names.values())) == len(names)
     return unique and all(
-        _renamed(one.groups[name], names) == other.groups[names[name]] for name in names
+        _renamed(one.groups[name], names) == replace(other.groups[names[name]], maps=PERMUTATION)
+        for name in names
     )
 
 

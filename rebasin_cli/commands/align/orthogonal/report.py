@@ -16,7 +16,7 @@ def _text(outcome: Rotated) -> str:
     groups = ", ".join(f"{number:,} {name}" for name, number in outcome.classes.items())
     change = outcome.cosine
     lines = [
-        f"{outcome.model} aligned to {outcome.reference}: rotated, which permutations cannot do",
+        f"{outcome.model} aligned to {outcome.reference} by orthogonal maps",
         f"  cosine {change.before:.4f} -> {change.after:.4f} in {count(outcome.sweeps, 'sweep')}; "
         f"maps of groups: {groups}",
         f"  spec {outcome.spec}, {outcome.seconds:.1f} s",

@@ -1,0 +1,152 @@
+"""`align --symmetry orthogonal` and `fold` through the real door."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rebasin_cli.symmetry.maps import Carried
+from rebasin_cli.symmetry.random_maps import draw_maps
+from rebasin_cli.tensors import InMemory
+from tests.cli.harness import rebasin
+from tests.symmetry.small import NETS, case, outputs
+
+
+def written(folder: Path, kind: str, **options: bool):
+    """Write a model, a rotated copy of it with some noise, and their spec; return the case."""
+    found = case(kind, **options)
+    state = found.folded if options.get("tied") else found.state
+    plan, generator = found.plan, torch.Generator().manual_seed(1)
+    maps = draw_maps(plan.moving.groups.values(), plan.classes, generator)
+    moved = Carried(InMemory(found.folded), plan.moving.tensors, maps)
+    other = {
+        n: moved.load(n) + 0.01 * torch.randn(v.shape, generator=generator, dtype=v.dtype)
+        for n, v in found.state.items()
+    }
+    save_file(state, folder / "a.safetensors")
+    save_file({n: t.contiguous() for n, t in other.items()}, folder / "b.safetensors")
+    (folder / "my.yaml").write_text(NETS[kind])
+    return found
+
+
+ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "my.yaml", "--symmetry", "orthogonal")
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_rotated_copy_comes_back_beside_the_folded_reference(kind, tmp_path):
+    found = written(tmp_path, kind)
+    done = rebasin(*ALIGN, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.lines == ["a.folded.safetensors", "b.aligned.safetensors"]
+    assert "aligned to a.folded.safetensors by orthogonal maps" in done.err
+    assert "average it with a.folded.safetensors" in done.err
+    folded, aligned, other = (
+        load_file(tmp_path / f"{name}.safetensors") for name in ("a.folded", "b.aligned", "b")
+    )
+    near = outputs(found.net, found.state)
+    assert torch.allclose(outputs(found.net, folded), near, rtol=0, atol=1e-12)
+    assert torch.allclose(outputs(found.net, aligned), outputs(found.net, other), atol=1e-11)
+    middle = {n: (folded[n] + aligned[n]) / 2 for n in folded}
+    assert (outputs(found.net, middle) - near).abs().max() < 0.2
+    naive = {n: (found.state[n] + other[n]) / 2 for n in folded}
+    assert (outputs(found.net, naive) - near).abs().max() > 1
+
+
+def test_what_is_aligned_can_be_merged_as_it_is(tmp_path):
+    written(tmp_path, "rotary")
+    rebasin(*ALIGN, cwd=tmp_path)
+    pair = ("a.folded.safetensors", "b.aligned.safetensors")
+    done = rebasin("merge", *pair, "--spec", "my.yaml", cwd=tmp_path)
+    assert done.code == 0
+    assert "they lie in one basin already" in done.err
+    mixed = rebasin("merge", "a.safetensors", pair[1], "--spec", "my.yaml", "-f", cwd=tmp_path)
+    assert "one basin" not in mixed.err
+
+
+def test_a_folded_reference_is_taken_as_it_is(tmp_path):
+    written(tmp_path, "layer norm")
+    folded = rebasin("fold", "a.safetensors", "--spec", "my.yaml", cwd=tmp_path)
+    assert folded.lines == ["a.folded.safetensors"]
+    assert "5 norms became part of the weights that read them" in folded.err
+    args = ("align", "a.folded.safetensors", *ALIGN[2:])
+    done = rebasin(*args, cwd=tmp_path)
+    assert done.lines == ["a.folded.safetensors", "b.aligned.safetensors"]
+    again = rebasin("fold", "a.folded.safetensors", "--spec", "my.yaml", cwd=tmp_path)
+    assert again.code == 2
+    assert "the norms of a.folded.safetensors are folded already" in again.err
+
+
+def test_a_tied_head_is_told_of(tmp_path):
+    written(tmp_path, "layer norm", tied=True)
+    save_file(case("layer norm", tied=True).state, tmp_path / "a.safetensors")
+    done = rebasin("fold", "a.safetensors", "--spec", "my.yaml", cwd=tmp_path)
+    assert done.code == 3
+    assert "no multiple of the embedding is nearer to it" in done.err
+    assert not (tmp_path / "a.folded.safetensors").exists()
+
+
+def test_events_have_the_figures(tmp_path):
+    written(tmp_path, "rotary")
+    done = rebasin(*ALIGN, "--json", cwd=tmp_path)
+    folded, aligned = (event for event in done.events if event["event"] == "result")
+    assert folded["path"] == "a.folded.safetensors"
+    assert folded["norms"] == 5
+    assert aligned["symmetry"] == "orthogonal"
+    assert aligned["maps"] == {"orthogonal": 5, "permutation": 6, "rotary": 2}
+    assert aligned["cosine"]["before"] < 0.5 < 0.98 < aligned["cosine"]["after"]
+
+
+def test_a_plan_says_which_groups_have_which_maps(tmp_path):
+    written(tmp_path, "rotary")
+    done = rebasin(*ALIGN, "--dry-run", cwd=tmp_path)
+    plan = json.loads(done.out)
+    assert plan["maps"]["stream"] == "orthogonal"
+    assert plan["maps"]["rope.0"] == "rotary"
+    assert [Path(out["path"]).name for out in plan["outputs"]] == [
+        "a.folded.safetensors",
+        "b.aligned.safetensors",
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "a.safetensors",
+        "b.safetensors",
+        "my.yaml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "sinkhorn"), "--symmetry orthogonal has no method 'sinkhorn'"),
+        (("--start", "random"), "--start, --restarts and --loss are of permutations"),
+        (("--save-permutation", "p.safetensors"), "--save-permutation saves permutations"),
+        (("--device", "cuda"), "--symmetry orthogonal runs on the CPU"),
+        (("--skip", "embed.weight"), "units of stream have to stay where they are"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, message, tmp_path):
+    written(tmp_path, "rotary")
+    done = rebasin(*ALIGN, *options, cwd=tmp_path)
+    assert done.code == 2, done.err
+    assert message in done.err
+    assert not (tmp_path / "b.aligned.safetensors").exists()
+
+
+def test_an_unknown_symmetry_is_told_with_the_known_ones(tmp_path):
+    written(tmp_path, "rotary")
+    done = rebasin(*ALIGN[:-1], "orthogonl", cwd=tmp_path)
+    assert done.code == 2
+    assert "no symmetry is called 'orthogonl'" in done.err
+    assert "orthogonal" in done.err
+
+
+def test_a_spec_of_permutations_alone_is_no_spec_for_it(tmp_path):
+    written(tmp_path, "rotary")
+    text = (tmp_path / "my.yaml").read_text()
+    plain = text.replace(", maps: orthogonal", "").replace("{maps: orthogonal}", "{size: 12}")
+    plain = plain.replace(", maps: rotary", ", fixed: true")
+    (tmp_path / "my.yaml").write_text(plain)
+    done = rebasin(*ALIGN, cwd=tmp_path)
+    assert done.code == 2, done.err
+    assert "spec 'my.yaml' allows nothing but permutations" in done.err

@@ -1,0 +1,84 @@
+"""Planted maps of all classes at once are found, and families are solved as by brute force."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+
+import pytest
+import torch
+
+from rebasin_cli.errors import NotFiniteError
+from rebasin_cli.permutation import gather
+from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.maps import Carried, map_axes
+from rebasin_cli.symmetry.random_maps import draw_maps
+from rebasin_cli.tensors import InMemory
+from tests.symmetry.small import NETS, case
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, 1 - 1e-9), (0.5, 0.85), (1.0, 0.6)])
+def test_planted_maps_are_found(kind: str, noise: float, expected: float) -> None:
+    found = case(kind)
+    plan, folded = found.plan, found.folded
+    generator = torch.Generator().manual_seed(5)
+    maps = draw_maps(plan.moving.groups.values(), plan.classes, generator)
+    planted = Carried(InMemory(folded), plan.moving.tensors, maps)
+    noisy = {
+        name: value
+        + noise
+        * value.std(correction=0)
+        * torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        for name, value in ((n, planted.load(n)) for n in planted.names())
+    }
+    matching = match_maps(InMemory(folded), InMemory(noisy), plan.moving, plan.classes)
+    assert matching.cosine.before < 0.5
+    assert matching.cosine.after > expected
+
+
+def test_a_weight_that_is_no_number_is_named() -> None:
+    found = case("rotary")
+    broken = {**found.folded}
+    broken["0.v.weight"] = broken["0.v.weight"] * torch.nan
+    with pytest.raises(NotFiniteError, match=r"tensor '0\.v\.weight' holds NaN or infinity"):
+        match_maps(InMemory(found.folded), InMemory(broken), found.plan.moving, found.plan.classes)
+
+
+GROUPS = {
+    "kv": BoundGroup("kv", (2,)),
+    "q": BoundGroup("q", (2, 3), ("kv",)),
+    "rope": BoundGroup("rope", (2, 4), ("kv",), maps="orthogonal"),
+}
+CLASSES = {"kv": "permutation", "q": "permutation", "rope": "orthogonal"}
+
+
+def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {("kv", "rope"): (2, 4, 5), ("kv", "q", "rope"): (2, 3, 4, 5)}
+    terms = [
+        LinearTerm(
+            groups,
+            *(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)),
+        )
+        for groups, shape in shapes.items()
+    ]
+    maps = FamilySolver(GROUPS, CLASSES).solve("kv", terms)
+    keys, queries = terms
+    best = 0.0
+    for heads in permutations(range(2)):
+        for orders in product(permutations(range(3)), repeat=2):
+            value = 0.0
+            for i, j in enumerate(heads):
+                n = keys.reference[i] @ keys.other[j].T
+                for a, b in enumerate(orders[i]):
+                    n = n + queries.reference[i, a] @ queries.other[j, b].T
+                value += float(torch.linalg.svdvals(n).sum())
+            best = max(best, value)
+    reached = 0.0
+    for term in terms:
+        moved = gather(term.other, (*term.groups, None), maps.permutations)
+        moved = map_axes(moved, (*term.groups, None), maps.linear)
+        reached += float((term.reference * moved).sum())
+    assert reached == pytest.approx(best, rel=1e-10)
