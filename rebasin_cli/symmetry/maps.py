@@ -92,11 +92,10 @@ def carry(values: Tensor, tensor: BoundTensor, maps: GroupMaps) -> Tensor:
     moved = take(values, tensor, maps.permutations)
     if not tensor.groups & maps.linear.keys():
         return moved
-    result = in_reals(moved).to(torch.float64, copy=True).contiguous()
+    source = in_reals(moved).double().contiguous()
+    result = source.clone()  # apart from what is read, so that gradients by the maps can be taken
     for block in tensor.blocks:
-        view = block.view(result)
-        mapped = map_axes(view, block.groups, maps.linear)
-        view.copy_(mapped)
+        block.view(result).copy_(map_axes(block.view(source), block.groups, maps.linear))
     return result
 
 

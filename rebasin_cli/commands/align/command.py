@@ -29,11 +29,24 @@ Symmetry = Annotated[
 ]
 
 
-@with_options("models", "out", "save", "card", "verbose", "symmetry")
+Learn = Annotated[
+    int,
+    option(PANEL)(
+        "--learn",
+        min=0,
+        metavar="N",
+        help="With --symmetry orthogonal: then learn the maps in N steps on --data, without "
+        "labels, so that the midpoint answers what both models do. 150 is a good number.",
+    ),
+]
+
+
+@with_options("models", "out", "save", "card", "verbose", "symmetry", "learn")
 def align(
     models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
     save: SavePermutation = None,
     symmetry: Symmetry = "permutation",
+    learn: Learn = 0,
     *,
     selection: Selection,
     output: Output,
@@ -69,6 +82,7 @@ def align(
     request = AlignRequest(
         models=model_paths(models),
         save=save,
+        learn=learn,
         selection=selection,
         output=output,
         computing=computing,

@@ -84,6 +84,8 @@ def plan_align(request: AlignRequest) -> AlignPlan:
             hint="rebasin align REFERENCE MODEL...",
         )
     check_chosen(request, start)
+    if request.learn:
+        raise UsageError("--learn learns rotations", hint="--symmetry orthogonal")
     machine = plan_machine(request.computing, request.search, more=DATA_METHODS)
     reference, *models = open_models(request.models, request.selection)
     runs = request.search.method in DATA_METHODS

@@ -22,11 +22,12 @@ class AlignRequest:
     """What is to be aligned, and how.
 
     models: the reference, then what is brought into its basin. save: a file for the permutation,
-    or a folder for several.
+    or a folder for several. learn: steps by which maps are learned from the midpoint's answers.
     """
 
     models: Sequence[Path]
     save: Path | None = None
+    learn: int = 0
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

@@ -16,6 +16,8 @@ from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.places import check_distinct, files_of
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
@@ -27,7 +29,8 @@ class OrthogonalPlan:
     """All that `run_orthogonal` needs.
 
     models: the reference first. targets: of the folded reference, then of each moved model.
-    check: a model to run them with, if one is at hand.
+    check: a model to run them with, if one is at hand. code: the model and the data that maps are
+    learned from, if they are.
     """
 
     models: tuple[Checkpoint, ...]
@@ -35,6 +38,8 @@ class OrthogonalPlan:
     choice: Choice
     folding: FoldPlan
     check: FunctionCheck | None
+    code: UserCode | None
+    machine: Machine
     request: AlignRequest
 
     def describe(self) -> dict[str, Any]:
@@ -45,6 +50,7 @@ class OrthogonalPlan:
             "inputs": describe_inputs(self.models),
             "outputs": [describe_target(target) for target in self.targets],
             "symmetry": "orthogonal",
+            "learn": self.request.learn,
             "spec": self.choice.name,
             "maps": {g.name: g.maps for g in groups if g.maps != PERMUTATION},
         }
@@ -72,7 +78,20 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
         choice=choice,
     )
     targets = _targets(models, request)
-    return OrthogonalPlan(tuple(models), tuple(targets), choice, folding, check, request)
+    machine = plan_machine(request.computing, Search())
+    code = _code(models[0], request)
+    return OrthogonalPlan(
+        tuple(models), tuple(targets), choice, folding, check, code, machine, request
+    )
+
+
+def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
+    """Return the model and the data that maps are learned from, if --learn asks for that."""
+    if not request.learn:
+        if request.data.data is not None:
+            raise UsageError("--symmetry orthogonal uses data to learn", hint="--learn 150")
+        return None
+    return plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
 
 
 def _check_choice(choice: Choice) -> None:
@@ -108,8 +127,6 @@ def _check_options(request: AlignRequest) -> None:
         )
     if request.selection.common:
         raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
-    if request.data.data is not None:
-        raise UsageError("--symmetry orthogonal uses no data", hint="leave out --data")
 
 
 def _targets(models: Sequence[Checkpoint], request: AlignRequest) -> list[Target]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.commands.align.orthogonal.learn import LearnedMaps
 from rebasin_cli.commands.align.orthogonal.run import Rotated
 from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines
 from rebasin_cli.folding.folded_models import Folded
@@ -21,10 +22,20 @@ def _text(outcome: Rotated) -> str:
         f"maps of groups: {groups}",
         f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
     ]
+    lines += _learned_lines(outcome.learned)
     lines += tied_lines(outcome.tied)
     lines += function_lines(outcome.function)
     lines.append(f"  average it with {outcome.reference}: the reference was folded too")
     return "\n".join(lines)
+
+
+def _learned_lines(learned: LearnedMaps | None) -> list[str]:
+    if learned is None:
+        return []
+    before, least = learned.losses[0], learned.losses[learned.step]
+    how = f"{before:.4g} -> {least:.4g} in step {learned.step}" if learned.step else f"{before:.4g}"
+    none = "" if learned.step else ": no step was better than matching"
+    return [f"  held-out loss of the midpoint against both models' answers {how}{none}"]
 
 
 def _fields(outcome: Rotated) -> dict[str, Any]:
@@ -36,10 +47,18 @@ def _fields(outcome: Rotated) -> dict[str, Any]:
         "maps": outcome.classes,
         "cosine": span(outcome.cosine),
         "sweeps": outcome.sweeps,
+        **_learned_fields(outcome.learned),
         "tied": outcome.tied,
         "output_difference": outcome.function.difference if outcome.function else None,
         "seconds": outcome.seconds,
     }
+
+
+def _learned_fields(learned: LearnedMaps | None) -> dict[str, Any]:
+    if learned is None:
+        return {}
+    losses = {str(step): loss for step, loss in learned.losses.items()}
+    return {"learned": {"step": learned.step, "losses": losses}}
 
 
 ROTATED: Presenter[Rotated] = Presenter(

@@ -11,7 +11,9 @@ from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.align.orthogonal.learn import LearnedMaps, MidpointLesson
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
+from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
@@ -19,12 +21,13 @@ from rebasin_cli.files.targets import Target
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded, check_tied, folded_parts, measure_function
 from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import match_maps
-from rebasin_cli.symmetry.maps import Carried
+from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import InMemory, TensorSource
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Rotated:
     """A model brought next to a folded reference by the maps that its spec allows.
 
     classes: by class of maps, how many groups have it. cosine: of the folded models, before and
-    after. tied, function: see `Folded`.
+    after matching. learned: what learning made of that. tied, function: see `Folded`.
     """
 
     model: Path
@@ -41,6 +44,7 @@ class Rotated:
     classes: dict[str, int]
     cosine: Change
     sweeps: int
+    learned: LearnedMaps | None
     written: Written
     seconds: float
     tied: float | None = None
@@ -93,7 +97,9 @@ def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: P
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
     found = match_maps(FoldedNorms(reference, folding), folded, bound, classes, progress=progress)
-    moved = Carried(folded, bound.tensors, found.maps)
+    learned = _learn(plan, model, found.maps, progress)
+    maps = learned.maps if learned else found.maps
+    moved = Carried(folded, bound.tensors, maps)
     progress("checking the function", 0, 0)
     function = measure_function(plan.check, model, moved, tied, model.path)
     facts = provenance(
@@ -107,7 +113,7 @@ def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: P
 
     def part(key: str) -> TensorSource:
         held = FoldedNorms(part_of(model, key, bound.tensors), folding)
-        return Carried(held, bound.tensors, found.maps)
+        return Carried(held, bound.tensors, maps)
 
     progress(f"writing {target.path.name}", 0, 0)
     written = write_result(
@@ -120,11 +126,40 @@ def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: P
         classes=_counted(classes),
         cosine=found.cosine,
         sweeps=found.sweeps,
+        learned=learned,
         written=written,
         seconds=perf_counter() - began,
         tied=tied,
         function=function,
     )
+
+
+def _learn(
+    plan: OrthogonalPlan, model: Checkpoint, start: GroupMaps, progress: Progress
+) -> LearnedMaps | None:
+    """Return what is learned from the midpoint's answers, if that was asked for."""
+    code, request = plan.code, plan.request
+    if code is None:
+        return None
+    reference, bound = plan.models[0], plan.folding.moving
+    nets = [build_network(code.network, end, plan.machine) for end in (reference, model, reference)]
+    folded = (FoldedNorms(end, plan.folding) for end in (reference, model))
+    first, second = (_in_float64(source) for source in folded)
+    lesson = MidpointLesson(
+        ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),
+        midpoint=batchwise(nets[2]),
+        network=code.network,
+        pair=(first, second),
+        bound=bound,
+        split=DataSplit(batches_of(code, plan.machine), request.learning.held_out),
+    )
+    return lesson.learn(start, plan.folding.classes, request.learn, progress)
+
+
+def _in_float64(source: TensorSource) -> InMemory:
+    """Return all floating tensors of a source, in memory."""
+    names = (name for name in source.names() if source.info(name).floating)
+    return InMemory({name: source.load(name).double() for name in names})
 
 
 def _counted(classes: dict[str, str]) -> dict[str, int]:

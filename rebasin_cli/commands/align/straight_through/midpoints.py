@@ -97,7 +97,7 @@ class Midpoints:
             name: (window, held[window.source].grad) for name, window in self._windows.items()
         }
         return {
-            name: HALF * _within(slope, window)
+            name: HALF * within(slope, window)
             for name, (window, slope) in slopes.items()
             if slope is not None
         }
@@ -116,7 +116,7 @@ def batchwise(model: nn.Module) -> nn.Module:
     return model
 
 
-def _within(values: Tensor, window: Window) -> Tensor:
+def within(values: Tensor, window: Window) -> Tensor:
     """Return the window of a tensor."""
     whole = values.contiguous()
     return whole.as_strided(window.shape, window.strides, window.offset).clone()
