@@ -17,7 +17,7 @@ class Aligned:
 
     alike: bundled specs beside the chosen one that allow the same permutations. comparison: what
     the units say one by one, if that was asked for. function: how far its outputs are from those
-    before, if the model was run.
+    before, if the model was run. rotatable: whether the spec allows more than permutations.
     """
 
     model: Path
@@ -31,3 +31,4 @@ class Aligned:
     alike: tuple[str, ...] = ()
     comparison: UnitComparison | None = None
     function: FunctionDifference | None = None
+    rotatable: bool = False

@@ -15,6 +15,7 @@ from rebasin_cli.presentation.presenter import Presenter
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.wording import MORE_IN_GROUPS, count, list_names
 
+ROTATABLE = "the residual stream can be rotated too, for a better midpoint: --symmetry orthogonal"
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
 
@@ -81,6 +82,8 @@ def _aligned_text(outcome: Aligned) -> str:
     if outcome.untouched:
         lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
     lines += [f"  {agreement_text(outcome.function)}"] if outcome.function else []
+    if outcome.rotatable:
+        lines.append(f"  {ROTATABLE}")
     lines += card_lines(outcome.written)
     if outcome.permutation:
         lines.append(f"  permutation saved to {outcome.permutation.path}")

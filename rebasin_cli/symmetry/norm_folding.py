@@ -152,6 +152,13 @@ class FoldPlan:
                     )
 
 
+def can_rotate(bound: BoundSpec) -> bool:
+    """Return whether a spec lets a stream that is normalised be rotated, once norms are folded."""
+    plan = FoldPlan(bound)
+    classes = plan.classes
+    return any(classes[group] != PERMUTATION for group in plan.streams)
+
+
 class FoldedNorms(Derived):
     """A model with its norms folded; tensors that change are computed in float64."""
 

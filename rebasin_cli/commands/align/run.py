@@ -23,6 +23,7 @@ from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
+from rebasin_cli.symmetry.norm_folding import can_rotate
 
 
 def run_align(plan: AlignPlan, progress: Progress) -> Iterator[LeftAsIs | Failed | Aligned]:
@@ -91,6 +92,7 @@ def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
         alike=plan.choice.alike,
         comparison=comparison,
         function=function,
+        rotatable=can_rotate(plan.choice.bound),
     )
 
 

@@ -147,3 +147,64 @@ def test_a_spec_of_permutations_alone_is_no_spec_for_it(tmp_path):
     done = rebasin(*ALIGN, cwd=tmp_path)
     assert done.code == 2, done.err
     assert "spec 'my.yaml' allows nothing but permutations" in done.err
+
+
+USER = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+import torch
+from tests.symmetry.small import TOKENS, WORDS, Net, layer_norm, rotary
+
+class Batched(Net):
+    def forward(self, tokens):
+        return torch.stack([super(Batched, self).forward(row) for row in tokens])
+
+def batches(count=10):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        yield torch.randint(WORDS, (4, TOKENS), generator=generator)
+
+def batched(net):
+    net.__class__ = Batched
+    return net
+def with_layer_norm(): return batched(layer_norm())
+def with_rotary(): return batched(rotary())
+"""
+
+
+def learning(folder: Path, kind: str) -> tuple[str, ...]:
+    """Write two unrelated models and the code that runs them; return the options to learn."""
+    (folder / "my.yaml").write_text(NETS[kind])
+    (folder / "user.py").write_text(USER)
+    for name, seed in (("a", 0), ("b", 1)):
+        state = {n: t.float() for n, t in case(kind, seed).state.items()}
+        save_file(state, folder / f"{name}.safetensors")
+    model = f"user.py:with_{kind.replace(' ', '_')}"
+    return ("--model", model, "--data", "user.py:batches")
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_learned_maps_make_a_better_midpoint_and_keep_both_functions(kind, tmp_path):
+    options = learning(tmp_path, kind)
+    done = rebasin(*ALIGN, "--learn", "30", *options, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    aligned = [event for event in done.events if event["event"] == "result"][-1]
+    losses = aligned["learned"]["losses"]
+    assert losses[str(aligned["learned"]["step"])] == min(losses.values())
+    assert min(losses.values()) < 0.97 * losses["0"]
+    assert aligned["output_difference"] < 1e-6
+    again = rebasin(*ALIGN, "--learn", "30", *options, "--json", "-f", cwd=tmp_path)
+    assert [e.get("sha256") for e in again.events] == [e.get("sha256") for e in done.events]
+
+
+def test_learning_needs_data_and_data_learning(tmp_path):
+    options = learning(tmp_path, "rotary")
+    without = rebasin(*ALIGN, "--learn", "5", *options[:2], cwd=tmp_path)
+    assert without.code == 2
+    assert "--data" in without.err
+    unused = rebasin(*ALIGN, *options[:4], cwd=tmp_path)
+    assert unused.code == 2
+    assert "uses data to learn" in unused.err
+    plain = rebasin("align", *ALIGN[1:5], "--learn", "5", cwd=tmp_path)
+    assert plain.code == 2
+    assert "--learn learns rotations" in plain.err
