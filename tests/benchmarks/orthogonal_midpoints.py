@@ -111,7 +111,8 @@ def rows(subject: Subject, seeds: tuple[int, int], points: int) -> Iterator[Row]
         with tempfile.TemporaryDirectory() as folder:
             first, moved, cpu = aligned(subject, seeds, options, Path(folder))
         ends = first or a, moved
-        line = walk(subject.network, ends, tuple(judge(subject.network, s) for s in ends), points)
+        judged = judge(subject.network, ends[0]), judge(subject.network, ends[1])
+        line = walk(subject.network, ends, judged, points)
         change = difference(subject.network, b, moved)
         yield (subject.network.name, "-".join(map(str, seeds)), name, number(line.barrier),
                number(line.middle.loss), number(line.middle.accuracy, 4), f"{change:.0e}",
@@ -137,9 +138,7 @@ def aligned(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--full", action="store_true", help="all pairs of three networks, 11 points"
-    )
+    parser.add_argument("--full", action="store_true", help="all pairs of three networks")
     full = parser.parse_args().full
     require()
     shared = {n.name: n for n in NETWORKS}
@@ -149,12 +148,10 @@ def main() -> None:
     pairs = list(combinations(SEEDS, 2)) if full else [(0, 1)]
     found = [row for s in subjects for p in pairs for row in rows(s, p, 11 if full else 3)]
     print(table(HEADS, found))
-    for subject in subjects:
+    for name in (subject.network.name for subject in subjects):
         for way in WAYS:
-            mine = [
-                float(row[3]) for row in found if (row[0], row[2]) == (subject.network.name, way)
-            ]
-            print(f"{subject.network.name}, {way}: mean barrier {mean(mine):.3f}")
+            mine = [float(row[3]) for row in found if (row[0], row[2]) == (name, way)]
+            print(f"{name}, {way}: mean barrier {mean(mine):.3f}")
 
 
 if __name__ == "__main__":
