@@ -21,7 +21,7 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import infos
 
 SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
-
+SYMMETRY = "rebasin.symmetry"  # of a file that has matrices too
 
 PASSED = "rebasin.untouched"  # a JSON object: names of tensors, and their shapes
 
@@ -52,36 +52,53 @@ def read_permutations(source: Path, checkpoint: Checkpoint) -> Saved:
     Raises PermutationError if it is not such a file, or not one for this checkpoint.
     """
     with open_checkpoint(source) as file:
-        bound = _bound(file, source, checkpoint)
+        if SYMMETRY in file.metadata:
+            raise PermutationError(
+                "its maps rotate units, which is more than permutations do",
+                where=str(source),
+                hint="rebasin apply takes it",
+            )
+        bound = bind_saved(file, source, checkpoint)
         expected = {group.name: group.shape for group in bound.groups.values()}
-        found = {name: file.info(name).shape for name in file.names()}
-        for name in sorted({*expected, *found}):
-            if expected.get(name) != found.get(name):
-                detail = f"group {name!r} is {found.get(name)}, expected {expected.get(name)}"
-                raise _unfit(source, checkpoint, detail)
+        check_shapes(file, source, checkpoint, expected)
         return Saved(
             bound=bound,
-            permutations={g.name: _permutation(file, source, g) for g in bound.groups.values()},
-            config=_object(file, source, CONFIG),
-            passed=frozenset(_object(file, source, PASSED)),
+            permutations={g.name: permutation_in(file, source, g) for g in bound.groups.values()},
+            config=object_in(file, source, CONFIG),
+            passed=frozenset(object_in(file, source, PASSED)),
         )
 
 
-def _bound(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:
+def check_shapes(
+    file: Checkpoint,
+    source: Path,
+    checkpoint: Checkpoint,
+    expected: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raise PermutationError if the entries of a file are not those of the groups, by name."""
+    found = {name: file.info(name).shape for name in file.names()}
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            detail = f"group {name!r} is {found.get(name)}, expected {expected.get(name)}"
+            raise _unfit(source, checkpoint, detail)
+
+
+def bind_saved(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:
+    """Return the spec in a file, bound to a checkpoint. Raises PermutationError if it is none."""
     if SPEC not in file.metadata:
         raise PermutationError(
             "this is not a permutation file",
             where=str(source),
             hint="`rebasin align --save-permutation FILE` writes one",
         )
-    sizes = _object(file, source, SIZES)
+    sizes = object_in(file, source, SIZES)
     if not all(isinstance(size, int) for size in sizes.values()):
         raise _corrupt(source, SIZES)
     try:
         return bind_seen(
             parse(file.metadata[SPEC], source=f"{source} (spec)"),
             infos(checkpoint),
-            config=_object(file, source, CONFIG),
+            config=object_in(file, source, CONFIG),
             sizes=sizes,
             ties=checkpoint.ties,
         )
@@ -89,7 +106,8 @@ def _bound(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundSpec:
         raise _unfit(source, checkpoint, error.problems[0].what) from error
 
 
-def _object(file: Checkpoint, source: Path, key: str) -> Mapping[str, Any]:
+def object_in(file: Checkpoint, source: Path, key: str) -> Mapping[str, Any]:
+    """Return a JSON object of the metadata; empty if it is not there."""
     try:
         value = json.loads(file.metadata.get(key, "{}"))
     except ValueError as error:
@@ -99,7 +117,8 @@ def _object(file: Checkpoint, source: Path, key: str) -> Mapping[str, Any]:
     return value
 
 
-def _permutation(file: Checkpoint, source: Path, group: BoundGroup) -> Permutation:
+def permutation_in(file: Checkpoint, source: Path, group: BoundGroup) -> Permutation:
+    """Return the permutation of a group. Raises PermutationError if it is none."""
     index = file.load(group.name)
     try:
         if index.is_floating_point() or index.is_complex():
@@ -140,13 +159,23 @@ def save_permutations(
     """
     if place is None or place.skip:
         return None
+    tensors = {name: found.index.int().cpu() for name, found in permutations.items()}
+    metadata = origin_of(bound, models, sizes)
+    with folder_for(place):
+        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)
+
+
+def origin_of(
+    bound: BoundSpec, models: tuple[Checkpoint, Checkpoint], sizes: Mapping[str, int]
+) -> dict[str, str]:
+    """Return what a file says of the spec and the models that it was found for."""
     reference, model = models
     untouched = bound.untouched
     passed = {n: model.info(n).shape for n in untouched if n in model.names()}
     groups = {
         g.name: {"size": g.size, "per": g.parents, "fixed": g.fixed} for g in bound.groups.values()
     }
-    metadata = {
+    return {
         SPEC: dump(bound.spec),
         SIZES: json.dumps(dict(sizes), sort_keys=True),
         PASSED: json.dumps(passed, sort_keys=True),
@@ -155,6 +184,3 @@ def save_permutations(
         "rebasin.reference": reference.sha256(),
         "rebasin.model": model.sha256(),
     }
-    tensors = {name: found.index.int().cpu() for name, found in permutations.items()}
-    with folder_for(place):
-        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)

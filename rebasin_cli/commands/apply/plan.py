@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.apply.movement import Movement, Reordering, Rotation
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.configs import compare_configs
@@ -20,12 +20,12 @@ from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.folding.map_file import is_map_file, read_maps
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.permutation import inverse as inverted
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
 
 
@@ -44,15 +44,14 @@ class ApplyRequest:
 
 @dataclass(frozen=True)
 class ApplyPlan:
-    """All that `run_apply` needs: a model, the permutations that fit it, and a target.
+    """All that `run_apply` needs: a model, what is done to it, and a target.
 
     check: the model to check with that its function stays; None: nothing is run.
     """
 
     model: Checkpoint
     source: Path
-    permutations: Mapping[str, Permutation]
-    bound: BoundSpec
+    movement: Movement
     inverted: bool
     target: Target
     request: ApplyRequest
@@ -64,7 +63,7 @@ class ApplyPlan:
             "command": "apply",
             "inputs": describe_inputs([self.model]),
             "permutation": str(self.source),
-            "groups": sorted(self.permutations),
+            "groups": sorted(self.movement.groups),
             "outputs": [describe_target(self.target)],
         }
 
@@ -76,10 +75,10 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     """
     (checkpoint,) = open_models([request.model], request.selection)
     source = request.permutation
-    saved = read_permutations(source, checkpoint)
+    movement, saved = _movement(source, checkpoint, inverse=request.inverse)
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, source, checkpoint, request.selection)
-    (out,) = output_paths([checkpoint], request.output, word="permuted")
+    (out,) = output_paths([checkpoint], request.output, word=movement.word)
     target = plan_target(
         out,
         checkpoint,
@@ -94,9 +93,19 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     check = plan_function_check(
         checkpoint, request.selection, request.tracing, wanted=request.computing.check
     )
-    return ApplyPlan(
-        checkpoint, source, saved.permutations, saved.bound, request.inverse, target, request, check
-    )
+    return ApplyPlan(checkpoint, source, movement, request.inverse, target, request, check)
+
+
+def _movement(source: Path, model: Checkpoint, *, inverse: bool) -> tuple[Movement, Saved]:
+    """Return what a file does to its model, and what it says of itself."""
+    if is_map_file(source):
+        found = read_maps(source, model)
+        maps = found.maps.inverse() if inverse else found.maps
+        return Rotation(found.folding, maps), found.saved
+    saved = read_permutations(source, model)
+    return Reordering(
+        saved.bound, inverted(saved.permutations) if inverse else saved.permutations
+    ), saved
 
 
 def check_saved(saved: Saved, source: Path, model: Checkpoint, selection: Selection) -> None:

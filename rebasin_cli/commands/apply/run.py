@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.apply.plan import Applied, ApplyPlan
-from rebasin_cli.files.part_sources import moved_parts
+from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
-from rebasin_cli.permutation import inverse
-from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 
@@ -21,19 +18,22 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
     if plan.target.place.skip:
         yield LeftAsIs(plan.target.path, "exists")
         return
-    permutations = inverse(plan.permutations) if plan.inverted else plan.permutations
-    moved = Permuted(plan.model, plan.bound.tensors, permutations)
-    function = check_function(plan.check, plan.model, moved, where=str(plan.model.path))
-    facts = provenance("apply", [plan.model], basin=None, inverse=plan.inverted)
-    parts = moved_parts(plan.model, plan.bound.tensors, permutations)
-    result = Result(moved, plan.model, facts, parts)
+    model, movement = plan.model, plan.movement
+    function = movement.check(plan.check, model, model.path)
+    facts = provenance("apply", [model], basin=None, inverse=plan.inverted)
+    result = Result(
+        movement.apply(model),
+        model,
+        facts,
+        lambda key: movement.apply(part_of(model, key, movement.tensors)),
+    )
     progress(f"writing {plan.target.path.name}", 0, 0)
     yield Applied(
-        model=plan.model.path,
+        model=model.path,
         permutation=plan.source,
         inverted=plan.inverted,
-        groups=sum(not group.fixed for group in plan.bound.groups.values()),
-        moved=sum(p.moved > 0 for p in permutations.values()),
+        groups=len(movement.groups),
+        moved=movement.moved,
         written=write_result(result, plan.target, plan.request),
         function=function,
     )

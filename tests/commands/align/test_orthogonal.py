@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from rebasin_cli.symmetry.maps import Carried
@@ -117,7 +118,6 @@ def test_a_plan_says_which_groups_have_which_maps(tmp_path):
     [
         (("--method", "sinkhorn"), "--symmetry orthogonal has no method 'sinkhorn'"),
         (("--start", "random"), "--start, --restarts and --loss are of permutations"),
-        (("--save-permutation", "p.safetensors"), "--save-permutation saves permutations"),
         (("--device", "cuda"), "--symmetry orthogonal runs on the CPU"),
         (("--skip", "embed.weight"), "units of stream have to stay where they are"),
     ],
@@ -208,3 +208,37 @@ def test_learning_needs_data_and_data_learning(tmp_path):
     plain = rebasin("align", *ALIGN[1:5], "--learn", "5", cwd=tmp_path)
     assert plain.code == 2
     assert "--learn learns rotations" in plain.err
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_saved_maps_bring_another_copy_along_and_back(kind, tmp_path):
+    written(tmp_path, kind)
+    saved = rebasin(*ALIGN, "--save-permutation", "maps.safetensors", cwd=tmp_path)
+    assert "maps saved to maps.safetensors" in saved.err
+    done = rebasin("apply", "maps.safetensors", "b.safetensors", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.lines == ["b.rotated.safetensors"]
+    aligned, rotated = (load_file(tmp_path / f"b.{n}.safetensors") for n in ("aligned", "rotated"))
+    assert all(torch.equal(aligned[n], rotated[n]) for n in aligned)
+    inverse = ("--inverse", "-o", "back.safetensors")
+    back = ("apply", "maps.safetensors", "b.rotated.safetensors", *inverse)
+    assert rebasin(*back, cwd=tmp_path).code == 0
+    rebasin("fold", "b.safetensors", "--spec", "my.yaml", cwd=tmp_path)
+    again, folded = (load_file(tmp_path / f"{n}.safetensors") for n in ("back", "b.folded"))
+    assert all(torch.allclose(again[n], folded[n], rtol=0, atol=1e-12) for n in folded)
+
+
+def test_maps_that_are_none_are_refused(tmp_path):
+    written(tmp_path, "rotary")
+    rebasin(*ALIGN, "--save-permutation", "maps.safetensors", cwd=tmp_path)
+    tensors = load_file(tmp_path / "maps.safetensors")
+    with safe_open(tmp_path / "maps.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    tensors["rope.0"] = torch.linalg.qr(torch.randn(2, 4, 4, dtype=torch.float64)).Q.contiguous()
+    save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    done = rebasin("apply", "bad.safetensors", "b.safetensors", cwd=tmp_path)
+    assert done.code == 3
+    assert "group 'rope.0': its matrix is not one of class 'rotary'" in done.err
+    start = rebasin("align", *ALIGN[1:5], "--start", "./maps.safetensors", cwd=tmp_path)
+    assert start.code == 3
+    assert "its maps rotate units" in start.err

@@ -12,8 +12,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.places import check_distinct, files_of
+from rebasin_cli.files.output_names import output_paths, permutation_paths
+from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.network.network import UserCode, plan_user_code
@@ -29,12 +29,14 @@ class OrthogonalPlan:
     """All that `run_orthogonal` needs.
 
     models: the reference first. targets: of the folded reference, then of each moved model.
+    places: where the maps of each model are saved.
     check: a model to run them with, if one is at hand. code: the model and the data that maps are
     learned from, if they are.
     """
 
     models: tuple[Checkpoint, ...]
     targets: tuple[Target, ...]
+    places: tuple[OutputPlace | None, ...]
     choice: Choice
     folding: FoldPlan
     check: FunctionCheck | None
@@ -81,7 +83,15 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
     machine = plan_machine(request.computing, Search())
     code = _code(models[0], request)
     return OrthogonalPlan(
-        tuple(models), tuple(targets), choice, folding, check, code, machine, request
+        models=tuple(models),
+        targets=tuple(targets),
+        places=_places(models, request),
+        choice=choice,
+        folding=folding,
+        check=check,
+        code=code,
+        machine=machine,
+        request=request,
     )
 
 
@@ -120,13 +130,18 @@ def _check_options(request: AlignRequest) -> None:
         raise UsageError("--start, --restarts and --loss are of permutations")
     if request.computing.device not in ("auto", "cpu"):
         raise UsageError("--symmetry orthogonal runs on the CPU", hint="leave out --device")
-    if request.save is not None:
-        raise UsageError(
-            "--save-permutation saves permutations",
-            hint="leave it out: the aligned model is all that --symmetry orthogonal writes",
-        )
     if request.selection.common:
         raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
+
+
+def _places(models: Sequence[Checkpoint], request: AlignRequest) -> tuple[OutputPlace | None, ...]:
+    """Return where the maps of each model but the reference are saved, if they are."""
+    others = models[1:]
+    saves = permutation_paths(others, request.save)
+    inputs = [file for model in models for file in files_of(model)]
+    several = len(others) > 1 or request.output.names_folder
+    found = [plan_place(path, request.output, others=inputs, create=several) for path in saves]
+    return tuple(found) if found else (None,) * len(others)
 
 
 def _targets(models: Sequence[Checkpoint], request: AlignRequest) -> list[Target]:

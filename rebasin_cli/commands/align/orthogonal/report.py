@@ -25,6 +25,7 @@ def _text(outcome: Rotated) -> str:
     lines += _learned_lines(outcome.learned)
     lines += tied_lines(outcome.tied)
     lines += function_lines(outcome.function)
+    lines += [f"  maps saved to {outcome.saved.path}"] if outcome.saved else []
     lines.append(f"  average it with {outcome.reference}: the reference was folded too")
     return "\n".join(lines)
 
@@ -48,6 +49,7 @@ def _fields(outcome: Rotated) -> dict[str, Any]:
         "cosine": span(outcome.cosine),
         "sweeps": outcome.sweeps,
         **_learned_fields(outcome.learned),
+        "permutation": str(outcome.saved.path) if outcome.saved else None,
         "tied": outcome.tied,
         "output_difference": outcome.function.difference if outcome.function else None,
         "seconds": outcome.seconds,

@@ -16,10 +16,12 @@ from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import part_of
+from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
 from rebasin_cli.files.targets import Target
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded, check_tied, folded_parts, measure_function
+from rebasin_cli.folding.map_file import save_maps
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
@@ -35,7 +37,8 @@ class Rotated:
     """A model brought next to a folded reference by the maps that its spec allows.
 
     classes: by class of maps, how many groups have it. cosine: of the folded models, before and
-    after matching. learned: what learning made of that. tied, function: see `Folded`.
+    after matching. learned: what learning made of that. saved: the file of the maps. tied,
+    function: see `Folded`.
     """
 
     model: Path
@@ -46,6 +49,7 @@ class Rotated:
     sweeps: int
     learned: LearnedMaps | None
     written: Written
+    saved: Written | None
     seconds: float
     tied: float | None = None
     function: FunctionDifference | None = None
@@ -57,12 +61,12 @@ def run_orthogonal(
     """Yield the folded reference, then each model as soon as it is written."""
     (reference, *models), (first, *targets) = plan.models, plan.targets
     yield _fold_reference(plan, reference, first, progress)
-    for model, target in zip(models, targets, strict=True):
+    for model, target, place in zip(models, targets, plan.places, strict=True):
         if target.place.skip:
             yield LeftAsIs(target.path, "exists")
             continue
         try:
-            yield _rotate(plan, model, target, progress)
+            yield _rotate(plan, model, (target, place), progress)
         except RebasinError as error:
             if len(models) == 1:
                 raise
@@ -90,8 +94,13 @@ def _fold_reference(
     return Folded(reference.path, plan.choice.name, norms, written, tied, function)
 
 
-def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: Progress) -> Rotated:
-    began = perf_counter()
+def _rotate(
+    plan: OrthogonalPlan,
+    model: Checkpoint,
+    into: tuple[Target, OutputPlace | None],
+    progress: Progress,
+) -> Rotated:
+    began, (target, place) = perf_counter(), into
     reference, folding = plan.models[0], plan.folding
     bound, classes = folding.moving, folding.classes
     folded = FoldedNorms(model, folding)
@@ -119,6 +128,7 @@ def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: P
     written = write_result(
         Result(moved, model, facts, part), target, plan.request, inputs=[reference, model]
     )
+    saved = save_maps(place, maps, folding, (reference, model), plan.request.selection.sizes)
     return Rotated(
         model=model.path,
         reference=reference.path if is_folded(reference) else plan.targets[0].path,
@@ -128,6 +138,7 @@ def _rotate(plan: OrthogonalPlan, model: Checkpoint, target: Target, progress: P
         sweeps=found.sweeps,
         learned=learned,
         written=written,
+        saved=saved,
         seconds=perf_counter() - began,
         tied=tied,
         function=function,

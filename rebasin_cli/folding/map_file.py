@@ -1,0 +1,118 @@
+"""The map file: a permutation file that has orthogonal matrices for some groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
+from rebasin_cli.errors import PermutationError
+from rebasin_cli.files.permutation_file import (
+    CONFIG,
+    PASSED,
+    SYMMETRY,
+    Saved,
+    bind_saved,
+    check_shapes,
+    object_in,
+    origin_of,
+    permutation_in,
+)
+from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.files.write import folder_for
+from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.symmetry.class_solvers import SOLVERS
+from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
+from rebasin_cli.symmetry.norm_folding import FoldPlan
+
+NEAR = 1e-9  # entries of a map that is of its class
+
+
+@dataclass(frozen=True)
+class SavedMaps:
+    """A map file, bound to a checkpoint that it fits: what is folded, and the maps after that.
+
+    saved: the same as a permutation file.
+    """
+
+    folding: FoldPlan
+    maps: GroupMaps
+    saved: Saved
+
+
+def is_map_file(path: Path) -> bool:
+    """Return whether a file has matrices beside permutations."""
+    with open_checkpoint(path) as file:
+        return SYMMETRY in file.metadata
+
+
+def save_maps(
+    place: OutputPlace | None,
+    maps: GroupMaps,
+    folding: FoldPlan,
+    models: tuple[Checkpoint, Checkpoint],
+    sizes: Mapping[str, int],
+) -> Written | None:
+    """Write the maps of a reference and a model, if a place is planned for them.
+
+    int32 orders and float64 matrices (*parent sizes, n, n), one tensor for each group.
+    """
+    if place is None or place.skip:
+        return None
+    orders = {name: p.index.int() for name, p in maps.permutations.items()}
+    matrices = {name: m.matrix.contiguous() for name, m in maps.linear.items()}
+    metadata = {**origin_of(folding.bound, models, sizes), SYMMETRY: "orthogonal"}
+    with folder_for(place):
+        return write_tensors(
+            place.path, orders | matrices, metadata=metadata, overwrite=place.overwrite
+        )
+
+
+def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
+    """Return a map file bound to a checkpoint.
+
+    Raises PermutationError if it is not such a file, or not one for this checkpoint.
+    """
+    with open_checkpoint(source) as file:
+        bound = bind_saved(file, source, checkpoint)
+        folding = FoldPlan(bound, checkpoint.ties)
+        groups = folding.moving.groups
+        turned = {n for n in groups if folding.classes[n] != PERMUTATION}
+        expected = {
+            name: (*group.shape, group.size) if name in turned else group.shape
+            for name, group in groups.items()
+        }
+        check_shapes(file, source, checkpoint, expected)
+        permutations = {
+            name: permutation_in(file, source, group)
+            for name, group in groups.items()
+            if name not in turned
+        }
+        linear = {
+            name: _map_in(file, source, groups[name], folding.classes[name])
+            for name in groups
+            if name in turned
+        }
+        saved = Saved(
+            bound,
+            permutations,
+            object_in(file, source, CONFIG),
+            frozenset(object_in(file, source, PASSED)),
+        )
+        return SavedMaps(folding, GroupMaps(permutations, linear), saved)
+
+
+def _map_in(file: Checkpoint, source: Path, group: BoundGroup, kind: str) -> OrthogonalMap:
+    """Return the map of a group. Raises PermutationError if it is not of the group's class."""
+    matrix = file.load(group.name)
+    flat = matrix.reshape(-1, group.size, group.size)
+    # The best map of a class for similarities that are such a map is that map.
+    if matrix.dtype != torch.float64 or not bool(((SOLVERS[kind](flat) - flat).abs() < NEAR).all()):
+        what = f"group {group.name!r}: its matrix is not one of class {kind!r}"
+        raise PermutationError(what, where=str(source))
+    return OrthogonalMap(matrix, group.parents)
