@@ -31,6 +31,7 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.bound_norms import weight_of
 from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.symmetry.class_solvers import SOLVERS
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap, carry
 from rebasin_cli.tensors import TensorSource
@@ -59,7 +60,8 @@ class MapMatching:
 class MapSearch:
     """A search in progress: the other model is moved in place as better maps are found.
 
-    Tensors are float64 and in memory, as `BoundTensor.load` gives them.
+    Tensors are float64 and in memory, as `BoundTensor.load` gives them. moments: of streams, by
+    group: what the reference's units do with those of the other model, (d, d); see `match_maps`.
     """
 
     bound: BoundSpec
@@ -67,6 +69,7 @@ class MapSearch:
     reference: Mapping[str, Tensor]
     other: dict[str, Tensor]
     maps: GroupMaps
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
     families: Mapping[str, GroupFamily] = field(init=False)
     weights: Mapping[Place, float] = field(init=False)
 
@@ -80,6 +83,9 @@ class MapSearch:
         ordered = sorted(self.families, key=lambda root: self.classes[root] != PERMUTATION)
         last = [root for root in ordered if self.classes[root] != PERMUTATION]
         before, reached = self.cosine(), -inf
+        if self.moments:
+            self._by_moments(ordered)
+            return MapMatching(self.maps, Change(before, self.cosine()), 2)
         for root in last:
             self._visit(root, anchored=True)
         for sweep in range(SWEEPS):
@@ -90,6 +96,32 @@ class MapSearch:
             if reached - last_reached < RISE * abs(reached):
                 break
         return MapMatching(self.maps, Change(before, self.cosine()), sweep + 1)
+
+    def _by_moments(self, ordered: Sequence[str]) -> None:
+        """Turn streams by what they do, put the rest by weights; then both once more, hybrid.
+
+        G and the similarities of the weights M each divided by its nuclear norm, the most that it
+        can be worth: Q = polar(G / |G| + M / |M|). Further rounds change the barrier by .01.
+        """
+        moments = self.moments
+        for alone in (True, False):
+            for root in ordered:
+                if root in moments:
+                    self._turn(root, moments[root], alone=alone)
+            for root in ordered:
+                if root not in moments:
+                    self._visit(root)
+
+    def _turn(self, root: str, moments: Tensor, *, alone: bool) -> None:
+        """Turn a stream by its moments, alone or with what weights say. moments: of B unmoved."""
+        here = moments @ self.maps.linear[root].matrix.T
+        total = here / torch.linalg.svdvals(here).sum()
+        terms = [] if alone else list(self._terms(self.families[root], anchored=False))
+        if terms:
+            weights = torch.stack([t.reference @ t.other.T for t in terms]).sum(0)
+            total = total + weights / torch.linalg.svdvals(weights).sum()
+        matrix = SOLVERS[self.classes[root]](total[None])[0]
+        self._move(self.families[root], GroupMaps({}, {root: OrthogonalMap(matrix)}))
 
     def objective(self) -> float:
         """Return the sum over blocks of <A, M B> / (|A| |B|), as the models are now."""
@@ -173,17 +205,20 @@ def match_maps(
     bound: BoundSpec,
     classes: Mapping[str, str],
     *,
+    moments: Mapping[str, Tensor] | None = None,
     progress: Progress = silent,
 ) -> MapMatching:
     """Return the maps of `other` that bring it next to `reference`; both are folded.
 
-    bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`. On one thread: the
-    rounding of a product does not depend on the load of the machine. Raises NotFiniteError.
+    bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`. moments: E[y_A y_B'] of
+    what the models do on data, by stream, float64 (d, d); None: by weights alone. On one thread:
+    the rounding of a product does not depend on the load of the machine. Raises NotFiniteError.
     """
     tensors = [t for t in bound.tensors if t.votes and t.groups]
     a, b = ({_key(t): _loaded(t, model) for t in tensors} for model in (reference, other))
     with one_thread():
-        return MapSearch(bound, classes, a, b, still(bound, classes)).run(progress)
+        search = MapSearch(bound, classes, a, b, still(bound, classes), moments or {})
+        return search.run(progress)
 
 
 def _loaded(tensor: BoundTensor, model: TensorSource) -> Tensor:

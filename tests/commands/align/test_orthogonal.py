@@ -197,6 +197,44 @@ def test_learned_maps_make_a_better_midpoint_and_keep_both_functions(kind, tmp_p
     assert [e.get("sha256") for e in again.events] == [e.get("sha256") for e in done.events]
 
 
+@pytest.mark.parametrize("kind", NETS)
+def test_what_streams_do_on_data_finds_a_rotated_copy_too(kind, tmp_path):
+    found = written(tmp_path, kind)
+    (tmp_path / "user.py").write_text(USER)
+    model = f"user.py:with_{kind.replace(' ', '_')}"
+    run = ("--method", "activations", "--model", model, "--data", "user.py:batches")
+    done = rebasin(*ALIGN, *run, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    aligned = [event for event in done.events if event["event"] == "result"][-1]
+    assert aligned["cosine"]["after"] > 0.99
+    assert aligned["output_difference"] < 1e-6
+    folded, moved = (load_file(tmp_path / f"{n}.safetensors") for n in ("a.folded", "b.aligned"))
+    middle = {n: (folded[n] + moved[n]) / 2 for n in folded}
+    near = outputs(found.net, found.state)
+    assert (outputs(found.net, middle) - near).abs().max() < 0.2
+
+
+def test_a_gain_outside_a_norm_of_its_own_is_told(tmp_path):
+    written(tmp_path, "rotary")
+    code = """
+class Bare(torch.nn.Module):
+    def __init__(self, norm):
+        super().__init__()
+        self.weight = norm.weight
+    def forward(self, x):
+        return x
+def bare():
+    net = with_rotary()
+    net.norm = Bare(net.norm)
+    return net
+"""
+    (tmp_path / "user.py").write_text(USER + code)
+    run = ("--method", "activations", "--model", "user.py:bare", "--data", "user.py:batches")
+    done = rebasin(*ALIGN, *run, "--no-check", cwd=tmp_path)
+    assert done.code == 2, done.err
+    assert "norm has a gain, and gives out what is not normalised" in done.err
+
+
 def test_learning_needs_data_and_data_learning(tmp_path):
     options = learning(tmp_path, "rotary")
     without = rebasin(*ALIGN, "--learn", "5", *options[:2], cwd=tmp_path)
@@ -204,7 +242,7 @@ def test_learning_needs_data_and_data_learning(tmp_path):
     assert "--data" in without.err
     unused = rebasin(*ALIGN, *options[:4], cwd=tmp_path)
     assert unused.code == 2
-    assert "uses data to learn" in unused.err
+    assert "matching by weights uses no data" in unused.err
     plain = rebasin("align", *ALIGN[1:5], "--learn", "5", cwd=tmp_path)
     assert plain.code == 2
     assert "--learn learns rotations" in plain.err

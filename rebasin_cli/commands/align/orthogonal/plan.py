@@ -17,11 +17,15 @@ from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.symmetry.norm_folding import FoldPlan
+
+ACTIVATIONS = "activations"
+METHODS = ("auto", "weights", ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class OrthogonalPlan:
     models: the reference first. targets: of the folded reference, then of each moved model.
     places: where the maps of each model are saved.
     check: a model to run them with, if one is at hand. code: the model and the data that maps are
-    learned from, if they are.
+    found or learned from, if they are.
     """
 
     models: tuple[Checkpoint, ...]
@@ -96,10 +100,12 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
 
 
 def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
-    """Return the model and the data that maps are learned from, if --learn asks for that."""
-    if not request.learn:
+    """Return the model and the data, if they are run."""
+    if not request.learn and request.search.method != ACTIVATIONS:
         if request.data.data is not None:
-            raise UsageError("--symmetry orthogonal uses data to learn", hint="--learn 150")
+            raise UsageError(
+                "matching by weights uses no data", hint="--method activations, or --learn 150"
+            )
         return None
     return plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
 
@@ -122,9 +128,14 @@ def _check_choice(choice: Choice) -> None:
 def _check_options(request: AlignRequest) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of."""
     other, search = Search(), request.search
-    if search.method not in ("auto", "weights"):
+    if search.method not in METHODS:
         raise UsageError(
-            f"--symmetry orthogonal has no method {search.method!r}", hint="--method weights"
+            f"--symmetry orthogonal has no method {search.method!r}",
+            hint="--method weights, or activations with --model and --data",
+        )
+    if request.activations != Activations():
+        raise UsageError(
+            "--statistics, --similarity, --mix, --point and --stream are of permutations"
         )
     if (search.start, search.restarts, search.loss) != (other.start, other.restarts, other.loss):
         raise UsageError("--start, --restarts and --loss are of permutations")

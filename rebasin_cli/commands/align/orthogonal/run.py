@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from torch import Tensor
+
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.align.orthogonal.learn import LearnedMaps, MidpointLesson
-from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
+from rebasin_cli.commands.align.orthogonal.plan import ACTIVATIONS, OrthogonalPlan
+from rebasin_cli.commands.align.orthogonal.stream_moments import stream_moments
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import part_of
@@ -105,7 +108,9 @@ def _rotate(
     bound, classes = folding.moving, folding.classes
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
-    found = match_maps(FoldedNorms(reference, folding), folded, bound, classes, progress=progress)
+    pair = FoldedNorms(reference, folding), folded
+    moments = _moments(plan, pair, progress)
+    found = match_maps(*pair, bound, classes, moments=moments, progress=progress)
     learned = _learn(plan, model, found.maps, progress)
     maps = learned.maps if learned else found.maps
     moved = Carried(folded, bound.tensors, maps)
@@ -145,12 +150,24 @@ def _rotate(
     )
 
 
+def _moments(
+    plan: OrthogonalPlan, pair: tuple[TensorSource, TensorSource], progress: Progress
+) -> dict[str, Tensor] | None:
+    """Return what the streams of both models do on the data, if it is asked for that."""
+    code = plan.code
+    if code is None or plan.request.search.method != ACTIVATIONS:
+        return None
+    progress("running the models", 0, 0)
+    nets = [build_network(code.network, source, plan.machine) for source in pair]
+    return stream_moments(nets, pair, code.network, plan.folding, batches_of(code, plan.machine))
+
+
 def _learn(
     plan: OrthogonalPlan, model: Checkpoint, start: GroupMaps, progress: Progress
 ) -> LearnedMaps | None:
     """Return what is learned from the midpoint's answers, if that was asked for."""
     code, request = plan.code, plan.request
-    if code is None:
+    if code is None or not request.learn:
         return None
     reference, bound = plan.models[0], plan.folding.moving
     nets = [build_network(code.network, end, plan.machine) for end in (reference, model, reference)]

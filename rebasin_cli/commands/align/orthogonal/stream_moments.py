@@ -1,0 +1,92 @@
+"""What two folded models have in common on data: second moments of their streams.
+
+y is what a norm gives to its readers, the residual of length sqrt(d) (not normalised, long tokens
+decide: barriers of .79 instead of .66, measured on a small llama). G = sum over norms l of
+E[y_A y_B'], whose polar factor is the rotation that brings the activations of B nearest to A's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.errors import UsageError
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.network import Network
+from rebasin_cli.network.scores import call_model
+from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.tensors import TensorSource
+
+TOKENS = 16_384  # after which more of them change nothing
+EVEN = 0.2  # spread of the lengths of what a norm gives out, as a share of their mean
+
+Seen = dict[str, list[Tensor]]  # by group: what each norm gives out, (tokens, d)
+
+
+def stream_moments(
+    nets: Sequence[nn.Module],
+    folded: Sequence[TensorSource],
+    network: Network,
+    plan: FoldPlan,
+    batches: Batches,
+) -> dict[str, Tensor]:
+    """Return G (d, d) in float64 of every stream, the reference's units first.
+
+    nets: both models, with the folded weights in them. Raises UsageError where a norm is no module
+    of its own, and UserCodeError for what the models raise.
+    """
+    moments: dict[str, Tensor] = {}
+    left = TOKENS
+    for batch in batches:
+        seen = []
+        for net, source in zip(nets, folded, strict=True):
+            with _watched(net, source, network, plan) as found, torch.no_grad():
+                call_model(net, batch)
+            seen.append(found)
+        for group in seen[0]:
+            for a, b in zip(seen[0][group], seen[1][group], strict=True):
+                share = a.T @ b
+                moments[group] = moments[group] + share if group in moments else share
+        left -= max((len(each[0]) for each in seen[0].values()), default=left)
+        if left <= 0:
+            break
+    return moments
+
+
+@contextmanager
+def _watched(
+    net: nn.Module, source: TensorSource, network: Network, plan: FoldPlan
+) -> Iterator[Seen]:
+    """Give what the norms of a model give out while it runs."""
+    seen: Seen = {}
+    modules = dict(net.named_modules())
+    with ExitStack() as stack:
+        for norm in plan.norms.values():
+            (group,) = plan.tensors[norm.gain].groups
+            home = network.windows[norm.gain].source.rpartition(".")[0]
+            bias = source.load(norm.bias) if norm.bias else torch.zeros(())
+
+            hook = partial(_keep, seen.setdefault(group, []), bias, home)
+            stack.callback(modules[home].register_forward_hook(hook).remove)
+        yield seen
+
+
+def _keep(seen: list[Tensor], bias: Tensor, home: str, *call: object) -> None:
+    seen.append(_rows(call[-1], bias, home))
+
+
+def _rows(given: object, bias: Tensor, home: str) -> Tensor:
+    """Return what a norm gave out as (tokens, d), each of length sqrt(d)."""
+    rows = given.detach().double().flatten(0, -2) - bias if isinstance(given, Tensor) else None
+    lengths = rows.norm(dim=-1) if rows is not None else torch.zeros(1)
+    if rows is None or not float(lengths.std(correction=0)) <= EVEN * float(lengths.mean()):
+        raise UsageError(
+            f"{home or 'the model'} has a gain, and gives out what is not normalised",
+            hint="leave out --method activations: weights need no module for each norm",
+        )
+    unit: Tensor = rows * rows.shape[-1] ** 0.5 / lengths.clamp_min(1e-300)[:, None]
+    return unit
