@@ -53,12 +53,16 @@ class FoldPlan:
 
     @cached_property
     def scaled(self) -> Mapping[str, str]:
-        """Group -> a gain over it that no weight reads, so that its units can be permuted only."""
+        """Group -> a gain over it that no weight reads, so that its units can be permuted only.
+
+        A vector that is no bias by its name is taken for one: of a scale that is left where it is
+        the function would break, of a vector that is added only the rotation is lost.
+        """
         named = {norm.gain for norm in self.bound.norms}
         return {
             group: name
             for name, tensor in reversed(list(self.tensors.items()))
-            if len(tensor.shape) == 1 and name.endswith("weight") and name not in named
+            if len(tensor.shape) == 1 and not _is_bias(name) and name not in named
             for group in tensor.groups
         }
 
@@ -139,7 +143,13 @@ class FoldPlan:
         return frozenset(axis for axis, found in enumerate(sides) if Side.READ in found)
 
     def check(self) -> None:
-        """Raise SpecError where a weight reads a stream, and no norm names it as a reader."""
+        """Raise SpecError where a norm has no reader, or a reader of a stream no norm."""
+        for norm in self.norms.values():
+            if not norm.readers:
+                raise SpecError(
+                    f"no tensor reads the norm {norm.gain!r}",
+                    hint="`norms:` of the spec names them; a model without its head has none",
+                )
         for name, tensor in self.tensors.items():
             reads = self._reading_axes(name) if name not in self.readers else frozenset()
             for dim in (dim for block in tensor.blocks for dim in block.dims):
@@ -150,6 +160,11 @@ class FoldPlan:
                         f"{name!r} reads units that are normalised, and no norm has it as a reader",
                         hint="name it under `norms:`",
                     )
+
+
+def _is_bias(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return "bias" in last or last == "beta"
 
 
 def can_rotate(bound: BoundSpec) -> bool:

@@ -100,9 +100,3 @@ def test_what_cannot_be_is_refused_with_its_place(old, new, what):
         parse(text, source="s.yaml")
     assert what in str(told.value)
     assert "s.yaml:" in str(told.value)
-
-
-def test_a_norm_that_nothing_reads_is_refused():
-    norms = NORMS.replace('["{i}.a.weight"]', '["{i}.c.weight"]')
-    with pytest.raises(SpecError, match=r"no tensor reads the norm '0\.norm\.weight'"):
-        bound(TENSORS, SHAPES, head=HEAD + norms)

@@ -89,3 +89,19 @@ def test_a_gain_that_nothing_folds_leaves_its_units_to_permutations() -> None:
     assert found.norms == {}
     assert found.classes["stream"] == "permutation"
     assert found.classes["qk.0"] == "orthogonal"
+
+
+def test_a_norm_that_nothing_reads_is_refused_where_it_is_folded() -> None:
+    state = state_of(layer_norm(), 0)
+    text = LAYER_NORM.replace('readers: ["{i}.up.weight"]', 'readers: ["{i}.upp.weight"]')
+    plan = FoldPlan(bind(parse(text), infos(InMemory(state))))
+    with pytest.raises(SpecError, match=r"no tensor reads the norm '0\.two\.weight'"):
+        plan.check()
+
+
+def test_a_vector_that_is_no_bias_is_taken_for_a_gain() -> None:
+    state = {**state_of(layer_norm(), 0), "0.scale": torch.ones(12, dtype=torch.float64)}
+    text = LAYER_NORM.replace("tensors:\n", 'tensors:\n  "{i}.scale?": [stream]\n')
+    plan = FoldPlan(bind(parse(text), infos(InMemory(state))))
+    assert plan.scaled == {"stream": "0.scale"}
+    assert plan.classes["stream"] == "permutation"

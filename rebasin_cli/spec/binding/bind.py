@@ -193,10 +193,8 @@ class _Binder:
             self._spec,
             self._names,
             self._ties,
-            self._problems,
             model_type=self._sizes.configured("config.model_type"),
         )
-        self._problems.stop()
         return BoundSpec(
             self._spec, groups, tuple(tensors), untouched, stored, self._transposed, norms
         )

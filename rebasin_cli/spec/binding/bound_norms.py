@@ -10,7 +10,6 @@ from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.language.expression import TEMPLATE
 from rebasin_cli.spec.language.model import Norm, Spec
 from rebasin_cli.spec.language.pattern import PatternMatch, compile_pattern, matches
-from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 
 
@@ -18,14 +17,12 @@ def bind_norms(
     spec: Spec,
     names: TensorNames,
     ties: Ties,
-    problems: Problems,
     *,
     model_type: object,
 ) -> tuple[BoundNorm, ...]:
     """Return the norms, in checkpoint order of each pattern.
 
-    model_type: that of config.json; None if there is none. A norm whose readers are none of the
-    names is a problem.
+    model_type: that of config.json; None if there is none.
     """
     found = []
     for text, norm in spec.norms.items():
@@ -37,9 +34,6 @@ def bind_norms(
             apart = tuple(name for name in readers if ties.canonical(name) != one)
             bound = _bound(match.name, norm, apart, tied, names)
             found.append(replace(bound, offset=_offset(norm, model_type)))
-            if not found[-1].readers:
-                place = spec.places.get(("norms", text))
-                problems.add(f"no tensor reads the norm {match.name!r}", place, kind="norm")
     return tuple(found)
 
 
