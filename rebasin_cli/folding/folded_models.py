@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
@@ -17,7 +18,7 @@ from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.part_sources import Parts, part_of
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import Derived, TensorSource
 
 MOST_TIED = 0.25  # of a head, beyond which no multiple of the embedding is a head like it
 LOW = (torch.float16, torch.bfloat16)
