@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
+
+import torch
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.problem import check_models
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
@@ -25,6 +28,7 @@ from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 ACTIVATIONS = "activations"
+COPIES = 3  # of a model: the reference, the other, and what of it is being moved
 METHODS = ("auto", "weights", ACTIVATIONS)
 
 
@@ -85,6 +89,7 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
     )
     targets = _targets(models, request)
     machine = plan_machine(request.computing, Search())
+    _check_memory(choice, machine)
     code = _code(models[0], request)
     return OrthogonalPlan(
         models=tuple(models),
@@ -97,6 +102,19 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
         machine=machine,
         request=request,
     )
+
+
+def _check_memory(choice: Choice, machine: Machine) -> None:
+    """Raise MachineError where the two models and what moves of one do not fit in float64."""
+    elements = sum(prod(tensor.shape) for tensor in choice.bound.tensors if tensor.votes)
+    needed = COPIES * elements * torch.float64.itemsize
+    if needed > machine.max_memory:
+        raise MachineError(
+            "not enough memory",
+            detail=f"orthogonal maps take both models in float64, about {needed / 1e9:.1f} GB, and "
+            f"{machine.max_memory / 1e9:.1f} GB may be used",
+            hint="raise --max-memory; permutations, without --symmetry, are found in less",
+        )
 
 
 def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
