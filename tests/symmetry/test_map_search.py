@@ -82,3 +82,51 @@ def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force() -> None
         moved = map_axes(moved, (*term.groups, None), maps.linear)
         reached += float((term.reference * moved).sum())
     assert reached == pytest.approx(best, rel=1e-10)
+
+
+def test_three_levels_are_solved_as_by_brute_force() -> None:
+    groups = {
+        "expert": BoundGroup("expert", (2,)),
+        "hidden": BoundGroup("hidden", (2, 3), ("expert",)),
+        "sign": BoundGroup("sign", (2, 3, 1), ("expert", "hidden"), maps="orthogonal"),
+    }
+    classes = {"expert": "permutation", "hidden": "permutation", "sign": "orthogonal"}
+    generator = torch.Generator().manual_seed(1)
+    shapes = {("expert", "hidden"): (2, 3, 4), ("expert", "hidden", "sign"): (2, 3, 1, 4)}
+    terms = [
+        LinearTerm(
+            names,
+            *(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)),
+        )
+        for names, shape in shapes.items()
+    ]
+    maps = FamilySolver(groups, classes).solve("expert", terms)
+    gates, ups = terms
+    best = max(
+        sum(
+            float(gates.reference[i, a] @ gates.other[j, b])
+            + abs(float(ups.reference[i, a, 0] @ ups.other[j, b, 0]))
+            for i, j in enumerate(experts)
+            for a, b in enumerate(orders[i])
+        )
+        for experts in permutations(range(2))
+        for orders in product(permutations(range(3)), repeat=2)
+    )
+    reached = 0.0
+    for term in terms:
+        owners = (*term.groups, None)
+        moved = map_axes(gather(term.other, owners, maps.permutations), owners, maps.linear)
+        reached += float((term.reference * moved).sum())
+    assert reached == pytest.approx(best, rel=1e-10)
+
+
+def test_the_scale_of_a_tensor_decides_nothing() -> None:
+    found = case("rotary")
+    other = case("rotary", seed=1).folded
+    scaled = {n: t * (50.0 if n == "head.weight" else 1.0) for n, t in other.items()}
+    one, two = (
+        match_maps(InMemory(found.folded), InMemory(b), found.plan.moving, found.plan.classes)
+        for b in (other, scaled)
+    )
+    for name, mapped in one.maps.linear.items():
+        assert torch.allclose(mapped.matrix, two.maps.linear[name].matrix, rtol=0, atol=1e-6)

@@ -105,3 +105,16 @@ def test_a_vector_that_is_no_bias_is_taken_for_a_gain() -> None:
     plan = FoldPlan(bind(parse(text), infos(InMemory(state))))
     assert plan.scaled == {"stream": "0.scale"}
     assert plan.classes["stream"] == "permutation"
+
+
+def test_a_norm_that_adds_one_to_its_gain_folds_the_whole_factor() -> None:
+    found = case("rotary")
+    shifted = {
+        n: t - 1 if n in found.plan.norms else t for n, t in found.state.items()
+    }  # as a class stores it that multiplies by 1 + gain
+    norms = tuple(replace(norm, offset=1) for norm in found.plan.bound.norms)
+    plan = FoldPlan(replace(found.plan.bound, norms=norms))
+    source = FoldedNorms(InMemory(shifted), plan)
+    for name, folded in found.folded.items():
+        gain = name in found.plan.norms
+        assert torch.allclose(source.load(name) + gain, folded, rtol=0, atol=1e-14)
