@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.linear import assign_all
+from rebasin_cli.spec.language.model import KEEPING_MEAN
 
 ClassSolver = Callable[[Tensor], Tensor]  # (batch, n, n) similarities -> (batch, n, n) matrices
 
@@ -82,8 +83,6 @@ def orders(similarities: Tensor) -> Tensor:
     found = torch.zeros_like(similarities)
     return found.scatter_(-1, index.to(found.device)[..., None], 1.0)
 
-
-KEEPING_MEAN = "orthogonal, keeping the mean"  # no class of the language: what its norms make of it
 
 SOLVERS: Mapping[str, ClassSolver] = {
     "permutation": orders,

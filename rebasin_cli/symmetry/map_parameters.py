@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.symmetry.class_solvers import KEEPING_MEAN
+from rebasin_cli.spec.language.model import KEEPING_MEAN
 from rebasin_cli.symmetry.maps import GroupMaps
 
 Projection = Callable[[Tensor], Tensor]  # of a skew matrix to those that a class allows

@@ -8,7 +8,8 @@ well to the readers R of its output:
 
 and LayerNorm, which takes off the mean, is RMSNorm where all that is written has none: with
 C = I - 11'/d every writer W becomes C W, and every reader R C (SliceGPT, Ashkboos et al. 2024, 3.2;
-arXiv 2506.22712). The function stays what it was.
+arXiv 2506.22712). A gain on what a branch adds belongs to the branch's last weight in the same way:
+s * (W x + b) = (diag(s) W) x + s * b. The function stays what it was.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.axis_sides import Side, axis_of, axis_sides
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundNorm, BoundSpec
 from rebasin_cli.spec.binding.bound_norms import bias_of
-from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.symmetry.class_solvers import KEEPING_MEAN
+from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATION
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
@@ -58,7 +58,7 @@ class FoldPlan:
         A vector that is no bias by its name is taken for one: of a scale that is left where it is
         the function would break, of a vector that is added only the rotation is lost.
         """
-        named = {norm.gain for norm in self.bound.norms}
+        named = {name for norm in self.bound.norms for name in (norm.gain, norm.bias)}
         return {
             group: name
             for name, tensor in reversed(list(self.tensors.items()))
@@ -76,6 +76,11 @@ class FoldPlan:
         """The norms by the weights that read them."""
         return {r: norm for norm in self.norms.values() if not norm.tied for r in norm.readers}
 
+    @cached_property
+    def writers(self) -> Mapping[str, BoundNorm]:
+        """The scales by the tensors that write what they scale."""
+        return {w: norm for norm in self.norms.values() for w in norm.writers}
+
     @property
     def classes(self) -> dict[str, str]:
         """Return the solver of each group: what its class becomes under the norms over it."""
@@ -84,7 +89,7 @@ class FoldPlan:
     def _class(self, group: BoundGroup) -> str:
         if group.name in self.scaled:
             return PERMUTATION
-        centred = group.maps == "orthogonal" and self.streams.get(group.name) == "layer"
+        centred = group.maps == ORTHOGONAL and self.streams.get(group.name) == "layer"
         return KEEPING_MEAN if centred else group.maps
 
     @property
@@ -138,20 +143,25 @@ class FoldPlan:
                         yield Block(block.offset, dims), k
 
     def _reading_axes(self, name: str) -> frozenset[int]:
-        """Return the axes of a tensor that read, by where they stand."""
-        sides = axis_sides(self.tensors[name], self.bound.transposed)
+        """Return the axes of a tensor that read: of a reader the one on a stream, or by position."""
+        tensor = self.tensors[name]
+        on = {axis_of(tensor, d) for b in tensor.blocks for d in b.dims if d.group in self.streams}
+        if name in self.readers and len(on) == 1:
+            return frozenset(axis for axis in on if axis is not None)
+        sides = axis_sides(tensor, self.bound.transposed)
         return frozenset(axis for axis, found in enumerate(sides) if Side.READ in found)
 
     def check(self) -> None:
         """Raise SpecError where a norm has no reader, or a reader of a stream no norm."""
         for norm in self.norms.values():
-            if not norm.readers:
+            if not norm.readers and not norm.writers:
                 raise SpecError(
                     f"no tensor reads the norm {norm.gain!r}",
                     hint="`norms:` of the spec names them; a model without its head has none",
                 )
         for name, tensor in self.tensors.items():
-            reads = self._reading_axes(name) if name not in self.readers else frozenset()
+            told = name in self.readers or _is_bias(name)
+            reads = frozenset() if told else self._reading_axes(name)
             for dim in (dim for block in tensor.blocks for dim in block.dims):
                 # An embedding, whose other axis is fixed, is no weight that reads.
                 alone = len(tensor.groups) == 1
@@ -266,8 +276,11 @@ class FoldedNorms(Derived):
             if norm and norm.kind == "layer" and not plan.keeps_bias(norm):
                 view.sub_(view.mean(dim, keepdim=True))
         self._add_bias(name, result)
+        scaled = plan.writers.get(name)
         for block, dim in plan.axes(name, Side.WRITE):
             view = block.view(result)
+            if scaled:
+                view.mul_(_along(self._scale(scaled), dim, view.dim()))
             if plan.streams[block.groups[dim] or ""] == "layer":
                 view.sub_(view.mean(dim, keepdim=True))
         return result

@@ -55,6 +55,7 @@ class Operator:
     moves: bool = False
     homogeneous: bool = False
     joins: bool = False
+    linear: bool = False
     layer: tuple[int, int, int | None] | None = None
 
 
@@ -111,14 +112,19 @@ OPERATORS: tuple[Operator, ...] = (
     Operator("masked_scatter", scatters=True),
     *_each("as_strided diagonal contiguous pixel_shuffle pixel_unshuffle", moves=True),
     *_each(
-        "abs neg div cumsum clamp clamp_min constant_pad_nd im2col col2im unfold "
-        "max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-        "adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d "
+        "abs div clamp clamp_min max_pool1d_with_indices max_pool2d_with_indices "
+        "max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d",
+        homogeneous=True,
+    ),
+    *_each(
+        "neg cumsum constant_pad_nd im2col col2im unfold avg_pool1d avg_pool2d avg_pool3d "
         "_adaptive_avg_pool2d _adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d "
         "upsample_nearest3d upsample_bilinear2d reflection_pad1d reflection_pad2d "
         "replication_pad1d replication_pad2d",
         homogeneous=True,
+        linear=True,
     ),
+    *_each("upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa", linear=True),
     *_each("add sub rsub maximum minimum", joins=True),
     Operator("convolution", layer=(0, 1, 2)),
     *_each("mm bmm mv", layer=(0, 1, None)),

@@ -24,6 +24,8 @@ from rebasin_cli.spec.language.model import Entry, Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import map_leaves
+from rebasin_cli.tracer.classes.findings import ClassFindings
+from rebasin_cli.tracer.classes.proved_classes import TracedTensors, prove_classes
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.derivation.experts import ExpertFamily, families, routers, stack_experts
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices, Symmetry, symmetry
@@ -76,6 +78,7 @@ class Trace:
     fixed: what does not move, with reasons. unused: parameters that no output depends on.
     returned: what the axes of the outputs are made of. points: where the units of the groups that
     were found can be seen at work, in the order of a pass; a group may have been dropped since.
+    classes: what may be done to the units of groups beside permuting them, and why not to others.
     proof: None if there is none. doubt: then why.
     """
 
@@ -90,6 +93,7 @@ class Trace:
     unknown: tuple[str, ...]
     returned: Mapping[str, Entry]
     points: Points
+    classes: ClassFindings
     proof: Proof | None
     doubt: Doubt | None = None
 
@@ -195,6 +199,7 @@ def _unproved(found: Symmetry, record_: Record, model: nn.Module) -> Trace:
         unknown=found.unknown,
         returned=found.derived.outputs,
         points=found.derived.points,
+        classes=found.derived.classes,
         proof=None,
     )
 
@@ -227,8 +232,18 @@ def _proved(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> T
     if moved and not trial.notices(moved):
         return _compressed(replace(traced, doubt=UNMOVED))
     traced = _with_experts(_exercised(traced, trial), trial)
+    traced = _with_classes(traced, trial, difference)
     proof = Proof(difference, trial.dtype, len(examples), refuted)
     return _compressed(replace(traced, proof=proof))
+
+
+def _with_classes(traced: Trace, trial: Trial, difference: float) -> Trace:
+    tensors = TracedTensors(traced.infos, traced.ties)
+    found = prove_classes(traced.explicit, traced.classes, tensors, trial, difference)
+    bound = tensors.bound(found.spec)
+    return replace(
+        traced, explicit=found.spec, spec=found.spec, bound=bound, classes=found.findings
+    )
 
 
 def _exercised(traced: Trace, trial: Trial) -> Trace:

@@ -55,7 +55,8 @@ class BoundNorm:
 
     gain, readers: names of tensors; bias: of the norm, None if it has none. tied: whether the
     reader is a tensor that is written to as well, as where an embedding is the output head.
-    offset: what is added to the gain; None: config.json has to say, and there is none. See `Norm`.
+    offset: what is added to the gain; None: config.json has to say, and there is none.
+    writers: of a scale, the tensors that write what it scales. See `Norm`.
     """
 
     gain: str
@@ -64,6 +65,7 @@ class BoundNorm:
     offset: int | None
     readers: tuple[str, ...]
     tied: bool = False
+    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rebasin_cli.spec.binding.bound import BoundNorm
 from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.language.expression import TEMPLATE
-from rebasin_cli.spec.language.model import Norm, Spec
+from rebasin_cli.spec.language.model import EVERY_TYPE, Norm, Spec
 from rebasin_cli.spec.language.pattern import PatternMatch, compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 
@@ -28,22 +28,26 @@ def bind_norms(
     for text, norm in spec.norms.items():
         pattern = compile_pattern(text)
         for match in matches(pattern, names):
-            readers = tuple(dict.fromkeys(_readers(norm, match, names)))
+            readers, writers = (
+                tuple(dict.fromkeys(name for text in said for name in _named(text, match, names)))
+                for said in (norm.readers, norm.writers)
+            )
             tied = next(_named(norm.tied, match, names), None) if norm.tied else None
             one = ties.canonical(tied) if tied else None
             apart = tuple(name for name in readers if ties.canonical(name) != one)
-            bound = _bound(match.name, norm, apart, tied, names)
-            found.append(replace(bound, offset=_offset(norm, model_type)))
+            bias = next(_named(norm.bias or bias_of(match.name), match, names), None)
+            bound = _bound(match.name, norm, apart, tied, bias if apart or tied else None)
+            offset = _offset(norm, model_type)
+            found.append(replace(bound, offset=offset, writers=writers))
     return tuple(found)
 
 
 def _bound(
-    gain: str, norm: Norm, readers: tuple[str, ...], tied: str | None, names: TensorNames
+    gain: str, norm: Norm, readers: tuple[str, ...], tied: str | None, bias: str | None
 ) -> BoundNorm:
-    bias = bias_of(gain)
     return BoundNorm(
         gain=gain,
-        bias=bias if bias in names else None,
+        bias=bias,
         kind=norm.kind,
         offset=0,
         readers=readers or ((tied,) if tied else ()),
@@ -52,8 +56,8 @@ def _bound(
 
 
 def _offset(norm: Norm, model_type: object) -> int | None:
-    if not norm.one_plus:
-        return 0
+    if not norm.one_plus or EVERY_TYPE in norm.one_plus:
+        return int(EVERY_TYPE in norm.one_plus)
     return None if model_type is None else int(model_type in norm.one_plus)
 
 
@@ -67,11 +71,6 @@ def weight_of(bias: str) -> str:
     """Return the name that the weight beside a bias has in PyTorch's modules."""
     before, _, after = bias.rpartition("bias")
     return f"{before}weight{after}"
-
-
-def _readers(norm: Norm, match: PatternMatch, names: TensorNames) -> Iterator[str]:
-    for reader in norm.readers:
-        yield from _named(reader, match, names)
 
 
 def _named(text: str, match: PatternMatch, names: TensorNames) -> Iterator[str]:

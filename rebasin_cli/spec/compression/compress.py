@@ -19,6 +19,7 @@ from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.compression.choices import Line, choices
 from rebasin_cli.spec.compression.forms import names_in, plain
 from rebasin_cli.spec.compression.last import Made
+from rebasin_cli.spec.compression.norm_templates import short_norms
 from rebasin_cli.spec.compression.template_families import (
     TemplateFamily,
     group_families,
@@ -27,7 +28,7 @@ from rebasin_cli.spec.compression.template_families import (
     tensor_families,
 )
 from rebasin_cli.spec.language.dump import dump
-from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.model import Norm, Spec
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
@@ -48,7 +49,8 @@ def compress(
     """
     wanted = bind(spec, infos, ties=ties)
     stored = Ties(infos, ties or {}).infos
-    names, tidy = TensorNames(stored), _tidy(spec, stored)
+    names = TensorNames(stored)
+    tidy = _tidy(spec, stored, short_norms(spec.norms, names))
     tensors = tensor_families(tidy, names)
     families = [*tensors, *group_families(tidy, wanted.groups), *list_families(tidy, names)]
 
@@ -65,10 +67,10 @@ def compress(
     return written(_largest(families, right)) if right(()) else spec
 
 
-def _tidy(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
+def _tidy(spec: Spec, infos: Mapping[str, TensorInfo], norms: Mapping[str, Norm]) -> Spec:
     ranks = {name: len(info.shape) for name, info in infos.items()}
     tensors = {name: plain(entry, ranks.get(name, 1)) for name, entry in spec.tensors.items()}
-    return replace(spec, tensors=tensors, source="<spec>", text="", places={})
+    return replace(spec, tensors=tensors, norms=norms, source="<spec>", text="", places={})
 
 
 def _written(
@@ -122,7 +124,8 @@ def _says_the_same(
         return False
     groups = tuple(found.groups.items()) == tuple(wanted.groups.items())
     tensors = (found.tensors, found.untouched) == (wanted.tensors, wanted.untouched)
-    return again == spec and groups and tensors and found.buffers == wanted.buffers
+    norms = {norm.gain: norm for norm in found.norms} == {norm.gain: norm for norm in wanted.norms}
+    return again == spec and groups and tensors and norms and found.buffers == wanted.buffers
 
 
 def _largest(

@@ -81,11 +81,13 @@ def _declaration(declaration: Declaration) -> str:
 
 
 def _norm(norm: Norm) -> str:
-    tied = f", tied: {scalar(norm.tied)}" if norm.tied else ""
+    names = {"tied": norm.tied, "bias": norm.bias}
+    named = "".join(f", {key}: {scalar(name)}" for key, name in names.items() if name)
     types = ", ".join(map(scalar, norm.one_plus))
     one_plus = f", one-plus: [{types}]" if types else ""
-    readers = ", ".join(map(scalar, norm.readers))
-    return f"{{kind: {norm.kind}, readers: [{readers}]{tied}{one_plus}}}"
+    key, patterns = ("writers", norm.writers) if norm.writers else ("readers", norm.readers)
+    told = ", ".join(map(scalar, patterns))
+    return f"{{kind: {norm.kind}, {key}: [{told}]{named}{one_plus}}}"
 
 
 def _entry(entry: Entry) -> str:

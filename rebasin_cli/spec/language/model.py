@@ -102,9 +102,12 @@ def axes_of(entry: Entry) -> tuple[Axes, ...]:
 PERMUTATION = "permutation"
 
 # What may be done to the units of a group, from the smallest class to the largest. A rotary group
-# has a complex number for each of its pairs: (i, i + n/2), or (2i, 2i + 1) if interleaved.
-ROTARY = "rotary"
-CLASSES = (PERMUTATION, "signed", ROTARY, "rotary-interleaved", "orthogonal")
+# has a complex number for each of its pairs: (i, i + n/2), or (2i, 2i + 1) if interleaved. What keeps
+# the mean maps the vector of ones to itself.
+ROTARY, INTERLEAVED = "rotary", "rotary-interleaved"
+ORTHOGONAL, KEEPING_MEAN = "orthogonal", "orthogonal-keeping-mean"
+CLASSES = (PERMUTATION, "signed", ROTARY, INTERLEAVED, KEEPING_MEAN, ORTHOGONAL)
+EVERY_TYPE = "*"  # of `one-plus`
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,20 @@ class Declaration:
 class Norm:
     """What `norms:` says of a gain: how the norm that it belongs to can be folded away.
 
-    kind: `rms`, or `layer`, which takes off the mean too. readers: patterns of the weights that
+    kind: `rms`, or `layer`, which takes off the mean too, or `scale`, a gain on what a branch adds
+    (LayerScale). writers: of a scale, patterns of what writes what it scales. readers: patterns of the weights that
     read what it scales; all of them, and nothing else does. tied: the tensor that is the reader
     where the reader is not stored. one_plus: values of model_type in config.json for which the
-    norm multiplies by 1 + gain.
+    norm multiplies by 1 + gain; `*`: it always does. bias: its bias, where that is not called as
+    the gain with `bias` for `weight`.
     """
 
     kind: str
-    readers: tuple[str, ...]
+    readers: tuple[str, ...] = ()
     tied: str | None = None
     one_plus: tuple[str, ...] = ()
+    bias: str | None = None
+    writers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from rebasin_cli.spec.language.pattern import compile_pattern
 from rebasin_cli.spec.language.spec_fields import Fields
 from rebasin_cli.spec.language.yaml_reader import Node, Table, YamlText
 
-KINDS = ("rms", "layer")
-_FIELDS = ("kind", "readers", "tied", "one-plus")
+SCALE = "scale"
+KINDS = ("rms", "layer", SCALE)
+_FIELDS = ("kind", "readers", "tied", "one-plus", "bias", "writers")
 
 
 def parse_norms(node: Node | None, fields: Fields) -> dict[str, Norm]:
@@ -31,16 +32,21 @@ def _norms(node: Node | None, fields: Fields) -> Iterator[tuple[str, Norm]]:
 
 def _norm(key: YamlText, node: Node, fields: Fields) -> Norm | None:
     found = dict(fields.known(node, _FIELDS)) if isinstance(node, Table) else {}
-    if "readers" not in found:
+    if not {"readers", "writers"} & found.keys():
         hint = f"write `{key.text}: {{kind: rms, readers: [WEIGHT]}}`"
         fields.problems.add("a norm names the weights that read it", node.place, hint=hint)
         return None
     kind = _one_of("kind", found.get("kind"), KINDS, node, fields)
-    readers = parse_patterns(found["readers"], "readers", fields)
-    tied = fields.text(found.get("tied"), "tied") or None
-    _check_indices(key, (*readers, *((tied,) if tied else ())), fields)
+    if kind and (kind == SCALE) != ("writers" in found and "readers" not in found):
+        what = "a scale names its writers, and a norm the weights that read it"
+        fields.problems.add(what, node.place)
+    readers, writers = (
+        parse_patterns(found.get(field), field, fields) for field in ("readers", "writers")
+    )
+    tied, bias = (fields.text(found.get(field), field) or None for field in ("tied", "bias"))
+    _check_indices(key, (*readers, *writers, *(name for name in (tied, bias) if name)), fields)
     one_plus = parse_patterns(found.get("one-plus"), "one-plus", fields)
-    return Norm(kind, readers, tied, one_plus) if kind else None
+    return Norm(kind, readers, tied, one_plus, bias, writers) if kind else None
 
 
 def _one_of(

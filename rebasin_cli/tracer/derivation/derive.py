@@ -34,6 +34,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     atoms,
     extent,
 )
+from rebasin_cli.tracer.classes.findings import ClassFindings, find_classes
 from rebasin_cli.tracer.derivation.naming import AtomOccurrence, names, occurrences
 from rebasin_cli.tracer.derivation.parents import parents
 from rebasin_cli.tracer.derivation.unused import hold_unused
@@ -59,7 +60,8 @@ class DerivedSpec:
     spec: one entry for each tensor, no templates (`compress` finds those). fixed: what stays, with
     reasons.
     unused: parameters that no output depends on. outputs: the axes of what the model returns.
-    points: where the units of the groups can be seen at work.
+    points: where the units of the groups can be seen at work. classes: what may be done to these
+    units besides.
     """
 
     spec: Spec
@@ -67,6 +69,7 @@ class DerivedSpec:
     unused: tuple[str, ...]
     outputs: Mapping[str, Entry]
     points: Points
+    classes: ClassFindings
 
 
 def derive(
@@ -103,7 +106,8 @@ def derive(
     returned = {n: entry(value) for n, value in outputs.items()}
     chart = Chart(entry, {named[a]: named[p] for a, p in lines.items() if a in named})
     seen = points(record, calls, chart)
-    return DerivedSpec(spec, tuple(_fixed(analysis, axes)), unused, returned, seen)
+    classes = find_classes(analysis, calls, outputs.values(), named)
+    return DerivedSpec(spec, tuple(_fixed(analysis, axes)), unused, returned, seen, classes)
 
 
 def _concerns(value: Value, analysis: Analysis) -> bool:

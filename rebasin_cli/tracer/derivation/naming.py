@@ -157,8 +157,12 @@ def _stage(writers: Sequence[AtomOccurrence]) -> str:
 
 
 def _module(found: Iterable[AtomOccurrence]) -> str:
+    return shared_module([place.tensor for place in found])
+
+
+def shared_module(tensors: Sequence[str]) -> str:
     """Return the longest module path that all tensors share, with a dot at its end."""
-    paths = [_base(place.tensor).split(".") for place in found]
+    paths = [_base(tensor).split(".") for tensor in tensors]
     if len({tuple(path) for path in paths}) == 1:
         return ".".join(paths[0]) + "."
     shared: list[str] = []

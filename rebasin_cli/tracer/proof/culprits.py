@@ -22,22 +22,22 @@ Breaks = Callable[[Mapping[str, Permutation]], bool]
 
 
 def culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
-    """Return the groups whose permutations break the function, found by halving.
+    """Return the groups whose permutations break the function; see `halved`."""
+    return halved(list(permutations), lambda some: breaks({n: permutations[n] for n in some}))
 
-    Groups that only break it together are all returned.
+
+def halved(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Return those of some names that break something, found by halving.
+
+    Names that only break it together are all returned.
     """
-    names = list(permutations)
-    if not names or not breaks(permutations):
+    if not names or not breaks(names):
         return []
     if len(names) == 1:
-        return names
-    halves = names[: len(names) // 2], names[len(names) // 2 :]
-    found = [
-        name
-        for half in halves
-        for name in culprits({name: permutations[name] for name in half}, breaks)
-    ]
-    return found or names
+        return list(names)
+    middle = len(names) // 2
+    found = [name for half in (names[:middle], names[middle:]) for name in halved(half, breaks)]
+    return found or list(names)
 
 
 def without_own(permutation: Permutation) -> Permutation:

@@ -92,6 +92,29 @@ class Trial:
         )
         return max(gaps, default=math.inf)
 
+    def drift(self, base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> float:
+        """Return by how much outputs differ where some tensors are changed, and where some are not.
+
+        Both take the place of the model's own tensors of these names.
+        """
+        runs = zip(self._with(base), self._with({**base, **changed}), strict=True)
+        gaps = (_relative(one[name], two[name]) for one, two in runs for name in one)
+        return max(gaps, default=math.inf)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return a tensor of the model, which nothing may write to."""
+        return self._state[name]
+
+    def _with(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        live = _tensors(self._model)
+        try:
+            for name, values in tensors.items():
+                live[name].copy_(values)
+            return [self._run(call) for call in self._calls]
+        finally:
+            for name in tensors:
+                live[name].copy_(self._state[name])
+
     def _expected(
         self, name: str, values: Tensor, bound: BoundSpec, permutations: Mapping[str, Permutation]
     ) -> Tensor:
