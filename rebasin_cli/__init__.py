@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rebasin_cli.errors import RebasinError, RebasinWarning
     from rebasin_cli.spec.binding.bound import BoundSpec
     from rebasin_cli.spec.language.model import Spec
-    from rebasin_cli.tracer.trace import Trace
+    from rebasin_cli.tracer.model_trace import Trace
 
 __version__ = "0.1.0"
 
@@ -57,7 +57,7 @@ _HOMES = {
     "RebasinError": "rebasin_cli.errors",
     "RebasinWarning": "rebasin_cli.errors",
     "Spec": "rebasin_cli.spec.language.model",
-    "Trace": "rebasin_cli.tracer.trace",
+    "Trace": "rebasin_cli.tracer.model_trace",
     "align": "rebasin_cli.api.pairs",
     "apply": "rebasin_cli.api.pairs",
     "barrier": "rebasin_cli.api.judging",

@@ -34,7 +34,7 @@ from rebasin_cli.spec_choice.traced import spec_for, tensors_of
 from rebasin_cli.spec_choice.traced_model import check_validated, trace_subject, trace_target
 from rebasin_cli.spec_choice.unnamed import is_excused
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
-from rebasin_cli.tracer.trace import Trace
+from rebasin_cli.tracer.model_trace import Trace
 
 NetworkLike: TypeAlias = "nn.Module | Callable[..., nn.Module] | str"
 SpecLike: TypeAlias = "Spec | str | PathLike[str] | None"

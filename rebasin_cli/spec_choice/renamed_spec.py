@@ -11,8 +11,8 @@ from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import Declaration, Spec
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.culprits import drop_groups
-from rebasin_cli.tracer.trace import Trace
 
 
 def saved_spec(trace: Trace, windows: Mapping[str, Window]) -> Spec:

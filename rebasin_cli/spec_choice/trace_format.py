@@ -16,10 +16,10 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo, dtype_name
 from rebasin_cli.tensors.blocks import Window
 from rebasin_cli.tracer.derivation.derive import FixedAxis
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.points.points import Point
 from rebasin_cli.tracer.proof.proof import Proof
 from rebasin_cli.tracer.proof.unproved import Doubt
-from rebasin_cli.tracer.trace import Trace
 
 SOURCE = "traced"
 _MADE = {"spec", "explicit", "bound", "infos", "fixed", "returned", "points", "proof", "doubt"}

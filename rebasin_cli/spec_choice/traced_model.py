@@ -16,8 +16,9 @@ from rebasin_cli.spec_choice.renamed_spec import saved_spec
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.spec_choice.trace_identity import identity
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.unproved import Doubt
-from rebasin_cli.tracer.trace import REAL, Trace, trace
+from rebasin_cli.tracer.trace import REAL, trace
 
 EVERY = 1 << 30  # examples: more than any user gives
 

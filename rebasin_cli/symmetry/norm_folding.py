@@ -143,7 +143,7 @@ class FoldPlan:
                         yield Block(block.offset, dims), k
 
     def _reading_axes(self, name: str) -> frozenset[int]:
-        """Return the axes of a tensor that read: of a reader the one on a stream, or by position."""
+        """Return the axes that read: the one that a reader has on a stream, or by position."""
         tensor = self.tensors[name]
         on = {axis_of(tensor, d) for b in tensor.blocks for d in b.dims if d.group in self.streams}
         if name in self.readers and len(on) == 1:

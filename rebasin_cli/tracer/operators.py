@@ -35,6 +35,8 @@ class Operator:
     Of scales, where f(c x) is to be c f(x) for c > 0 (bounds and fillings in, that are 0):
     moves: it returns numbers of its first argument, wherever they then stand. homogeneous: it is so
     in any one argument, the others being constant. joins: in all its arguments together.
+    linear: it is linear in its first argument, the same for each unit of an axis that it neither
+    sums nor slides along.
     layer: it multiplies what is read by a weight: the positions of the two, and of a bias.
     """
 

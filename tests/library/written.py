@@ -33,7 +33,8 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer.trace import Trace, trace
+from rebasin_cli.tracer.model_trace import Trace
+from rebasin_cli.tracer.trace import trace
 from tests.library.entry import Entry, Model
 
 STREAM = r"(?:.*\.)?stream"

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rebasin_cli.symmetry.class_solvers import KEEPING_MEAN, SOLVERS
+from rebasin_cli.spec.language.model import KEEPING_MEAN
+from rebasin_cli.symmetry.class_solvers import SOLVERS
 
 
 def similarities(size: int, seed: int = 0) -> Tensor:

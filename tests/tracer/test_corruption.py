@@ -34,12 +34,15 @@ from rebasin_cli.spec.language.model import (
     leaves,
     product,
 )
+from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import map_leaves
+from rebasin_cli.tracer.classes.proved_classes import TracedTensors, class_drift
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.culprits import declared_one_sided
 from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from rebasin_cli.tracer.recording.capture import Arguments
-from rebasin_cli.tracer.trace import Trace, trace
+from rebasin_cli.tracer.trace import trace
 from tests.models import EXAMPLES
 
 WRONG = 1e-3  # relative; what a spec that is wrong in one place does at least
@@ -81,12 +84,18 @@ class Bed:
         return self.harm(wrong) >= WRONG
 
     def harm(self, spec: Spec) -> float:
-        """Return by how much a spec moves the outputs; infinite if it cannot be bound."""
+        """Return by how much a spec moves the outputs; infinite if it cannot be bound.
+
+        Permutations first, and then the classes that are more than permutations.
+        """
         try:
             bound = self.bound(spec)
+            moved = self.trial.difference(bound, _stirred(bound))
+            tensors = TracedTensors(self.found.infos, self.found.ties)
+            plan = FoldPlan(bound, self.found.ties)
+            return moved if moved >= WRONG else class_drift(plan, tensors, self.trial)
         except SpecError:
             return float("inf")
-        return self.trial.difference(bound, _stirred(bound))
 
     def bound(self, spec: Spec) -> BoundSpec:
         """Return a bound spec; as in the tracer, what has become one-sided is declared so."""

@@ -11,7 +11,8 @@ from torch import nn
 
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.user.user_model import subject_of
-from rebasin_cli.tracer.trace import Trace, trace
+from rebasin_cli.tracer.model_trace import Trace
+from rebasin_cli.tracer.trace import trace
 
 EXACT = 1e-9
 FLOAT32 = 1e-4  # where the model itself computes in float32

@@ -15,8 +15,8 @@ from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
-from rebasin_cli.tracer.trace import Trace
 from tests.tracer.traps import Net, rows
 
 TEXT = """rebasin: 1

@@ -18,6 +18,7 @@ from rebasin_cli.spec.language.model import (
     Entry,
     Fixed,
     Named,
+    Norm,
     Product,
     Spec,
     Split,
@@ -75,9 +76,27 @@ def stored_spec(
         tensors=tensors,
         buffers=listed(spec.buffers),
         transposed=listed(spec.transposed),
+        norms=dict(_norms(spec, names)),
         text="",
         places={},
     )
+
+
+def _norms(spec: Spec, names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Norm]]:
+    """Yield the norms by stored names. A gain that is stored in parts is left out: it holds."""
+
+    def listed(patterns: Sequence[str]) -> tuple[str, ...]:
+        stored = (found for name in patterns for found in names.get(name, ()))
+        return tuple(name.replace(f"[{VARIABLE}]", "*") for name in stored)
+
+    for gain, norm in spec.norms.items():
+        stored = listed([gain])
+        tied, bias = (next(iter(listed([n])), None) if n else None for n in (norm.tied, norm.bias))
+        made = replace(
+            norm, readers=listed(norm.readers), writers=listed(norm.writers), tied=tied, bias=bias
+        )
+        if len(stored) == 1 and (made.readers or made.writers or made.tied):
+            yield stored[0], made
 
 
 def scattered_groups(

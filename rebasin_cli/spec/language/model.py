@@ -102,8 +102,8 @@ def axes_of(entry: Entry) -> tuple[Axes, ...]:
 PERMUTATION = "permutation"
 
 # What may be done to the units of a group, from the smallest class to the largest. A rotary group
-# has a complex number for each of its pairs: (i, i + n/2), or (2i, 2i + 1) if interleaved. What keeps
-# the mean maps the vector of ones to itself.
+# has a complex number for each of its pairs: (i, i + n/2), or (2i, 2i + 1) if interleaved. What
+# keeps the mean maps the vector of ones to itself.
 ROTARY, INTERLEAVED = "rotary", "rotary-interleaved"
 ORTHOGONAL, KEEPING_MEAN = "orthogonal", "orthogonal-keeping-mean"
 CLASSES = (PERMUTATION, "signed", ROTARY, INTERLEAVED, KEEPING_MEAN, ORTHOGONAL)
@@ -132,11 +132,11 @@ class Norm:
     """What `norms:` says of a gain: how the norm that it belongs to can be folded away.
 
     kind: `rms`, or `layer`, which takes off the mean too, or `scale`, a gain on what a branch adds
-    (LayerScale). writers: of a scale, patterns of what writes what it scales. readers: patterns of the weights that
-    read what it scales; all of them, and nothing else does. tied: the tensor that is the reader
-    where the reader is not stored. one_plus: values of model_type in config.json for which the
-    norm multiplies by 1 + gain; `*`: it always does. bias: its bias, where that is not called as
-    the gain with `bias` for `weight`.
+    (LayerScale). readers: patterns of the weights that read what it scales; all of them, and
+    nothing else does. tied: the tensor that is the reader where the reader is not stored.
+    one_plus: values of model_type in config.json for which the norm multiplies by 1 + gain; `*`:
+    it always does. bias: its bias, where that is not called as the gain with `bias` for `weight`.
+    writers: of a scale, patterns of what writes what it scales.
     """
 
     kind: str

@@ -7,11 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rebasin_cli.spec.binding.bound_norms import bias_of
-from rebasin_cli.spec.language.model import EVERY_TYPE, KEEPING_MEAN, ORTHOGONAL, Norm
+from rebasin_cli.spec.language.model import (
+    EVERY_TYPE,
+    KEEPING_MEAN,
+    ORTHOGONAL,
+    PERMUTATION,
+    ROTARY,
+    Norm,
+    Spec,
+)
+from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 from rebasin_cli.tracer.axes.analysis import Analysis
 from rebasin_cli.tracer.axes.axis_terms import Atom, atoms
 from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, rotary_axes
-from rebasin_cli.tracer.classes.state_rules import unit_state
+from rebasin_cli.tracer.classes.rules import unit_state
 from rebasin_cli.tracer.classes.unit_states import UnitStates
 from rebasin_cli.tracer.recording.record import Call, Value
 
@@ -53,6 +62,25 @@ class ClassFindings:
         centred = {self.over[gain] for gain, norm in self.norms.items() if norm.kind == "layer"}
         keeping = dict.fromkeys(centred.intersection(groups), KEEPING_MEAN)
         return replace(self, norms=norms, classes={**self.classes, **keeping})
+
+    def like(self, proved: Spec) -> ClassFindings:
+        """Return the findings as far as the spec of a smaller model has them, layer for layer."""
+        known = {_masked(name): declared.maps for name, declared in proved.groups.items()}
+        kinds = {_masked(gain): norm.kind for gain, norm in proved.norms.items()}
+        rotary = tuple(a for a in self.rotary if known.get(_masked(a.group), "").startswith(ROTARY))
+        names = (*self.classes, *(axis.group for axis in rotary))
+        maps = {name: known.get(_masked(name), PERMUTATION) for name in names}
+        norms = {
+            gain: replace(norm, kind=kinds[_masked(gain)])
+            for gain, norm in self.norms.items()
+            if _masked(gain) in kinds
+        }
+        classes = {name: found for name, found in maps.items() if found != PERMUTATION}
+        return replace(self, classes=classes, norms=norms, rotary=rotary)
+
+
+def _masked(name: str) -> str:
+    return INDEX_IN_NAME.sub("#", name)
 
 
 def find_classes(

@@ -25,7 +25,7 @@ from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, is_there, with_rotary
-from rebasin_cli.tracer.proof.culprits import halved
+from rebasin_cli.tracer.proof.culprits import find_by_halving
 from rebasin_cli.tracer.proof.proof import Trial
 
 LEAST = 1e-9  # of the outputs' scale: sums of products in another order, through all layers
@@ -44,18 +44,10 @@ class TracedTensors:
         return bind(spec, self.infos, ties=self.ties)
 
 
-@dataclass(frozen=True)
-class ProvedClasses:
-    """A spec with classes and norms, and the findings that are left of those claimed."""
-
-    spec: Spec
-    findings: ClassFindings
-
-
 def prove_classes(
     spec: Spec, found: ClassFindings, tensors: TracedTensors, trial: Trial, rounding: float
-) -> ProvedClasses:
-    """Return a spec with those classes under which the outputs stay.
+) -> tuple[Spec, Mapping[str, str]]:
+    """Return a spec with those classes under which the outputs stay, and reasons for the others.
 
     rounding: by how much permutations moved the outputs; models that compute their norms in
     float32 keep no function better than that.
@@ -69,7 +61,7 @@ def prove_classes(
     turned = _turned([axis for axis in found.rotary if is_there(spec, axis)], test)
     classes = {**kept.classes, **{axis.group: maps for axis, maps in turned.items()}}
     kept = replace(kept, classes=classes, rotary=tuple(turned))
-    return ProvedClasses(with_classes(spec, kept), kept)
+    return with_classes(spec, kept), kept.reasons
 
 
 def _kept(found: ClassFindings, test: _ClassTest) -> ClassFindings:
@@ -88,9 +80,19 @@ def _turned(axes: Sequence[RotaryAxis], test: _ClassTest) -> dict[RotaryAxis, st
     found: dict[RotaryAxis, str] = {}
     for maps in (ROTARY, INTERLEAVED):
         left = tuple(axis for axis in axes if axis not in found)
-        bad = test.culprits(ClassFindings({axis.group: maps for axis in left}, rotary=left))
-        found |= {axis: maps for axis in left if axis.group not in bad}
+        # Nearly always all are of one kind: the ends tell, without a search among the others.
+        if any(_turns((axis,), maps, test) for axis in dict.fromkeys((*left[:1], *left[-1:]))):
+            bad = test.culprits(_rotary(left, maps))
+            found |= {axis: maps for axis in left if axis.group not in bad}
     return {axis: found[axis] for axis in axes if axis in found}
+
+
+def _turns(axes: tuple[RotaryAxis, ...], maps: str, test: _ClassTest) -> bool:
+    return not test.culprits(_rotary(axes, maps))
+
+
+def _rotary(axes: tuple[RotaryAxis, ...], maps: str) -> ClassFindings:
+    return ClassFindings({axis.group: maps for axis in axes}, rotary=axes)
 
 
 def _held(found: ClassFindings, test: _ClassTest) -> ClassFindings:
@@ -121,25 +123,30 @@ class _ClassTest:
             gone = {name: "" for name in found.classes if name not in kept}
             return self._breaks(found.without(gone))
 
-        return halved(list(found.classes), breaks)
+        return find_by_halving(list(found.classes), breaks)
 
     def _breaks(self, found: ClassFindings) -> bool:
         try:
             plan = self.plan(found)
             plan.check()
-            return not self._drift(plan) <= self.limit
+            return not class_drift(plan, self.tensors, self.trial) <= self.limit
         except SpecError:
             return True
 
-    def _drift(self, plan: FoldPlan) -> float:
-        base = _level(plan, self.trial)
-        source = InMemory({n: base.get(n, self.trial.tensor(n)) for n in self.tensors.infos})
-        bound, classes = plan.moving, plan.classes
-        groups = [g for g in bound.groups.values() if classes[g.name] != PERMUTATION]
-        maps = draw_maps(groups, classes, torch.Generator().manual_seed(1))
-        moved = Carried(FoldedNorms(source, plan), bound.tensors, maps)
-        names = [n for n in plan.tensors if n not in self.tensors.ties]
-        return self.trial.drift(base, {n: moved.load(n) for n in names})
+
+def class_drift(plan: FoldPlan, tensors: TracedTensors, trial: Trial) -> float:
+    """Return by how much outputs move when norms are folded and all classes map at random.
+
+    Relative to their scale. plan: how norms fold under the spec that is tried.
+    """
+    base = _level(plan, trial)
+    source = InMemory({n: base.get(n, trial.tensor(n)) for n in tensors.infos})
+    bound, classes = plan.moving, plan.classes
+    groups = [g for g in bound.groups.values() if classes[g.name] != PERMUTATION]
+    maps = draw_maps(groups, classes, torch.Generator().manual_seed(1))
+    moved = Carried(FoldedNorms(source, plan), bound.tensors, maps)
+    names = [n for n in plan.tensors if n not in tensors.ties]
+    return trial.drift(base, {n: moved.load(n) for n in names})
 
 
 def _level(plan: FoldPlan, trial: Trial) -> dict[str, Tensor]:

@@ -74,21 +74,19 @@ def _fixed_runs(states: UnitStates, call: Call) -> Iterator[int]:
             run = 0
 
 
-def _writers(
-    states: UnitStates, value: Value, makers: Mapping[Value, Call]
-) -> Iterator[Value]:
+def _writers(states: UnitStates, value: Value, makers: Mapping[Value, Call]) -> Iterator[Value]:
     """Yield the parameters that an activation is made of, back to the weights that wrote it."""
     pending, seen = [value], {value}
     while pending:
         call = makers.get(pending.pop())
-        operands = call.operands if call is not None else ()
-        stored = [states.analysis.stems.get(v.root, v.root) for v in operands if states.stored(v)]
-        parameters = [v for v in stored if v.source.startswith("parameter")]
-        yield from parameters
-        if not any(len(v.shape) > 1 for v in parameters):
-            fresh = [v for v in operands if v not in seen and not states.stored(v)]
-            seen.update(fresh)
-            pending += fresh
+        operands = [v for v in (call.operands if call else ()) if v not in seen]
+        seen.update(operands)
+        weights = [v for v in operands if states.weighs(v)]
+        stems = (states.analysis.stems.get(v.root, v.root) for v in weights)
+        yield from (v for v in stems if v.source.startswith("parameter"))
+        # What a matrix is multiplied by is what the units are made from, and none of them.
+        back = any(len(v.shape) > 1 for v in weights)
+        pending += weights if back else operands
 
 
 def _written(states: UnitStates, writers: Iterable[Value]) -> Iterator[AxisOfTensor]:

@@ -22,7 +22,7 @@ from rebasin_cli.tracer.recording.record import Call, Value
 NO_WEIGHTS: frozenset[str] = frozenset()
 
 
-class Kind(Enum):
+class UnitRole(Enum):
     """UNITS: linear in the units. VECTOR: a parameter with one number for each unit, and no other.
 
     GAINED: units times a gain, and perhaps plus a bias, nothing else. SQUARED: squares of units.
@@ -44,7 +44,7 @@ class UnitState:
     nothing else did, so that a gain on what they write may be theirs as well.
     """
 
-    kind: Kind = Kind.UNITS
+    role: UnitRole = UnitRole.UNITS
     weights: frozenset[str] = NO_WEIGHTS
     tensor: str = ""
     offset: int = 0
@@ -52,7 +52,7 @@ class UnitState:
     writers: frozenset[str] = NO_WEIGHTS
 
 
-class Forbidden(Exception):  # noqa: N818  (an answer of a rule, never seen by users)
+class Forbidden(Exception):
     """An operator does to units what no rotation commutes with; the text says what."""
 
 
@@ -87,6 +87,7 @@ class UnitStates:
     scales: dict[str, tuple[Atom, frozenset[str]]] = field(default_factory=dict)
     _axes: dict[Value, tuple[AxisTerm, ...]] = field(default_factory=dict)
     _computed: set[Value] = field(default_factory=set)
+    _weights: set[Value] = field(default_factory=set)
 
     def axes(self, value: Value) -> tuple[AxisTerm, ...]:
         """Return the resolved axes of a value; of a constant, none that a group could be on."""
@@ -116,18 +117,20 @@ class UnitStates:
             return UnitState()
         weights = frozenset({name})
         lone = self.alone(value, atom)
-        return UnitState(Kind.VECTOR, weights, name) if lone else UnitState(weights=weights)
+        return UnitState(UnitRole.VECTOR, weights, name) if lone else UnitState(weights=weights)
 
     def stored(self, value: Value) -> bool:
         """Return whether a value depends on parameters and constants alone, and no input."""
-        root = value.root
-        told = root.source.startswith("parameter") or self.analysis.constant(value)
-        return told or value in self._computed
+        return self.analysis.constant(value) or self.weighs(value) or value in self._computed
+
+    def weighs(self, value: Value) -> bool:
+        """Return whether a value is a parameter, or made of parameters and no input."""
+        return value.root.source.startswith("parameter") or value in self._weights
 
     def read(self, state: UnitState, atom: Atom, weights: frozenset[str]) -> None:
         """Note that weights sum over the units of a value, be these as they are or gained."""
         names = dict.fromkeys(sorted(weights))
-        if state.kind is not Kind.GAINED:
+        if state.role is not UnitRole.GAINED:
             self.bare[atom].update(names)
             return
         use = self.gains.setdefault(state.tensor, GainUse(atom, state.offset, state.bias))
@@ -139,7 +142,8 @@ class UnitStates:
         """Pass over the calls; a rule says what the results are, for each atom by itself."""
         for call in calls:
             if all(map(self.stored, call.operands)):
-                self._computed.update(v for v in call.results if v is not None)
+                some = self._weights if any(map(self.weighs, call.operands)) else self._computed
+                some.update(v for v in call.results if v is not None)
             for atom in self._involved(call):
                 try:
                     self._emit(call, atom, rule(self, call, atom))
@@ -156,7 +160,7 @@ class UnitStates:
                 self.states[value, atom] = state
         # What is written into a part of a value is not seen by those who look at the whole.
         partly = any(v is not v.root and self.holds(v.root, atom) for v in call.written)
-        if partly and state.kind is not Kind.UNITS:
+        if partly and state.role is not UnitRole.UNITS:
             raise Forbidden(f"{call.name} writes scaled units into a part of others")
 
 

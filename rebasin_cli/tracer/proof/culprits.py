@@ -22,11 +22,13 @@ Breaks = Callable[[Mapping[str, Permutation]], bool]
 
 
 def culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
-    """Return the groups whose permutations break the function; see `halved`."""
-    return halved(list(permutations), lambda some: breaks({n: permutations[n] for n in some}))
+    """Return the groups whose permutations break the function; see `find_by_halving`."""
+    return find_by_halving(
+        list(permutations), lambda some: breaks({n: permutations[n] for n in some})
+    )
 
 
-def halved(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
+def find_by_halving(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> list[str]:
     """Return those of some names that break something, found by halving.
 
     Names that only break it together are all returned.
@@ -36,7 +38,9 @@ def halved(names: Sequence[str], breaks: Callable[[Sequence[str]], bool]) -> lis
     if len(names) == 1:
         return list(names)
     middle = len(names) // 2
-    found = [name for half in (names[:middle], names[middle:]) for name in halved(half, breaks)]
+    found = [
+        name for half in (names[:middle], names[middle:]) for name in find_by_halving(half, breaks)
+    ]
     return found or list(names)
 
 

@@ -97,7 +97,8 @@ class Trial:
 
         Both take the place of the model's own tensors of these names.
         """
-        runs = zip(self._with(base), self._with({**base, **changed}), strict=True)
+        before = self._with(base) if base else self._before
+        runs = zip(before, self._with({**base, **changed}), strict=True)
         gaps = (_relative(one[name], two[name]) for one, two in runs for name in one)
         return max(gaps, default=math.inf)
 

@@ -21,9 +21,9 @@ from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Declaration, Named, Spec, axes_of, leaves
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.unproved import without_sizes
 from rebasin_cli.tracer.recording.capture import named_outputs
-from rebasin_cli.tracer.trace import Trace
 from tests.proof import draw, overwrite, permuted
 
 SEED = 20260  # not one of the proof's

@@ -17,7 +17,8 @@ from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
-from rebasin_cli.tracer.trace import Trace, trace
+from rebasin_cli.tracer.model_trace import Trace
+from rebasin_cli.tracer.trace import trace
 from tests.benchmarks.zoo import twin
 from tests.benchmarks.zoo.architectures import ARGUMENTS
 from tests.benchmarks.zoo.small_video import KINDS, small_video

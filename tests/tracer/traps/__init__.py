@@ -25,8 +25,9 @@ from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
+from rebasin_cli.tracer.model_trace import Trace, without_classes
 from rebasin_cli.tracer.proof.proof import Trial, random_permutations
-from rebasin_cli.tracer.trace import Trace, trace
+from rebasin_cli.tracer.trace import trace
 
 EXACT = 1e-9  # relative, in float64
 WRONG = 1e-3  # relative; what a wrong permutation does at least
@@ -114,9 +115,9 @@ def check(
     found = given.traced(choices)
     assert found.proof is not None
     assert (found.proof.refuted, found.proof.difference <= EXACT) == ({}, True), _shown(found)
-    claimed = _bound(found, groups, tensors)
-    assert _sizes(found.bound) == _sizes(claimed), _shown(found)
-    assert same_symmetry(found.bound, claimed), _shown(found)
+    claimed, permuted = _bound(found, groups, tensors), without_classes(found).bound
+    assert _sizes(permuted) == _sizes(claimed), _shown(found)
+    assert same_symmetry(permuted, claimed), _shown(found)
     assert _moved(given, found, found.bound) <= EXACT, _shown(found)
     return found
 

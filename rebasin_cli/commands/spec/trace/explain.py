@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rebasin_cli.presentation.tables import render, table
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.tracer.derivation.derive import FixedAxis
-from rebasin_cli.tracer.trace import Trace
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.wording import MORE_IN_GROUPS, list_names
 
 SHOWN = 3  # tensors named as examples

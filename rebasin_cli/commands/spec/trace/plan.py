@@ -10,7 +10,7 @@ from rebasin_cli.files.places import OutputPlace, plan_place
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.tracer.trace import Trace
+from rebasin_cli.tracer.model_trace import Trace
 
 
 @dataclass(frozen=True)

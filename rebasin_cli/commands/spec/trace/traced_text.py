@@ -13,7 +13,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tensors import dtype_name
-from rebasin_cli.tracer.trace import Trace
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.wording import count, list_names
 
 LISTED = 8  # names in a comment; the rest is counted
