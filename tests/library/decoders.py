@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rebasin_cli.spec.language.model import Declaration, Norm
 from tests.library.entry import Entry, Fields, hf
 
 SMALL: Fields = {"vocab_size": 99, "max_position_embeddings": 64}
@@ -79,43 +78,6 @@ NEOX: Fields = {
 }
 NEOX_WIDE: Fields = {**NEOX, "num_hidden_layers": 12, "hidden_size": 96, "num_attention_heads": 6}
 
-STREAM, IN_HEADS = Declaration(maps="orthogonal"), Declaration(maps="orthogonal")
-BLOCK = "{,transformer.}h.{i}"
-GPT2_NORMS = {
-    f"{BLOCK}.ln_1.weight": Norm("layer", (f"{BLOCK}.attn.c_attn.weight",)),
-    f"{BLOCK}.ln_2.weight": Norm("layer", (f"{BLOCK}.mlp.c_fc.weight",)),
-    "{,transformer.}ln_f.weight": Norm(
-        "layer", ("lm_head.weight",), tied="{,transformer.}wte.weight"
-    ),
-}
-ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text")
-ROPE_BLOCK = "model.layers.{i}"
-LLAMA_NORMS = {
-    f"{ROPE_BLOCK}.input_layernorm.weight": Norm(
-        "rms",
-        (f"{ROPE_BLOCK}.self_attn.{{q_proj,k_proj,v_proj}}.weight",),
-        one_plus=ONE_PLUS,
-    ),
-    f"{ROPE_BLOCK}.post_attention_layernorm.weight": Norm(
-        "rms", (f"{ROPE_BLOCK}.mlp.{{gate_proj,up_proj}}.weight",), one_plus=ONE_PLUS
-    ),
-    "model.norm.weight": Norm(
-        "rms", ("lm_head.weight",), tied="model.embed_tokens.weight", one_plus=ONE_PLUS
-    ),
-}
-NEOX_BLOCK = "gpt_neox.layers.{i}"
-NEOX_NORMS = {
-    f"{NEOX_BLOCK}.input_layernorm.weight": Norm(
-        "layer", (f"{NEOX_BLOCK}.attention.query_key_value.weight",)
-    ),
-    f"{NEOX_BLOCK}.post_attention_layernorm.weight": Norm(
-        "layer", (f"{NEOX_BLOCK}.mlp.dense_h_to_4h.weight",)
-    ),
-    "gpt_neox.final_layer_norm.weight": Norm(
-        "layer", ("{embed_out,lm_head}.weight",), tied="gpt_neox.embed_in.weight"
-    ),
-}
-
 ENTRIES = (
     Entry(
         name="gpt2",
@@ -126,7 +88,10 @@ ENTRIES = (
             permutations of their own. Files without an lm_head use the embedding as the head.""",
         description="transformers GPT-2; the number of heads comes from config.json",
         needs="transformers",
-        variants=(hf("gpt2", "GPT2LMHeadModel", **GPT2),),
+        variants=(
+            hf("gpt2", "GPT2LMHeadModel", **GPT2),
+            hf("gpt2", "GPT2LMHeadModel", **GPT2, tie_word_embeddings=False),
+        ),
         larger=(hf("gpt2", "GPT2LMHeadModel", **GPT2_WIDE),),
         groups={
             r"transformer\.h\.(\d+)\.attn\.heads": r"head.\1",
@@ -138,8 +103,6 @@ ENTRIES = (
         counted={r"head\..*": "heads"},
         spelled={r"^transformer\.": "{,transformer.}"},
         extra={"{,transformer.}h.{i}.attn.{bias,masked_bias}?": "[~]"},
-        maps={"stream": STREAM, "qk.{i}": IN_HEADS, "vo.{i}": IN_HEADS},
-        norms=GPT2_NORMS,
     ),
     Entry(
         name="llama",
@@ -171,12 +134,6 @@ ENTRIES = (
         counted=KV_COUNTED,
         held=ROPE_HELD,
         extra={"model.layers.{i}.self_attn.rotary_emb.inv_freq?": "[~]"},
-        maps={
-            "stream": STREAM,
-            "vo.{i}": IN_HEADS,
-            "rope.{i}": Declaration(per="kv.{i}", maps="rotary"),
-        },
-        norms=LLAMA_NORMS,
     ),
     Entry(
         name="mixtral",
@@ -254,7 +211,10 @@ ENTRIES = (
             has --set rotary=16.""",
         description="transformers GPT-NeoX, Pythia; heads from config.json, --set rotary=N",
         needs="transformers",
-        variants=(hf("gpt_neox", "GPTNeoXForCausalLM", {"rotary": 2}, **NEOX),),
+        variants=(
+            hf("gpt_neox", "GPTNeoXForCausalLM", {"rotary": 2}, **NEOX),
+            hf("gpt_neox", "GPTNeoXForCausalLM", {"rotary": 2}, **NEOX, tie_word_embeddings=True),
+        ),
         larger=(hf("gpt_neox", "GPTNeoXForCausalLM", {"rotary": 4}, **NEOX_WIDE),),
         groups={
             r"gpt_neox\.layers\.(\d+)\.attention\.heads": r"head.\1",
@@ -270,8 +230,6 @@ ENTRIES = (
             "gpt_neox.layers.{i}.attention.{bias,masked_bias}?": "[~]",
             "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq?": "[~]",
         },
-        maps={"stream": STREAM, "qk.{i}": IN_HEADS, "vo.{i}": IN_HEADS},
-        norms=NEOX_NORMS,
         files=True,
     ),
 )

@@ -14,7 +14,6 @@ from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.user.given_inputs import examples_of_shape
 from rebasin_cli.models.user.user_model import subject_of
-from rebasin_cli.spec.language.model import Declaration, Norm
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 
 Fields = Mapping[str, Any]  # of a configuration
@@ -51,7 +50,6 @@ class Entry:
     required: expression for names that not all variants have, and that are not optional.
     spelled: text in patterns -> what replaces it. extra: entries for tensors that files may have
     and models lack. files: names as the library writes them, where the model has others.
-    maps: groups of the text -> what may be done to them besides. norms: those that fold.
     """
 
     name: str
@@ -70,8 +68,6 @@ class Entry:
     spelled: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     files: bool = False
-    maps: Mapping[str, Declaration] = field(default_factory=dict)
-    norms: Mapping[str, Norm] = field(default_factory=dict)
 
 
 def hf(

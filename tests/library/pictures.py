@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rebasin_cli.spec.language.model import Declaration, Norm
 from tests.library.entry import Entry, Fields, Model, called, hf, listed
 
 VIT: Fields = {
@@ -49,15 +48,6 @@ def vit(width: int, heads: int, layers: int) -> Model:
 
 
 VIT_LAYER = "vit.encoder.layer.{i}"
-VIT_NORMS = {
-    f"{VIT_LAYER}.layernorm_before.weight": Norm(
-        "layer", (f"{VIT_LAYER}.attention.attention.{{query,key,value}}.weight",)
-    ),
-    f"{VIT_LAYER}.layernorm_after.weight": Norm(
-        "layer", (f"{VIT_LAYER}.intermediate.dense.weight",)
-    ),
-    "vit.layernorm.weight": Norm("layer", ("classifier.weight",)),
-}
 
 ENTRIES = (
     Entry(
@@ -71,8 +61,6 @@ ENTRIES = (
         sizes={"heads": "config.num_attention_heads"},
         counted={r"head\..*": "heads"},
         files=True,
-        maps={name: Declaration(maps="orthogonal") for name in ("stream", "qk.{i}", "vo.{i}")},
-        norms=VIT_NORMS,
     ),
     Entry(
         name="vit_modules",

@@ -17,10 +17,14 @@ from rebasin_cli.spec.binding.stored_names import stored_spec
 from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.dump import dump, scalar
 from rebasin_cli.spec.language.model import (
+    CLASSES,
+    PERMUTATION,
+    ROTARY,
     AxisExpr,
     Declaration,
     Fixed,
     Named,
+    Norm,
     Product,
     Spec,
     Split,
@@ -33,9 +37,10 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer.model_trace import Trace
+from rebasin_cli.tracer.model_trace import Trace, without_classes
 from rebasin_cli.tracer.trace import trace
 from tests.library.entry import Entry, Model
+from tests.library.written_norms import joined_norms
 
 STREAM = r"(?:.*\.)?stream"
 ROLES = ((), ("unit",), ("norm", "unit"), ("norm", "pair", "unit"))
@@ -48,12 +53,14 @@ WIDTH = 97  # of a comment, without `# `
 class Described:
     """A model's traced spec in the names of files, one entry for each tensor.
 
-    ties: alias -> the name of the same tensor.
+    ties: alias -> the name of the same tensor. spec: of permutations alone. classes: the same with
+    what may be done to units besides, and names for the units that turn.
     """
 
     model: Model
     trace: Trace
     spec: Spec
+    classes: Spec
     infos: Mapping[str, TensorInfo]
     ties: Mapping[str, str]
 
@@ -73,20 +80,24 @@ def described(model: Model, *, files: bool) -> Described:
     """Return what tracing says of a model. files: in the names that its library writes."""
     subject = model.subject()
     found = trace(subject, model.choices)
+    plain = without_classes(found)
     if found.proof is None or not found.proof.holds or found.proof.refuted:
         raise AssertionError(f"{subject.name} was not proved: {found.proof}")
     with torch.device("meta"):
         windows = stored_windows(subject.build()) if files else {}
     if not windows:
-        return Described(model, found, found.explicit, found.infos, found.ties)
+        return Described(model, found, plain.explicit, found.explicit, found.infos, found.ties)
     sizes = {group.name: group.size for group in found.bound.groups.values()}
     place = {name: position for position, name in enumerate(found.infos)}
     infos = {
         name: TensorInfo(name, window.shape, found.infos[window.source].dtype)
         for name, window in sorted(windows.items(), key=lambda row: place[row[1].source])
     }
-    spec = stored_spec(found.explicit, found.infos, {n: windows[n] for n in infos}, sizes)
-    return Described(model, found, spec, infos, {})
+    spec, classes = (
+        stored_spec(said, found.infos, {n: windows[n] for n in infos}, sizes)
+        for said in (plain.explicit, found.explicit)
+    )
+    return Described(model, found, spec, classes, infos, {})
 
 
 def text_of(entry: Entry, rows: Sequence[Described]) -> str:
@@ -94,7 +105,7 @@ def text_of(entry: Entry, rows: Sequence[Described]) -> str:
 
     rows: its variants, described.
     """
-    joined = _joined([_renamed(row.spec, entry) for row in rows], entry)
+    joined = _joined([_renamed(row, entry) for row in rows], entry)
     infos = {name: info for row in rows for name, info in row.infos.items()}
     for row in rows:
         for name, info in row.infos.items():
@@ -103,7 +114,10 @@ def text_of(entry: Entry, rows: Sequence[Described]) -> str:
     sizes = {e: name for e, name in entry.held.items() if name in entry.sizes}
     held = _held(joined, groups)
     fixed = dict.fromkeys(set(_group_names(held)) - set(_group_names(joined)), FIXED)
-    short = _shortened(replace(held, groups={**held.groups, **fixed}), infos)
+    turning = {name: said for row in rows for name, said in _turning(row, entry).items()}
+    fixed |= {name: said for name, said in turning.items() if name in fixed}
+    made = replace(held, groups={**held.groups, **fixed}, norms=joined_norms(rows))
+    short = _shortened(made, infos)
     return _page(_told(_held(short, sizes), entry), entry)
 
 
@@ -112,22 +126,44 @@ def variants_of(entry: Entry) -> list[Described]:
     return [described(model, files=entry.files) for model in entry.variants]
 
 
-def _renamed(spec: Spec, entry: Entry) -> Spec:
-    """Return the spec with readable names of groups."""
+def _new_names(spec: Spec, entry: Entry) -> dict[str, str]:
+    """Return a readable name for each group."""
     used = _group_names(spec)
     streams = [name for name in used if re.fullmatch(STREAM, name)]
     only = {STREAM: "stream"} if len(streams) == 1 else {}
     placed = _placed(spec, entry)
     new = {name: placed.get(name) or _name(name, {**entry.groups, **only}) for name in used}
     assert len(set(new.values())) == len(new), f"names of groups collide: {sorted(new.values())}"
-    return replace(
-        spec,
-        tensors={key: _mapped(lines, new) for key, lines in spec.tensors.items()},
-        groups={
-            new[name]: replace(said, per=new[said.per] if said.per else None)
-            for name, said in spec.groups.items()
-        },
-    )
+    return new
+
+
+def _renamed(row: Described, entry: Entry) -> Spec:
+    """Return the spec with readable names of groups, and what may be done to each."""
+    spec, classes = row.spec, row.classes.groups
+    new = _new_names(spec, entry)
+    groups = {}
+    for name in new:
+        maps = classes[name].maps if name in classes else PERMUTATION
+        said = replace(spec.groups.get(name, Declaration()), maps=maps)
+        if said != Declaration():
+            groups[new[name]] = replace(said, per=new[said.per] if said.per else None)
+    tensors = {key: _mapped(lines, new) for key, lines in spec.tensors.items()}
+    return replace(spec, tensors=tensors, groups=groups)
+
+
+def _turning(row: Described, entry: Entry) -> dict[str, Declaration]:
+    """Return the declarations of held groups whose pairs may turn."""
+    new = _new_names(row.spec, entry)
+    found = {}
+    for key, lines in row.classes.tensors.items():
+        for name in _group_names(replace(row.classes, tensors={key: lines})):
+            said = row.classes.groups.get(name, Declaration())
+            for expression, group in entry.held.items():
+                match = re.fullmatch(expression, key.removesuffix("?"))
+                if match and said.maps.startswith(ROTARY):
+                    per = new[said.per] if said.per else None
+                    found[match.expand(group)] = Declaration(per=per, maps=said.maps)
+    return found
 
 
 def _placed(spec: Spec, entry: Entry) -> dict[str, str]:
@@ -197,7 +233,12 @@ def _joined(specs: Sequence[Spec], entry: Entry) -> Spec:
     groups: dict[str, Declaration] = {}
     for spec in specs:
         for name, declaration in spec.groups.items():
-            assert groups.setdefault(name, declaration) == declaration, f"{name}: {declaration}"
+            known = groups.setdefault(name, declaration)
+            # What one model allows another may not, by a gain that only it has: which models do
+            # is told by their tensors.
+            maps = max(known.maps, declaration.maps, key=CLASSES.index)
+            groups[name] = replace(known, maps=maps)
+            assert replace(declaration, maps=maps) == groups[name], f"{name}: {declaration}"
     return replace(
         specs[0],
         tensors=tensors,
@@ -255,9 +296,6 @@ def _told(spec: Spec, entry: Entry) -> Spec:
     groups = {n: replace(d, size=_size(n, entry, d.size)) for n, d in spec.groups.items()}
     for name in filter(str.isalpha, _group_names(spec)):
         groups.setdefault(name, Declaration(size=_size(name, entry)))
-    for name, known in entry.maps.items():
-        old = groups.get(name, Declaration())
-        groups[name] = replace(known, size=old.size, per=known.per or old.per)
     said = {name: d for name, d in groups.items() if d != Declaration()}
 
     def spell(pattern: str) -> str:
@@ -271,11 +309,17 @@ def _told(spec: Spec, entry: Entry) -> Spec:
         description=entry.description,
         sizes=entry.sizes,
         groups=said,
-        norms=entry.norms,
+        norms={spell(gain): _spelled(norm, spell) for gain, norm in spec.norms.items()},
         buffers=tuple(map(spell, spec.buffers)),
         transposed=tuple(map(spell, spec.transposed)),
         tensors={**{spell(k): v for k, v in spec.tensors.items()}, **_extra(entry)},
     )
+
+
+def _spelled(norm: Norm, spell: Callable[[str], str]) -> Norm:
+    readers, writers = (tuple(map(spell, said)) for said in (norm.readers, norm.writers))
+    tied, bias = (spell(said) if said else None for said in (norm.tied, norm.bias))
+    return replace(norm, readers=readers, writers=writers, tied=tied, bias=bias)
 
 
 def _extra(entry: Entry) -> Mapping[str, Lines]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.bound import BoundNorm
@@ -29,7 +29,7 @@ def bind_norms(
         pattern = compile_pattern(text)
         for match in matches(pattern, names):
             readers, writers = (
-                tuple(dict.fromkeys(name for text in said for name in _named(text, match, names)))
+                tuple(sorted(_all_named(said, match, names), key=names.position))
                 for said in (norm.readers, norm.writers)
             )
             tied = next(_named(norm.tied, match, names), None) if norm.tied else None
@@ -71,6 +71,10 @@ def weight_of(bias: str) -> str:
     """Return the name that the weight beside a bias has in PyTorch's modules."""
     before, _, after = bias.rpartition("bias")
     return f"{before}weight{after}"
+
+
+def _all_named(texts: Iterable[str], match: PatternMatch, names: TensorNames) -> set[str]:
+    return {name for text in texts for name in _named(text, match, names)}
 
 
 def _named(text: str, match: PatternMatch, names: TensorNames) -> Iterator[str]:

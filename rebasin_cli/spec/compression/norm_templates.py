@@ -38,20 +38,61 @@ def _family(
 ) -> Iterator[tuple[str, Norm, str]]:
     """Yield pattern, norm and first gain; free: the indices that may be variables."""
     if len(gains) < _FewestLayers or not free:
-        yield from ((gain, _chosen(norms[gain]), gain) for gain in gains)
+        yield from ((gain, _chosen(norms[gain], names, {}), gain) for gain in gains)
         return
-    short = {_templated(gain, norms[gain], free) for gain in gains}
-    if len(short) == 1:
-        pattern, norm = next(iter(short))
-        if {m.name for m in matches(compile_pattern(pattern), names)} == set(gains):
-            yield pattern, _chosen(norm), gains[0]
-            return
+    found = _together([_templated(gain, norms[gain], free) for gain in gains])
+    if found is not None and _stands_for(*found, gains, norms, free, names):
+        pattern, norm = found
+        yield pattern, _chosen(norm, names, _variables(gains[0], free)), gains[0]
+        return
     # One more index is written out: the one with the fewest values, as the two norms of a layer.
     values = {slot: dict.fromkeys(_indices(gain)[slot] for gain in gains) for slot in free}
     slot = min(free, key=lambda slot: (len(values[slot]), -slot))
     for value in values[slot]:
         some = [gain for gain in gains if _indices(gain)[slot] == value]
         yield from _family(some, norms, free - {slot}, names)
+
+
+def _together(short: Sequence[tuple[str, Norm]]) -> tuple[str, Norm] | None:
+    """Return one pattern and norm, with all readers of any, if they are alike but for these.
+
+    A layer lacks some of them where it has no experts, or nothing but experts.
+    """
+    (pattern, first), *_ = short
+    apart = {(text, replace(norm, readers=(), writers=())) for text, norm in short}
+    readers, writers = (
+        tuple(dict.fromkeys(name for _, norm in short for name in getattr(norm, key)))
+        for key in ("readers", "writers")
+    )
+    return (pattern, replace(first, readers=readers, writers=writers)) if len(apart) == 1 else None
+
+
+def _stands_for(
+    pattern: str,
+    norm: Norm,
+    gains: Sequence[str],
+    norms: Norms,
+    free: frozenset[int],
+    names: TensorNames,
+) -> bool:
+    """Return whether a pattern matches some gains and no other, and each has its own readers."""
+    if {m.name for m in matches(compile_pattern(pattern), names)} != set(gains):
+        return False
+
+    def present(said: Iterable[str], indices: Mapping[str, str]) -> set[str]:
+        filled = (compile_pattern(_filled(text, indices)) for text in said)
+        return {match.name for one in filled for match in matches(one, names)}
+
+    def same(gain: str) -> bool:
+        indices, own = _variables(gain, free), norms[gain]
+        readers = present(norm.readers, indices) == present(own.readers, {})
+        return readers and present(norm.writers, indices) == present(own.writers, {})
+
+    return all(map(same, gains))
+
+
+def _variables(gain: str, free: frozenset[int]) -> dict[str, str]:
+    return {_variable(slot): _indices(gain)[slot] for slot in free}
 
 
 def _indices(name: str) -> list[str]:
@@ -63,7 +104,7 @@ def _templated(gain: str, norm: Norm, free: frozenset[int]) -> tuple[str, Norm]:
     known: dict[tuple[str, str], str] = {}
     for slot, index in enumerate(INDEX_IN_NAME.finditer(gain)):
         if slot in free:
-            known[_place(gain, index.start()), index[0]] = f"{{{_VARIABLES[slot]}}}"
+            known[_place(gain, index.start()), index[0]] = _variable(slot)
 
     def written(name: str) -> str:
         return "".join(_pieces(name, known))
@@ -71,6 +112,10 @@ def _templated(gain: str, norm: Norm, free: frozenset[int]) -> tuple[str, Norm]:
     readers = tuple(map(written, norm.readers))
     tied, bias = (name and written(name) for name in (norm.tied, norm.bias))
     return written(gain), replace(norm, readers=readers, tied=tied, bias=bias)
+
+
+def _variable(slot: int) -> str:
+    return f"{{{_VARIABLES[slot]}}}"
 
 
 def _pieces(name: str, known: Mapping[tuple[str, str], str]) -> Iterator[str]:
@@ -87,10 +132,57 @@ def _place(name: str, start: int) -> str:
     return INDEX_IN_NAME.sub(_MARK, name[:start])
 
 
-def _chosen(norm: Norm) -> Norm:
-    """Return the norm with its readers as few patterns."""
-    lines = _lines(norm.readers)
-    return replace(norm, readers=tuple(line.pattern for line in choices(lines)))
+def _chosen(norm: Norm, names: TensorNames, indices: Mapping[str, str]) -> Norm:
+    """Return the norm with its readers and writers as few patterns.
+
+    indices: variable -> what it is in one of the gains that the norm is of.
+    """
+
+    def fewer(said: Iterable[str]) -> tuple[str, ...]:
+        short = _with_stars(tuple(said), names, indices)
+        return tuple(line.pattern for line in choices(_lines(short)))
+
+    return replace(norm, readers=fewer(norm.readers), writers=fewer(norm.writers))
+
+
+def _with_stars(
+    readers: Sequence[str], names: TensorNames, indices: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return readers with `*` for an index that the gain lacks, where it stands for all there are.
+
+    Deeper models have more of them: layers that attend to one encoder, experts.
+    """
+    families: defaultdict[str, list[str]] = defaultdict(list)
+    for reader in readers:
+        families[INDEX_IN_NAME.sub("*", reader)].append(reader)
+    found: list[str] = []
+    for starred, members in families.items():
+        varying = _varying(members)
+        pattern = "".join(_starred(members[0], varying))
+        filled = (_filled(text, indices) for text in (pattern, *members))
+        wanted, *alone = ({m.name for m in matches(compile_pattern(t), names)} for t in filled)
+        found += [pattern] if starred and varying and wanted == set().union(*alone) else members
+    return tuple(found)
+
+
+def _varying(members: Sequence[str]) -> frozenset[int]:
+    columns = zip(*map(_indices, members), strict=True)
+    return frozenset(slot for slot, column in enumerate(columns) if len(set(column)) > 1)
+
+
+def _starred(name: str, slots: frozenset[int]) -> Iterator[str]:
+    end = 0
+    for slot, index in enumerate(INDEX_IN_NAME.finditer(name)):
+        yield name[end : index.start()]
+        yield "*" if slot in slots else index[0]
+        end = index.end()
+    yield name[end:]
+
+
+def _filled(text: str, indices: Mapping[str, str]) -> str:
+    for variable, index in indices.items():
+        text = text.replace(variable, index)
+    return text
 
 
 def _lines(readers: Iterable[str]) -> list[Line[bool]]:

@@ -81,13 +81,13 @@ def _declaration(declaration: Declaration) -> str:
 
 
 def _norm(norm: Norm) -> str:
+    lists = {"readers": norm.readers, "writers": norm.writers, "one-plus": norm.one_plus}
+    told = {key: f"[{', '.join(map(scalar, names))}]" for key, names in lists.items() if names}
     names = {"tied": norm.tied, "bias": norm.bias}
-    named = "".join(f", {key}: {scalar(name)}" for key, name in names.items() if name)
-    types = ", ".join(map(scalar, norm.one_plus))
-    one_plus = f", one-plus: [{types}]" if types else ""
-    key, patterns = ("writers", norm.writers) if norm.writers else ("readers", norm.readers)
-    told = ", ".join(map(scalar, patterns))
-    return f"{{kind: {norm.kind}, {key}: [{told}]{named}{one_plus}}}"
+    told |= {key: scalar(name) for key, name in names.items() if name}
+    order = ("readers", "writers", "tied", "bias", "one-plus")
+    rest = "".join(f", {key}: {told[key]}" for key in order if key in told)
+    return f"{{kind: {norm.kind}{rest}}}"
 
 
 def _entry(entry: Entry) -> str:

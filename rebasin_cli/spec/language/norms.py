@@ -32,12 +32,12 @@ def _norms(node: Node | None, fields: Fields) -> Iterator[tuple[str, Norm]]:
 
 def _norm(key: YamlText, node: Node, fields: Fields) -> Norm | None:
     found = dict(fields.known(node, _FIELDS)) if isinstance(node, Table) else {}
-    if not {"readers", "writers"} & found.keys():
+    if not {"readers", "writers", "tied"} & found.keys():
         hint = f"write `{key.text}: {{kind: rms, readers: [WEIGHT]}}`"
         fields.problems.add("a norm names the weights that read it", node.place, hint=hint)
         return None
     kind = _one_of("kind", found.get("kind"), KINDS, node, fields)
-    if kind and (kind == SCALE) != ("writers" in found and "readers" not in found):
+    if kind and (kind == SCALE) != (set(found) == {"kind", "writers"}):
         what = "a scale names its writers, and a norm the weights that read it"
         fields.problems.add(what, node.place)
     readers, writers = (

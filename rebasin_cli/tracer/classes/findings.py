@@ -175,5 +175,7 @@ def _norm(analysis: Analysis, states: UnitStates, gain: str, tables: frozenset[V
     table = next((v for v in tables if v.source.partition(" ")[2] in use.readers), None)
     if table is None:
         return Norm(kind, tuple(use.readers), None, one_plus, bias)
-    first, *others = [n for n, v in analysis.record.tensors.items() if v is table]
-    return Norm(kind, tuple(others), first, one_plus, bias)
+    # Its other names are those of one storage, and not readers: where files keep a copy for each,
+    # the copies stay equal, or the class that ties them would lose one.
+    first = next(name for name, value in analysis.record.tensors.items() if value is table)
+    return Norm(kind, (), first, one_plus, bias)
