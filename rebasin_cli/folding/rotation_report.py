@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_cli.alignment.unit_report import span
-from rebasin_cli.commands.align.orthogonal.learn import LearnedMaps
-from rebasin_cli.commands.align.orthogonal.run import Rotated
 from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines
 from rebasin_cli.folding.folded_models import Folded
+from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.wording import count
 
@@ -26,7 +25,8 @@ def _text(outcome: Rotated) -> str:
     lines += tied_lines(outcome.tied)
     lines += function_lines(outcome.function)
     lines += [f"  maps saved to {outcome.saved.path}"] if outcome.saved else []
-    lines.append(f"  average it with {outcome.reference}: the reference was folded too")
+    if outcome.written:
+        lines.append(f"  average it with {outcome.reference}: the reference was folded too")
     return "\n".join(lines)
 
 
@@ -66,4 +66,4 @@ def _learned_fields(learned: LearnedMaps | None) -> dict[str, Any]:
 ROTATED: Presenter[Rotated] = Presenter(
     fields=_fields, summary=_text, written=lambda outcome: outcome.written
 )
-PRESENTERS: Presenters = {Folded: FOLDED, Rotated: ROTATED}
+ROTATING: Presenters = {Folded: FOLDED, Rotated: ROTATED}
