@@ -12,13 +12,16 @@ from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.folding.folded_models import Folded, check_tied, fold_model, measure_function
-from rebasin_cli.folding.rotation_problem import RotationProblem
+from rebasin_cli.folding.rotation_problem import ORTHOGONAL, RotationProblem
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import match_maps
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
+
+# What provenance says of all that comes of rotated models: it averages with folded ones only.
+ROTATED_FACTS: Mapping[str, object] = {"folded": True, "symmetry": ORTHOGONAL}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,6 +14,7 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.problem import MatchingProblem, ProblemRequest, check_models
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.files.inputs import open_models
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.options.machine import Machine, plan_machine
@@ -41,6 +44,10 @@ class RotationProblem(MatchingProblem[Choice]):
         groups = self.choice.bound.groups.values()
         return {group.name: group.maps for group in groups if group.maps != PERMUTATION}
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a plan says of rotating beside what it says of any matching."""
+        return {"symmetry": ORTHOGONAL, "maps": self.maps}
+
 
 def rotates(symmetry: str) -> bool:
     """Return whether models are to be rotated. Raises UsageError for an unknown symmetry."""
@@ -68,6 +75,12 @@ def check_rotating(
         raise UsageError("--symmetry orthogonal runs on the CPU", hint="leave out --device")
     if request.selection.common:
         raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
+
+
+def open_rotations(paths: Sequence[Path], request: ProblemRequest) -> RotationProblem:
+    """Return the models of a command as a problem; see `plan_rotations`."""
+    check_rotating(request)
+    return plan_rotations(open_models(paths, request.selection), request)
 
 
 def plan_rotations(models: Sequence[Checkpoint], request: ProblemRequest) -> RotationProblem:
