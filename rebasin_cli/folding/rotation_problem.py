@@ -44,6 +44,11 @@ class RotationProblem(MatchingProblem[Choice]):
         groups = self.choice.bound.groups.values()
         return {group.name: group.maps for group in groups if group.maps != PERMUTATION}
 
+    @property
+    def ties_a_head(self) -> bool:
+        """Whether a head is the embedding, so that folding changes outputs a little."""
+        return any(norm.tied for norm in self.folding.norms.values())
+
     def describe(self) -> dict[str, Any]:
         """Return what a plan says of rotating beside what it says of any matching."""
         return {"symmetry": ORTHOGONAL, "maps": self.maps}
@@ -77,9 +82,14 @@ def check_rotating(
         raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
 
 
-def open_rotations(paths: Sequence[Path], request: ProblemRequest) -> RotationProblem:
-    """Return the models of a command as a problem; see `plan_rotations`."""
-    check_rotating(request)
+def open_rotations(
+    paths: Sequence[Path], request: ProblemRequest, *, runs: bool = False
+) -> RotationProblem:
+    """Return the models of a command as a problem; see `plan_rotations`.
+
+    runs: as of `check_rotating`.
+    """
+    check_rotating(request, runs=runs)
     return plan_rotations(open_models(paths, request.selection), request)
 
 

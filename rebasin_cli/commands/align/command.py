@@ -15,7 +15,7 @@ from rebasin_cli.options.output import Output, SavePermutation
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry import symmetry_option
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 

@@ -19,7 +19,7 @@ from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry import symmetry_option
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
