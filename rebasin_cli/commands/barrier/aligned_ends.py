@@ -27,8 +27,8 @@ from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
 
-Found = Aligned | Folded | Rotated
-Aligning = Generator[Found, None, list[TensorSource]]
+AlignedOutcome = Aligned | Folded | Rotated
+Aligning = Generator[AlignedOutcome, None, list[TensorSource]]
 
 
 def aligned_ends(

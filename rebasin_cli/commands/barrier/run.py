@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from rebasin_cli.commands.barrier.aligned_ends import Found, aligned_ends, alignment_digest
+from rebasin_cli.commands.barrier.aligned_ends import AlignedOutcome, aligned_ends, alignment_digest
 from rebasin_cli.commands.barrier.curve import barrier, share_removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
@@ -42,7 +42,7 @@ NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
 # over a data set and not in the outputs of a model (`tensors.compare`).
 SAME_LOSS = 1e-4
 
-BarrierOutcome = Found | Scored | Curves | Contour | DiagnosedLayers
+BarrierOutcome = AlignedOutcome | Scored | Curves | Contour | DiagnosedLayers
 
 
 def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcome]:
@@ -117,7 +117,9 @@ class _Judged:
         return scorer
 
 
-def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Found | Scored]:
+def _on_line(
+    plan: BarrierPlan, record: _Judged, progress: Progress
+) -> Iterator[AlignedOutcome | Scored]:
     choice = _choice(plan, record)
     curves = 1 + (choice is not None) + (plan.renormalize is not None)
     scorer = record.scorer(progress, curves * len(plan.alphas))
@@ -137,7 +139,9 @@ def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator
         yield from scorer.scored(_segment(plan, basis, sources, correct))
 
 
-def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Found | Scored]:
+def _on_plane(
+    plan: BarrierPlan, record: _Judged, progress: Progress
+) -> Iterator[AlignedOutcome | Scored]:
     scorer = record.scorer(progress, 3 + plan.steps**2)
     sources = [
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models

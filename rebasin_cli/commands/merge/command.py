@@ -122,7 +122,6 @@ def merge(
             reference=ref,
             preserve_first=preserve_first,
             renormalization=renormalizing(renormalize),
-            symmetry=symmetry,
             selection=selection,
             output=output,
             computing=computing,

@@ -13,7 +13,6 @@ from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec.language.model import PERMUTATION
 
 LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
 
@@ -25,7 +24,7 @@ class MergeRequest:
     strategy: None: `many` up to 8 models, else `star`. weights: of the models; none: equal.
     reference: one of the models, whose frame the result has; None: the first. preserve_first: the
     layers that stay apart. renormalization: how the result's statistics are to be corrected; --spec
-    then says how to align, and --model what is run. symmetry: of the maps that align.
+    then says how to align, and --model what is run.
     """
 
     models: Sequence[Path]
@@ -34,7 +33,6 @@ class MergeRequest:
     reference: Path | None = None
     preserve_first: str | None = None
     renormalization: Renormalization | None = None
-    symmetry: str = PERMUTATION
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
