@@ -123,6 +123,7 @@ def _rotate(
     found = match_maps(first, folded, bound, classes, progress=progress)
     progress("checking the function", 0, 0)
     moved = Carried(folded, bound.tensors, found.maps)
+    function = measure_function(problem.check, model, moved, tied, model.path)
     return found.maps, Rotated(
         model=model.path,
         reference=reference.path,
@@ -135,7 +136,7 @@ def _rotate(
         saved=None,
         seconds=perf_counter() - began,
         tied=tied,
-        function=measure_function(problem.check, model, moved, tied, model.path),
+        function=function,
     )
 
 

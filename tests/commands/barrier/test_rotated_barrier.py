@@ -1,6 +1,7 @@
 """`barrier --symmetry orthogonal`: the way from a folded model to another moved next to it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +116,37 @@ def test_the_model_may_be_run_elsewhere_than_maps_are_found(tmp_path):
     done = rebasin(*barrier("rotary", *PAIR), *ORTHOGONAL, "--device", "cuda", cwd=tmp_path)
     assert done.code == 4
     assert "device 'cuda' is not on this machine" in done.err
+
+
+SHARED = Path(__file__).parents[4] / "shared" / "checkpoints"
+IMAGES = f"""
+import sys
+sys.path.insert(0, {str(SHARED)!r})
+import evaluate
+from models import ViT
+
+def images():
+    x, y = evaluate.test_set("vit_small")
+    for first in range(0, len(x), 500):
+        yield x[first : first + 500], y[first : first + 500]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared checkpoints are not here")
+def test_rotations_take_away_what_permutations_leave_of_a_trained_vit(tmp_path):
+    (tmp_path / "vit.py").write_text(IMAGES)
+    pair = [str(SHARED / f"vit_small_s{seed}.safetensors") for seed in (0, 1)]
+    run = ("--model", "vit.py:ViT", "--data", "vit.py:images", "--steps", "3", "--json")
+    argv = ("barrier", *pair, "--spec", "preln-vit", "--set", "heads=4", *run)
+    heights = []
+    for symmetry in ("permutation", "orthogonal"):
+        done = rebasin(*argv, "--symmetry", symmetry, cwd=tmp_path)
+        assert done.code == 0, done.err
+        found = {
+            (b["curve"], b["score"]): b["chord"]["height"] for b in results(done)[-1]["barriers"]
+        }
+        heights.append(found["aligned", "loss"])
+    permuted, rotated = heights
+    assert rotated < 0.45
+    assert permuted > 0.8

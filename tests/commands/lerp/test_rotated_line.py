@@ -64,7 +64,8 @@ def test_averages_beside_the_weights_are_moved_as_they_are(tmp_path):
     write_copies(tmp_path, "rotary")
     for name in "ab":
         state = load_file(tmp_path / f"{name}.safetensors")
-        torch.save({"state_dict": state, "ema": state}, tmp_path / f"{name}.pt")
+        ema = {n: t.clone() for n, t in state.items()}
+        torch.save({"state_dict": state, "ema": ema}, tmp_path / f"{name}.pt")
     done = rebasin("lerp", "a.pt", "b.pt", *PAIR[2:], "--at", "0.5", "-o", "m.pt", cwd=tmp_path)
     assert done.code == 0, done.err
     found = torch.load(tmp_path / "m.pt", weights_only=True)

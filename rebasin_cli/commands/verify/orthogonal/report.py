@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.report import agreement_fields, agreement_text
 from rebasin_cli.alignment.unit_report import span
 from rebasin_cli.commands.verify.orthogonal.plan import VerifiedRotation
@@ -40,8 +41,19 @@ def rotation_text(outcome: VerifiedRotation) -> str:
     different = [f"differs: {name}, by {share:.2g}" for name, share in worst]
     lines += [f"  {line}" for line in shorten(different, _SHOWN, and_more)]
     lines += tied_lines(outcome.tied)
-    lines += [f"  {agreement_text(outcome.function)}"] if outcome.function else []
+    lines += _function_lines(outcome.function)
     return "\n".join(lines)
+
+
+def _function_lines(function: FunctionDifference | None) -> list[str]:
+    """Return how far outputs are apart; of rounded weights they are, and it is no verdict."""
+    if function is None:
+        return []
+    if function.same:
+        return [f"  {agreement_text(function)}"]
+    inputs = count(function.inputs, "random input")
+    apart = f"outputs differ by {function.difference:.2g} of their scale"
+    return [f"  {apart} ({inputs}, {function.dtype})"]
 
 
 def _fields(outcome: VerifiedRotation) -> dict[str, Any]:
