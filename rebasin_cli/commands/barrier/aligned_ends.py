@@ -50,7 +50,7 @@ def aligned_ends(
 
 
 def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) -> Aligning:
-    # From the files: what is held in memory lacks tensors that the model has not, as a tied head.
+    # From the files: in memory are the tensors of the class alone, without a head that is tied.
     weights = [finite(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     yield from rotated.found
@@ -58,7 +58,7 @@ def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) ->
 
 
 class _AsComputed(Derived):
-    """Tensors in float32, or wider where they are stored so: what folds in float64 takes twice."""
+    """Tensors in float32, or wider where they are stored so: folded ones come in float64."""
 
     def info(self, name: str) -> TensorInfo:
         info = super().info(name)

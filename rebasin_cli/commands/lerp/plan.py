@@ -44,7 +44,7 @@ class LerpRequest:
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
     too. chain: more than two models, one segment after another. align: bring the models into the
     basin of the first before. command: run on each point, whose file is then removed unless `keep`.
-    symmetry: orthogonal maps align too.
+    symmetry: of the maps that align; orthogonal ones do also without `align`.
     """
 
     models: Sequence[Path]

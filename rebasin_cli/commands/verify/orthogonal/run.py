@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.verify.orthogonal.plan import VerifiedRotation, VerifyRotationPlan
 from rebasin_cli.folding.folded_models import check_tied
 from rebasin_cli.folding.map_file import save_maps
@@ -21,34 +22,27 @@ from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
 from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, same_bits, wide
 
-# Of the objective in a sweep: in float64 it rises no more, and maps are right to 1e-8.
+# Share of the objective that a sweep has to gain: nothing in float64, and maps are right to 1e-8.
 AT_REST = 1e-15
 
 
 def run_verify_rotation(plan: VerifyRotationPlan, progress: Progress) -> Iterator[VerifiedRotation]:
     """Yield whether B is A with its units rotated: every tensor is compared, both being folded.
 
-    A map keeps lengths. Rounding moves each entry by eps / 2 of it at most, so a tensor by as much
-    of its length, before it is mapped as after: twice that is allowed, since what is not folded yet
-    was rounded in two factors. Of one tensor, and not of all together, in which small ones vanish.
+    Each by itself, since small ones vanish in the sum of all.
     """
-    problem, request = plan.problem, plan.request
-    folding, (a, b) = problem.folding, problem.models
-    first, second = (
-        FoldedNorms(
-            Finite(m, str(m.path), "repair the checkpoint", request.selection.selects), folding
-        )
-        for m in (a, b)
-    )
-    tied = [error for f, m in ((first, a), (second, b)) if (error := check_tied(f, m)) is not None]
+    problem, folding = plan.problem, plan.problem.folding
+    a, b = problem.models
+    first, second = (_folded(plan, model) for model in (a, b))
+    tied = [e for e in (check_tied(first, a), check_tied(second, b)) if e is not None]
     found = match_maps(
         first, second, folding.moving, folding.classes, rise=AT_REST, progress=progress
     )
     moved = Carried(second, folding.moving.tensors, found.maps)
-    names = [n for n in a.names() if request.selection.selects(n) and n in set(b.names())]
+    names = _compared_names(plan)
     progress("comparing", 0, 0)
-    apart = {n: _apart(first.load(n), moved.load(n)) for n in names}
-    allowed = {n: _rounding(a.info(n), b.info(n)) for n in names}
+    apart = {name: _apart(first.load(name), moved.load(name)) for name in names}
+    allowed = {name: _rounding(a.info(name), b.info(name)) for name in names}
     yield VerifiedRotation(
         a=a.path,
         b=b.path,
@@ -56,14 +50,26 @@ def run_verify_rotation(plan: VerifyRotationPlan, progress: Progress) -> Iterato
         classes=count_classes(folding.classes),
         cosine=found.cosine,
         sweeps=found.sweeps,
-        different={n: share for n, share in apart.items() if share > allowed[n]},
+        different={name: share for name, share in apart.items() if share > allowed[name]},
         max_difference=max(apart.values(), default=0.0),
         rounding=max(allowed.values(), default=0.0),
         dtype=_coarsest(a, b, names),
-        saved=save_maps(plan.save, found.maps, folding, (a, b), request.selection.sizes),
+        saved=save_maps(plan.save, found.maps, folding, (a, b), plan.request.selection.sizes),
         tied=max(tied, default=None),
         function=_compared_functions(plan),
     )
+
+
+def _folded(plan: VerifyRotationPlan, model: Checkpoint) -> FoldedNorms:
+    selects = plan.request.selection.selects
+    finite = Finite(model, str(model.path), "repair the checkpoint", selects)
+    return FoldedNorms(finite, plan.problem.folding)
+
+
+def _compared_names(plan: VerifyRotationPlan) -> list[str]:
+    a, b = plan.problem.models
+    theirs = set(b.names())
+    return [n for n in a.names() if n in theirs and plan.request.selection.selects(n)]
 
 
 def _apart(a: Tensor, b: Tensor) -> float:
@@ -77,7 +83,11 @@ def _apart(a: Tensor, b: Tensor) -> float:
 
 
 def _rounding(a: TensorInfo, b: TensorInfo) -> float:
-    """Return the share of a tensor's length that its dtypes account for; 0 of whole numbers."""
+    """Return the share of a tensor's length that its dtypes account for; 0 of whole numbers.
+
+    Rounding moves each entry by eps / 2 of it at most, so a tensor by as much of its length, which
+    no map changes. Twice that is allowed: what is not folded yet was rounded in two factors.
+    """
     eps = [torch.finfo(info.dtype).eps for info in (a, b) if info.floating]
     return max(SAME_IN_FLOAT64, *eps) if eps else 0.0
 
