@@ -184,7 +184,10 @@ def commands_that_use(module: str) -> set[str]:
     return found
 
 
-SUBJECTS = ("presentation", "files", "network", "activations", "spec_choice", "renormalization")
+SUBJECTS = (
+    *("presentation", "files", "network", "activations", "spec_choice", "renormalization"),
+    "folding",
+)
 SHARED = [
     path
     for path in SOURCES

@@ -39,11 +39,11 @@ class ProblemRequest(Protocol):
         """How permutations are searched for."""
 
 
-ChoiceT = TypeVar("ChoiceT", Choice, "Choice | None")
+ChoiceT_co = TypeVar("ChoiceT_co", bound="Choice | None", covariant=True)
 
 
 @dataclass(frozen=True)
-class MatchingProblem(Generic[ChoiceT]):
+class MatchingProblem(Generic[ChoiceT_co]):
     """Models of one architecture, opened, the first of them the reference.
 
     choice: the spec that they are matched under; None: they are not.
@@ -51,7 +51,7 @@ class MatchingProblem(Generic[ChoiceT]):
 
     models: tuple[Checkpoint, ...]
     machine: Machine
-    choice: ChoiceT
+    choice: ChoiceT_co
 
 
 @overload

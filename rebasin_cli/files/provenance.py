@@ -63,6 +63,11 @@ def one_basin(models: Sequence[Checkpoint]) -> bool:
     return len({basin_of(model) for model in models}) == 1
 
 
+def one_folded_basin(models: Sequence[Checkpoint]) -> bool:
+    """Return whether provenance proves the same of models whose norms are folded, all of them."""
+    return all(map(is_folded, models)) and one_basin(models)
+
+
 def _recorded(metadata: Mapping[str, str]) -> str | None:
     """Return the basin in a file's metadata, None if there is none or it cannot be read."""
     basin = _record(metadata).get("basin")

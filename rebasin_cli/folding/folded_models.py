@@ -27,7 +27,7 @@ SAME = 1e-4  # of the outputs' scale: tables of rotary positions may be float32
 
 @dataclass(frozen=True)
 class Folded:
-    """A model whose norms were folded, and where it was written.
+    """A model whose norms were folded; written: None if only for the moment.
 
     tied: |H - a E| / |H|, how far the folded head is from a multiple of the embedding that it is
     tied to; None where nothing is tied. function: how far outputs moved, if the model was run.
@@ -36,7 +36,7 @@ class Folded:
     model: Path
     spec: str
     norms: int
-    written: Written
+    written: Written | None = None
     tied: float | None = None
     function: FunctionDifference | None = None
 
@@ -67,6 +67,17 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
         )
     plan.check()
     return plan
+
+
+def fold_model(model: Checkpoint, plan: FoldPlan, check: FunctionCheck | None, spec: str) -> Folded:
+    """Return what folding the norms of a model does; nothing is written. spec: its name.
+
+    Raises PermutationError where a head that is tied is too far off, or the function changes.
+    """
+    folded = FoldedNorms(model, plan)
+    tied = check_tied(folded, model)
+    function = measure_function(check, model, folded, tied, model.path)
+    return Folded(model.path, spec, len(plan.bound.norms), None, tied, function)
 
 
 def folded_parts(model: Checkpoint, plan: FoldPlan) -> Parts:

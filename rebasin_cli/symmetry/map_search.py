@@ -61,7 +61,8 @@ class MapSearch:
     """A search in progress: the other model is moved in place as better maps are found.
 
     Tensors are float64 and in memory, as `BoundTensor.load` gives them. moments: of streams, by
-    group: what the reference's units do with those of the other model, (d, d); see `match_maps`.
+    group: what the reference's units do with those of the other model, (d, d); rise: see
+    `match_maps`.
     """
 
     bound: BoundSpec
@@ -70,6 +71,7 @@ class MapSearch:
     other: dict[str, Tensor]
     maps: GroupMaps
     moments: Mapping[str, Tensor] = field(default_factory=dict)
+    rise: float = RISE
     families: Mapping[str, GroupFamily] = field(init=False)
     weights: Mapping[Place, float] = field(init=False)
 
@@ -93,7 +95,7 @@ class MapSearch:
             for root in ordered:
                 self._visit(root)
             last_reached, reached = reached, self.objective()
-            if reached - last_reached < RISE * abs(reached):
+            if reached - last_reached < self.rise * abs(reached):
                 break
         return MapMatching(self.maps, Change(before, self.cosine()), sweep + 1)
 
@@ -206,18 +208,20 @@ def match_maps(
     classes: Mapping[str, str],
     *,
     moments: Mapping[str, Tensor] | None = None,
+    rise: float = RISE,
     progress: Progress = silent,
 ) -> MapMatching:
     """Return the maps of `other` that bring it next to `reference`; both are folded.
 
     bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`. moments: E[y_A y_B'] of
-    what the models do on data, by stream, float64 (d, d); None: by weights alone. On one thread:
-    the rounding of a product does not depend on the load of the machine. Raises NotFiniteError.
+    what the models do on data, by stream, float64 (d, d); None: by weights alone. rise: share of
+    the objective that a sweep has to gain, or the search ends. On one thread: the rounding of a
+    product does not depend on the load of the machine. Raises NotFiniteError.
     """
     tensors = [t for t in bound.tensors if t.votes and t.groups]
     a, b = ({_key(t): _loaded(t, model) for t in tensors} for model in (reference, other))
     with one_thread():
-        search = MapSearch(bound, classes, a, b, still(bound, classes), moments or {})
+        search = MapSearch(bound, classes, a, b, still(bound, classes), moments or {}, rise)
         return search.run(progress)
 
 

@@ -192,8 +192,8 @@ class Case:
         return {name: source.load(name) for name in source.names()}
 
 
-def case(kind: str, seed: int = 0, **options: bool) -> Case:
+def case(kind: str, seed: int = 0, *, d: int = 12, **options: bool) -> Case:
     text = NETS[kind]
-    net = rotary() if kind == "rotary" else layer_norm(**options)
+    net = rotary(d) if kind == "rotary" else layer_norm(d=d, **options)
     state = state_of(net, seed)
     return Case(net, state, FoldPlan(bind(parse(text), infos(InMemory(state)))))

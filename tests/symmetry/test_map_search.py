@@ -11,7 +11,7 @@ from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.permutation import gather
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import RISE, match_maps
 from rebasin_cli.symmetry.maps import Carried, map_axes
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory
@@ -130,3 +130,22 @@ def test_the_scale_of_a_tensor_decides_nothing() -> None:
     )
     for name, mapped in one.maps.linear.items():
         assert torch.allclose(mapped.matrix, two.maps.linear[name].matrix, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_copy_with_few_rows_to_hold_on_to_is_found_by_going_on(seed: int) -> None:
+    """22 rows of words do not fix 40 units of a stream: the blocks do, sweep after sweep."""
+    found = case("rotary", seed, d=40)
+    plan, folded = found.plan, InMemory(found.folded)
+    groups, generator = plan.moving.groups.values(), torch.Generator().manual_seed(1)
+    maps = draw_maps(groups, plan.classes, generator)
+    other = Carried(folded, plan.moving.tensors, maps)
+
+    def apart(rise: float) -> float:
+        maps = match_maps(folded, other, plan.moving, plan.classes, rise=rise).maps
+        moved = Carried(other, plan.moving.tensors, maps)
+        pairs = [(folded.load(name), moved.load(name)) for name in folded.names()]
+        return max(float((a - b).norm() / a.norm()) for a, b in pairs)
+
+    assert apart(1e-15) < 1e-7
+    assert apart(RISE) > 1e-3

@@ -15,19 +15,11 @@ from rebasin_cli.options.output import Output, SavePermutation
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
-Symmetry = Annotated[
-    str,
-    option(PANEL)(
-        "--symmetry",
-        metavar="permutation|orthogonal",
-        help="orthogonal: also rotate the residual stream of transformers and the dims inside "
-        "heads, where the spec allows it. REF is folded (see rebasin fold) and written too.",
-    ),
-]
-
+Symmetry = Annotated[str, symmetry_option("REF is folded (see rebasin fold) and written too.")]
 
 Learn = Annotated[
     int,

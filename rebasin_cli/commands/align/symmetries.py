@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rebasin_cli.commands.align.orthogonal import report as orthogonal_report
 from rebasin_cli.commands.align.orthogonal.plan import plan_orthogonal
 from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
 from rebasin_cli.commands.align.plan import plan_align
 from rebasin_cli.commands.align.report import PRESENTERS
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.run import run_align
+from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.progress import Progress
 
@@ -28,5 +28,5 @@ class AlignmentKind:
 
 SYMMETRIES: Mapping[str, AlignmentKind] = {
     "permutation": AlignmentKind(plan_align, run_align, PRESENTERS),
-    "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, orthogonal_report.PRESENTERS),
+    "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, ROTATING),
 }

@@ -14,6 +14,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import optional_path, parse_numbers
 from rebasin_cli.presentation.work import Work
@@ -79,11 +80,12 @@ Resume = Annotated[
         help="Keep each point in FILE (NDJSON) at once, and judge none again that is there.",
     ),
 ]
+Symmetry = Annotated[str, symmetry_option("All models are folded (see rebasin fold).")]
 
 OWN = ("steps", "at", "no_align", "renormalize", "diagnose", "plane", "margin", "plot", "resume")
 
 
-@with_options("models", *OWN, "null", "force", "verbose")
+@with_options("models", *OWN, "null", "force", "verbose", "symmetry")
 def barrier(
     models: Annotated[list[Path] | None, argument("A B [C]")] = None,
     steps: Steps = None,
@@ -95,6 +97,7 @@ def barrier(
     margin: Margin = None,
     plot: Plot = None,
     resume: Resume = None,
+    symmetry: Symmetry = "permutation",
     null: Null = False,
     *,
     selection: Annotated[Selection, offer(*ALIGNING)],
@@ -118,6 +121,8 @@ def barrier(
         rebasin barrier a.pt b.pt --model net.py:Net --evaluate net.py:loss --plot curve.png
 
         rebasin barrier a.pt b.pt c.pt --plane --model net.py:Net --data net.py:test_set
+
+        rebasin barrier a.pt b.pt --symmetry orthogonal --spec gpt2 --model hf:a/ --data d.py:text
     """
     from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
     from rebasin_cli.commands.barrier.plot import require_matplotlib
@@ -139,6 +144,7 @@ def barrier(
             picture=optional_path(plot),
             resume=optional_path(resume),
             diagnose=diagnose,
+            symmetry=symmetry,
             selection=selection,
             output=output,
             computing=computing,

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
-from rebasin_cli.alignment.problem import open_problem
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.computing import Computing
@@ -24,6 +25,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.correction_methods import METHODS
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 
 STEPS, GRID = 25, 11  # points of a line; rows and columns of a plane
@@ -40,7 +42,7 @@ class BarrierRequest:
     steps: points, ends included; None: the usual. at: places on a line instead. align: the other
     models to the first. renormalize: a method that corrects the points between, for one more
     curve. margin: of the plane, beyond the three models. picture, resume: files. diagnose: look
-    into the layers too.
+    into the layers too. symmetry: of the maps that align.
     """
 
     models: Sequence[Path]
@@ -53,6 +55,7 @@ class BarrierRequest:
     picture: Path | None = None
     resume: Path | None = None
     diagnose: bool = False
+    symmetry: str = PERMUTATION
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -67,8 +70,8 @@ class BarrierPlan:
     """All that `run_barrier` needs.
 
     alphas: of the points on the line; empty for a plane, which has `steps` rows and columns.
-    choice: None unless the models are to be aligned. picture: where one goes, if it is wanted;
-    layers: and that of the layers, with `diagnose`.
+    choice: None unless the models are to be aligned. rotation: by orthogonal maps, if by those.
+    picture: where one goes, if it is wanted; layers: and that of the layers, with `diagnose`.
     """
 
     models: tuple[Checkpoint, ...]
@@ -84,6 +87,7 @@ class BarrierPlan:
     request: BarrierRequest
     diagnose: bool = False
     layers: OutputPlace | None = None
+    rotation: RotationProblem | None = None
 
     @property
     def plane(self) -> bool:
@@ -107,6 +111,7 @@ class BarrierPlan:
             "plot": str(self.picture.path) if self.picture else None,
             "resume": str(self.resume) if self.resume else None,
             **(describe_matching(self.choice, self.machine) if self.choice else {}),
+            **(self.rotation.describe() if self.rotation else {}),
         }
 
 
@@ -119,7 +124,10 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
     steps = request.steps or (GRID if request.plane else STEPS)
     alphas = () if request.plane else line_alphas(steps, request.at)
     tracing = request.tracing.unless(request.selection.spec)
-    problem = open_problem(request.models, replace(request, tracing=tracing), matched=request.align)
+    rotation = _rotation(request) if rotates(request.symmetry) else None
+    problem: MatchingProblem[Choice | None] = rotation or open_problem(
+        request.models, replace(request, tracing=tracing), matched=request.align
+    )
     models = problem.models
     fed = request.renormalize is not None or request.diagnose
     code = plan_user_code(
@@ -143,7 +151,21 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
         request=request,
         diagnose=request.diagnose,
         layers=layers,
+        rotation=rotation,
     )
+
+
+def _rotation(request: BarrierRequest) -> RotationProblem:
+    """Return the models, to be rotated; that they keep their functions is seen at the ends.
+
+    Raises UsageError for what does not go with that.
+    """
+    if not request.align:
+        raise UsageError("--symmetry orthogonal aligns the models, and --no-align does not")
+    if request.renormalize is not None:
+        raise UsageError("--renormalize does not go with --symmetry orthogonal")
+    unchecked = replace(request.computing, check=False)
+    return open_rotations(request.models, replace(request, computing=unchecked), runs=True)
 
 
 def line_alphas(steps: int, at: Sequence[float]) -> tuple[float, ...]:

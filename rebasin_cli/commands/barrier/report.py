@@ -17,6 +17,7 @@ from rebasin_cli.commands.barrier.layers.report import (
     diagnosis_text,
 )
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, JudgedPoints, Scored
+from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table
 
@@ -171,6 +172,7 @@ def _table(first: str, *others: str) -> Table:
 
 PRESENTERS: Presenters = {
     Aligned: ALIGNED,
+    **ROTATING,
     Scored: Presenter(fields=lambda outcome: outcome.fields(), text=lambda outcome: ""),
     Curves: Presenter(
         fields=_curves_fields,

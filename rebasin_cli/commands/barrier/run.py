@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.unit_comparison import compare_units_of
+from rebasin_cli.commands.barrier.aligned_ends import AlignedOutcome, aligned_ends, alignment_digest
 from rebasin_cli.commands.barrier.curve import barrier, share_removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
@@ -36,10 +32,8 @@ from rebasin_cli.commands.barrier.scorer import (
 )
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import finite
-from rebasin_cli.files.provenance import one_basin
-from rebasin_cli.permuted import Permuted
+from rebasin_cli.files.provenance import one_basin, one_folded_basin
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
 
@@ -48,7 +42,7 @@ NAIVE, ALIGNED, PLANE = "naive", "aligned", "plane"
 # over a data set and not in the outputs of a model (`tensors.compare`).
 SAME_LOSS = 1e-4
 
-BarrierOutcome = Aligned | Scored | Curves | Contour | DiagnosedLayers
+BarrierOutcome = AlignedOutcome | Scored | Curves | Contour | DiagnosedLayers
 
 
 def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcome]:
@@ -93,7 +87,7 @@ class _Judged:
             points=tuple(self.points),
             complete=complete,
             seconds=perf_counter() - self.began,
-            notes=(*self.notes, *_changed(self.points)),
+            notes=(*self.notes, *_changed(self.plan, self.points)),
             hints=tuple(self.hints),
         )
         if self.plane is not None:
@@ -123,7 +117,9 @@ class _Judged:
         return scorer
 
 
-def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
+def _on_line(
+    plan: BarrierPlan, record: _Judged, progress: Progress
+) -> Iterator[AlignedOutcome | Scored]:
     choice = _choice(plan, record)
     curves = 1 + (choice is not None) + (plan.renormalize is not None)
     scorer = record.scorer(progress, curves * len(plan.alphas))
@@ -135,9 +131,7 @@ def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator
     if choice:
         basis = ALIGNED
         if plan.diagnose or not all(scorer.known(later) for later in _later(plan, sources)):
-            found = _aligned(plan, choice, 1, progress)
-            yield found
-            sources = [sources[0], _moved(plan, choice, sources[1], found)]
+            sources = yield from aligned_ends(plan, choice, sources, progress)
         yield from scorer.scored(_segment(plan, ALIGNED, sources))
     record.ends = sources
     if plan.renormalize is not None:
@@ -145,17 +139,16 @@ def _on_line(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator
         yield from scorer.scored(_segment(plan, basis, sources, correct))
 
 
-def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterator[Aligned | Scored]:
+def _on_plane(
+    plan: BarrierPlan, record: _Judged, progress: Progress
+) -> Iterator[AlignedOutcome | Scored]:
     scorer = record.scorer(progress, 3 + plan.steps**2)
     sources = [
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
     ]
     choice = _choice(plan, record)
     if choice:
-        for number in (1, 2):
-            found = _aligned(plan, choice, number, progress)
-            yield found
-            sources[number] = _moved(plan, choice, sources[number], found)
+        sources = yield from aligned_ends(plan, choice, sources, progress)
     plane = record.plane = plane_through(
         sources[0], sources[1], sources[2], _counting(plan, sources[0])
     )
@@ -170,7 +163,8 @@ def _on_plane(plan: BarrierPlan, record: _Judged, progress: Progress) -> Iterato
 
 def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
     """Return what the models are aligned under; if they are not for a reason, it is noted."""
-    if plan.choice is not None and one_basin(plan.models):
+    together = one_folded_basin if plan.rotation else one_basin
+    if plan.choice is not None and together(plan.models):
         record.notes.append(
             "their provenance says that the models lie in one basin: not aligned again"
         )
@@ -185,7 +179,8 @@ def _segment(
     of = _subject(plan, aligned=basis == ALIGNED)
     name = f"{basis}, {plan.renormalize}" if correct else basis
     mixtures = [MixturePoint(name, (1 - alpha, alpha)) for alpha in plan.alphas]
-    return Segment(mixtures, sources, basis, of, correct)
+    folded = basis == ALIGNED and plan.rotation is not None
+    return Segment(mixtures, sources, basis, of, correct, all_moved=folded)
 
 
 def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Segment]:
@@ -208,56 +203,8 @@ def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:
         "batches": request.data.batches,
         "seed": request.computing.seed,
         "tensors": [list(request.selection.only), list(request.selection.skip)],
-        **({"alignment": _alignment(plan, plan.choice)} if aligned and plan.choice else {}),
+        **({"alignment": alignment_digest(plan, plan.choice)} if aligned and plan.choice else {}),
     }
-
-
-def _alignment(plan: BarrierPlan, choice: Choice) -> str:
-    """Return a digest of all that decides how the models are aligned."""
-    request, search = plan.request, plan.request.search
-    facts: Mapping[str, Any] = {
-        "spec": dump(choice.bound.spec),
-        "sizes": dict(request.selection.sizes),
-        "search": {
-            "method": search.method,
-            "loss": search.loss,
-            "effort": search.effort,
-            "order": search.order,
-            "starts": [search.start] if search.start else None,
-            "restarts": search.restarts,
-            "fast": search.fast,
-        },
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress) -> Aligned:
-    """Return what aligning a model to the first finds; nothing is written."""
-    began = perf_counter()
-    first, model = plan.models[0], plan.models[number]
-    machine, request = plan.machine, plan.request
-    found = match_models(first, model, choice, machine, request.search, progress=progress)
-    return Aligned(
-        model=model.path,
-        reference=first.path,
-        spec=choice.name,
-        matching=found,
-        untouched=len(choice.bound.untouched),
-        written=None,
-        permutation=None,
-        seconds=perf_counter() - began,
-        alike=choice.alike,
-        comparison=compare_units_of(
-            (first, model), choice, machine, request.display, found.permutations
-        ),
-    )
-
-
-def _moved(plan: BarrierPlan, choice: Choice, source: TensorSource, found: Aligned) -> TensorSource:
-    """Return a model with its units in the order of the first one's."""
-    return in_memory_if_room(
-        Permuted(source, choice.bound.tensors, found.matching.permutations), plan
-    )
 
 
 def _counting(plan: BarrierPlan, source: TensorSource) -> list[str]:
@@ -289,15 +236,21 @@ def _barriers(curves: Curves) -> tuple[FoundBarrier, ...]:
     return tuple(found)
 
 
-def _changed(points: Sequence[Scored]) -> Iterator[str]:
-    """Yield a warning if the second model is another function once its units are moved."""
-    ends = {
-        p.mixture.curve: p.scores for p in points if p.mixture.at is None and p.mixture.end == 1
-    }
-    before, after = ends.get(NAIVE, {}), ends.get(ALIGNED, {})
-    for name in (name for name in before if sign(name) > 0 and name in after):
-        if abs(before[name] - after[name]) > SAME_LOSS * max(abs(before[name]), abs(after[name])):
-            yield (
-                f"the {name} of the second model was {before[name]:.6g} and is {after[name]:.6g} "
-                "once aligned: the spec is wrong, or it is not the same each time it is computed"
-            )
+def _changed(plan: BarrierPlan, points: Sequence[Scored]) -> Iterator[str]:
+    """Yield a warning if a model is another function once its units are moved."""
+    if plan.rotation is not None and plan.rotation.ties_a_head:  # told where it is folded
+        return
+    for number, model in enumerate(("first", "second")):
+        ends = {
+            p.mixture.curve: p.scores
+            for p in points
+            if p.mixture.at is None and p.mixture.end == number
+        }
+        before, after = ends.get(NAIVE, {}), ends.get(ALIGNED, {})
+        for name in (name for name in before if sign(name) > 0 and name in after):
+            old, new = before[name], after[name]
+            if abs(old - new) > SAME_LOSS * max(abs(old), abs(new)):
+                yield (
+                    f"the {name} of the {model} model was {old:.6g} and is {new:.6g} once "
+                    "aligned: the spec is wrong, or it is not the same each time it is computed"
+                )

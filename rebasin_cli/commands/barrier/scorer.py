@@ -36,7 +36,7 @@ class Segment:
 
     ends: a name for the ends; where another segment has the same, they are judged only once.
     correct: what is done to the model before it is judged; such a segment has the ends of one that
-    was judged without.
+    was judged without. all_moved: the first model too is another than as it was.
     """
 
     mixtures: Sequence[MixturePoint]
@@ -44,10 +44,12 @@ class Segment:
     ends: str
     of: Mapping[str, Any]
     correct: Correct | None = None
+    all_moved: bool = False
 
     def end(self, mixture: MixturePoint) -> str | None:
-        """Return a name for a mixture that is one of the models; the first is never moved."""
-        return None if mixture.end is None else f"{self.ends if mixture.end else ''} {mixture.end}"
+        """Return a name for a mixture that is one of the models; no permutation moves the first."""
+        moved = mixture.end or self.all_moved
+        return None if mixture.end is None else f"{self.ends if moved else ''} {mixture.end}"
 
 
 @dataclass

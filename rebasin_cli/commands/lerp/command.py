@@ -12,6 +12,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
@@ -36,6 +37,9 @@ Mode = Annotated[
     option()("--mode", metavar="linear|slerp", help="Along the line, or each tensor's arc."),
 ]
 AlignFirst = Annotated[bool, option()("--align", help="Align B to A first.")]
+Symmetry = Annotated[
+    str, symmetry_option("B is aligned to A first, and both are folded (see rebasin fold).")
+]
 
 Chain = Annotated[
     bool,
@@ -55,7 +59,7 @@ Keep = Annotated[bool, option()("--keep", help="Keep the files that --exec was r
 LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep")
 
 
-@with_options("models", *LINE, "out", "card", "null", "verbose")
+@with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry")
 def lerp(
     models: Annotated[list[Path] | None, argument("A B")] = None,
     steps: Steps = None,
@@ -66,6 +70,7 @@ def lerp(
     chain: Chain = False,
     exec_: Exec = None,
     keep: Keep = False,
+    symmetry: Symmetry = "permutation",
     null: Null = False,
     *,
     selection: Selection,
@@ -88,6 +93,8 @@ def lerp(
         rebasin lerp a.pt b.pt --align --at 0.5 -o midpoint.pt
 
         rebasin lerp a.pt b.pt --steps 9 --endpoints --exec 'python eval.py {path}' --json
+
+        rebasin lerp gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal --at 0.5
     """
     from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, plan_lerp
     from rebasin_cli.commands.lerp.report import PRESENTERS
@@ -106,6 +113,7 @@ def lerp(
             align=align,
             command=exec_,
             keep=keep,
+            symmetry=symmetry,
             selection=selection,
             output=output,
             computing=computing,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending
 from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
@@ -29,6 +30,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -42,6 +44,7 @@ class LerpRequest:
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
     too. chain: more than two models, one segment after another. align: bring the models into the
     basin of the first before. command: run on each point, whose file is then removed unless `keep`.
+    symmetry: of the maps that align; orthogonal ones do also without `align`.
     """
 
     models: Sequence[Path]
@@ -53,6 +56,7 @@ class LerpRequest:
     align: bool = False
     command: str | None = None
     keep: bool = False
+    symmetry: str = PERMUTATION
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -78,8 +82,9 @@ class LinePoint:
 class LerpPlan:
     """All that `run_lerp` needs.
 
-    choice, check: None unless the models are to be aligned first. command: the words of what is run
-    on each point; none: nothing is. overlaps: of each model, where its shapes are not the first's.
+    choice, check: None unless the models are to be aligned first. rotation: by orthogonal maps, if
+    by those. command: the words of what is run on each point; none: nothing is. overlaps: of each
+    model, where its shapes are not the first's.
     """
 
     models: tuple[Checkpoint, ...]
@@ -92,6 +97,7 @@ class LerpPlan:
     request: LerpRequest
     check: FunctionCheck | None = None
     overlaps: tuple[Overlap, ...] = ()
+    rotation: RotationProblem | None = None
 
     @property
     def tensors(self) -> tuple[BoundTensor, ...]:
@@ -101,6 +107,8 @@ class LerpPlan:
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        if self.rotation:
+            matching |= self.rotation.describe()
         return {
             "command": "lerp",
             "inputs": describe_inputs(self.models),
@@ -113,6 +121,8 @@ class LerpPlan:
 
 def plan_lerp(request: LerpRequest) -> LerpPlan:
     """Return what interpolating between the models will do; nothing is read but headers."""
+    rotated = rotates(request.symmetry)
+    request = replace(request, align=request.align or rotated)
     _check_line(request)
     words = _split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
@@ -120,7 +130,10 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     )
     ends = set(map(float, range(len(request.models))))  # the models themselves
     done = "averaged" if request.align or not set(alphas) <= ends else None
-    problem = open_problem(request.models, request, matched=request.align, done=done)
+    rotation = open_rotations(request.models, request) if rotated else None
+    problem: MatchingProblem[Choice | None] = rotation or open_problem(
+        request.models, request, matched=request.align, done=done
+    )
     models, choice = problem.models, problem.choice
     _check_chain(models)
     places = _point_paths(alphas, models[0], request)
@@ -142,8 +155,9 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         choice=choice,
         machine=problem.machine,
         request=request,
-        check=_check(request, problem),
+        check=_check(request, problem) if rotation is None else None,
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
+        rotation=rotation,
     )
 
 

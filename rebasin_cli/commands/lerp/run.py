@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from shutil import rmtree
 from time import perf_counter
 
@@ -15,8 +16,11 @@ from rebasin_cli.alignment.unit_comparison import compare_units_of
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
-from rebasin_cli.files.provenance import basin_of, one_basin, provenance
+from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result
+from rebasin_cli.folding.folded_models import Folded
+from rebasin_cli.folding.rotated_models import ROTATED_FACTS, Rotated, rotate_models
+from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.whole import check_equal_where_no_mean
@@ -25,7 +29,21 @@ from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
 
-LerpOutcome = LeftAsIs | Failed | Aligned | Interpolated
+LerpOutcome = LeftAsIs | Failed | Aligned | Folded | Rotated | Interpolated
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The models where they are interpolated.
+
+    found: what aligning them found. moved: their weights, or another part of them, in this frame.
+    facts: of their points.
+    """
+
+    found: Sequence[Aligned | Folded | Rotated]
+    moved: Callable[[Sequence[TensorSource]], list[TensorSource]]
+    basin: str | None
+    facts: Mapping[str, object]
 
 
 def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
@@ -34,9 +52,14 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     What an alignment found comes first. A command that fails at one point is reported and
     the others go on.
     """
-    aligned = list(_aligned(plan, progress))
-    yield from aligned
-    sources = _sources(plan, aligned)
+    weights = [finite(model, plan.request.selection) for model in plan.models]
+    frame = (
+        _rotated(plan, plan.rotation, weights, progress)
+        if plan.rotation
+        else _permuted(plan, progress)
+    )
+    yield from frame.found
+    sources = frame.moved(weights)
     _check_between(plan, sources)
 
     @cache
@@ -45,19 +68,32 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
             finite_part(model, key, plan.tensors, plan.request.selection) for model in plan.models
         ]
         _check_between(plan, own)
-        return _moved(plan, aligned, own)
+        return frame.moved(own)
 
-    basin = _basin(plan)
     for count, point in enumerate(plan.points):
         progress("interpolating", count, len(plan.points))
         if point.target.place.skip:
             yield LeftAsIs(point.target.path, "exists")
             continue
         try:
-            yield _point(plan, point, sources, basin, parts)
+            yield _point(plan, point, sources, frame, parts)
         except CommandFailedError as error:
             yield Failed(point.target.path, error)
     progress("interpolating", len(plan.points), len(plan.points))
+
+
+def _rotated(
+    plan: LerpPlan, problem: RotationProblem, weights: Sequence[TensorSource], progress: Progress
+) -> _Frame:
+    """Return the models folded, all but the first moved next to it by orthogonal maps."""
+    rotated = rotate_models(problem, weights, progress)
+    return _Frame(rotated.found, rotated.moved, folded_basin(plan.models[0]), ROTATED_FACTS)
+
+
+def _permuted(plan: LerpPlan, progress: Progress) -> _Frame:
+    """Return the models, all but the first permuted on the fly if they are to be aligned."""
+    aligned = list(_aligned(plan, progress))
+    return _Frame(aligned, partial(_moved, plan, aligned), _basin(plan), {})
 
 
 def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
@@ -102,11 +138,6 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         )
 
 
-def _sources(plan: LerpPlan, aligned: Sequence[Aligned]) -> list[TensorSource]:
-    """Return the models, all but the first permuted on the fly if they were aligned."""
-    return _moved(plan, aligned, [finite(model, plan.request.selection) for model in plan.models])
-
-
 def _moved(
     plan: LerpPlan, aligned: Sequence[Aligned], sources: Sequence[TensorSource]
 ) -> list[TensorSource]:
@@ -143,7 +174,7 @@ def _point(
     plan: LerpPlan,
     point: LinePoint,
     sources: Sequence[TensorSource],
-    basin: str | None,
+    frame: _Frame,
     parts: Callable[[str], Sequence[TensorSource]],
 ) -> Interpolated:
     began = perf_counter()
@@ -151,11 +182,12 @@ def _point(
     facts = provenance(
         "lerp",
         plan.models,
-        basin=basin,
+        basin=frame.basin,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.request.computing.seed,
         alpha=point.alpha,
         mode=plan.mode,
+        **frame.facts,
     )
     try:
         result = Result(

@@ -19,6 +19,7 @@ from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
@@ -61,10 +62,14 @@ Renormalize = Annotated[
         help="Correct the statistics of the result, see `rebasin renormalize`.",
     ),
 ]
+Symmetry = Annotated[
+    str,
+    symmetry_option("Each model is aligned to the reference, and all are folded (rebasin fold)."),
+]
 OWN = ("strategy", "weights", "ref", "preserve_first", "renormalize")
 
 
-@with_options("models", "out", *OWN, "card", "null", "verbose")
+@with_options("models", "out", *OWN, "card", "null", "verbose", "symmetry")
 def merge(
     models: Annotated[list[Path] | None, argument("MODEL...")] = None,
     strategy: Strategy = None,
@@ -72,6 +77,7 @@ def merge(
     ref: Reference = None,
     preserve_first: PreserveFirst = None,
     renormalize: Renormalize = None,
+    symmetry: Symmetry = "permutation",
     null: Null = False,
     *,
     selection: Selection,
@@ -103,6 +109,8 @@ def merge(
         rebasin merge a.pt b.pt --preserve-first 4 --model net.py:Net
 
         rebasin merge a.pt b.pt --method zipit --model net.py:Net --data net.py:train
+
+        rebasin merge gpt-*.safetensors --symmetry orthogonal
     """
     numbers, traced = parse_numbers(weights), tracing.of(tracing.target, data.data)
 
@@ -124,7 +132,7 @@ def merge(
 
     if preserve_first is not None:
         _check_preserving(search, output, renormalize)
-    plan, run = _way(preserve_first, search.method)
+    plan, run = _way(symmetry, preserve_first, search.method)
     from rebasin_cli.commands.merge.report import PRESENTERS
 
     return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)
@@ -143,8 +151,15 @@ def _check_preserving(search: Search, output: Output, renormalize: str | None) -
         )
 
 
-def _way(preserve_first: str | None, method: str) -> tuple[Any, Any]:
+def _way(symmetry: str, preserve_first: str | None, method: str) -> tuple[Any, Any]:
     """Return what plans and what runs the way to merge that was asked for."""
+    from rebasin_cli.folding.rotation_problem import rotates
+
+    if rotates(symmetry):
+        from rebasin_cli.commands.merge.orthogonal.plan import plan_rotated_merge
+        from rebasin_cli.commands.merge.orthogonal.run import run_rotated_merge
+
+        return plan_rotated_merge, run_rotated_merge
     if preserve_first is not None:
         from rebasin_cli.commands.merge.preserve_first.plan import plan_preserve
         from rebasin_cli.commands.merge.preserve_first.run import run_preserve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,7 +78,7 @@ class MergePlan(MeanPlan):
 
 def plan_merge(request: MergeRequest) -> MergePlan:
     """Return what averaging the models will do; nothing is read but headers."""
-    weights, _ = _checked(request)
+    weights, _ = weights_and_reference(request)
     alone = request.strategy == "none" and sum(map(bool, weights)) == 1  # it is written as it is
     problem = open_problem(
         request.models,
@@ -87,13 +88,15 @@ def plan_merge(request: MergeRequest) -> MergePlan:
         together=len(request.models) - 1 if request.strategy == "universe" else 0,
     )
     mean = plan_mean(request, problem)
-    models = mean.models
-    out = output_file(request.output, f"merged{ending(models[0], request.output)}")
-    create = request.output.names_folder
-    target = plan_target(
-        out, models[0], request.selection, request.output, own=models, create=create
-    )
-    return MergePlan(**vars(mean), target=target)
+    return MergePlan(**vars(mean), target=plan_mean_target(mean.models, request))
+
+
+def plan_mean_target(models: Sequence[Checkpoint], request: MergeRequest) -> Target:
+    """Return where the mean of models goes, in the form of the first."""
+    output, first = request.output, models[0]
+    out = output_file(output, f"merged{ending(first, output)}")
+    create = output.names_folder
+    return plan_target(out, first, request.selection, output, own=models, create=create)
 
 
 def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) -> MeanPlan:
@@ -101,7 +104,7 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
 
     Raises UsageError for weights, a strategy or a reference that cannot be.
     """
-    weights, which = _checked(request)
+    weights, which = weights_and_reference(request)
     models, choice = problem.models, problem.choice
     return MeanPlan(
         models=models,
@@ -118,7 +121,7 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
     )
 
 
-def _checked(request: MergeRequest) -> tuple[tuple[float, ...], int]:
+def weights_and_reference(request: MergeRequest) -> tuple[tuple[float, ...], int]:
     """Return the weights and the number of the reference, or raise UsageError."""
     paths, strategy = request.models, request.strategy
     if len(paths) < 2:

@@ -9,6 +9,7 @@ from rebasin_cli.alignment.unit_report import span
 from rebasin_cli.commands.merge.linear_maps.report import zip_fields, zip_lines
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.preserve_first.report import preserve_fields, preserve_lines
+from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.renormalization.report import layer_details, report_fields, report_lines
@@ -73,10 +74,11 @@ def _merged_fields(outcome: Merged) -> dict[str, Any]:
 
 
 PRESENTERS: Presenters = {
+    **ROTATING,
     Merged: Presenter(
         fields=_merged_fields,
         summary=merged_text,
         details=lambda outcome: layer_details(outcome.report) if outcome.report else (),
         written=lambda outcome: outcome.written,
-    )
+    ),
 }

@@ -32,6 +32,7 @@ from rebasin_cli.tensors import TensorSource
 REASONS = {
     "none": "the models are averaged as they are",
     "star": "each model was aligned to the reference",
+    "rotated": "each model was aligned to the folded reference by orthogonal maps",
     "many": "each model was aligned to the others in turn",
     "universe": "all models were aligned to one another at once",
     "sync": "the models were aligned pair by pair, and the pairs reconciled",

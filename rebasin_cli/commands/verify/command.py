@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.display import Display
@@ -11,16 +11,26 @@ from rebasin_cli.options.output import Output, SavePermutation
 from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
+from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.work import Work
 
+Symmetry = Annotated[
+    str,
+    symmetry_option(
+        "Both are folded (see rebasin fold), and compared to the rounding of their dtype."
+    ),
+]
 
-@with_options("a", "b", "save", "force", "verbose")
+
+@with_options("a", "b", "save", "force", "verbose", "symmetry")
 def verify(
     a: Annotated[Path, argument("A")],
     b: Annotated[Path, argument("B")],
     save: SavePermutation = None,
+    symmetry: Symmetry = "permutation",
     *,
     selection: Annotated[Selection, offer(*ALIGNING)],
     output: Annotated[Output, offer("force")],
@@ -33,7 +43,8 @@ def verify(
 
     The permutation is searched for under the spec and proved by comparing every tensor, bit
     by bit. If there is none, says how far the best one found is off. With --model both are also
-    run on random inputs, and the answer is whether they are the same function.
+    run on random inputs, and the answer is whether they are the same function. With --symmetry
+    orthogonal: is B a rotated copy of A, to the rounding of its dtype?
 
     Examples:
 
@@ -42,10 +53,10 @@ def verify(
         rebasin verify a.pt b.pt --save-permutation b.perm.safetensors
 
         rebasin verify a.pt b.pt --model net.py:Net --input-shape 1,3,32,32
+
+        rebasin verify gpt.safetensors rotated.safetensors --symmetry orthogonal
     """
-    from rebasin_cli.commands.verify.plan import VerifyRequest, plan_verify
-    from rebasin_cli.commands.verify.report import PRESENTERS
-    from rebasin_cli.commands.verify.run import run_verify
+    from rebasin_cli.commands.verify.plan import VerifyRequest
 
     request = VerifyRequest(
         a=home_path(a),
@@ -57,4 +68,22 @@ def verify(
         tracing=tracing.of(tracing.target),
         search=search,
     )
-    return Work("verify", display, planned_by(plan_verify, request), run_verify, PRESENTERS)
+    plan, run, presenters = _way(symmetry)
+    return Work("verify", display, planned_by(plan, request), run, presenters)
+
+
+def _way(symmetry: str) -> tuple[Any, Any, Presenters]:
+    """Return what plans, runs and shows the question that was asked."""
+    from rebasin_cli.folding.rotation_problem import rotates
+
+    if rotates(symmetry):
+        from rebasin_cli.commands.verify.orthogonal import report
+        from rebasin_cli.commands.verify.orthogonal.plan import plan_verify_rotation
+        from rebasin_cli.commands.verify.orthogonal.run import run_verify_rotation
+
+        return plan_verify_rotation, run_verify_rotation, report.PRESENTERS
+    from rebasin_cli.commands.verify.plan import plan_verify
+    from rebasin_cli.commands.verify.report import PRESENTERS
+    from rebasin_cli.commands.verify.run import run_verify
+
+    return plan_verify, run_verify, PRESENTERS

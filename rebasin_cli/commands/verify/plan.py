@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,17 @@ def plan_verify(request: VerifyRequest) -> VerifyPlan:
     """Return what verifying will do; nothing is read but headers."""
     problem = open_problem([request.a, request.b], request)
     first, second = problem.models
-    inputs = files_of(first) + files_of(second)
-    if request.save:
-        check_ending(request.save)
-    place = plan_place(request.save, request.output, others=inputs) if request.save else None
+    place = plan_save(request, problem.models)
     return VerifyPlan(first, second, problem.choice, place, problem.machine, request)
+
+
+def plan_save(request: VerifyRequest, models: Sequence[Checkpoint]) -> OutputPlace | None:
+    """Return where what is found between the models goes, if it is to be saved."""
+    if request.save is None:
+        return None
+    check_ending(request.save)
+    inputs = [file for model in models for file in files_of(model)]
+    return plan_place(request.save, request.output, others=inputs)
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.symmetry.maps import Carried
-from rebasin_cli.symmetry.random_maps import draw_maps
-from rebasin_cli.tensors import InMemory
 from tests.cli.harness import rebasin
+from tests.symmetry.rotated_files import USER, model_of, rotated, store
 from tests.symmetry.small import NETS, case, outputs
 
 
 def written(folder: Path, kind: str, **options: bool):
     """Write a model, a rotated copy of it with some noise, and their spec; return the case."""
     found = case(kind, **options)
-    state = found.folded if options.get("tied") else found.state
-    plan, generator = found.plan, torch.Generator().manual_seed(1)
-    maps = draw_maps(plan.moving.groups.values(), plan.classes, generator)
-    moved = Carried(InMemory(found.folded), plan.moving.tensors, maps)
-    other = {
-        n: moved.load(n) + 0.001 * torch.randn(v.shape, generator=generator, dtype=v.dtype)
-        for n, v in found.state.items()
-    }
-    save_file(state, folder / "a.safetensors")
-    save_file({n: t.contiguous() for n, t in other.items()}, folder / "b.safetensors")
+    store(folder / "a.safetensors", found.folded if options.get("tied") else found.state)
+    store(folder / "b.safetensors", rotated(found, seed=1, noise=0.001))
     (folder / "my.yaml").write_text(NETS[kind])
     return found
 
@@ -149,29 +139,6 @@ def test_a_spec_of_permutations_alone_is_no_spec_for_it(tmp_path):
     assert "spec 'my.yaml' allows nothing but permutations" in done.err
 
 
-USER = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-import torch
-from tests.symmetry.small import TOKENS, WORDS, Net, layer_norm, rotary
-
-class Batched(Net):
-    def forward(self, tokens):
-        return torch.stack([super(Batched, self).forward(row) for row in tokens])
-
-def batches(count=10):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(count):
-        yield torch.randint(WORDS, (4, TOKENS), generator=generator)
-
-def batched(net):
-    net.__class__ = Batched
-    return net
-def with_layer_norm(): return batched(layer_norm())
-def with_rotary(): return batched(rotary())
-"""
-
-
 def learning(folder: Path, kind: str) -> tuple[str, ...]:
     """Write two unrelated models and the code that runs them; return the options to learn."""
     (folder / "my.yaml").write_text(NETS[kind])
@@ -179,7 +146,7 @@ def learning(folder: Path, kind: str) -> tuple[str, ...]:
     for name, seed in (("a", 0), ("b", 1)):
         state = {n: t.float() for n, t in case(kind, seed).state.items()}
         save_file(state, folder / f"{name}.safetensors")
-    model = f"user.py:with_{kind.replace(' ', '_')}"
+    model = model_of(kind)
     return ("--model", model, "--data", "user.py:batches")
 
 
@@ -201,7 +168,7 @@ def test_learned_maps_make_a_better_midpoint_and_keep_both_functions(kind, tmp_p
 def test_what_streams_do_on_data_finds_a_rotated_copy_too(kind, tmp_path):
     found = written(tmp_path, kind)
     (tmp_path / "user.py").write_text(USER)
-    model = f"user.py:with_{kind.replace(' ', '_')}"
+    model = model_of(kind)
     run = ("--method", "activations", "--model", model, "--data", "user.py:batches")
     done = rebasin(*ALIGN, *run, "--json", cwd=tmp_path)
     assert done.code == 0, done.err

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, within
 from rebasin_cli.errors import UserCodeError
+from rebasin_cli.folding.rotated_models import LearnedMaps
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.network import Network
@@ -33,18 +34,6 @@ from rebasin_cli.tensors import InMemory, TensorSource
 RATE, BETAS, WARM_UP = 1e-2, (0.9, 0.99), 20  # of Adam, and steps until the rate is reached
 LOOKS = 15  # at the held-out batches
 PICTURE = 4  # dimensions of answers for each pixel, classes second
-
-
-@dataclass(frozen=True)
-class LearnedMaps:
-    """The maps of the least held-out loss. losses: by step, from that of the matching, step 0."""
-
-    maps: GroupMaps
-    losses: dict[int, float]
-
-    @property
-    def step(self) -> int:
-        return min(self.losses, key=self.losses.__getitem__)
 
 
 @dataclass(frozen=True)

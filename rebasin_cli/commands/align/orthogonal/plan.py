@@ -4,65 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
-import torch
-
-from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
-from rebasin_cli.alignment.problem import check_models
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import Target, describe_target, plan_target
-from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.folding.rotation_problem import (
+    METHODS,
+    RotationProblem,
+    check_rotating,
+    plan_rotations,
+)
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
-from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.search import Search
-from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.spec_choice.choice import Choice, choose_spec
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 ACTIVATIONS = "activations"
-COPIES = 3  # of a model: the reference, the other, and what of it is being moved
-METHODS = ("auto", "weights", ACTIVATIONS)
 
 
 @dataclass(frozen=True)
 class OrthogonalPlan:
     """All that `run_orthogonal` needs.
 
-    models: the reference first. targets: of the folded reference, then of each moved model.
-    places: where the maps of each model are saved.
-    check: a model to run them with, if one is at hand. code: the model and the data that maps are
-    found or learned from, if they are.
+    problem: the models, the reference first. targets: of the folded reference, then of each moved
+    model. places: where the maps of each model are saved. code: the model and the data that maps
+    are found or learned from, if they are.
     """
 
-    models: tuple[Checkpoint, ...]
+    problem: RotationProblem
     targets: tuple[Target, ...]
     places: tuple[OutputPlace | None, ...]
-    choice: Choice
-    folding: FoldPlan
-    check: FunctionCheck | None
     code: UserCode | None
-    machine: Machine
     request: AlignRequest
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        groups = self.choice.bound.groups.values()
         return {
             "command": "align",
-            "inputs": describe_inputs(self.models),
+            "inputs": describe_inputs(self.problem.models),
             "outputs": [describe_target(target) for target in self.targets],
             "symmetry": "orthogonal",
             "learn": self.request.learn,
-            "spec": self.choice.name,
-            "maps": {g.name: g.maps for g in groups if g.maps != PERMUTATION},
+            "spec": self.problem.choice.name,
+            "maps": self.problem.maps,
         }
 
 
@@ -75,46 +62,11 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
             hint="rebasin align REFERENCE MODEL...",
         )
     models = open_models(request.models, request.selection)
-    check_models(models, request, done="rotated")
-    tracing = request.tracing.unless(request.selection.spec)
-    choice = choose_spec(models, request.selection, tracing=tracing)
-    _check_choice(choice)
-    folding = plan_folding(choice, models)
-    check = plan_function_check(
-        models[0],
-        request.selection,
-        request.tracing,
-        wanted=request.computing.check,
-        choice=choice,
-    )
+    problem = plan_rotations(models, request)
     targets = _targets(models, request)
-    machine = plan_machine(request.computing, Search())
-    _check_memory(choice, machine)
     code = _code(models[0], request)
-    return OrthogonalPlan(
-        models=tuple(models),
-        targets=tuple(targets),
-        places=_places(models, request),
-        choice=choice,
-        folding=folding,
-        check=check,
-        code=code,
-        machine=machine,
-        request=request,
-    )
-
-
-def _check_memory(choice: Choice, machine: Machine) -> None:
-    """Raise MachineError where the two models and what moves of one do not fit in float64."""
-    elements = sum(prod(tensor.shape) for tensor in choice.bound.tensors if tensor.votes)
-    needed = COPIES * elements * torch.float64.itemsize
-    if needed > machine.max_memory:
-        raise MachineError(
-            "not enough memory",
-            detail=f"orthogonal maps take both models in float64, about {needed / 1e9:.1f} GB, and "
-            f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="raise --max-memory; permutations, without --symmetry, are found in less",
-        )
+    places = _places(models, request)
+    return OrthogonalPlan(problem, tuple(targets), places, code, request)
 
 
 def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
@@ -128,39 +80,13 @@ def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
     return plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
 
 
-def _check_choice(choice: Choice) -> None:
-    """Raise UsageError where the spec allows permutations alone, or a unit has to stay."""
-    if all(group.maps == PERMUTATION for group in choice.bound.groups.values()):
-        raise UsageError(
-            f"spec {choice.name!r} allows nothing but permutations",
-            hint="leave out --symmetry orthogonal; `maps:` in a spec says where more is allowed",
-        )
-    if choice.held:
-        raise UsageError(
-            f"units of {', '.join(sorted(choice.held))} have to stay where they are, "
-            "and orthogonal maps move all of them",
-            hint="leave out --only and --skip, or --symmetry orthogonal",
-        )
-
-
 def _check_options(request: AlignRequest) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of."""
-    other, search = Search(), request.search
-    if search.method not in METHODS:
-        raise UsageError(
-            f"--symmetry orthogonal has no method {search.method!r}",
-            hint="--method weights, or activations with --model and --data",
-        )
+    check_rotating(request, methods=(*METHODS, ACTIVATIONS))
     if request.activations != Activations():
         raise UsageError(
             "--statistics, --similarity, --mix, --point and --stream are of permutations"
         )
-    if (search.start, search.restarts, search.loss) != (other.start, other.restarts, other.loss):
-        raise UsageError("--start, --restarts and --loss are of permutations")
-    if request.computing.device not in ("auto", "cpu"):
-        raise UsageError("--symmetry orthogonal runs on the CPU", hint="leave out --device")
-    if request.selection.common:
-        raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
 
 
 def _places(models: Sequence[Checkpoint], request: AlignRequest) -> tuple[OutputPlace | None, ...]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from time import perf_counter
 
 from torch import Tensor
 
-from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.align.orthogonal.learn import LearnedMaps, MidpointLesson
+from rebasin_cli.commands.align.orthogonal.learn import MidpointLesson
 from rebasin_cli.commands.align.orthogonal.plan import ACTIVATIONS, OrthogonalPlan
 from rebasin_cli.commands.align.orthogonal.stream_moments import stream_moments
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
@@ -23,9 +20,15 @@ from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
 from rebasin_cli.files.targets import Target
 from rebasin_cli.files.write import Result
-from rebasin_cli.folding.folded_models import Folded, check_tied, folded_parts, measure_function
+from rebasin_cli.folding.folded_models import (
+    Folded,
+    check_tied,
+    fold_model,
+    folded_parts,
+    measure_function,
+)
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
@@ -35,34 +38,11 @@ from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import InMemory, TensorSource
 
 
-@dataclass(frozen=True)
-class Rotated:
-    """A model brought next to a folded reference by the maps that its spec allows.
-
-    classes: by class of maps, how many groups have it. cosine: of the folded models, before and
-    after matching. learned: what learning made of that. saved: the file of the maps. tied,
-    function: see `Folded`.
-    """
-
-    model: Path
-    reference: Path
-    spec: str
-    classes: dict[str, int]
-    cosine: Change
-    sweeps: int
-    learned: LearnedMaps | None
-    written: Written
-    saved: Written | None
-    seconds: float
-    tied: float | None = None
-    function: FunctionDifference | None = None
-
-
 def run_orthogonal(
     plan: OrthogonalPlan, progress: Progress
 ) -> Iterator[LeftAsIs | Failed | Folded | Rotated]:
     """Yield the folded reference, then each model as soon as it is written."""
-    (reference, *models), (first, *targets) = plan.models, plan.targets
+    (reference, *models), (first, *targets) = plan.problem.models, plan.targets
     yield _fold_reference(plan, reference, first, progress)
     for model, target, place in zip(models, targets, plan.places, strict=True):
         if target.place.skip:
@@ -83,18 +63,14 @@ def _fold_reference(
         return LeftAsIs(reference.path, "reference")
     if target.place.skip:
         return LeftAsIs(target.path, "exists")
-    folded = FoldedNorms(reference, plan.folding)
-    tied = check_tied(folded, reference)
+    folding, spec = plan.problem.folding, plan.problem.choice.name
     progress("checking the function", 0, 0)
-    function = measure_function(plan.check, reference, folded, tied, reference.path)
-    facts = provenance(
-        "align", [reference], basin=folded_basin(reference), spec=plan.choice.name, folded=True
-    )
+    folded = fold_model(reference, folding, plan.problem.check, spec)
+    facts = provenance("align", [reference], basin=folded_basin(reference), spec=spec, folded=True)
     progress(f"writing {target.path.name}", 0, 0)
-    result = Result(folded, reference, facts, folded_parts(reference, plan.folding))
-    written = write_result(result, target, plan.request, inputs=[reference])
-    norms = len(plan.folding.bound.norms)
-    return Folded(reference.path, plan.choice.name, norms, written, tied, function)
+    source, parts = FoldedNorms(reference, folding), folded_parts(reference, folding)
+    result = Result(source, reference, facts, parts)
+    return replace(folded, written=write_result(result, target, plan.request, inputs=[reference]))
 
 
 def _rotate(
@@ -104,7 +80,7 @@ def _rotate(
     progress: Progress,
 ) -> Rotated:
     began, (target, place) = perf_counter(), into
-    reference, folding = plan.models[0], plan.folding
+    reference, folding = plan.problem.models[0], plan.problem.folding
     bound, classes = folding.moving, folding.classes
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
@@ -115,12 +91,12 @@ def _rotate(
     maps = learned.maps if learned else found.maps
     moved = Carried(folded, bound.tensors, maps)
     progress("checking the function", 0, 0)
-    function = measure_function(plan.check, model, moved, tied, model.path)
+    function = measure_function(plan.problem.check, model, moved, tied, model.path)
     facts = provenance(
         "align",
         [reference, model],
         basin=folded_basin(reference),
-        spec=plan.choice.name,
+        spec=plan.problem.choice.name,
         folded=True,
         symmetry="orthogonal",
     )
@@ -137,8 +113,8 @@ def _rotate(
     return Rotated(
         model=model.path,
         reference=reference.path if is_folded(reference) else plan.targets[0].path,
-        spec=plan.choice.name,
-        classes=_counted(classes),
+        spec=plan.problem.choice.name,
+        classes=count_classes(classes),
         cosine=found.cosine,
         sweeps=found.sweeps,
         learned=learned,
@@ -158,8 +134,9 @@ def _moments(
     if code is None or plan.request.search.method != ACTIVATIONS:
         return None
     progress("running the models", 0, 0)
-    nets = [build_network(code.network, source, plan.machine) for source in pair]
-    return stream_moments(nets, pair, code.network, plan.folding, batches_of(code, plan.machine))
+    machine, folding = plan.problem.machine, plan.problem.folding
+    nets = [build_network(code.network, source, machine) for source in pair]
+    return stream_moments(nets, pair, code.network, folding, batches_of(code, machine))
 
 
 def _learn(
@@ -169,27 +146,23 @@ def _learn(
     code, request = plan.code, plan.request
     if code is None or not request.learn:
         return None
-    reference, bound = plan.models[0], plan.folding.moving
-    nets = [build_network(code.network, end, plan.machine) for end in (reference, model, reference)]
-    folded = (FoldedNorms(end, plan.folding) for end in (reference, model))
+    reference, folding = plan.problem.models[0], plan.problem.folding
+    machine = plan.problem.machine
+    nets = [build_network(code.network, end, machine) for end in (reference, model, reference)]
+    folded = (FoldedNorms(end, folding) for end in (reference, model))
     first, second = (_in_float64(source) for source in folded)
     lesson = MidpointLesson(
         ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),
         midpoint=batchwise(nets[2]),
         network=code.network,
         pair=(first, second),
-        bound=bound,
-        split=DataSplit(batches_of(code, plan.machine), request.learning.held_out),
+        bound=folding.moving,
+        split=DataSplit(batches_of(code, machine), request.learning.held_out),
     )
-    return lesson.learn(start, plan.folding.classes, request.learn, progress)
+    return lesson.learn(start, folding.classes, request.learn, progress)
 
 
 def _in_float64(source: TensorSource) -> InMemory:
     """Return all floating tensors of a source, in memory."""
     names = (name for name in source.names() if source.info(name).floating)
     return InMemory({name: source.load(name).double() for name in names})
-
-
-def _counted(classes: dict[str, str]) -> dict[str, int]:
-    names = [name.partition(",")[0] for name in classes.values()]
-    return {name: names.count(name) for name in sorted(set(names))}

@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from rebasin_cli.alignment.unit_report import span
-from rebasin_cli.commands.align.orthogonal.learn import LearnedMaps
-from rebasin_cli.commands.align.orthogonal.run import Rotated
 from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines
 from rebasin_cli.folding.folded_models import Folded
+from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated
+from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.wording import count
 
 
 def _text(outcome: Rotated) -> str:
-    groups = ", ".join(f"{number:,} {name}" for name, number in outcome.classes.items())
-    change = outcome.cosine
     lines = [
         f"{outcome.model} aligned to {outcome.reference} by orthogonal maps",
-        f"  cosine {change.before:.4f} -> {change.after:.4f} in {count(outcome.sweeps, 'sweep')}; "
-        f"maps of groups: {groups}",
+        f"  {maps_text(outcome)}",
         f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
     ]
     lines += _learned_lines(outcome.learned)
     lines += tied_lines(outcome.tied)
     lines += function_lines(outcome.function)
     lines += [f"  maps saved to {outcome.saved.path}"] if outcome.saved else []
-    lines.append(f"  average it with {outcome.reference}: the reference was folded too")
+    if outcome.written:
+        lines.append(f"  average it with {outcome.reference}: the reference was folded too")
     return "\n".join(lines)
+
+
+class MapsFound(Protocol):
+    """What a search for maps came to."""
+
+    @property
+    def classes(self) -> Mapping[str, int]:
+        """By class of maps, how many groups have it."""
+
+    @property
+    def cosine(self) -> Change:
+        """Of the folded models, before and after."""
+
+    @property
+    def sweeps(self) -> int:
+        """How often each family was visited."""
+
+
+def maps_text(found: MapsFound) -> str:
+    """Return how far maps brought two models together, and how many there are of each class."""
+    groups = ", ".join(f"{number:,} {name}" for name, number in found.classes.items())
+    before, after = found.cosine.before, found.cosine.after
+    sweeps = count(found.sweeps, "sweep")
+    return f"cosine {before:.4f} -> {after:.4f} in {sweeps}; maps of groups: {groups}"
 
 
 def _learned_lines(learned: LearnedMaps | None) -> list[str]:
@@ -66,4 +89,4 @@ def _learned_fields(learned: LearnedMaps | None) -> dict[str, Any]:
 ROTATED: Presenter[Rotated] = Presenter(
     fields=_fields, summary=_text, written=lambda outcome: outcome.written
 )
-PRESENTERS: Presenters = {Folded: FOLDED, Rotated: ROTATED}
+ROTATING: Presenters = {Folded: FOLDED, Rotated: ROTATED}

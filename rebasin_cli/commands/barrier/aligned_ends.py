@@ -1,0 +1,111 @@
+"""The models between which points are judged, once they are aligned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.alignment.aligned import Aligned
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.unit_comparison import compare_units_of
+from rebasin_cli.commands.barrier.plan import BarrierPlan
+from rebasin_cli.commands.barrier.scorer import in_memory_if_room
+from rebasin_cli.files.part_sources import finite
+from rebasin_cli.folding.folded_models import Folded
+from rebasin_cli.folding.rotated_models import Rotated, rotate_models
+from rebasin_cli.folding.rotation_problem import RotationProblem
+from rebasin_cli.permuted import Permuted
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
+
+AlignedOutcome = Aligned | Folded | Rotated
+Aligning = Generator[AlignedOutcome, None, list[TensorSource]]
+
+
+def aligned_ends(
+    plan: BarrierPlan, choice: Choice, sources: Sequence[TensorSource], progress: Progress
+) -> Aligning:
+    """Yield what aligning each model to the first finds, and return them all; nothing is written.
+
+    sources: the models as they are.
+    """
+    if plan.rotation is not None:
+        return (yield from _rotated(plan, plan.rotation, progress))
+    moved = [sources[0]]
+    for number, source in enumerate(sources[1:], 1):
+        found = _aligned(plan, choice, number, progress)
+        yield found
+        permuted = Permuted(source, choice.bound.tensors, found.matching.permutations)
+        moved.append(in_memory_if_room(permuted, plan))
+    return moved
+
+
+def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) -> Aligning:
+    # From the files: in memory are the tensors of the class alone, without a head that is tied.
+    weights = [finite(model, plan.request.selection) for model in plan.models]
+    rotated = rotate_models(problem, weights, progress)
+    yield from rotated.found
+    return [in_memory_if_room(_AsComputed(source), plan) for source in rotated.moved(weights)]
+
+
+class _AsComputed(Derived):
+    """Tensors in float32, or wider where they are stored so: folded ones come in float64."""
+
+    def info(self, name: str) -> TensorInfo:
+        info = super().info(name)
+        wide = torch.promote_types(info.dtype, torch.float32) if info.floating else info.dtype
+        return replace(info, dtype=wide)
+
+    def load(self, name: str) -> Tensor:
+        return super().load(name).to(self.info(name).dtype)
+
+
+def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress) -> Aligned:
+    """Return what aligning a model to the first finds."""
+    began = perf_counter()
+    first, model = plan.models[0], plan.models[number]
+    machine, request = plan.machine, plan.request
+    found = match_models(first, model, choice, machine, request.search, progress=progress)
+    return Aligned(
+        model=model.path,
+        reference=first.path,
+        spec=choice.name,
+        matching=found,
+        untouched=len(choice.bound.untouched),
+        written=None,
+        permutation=None,
+        seconds=perf_counter() - began,
+        alike=choice.alike,
+        comparison=compare_units_of(
+            (first, model), choice, machine, request.display, found.permutations
+        ),
+    )
+
+
+def alignment_digest(plan: BarrierPlan, choice: Choice) -> str:
+    """Return a digest of all that decides how the models are aligned."""
+    request, search = plan.request, plan.request.search
+    facts: Mapping[str, Any] = {
+        "spec": dump(choice.bound.spec),
+        "sizes": dict(request.selection.sizes),
+        "search": {
+            "method": search.method,
+            "loss": search.loss,
+            "effort": search.effort,
+            "order": search.order,
+            "starts": [search.start] if search.start else None,
+            "restarts": search.restarts,
+            "fast": search.fast,
+        },
+        **({"symmetry": request.symmetry} if plan.rotation else {}),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""`rebasin merge --symmetry orthogonal`: models folded and rotated before they are averaged."""

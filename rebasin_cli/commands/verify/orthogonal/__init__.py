@@ -1,0 +1,1 @@
+"""`rebasin verify --symmetry orthogonal`: is a model a rotated copy of another?"""

@@ -1,0 +1,18 @@
+"""By which class of maps models are aligned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rebasin_cli.options.parameters import option
+from rebasin_cli.options.search import PANEL
+
+
+def symmetry_option(more: str) -> Any:
+    """Return what declares --symmetry. more: a sentence on what it does to this command's files."""
+    return option(PANEL)(
+        "--symmetry",
+        metavar="permutation|orthogonal",
+        help="orthogonal: also rotate the residual stream of transformers and the dims inside "
+        f"heads, where the spec allows it. {more}",
+    )
