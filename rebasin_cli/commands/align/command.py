@@ -22,9 +22,10 @@ Symmetry = Annotated[
     str,
     option(PANEL)(
         "--symmetry",
-        metavar="permutation|orthogonal",
+        metavar="permutation|orthogonal|auto",
         help="orthogonal: also rotate the residual stream of transformers and the dims inside "
-        "heads, where the spec allows it. REF is folded (see rebasin fold) and written too.",
+        "heads, where the spec allows it. REF is folded (see rebasin fold) and written too. "
+        "auto: whichever comes further above unrelated weights matched alike.",
     ),
 ]
 

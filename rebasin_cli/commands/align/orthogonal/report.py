@@ -16,10 +16,11 @@ from rebasin_cli.wording import count
 def _text(outcome: Rotated) -> str:
     groups = ", ".join(f"{number:,} {name}" for name, number in outcome.classes.items())
     change = outcome.cosine
+    null = "" if outcome.null is None else f" (unrelated weights, matched: {outcome.null:.4f})"
     lines = [
         f"{outcome.model} aligned to {outcome.reference} by orthogonal maps",
-        f"  cosine {change.before:.4f} -> {change.after:.4f} in {count(outcome.sweeps, 'sweep')}; "
-        f"maps of groups: {groups}",
+        f"  cosine {change.before:.4f} -> {change.after:.4f}{null} in "
+        f"{count(outcome.sweeps, 'sweep')}; maps of groups: {groups}",
         f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
     ]
     lines += _learned_lines(outcome.learned)
@@ -47,6 +48,7 @@ def _fields(outcome: Rotated) -> dict[str, Any]:
         "spec": outcome.spec,
         "maps": outcome.classes,
         "cosine": span(outcome.cosine),
+        "null": outcome.null,
         "sweeps": outcome.sweeps,
         **_learned_fields(outcome.learned),
         "permutation": str(outcome.saved.path) if outcome.saved else None,
