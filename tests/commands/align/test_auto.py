@@ -38,7 +38,14 @@ def written(folder: Path, kind: str, truth: str, name: str = "b", seed: int = 1)
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {name: facts[-1] for name, facts in image(folder).items()}
+    return {name: str(facts[-1]) for name, facts in image(folder).items()}
+
+
+def figures(shown: str) -> tuple[str, str]:
+    """Return the cosine and the null value in a summary."""
+    found = re.search(NULL, shown)
+    assert found
+    return found[1], found[2]
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -50,13 +57,13 @@ def test_the_planted_class_is_chosen_and_its_files_are_written(kind, truth, tmp_
     names = {"permutation": "permutations", "orthogonal": "orthogonal maps"}
     other = next(name for key, name in names.items() if key != truth)
     first = done.err.splitlines()[0]
-    figures = re.fullmatch(
+    told = re.fullmatch(
         rf"{names[truth]} chosen: their cosine is (-?0\.\d{{4}}) above that of unrelated weights "
         rf"matched alike, that of {other} (-?0\.\d{{4}}) \(\d+\.\d s\)",
         first,
     )
-    assert figures, first
-    assert float(figures[1]) > float(figures[2])
+    assert told, first
+    assert float(told[1]) > float(told[2])
     assert "can be rotated too" not in done.err
     options = ("--symmetry", truth, "-o", "plain/", "--save-permutation", "plain.map")
     plain = rebasin(*ALIGN, *options, cwd=tmp_path)
@@ -89,27 +96,23 @@ def test_the_table_of_both_is_shown_when_asked_for(tmp_path):
     assert heads.split() == ["matched", "by", "cosine", "unrelated", "weights", "excess"]
     assert re.fullmatch(r"permutations( +-?0\.\d{4}){3} *", permuted)
     cosine, null, _ = rotated.split()[2:]
-    found = re.search(NULL, shown)
-    assert found
-    assert (found[1], found[2]) == (cosine, null)
+    assert figures(shown) == (cosine, null)
     assert "matched by" not in rebasin(*AUTO, "-f", cwd=tmp_path).err
 
 
 def test_orthogonal_maps_have_a_null_value_only_where_it_is_asked_for(tmp_path):
     written(tmp_path, "rotary", "orthogonal")
     align = (*ALIGN, "--symmetry", "orthogonal", "-f")
-    verbose = rebasin(*align, "-v", cwd=tmp_path).err
-    found = re.search(NULL, verbose)
-    assert found
-    assert float(found[1]) > float(found[2]) + 0.1
+    cosine, null = figures(rebasin(*align, "-v", cwd=tmp_path).err)
+    assert float(cosine) > float(null) + 0.1
     plain = rebasin(*align, "--json", cwd=tmp_path)
     assert plain.events[1]["null"] is None
     assert "unrelated weights" not in plain.err
     again, other = (rebasin(*align, "-v", "--seed", s, cwd=tmp_path).err for s in ("0", "1"))
-    assert re.search(NULL, again)[2] == found[2]
-    assert re.search(NULL, other)[2] != found[2]
+    assert figures(again) == (cosine, null)
+    assert figures(other)[1] != null
     choice = rebasin(*AUTO, "-f", "--json", "--seed", "1", cwd=tmp_path).events[0]
-    assert f"{choice['orthogonal']['null']:.4f}" == re.search(NULL, other)[2]
+    assert f"{choice['orthogonal']['null']:.4f}" == figures(other)[1]
 
 
 PERMUTED = {  # what may be rotated, made into what may not
