@@ -5,9 +5,9 @@ of its class after norms were folded, and noise of 0, 0.5 or 1 times each tensor
 deviation added. "excess": cosine of the aligned models above that of unrelated weights, matched
 alike. "distance": of the moved copy from the model (folded, where that is what is written), as a
 share of its length; "noise": the same, were the planted map undone, so that equal figures say that
-it was found. "outputs differ": of the two in float64, where there is no noise. The second table has models
-trained apart, where nobody knows the truth. Without arguments the ViT; --full adds the GPT and the
-llama of orthogonal_midpoints.py, and all pairs.
+it was found. "outputs differ": of the two in float64, where there is no noise. The second table has
+models trained apart, where nobody knows the truth. Without arguments the ViT; --full adds the GPT
+and the llama of orthogonal_midpoints.py, and all pairs.
 """
 
 from __future__ import annotations

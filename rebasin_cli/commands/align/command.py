@@ -25,7 +25,8 @@ Symmetry = Annotated[
         metavar="permutation|orthogonal|auto",
         help="orthogonal: also rotate the residual stream of transformers and the dims inside "
         "heads, where the spec allows it. REF is folded (see rebasin fold) and written too. "
-        "auto: whichever comes further above unrelated weights matched alike.",
+        "auto: whichever comes further above unrelated weights matched alike; with --data, "
+        "whose midpoint loses less.",
     ),
 ]
 

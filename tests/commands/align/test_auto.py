@@ -12,9 +12,11 @@ from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory
 from tests.cli.harness import image, rebasin
-from tests.symmetry.small import NETS, case
+from tests.commands.align.test_orthogonal import USER
+from tests.symmetry.small import NETS, TOKENS, WORDS, case
 
 ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "my.yaml")
+NAMES = {"permutation": "permutations", "orthogonal": "orthogonal maps"}
 AUTO = (*ALIGN, "--symmetry", "auto")
 NULL = r"cosine -?0\.\d+ -> (0\.\d+) \(unrelated weights, matched: (0\.\d+)\) in \d+ sweeps?;"
 
@@ -54,11 +56,10 @@ def test_the_planted_class_is_chosen_and_its_files_are_written(kind, truth, tmp_
     written(tmp_path, kind, truth)
     done = rebasin(*AUTO, "-o", "auto/", "--save-permutation", "auto.map", cwd=tmp_path)
     assert done.code == 0, done.err
-    names = {"permutation": "permutations", "orthogonal": "orthogonal maps"}
-    other = next(name for key, name in names.items() if key != truth)
+    other = next(name for key, name in NAMES.items() if key != truth)
     first = done.err.splitlines()[0]
     told = re.fullmatch(
-        rf"{names[truth]} chosen: their cosine is (-?0\.\d{{4}}) above that of unrelated weights "
+        rf"{NAMES[truth]} chosen: their cosine is (-?0\.\d{{4}}) above that of unrelated weights "
         rf"matched alike, that of {other} (-?0\.\d{{4}}) \(\d+\.\d s\)",
         first,
     )
@@ -122,12 +123,17 @@ PERMUTED = {  # what may be rotated, made into what may not
 }
 
 
-def test_a_spec_of_permutations_alone_leaves_nothing_to_choose(tmp_path):
-    written(tmp_path, "rotary", "permutation")
-    text = (tmp_path / "my.yaml").read_text()
+def permuted_only(kind: str) -> str:
+    """Return the spec of a net with permutations alone."""
+    text = NETS[kind]
     for maps, none in PERMUTED.items():
         text = text.replace(maps, none)
-    (tmp_path / "my.yaml").write_text(text)
+    return text
+
+
+def test_a_spec_of_permutations_alone_leaves_nothing_to_choose(tmp_path):
+    written(tmp_path, "rotary", "permutation")
+    (tmp_path / "my.yaml").write_text(permuted_only("rotary"))
     alike(tmp_path)
 
 
@@ -176,9 +182,12 @@ def test_one_class_is_chosen_for_all_and_a_model_that_fails_is_told_of(tmp_path)
     assert done.err.count("chosen") == 1
     assert "tensor '0.k.weight' holds NaN or infinity" in done.err
     assert done.lines == ["a.folded.safetensors", "b.aligned.safetensors", "c.aligned.safetensors"]
-    alone = rebasin("align", models[0], models[3], *AUTO[3:], "-f", cwd=tmp_path)
-    assert alone.code == 3
-    assert "tensor '0.k.weight' holds NaN or infinity" in alone.err
+    save_file(broken, tmp_path / "e.safetensors")
+    for others in (("d.safetensors",), ("d.safetensors", "e.safetensors")):
+        alone = rebasin("align", models[0], *others, *AUTO[3:], "-f", cwd=tmp_path)
+        assert alone.code == 3
+        assert alone.err == "error: tensor '0.k.weight' holds NaN or infinity\n"
+    assert not (tmp_path / "d.aligned.safetensors").exists()
 
 
 def test_a_plan_has_both_and_nothing_is_written(tmp_path):
@@ -218,3 +227,73 @@ def test_what_is_odd_about_the_models_is_said_once(tmp_path):
     done = rebasin("align", "a", "b", *AUTO[3:], cwd=tmp_path)
     assert done.code == 0, done.err
     assert done.err.count("warning: ") == done.err.count("rms_norm_eps") == 1
+
+
+ENDLESS = """
+def one_batch(): return batches(1)
+def endless():
+    while True:
+        yield from batches()
+"""
+
+
+def running(folder: Path, kind: str, data: str) -> tuple[str, ...]:
+    """Write the code that runs a net; return the options for it."""
+    (folder / "user.py").write_text(USER + ENDLESS)
+    return ("--model", f"user.py:with_{kind.replace(' ', '_')}", "--data", f"user.py:{data}")
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("truth", ["permutation", "orthogonal"])
+def test_with_data_the_midpoint_decides(kind, truth, tmp_path):
+    written(tmp_path, kind, truth)
+    run = running(tmp_path, kind, "endless")
+    done = rebasin(*AUTO, *run, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    choice, _, aligned, _ = done.events
+    losses = {name: choice[name]["loss"] for name in ("permutation", "orthogonal")}
+    assert choice["symmetry"] == min(losses, key=losses.__getitem__)
+    if truth == "orthogonal":
+        assert choice["symmetry"] == "orthogonal"
+        assert losses["permutation"] > losses["orthogonal"] + 0.1
+        assert aligned["null"] is None
+    assert aligned["output_difference"] < 1e-6
+    name = NAMES[choice["symmetry"]]
+    loss = losses[choice["symmetry"]]
+    assert done.err.startswith(f"{name} chosen: the loss of the midpoint is {loss:.4g} with them, ")
+
+
+def test_the_loss_is_that_of_the_average_of_what_is_written(tmp_path):
+    written(tmp_path, "layer norm", "orthogonal")
+    run = running(tmp_path, "layer norm", "one_batch")
+    choice = rebasin(*AUTO, *run, "--json", cwd=tmp_path).events[0]
+    states = [
+        {n: t.double() for n, t in load_file(tmp_path / f"{name}.safetensors").items()}
+        for name in ("a", "b", "a.folded", "b.aligned")
+    ]
+    middle = {n: (states[2][n] + states[3][n]) / 2 for n in states[2]}
+    net = case("layer norm").net
+    rows = torch.randint(WORDS, (4, TOKENS), generator=torch.Generator().manual_seed(0))
+    first, second, between = (answers(net, each, rows) for each in (*states[:2], middle))
+    targets = (first.softmax(-1) + second.softmax(-1)) / 2
+    expected = -(targets * between.log_softmax(-1)).sum(-1).mean()
+    assert choice["orthogonal"]["loss"] == pytest.approx(float(expected), abs=1e-4)
+
+
+def answers(net, state, rows):
+    net = net.double()
+    net.load_state_dict(state)
+    with torch.no_grad():
+        return torch.cat([net(row) for row in rows])
+
+
+def test_data_that_decides_nothing_is_refused(tmp_path):
+    written(tmp_path, "rotary", "permutation")
+    (tmp_path / "my.yaml").write_text(permuted_only("rotary"))
+    done = rebasin(*AUTO, "--data", "user.py:batches", cwd=tmp_path)
+    assert done.code == 2
+    assert "method 'auto' uses no data" in done.err
+    written(tmp_path, "rotary", "orthogonal")
+    done = rebasin(*AUTO, "--data", "user.py:batches", cwd=tmp_path)
+    assert done.code == 2
+    assert "a model has to be run" in done.err

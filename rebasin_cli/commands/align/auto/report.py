@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from rebasin_cli.commands.align.auto.run import ORTHOGONAL, PERMUTATION, ChosenSymmetry
+from rebasin_cli.commands.align.auto.plan import ORTHOGONAL, PERMUTATION
+from rebasin_cli.commands.align.auto.run import ChosenSymmetry
 from rebasin_cli.commands.align.orthogonal import report as orthogonal_report
 from rebasin_cli.commands.align.report import PRESENTERS as PERMUTATION_PRESENTERS
 from rebasin_cli.presentation.presenter import CHOICE, Presenter, Presenters
@@ -18,15 +19,20 @@ NAMES = {PERMUTATION: "permutations", ORTHOGONAL: "orthogonal maps"}
 
 def _text(outcome: ChosenSymmetry) -> str:
     name = NAMES[outcome.symmetry]
-    if not outcome.standings:
-        return f"{name}: {outcome.obstacle}" if outcome.obstacle else ""
-    excess = {key: standing.excess for key, standing in outcome.standings.items()}
-    mine = excess.pop(outcome.symmetry)
-    ((other, theirs),) = excess.items()
-    return (
-        f"{name} chosen: their cosine is {mine:.4f} above that of unrelated weights matched alike, "
-        f"that of {NAMES[other]} {theirs:.4f} ({outcome.seconds:.1f} s)"
+    if outcome.obstacle:
+        return f"{name}: {outcome.obstacle}"
+    figures = outcome.losses or {key: s.excess for key, s in outcome.standings.items()}
+    if not figures:
+        return ""
+    ((other, theirs),) = (item for item in figures.items() if item[0] != outcome.symmetry)
+    mine = figures[outcome.symmetry]
+    reason = (
+        f"the loss of the midpoint is {mine:.4g} with them, {theirs:.4g} with {NAMES[other]}"
+        if outcome.losses
+        else f"their cosine is {mine:.4f} above that of unrelated weights matched alike, that of "
+        f"{NAMES[other]} {theirs:.4f}"
     )
+    return f"{name} chosen: {reason} ({outcome.seconds:.1f} s)"
 
 
 def _details(outcome: ChosenSymmetry) -> Sequence[RenderableType]:
@@ -47,6 +53,7 @@ def _fields(outcome: ChosenSymmetry) -> dict[str, Any]:
             key: {"cosine": s.cosine, "null": s.null, "excess": s.excess}
             for key, s in outcome.standings.items()
         },
+        **{key: {"loss": loss} for key, loss in outcome.losses.items()},
         "seconds": outcome.seconds,
     }
 

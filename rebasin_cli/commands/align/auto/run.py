@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from time import perf_counter
@@ -11,44 +11,47 @@ from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.auto.plan import AutoPlan
-from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
+from rebasin_cli.commands.align.auto.midpoint_losses import midpoint_losses
+from rebasin_cli.commands.align.auto.plan import ORTHOGONAL, PERMUTATION, AutoPlan
+from rebasin_cli.commands.align.orthogonal.run import match_folded, run_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan
 from rebasin_cli.commands.align.run import run_align
-from rebasin_cli.errors import PermutationError, RebasinError
+from rebasin_cli.errors import NotFiniteError, PermutationError
 from rebasin_cli.folding.folded_models import check_tied
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import MapMatching, match_maps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
-from rebasin_cli.symmetry.null_model import Standing, permutation_standing, with_null
-
-PERMUTATION, ORTHOGONAL = "permutation", "orthogonal"
+from rebasin_cli.symmetry.null_model import (
+    FoldedPair,
+    Standing,
+    permutation_standing,
+    with_null,
+)
 
 
 @dataclass(frozen=True)
 class ChosenSymmetry:
     """The class of maps that all models are aligned by.
 
-    standings: of both classes, means over the models. obstacle: why there was nothing to choose
-    between, if there was not. seconds: that comparing took.
+    standings: of both classes, means over the models. losses: of their midpoints instead, where
+    there is data. obstacle: why there was nothing to choose between, if there was not. seconds:
+    that comparing took.
     """
 
     symmetry: str
-    standings: Mapping[str, Standing]
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
     obstacle: str = ""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Alternatives:
-    """What both classes make of one model."""
+    """What both classes make of one model: standings by weights, or losses by data."""
 
-    permuted: Standing
     rotation: MapMatching
-
-    @property
-    def rotated(self) -> Standing:
-        return Standing(self.rotation.cosine.after, self.rotation.null or 0.0)
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_auto(plan: AlignPlan | AutoPlan, progress: Progress) -> Iterator[Any]:
@@ -83,38 +86,53 @@ def _obstacle(plan: AutoPlan) -> str:
 
 
 def _compare_all(plan: AutoPlan, progress: Progress) -> dict[Path, _Alternatives]:
-    """Return what both classes make of each model; one of several that fails is told of later."""
+    """Return what both classes make of each model that can be compared.
+
+    Raises NotFiniteError if none can; of one among several, aligning will tell.
+    """
     _, *models = plan.rotating.models
-    found = {}
+    found, compare = {}, _by_data if plan.code else _by_weights
     for model in models:
         try:
-            found[model.path] = _compare(plan, model, progress)
-        except RebasinError:
-            if len(models) == 1:
+            found[model.path] = compare(plan, model, progress)
+        except NotFiniteError:
+            if model is models[-1] and not found:
                 raise
     return found
 
 
-def _compare(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alternatives:
+def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alternatives:
     folding, machine = plan.rotating.folding, plan.permuting.machine
-    pair = FoldedNorms(plan.rotating.models[0], folding), FoldedNorms(model, folding)
+    pair = _folded(plan, model)
     settings = machine.settings(plan.permuting.request.search)
     permuted = permutation_standing(pair, folding, settings, progress=progress)
-    rotation = match_maps(*pair, folding.moving, folding.classes, progress=progress)
-    rotation = with_null(rotation, pair, folding, seed=machine.seed, progress=progress)
-    return _Alternatives(permuted, rotation)
+    found = match_maps(*pair, folding.moving, folding.classes, progress=progress)
+    found = with_null(found, pair, folding, seed=machine.seed, progress=progress)
+    rotated = Standing(found.cosine.after, found.null or 0.0)
+    return _Alternatives(found, {PERMUTATION: permuted, ORTHOGONAL: rotated})
+
+
+def _by_data(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alternatives:
+    found = match_folded(plan.rotating, _folded(plan, model), progress)
+    losses = midpoint_losses(plan, model, found.maps, progress)
+    return _Alternatives(found, losses=losses)
+
+
+def _folded(plan: AutoPlan, model: Checkpoint) -> FoldedPair:
+    folding = plan.rotating.folding
+    return FoldedNorms(plan.rotating.models[0], folding), FoldedNorms(model, folding)
 
 
 def _choose(compared: Sequence[_Alternatives], obstacle: str) -> ChosenSymmetry:
-    """Return the class with the larger excess; permutations, which are exact, of equals."""
+    """Return the class with the least loss or the larger excess; of equals, permutations."""
     if not compared:
-        return ChosenSymmetry(PERMUTATION, {}, obstacle)
-    standings = {
-        PERMUTATION: _mean([each.permuted for each in compared]),
-        ORTHOGONAL: _mean([each.rotated for each in compared]),
-    }
-    best = max(standings, key=lambda name: standings[name].excess)
-    return ChosenSymmetry(best, standings)
+        return ChosenSymmetry(PERMUTATION, obstacle=obstacle)
+    kinds = (PERMUTATION, ORTHOGONAL)
+    if compared[0].losses:
+        losses = {kind: mean(each.losses[kind] for each in compared) for kind in kinds}
+        return ChosenSymmetry(min(kinds, key=losses.__getitem__), losses=losses)
+    standings = {kind: _mean([each.standings[kind] for each in compared]) for kind in kinds}
+    return ChosenSymmetry(max(kinds, key=lambda kind: standings[kind].excess), standings)
 
 
 def _mean(standings: Sequence[Standing]) -> Standing:

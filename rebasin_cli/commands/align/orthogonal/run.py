@@ -116,7 +116,7 @@ def _rotate(
     bound, classes = folding.moving, folding.classes
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
-    found = known or _match(plan, (FoldedNorms(reference, folding), folded), progress)
+    found = known or match_folded(plan, (FoldedNorms(reference, folding), folded), progress)
     learned = _learn(plan, model, found.maps, progress)
     maps = learned.maps if learned else found.maps
     moved = Carried(folded, bound.tensors, maps)
@@ -157,7 +157,7 @@ def _rotate(
     )
 
 
-def _match(plan: OrthogonalPlan, pair: FoldedPair, progress: Progress) -> MapMatching:
+def match_folded(plan: OrthogonalPlan, pair: FoldedPair, progress: Progress) -> MapMatching:
     """Return the maps of a folded pair, with -v and by weights alone their null value too."""
     folding, moments = plan.folding, _moments(plan, pair, progress)
     bound, classes = folding.moving, folding.classes
