@@ -90,16 +90,26 @@ def with_null(
 
 
 def permutation_standing(
-    pair: FoldedPair, plan: FoldPlan, settings: Settings, *, progress: Progress = silent
+    pair: FoldedPair,
+    plan: FoldPlan,
+    settings: Settings,
+    *,
+    labels: tuple[str, str] = ("reference", "other"),
+    progress: Progress = silent,
 ) -> Standing:
-    """Return what permutations alone, matched by their own search, make of two folded models."""
+    """Return what permutations alone, matched by their own search, make of two folded models.
+
+    labels: what to call the models in an error. Raises NotFiniteError.
+    """
     reference, other = pair
     alone = dict.fromkeys(plan.classes, PERMUTATION)
     scattered = Scattered(other, plan, alone, settings.seed)
     bound = replace(plan.moving, groups=plan.bound.groups)  # fixed as permutations have them
     cosines = []
     for source in (other, scattered):
-        found = match_weights(reference, source, bound, settings=settings, progress=progress)
+        found = match_weights(
+            reference, source, bound, settings=settings, labels=labels, progress=progress
+        )
         moved = Permuted(source, bound.tensors, found.permutations)
         cosines.append(cosine_of(reference, moved, plan.moving, plan.classes))
     return Standing(*cosines)

@@ -105,7 +105,8 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
     folding, machine = plan.rotating.folding, plan.permuting.machine
     pair = _folded(plan, model)
     settings = machine.settings(plan.permuting.request.search)
-    permuted = permutation_standing(pair, folding, settings, progress=progress)
+    labels = str(plan.rotating.models[0].path), str(model.path)
+    permuted = permutation_standing(pair, folding, settings, labels=labels, progress=progress)
     found = match_maps(*pair, folding.moving, folding.classes, progress=progress)
     found = with_null(found, pair, folding, seed=machine.seed, progress=progress)
     rotated = Standing(found.cosine.after, found.null or 0.0)
