@@ -16,7 +16,7 @@ from rebasin_cli.errors import DetailWarning, RebasinWarning
 from rebasin_cli.options.display import Display
 from rebasin_cli.presentation.events import event_line
 from rebasin_cli.presentation.outcomes import COMMON, Failed
-from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.presentation.presenter import CHOICE, Presenter, Presenters
 from rebasin_cli.presentation.tables import WIDE
 from rebasin_cli.presentation.written import file_fields, rest_lines
 from rebasin_cli.progress import Progress
@@ -75,7 +75,7 @@ class Screen:
             )
             if line:
                 print(line, flush=True)
-                self._results += 1
+                self._results += presenter.event != CHOICE
             self._talk(presenter, outcome)
         return presenter.code(outcome)
 

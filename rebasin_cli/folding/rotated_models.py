@@ -41,8 +41,9 @@ class Rotated:
     """A model brought next to a folded reference by the maps that its spec allows.
 
     classes: by class of maps, how many groups have it. cosine: of the folded models, before and
-    after matching. learned: what learning made of that. written: None if only for the moment.
-    saved: the file of the maps. tied, function: see `Folded`.
+    after matching. null: that of unrelated weights, matched alike, if it was looked for. learned:
+    what learning made of the maps. written: None if only for the moment. saved: the file of the
+    maps. tied, function: see `Folded`.
     """
 
     model: Path
@@ -50,6 +51,7 @@ class Rotated:
     spec: str
     classes: dict[str, int]
     cosine: Change
+    null: float | None
     sweeps: int
     learned: LearnedMaps | None
     written: Written | None
@@ -130,6 +132,7 @@ def _rotate(
         spec=problem.choice.name,
         classes=count_classes(classes),
         cosine=found.cosine,
+        null=found.null,
         sweeps=found.sweeps,
         learned=None,
         written=None,

@@ -17,7 +17,7 @@ from rebasin_cli.wording import count
 def _text(outcome: Rotated) -> str:
     lines = [
         f"{outcome.model} aligned to {outcome.reference} by orthogonal maps",
-        f"  {maps_text(outcome)}",
+        f"  {maps_text(outcome, null=outcome.null)}",
         f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
     ]
     lines += _learned_lines(outcome.learned)
@@ -45,12 +45,16 @@ class MapsFound(Protocol):
         """How often each family was visited."""
 
 
-def maps_text(found: MapsFound) -> str:
-    """Return how far maps brought two models together, and how many there are of each class."""
+def maps_text(found: MapsFound, *, null: float | None = None) -> str:
+    """Return how far maps brought two models together, and how many there are of each class.
+
+    null: the cosine that the same search makes of unrelated weights, if that was looked for.
+    """
     groups = ", ".join(f"{number:,} {name}" for name, number in found.classes.items())
     before, after = found.cosine.before, found.cosine.after
+    unrelated = "" if null is None else f" (unrelated weights, matched: {null:.4f})"
     sweeps = count(found.sweeps, "sweep")
-    return f"cosine {before:.4f} -> {after:.4f} in {sweeps}; maps of groups: {groups}"
+    return f"cosine {before:.4f} -> {after:.4f}{unrelated} in {sweeps}; maps of groups: {groups}"
 
 
 def _learned_lines(learned: LearnedMaps | None) -> list[str]:
@@ -70,6 +74,7 @@ def _fields(outcome: Rotated) -> dict[str, Any]:
         "spec": outcome.spec,
         "maps": outcome.classes,
         "cosine": span(outcome.cosine),
+        "null": outcome.null,
         "sweeps": outcome.sweeps,
         **_learned_fields(outcome.learned),
         "permutation": str(outcome.saved.path) if outcome.saved else None,

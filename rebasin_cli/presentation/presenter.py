@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 OutcomeT = TypeVar("OutcomeT")
 
 
+CHOICE = "choice"  # the event of what was decided on the way, which is no result
+
+
 def _nothing(outcome: object) -> str:
     return ""
 

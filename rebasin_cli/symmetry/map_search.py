@@ -49,11 +49,13 @@ class MapMatching:
     """The maps that bring the other model next to the reference.
 
     cosine: of the two folded models, before and after. sweeps: how often each family was visited.
+    null: the cosine that unrelated weights come to by the same search; None: not looked for.
     """
 
     maps: GroupMaps
     cosine: Change
     sweeps: int
+    null: float | None = None
 
 
 @dataclass
@@ -218,11 +220,25 @@ def match_maps(
     the objective that a sweep has to gain, or the search ends. On one thread: the rounding of a
     product does not depend on the load of the machine. Raises NotFiniteError.
     """
-    tensors = [t for t in bound.tensors if t.votes and t.groups]
-    a, b = ({_key(t): _loaded(t, model) for t in tensors} for model in (reference, other))
+    a, b = (_voting(bound, model) for model in (reference, other))
     with one_thread():
         search = MapSearch(bound, classes, a, b, still(bound, classes), moments or {}, rise)
         return search.run(progress)
+
+
+def cosine_of(
+    reference: TensorSource, other: TensorSource, bound: BoundSpec, classes: Mapping[str, str]
+) -> float:
+    """Return the cosine of two folded models as they are, as `match_maps` takes it.
+
+    Raises NotFiniteError.
+    """
+    a, b = (_voting(bound, model) for model in (reference, other))
+    return MapSearch(bound, classes, a, b, still(bound, classes)).cosine()
+
+
+def _voting(bound: BoundSpec, model: TensorSource) -> dict[str, Tensor]:
+    return {_key(t): _loaded(t, model) for t in bound.tensors if t.votes and t.groups}
 
 
 def _loaded(tensor: BoundTensor, model: TensorSource) -> Tensor:

@@ -24,7 +24,6 @@ from rebasin_cli.spec.language.model import (
     Declaration,
     Fixed,
     Named,
-    Norm,
     Product,
     Spec,
     Split,
@@ -40,7 +39,7 @@ from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tracer.model_trace import Trace, without_classes
 from rebasin_cli.tracer.trace import trace
 from tests.library.entry import Entry, Model
-from tests.library.written_norms import joined_norms
+from tests.library.written_norms import joined_norms, spelled_norm
 
 STREAM = r"(?:.*\.)?stream"
 ROLES = ((), ("unit",), ("norm", "unit"), ("norm", "pair", "unit"))
@@ -309,17 +308,11 @@ def _told(spec: Spec, entry: Entry) -> Spec:
         description=entry.description,
         sizes=entry.sizes,
         groups=said,
-        norms={spell(gain): _spelled(norm, spell) for gain, norm in spec.norms.items()},
+        norms={spell(gain): spelled_norm(norm, spell) for gain, norm in spec.norms.items()},
         buffers=tuple(map(spell, spec.buffers)),
         transposed=tuple(map(spell, spec.transposed)),
         tensors={**{spell(k): v for k, v in spec.tensors.items()}, **_extra(entry)},
     )
-
-
-def _spelled(norm: Norm, spell: Callable[[str], str]) -> Norm:
-    readers, writers = (tuple(map(spell, said)) for said in (norm.readers, norm.writers))
-    tied, bias = (spell(said) if said else None for said in (norm.tied, norm.bias))
-    return replace(norm, readers=readers, writers=writers, tied=tied, bias=bias)
 
 
 def _extra(entry: Entry) -> Mapping[str, Lines]:

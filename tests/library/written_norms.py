@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,3 +49,10 @@ def _joined_norm(norms: Sequence[Norm]) -> Norm:
         one_plus=every("one_plus"),
         tied=next(iter(told), None),
     )
+
+
+def spelled_norm(norm: Norm, spell: Callable[[str], str]) -> Norm:
+    """Return a norm with the spellings of files in its patterns."""
+    readers, writers = (tuple(map(spell, said)) for said in (norm.readers, norm.writers))
+    tied, bias = (spell(said) if said else None for said in (norm.tied, norm.bias))
+    return replace(norm, readers=readers, writers=writers, tied=tied, bias=bias)

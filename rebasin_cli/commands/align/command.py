@@ -19,7 +19,15 @@ from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
-Symmetry = Annotated[str, symmetry_option("REF is folded (see rebasin fold) and written too.")]
+Symmetry = Annotated[
+    str,
+    symmetry_option(
+        "REF is folded (see rebasin fold) and written too. auto: whichever comes further above "
+        "unrelated weights matched alike; with --data, whose midpoint loses less.",
+        classes=("permutation", "orthogonal", "auto"),
+    ),
+]
+
 
 Learn = Annotated[
     int,

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rebasin_cli.commands.align.auto import report as auto_report
+from rebasin_cli.commands.align.auto.plan import plan_auto
+from rebasin_cli.commands.align.auto.run import run_auto
 from rebasin_cli.commands.align.orthogonal.plan import plan_orthogonal
 from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
 from rebasin_cli.commands.align.plan import plan_align
@@ -29,4 +32,5 @@ class AlignmentKind:
 SYMMETRIES: Mapping[str, AlignmentKind] = {
     "permutation": AlignmentKind(plan_align, run_align, PRESENTERS),
     "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, ROTATING),
+    "auto": AlignmentKind(plan_auto, run_auto, auto_report.PRESENTERS),
 }

@@ -9,7 +9,7 @@ no map changes, so nothing can be lost but the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -119,10 +119,7 @@ class MidpointLesson:
         fill(self.midpoint, InMemory(middle), self.network.windows)
 
     def _loss(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            first, second = (_answers(end, batch).softmax(-1) for end in self.ends)
-        logits = _answers(self.midpoint, batch)
-        return F.cross_entropy(logits, (first + second) / 2)
+        return distilled_loss(self.ends, self.midpoint, batch)
 
     def _held_out(self, maps: GroupMaps) -> float:
         with torch.no_grad():
@@ -132,6 +129,13 @@ class MidpointLesson:
         if not math.isfinite(loss):
             raise UserCodeError(f"{self.split.batches.name}: the loss of the midpoint is {loss}")
         return loss
+
+
+def distilled_loss(ends: Sequence[nn.Module], midpoint: nn.Module, batch: Batch) -> Tensor:
+    """Return the cross-entropy of a midpoint's answers against the mean of both ends' own."""
+    with torch.no_grad():
+        first, second = (_answers(end, batch).softmax(-1) for end in ends)
+    return F.cross_entropy(_answers(midpoint, batch), (first + second) / 2)
 
 
 def _answers(model: nn.Module, batch: Batch) -> Tensor:

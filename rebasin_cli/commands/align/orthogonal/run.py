@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 
 from torch import Tensor
@@ -32,16 +33,20 @@ from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_class
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import MapMatching, match_maps
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
+from rebasin_cli.symmetry.null_model import FoldedPair, with_null
 from rebasin_cli.tensors import InMemory, TensorSource
 
 
 def run_orthogonal(
-    plan: OrthogonalPlan, progress: Progress
+    plan: OrthogonalPlan, progress: Progress, *, known: Mapping[Path, MapMatching] | None = None
 ) -> Iterator[LeftAsIs | Failed | Folded | Rotated]:
-    """Yield the folded reference, then each model as soon as it is written."""
+    """Yield the folded reference, then each model as soon as it is written.
+
+    known: what has been found already, by the path of a model.
+    """
     (reference, *models), (first, *targets) = plan.problem.models, plan.targets
     yield _fold_reference(plan, reference, first, progress)
     for model, target, place in zip(models, targets, plan.places, strict=True):
@@ -49,7 +54,8 @@ def run_orthogonal(
             yield LeftAsIs(target.path, "exists")
             continue
         try:
-            yield _rotate(plan, model, (target, place), progress)
+            found = (known or {}).get(model.path)
+            yield _rotate(plan, model, found, (target, place), progress)
         except RebasinError as error:
             if len(models) == 1:
                 raise
@@ -76,6 +82,7 @@ def _fold_reference(
 def _rotate(
     plan: OrthogonalPlan,
     model: Checkpoint,
+    known: MapMatching | None,
     into: tuple[Target, OutputPlace | None],
     progress: Progress,
 ) -> Rotated:
@@ -84,9 +91,7 @@ def _rotate(
     bound, classes = folding.moving, folding.classes
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
-    pair = FoldedNorms(reference, folding), folded
-    moments = _moments(plan, pair, progress)
-    found = match_maps(*pair, bound, classes, moments=moments, progress=progress)
+    found = known or match_folded(plan, (FoldedNorms(reference, folding), folded), progress)
     learned = _learn(plan, model, found.maps, progress)
     maps = learned.maps if learned else found.maps
     moved = Carried(folded, bound.tensors, maps)
@@ -116,6 +121,7 @@ def _rotate(
         spec=plan.problem.choice.name,
         classes=count_classes(classes),
         cosine=found.cosine,
+        null=found.null,
         sweeps=found.sweeps,
         learned=learned,
         written=written,
@@ -126,8 +132,18 @@ def _rotate(
     )
 
 
+def match_folded(plan: OrthogonalPlan, pair: FoldedPair, progress: Progress) -> MapMatching:
+    """Return the maps of a folded pair, with -v and by weights alone their null value too."""
+    folding, moments = plan.problem.folding, _moments(plan, pair, progress)
+    bound, classes = folding.moving, folding.classes
+    found = match_maps(*pair, bound, classes, moments=moments, progress=progress)
+    if moments is not None or not plan.request.display.margins:
+        return found
+    return with_null(found, pair, folding, seed=plan.problem.machine.seed, progress=progress)
+
+
 def _moments(
-    plan: OrthogonalPlan, pair: tuple[TensorSource, TensorSource], progress: Progress
+    plan: OrthogonalPlan, pair: FoldedPair, progress: Progress
 ) -> dict[str, Tensor] | None:
     """Return what the streams of both models do on the data, if it is asked for that."""
     code = plan.code

@@ -1,0 +1,1 @@
+"""`rebasin align --symmetry auto`: permutations or orthogonal maps, whichever tell more."""
