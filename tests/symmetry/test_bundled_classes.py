@@ -24,7 +24,7 @@ from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
 from rebasin_cli.symmetry.random_maps import draw_maps
-from tests.library.decoders import GPT2, NEOX, ROPE
+from tests.library.decoders import GPT2, MIXTRAL, MOE, NEOX, ROPE
 from tests.library.pictures import VIT
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -39,6 +39,8 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], float]] = {
     "mistral": ("MistralForCausalLM", ROPE, ROTARY),
     "qwen2": ("Qwen2ForCausalLM", {**ROPE, **UNTIED}, ROTARY),
     "qwen3": ("Qwen3ForCausalLM", {**ROPE, **UNTIED}, ROTARY),
+    "mixtral": ("MixtralForCausalLM", MIXTRAL, ROTARY),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", MOE, ROTARY),
     "gemma": ("GemmaForCausalLM", {**ROPE, **UNTIED}, ROTARY),
 }
 # Of the groups of a layer of each: what is not permuted.
