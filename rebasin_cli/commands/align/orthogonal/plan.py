@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -14,6 +15,7 @@ from rebasin_cli.alignment.problem import check_models
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
@@ -23,8 +25,10 @@ from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
+from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.spec_choice.traced import class_in_config, of_library
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 ACTIVATIONS = "activations"
@@ -61,9 +65,16 @@ class OrthogonalPlan:
             "outputs": [describe_target(target) for target in self.targets],
             "symmetry": "orthogonal",
             "learn": self.request.learn,
+            "data": self.request.data.data,
+            **self._drawn(),
             "spec": self.choice.name,
             "maps": {g.name: g.maps for g in groups if g.maps != PERMUTATION},
         }
+
+    def _drawn(self) -> dict[str, Any]:
+        """Return how much is drawn from the models, if anything is."""
+        drawn = self.code.sequences if self.code else None
+        return {"sampled": {"sequences": drawn.count, "tokens": drawn.length}} if drawn else {}
 
 
 def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
@@ -125,7 +136,17 @@ def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
                 "matching by weights uses no data", hint="--method activations, or --learn 150"
             )
         return None
-    return plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
+    tracing = _run_as(reference, request.tracing)
+    return plan_user_code(reference, request.selection, tracing, request.data, fed=True)
+
+
+def _run_as(reference: Checkpoint, tracing: Tracing) -> Tracing:
+    """Return which model is run: that of --model, else the one that a config.json names."""
+    headers = headers_of([reference])
+    found = class_in_config(headers)
+    if tracing.target is not None or found is None or importlib.util.find_spec(found[0]) is None:
+        return tracing
+    return of_library(found[0], headers, tracing)
 
 
 def _check_choice(choice: Choice) -> None:

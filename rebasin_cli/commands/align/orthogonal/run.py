@@ -26,7 +26,9 @@ from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded, check_tied, folded_parts, measure_function
 from rebasin_cli.folding.map_file import save_maps
 from rebasin_cli.matching.problem.result import Change
-from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.built import build_network
+from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import match_maps
@@ -109,9 +111,10 @@ def _rotate(
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
     pair = FoldedNorms(reference, folding), folded
-    moments = _moments(plan, pair, progress)
+    batches = data_of(plan.code, (reference, model), plan.machine, progress) if plan.code else None
+    moments = _moments(plan, pair, batches, progress)
     found = match_maps(*pair, bound, classes, moments=moments, progress=progress)
-    learned = _learn(plan, model, found.maps, progress)
+    learned = _learn(plan, model, found.maps, batches, progress)
     maps = learned.maps if learned else found.maps
     moved = Carried(folded, bound.tensors, maps)
     progress("checking the function", 0, 0)
@@ -151,23 +154,30 @@ def _rotate(
 
 
 def _moments(
-    plan: OrthogonalPlan, pair: tuple[TensorSource, TensorSource], progress: Progress
+    plan: OrthogonalPlan,
+    pair: tuple[TensorSource, TensorSource],
+    batches: Batches | None,
+    progress: Progress,
 ) -> dict[str, Tensor] | None:
     """Return what the streams of both models do on the data, if it is asked for that."""
     code = plan.code
-    if code is None or plan.request.search.method != ACTIVATIONS:
+    if code is None or batches is None or plan.request.search.method != ACTIVATIONS:
         return None
     progress("running the models", 0, 0)
     nets = [build_network(code.network, source, plan.machine) for source in pair]
-    return stream_moments(nets, pair, code.network, plan.folding, batches_of(code, plan.machine))
+    return stream_moments(nets, pair, code.network, plan.folding, batches)
 
 
 def _learn(
-    plan: OrthogonalPlan, model: Checkpoint, start: GroupMaps, progress: Progress
+    plan: OrthogonalPlan,
+    model: Checkpoint,
+    start: GroupMaps,
+    batches: Batches | None,
+    progress: Progress,
 ) -> LearnedMaps | None:
     """Return what is learned from the midpoint's answers, if that was asked for."""
     code, request = plan.code, plan.request
-    if code is None or not request.learn:
+    if code is None or batches is None or not request.learn:
         return None
     reference, bound = plan.models[0], plan.folding.moving
     nets = [build_network(code.network, end, plan.machine) for end in (reference, model, reference)]
@@ -179,7 +189,7 @@ def _learn(
         network=code.network,
         pair=(first, second),
         bound=bound,
-        split=DataSplit(batches_of(code, plan.machine), request.learning.held_out),
+        split=DataSplit(batches, request.learning.held_out),
     )
     return lesson.learn(start, plan.folding.classes, request.learn, progress)
 
