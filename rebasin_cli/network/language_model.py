@@ -114,7 +114,7 @@ def _given_length(subject: Subject, model: nn.Module) -> int:
     """Return how many tokens the input has that the user gives."""
     example = subject.examples(model)[0]
     shapes = [tuple(t.shape) for t in tensors_in((example.args, dict(example.kwargs)))]
-    if not shapes or len(shapes[0]) != 2:
+    if not shapes or len(shapes[0]) != 2 or shapes[0][1] < 2:
         raise UsageError(
             f"{subject.name} is given {shapes[0] if shapes else 'no tensor'} for an input",
             hint="--input-shape 1,64 draws sequences of 64 tokens",

@@ -7,20 +7,22 @@ on a small llama and a GPT.)
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UserCodeError
+from rebasin_cli.models.batch import Batch
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.language_model import SequencePlan
 from rebasin_cli.network.network import UserCode
-from rebasin_cli.network.scores import logits_of
+from rebasin_cli.network.scores import call_model, logits_of
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
@@ -29,7 +31,6 @@ from rebasin_cli.tensors import TensorSource
 DRAWN = 4096  # tokens at a time: with 50,000 words their logits take a gigabyte
 BATCH = 2048  # tokens
 LEAST = 10  # batches, of which a share can be held out
-CACHE = ("past_key_values", "use_cache")  # what a forward of transformers takes
 
 
 def data_of(
@@ -78,48 +79,62 @@ def draw_sequences(
     *,
     told: Callable[[int], None],
 ) -> Tensor:
-    """Return sequences of tokens (count, length), int64 on the CPU, that a model writes."""
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    """Return sequences of tokens (count, length), int64 on the CPU, that a model writes.
+
+    told: how many tokens there are, now and then.
+    """
+    generates = getattr(model, "can_generate", None)
+    go_on = _go_on_by_library if callable(generates) and generates() else _go_on
     size = max(1, DRAWN // plan.length)
-    found = [torch.zeros(0, plan.length, dtype=torch.int64)]
+    found = torch.zeros(0, plan.length, dtype=torch.int64)
     for start in range(0, count, size):
-        rows = min(size, count - start)
-        writer = _Writer(model, device, generator)
-        tokens = writer.first(rows, plan.first)
-        while tokens.shape[1] < plan.length:
-            told(start * plan.length + tokens.numel())
-            tokens = torch.cat([tokens, writer.next(tokens)], 1)
-        found.append(tokens)
-    return torch.cat(found)
+        told(found.numel())
+        first = _first(model, min(size, count - start), plan.first, generator)
+        found = torch.cat([found, go_on(model, first, plan.length, generator).cpu()])
+    told(found.numel())
+    return found
 
 
-class _Writer:
-    """A model that goes on from what it has read: where it can, it keeps what it made of that."""
+def _first(model: nn.Module, rows: int, token: int | None, generator: torch.Generator) -> Tensor:
+    """Return the first token of every sequence, (rows, 1), on the device of the model."""
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    words = _last_logits(model, torch.zeros(1, 1, dtype=torch.int64, device=device)).shape[-1]
+    if token is not None and token < words:
+        return torch.full((rows, 1), token, device=device)
+    return torch.randint(words, (rows, 1), generator=generator).to(device)
 
-    def __init__(self, model: nn.Module, device: torch.device, generator: torch.Generator) -> None:
-        self._model, self._device, self._generator = model, device, generator
-        self._keeps = set(CACHE) <= inspect.signature(model.forward).parameters.keys()
-        self._kept: Any = None
 
-    def first(self, rows: int, token: int | None) -> Tensor:
-        """Return the first token of every sequence, (rows, 1)."""
-        words = self._logits(torch.zeros(1, 1, dtype=torch.int64)).shape[-1]
-        self._kept = None
-        if token is not None and token < words:
-            return torch.full((rows, 1), token)
-        return torch.randint(words, (rows, 1), generator=self._generator)
+def _go_on(model: nn.Module, tokens: Tensor, length: int, generator: torch.Generator) -> Tensor:
+    """Return sequences continued to a length; all that was written is read again each time."""
+    while tokens.shape[1] < length:
+        likely = _last_logits(model, tokens).cpu().double().softmax(-1)
+        if not likely.isfinite().all():
+            raise UserCodeError("the model answers its own text with what is not finite")
+        drawn = torch.multinomial(likely, 1, generator=generator)
+        tokens = torch.cat([tokens, drawn.to(tokens.device)], 1)
+    return tokens
 
-    def next(self, tokens: Tensor) -> Tensor:
-        """Return a token that follows each sequence, (rows, 1)."""
-        logits = self._logits(tokens if self._kept is None else tokens[:, -1:]).cpu().double()
-        if not logits.isfinite().all():
-            raise UserCodeError("the model answers its own text with logits that are not finite")
-        return torch.multinomial(logits.softmax(-1), 1, generator=self._generator)
 
-    def _logits(self, tokens: Tensor) -> Tensor:
-        """Return the last logits of each sequence, (rows, words)."""
-        kept = {"past_key_values": self._kept, "use_cache": True} if self._keeps else {}
-        with users_code("the model"):
-            returned = self._model(tokens.to(self._device), **kept)
-        self._kept = getattr(returned, "past_key_values", None) if self._keeps else None
-        return logits_of(returned)[:, -1]
+def _last_logits(model: nn.Module, tokens: Tensor) -> Tensor:
+    return logits_of(call_model(model, Batch(Example((tokens,)))))[:, -1]
+
+
+def _go_on_by_library(
+    model: Any, tokens: Tensor, length: int, generator: torch.Generator
+) -> Tensor:
+    """Return the same by transformers, which keeps what a model made of the text before.
+
+    None of the model's own settings, such as penalties or an end, shapes what is drawn.
+    """
+    plain = type(model.generation_config)(
+        do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_length=length, pad_token_id=0
+    )
+    model.generation_config = plain  # which fills in where the one that is passed says None
+    seed = int(torch.randint(2**31, (), generator=generator))
+    devices = [tokens.device] if tokens.is_cuda else []
+    with users_code("the model"), quiet(), torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        found = model.generate(
+            tokens, attention_mask=torch.ones_like(tokens), generation_config=plain
+        )
+    return cast(Tensor, found)
