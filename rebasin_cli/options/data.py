@@ -70,6 +70,7 @@ class Data:
 
 
 RUNNING = ("data", "batches")  # of commands that run a model and do not judge it
+JUDGING = (*RUNNING, "evaluate")
 WRITING = (*RUNNING, "samples")  # of those that run language models on what these write themselves
 WRITTEN = (
     "A function that yields batches, inputs or (inputs, targets); pkg.mod:NAME too. Of language "

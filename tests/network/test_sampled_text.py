@@ -107,6 +107,10 @@ def always(token):
     return InMemory({"logits": chances.log()})
 
 
+def tokens_of(batches):
+    return torch.cat([batch.example.args[0] for batch in batches])
+
+
 MACHINE = Machine("cpu", 1, 10**9)
 
 
@@ -114,11 +118,10 @@ MACHINE = Machine("cpu", 1, 10**9)
 def test_each_model_writes_as_much_and_a_pass_takes_from_them_in_turn(count):
     code = code_for(Chain(), SequencePlan(count, 5))
     batches = data_of(code, (always(1), always(2)), MACHINE, silent)
-    rows = torch.cat([batch.example.args[0] for batch in batches])
+    rows = tokens_of(batches)
     assert rows.shape == (count, 5)
     assert rows[:, 1:].tolist() == [[1 + k % 2] * 4 for k in range(count)]
-    again = torch.cat([batch.example.args[0] for batch in batches])
-    assert torch.equal(rows, again)
+    assert torch.equal(rows, tokens_of(batches))
     assert sum(1 for _ in batches) >= 10  # so that a share of them can be held out
 
 

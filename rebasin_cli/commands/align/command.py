@@ -74,6 +74,8 @@ def align(
         rebasin align a.pt b.pt -v
 
         rebasin align gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal | rebasin merge
+
+        rebasin align gpt-a/ gpt-b/ --symmetry orthogonal --learn 150 --data sampled
     """
     from rebasin_cli.commands.align.request import AlignRequest
     from rebasin_cli.commands.align.symmetries import SYMMETRIES
