@@ -172,9 +172,13 @@ def test_the_number_is_what_is_asked_for_or_enough():
 def test_an_input_that_the_user_describes_has_the_length():
     subject = subject_of(Llama, examples=examples_of_shape((1, 31)))
     assert plan_sequences(subject, None, shaped=True).length == 31
-    wrong = subject_of(Llama, examples=examples_of_shape((31,)))
+
+
+@pytest.mark.parametrize("shape", [(31,), (2, 1), (2, 5, 3)])
+def test_an_input_that_is_no_text_says_nothing_of_a_length(shape):
+    subject = subject_of(Llama, examples=examples_of_shape(shape))
     with pytest.raises(UsageError, match="--input-shape 1,64 draws sequences of 64 tokens"):
-        plan_sequences(wrong, None, shaped=True)
+        plan_sequences(subject, None, shaped=True)
 
 
 class Ahead(nn.Module):
