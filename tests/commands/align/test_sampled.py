@@ -113,11 +113,15 @@ def test_statistics_of_what_models_write_say_what_running_them_does(gpts):
     assert all(torch.equal(direct[name], stored[name]) for name in direct)
 
 
-def test_a_plan_says_how_much_is_drawn(gpts):
-    learn = ("align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED, "--learn", "20")
+@pytest.mark.parametrize(
+    ("options", "sequences", "tokens"),
+    [((), 32768 // 9, 9), (("--input-shape", "1,5", "--samples", "77"), 77, 5)],
+)
+def test_a_plan_says_how_much_is_drawn(options, sequences, tokens, gpts):
+    learn = ("align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED, "--learn", "20", *options)
     plan = json.loads(run(gpts, *learn, "--dry-run").out)
     assert plan["data"] == "sampled"
-    assert plan["sampled"] == {"sequences": 32768 // 9, "tokens": 9}
+    assert plan["sampled"] == {"sequences": sequences, "tokens": tokens}
 
 
 def test_a_model_that_writes_nothing_is_refused_before_any_work(tmp_path):
