@@ -8,7 +8,7 @@ reads in another way than the spec says, show here and nowhere else.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
@@ -17,7 +17,7 @@ from rebasin_cli.network.network import Network, plan_network, subject_for
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.spec_choice.traced import SCHEME_OF, Fitted, class_in_config
+from rebasin_cli.spec_choice.traced import Fitted, class_in_config, of_library
 
 # Elements up to which a model is run unless asked not to: building and running one takes seconds.
 USUAL = 150_000_000
@@ -85,6 +85,5 @@ def _from_class(
             hint = "--model TARGET" if found is None else f"pip install {found[0]}"
             raise UsageError(what, where=str(model.path), hint=hint)
         return None
-    tracing = replace(tracing, target=f"{SCHEME_OF[found[0]]}:{headers.folder}")
-    network = plan_network(model, selection, tracing)
+    network = plan_network(model, selection, of_library(found[0], headers, tracing))
     return FunctionCheck(network, required=wanted)

@@ -18,8 +18,9 @@ from rebasin_cli.models.transformers.library_names import ignored_names, stored_
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import Loader, evaluation, loader
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.language_model import SequencePlan, plan_sequences
 from rebasin_cli.network.names_in_files import ModelTensors, layout_of
-from rebasin_cli.options.data import Data
+from rebasin_cli.options.data import SAMPLED, Data
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import infos
@@ -44,18 +45,19 @@ class UserCode:
     """All code of the user's that a command runs: the model, its data, how it is judged.
 
     data: how the data and the evaluation were named. loader: without data it refuses to be asked.
-    evaluate: None where the user named none.
+    evaluate: None where the user named none. sequences: what is drawn from the models, if data is.
     """
 
     network: Network
     data: Data
     loader: Loader = no_data
     evaluate: Callable[[Any], object] | None = None
+    sequences: SequencePlan | None = None
 
     @property
     def fed(self) -> bool:
         """Whether there is data."""
-        return self.loader is not no_data
+        return self.loader is not no_data or self.sequences is not None
 
 
 def plan_user_code(
@@ -79,12 +81,22 @@ def plan_user_code(
     if judged and data.data is None and data.evaluate is None:
         hint = "--data file.py:batches yields (inputs, targets); or --evaluate file.py:function"
         raise UsageError("nothing says how good a model is", hint=hint)
+    network = plan_network(checkpoint, selection, tracing)
     return UserCode(
-        network=plan_network(checkpoint, selection, tracing),
+        network=network,
         data=data,
-        loader=loader(data.data) if data.data else no_data,
+        loader=loader(data.own) if data.own else no_data,
         evaluate=evaluation(data.evaluate) if data.evaluate else None,
+        sequences=_sequences(network.subject, tracing, data),
     )
+
+
+def _sequences(subject: Subject, tracing: Tracing, data: Data) -> SequencePlan | None:
+    """Return what is drawn from models of a class, if data is."""
+    if data.data != SAMPLED:
+        return None
+    shaped = tracing.shape is not None or bool(tracing.inputs)
+    return plan_sequences(subject, data.samples, shaped=shaped)
 
 
 def plan_network(checkpoint: Checkpoint, selection: Selection, tracing: Tracing) -> Network:

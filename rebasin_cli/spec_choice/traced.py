@@ -82,7 +82,12 @@ def target_of_config(headers: Headers, tracing: Tracing, error: NoFitError) -> t
     if importlib.util.find_spec(library) is None:
         hint = f"pip install {library}: then {architecture} of its config.json is traced"
         raise NoFitError(*(replace(problem, hint=hint) for problem in error.problems)) from error
-    return replace(tracing, target=f"{SCHEME_OF[library]}:{headers.folder}"), architecture
+    return of_library(library, headers, tracing), architecture
+
+
+def of_library(library: str, headers: Headers, tracing: Tracing) -> Tracing:
+    """Return what traces, or runs, the model of a config.json through the library it is for."""
+    return replace(tracing, target=f"{SCHEME_OF[library]}:{headers.folder}")
 
 
 def spec_for(headers: Headers, known: TracedModel, layout: StoredNames) -> Spec:

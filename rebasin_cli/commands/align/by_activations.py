@@ -20,7 +20,8 @@ from rebasin_cli.matching.match_activations import (
     telling,
 )
 from rebasin_cli.matching.problem.result import Matching
-from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.built import build_network
+from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.traced import fit_traced_model
@@ -68,15 +69,17 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
 def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[UnitMoments]:
     """Return what the two models do on the data of the plan."""
     assert plan.inputs.code is not None, "the plan has seen to it"
-    network, chosen = plan.inputs.code.network, plan.request.activations
+    code, chosen = plan.inputs.code, plan.request.activations
     model = plan.choice.traced or fit_traced_model(
         headers_of([plan.reference]), plan.request.selection, plan.request.tracing
     )
     points = model.known.trace.points[kind(chosen.point, chosen.stream)]
     check_room(points, plan.choice.bound, plan.machine)
+    pair = plan.reference, item.model
+    batches = data_of(code, pair, plan.machine, progress)
     return units_on(
-        [build_network(network, source, plan.machine) for source in (plan.reference, item.model)],
-        batches_of(plan.inputs.code, plan.machine),
+        [build_network(code.network, source, plan.machine) for source in pair],
+        batches,
         points,
         plan.choice.bound,
         progress=progress,

@@ -8,7 +8,7 @@ from typing import Annotated
 from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import Output, SavePermutation
@@ -53,7 +53,7 @@ def align(
     computing: Computing,
     display: Display,
     tracing: Tracing,
-    data: Annotated[Data, offer(*RUNNING)],
+    data: Annotated[Data, offer(*WRITING, data=WRITTEN)],
     activations: Activations,
     learning: Learning,
     search: Search,
@@ -74,6 +74,8 @@ def align(
         rebasin align a.pt b.pt -v
 
         rebasin align gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal | rebasin merge
+
+        rebasin align gpt-a/ gpt-b/ --symmetry orthogonal --learn 150 --data sampled
     """
     from rebasin_cli.commands.align.request import AlignRequest
     from rebasin_cli.commands.align.symmetries import SYMMETRIES
@@ -86,7 +88,7 @@ def align(
         selection=selection,
         output=output,
         computing=computing,
-        tracing=tracing.of(tracing.target, data.data),
+        tracing=tracing.of(tracing.target, data.own),
         search=search,
         data=data,
         activations=activations,

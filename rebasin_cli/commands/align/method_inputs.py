@@ -15,6 +15,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
+from rebasin_cli.options.data import SAMPLED
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def check_chosen(request: AlignRequest, start: Path | None) -> None:
 
 def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
     """Return the model and the data that permutations are learned from."""
+    if request.data.data == SAMPLED:
+        raise UsageError(
+            "straight-through learns from right answers, and sampled text has none",
+            hint="--data file.py:batches yields (inputs, targets)",
+        )
     return MethodInputs(
         plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rebasin_cli.options.computing import MEANS, Computing
-from rebasin_cli.options.data import Data
+from rebasin_cli.options.data import JUDGING, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
 from rebasin_cli.options.output import Output
@@ -104,7 +104,7 @@ def barrier(
     output: Annotated[Output, offer("force")],
     computing: Annotated[Computing, offer(*MEANS)],
     display: Display,
-    data: Data,
+    data: Annotated[Data, offer(*JUDGING)],
     tracing: Tracing,
     search: Search,
 ) -> Work:

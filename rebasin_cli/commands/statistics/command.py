@@ -7,7 +7,7 @@ from typing import Annotated
 
 from rebasin_cli.options.activations import PLACES, Activations
 from rebasin_cli.options.computing import MEANS, Computing
-from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.model_paths import model_paths
 from rebasin_cli.options.output import PLACING, Output
@@ -26,7 +26,7 @@ def statistics(
     computing: Annotated[Computing, offer(*MEANS)],
     display: Annotated[Display, offer(*SHOWING)],
     tracing: Tracing,
-    data: Annotated[Data, offer(*RUNNING)],
+    data: Annotated[Data, offer(*WRITING, data=WRITTEN)],
     activations: Annotated[Activations, offer(*PLACES)],
 ) -> Work:
     """Run A, or A and B, on data, and write what their units do: a small safetensors file.
@@ -51,7 +51,7 @@ def statistics(
         selection=selection,
         output=output,
         computing=computing,
-        tracing=tracing.of(tracing.target, data.data),
+        tracing=tracing.of(tracing.target, data.own),
         data=data,
         activations=activations,
     )

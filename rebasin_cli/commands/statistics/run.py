@@ -15,7 +15,8 @@ from rebasin_cli.activations.units import UnitMoments
 from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.commands.statistics.plan import Observed, StatisticsPlan
 from rebasin_cli.files.write import folder_for
-from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.built import build_network
+from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump
@@ -33,8 +34,8 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
     points = plan.choice.traced.known.trace.points[kind(chosen.point, chosen.stream)]
     if len(plan.models) > 1:
         check_room(points, plan.choice.bound, plan.machine)
+    batches = data_of(plan.code, plan.models, plan.machine, progress)
     models = [build_network(plan.code.network, model, plan.machine) for model in plan.models]
-    batches = batches_of(plan.code, plan.machine)
     units = units_on(models, batches, points, plan.choice.bound, progress=progress)
     progress("measuring layers", 0, 0)
     layers = flat(layer_statistics(models, batches, together=len(models) > 1))

@@ -17,8 +17,9 @@ from rebasin_cli.commands.align.orthogonal.learn import distilled_loss
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill
-from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import UserCode
+from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
@@ -47,7 +48,7 @@ def midpoint_losses(
     progress("running the models", 0, 0)
     ends = [build_network(code.network, end, machine) for end in (reference, model)]
     midpoint = build_network(code.network, reference, machine)
-    batches = list(islice(batches_of(code, machine), FEW))
+    batches = list(islice(data_of(code, (reference, model), machine, progress), FEW))
     losses = {}
     for kind, pair in pairs.items():
         fill(midpoint, _between(*pair), code.network.windows)

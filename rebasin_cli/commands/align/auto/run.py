@@ -114,7 +114,7 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
 
 
 def _by_data(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alternatives:
-    found = match_folded(plan.rotating, _folded(plan, model), progress)
+    found = match_folded(plan.rotating, _folded(plan, model), None, progress)
     losses = midpoint_losses(plan, model, found.maps, progress)
     return _Alternatives(found, losses=losses)
 

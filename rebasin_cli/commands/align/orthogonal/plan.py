@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
+from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
@@ -21,6 +23,8 @@ from rebasin_cli.folding.rotation_problem import (
 )
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice.traced import class_in_config, of_library
 
 ACTIVATIONS = "activations"
 
@@ -48,9 +52,16 @@ class OrthogonalPlan:
             "outputs": [describe_target(target) for target in self.targets],
             "symmetry": "orthogonal",
             "learn": self.request.learn,
+            "data": self.request.data.data,
+            **self._drawn(),
             "spec": self.problem.choice.name,
             "maps": self.problem.maps,
         }
+
+    def _drawn(self) -> dict[str, Any]:
+        """Return how much is drawn from the models, if anything is."""
+        drawn = self.code.sequences if self.code else None
+        return {"sampled": {"sequences": drawn.count, "tokens": drawn.length}} if drawn else {}
 
 
 def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
@@ -77,7 +88,17 @@ def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
                 "matching by weights uses no data", hint="--method activations, or --learn 150"
             )
         return None
-    return plan_user_code(reference, request.selection, request.tracing, request.data, fed=True)
+    tracing = _run_as(reference, request.tracing)
+    return plan_user_code(reference, request.selection, tracing, request.data, fed=True)
+
+
+def _run_as(reference: Checkpoint, tracing: Tracing) -> Tracing:
+    """Return which model is run: that of --model, else the one that a config.json names."""
+    headers = headers_of([reference])
+    found = class_in_config(headers)
+    if tracing.target is not None or found is None or importlib.util.find_spec(found[0]) is None:
+        return tracing
+    return of_library(found[0], headers, tracing)
 
 
 def _check_options(request: AlignRequest) -> None:

@@ -30,7 +30,9 @@ from rebasin_cli.folding.folded_models import (
 )
 from rebasin_cli.folding.map_file import save_maps
 from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes
-from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.built import build_network
+from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import MapMatching, match_maps
@@ -91,8 +93,10 @@ def _rotate(
     bound, classes = folding.moving, folding.classes
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
-    found = known or match_folded(plan, (FoldedNorms(reference, folding), folded), progress)
-    learned = _learn(plan, model, found.maps, progress)
+    machine, pair = plan.problem.machine, (FoldedNorms(reference, folding), folded)
+    batches = data_of(plan.code, (reference, model), machine, progress) if plan.code else None
+    found = known or match_folded(plan, pair, batches, progress)
+    learned = _learn(plan, model, found.maps, batches, progress)
     maps = learned.maps if learned else found.maps
     moved = Carried(folded, bound.tensors, maps)
     progress("checking the function", 0, 0)
@@ -132,9 +136,14 @@ def _rotate(
     )
 
 
-def match_folded(plan: OrthogonalPlan, pair: FoldedPair, progress: Progress) -> MapMatching:
-    """Return the maps of a folded pair, with -v and by weights alone their null value too."""
-    folding, moments = plan.problem.folding, _moments(plan, pair, progress)
+def match_folded(
+    plan: OrthogonalPlan, pair: FoldedPair, batches: Batches | None, progress: Progress
+) -> MapMatching:
+    """Return the maps of a folded pair, with -v and by weights alone their null value too.
+
+    batches: of the data, if the models are run.
+    """
+    folding, moments = plan.problem.folding, _moments(plan, pair, batches, progress)
     bound, classes = folding.moving, folding.classes
     found = match_maps(*pair, bound, classes, moments=moments, progress=progress)
     if moments is not None or not plan.request.display.margins:
@@ -143,24 +152,28 @@ def match_folded(plan: OrthogonalPlan, pair: FoldedPair, progress: Progress) -> 
 
 
 def _moments(
-    plan: OrthogonalPlan, pair: FoldedPair, progress: Progress
+    plan: OrthogonalPlan, pair: FoldedPair, batches: Batches | None, progress: Progress
 ) -> dict[str, Tensor] | None:
     """Return what the streams of both models do on the data, if it is asked for that."""
     code = plan.code
-    if code is None or plan.request.search.method != ACTIVATIONS:
+    if code is None or batches is None or plan.request.search.method != ACTIVATIONS:
         return None
     progress("running the models", 0, 0)
     machine, folding = plan.problem.machine, plan.problem.folding
     nets = [build_network(code.network, source, machine) for source in pair]
-    return stream_moments(nets, pair, code.network, folding, batches_of(code, machine))
+    return stream_moments(nets, pair, code.network, folding, batches)
 
 
 def _learn(
-    plan: OrthogonalPlan, model: Checkpoint, start: GroupMaps, progress: Progress
+    plan: OrthogonalPlan,
+    model: Checkpoint,
+    start: GroupMaps,
+    batches: Batches | None,
+    progress: Progress,
 ) -> LearnedMaps | None:
     """Return what is learned from the midpoint's answers, if that was asked for."""
     code, request = plan.code, plan.request
-    if code is None or not request.learn:
+    if code is None or batches is None or not request.learn:
         return None
     reference, folding = plan.problem.models[0], plan.problem.folding
     machine = plan.problem.machine
@@ -173,7 +186,7 @@ def _learn(
         network=code.network,
         pair=(first, second),
         bound=folding.moving,
-        split=DataSplit(batches_of(code, machine), request.learning.held_out),
+        split=DataSplit(batches, request.learning.held_out),
     )
     return lesson.learn(start, folding.classes, request.learn, progress)
 
