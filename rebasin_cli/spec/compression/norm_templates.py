@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rebasin_cli.spec.compression.choices import Line, choices
 from rebasin_cli.spec.language.model import Norm
@@ -13,12 +13,12 @@ from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME, TensorNames
 
 _VARIABLES = "ijkmnpqrs"
 _MARK = "#"
-_FewestLayers = 2
+_FEWEST = 2  # layers that make a template
 
-Norms = Mapping[str, Norm]
+Variables = Mapping[str, str]  # variable -> the index that it stands for in one gain
 
 
-def short_norms(norms: Norms, names: TensorNames) -> dict[str, Norm]:
+def short_norms(norms: Mapping[str, Norm], names: TensorNames) -> dict[str, Norm]:
     """Return norms with templates that stand for the gains and readers of these names.
 
     norms: name of a gain -> norm, all by names; what has a pattern already is left as it is.
@@ -26,31 +26,79 @@ def short_norms(norms: Norms, names: TensorNames) -> dict[str, Norm]:
     families: defaultdict[str, list[str]] = defaultdict(list)
     for gain in norms:
         families[INDEX_IN_NAME.sub(_MARK, gain) if gain in names else gain].append(gain)
-    lines: list[Line[Norm]] = []
-    for masked, gains in families.items():
-        found = _family(gains, norms, frozenset(range(masked.count(_MARK))), names)
-        lines += (Line(p, norm, (_position(first, names),)) for p, norm, first in found)
+    found = _NormFamilies(norms, names)
+    lines = [
+        line
+        for masked, gains in families.items()
+        for line in found.lines(gains, frozenset(range(masked.count(_MARK))))
+    ]
     return {line.pattern: line.meaning for line in choices(lines)}
 
 
-def _family(
-    gains: Sequence[str], norms: Norms, free: frozenset[int], names: TensorNames
-) -> Iterator[tuple[str, Norm, str]]:
-    """Yield pattern, norm and first gain; free: the indices that may be variables."""
-    if len(gains) < _FewestLayers or not free:
-        yield from ((gain, _chosen(norms[gain], names, {}), gain) for gain in gains)
-        return
-    found = _together([_templated(gain, norms[gain], free) for gain in gains])
-    if found is not None and _stands_for(*found, gains, norms, free, names):
-        pattern, norm = found
-        yield pattern, _chosen(norm, names, _variables(gains[0], free)), gains[0]
-        return
-    # One more index is written out: the one with the fewest values, as the two norms of a layer.
-    values = {slot: dict.fromkeys(_indices(gain)[slot] for gain in gains) for slot in free}
-    slot = min(free, key=lambda slot: (len(values[slot]), -slot))
-    for value in values[slot]:
-        some = [gain for gain in gains if _indices(gain)[slot] == value]
-        yield from _family(some, norms, free - {slot}, names)
+@dataclass(frozen=True)
+class _NormFamilies:
+    """Norms by the names of gains, and the names of all tensors."""
+
+    norms: Mapping[str, Norm]
+    names: TensorNames
+
+    def lines(self, gains: Sequence[str], free: frozenset[int]) -> Iterator[Line[Norm]]:
+        """Yield patterns for gains that differ in indices; free: those that may be variables."""
+        if len(gains) < _FEWEST or not free:
+            yield from (self._line(gain, self.norms[gain], gain, {}) for gain in gains)
+            return
+        short = _together([_templated(gain, self.norms[gain], free) for gain in gains])
+        if short is not None and self._right(*short, gains, free):
+            yield self._line(*short, gains[0], _variables(gains[0], free))
+            return
+        # One more index is written out: the one with the fewest values, as of two norms a layer.
+        values = {slot: dict.fromkeys(_indices(gain)[slot] for gain in gains) for slot in free}
+        slot = min(free, key=lambda slot: (len(values[slot]), -slot))
+        for value in values[slot]:
+            some = [gain for gain in gains if _indices(gain)[slot] == value]
+            yield from self.lines(some, free - {slot})
+
+    def _line(self, pattern: str, norm: Norm, gain: str, known: Variables) -> Line[Norm]:
+        """Return a line with readers and writers as few patterns. gain: the first it is for."""
+
+        def fewer(said: Sequence[str]) -> tuple[str, ...]:
+            short = [Line(name, True, (k,)) for k, name in enumerate(self._with_stars(said, known))]
+            return tuple(line.pattern for line in choices(short))
+
+        meaning = replace(norm, readers=fewer(norm.readers), writers=fewer(norm.writers))
+        place = self.names.position(gain) if gain in self.names else -1
+        return Line(pattern, meaning, (place,))
+
+    def _right(self, pattern: str, norm: Norm, gains: Sequence[str], free: frozenset[int]) -> bool:
+        """Return whether a pattern matches some gains and no other, and each has its readers."""
+        if self._matched([pattern], {}) != set(gains):
+            return False
+
+        def same(gain: str) -> bool:
+            known, own = _variables(gain, free), self.norms[gain]
+            readers = self._matched(norm.readers, known) == self._matched(own.readers, {})
+            return readers and self._matched(norm.writers, known) == self._matched(own.writers, {})
+
+        return all(map(same, gains))
+
+    def _matched(self, patterns: Iterable[str], known: Variables) -> set[str]:
+        filled = (compile_pattern(_filled(text, known)) for text in patterns)
+        return {match.name for one in filled for match in matches(one, self.names)}
+
+    def _with_stars(self, readers: Sequence[str], known: Variables) -> Iterator[str]:
+        """Yield readers with `*` for an index that the gain lacks, where it is for all there are.
+
+        Deeper models have more of them: layers that attend to one encoder, experts.
+        """
+        families: defaultdict[str, list[str]] = defaultdict(list)
+        for reader in readers:
+            families[INDEX_IN_NAME.sub(_MARK, reader)].append(reader)
+        for members in families.values():
+            columns = enumerate(zip(*map(_indices, members), strict=True))
+            varying = {slot for slot, column in columns if len(set(column)) > 1}
+            starred = _replaced(members[0], dict.fromkeys(varying, "*"))
+            right = self._matched([starred], known) == self._matched(members, known)
+            yield from [starred] if varying and right else members
 
 
 def _together(short: Sequence[tuple[str, Norm]]) -> tuple[str, Norm] | None:
@@ -67,32 +115,18 @@ def _together(short: Sequence[tuple[str, Norm]]) -> tuple[str, Norm] | None:
     return (pattern, replace(first, readers=readers, writers=writers)) if len(apart) == 1 else None
 
 
-def _stands_for(
-    pattern: str,
-    norm: Norm,
-    gains: Sequence[str],
-    norms: Norms,
-    free: frozenset[int],
-    names: TensorNames,
-) -> bool:
-    """Return whether a pattern matches some gains and no other, and each has its own readers."""
-    if {m.name for m in matches(compile_pattern(pattern), names)} != set(gains):
-        return False
-
-    def present(said: Iterable[str], indices: Mapping[str, str]) -> set[str]:
-        filled = (compile_pattern(_filled(text, indices)) for text in said)
-        return {match.name for one in filled for match in matches(one, names)}
-
-    def same(gain: str) -> bool:
-        indices, own = _variables(gain, free), norms[gain]
-        readers = present(norm.readers, indices) == present(own.readers, {})
-        return readers and present(norm.writers, indices) == present(own.writers, {})
-
-    return all(map(same, gains))
+def _variable(slot: int) -> str:
+    return f"{{{_VARIABLES[slot]}}}"
 
 
 def _variables(gain: str, free: frozenset[int]) -> dict[str, str]:
     return {_variable(slot): _indices(gain)[slot] for slot in free}
+
+
+def _filled(text: str, known: Variables) -> str:
+    for variable, index in known.items():
+        text = text.replace(variable, index)
+    return text
 
 
 def _indices(name: str) -> list[str]:
@@ -101,30 +135,20 @@ def _indices(name: str) -> list[str]:
 
 def _templated(gain: str, norm: Norm, free: frozenset[int]) -> tuple[str, Norm]:
     """Return a gain and its norm with variables for the indices that both have at one place."""
-    known: dict[tuple[str, str], str] = {}
-    for slot, index in enumerate(INDEX_IN_NAME.finditer(gain)):
-        if slot in free:
-            known[_place(gain, index.start()), index[0]] = _variable(slot)
+    known = {
+        (_place(gain, index.start()), index[0]): _variable(slot)
+        for slot, index in enumerate(INDEX_IN_NAME.finditer(gain))
+        if slot in free
+    }
 
     def written(name: str) -> str:
-        return "".join(_pieces(name, known))
+        found = (known.get((_place(name, i.start()), i[0])) for i in INDEX_IN_NAME.finditer(name))
+        return _replaced(name, {slot: text for slot, text in enumerate(found) if text})
 
-    readers = tuple(map(written, norm.readers))
+    readers, writers = (tuple(map(written, said)) for said in (norm.readers, norm.writers))
     tied, bias = (name and written(name) for name in (norm.tied, norm.bias))
-    return written(gain), replace(norm, readers=readers, tied=tied, bias=bias)
-
-
-def _variable(slot: int) -> str:
-    return f"{{{_VARIABLES[slot]}}}"
-
-
-def _pieces(name: str, known: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    end = 0
-    for index in INDEX_IN_NAME.finditer(name):
-        yield name[end : index.start()]
-        yield known.get((_place(name, index.start()), index[0]), index[0])
-        end = index.end()
-    yield name[end:]
+    made = replace(norm, readers=readers, writers=writers, tied=tied, bias=bias)
+    return written(gain), made
 
 
 def _place(name: str, start: int) -> str:
@@ -132,62 +156,11 @@ def _place(name: str, start: int) -> str:
     return INDEX_IN_NAME.sub(_MARK, name[:start])
 
 
-def _chosen(norm: Norm, names: TensorNames, indices: Mapping[str, str]) -> Norm:
-    """Return the norm with its readers and writers as few patterns.
+def _replaced(name: str, texts: Mapping[int, str]) -> str:
+    """Return a name with texts in the place of some of its indices."""
+    slots = iter(range(len(_indices(name))))
 
-    indices: variable -> what it is in one of the gains that the norm is of.
-    """
+    def change(slot: int, index: str) -> str:
+        return texts.get(slot, index)
 
-    def fewer(said: Iterable[str]) -> tuple[str, ...]:
-        short = _with_stars(tuple(said), names, indices)
-        return tuple(line.pattern for line in choices(_lines(short)))
-
-    return replace(norm, readers=fewer(norm.readers), writers=fewer(norm.writers))
-
-
-def _with_stars(
-    readers: Sequence[str], names: TensorNames, indices: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Return readers with `*` for an index that the gain lacks, where it stands for all there are.
-
-    Deeper models have more of them: layers that attend to one encoder, experts.
-    """
-    families: defaultdict[str, list[str]] = defaultdict(list)
-    for reader in readers:
-        families[INDEX_IN_NAME.sub("*", reader)].append(reader)
-    found: list[str] = []
-    for starred, members in families.items():
-        varying = _varying(members)
-        pattern = "".join(_starred(members[0], varying))
-        filled = (_filled(text, indices) for text in (pattern, *members))
-        wanted, *alone = ({m.name for m in matches(compile_pattern(t), names)} for t in filled)
-        found += [pattern] if starred and varying and wanted == set().union(*alone) else members
-    return tuple(found)
-
-
-def _varying(members: Sequence[str]) -> frozenset[int]:
-    columns = zip(*map(_indices, members), strict=True)
-    return frozenset(slot for slot, column in enumerate(columns) if len(set(column)) > 1)
-
-
-def _starred(name: str, slots: frozenset[int]) -> Iterator[str]:
-    end = 0
-    for slot, index in enumerate(INDEX_IN_NAME.finditer(name)):
-        yield name[end : index.start()]
-        yield "*" if slot in slots else index[0]
-        end = index.end()
-    yield name[end:]
-
-
-def _filled(text: str, indices: Mapping[str, str]) -> str:
-    for variable, index in indices.items():
-        text = text.replace(variable, index)
-    return text
-
-
-def _lines(readers: Iterable[str]) -> list[Line[bool]]:
-    return [Line(name, True, (place,)) for place, name in enumerate(readers)]
-
-
-def _position(name: str, names: TensorNames) -> int:
-    return names.position(name) if name in names else -1
+    return INDEX_IN_NAME.sub(lambda index: change(next(slots), index[0]), name)
