@@ -13,10 +13,9 @@ ROUNDING = 1e-6  # of a head that was tied in a folded model already
 
 
 def _text(outcome: Folded) -> str:
-    lines = [
-        f"{outcome.model} folded: {count(outcome.norms, 'norm')} became part of the weights that "
-        f"read them, spec {outcome.spec}"
-    ]
+    norms = f"{count(outcome.norms, 'norm')} became part of the weights that read them"
+    folded = norms if outcome.norms else "its norms have no gains, nothing changes"
+    lines = [f"{outcome.model} folded: {folded}, spec {outcome.spec}"]
     lines += tied_lines(outcome.tied)
     lines += function_lines(outcome.function)
     return "\n".join(lines)

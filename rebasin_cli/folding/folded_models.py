@@ -42,15 +42,10 @@ class Folded:
 
 
 def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
-    """Return how the norms of models fold under their spec.
+    """Return how the norms of models fold under their spec; there may be none.
 
-    Raises UsageError for a spec that says of no norm how, SpecError for one that cannot be.
+    Raises UsageError where no stream can be rotated for a gain, SpecError for what cannot be.
     """
-    if not choice.bound.norms:
-        raise UsageError(
-            f"spec {choice.name!r} says of no norm how it folds",
-            hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
-        )
     unsaid = next((norm.gain for norm in choice.bound.norms if norm.offset is None), None)
     if unsaid is not None:
         raise UsageError(
@@ -58,7 +53,7 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
             hint="its config.json does: put it beside the weights",
         )
     plan = FoldPlan(choice.bound, headers_of(models).ties)
-    if not plan.norms:
+    if choice.bound.norms and not plan.norms:
         group, gain = next(iter(plan.scaled.items()))
         raise UsageError(
             f"{gain!r} scales units of {group} that no weight alone reads: they can be permuted, "

@@ -14,6 +14,7 @@ s * (W x + b) = (diag(s) W) x + s * b. The function stays what it was.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATIO
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
+MANY = 6  # tensors of one group: two layers that write and read, and what is before and behind
 SMALLEST = 1e-12  # a gain below it hides its unit: nothing can be divided by it
 
 
@@ -178,10 +180,16 @@ def _is_bias(name: str) -> bool:
 
 
 def can_rotate(bound: BoundSpec) -> bool:
-    """Return whether a spec lets a stream that is normalised be rotated, once norms are folded."""
+    """Return whether a spec lets a stream be rotated, once norms are folded.
+
+    A stream is normalised, or what many tensors write to and read. To rotate values, queries and
+    keys inside heads alone brings two models no nearer (BERT).
+    """
     plan = FoldPlan(bound)
     classes = plan.classes
-    return any(classes[group] != PERMUTATION for group in plan.streams)
+    count = Counter(group for tensor in bound.tensors for group in tensor.groups)
+    wide = {g.name for g in bound.groups.values() if not g.parents and count[g.name] >= MANY}
+    return any(classes[group] != PERMUTATION for group in plan.streams.keys() | wide)
 
 
 class FoldedNorms(Derived):

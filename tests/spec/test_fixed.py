@@ -95,4 +95,4 @@ def test_random_permutations_follow_their_seed():
 def test_every_bundled_spec_can_be_asked_what_is_fixed():
     declared = {name: load_spec(name).groups for name in bundled_names()}
     held = {n for n, groups in declared.items() if any(d.fixed for d in groups.values())}
-    assert "mixtral" in held and "vgg" not in held
+    assert "unet_sd1" in held and "vgg" not in held

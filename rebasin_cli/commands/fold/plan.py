@@ -64,6 +64,11 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
     if is_folded(model):
         raise UsageError(f"the norms of {model.path} are folded already", hint="use it as it is")
     choice = choose_spec([model], selection, tracing=request.tracing.unless(selection.spec))
+    if not choice.bound.norms:
+        raise UsageError(
+            f"spec {choice.name!r} says of no norm how it folds",
+            hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
+        )
     folding = plan_folding(choice, [model])
     (out,) = output_paths([model], request.output, word="folded")
     folder = request.output.names_folder

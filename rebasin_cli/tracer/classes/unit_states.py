@@ -26,12 +26,14 @@ class UnitRole(Enum):
     """UNITS: linear in the units. VECTOR: a parameter with one number for each unit, and no other.
 
     GAINED: units times a gain, and perhaps plus a bias, nothing else. SQUARED: squares of units.
+    ALIKE: one number, repeated for each unit.
     """
 
     UNITS = "units"
     VECTOR = "vector"
     GAINED = "gained"
     SQUARED = "squared"
+    ALIKE = "alike"
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,19 @@ class UnitStates:
             if all(map(self.stored, call.operands)):
                 some = self._weights if any(map(self.weighs, call.operands)) else self._computed
                 some.update(v for v in call.results if v is not None)
+            if call.name == "expand" and call.results[0] is not None:
+                self._repeat(call.args[0], call.results[0])
             for atom in self._involved(call):
                 try:
                     self._emit(call, atom, rule(self, call, atom))
                 except Forbidden as why:
                     self.forbidden[atom] = str(why)
+
+    def _repeat(self, value: Value, result: Value) -> None:
+        """Note of which atoms the units came by repeating one number."""
+        for atom in (a for term in self.axes(result) for a in atoms(term)):
+            if not self.holds(value, atom):
+                self.states[result, atom] = UnitState(UnitRole.ALIKE)
 
     def _involved(self, call: Call) -> Iterable[Atom]:
         held = (a for v in call.operands for term in self.axes(v) for a in atoms(term))

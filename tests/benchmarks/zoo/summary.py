@@ -9,8 +9,8 @@ from tests.benchmarks.bed.tables import Row, table
 from tests.benchmarks.zoo.architectures import LIBRARIES
 from tests.benchmarks.zoo.verdict import ENOUGH, FLOAT64, Verdict
 
-HEADS = ("", "tried", "finished", "validated", "below 1e-9", f"share {ENOUGH}", "wrongly",
-         "median s", "p90 s", "median MB", "p90 MB")  # fmt: skip
+HEADS = ("", "tried", "finished", "validated", "below 1e-9", f"share {ENOUGH}", "rotates",
+         "wrongly", "median s", "p90 s", "median MB", "p90 MB")  # fmt: skip
 SHOWN = 3  # reasons, or modules, of one architecture
 
 
@@ -42,7 +42,8 @@ def _counts(name: str, part: Sequence[Verdict]) -> Row:
     exact = sum(one.moved < FLOAT64 for one in valid)
     wide = sum(one.share >= ENOUGH for one in valid)
     wrong = sum(one.wrong for one in valid)
-    counts = (len(part), len(done), len(valid), exact, wide, wrong)
+    rotates = sum(one.rotates for one in valid)
+    counts = (len(part), len(done), len(valid), exact, wide, rotates, wrong)
     spent = [f"{value:.1f}" for value in _spread([one.seconds for one in done])]
     peaks = [f"{value / 1e6:.0f}" for value in _spread([one.peak for one in done])]
     return (name, *map(str, counts), *spent, *peaks)

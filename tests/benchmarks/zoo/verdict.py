@@ -12,7 +12,7 @@ ACCEPTED = 1e-4  # relative; a wrong axis moves outputs by 1e-3 to 1
 ENOUGH = 0.99  # of the elements
 HEADS = (
     f"{'architecture':44} {'groups':>6} {'per':>4} {'share':>6} {'moved':>7} {'twin':>7} "
-    f"{'CPU s':>6} {'MB':>5} {'refuted':>7} {'unused':>6}"
+    f"{'CPU s':>6} {'MB':>5} {'refuted':>7} {'unused':>6} stream"
 )
 
 
@@ -23,7 +23,9 @@ class Verdict:
     moved: by how much outputs change, relative to their scale, in the proof that belongs to the
     trace; twin: the same in a check that shares with it neither parameters nor permutations nor
     kernels. lost: reason -> the share of elements that stays because of it. unused: parameters
-    that no output depends on. seconds: of CPU, on one thread; peak: bytes, imports included.
+    that no output depends on. rotates: whether a stream may be rotated, proved; why: if not, what
+    holds the group of the most tensors to permutations. seconds: of CPU, on one thread; peak:
+    bytes, imports included.
     """
 
     architecture: str
@@ -39,6 +41,8 @@ class Verdict:
     refuted: Mapping[str, str] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    rotates: bool = False
+    why: str = ""
     lost: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     peak: int = 0
@@ -70,10 +74,11 @@ class Verdict:
         spent = f"{self.seconds:6.1f} {self.peak / 1e6:5.0f}"
         if self.failure:
             return f"{self.architecture:44} {'':>40} {spent} FAILED {self.failure}"
+        stream = "rotates" if self.rotates else self.why
         return (
             f"{self.architecture:44} {self.groups:6} {self.per:4} {self.share:6.4f} "
             f"{self.moved:7.0e} {self.twin:7.0e} {spent} {len(self.refuted):7} "
-            f"{len(self.unused):6}{'  WRONG' * self.wrong}"
+            f"{len(self.unused):6} {stream}{'  WRONG' * self.wrong}"
         )
 
 

@@ -16,6 +16,7 @@ from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.trial_run import quiet
+from rebasin_cli.symmetry.norm_folding import can_rotate
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace
@@ -78,10 +79,20 @@ def _judged(architecture: str, given: Subject) -> Verdict:
         refuted=dict(found.proof.refuted),
         unknown=found.unknown,
         unused=found.unused,
+        rotates=can_rotate(found.bound),
+        why=_why(found),
         lost=_lost(found),
         seconds=seconds,
         peak=peak,
     )
+
+
+def _why(found: Trace) -> str:
+    """Return what holds the widest group to permutations."""
+    count = Counter(group for tensor in found.bound.tensors for group in tensor.groups)
+    roots = [name for name, group in found.bound.groups.items() if not group.parents]
+    widest = max(roots, key=lambda name: count[name], default="")
+    return found.reasons.get(widest, "")
 
 
 def _lost(found: Trace) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.markup import escape
@@ -9,6 +10,7 @@ from rich.table import Column, Table
 
 from rebasin_cli.presentation.tables import render, table
 from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.wording import MORE_IN_GROUPS, list_names
@@ -19,14 +21,17 @@ SHOWN = 3  # tensors named as examples
 def explain_trace(trace: Trace) -> str:
     """Return the tables for a trace: groups, fixed axes by reason, tensors not exercised."""
     tables = [_groups(trace), _fixed(trace.fixed)]
+    if trace.reasons:
+        tables.append(_permuted_only(trace))
     if trace.unused:
         tables.append(_unused(trace))
     return "\n".join(map(render, tables)).rstrip("\n")
 
 
 def moving_groups(trace: Trace) -> list[BoundGroup]:
-    """Return the groups that can move."""
-    return [group for group in trace.bound.groups.values() if not group.fixed]
+    """Return the groups that can move, by permutations or by what their class allows besides."""
+    groups = trace.bound.groups.values()
+    return [group for group in groups if not group.fixed or group.maps != PERMUTATION]
 
 
 def tensors_of(trace: Trace, group: str) -> list[str]:
@@ -35,13 +40,14 @@ def tensors_of(trace: Trace, group: str) -> list[str]:
 
 
 def _groups(trace: Trace) -> Table:
-    rows = _table("group", "size", "per", "share", "from")
+    rows = _table("group", "size", "per", "maps", "share", "from")
     shares = _shares(trace)
     for group in moving_groups(trace):
         rows.add_row(
             escape(group.name),
             f"{group.size:,}",
             escape(group.parents[-1]) if group.parents else "",
+            group.maps,
             f"{100 * shares[group.name]:.2f} %",
             _examples(tensors_of(trace, group.name)),
         )
@@ -80,6 +86,22 @@ def _by_reason(fixed: Iterable[FixedAxis]) -> Iterator[tuple[tuple[str, bool], l
     yield from sorted(found.items(), key=lambda item: (item[0][1], -len(item[1])))
 
 
+def _permuted_only(trace: Trace) -> Table:
+    """Return a table of what keeps groups from being rotated, streams first."""
+    rows = _table("permuted and not rotated because", "groups", "such as")
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for name, reason in trace.reasons.items():
+        by_reason[reason].append(name)
+    tensors = Counter(group for t in trace.bound.tensors for group in t.groups)
+
+    def widest(item: tuple[str, list[str]]) -> int:
+        return -max(tensors[name] for name in item[1])
+
+    for reason, names in sorted(by_reason.items(), key=widest):
+        rows.add_row(escape(reason), f"{len(names):,}", _examples(names))
+    return rows
+
+
 def _unused(trace: Trace) -> Table:
     rows = _table("not exercised", "shape")
     for name in trace.unused:
@@ -94,6 +116,6 @@ def _examples(names: Sequence[str]) -> str:
 def _table(*headings: str) -> Table:
     columns = []
     for heading in headings:
-        numeric = heading in ("size", "share", "axes")
+        numeric = heading in ("size", "share", "axes", "groups")
         columns.append(Column(heading, justify="right" if numeric else "left", overflow="fold"))
     return table(*columns)

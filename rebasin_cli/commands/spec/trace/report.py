@@ -8,6 +8,7 @@ from typing import Any
 from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_of
 from rebasin_cli.commands.spec.trace.plan import Traced
 from rebasin_cli.presentation.presenter import Presenter, Presenters
+from rebasin_cli.symmetry.norm_folding import can_rotate
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.wording import AND_SO_ON, count, list_names
 
@@ -31,6 +32,7 @@ def trace_fields(outcome: Traced) -> dict[str, Any]:
                 "size": g.size,
                 "per": list(g.parents),
                 "fixed": g.fixed,
+                "maps": g.maps,
                 "tensors": tensors_of(trace, g.name),
             }
             for g in trace.bound.groups.values()
@@ -40,6 +42,7 @@ def trace_fields(outcome: Traced) -> dict[str, Any]:
         "doubt": trace.doubt.why if trace.doubt else None,
         "max_difference": proof.difference if proof else None,
         "examples": proof.examples if proof else 0,
+        "permuted_only": dict(trace.reasons),
         "refuted": dict(proof.refuted) if proof else {},
         "outputs": list(trace.outputs),
         "unused": list(trace.unused),
@@ -68,6 +71,12 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     )
     refuted = trace.proof.refuted if trace.proof else {}
     yield from (f"  group {name!r} {what}" for name, what in refuted.items())
+    if can_rotate(trace.bound):
+        norms = len(trace.explicit.norms)
+        folded = f", once {count(norms, 'gain')} {'is' if norms == 1 else 'are'} folded" * (
+            norms > 0
+        )
+        yield f"  its stream may be rotated{folded}: align --symmetry orthogonal"
     if trace.unused:
         shown = list_names(trace.unused, NAMED, rest=AND_SO_ON)
         yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"

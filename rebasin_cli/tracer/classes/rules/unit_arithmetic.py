@@ -54,7 +54,10 @@ def _with_number(states: UnitStates, call: Call, atom: Atom, state: UnitState) -
 
 def products(states: UnitStates, call: Call, atom: Atom) -> UnitState:
     """Multiplication, element by element, and division."""
-    held = [v for v in call.args[:2] if states.holds(v, atom)]
+    alike = UnitState(UnitRole.ALIKE)
+    held = [v for v in call.args[:2] if states.holds(v, atom) and states.of(v, atom) != alike]
+    if not held:
+        return alike
     found = [states.of(value, atom) for value in held]
     if len(held) == 1:
         return _scaled(states, call, atom, held[0])

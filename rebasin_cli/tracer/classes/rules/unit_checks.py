@@ -47,6 +47,8 @@ def plain_units(states: UnitStates, values: Sequence[Value], atom: Atom, text: s
             raise Forbidden(text)
         if state.role is UnitRole.VECTOR:
             states.added[atom][state.tensor] = None
+        if state.role is UnitRole.ALIKE:
+            states.centred.add(atom)
 
 
 def one_for_all(states: UnitStates, atom: Atom, state: UnitState) -> UnitState:

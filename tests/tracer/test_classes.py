@@ -1,0 +1,369 @@
+"""Which groups may be more than permuted: found in the operators of a model, proved by running it.
+
+Small transformers with one thing changed at a time; what must come out was worked out by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rebasin_cli.models.subject import Example
+from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATION, Norm
+from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.tracer.classes.findings import ClassFindings
+from rebasin_cli.tracer.classes.proved_classes import TracedTensors, class_drift, prove_classes
+from rebasin_cli.tracer.model_trace import Trace
+from rebasin_cli.tracer.proof.proof import Trial
+from rebasin_cli.tracer.trace import trace
+
+D, HEADS, HIDDEN, WORDS, PLACES = 12, 3, 20, 17, 5
+EXACT = 1e-9
+Turn = Callable[[Tensor], Tensor]
+
+
+class Gain(nn.Module):
+    """A gain of its own, named as some code names it, and a bias where `bias` names one."""
+
+    def __init__(self, gain: str = "weight", bias: str = "") -> None:
+        super().__init__()
+        self.gain, self.bias = gain, bias
+        for name in filter(None, (gain, bias)):
+            setattr(self, f"{name}", nn.Parameter(torch.randn(D) * 0.1 + 1))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        y = x * getattr(self, self.gain)
+        return y + getattr(self, self.bias) if self.bias else y
+
+
+class Rms(Gain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class OnePlus(Gain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float() if x.dtype == torch.float16 else x
+        return (
+            y / (y * y).mean(-1, keepdim=True).add(1e-6).sqrt() * (1.0 + getattr(self, self.gain))
+        )
+
+
+class HandMade(Gain):
+    """LayerNorm written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        away = x - x.mean(-1, keepdim=True)
+        return self.scaled(away / (away.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt())
+
+
+class Length(Gain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(F.normalize(x, dim=-1))
+
+
+def nothing(x: Tensor) -> Tensor:
+    return x
+
+
+def angles(size: int) -> Tensor:
+    rates = 0.7 ** torch.arange(size // 2, dtype=torch.float64)
+    return torch.arange(PLACES, dtype=torch.float64)[:, None] * rates
+
+
+def half_split(x: Tensor) -> Tensor:
+    turned = torch.cat([angles(x.shape[-1])] * 2, -1)
+    one, two = x.chunk(2, -1)
+    swapped = torch.cat([-two, one], -1)
+    return x * turned.cos().to(x.dtype) + swapped * turned.sin().to(x.dtype)
+
+
+def interleaved(x: Tensor) -> Tensor:
+    turned = angles(x.shape[-1]).repeat_interleave(2, -1)
+    swapped = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+    return x * turned.cos().to(x.dtype) + swapped * turned.sin().to(x.dtype)
+
+
+def partly(x: Tensor) -> Tensor:
+    return torch.cat([half_split(x[..., :2]), x[..., 2:]], -1)
+
+
+class Block(nn.Module):
+    """A block whose parts can be chosen; `parallel`: attention and MLP read one norm."""
+
+    def __init__(
+        self,
+        norm: Callable[[], nn.Module],
+        turn: Turn,
+        *,
+        bias: bool,
+        post: Callable[[], nn.Module],
+        parallel: bool,
+        qk_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.turn, self.parallel = turn, parallel
+        self.norm1, self.norm2 = norm(), nn.Identity() if parallel else norm()
+        self.post1, self.post2 = post(), post()
+        self.q, self.k, self.v = (nn.Linear(D, D, bias=bias) for _ in range(3))
+        self.o = nn.Linear(D, D, bias=bias)
+        self.up, self.down = nn.Linear(D, HIDDEN, bias=bias), nn.Linear(HIDDEN, D, bias=bias)
+        self.q_norm = nn.Parameter(torch.rand(D // HEADS) + 0.5) if qk_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        mixed = self.post1(self.o(self.attended(y)))
+        z = y if self.parallel else self.norm2(x + mixed)
+        return x + mixed + self.post2(self.down(F.gelu(self.up(z))))
+
+    def attended(self, y: Tensor) -> Tensor:
+        q, k, v = (
+            f(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        if self.q_norm is not None:
+            q, k = (F.normalize(a, dim=-1) * self.q_norm for a in (q, k))
+        weights = (self.turn(q) @ self.turn(k).transpose(-1, -2)).softmax(-1)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+
+class Net(nn.Module):
+    def __init__(
+        self,
+        norm: Callable[[], nn.Module] = lambda: nn.LayerNorm(D),
+        turn: Turn = nothing,
+        *,
+        last: Callable[[], nn.Module] | None = None,
+        between: Callable[[], nn.Module] = nn.Identity,
+        post: Callable[[], nn.Module] = nn.Identity,
+        tied: bool = False,
+        bias: bool = True,
+        **options: bool,
+    ) -> None:
+        super().__init__()
+        options = {"parallel": False, "qk_norm": False, **options}
+        self.embed = nn.Embedding(WORDS, D)
+        self.place = nn.Parameter(torch.randn(1, PLACES, D))
+        self.blocks = nn.ModuleList(
+            Block(norm, turn, bias=bias, post=post, **options) for _ in range(2)
+        )
+        self.between, self.norm = between(), (last or norm)()
+        self.head = nn.Linear(D, WORDS, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.between(self.embed(tokens) * D**0.5 + self.place)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class Scale(nn.Module):
+    """LayerScale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.randn(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Shift(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.5
+
+
+class TwoRoutes(nn.Module):
+    """Experts chosen by a router that reads what they read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(WORDS, D), Rms()
+        self.router = nn.Linear(D, 3, bias=False)
+        self.up = nn.Parameter(torch.randn(3, HIDDEN, D) / 3)
+        self.down = nn.Parameter(torch.randn(3, D, HIDDEN) / 3)
+        self.last, self.head = Rms(), nn.Linear(D, WORDS)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        y = self.norm(x)
+        weights, chosen = self.router(y).softmax(-1).topk(2)
+        up, down = self.up[chosen], self.down[chosen]
+        hidden = F.silu((up @ y[..., None, :, None]).squeeze(-1))
+        found = (down @ hidden[..., None]).squeeze(-1)
+        return self.head(self.last(x + (found * weights[..., None]).sum(-2)))
+
+
+def traced(net: nn.Module) -> Trace:
+    torch.manual_seed(0)
+    inputs = tuple(Example((torch.randint(WORDS, (2, PLACES)),)) for _ in range(2))
+    found = trace(subject_of(net, examples=lambda _: inputs))
+    assert found.proof is not None and found.proof.refuted == {}
+    return found
+
+
+def classes(found: Trace) -> dict[str, str]:
+    """Return the class of each kind of group, the same in both blocks."""
+    known: dict[str, str] = {}
+    for name, group in found.bound.groups.items():
+        kind = name.rpartition(".")[2]
+        assert known.setdefault(kind, group.maps) == group.maps
+    return {kind: maps for kind, maps in known.items() if maps != PERMUTATION}
+
+
+FREE = {"stream": ORTHOGONAL, "qk": ORTHOGONAL, "vo": ORTHOGONAL}
+INSIDE = {"qk": ORTHOGONAL, "vo": ORTHOGONAL}
+TURNING = {"stream": ORTHOGONAL, "vo": ORTHOGONAL}
+NETS: Mapping[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
+    "layer norm": (Net, FREE),
+    "layer norm by hand": (lambda: Net(lambda: HandMade("gamma", "beta")), FREE),
+    "RMS norm": (lambda: Net(Rms, bias=False), FREE),
+    "its length": (lambda: Net(Length), FREE),
+    "one plus": (lambda: Net(OnePlus), FREE),
+    "no gains": (
+        lambda: Net(lambda: nn.LayerNorm(D, elementwise_affine=False)),
+        {**FREE, "stream": KEEPING_MEAN},
+    ),
+    "tied": (lambda: Net(Rms, tied=True), FREE),
+    "tied, with a mean": (lambda: Net(tied=True), FREE),
+    "parallel": (lambda: Net(parallel=True), FREE),
+    "LayerScale": (lambda: Net(post=Scale), FREE),
+    "RoPE": (lambda: Net(turn=half_split), {**TURNING, "rope": "rotary"}),
+    "RoPE, interleaved": (lambda: Net(turn=interleaved), {**TURNING, "rope": "rotary-interleaved"}),
+    "RoPE of a part": (lambda: Net(turn=partly), {**FREE, "rope": "rotary"}),
+    "norm of queries": (lambda: Net(qk_norm=True), TURNING),
+    "norm of queries and RoPE": (lambda: Net(turn=half_split, qk_norm=True), TURNING),
+    "a number added": (lambda: Net(Rms, between=Shift), {**FREE, "stream": KEEPING_MEAN}),
+    "experts": (TwoRoutes, {"down": ORTHOGONAL}),
+    "norms behind branches": (lambda: Net(post=Rms), INSIDE),
+    "a ReLU on the stream": (lambda: Net(between=nn.ReLU), INSIDE),
+    "a norm at the entrance": (lambda: Net(between=lambda: nn.LayerNorm(D)), INSIDE),
+    "no last norm": (lambda: Net(last=nn.Identity), INSIDE),
+}
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_the_classes_of_a_network(kind: str) -> None:
+    make, wanted = NETS[kind]
+    assert classes(traced(make())) == wanted
+
+
+REASONS = {
+    "norms behind branches": r"blocks\.0\.post1\.weight: it scales what is added to other units",
+    "a ReLU on the stream": "relu looks at each of its units by itself",
+    "a norm at the entrance": r"no weight takes over the gain between\.weight",
+    "no last norm": r"head\.weight reads it without a gain, others with one",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_why_a_stream_is_not_rotated(kind: str) -> None:
+    make, _ = NETS[kind]
+    found = traced(make()).reasons
+    (stream,) = (reason for name, reason in found.items() if name.endswith("stream"))
+    assert re.search(REASONS[kind], stream)
+
+
+def test_what_reads_each_norm() -> None:
+    found = traced(Net(Rms)).explicit.norms
+    attention = tuple(f"blocks.0.{name}.weight" for name in ("q", "k", "v"))
+    assert found["blocks.0.norm1.weight"] == Norm("rms", attention)
+    assert found["blocks.1.norm2.weight"] == Norm("rms", ("blocks.1.up.weight",))
+    assert found["norm.weight"] == Norm("rms", ("head.weight",))
+
+
+def test_a_bias_by_another_name_is_told() -> None:
+    found = traced(Net(lambda: HandMade("gamma", "beta"))).explicit.norms
+    assert found["norm.gamma"] == Norm("layer", ("head.weight",), bias="norm.beta")
+
+
+def test_the_norm_before_a_head_that_is_the_embedding() -> None:
+    assert traced(Net(OnePlus, tied=True)).explicit.norms["norm.weight"] == Norm(
+        "rms", tied="embed.weight", one_plus=("*",)
+    )
+
+
+def test_a_gain_on_a_branch_is_its_writers() -> None:
+    found = traced(Net(post=Scale)).explicit.norms
+    written = ("blocks.0.o.bias", "blocks.0.o.weight")
+    assert found["blocks.0.post1.gamma"] == Norm("scale", writers=written)
+
+
+def test_norms_of_layers_are_one_line_that_is_read_back() -> None:
+    found = traced(Net(Rms))
+    assert found.spec.norms["blocks.{i}.norm1.weight"] == Norm(
+        "rms", ("blocks.{i}.{q,k,v}.weight",)
+    )
+    assert len(found.spec.norms) == 3
+    assert parse(dump(found.spec)) == found.spec
+
+
+# A claim that is wrong is caught, and only the group that is to blame loses its class.
+
+
+def trial_of(found: Trace, net: nn.Module) -> Trial:
+    tokens = torch.randint(WORDS, (2, PLACES), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        return Trial(net.double(), [((tokens,), {})], found.outputs, found.returned)
+
+
+def proved(found: Trace, net: nn.Module, claimed: ClassFindings) -> tuple[Any, Mapping[str, str]]:
+    plain = replace(found.explicit, norms={})
+    groups = {name: replace(g, maps=PERMUTATION) for name, g in plain.groups.items()}
+    tensors = TracedTensors(found.infos, found.ties)
+    with torch.no_grad():
+        spec, reasons = prove_classes(
+            replace(plain, groups=groups), claimed, tensors, trial_of(found, net), 0.0
+        )
+    return {n: d.maps for n, d in spec.groups.items() if d.maps != PERMUTATION}, reasons
+
+
+def claim(found: Trace, **more: str) -> ClassFindings:
+    known = {n: g.maps for n, g in found.bound.groups.items() if g.maps != PERMUTATION}
+    over = dict.fromkeys(found.explicit.norms, "stream")
+    return ClassFindings({**known, **more}, found.explicit.norms, over)
+
+
+def test_a_class_that_an_operator_forbids_is_caught() -> None:
+    net = Net()
+    found = traced(net)
+    kept, reasons = proved(found, net, claim(found, **{"blocks.1.up": ORTHOGONAL}))
+    assert kept == {n: g.maps for n, g in found.bound.groups.items() if g.maps != PERMUTATION}
+    assert reasons == {"blocks.1.up": "rotating it changes the outputs"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"norm.weight": Norm("layer", ("blocks.0.q.weight",))},
+        {"blocks.0.norm1.weight": Norm("layer", ("blocks.0.q.weight", "blocks.0.k.weight"))},
+        {"blocks.0.norm2.weight": Norm("rms", ("blocks.0.up.weight",), one_plus=("*",))},
+    ],
+    ids=["another reader", "a reader missing", "one plus"],
+)
+def test_norms_that_fold_otherwise_are_caught(wrong: dict[str, Norm]) -> None:
+    net = Net()
+    found = traced(net)
+    claimed = claim(found)
+    kept, reasons = proved(found, net, replace(claimed, norms={**claimed.norms, **wrong}))
+    assert "stream" not in kept and kept["blocks.0.vo"] == ORTHOGONAL
+    assert reasons == {"stream": "rotating it changes the outputs"}
+
+
+def test_the_drift_of_a_right_spec_is_rounding() -> None:
+    net = Net(turn=half_split)
+    found = traced(net)
+    tensors = TracedTensors(found.infos, found.ties)
+    with torch.no_grad():
+        assert class_drift(FoldPlan(found.bound), tensors, trial_of(found, net)) < EXACT
