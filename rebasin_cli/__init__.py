@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rebasin_cli.api.judging import BarrierCurves, barrier
     from rebasin_cli.api.mixtures import lerp, merge
     from rebasin_cli.api.pairs import PairMatching, align, apply, match, verify
+    from rebasin_cli.api.rotations import fold, rotate
     from rebasin_cli.api.saving import open, save
     from rebasin_cli.api.specs import load_spec, trace
     from rebasin_cli.checkpoint.reader import Checkpoint
@@ -39,11 +40,13 @@ __all__ = [
     "align",
     "apply",
     "barrier",
+    "fold",
     "lerp",
     "load_spec",
     "match",
     "merge",
     "open",
+    "rotate",
     "save",
     "trace",
     "verify",
@@ -61,11 +64,13 @@ _HOMES = {
     "align": "rebasin_cli.api.pairs",
     "apply": "rebasin_cli.api.pairs",
     "barrier": "rebasin_cli.api.judging",
+    "fold": "rebasin_cli.api.rotations",
     "lerp": "rebasin_cli.api.mixtures",
     "load_spec": "rebasin_cli.api.specs",
     "match": "rebasin_cli.api.pairs",
     "merge": "rebasin_cli.api.mixtures",
     "open": "rebasin_cli.api.saving",
+    "rotate": "rebasin_cli.api.rotations",
     "save": "rebasin_cli.api.saving",
     "trace": "rebasin_cli.api.specs",
     "verify": "rebasin_cli.api.pairs",

@@ -75,9 +75,10 @@ class RotatedModels:
 
     def moved(self, sources: Sequence[TensorSource]) -> list[TensorSource]:
         """Return tensors of all models, their weights or a part beside them, in that frame."""
-        return [self._moved(number, source) for number, source in enumerate(sources)]
+        return [self.moved_one(number, source) for number, source in enumerate(sources)]
 
-    def _moved(self, number: int, source: TensorSource) -> TensorSource:
+    def moved_one(self, number: int, source: TensorSource) -> TensorSource:
+        """Return tensors of one model, by its number."""
         folding = self.problem.folding
         if number in self.maps:
             moving = folding.moving.tensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,23 @@ def plan_rotations(models: Sequence[Checkpoint], request: ProblemRequest) -> Rot
     check_models(models, request, done="rotated")
     selection, computing = request.selection, request.computing
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
-    _check_choice(choice)
-    folding = plan_folding(choice, models)
+    problem = rotation_of(MatchingProblem(tuple(models), plan_machine(computing, Search()), choice))
     check = plan_function_check(
         models[0], selection, request.tracing, wanted=computing.check, choice=choice
     )
-    machine = plan_machine(computing, Search())
-    _check_memory(choice, machine)
-    return RotationProblem(tuple(models), machine, choice, folding, check)
+    return replace(problem, check=check)
+
+
+def rotation_of(problem: MatchingProblem[Choice]) -> RotationProblem:
+    """Return models whose spec is chosen as a problem; nothing of it is run to check functions.
+
+    Raises UsageError and MachineError as `plan_rotations`.
+    """
+    choice, models = problem.choice, problem.models
+    _check_choice(choice)
+    folding = plan_folding(choice, models)
+    _check_memory(choice, problem.machine)
+    return RotationProblem(models, problem.machine, choice, folding, None)
 
 
 def _check_choice(choice: Choice) -> None:

@@ -1,0 +1,149 @@
+"""Models in one frame by maps beyond permutations: fold, rotate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, overload
+
+from torch import Tensor, nn
+
+from rebasin_cli.alignment.problem import MatchingProblem
+from rebasin_cli.api.keywords import Groups, groups_of
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.part_sources import part_of
+from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
+from rebasin_cli.folding.folded_models import check_tied, folded_parts, plan_folding
+from rebasin_cli.folding.rotated_models import RotatedModels, rotate_models
+from rebasin_cli.folding.rotation_problem import METHODS, ORTHOGONAL, rotation_of
+from rebasin_cli.progress import silent
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
+from rebasin_cli.tensors import TensorSource
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from typing_extensions import Unpack
+
+    from rebasin_cli.api.keywords import Options
+    from rebasin_cli.api.specs import MatchOptions
+
+
+@overload
+def fold(a: ModelInMemory, **options: Unpack[MatchOptions]) -> dict[str, Tensor]: ...
+
+
+@overload
+def fold(a: TensorSource | str | PathLike[str], **options: Unpack[MatchOptions]) -> Checkpoint: ...
+
+
+def fold(
+    a: Model,
+    *,
+    spec: SpecLike = None,
+    model: NetworkLike | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> dict[str, Tensor] | Checkpoint:
+    """Return a model with the gains of its norms in the weights that read them, as `rebasin fold`.
+
+    The same names, shapes and function; a head that is tied to the embedding is nearly what it was.
+    Arguments are those of `match`; the result is a state dict for one or a module, else a
+    checkpoint that is computed as it is read. A model that says that it is folded comes back as it
+    is. Raises UsageError for a spec that says of no norm how it folds, PermutationError for a head
+    that cannot stay tied, and what `match` raises.
+    """
+    groups = groups_of(SpecSource(spec).named, options)
+    (held,) = open_all([a], groups.selection, label="the model")
+    found = problem([held], [a], SpecSource(spec, model, inputs), groups, done="multiplied")
+    (seen,), choice = found.models, found.choice
+    if not choice.bound.norms:
+        raise UsageError(f"spec {choice.name!r} says of no norm how it folds")
+    folding = plan_folding(choice, [seen])
+    folded: TensorSource = seen if is_folded(seen) else FoldedNorms(seen, folding)
+    if isinstance(folded, FoldedNorms):
+        check_tied(folded, seen)
+    basin = folded_basin(seen)
+    facts = partial(provenance, "fold", [seen], basin=basin, spec=choice.name, folded=True)
+    return result(
+        [a], folded, OutputForm([seen], facts, groups.selection, folded_parts(seen, folding))
+    )
+
+
+@overload
+def rotate(
+    models: Sequence[ModelInMemory], *, ref: int = 0, **options: Unpack[MatchOptions]
+) -> list[dict[str, Tensor]]: ...
+
+
+@overload
+def rotate(
+    models: Sequence[Model], *, ref: int = 0, **options: Unpack[MatchOptions]
+) -> list[dict[str, Tensor] | Checkpoint]: ...
+
+
+def rotate(
+    models: Sequence[Model],
+    *,
+    ref: int = 0,
+    spec: SpecLike = None,
+    model: NetworkLike | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> Sequence[dict[str, Tensor] | Checkpoint]:
+    """Return models that can be averaged: all folded, and each moved next to one of them.
+
+    By what their spec allows beyond permutations, as `rebasin align --symmetry orthogonal` (arXiv
+    2506.22712). Each has the function that it had. ref: the number of the one that only folds, from
+    0. Arguments are those of `match`, results are as of `fold`, in order. Average or interpolate
+    them with `merge(..., strategy="none")` and `lerp`. Raises UsageError for a spec that allows
+    permutations alone and for other methods than `weights`, MachineError where two models do not
+    fit into memory, and what `fold` raises.
+    """
+    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
+        raise TypeError("models: expected several, in a list")
+    if not 0 <= ref < len(models):
+        raise UsageError(f"ref {ref}: there are {len(models)} models, the first is 0")
+    groups = groups_of(SpecSource(spec).named, options)
+    if groups.search.method not in METHODS:
+        raise UsageError(
+            f"models are rotated by their weights, not method {groups.search.method!r}"
+        )
+    held = open_all(models, groups.selection)
+    found = problem(held, models, SpecSource(spec, model, inputs), groups, done="rotated")
+    matched = MatchingProblem(found.models, found.machine, found.choice)
+    rotated = rotate_models(rotation_of(matched), found.models, silent, reference=ref)
+    frame = _Frame(rotated, ref, groups)
+    return [frame.of(models[number], number) for number in range(len(models))]
+
+
+class _Frame:
+    """Models that were rotated, in the forms that they were given in."""
+
+    def __init__(self, rotated: RotatedModels, ref: int, groups: Groups) -> None:
+        self._rotated, self._groups = rotated, groups
+        self._models, self._choice = rotated.problem.models, rotated.problem.choice
+        self._basin = folded_basin(self._models[ref])
+
+    def of(self, given: Model, number: int) -> dict[str, Tensor] | Checkpoint:
+        """Return one of them."""
+        seen = self._models[number]
+
+        def part(key: str) -> TensorSource:
+            beside = part_of(seen, key, self._choice.bound.tensors)
+            return self._rotated.moved_one(number, beside)
+
+        facts = partial(
+            provenance,
+            "align",
+            [seen],
+            basin=self._basin,
+            spec=self._choice.name,
+            folded=True,
+            symmetry=ORTHOGONAL,
+        )
+        form = OutputForm([seen], facts, self._groups.selection, part)
+        return result([given], self._rotated.moved_one(number, seen), form)
