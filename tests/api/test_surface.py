@@ -33,6 +33,7 @@ VERBS = {
     "at: 'Sequence[float]' = (), align: 'bool' = True, batches: 'int | None' = None, "
     "spec: 'SpecLike' = None, inputs: 'object' = None, **options: 'Unpack[Options]') "
     "-> 'BarrierCurves'",
+    "fold": f"(a: 'Model', *, {KEYWORDS}) -> {LATE}",
     "lerp": "(a: 'Model', b: 'Model', alpha: 'SupportsFloat | Iterable[SupportsFloat]', *, "
     f"mode: 'str' = 'linear', align: 'bool' = False, {KEYWORDS}) -> "
     "'dict[str, Tensor] | Checkpoint | Sequence[dict[str, Tensor] | Checkpoint]'",
@@ -43,6 +44,8 @@ VERBS = {
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
     "rename: 'str | Sequence[str]' = (), ignore_classes: 'bool' = False, "
     "dequantize: 'bool' = False) -> 'Checkpoint'",
+    "rotate": f"(models: 'Sequence[Model]', *, ref: 'int' = 0, {KEYWORDS}) -> "
+    "'Sequence[dict[str, Tensor] | Checkpoint]'",
     "save": "(model: 'Model | PairMatching', path: 'str | PathLike[str]', *, "
     "force: 'bool' = False, in_place: 'bool' = False, dtype: 'str' = 'keep', "
     "format: 'str | None' = None, drop_rest: 'bool' = False) -> 'Written'",
