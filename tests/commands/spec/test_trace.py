@@ -60,7 +60,11 @@ def test_explain_shows_groups_and_reasons_instead_of_the_spec(folder):
     done = trace(folder, "--explain", target="net.py:Lonely")
     assert "rebasin: 1" not in done.out
     group = next(line for line in done.lines if line.startswith("net.0"))
-    assert re.match(r"net\.0 +16 +\d+\.\d\d % +net\.0\.weight, net\.0\.bias, net\.1\.weight", group)
+    assert re.match(r"net\.0 +16 +permutation +\d+\.\d\d % +net\.0\.weight, net\.0\.bias", group)
+    assert any(
+        re.match(r"relu looks at each of its units by itself +2 +net\.0", line)
+        for line in done.lines
+    )
     assert any(re.match(r"input +1 +net\.0\.weight\[1\]", line) for line in done.lines)
     assert any(re.match(r"spare\.weight +5x5", line) for line in done.lines)
 
