@@ -67,6 +67,40 @@ class HandMade(Gain):
         return self.scaled(away / (away.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt())
 
 
+class Centred(Gain):
+    """The mean taken off, and then the RMS norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x - x.mean(-1, keepdim=True)
+        return self.scaled(y * torch.rsqrt((y * y).mean(-1, keepdim=True) + 1e-6))
+
+
+class Cubes(Gain):
+    """A norm that is no length: the third power."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x / (x.pow(3).mean(-1, keepdim=True).abs() + 1))
+
+
+class Sums(Gain):
+    """A norm that is no Euclidean length."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(F.normalize(x, p=1.0, dim=-1))
+
+
+class Halved(nn.LayerNorm):
+    """What a norm returns, bias and all, is scaled by a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0.5
+
+
+class HalvedRms(Rms):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0.5
+
+
 class Length(Gain):
     def forward(self, x: Tensor) -> Tensor:
         return self.scaled(F.normalize(x, dim=-1))
@@ -228,6 +262,11 @@ TURNING = {"stream": ORTHOGONAL, "vo": ORTHOGONAL}
 NETS: Mapping[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "layer norm": (Net, FREE),
     "layer norm by hand": (lambda: Net(lambda: HandMade("gamma", "beta")), FREE),
+    "centred by hand": (lambda: Net(Centred), FREE),
+    "scaled RMS norm": (lambda: Net(HalvedRms), FREE),
+    "scaled norm with a bias": (lambda: Net(lambda: Halved(D)), INSIDE),
+    "cubes": (lambda: Net(Cubes), INSIDE),
+    "sums": (lambda: Net(Sums), INSIDE),
     "RMS norm": (lambda: Net(Rms, bias=False), FREE),
     "its length": (lambda: Net(Length), FREE),
     "one plus": (lambda: Net(OnePlus), FREE),

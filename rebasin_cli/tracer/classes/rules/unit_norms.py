@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from rebasin_cli.tracer.axes.axis_terms import Atom
-from rebasin_cli.tracer.classes.rules.unit_checks import (
-    plain_units,
-)
+from rebasin_cli.tracer.classes.rules.unit_checks import plain_units
 from rebasin_cli.tracer.classes.rules.unit_moves import linear
 from rebasin_cli.tracer.classes.unit_states import (
     Forbidden,

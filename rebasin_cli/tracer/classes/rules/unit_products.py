@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from rebasin_cli.tracer.axes.axis_terms import Atom, atoms
-from rebasin_cli.tracer.classes.rules.unit_checks import (
-    one_for_all,
-    plain_units,
-)
+from rebasin_cli.tracer.classes.rules.unit_checks import one_for_all, plain_units
 from rebasin_cli.tracer.classes.unit_states import (
     NO_WEIGHTS,
     Forbidden,
