@@ -146,4 +146,6 @@ def _rotate(
 
 def count_classes(classes: Mapping[str, str]) -> dict[str, int]:
     """Return how many groups have each class of maps, by its name."""
-    return dict(sorted(Counter(name.removesuffix("-keeping-mean") for name in classes.values()).items()))
+    return dict(
+        sorted(Counter(name.removesuffix("-keeping-mean") for name in classes.values()).items())
+    )

@@ -22,7 +22,13 @@ from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATIO
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.tracer.classes.findings import ClassFindings
-from rebasin_cli.tracer.classes.proved_classes import TracedTensors, class_drift, prove_classes
+from rebasin_cli.tracer.classes.proved_classes import (
+    NOT_KEPT,
+    TracedTensors,
+    class_drift,
+    prove_classes,
+)
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.proof import Trial
 from rebasin_cli.tracer.trace import trace
@@ -218,6 +224,59 @@ class Shift(nn.Module):
         return x + 0.5
 
 
+class Begun(nn.Module):
+    """A place of ones in front."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 1, 0), value=1.0)
+
+
+class Lifted(nn.Module):
+    """One number of the model's own for all units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor([0.7]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.level.expand(D)
+
+
+class Named(nn.Module):
+    """A vector that is added, whose name does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls = nn.Parameter(torch.randn(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.cls
+
+
+class LowRank(nn.Module):
+    """A weight and an adapter in one product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Parameter(torch.randn(HIDDEN, D) / 3)
+        self.a, self.b = nn.Parameter(torch.randn(2, D)), nn.Parameter(torch.randn(HIDDEN, 2))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return F.linear(y, self.base + self.b @ self.a)
+
+
+def adapted() -> nn.Module:
+    net = Net(Rms)
+    net.blocks[0].up = LowRank()
+    return net
+
+
+def shared() -> nn.Module:
+    net = Net(Rms)
+    net.blocks[1].up = net.blocks[0].up
+    return net
+
+
 class TwoRoutes(nn.Module):
     """Experts chosen by a router that reads what they read."""
 
@@ -284,7 +343,12 @@ NETS: Mapping[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "norm of queries": (lambda: Net(qk_norm=True), TURNING),
     "norm of queries and RoPE": (lambda: Net(turn=half_split, qk_norm=True), TURNING),
     "a number added": (lambda: Net(Rms, between=Shift), {**FREE, "stream": KEEPING_MEAN}),
+    "a place of ones": (lambda: Net(Rms, between=Begun), {**FREE, "stream": KEEPING_MEAN}),
+    "a level": (lambda: Net(Rms, between=Lifted), {**FREE, "stream": KEEPING_MEAN}),
+    "an adapter": (adapted, {**FREE, "a": ORTHOGONAL}),
     "experts": (TwoRoutes, {"down": ORTHOGONAL}),
+    "a vector by another name": (lambda: Net(between=Named), INSIDE),
+    "one weight behind two norms": (shared, INSIDE),
     "norms behind branches": (lambda: Net(post=Rms), INSIDE),
     "a ReLU on the stream": (lambda: Net(between=nn.ReLU), INSIDE),
     "a norm at the entrance": (lambda: Net(between=lambda: nn.LayerNorm(D)), INSIDE),
@@ -295,13 +359,18 @@ NETS: Mapping[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
 @pytest.mark.parametrize("kind", NETS)
 def test_the_classes_of_a_network(kind: str) -> None:
     make, wanted = NETS[kind]
-    assert classes(traced(make())) == wanted
+    found = traced(make())
+    assert classes(found) == wanted
+    # What is claimed is right: the proof had nothing to take back.
+    assert NOT_KEPT not in found.reasons.values()
 
 
 REASONS = {
     "norms behind branches": r"blocks\.0\.post1\.weight: it scales what is added to other units",
     "a ReLU on the stream": "relu looks at each of its units by itself",
     "a norm at the entrance": r"no weight takes over the gain between\.weight",
+    "a vector by another name": r"between\.cls may be a gain by its name",
+    "one weight behind two norms": r"reads it with gains blocks\.0\.norm2\.weight and blocks\.1",
     "no last norm": r"head\.weight reads it without a gain, others with one",
 }
 
@@ -312,6 +381,20 @@ def test_why_a_stream_is_not_rotated(kind: str) -> None:
     found = traced(make()).reasons
     (stream,) = (reason for name, reason in found.items() if name.endswith("stream"))
     assert re.search(REASONS[kind], stream)
+
+
+def test_units_that_are_returned_are_not_rotated() -> None:
+    net: Any = Net()
+    net.head = nn.Identity()
+    words = (Example((torch.randint(WORDS, (2, PLACES)),)),)
+    found = trace(subject_of(net, examples=lambda _: words), Choices(free_outputs=True))
+    assert found.reasons["stream"] == "the model returns its units"
+    assert found.bound.groups["stream"].maps == PERMUTATION
+
+
+def test_what_an_adapter_reads_is_folded_into_all_of_it() -> None:
+    found = traced(adapted()).explicit.norms["blocks.0.norm2.weight"]
+    assert found.readers == ("blocks.0.up.a", "blocks.0.up.base")
 
 
 def test_what_reads_each_norm() -> None:
@@ -379,7 +462,7 @@ def test_a_class_that_an_operator_forbids_is_caught() -> None:
     found = traced(net)
     kept, reasons = proved(found, net, claim(found, **{"blocks.1.up": ORTHOGONAL}))
     assert kept == {n: g.maps for n, g in found.bound.groups.items() if g.maps != PERMUTATION}
-    assert reasons == {"blocks.1.up": "rotating it changes the outputs"}
+    assert reasons == {"blocks.1.up": NOT_KEPT}
 
 
 @pytest.mark.parametrize(
@@ -397,7 +480,7 @@ def test_norms_that_fold_otherwise_are_caught(wrong: dict[str, Norm]) -> None:
     claimed = claim(found)
     kept, reasons = proved(found, net, replace(claimed, norms={**claimed.norms, **wrong}))
     assert "stream" not in kept and kept["blocks.0.vo"] == ORTHOGONAL
-    assert reasons == {"stream": "rotating it changes the outputs"}
+    assert reasons == {"stream": NOT_KEPT}
 
 
 def test_the_drift_of_a_right_spec_is_rounding() -> None:

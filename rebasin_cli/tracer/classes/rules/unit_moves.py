@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rebasin_cli.tracer.axes.axis_terms import Atom, atoms
 from rebasin_cli.tracer.classes.rules.unit_checks import (
+    one_for_all,
     plain_units,
     same_state,
     without_inputs,
@@ -56,9 +57,8 @@ def joined(states: UnitStates, call: Call, atom: Atom) -> UnitState:
 def padded(states: UnitStates, call: Call, atom: Atom) -> UnitState:
     if not any(call.arg("pad")):
         return moved(states, call, atom)
-    if call.arg("value") != 0:
-        raise Forbidden("padded with a number that is not zero")
-    return linear(states, call, atom)
+    state = linear(states, call, atom)
+    return one_for_all(states, atom, state) if call.arg("value") != 0 else state
 
 
 RULES: dict[str, UnitRule] = {
