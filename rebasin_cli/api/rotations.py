@@ -116,11 +116,11 @@ def rotate(
     found = problem(held, models, SpecSource(spec, model, inputs), groups, done="rotated")
     matched = MatchingProblem(found.models, found.machine, found.choice)
     rotated = rotate_models(rotation_of(matched), found.models, silent, reference=ref)
-    frame = _Frame(rotated, ref, groups)
-    return [frame.of(models[number], number) for number in range(len(models))]
+    forms = _RotatedForms(rotated, ref, groups)
+    return [forms.of(models[number], number) for number in range(len(models))]
 
 
-class _Frame:
+class _RotatedForms:
     """Models that were rotated, in the forms that they were given in."""
 
     def __init__(self, rotated: RotatedModels, ref: int, groups: Groups) -> None:

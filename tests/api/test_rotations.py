@@ -13,7 +13,7 @@ from torch import Tensor
 import rebasin_cli as rb
 from tests.cli.harness import rebasin
 from tests.symmetry.small import NETS, TOKENS, WORDS, case, layer_norm, rotary, state_of
-from tests.tracer.test_classes import Net
+from tests.tracer.class_nets import Net
 
 TOLD = 1e-5  # what float32 makes of the outputs
 
