@@ -2,11 +2,16 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rebasin_cli.commands.align.select.candidate_pair import TriedCandidate
+from rebasin_cli.commands.align.select.candidates import Candidate
+from rebasin_cli.commands.align.select.run import Selected, in_one_class
+from rebasin_cli.options.search import Search
 from tests.cli.harness import rebasin
 from tests.commands.align.test_auto import answers, contents, permuted_only, written
 from tests.symmetry.rotated_files import USER, model_of
@@ -112,6 +117,30 @@ def test_one_class_is_chosen_for_all_and_a_model_that_fails_is_told_of(tmp_path)
     assert found == ["b", "c"]
     assert "tensor '0.k.weight' holds NaN or infinity" in done.err
     assert done.lines == ["a.folded.safetensors", "b.aligned.safetensors", "c.aligned.safetensors"]
+
+
+def tried(model: str, **losses: float) -> Selected:
+    """Return what was tried of a model: a candidate of each class, with its loss."""
+    judged = tuple(
+        TriedCandidate(Candidate("default", kind, Search()), loss=loss)
+        for kind, loss in losses.items()
+    )
+    best = min(judged, key=lambda one: one.loss or 0.0)
+    return Selected(Path(model), best, judged, by_targets=True, batches=1, apart=True, seconds=0.0)
+
+
+def classes(*found: Selected) -> list[str]:
+    chosen = in_one_class({one.model: one for one in found}).values()
+    return [one.best.candidate.symmetry for one in chosen if isinstance(one, Selected)]
+
+
+def test_of_several_models_the_class_of_the_least_mean_is_taken_for_all():
+    found = [
+        tried("b", orthogonal=0.7, permutation=0.6),
+        tried("c", orthogonal=0.7, permutation=0.9),
+    ]
+    assert classes(*found) == ["orthogonal"] * 2
+    assert classes(tried("b", orthogonal=0.5, permutation=0.5)) == ["permutation"]
 
 
 def test_a_plan_has_both_classes_and_the_candidates_and_writes_nothing(tmp_path):

@@ -46,23 +46,27 @@ class Selected:
     seconds: float
 
 
-def run_select(plan: SelectPlan, progress: Progress) -> Iterator[Any]:
-    """Yield what was chosen for each model, and then the outcomes of that alignment.
+SelectedOrError = Selected | RebasinError
+"""What became of trying to align one model: why nothing did, if others go on."""
 
-    One class of maps for all models: only then they come to lie in one basin.
-    """
+
+def run_select(plan: SelectPlan, progress: Progress) -> Iterator[Any]:
+    """Yield what was chosen for each model, and then the outcomes of that alignment."""
     tried = {model.path: _tried(plan, model, progress) for model in plan.models}
-    good = [one for one in tried.values() if isinstance(one, Selected)]
-    symmetry = _symmetry(plan, good)
-    chosen = {path: _within(one, symmetry) for path, one in tried.items()}
-    yield from (one for one in chosen.values() if isinstance(one, Selected))
-    if symmetry == ORTHOGONAL:
+    chosen = in_one_class(tried)
+    selected = [one for one in chosen.values() if isinstance(one, Selected)]
+    yield from selected
+    if plan.permuting is None or any(_rotated(one) for one in selected):
         yield from _write_rotated(plan, chosen, progress)
         return
     yield from _write_permuted(plan, chosen, progress)
 
 
-def _tried(plan: SelectPlan, model: Checkpoint, progress: Progress) -> Selected | RebasinError:
+def _rotated(selected: Selected) -> bool:
+    return selected.best.candidate.symmetry == ORTHOGONAL
+
+
+def _tried(plan: SelectPlan, model: Checkpoint, progress: Progress) -> SelectedOrError:
     """Return the best of all candidates of a model; why there is none, if others go on."""
     began = perf_counter()
     try:
@@ -93,19 +97,20 @@ def _loss(judged: TriedCandidate) -> float:
     return float("inf") if judged.loss is None else judged.loss
 
 
-def _symmetry(plan: SelectPlan, tried: Sequence[Selected]) -> str:
-    """Return the class of maps whose best midpoints lose least, the mean over all models."""
-    kinds = sorted({candidate.symmetry for candidate in plan.candidates}, reverse=True)
-    losses = {kind: [_loss(_least(one.judged, kind)) for one in tried] for kind in kinds}
-    return min(kinds, key=lambda kind: mean(losses[kind] or [0.0]))
+def in_one_class(tried: Mapping[Path, SelectedOrError]) -> dict[Path, SelectedOrError]:
+    """Return what was tried of models with the best of that class of maps which is best for all.
+
+    Only of one class they come to lie in one basin. It is that whose best midpoints lose least, in
+    the mean over all models; of equals, permutations.
+    """
+    judged = [one.judged for one in tried.values() if isinstance(one, Selected)]
+    kinds = sorted({one.candidate.symmetry for each in judged for one in each}, reverse=True)
+    losses = {kind: mean(_loss(_least(each, kind)) for each in judged) for kind in kinds}
+    best = min(kinds, key=losses.__getitem__, default="")
+    return {path: _within(one, best) for path, one in tried.items()}
 
 
-def _least(judged: Sequence[TriedCandidate], kind: str) -> TriedCandidate:
-    """Return the candidate of a class with the least loss, the first of equals; of failures too."""
-    return min((one for one in judged if one.candidate.symmetry == kind), key=_loss)
-
-
-def _within(tried: Selected | RebasinError, symmetry: str) -> Selected | RebasinError:
+def _within(tried: SelectedOrError, symmetry: str) -> SelectedOrError:
     """Return what was tried of a model with the best of one class; its failure if there is none."""
     if isinstance(tried, RebasinError):
         return tried
@@ -113,8 +118,13 @@ def _within(tried: Selected | RebasinError, symmetry: str) -> Selected | Rebasin
     return best.failure or replace(tried, best=best)
 
 
+def _least(judged: Sequence[TriedCandidate], kind: str) -> TriedCandidate:
+    """Return the candidate of a class with the least loss, the first of equals; of failures too."""
+    return min((one for one in judged if one.candidate.symmetry == kind), key=_loss)
+
+
 def _write_permuted(
-    plan: SelectPlan, chosen: Mapping[Path, Selected | RebasinError], progress: Progress
+    plan: SelectPlan, chosen: Mapping[Path, SelectedOrError], progress: Progress
 ) -> Iterator[Any]:
     assert plan.permuting is not None, "permutations were tried"
 
@@ -132,7 +142,7 @@ def _write_permuted(
 
 
 def _write_rotated(
-    plan: SelectPlan, chosen: Mapping[Path, Selected | RebasinError], progress: Progress
+    plan: SelectPlan, chosen: Mapping[Path, SelectedOrError], progress: Progress
 ) -> Iterator[Any]:
     assert plan.rotating is not None, "orthogonal maps were tried"
 
@@ -144,7 +154,7 @@ def _write_rotated(
     yield from run_orthogonal(plan.rotating, progress, known=found)
 
 
-def _found(chosen: Selected | RebasinError) -> FoundMaps:
+def _found(chosen: SelectedOrError) -> FoundMaps:
     """Return the maps that were chosen for a model. Raises what failed instead."""
     if isinstance(chosen, RebasinError):
         raise chosen
