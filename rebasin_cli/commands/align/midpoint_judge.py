@@ -53,7 +53,7 @@ class MidpointJudge:
     def loss(self, reference: TensorSource, moved: TensorSource) -> float:
         """Return the loss of the midpoint. Raises UserCodeError for one that is no number."""
         fill(self.model, Mean((reference, moved), (1, 1), 0, self.selects), self.windows)
-        if self.reset is not None and has_running_norms(self.model):
+        if self.reset is not None and _has_running_norms(self.model):
             METHODS[RESET](self.model, {}, self.reset, Correcting(RESET))
         loss = self.ask(self.model)
         if not math.isfinite(loss):
@@ -61,7 +61,7 @@ class MidpointJudge:
         return loss
 
 
-def has_running_norms(model: nn.Module) -> bool:
+def _has_running_norms(model: nn.Module) -> bool:
     """Return whether a model has BatchNorm layers that keep statistics."""
     return any(isinstance(m, _BatchNorm) and m.running_var is not None for m in model.modules())
 

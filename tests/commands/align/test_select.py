@@ -147,7 +147,7 @@ def test_one_batch_judges_what_was_made_on_it_and_that_is_said(folder):
     options = (*ALIGN, "--select", "3", "--data", "user.py:one")
     choice, _ = chosen(folder, *options)
     assert (choice["batches"], choice["held_out"]) == (1, False)
-    said = "judged on what was also matched on: the data has one batch"
+    said = "judged on what was also matched on: the data has no other batches"
     assert said in rebasin(*options, cwd=folder).err
     assert said not in rebasin(*SELECT, cwd=folder).err
 

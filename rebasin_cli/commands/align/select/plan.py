@@ -66,14 +66,14 @@ def plan_select(request: AlignRequest, symmetry: str) -> SelectPlan:
     _check(request, symmetry)
     if symmetry == ORTHOGONAL:
         return _among_rotations(request, plan_orthogonal(_running(request)))
-    permuting = plan_align(_running(request))
+    permuting = plan_align(replace(_running(request), learning=Learning()))
     return _among_permutations(request, permuting, _rotating(request, permuting, symmetry))
 
 
 def _running(request: AlignRequest) -> AlignRequest:
     """Return the request of a method that runs the models: --model and --data have to be there."""
     search = replace(request.search, method=ACTIVATIONS, start=None, restarts=0, loss="l2")
-    return replace(request, search=search, learning=Learning())
+    return replace(request, search=search)
 
 
 def _rotating(request: AlignRequest, permuting: AlignPlan, symmetry: str) -> OrthogonalPlan | None:

@@ -19,7 +19,7 @@ from rebasin_cli.presentation.presenter import CHOICE, Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, table
 from rebasin_cli.wording import count
 
-SAME_BATCH = "  judged on what was also matched on: the data has one batch"
+SAME_BATCHES = "  judged on what was also matched on: the data has no other batches"
 
 
 def _text(outcome: Selected) -> str:
@@ -31,7 +31,7 @@ def _text(outcome: Selected) -> str:
         f"{outcome.model}: {_name(best, outcome)} chosen among {tried}: {losses} "
         f"({outcome.seconds:.1f} s)"
     )
-    return text if outcome.apart else f"{text}\n{SAME_BATCH}"
+    return text if outcome.apart else f"{text}\n{SAME_BATCHES}"
 
 
 def _name(judged: TriedCandidate, outcome: Selected) -> str:
