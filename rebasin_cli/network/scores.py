@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite, isnan
 from typing import Any
 
@@ -42,6 +42,22 @@ def cross_entropy_judge(batches: Batches) -> Judge:
         return check_scores(scores, batches.name)
 
     return judge
+
+
+def has_targets(model: nn.Module, batch: Batch) -> bool:
+    """Return whether a batch says what a model should answer."""
+    batch = fit_batch(batch, model)
+    return batch.targets is not None or named_targets(batch.example.kwargs) is not None
+
+
+def mean_loss(model: nn.Module, batches: Iterable[Batch], name: str) -> float:
+    """Return the loss of all answers in some batches, without gradients; see `judge_batch`."""
+    total, answers = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            loss, _, count = judge_batch(model, batch, name)
+            total, answers = total + float(loss), answers + count
+    return total / answers
 
 
 def own_judge(function: Callable[[nn.Module], object], name: str) -> Judge:

@@ -20,6 +20,7 @@ from rebasin_cli.matching.match_activations import (
     telling,
 )
 from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
@@ -31,14 +32,25 @@ from rebasin_cli.tracer.points.points import kind
 def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:
     """Return the matching of an item's model to the reference, from their activations.
 
-    Raises CheckpointError for statistics of other models, SpecError if none of the groups of the
-    spec is told of.
+    Raises CheckpointError for statistics of other models, and as `match_units` does.
+    """
+    if plan.inputs.statistics is not None:
+        return match_units(plan, item, _stored(plan, plan.inputs.statistics, item), progress)
+    assert plan.inputs.code is not None, "the plan has seen to it"
+    pair = plan.reference, item.model
+    batches = data_of(plan.inputs.code, pair, plan.machine, progress)
+    units = observe_units(plan, item, batches, progress)
+    return match_units(plan, item, units, progress)
+
+
+def match_units(
+    plan: AlignPlan, item: AlignItem, units: Sequence[UnitMoments], progress: Progress
+) -> Matching:
+    """Return the matching of an item's model to the reference, from what the units of both do.
+
+    Raises SpecError if none of the groups of the spec is told of.
     """
     bound, chosen = plan.choice.bound, plan.request.activations
-    if plan.inputs.statistics is not None:
-        units = _stored(plan, plan.inputs.statistics, item)
-    else:
-        units = _observed(plan, item, progress)
     similarity = SIMILARITIES[chosen.similarity]
     alike = [Alike(u.dims, similarity(u.cross).cpu()) for u in units if _fits(u, bound)]
     told = telling(bound, alike)
@@ -66,8 +78,10 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
     return replace(found, unseen=tuple(unseen))
 
 
-def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[UnitMoments]:
-    """Return what the two models do on the data of the plan."""
+def observe_units(
+    plan: AlignPlan, item: AlignItem, batches: Batches, progress: Progress
+) -> Sequence[UnitMoments]:
+    """Return what the units of the two models do on some batches."""
     assert plan.inputs.code is not None, "the plan has seen to it"
     code, chosen = plan.inputs.code, plan.request.activations
     model = plan.choice.traced or fit_traced_model(
@@ -75,10 +89,8 @@ def _observed(plan: AlignPlan, item: AlignItem, progress: Progress) -> Sequence[
     )
     points = model.known.trace.points[kind(chosen.point, chosen.stream)]
     check_room(points, plan.choice.bound, plan.machine)
-    pair = plan.reference, item.model
-    batches = data_of(code, pair, plan.machine, progress)
     return units_on(
-        [build_network(code.network, source, plan.machine) for source in pair],
+        [build_network(code.network, end, plan.machine) for end in (plan.reference, item.model)],
         batches,
         points,
         plan.choice.bound,

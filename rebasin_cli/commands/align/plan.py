@@ -131,7 +131,8 @@ def _inputs(reference: Checkpoint, request: AlignRequest) -> MethodInputs:
         return DATA_METHODS[method](reference, request)
     if request.data.data is not None:
         raise UsageError(
-            f"method {method!r} uses no data", hint=f"--method {' or '.join(DATA_METHODS)}"
+            f"method {method!r} uses no data",
+            hint=f"--method {' or '.join(DATA_METHODS)}, or --select 6",
         )
     return MethodInputs()
 

@@ -25,29 +25,34 @@ from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.norm_folding import can_rotate
 
+Method = Callable[[AlignPlan, AlignItem, Progress], Matching]
 
-def run_align(plan: AlignPlan, progress: Progress) -> Iterator[LeftAsIs | Failed | Aligned]:
+
+def run_align(
+    plan: AlignPlan, progress: Progress, *, method: Method | None = None
+) -> Iterator[LeftAsIs | Failed | Aligned]:
     """Yield the reference, then each model as soon as it is written.
 
-    A model that fails is reported and the others go on; a single one raises instead.
+    A model that fails is reported and the others go on; a single one raises instead. method: what
+    finds the permutations; None: the one that is asked for.
     """
+    find = method or DATA_METHODS.get(plan.request.search.method, by_weights)
     yield LeftAsIs(plan.reference.path, "reference")
     for item in plan.items:
         if item.target.place.skip:
             yield LeftAsIs(item.target.path, "exists")
             continue
         try:
-            yield _align(plan, item, progress)
+            yield _align(plan, item, find, progress)
         except RebasinError as error:
             if len(plan.items) == 1:
                 raise
             yield Failed(item.model.path, error)
 
 
-def _align(plan: AlignPlan, item: AlignItem, progress: Progress) -> Aligned:
+def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -> Aligned:
     began = perf_counter()
-    method = DATA_METHODS.get(plan.request.search.method, by_weights)
-    matching = method(plan, item, progress)
+    matching = find(plan, item, progress)
     models = plan.reference, item.model
     progress("comparing units", 0, 0)
     comparison = compare_units_of(
@@ -111,7 +116,7 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
 
 
 # Methods that run the models, by name; `plan.methods.DATA_METHODS` says what each of them needs.
-DATA_METHODS: Mapping[str, Callable[[AlignPlan, AlignItem, Progress], Matching]] = {
+DATA_METHODS: Mapping[str, Method] = {
     "activations": by_activations,
     "straight-through": by_straight_through,
 }

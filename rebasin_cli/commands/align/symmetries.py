@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rebasin_cli.commands.align.auto import report as auto_report
@@ -15,7 +16,11 @@ from rebasin_cli.commands.align.plan import plan_align
 from rebasin_cli.commands.align.report import PRESENTERS
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.run import run_align
+from rebasin_cli.commands.align.select import report as select_report
+from rebasin_cli.commands.align.select.plan import plan_select
+from rebasin_cli.commands.align.select.run import run_select
 from rebasin_cli.folding.rotation_report import ROTATING
+from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.progress import Progress
 
@@ -34,3 +39,15 @@ SYMMETRIES: Mapping[str, AlignmentKind] = {
     "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, ROTATING),
     "auto": AlignmentKind(plan_auto, run_auto, auto_report.PRESENTERS),
 }
+
+
+def kind_of(symmetry: str, *, select: bool) -> AlignmentKind:
+    """Return how models are aligned by the maps of a symmetry. select: in the best of many ways.
+
+    Raises UsageError for an unknown symmetry.
+    """
+    kind = look_up("symmetry", symmetry, SYMMETRIES)
+    if not select:
+        return kind
+    plan = partial(plan_select, symmetry=symmetry)
+    return AlignmentKind(plan, run_select, select_report.PRESENTERS)

@@ -75,6 +75,15 @@ def test_maps_are_learned_from_what_the_models_write(gpts):
     assert learned["losses"][str(learned["step"])] < learned["losses"]["0"]
 
 
+def test_what_the_models_write_judges_alignments(gpts):
+    select = ("--select", "3", "--samples", "10", "--json")
+    done = run(gpts, "align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED, *select)
+    assert result(done)["cosine"]["after"] > 0
+    choice = done.events[0]
+    assert (choice["loss_against"], choice["batches"]) == ("answers", 2)
+    assert [one["name"] for one in choice["candidates"]] == ["default", "activations"]
+
+
 @pytest.mark.slow
 def test_the_same_seed_learns_the_same_from_what_is_drawn(gpts):
     done = run(gpts, *LEARN, "--json")

@@ -68,7 +68,7 @@ def run_auto(plan: AlignPlan | AutoPlan, progress: Progress) -> Iterator[Any]:
     yield replace(chosen, seconds=perf_counter() - began)
     if chosen.symmetry == ORTHOGONAL:
         found = {path: each.rotation for path, each in compared.items()}
-        yield from run_orthogonal(plan.rotating, progress, known=found)
+        yield from run_orthogonal(plan.rotating, progress, known=found.get)
         return
     for outcome in run_align(plan.permuting, progress):
         # The advice to rotate would be against what was just chosen.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -43,11 +43,15 @@ from rebasin_cli.tensors import InMemory, TensorSource
 
 
 def run_orthogonal(
-    plan: OrthogonalPlan, progress: Progress, *, known: Mapping[Path, MapMatching] | None = None
+    plan: OrthogonalPlan,
+    progress: Progress,
+    *,
+    known: Callable[[Path], MapMatching | None] = lambda path: None,
 ) -> Iterator[LeftAsIs | Failed | Folded | Rotated]:
     """Yield the folded reference, then each model as soon as it is written.
 
-    known: what has been found already, by the path of a model.
+    known: what has been found already of the model at a path. What it raises is that model's
+    failure.
     """
     (reference, *models), (first, *targets) = plan.problem.models, plan.targets
     yield _fold_reference(plan, reference, first, progress)
@@ -56,8 +60,7 @@ def run_orthogonal(
             yield LeftAsIs(target.path, "exists")
             continue
         try:
-            found = (known or {}).get(model.path)
-            yield _rotate(plan, model, found, (target, place), progress)
+            yield _rotate(plan, model, known(model.path), (target, place), progress)
         except RebasinError as error:
             if len(models) == 1:
                 raise
@@ -94,7 +97,8 @@ def _rotate(
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
     machine, pair = plan.problem.machine, (FoldedNorms(reference, folding), folded)
-    batches = data_of(plan.code, (reference, model), machine, progress) if plan.code else None
+    runs = plan.code if known is None or plan.request.learn else None
+    batches = data_of(runs, (reference, model), machine, progress) if runs else None
     found = known or match_folded(plan, pair, batches, progress)
     learned = _learn(plan, model, found.maps, batches, progress)
     maps = learned.maps if learned else found.maps

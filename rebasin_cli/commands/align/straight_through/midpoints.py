@@ -15,7 +15,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import judge_batch
+from rebasin_cli.network.scores import judge_batch, mean_loss
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.tensors import TensorSource
@@ -77,12 +77,7 @@ class Midpoints:
         return self._read()
 
     def _loss(self, permutations: Permutations, split: DataSplit) -> float:
-        model, total, answers = self._at(permutations), 0.0, 0
-        with torch.no_grad():
-            for batch in split.held_out():
-                loss, _, count = judge_batch(model, batch, split.batches.name)
-                total, answers = total + float(loss), answers + count
-        return total / answers
+        return mean_loss(self._at(permutations), split.held_out(), split.batches.name)
 
     def _at(self, permutations: Permutations) -> nn.Module:
         """Return the model with the midpoint in it. Running statistics may be anything."""
