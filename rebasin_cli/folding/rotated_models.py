@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -12,10 +12,14 @@ from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.folding.folded_models import Folded, check_tied, fold_model, measure_function
+from rebasin_cli.folding.rotation_data import measure_streams
 from rebasin_cli.folding.rotation_problem import ORTHOGONAL, RotationProblem
+from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.network.network import UserCode
+from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import MapMatching, match_maps
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
@@ -43,7 +47,8 @@ class Rotated:
     classes: by class of maps, how many groups have it. cosine: of the folded models, before and
     after matching. null: that of unrelated weights, matched alike, if it was looked for. learned:
     what learning made of the maps. written: None if only for the moment. saved: the file of the
-    maps. tied, function: see `Folded`.
+    maps. seconds: where models are matched together, of each a like share. tied, function: see
+    `Folded`.
     """
 
     model: Path
@@ -59,6 +64,44 @@ class Rotated:
     seconds: float
     tied: float | None = None
     function: FunctionDifference | None = None
+
+
+@dataclass(frozen=True)
+class RotationFrame:
+    """Folded models, and the number of the one that stays where it is.
+
+    moments: what their streams do on data; None: they are matched by weights alone.
+    """
+
+    problem: RotationProblem
+    folded: Sequence[FoldedNorms]
+    reference: int
+    moments: StreamMoments | None
+
+    @property
+    def others(self) -> list[int]:
+        """The numbers of the models that are moved."""
+        return [number for number in range(len(self.folded)) if number != self.reference]
+
+
+# Finds the maps of each model but the reference, by its number.
+FrameMatching = Callable[[RotationFrame, Progress], Mapping[int, MapMatching]]
+
+
+def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatching]:
+    """Return the maps that bring each model next to the reference."""
+    plan, reference, moments = frame.problem.folding, frame.reference, frame.moments
+    return {
+        number: match_maps(
+            frame.folded[reference],
+            frame.folded[number],
+            plan.moving,
+            plan.classes,
+            moments=moments.between(reference, number) if moments else None,
+            progress=progress,
+        )
+        for number in frame.others
+    }
 
 
 @dataclass(frozen=True)
@@ -92,53 +135,59 @@ def rotate_models(
     progress: Progress,
     *,
     reference: int = 0,
+    matching: FrameMatching = match_star,
+    code: UserCode | None = None,
 ) -> RotatedModels:
-    """Return what brings models into one frame, by their weights; nothing is written.
+    """Return what brings models into one frame; nothing is written.
 
-    sources: the weights of each. reference: the number of the model that only folds. Raises
-    PermutationError where a head that is tied is too far off, or a function would not stay.
+    sources: the weights of each. reference: the number of the model that only folds. code: what
+    they are run by and on; None: by weights alone. Raises PermutationError where a head that is
+    tied is too far off, or a function would not stay.
     """
-    model = problem.models[reference]
+    model, folding = problem.models[reference], problem.folding
     found: list[Folded | Rotated] = []
     if not is_folded(model):
-        found.append(fold_model(model, problem.folding, problem.check, problem.choice.name))
-    maps = {}
-    for number in range(len(problem.models)):
-        if number != reference:
-            pair = sources[reference], sources[number]
-            maps[number], rotated = _rotate(problem, (reference, number), pair, progress)
-            found.append(rotated)
-    return RotatedModels(problem, maps, tuple(found))
+        found.append(fold_model(model, folding, problem.check, problem.choice.name))
+    folded = [FoldedNorms(source, folding) for source in sources]
+    tied = [check_tied(each, one) for each, one in zip(folded, problem.models, strict=True)]
+    began = perf_counter()
+    moments = _measured(problem, folded, code, progress) if code else None
+    frame = RotationFrame(problem, folded, reference, moments)
+    matched = matching(frame, progress)
+    share = (perf_counter() - began) / len(matched)
+    for number, one in matched.items():
+        progress("checking the function", 0, 0)
+        found.append(_rotated(frame, number, one, tied[number], share))
+    return RotatedModels(problem, {n: one.maps for n, one in matched.items()}, tuple(found))
 
 
-def _rotate(
-    problem: RotationProblem,
-    numbers: tuple[int, int],
-    sources: tuple[TensorSource, TensorSource],
-    progress: Progress,
-) -> tuple[GroupMaps, Rotated]:
-    """Return the maps of a model next to a reference, and what is to be told of them."""
-    began, folding = perf_counter(), problem.folding
-    reference, model = (problem.models[number] for number in numbers)
-    first, folded = (FoldedNorms(source, folding) for source in sources)
-    tied = check_tied(folded, model)
-    bound, classes = folding.moving, folding.classes
-    found = match_maps(first, folded, bound, classes, progress=progress)
-    progress("checking the function", 0, 0)
-    moved = Carried(folded, bound.tensors, found.maps)
+def _measured(
+    problem: RotationProblem, folded: Sequence[FoldedNorms], code: UserCode, progress: Progress
+) -> StreamMoments:
+    batches = data_of(code, problem.models, problem.machine, progress)
+    return measure_streams(problem, code, folded, batches, progress)
+
+
+def _rotated(
+    frame: RotationFrame, number: int, found: MapMatching, tied: float | None, seconds: float
+) -> Rotated:
+    """Return what is to be told of a model. seconds: that were spent on it already."""
+    began, problem = perf_counter(), frame.problem
+    reference, model = (problem.models[n] for n in (frame.reference, number))
+    moved = Carried(frame.folded[number], problem.folding.moving.tensors, found.maps)
     function = measure_function(problem.check, model, moved, tied, model.path)
-    return found.maps, Rotated(
+    return Rotated(
         model=model.path,
         reference=reference.path,
         spec=problem.choice.name,
-        classes=count_classes(classes),
+        classes=count_classes(problem.folding.classes),
         cosine=found.cosine,
         null=found.null,
         sweeps=found.sweeps,
         learned=None,
         written=None,
         saved=None,
-        seconds=perf_counter() - began,
+        seconds=seconds + perf_counter() - began,
         tied=tied,
         function=function,
     )

@@ -83,13 +83,17 @@ def check_rotating(
 
 
 def open_rotations(
-    paths: Sequence[Path], request: ProblemRequest, *, runs: bool = False
+    paths: Sequence[Path],
+    request: ProblemRequest,
+    *,
+    methods: Sequence[str] = METHODS,
+    runs: bool = False,
 ) -> RotationProblem:
     """Return the models of a command as a problem; see `plan_rotations`.
 
-    runs: as of `check_rotating`.
+    methods, runs: as of `check_rotating`.
     """
-    check_rotating(request, runs=runs)
+    check_rotating(request, methods=methods, runs=runs)
     return plan_rotations(open_models(paths, request.selection), request)
 
 

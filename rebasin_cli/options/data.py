@@ -62,8 +62,8 @@ class Data:
         """Raise for text to be drawn where no command does it, and for a number of no text."""
         if "samples" not in given and given["data"] == SAMPLED:
             raise typer.BadParameter(
-                "--data sampled is of align, by activations or with --learn, and of statistics; "
-                "here --data file.py:batches yields batches"
+                "--data sampled is of align and merge, by activations, of align --learn, and of "
+                "statistics; here --data file.py:batches yields batches"
             )
         if given.get("samples") is not None and given["data"] != SAMPLED:
             raise typer.BadParameter("--samples says how much is drawn with --data sampled")

@@ -56,7 +56,7 @@ def plan_machine(computing: Computing, search: Search, *, more: Iterable[str] = 
     """
     if search.method in DATA_METHODS and search.method not in more:
         raise UsageError(
-            f"only `rebasin align` has the method {search.method!r}",
+            f"only `rebasin align` has the method {search.method!r} for permutations",
             hint="align the models with it first, and give what it writes to this command",
         )
     look_up("method", search.method, dict.fromkeys((*METHODS, *more)))

@@ -35,7 +35,8 @@ class Search:
         metavar="auto|weights|frank-wolfe|sinkhorn",
         help="weights: one group after another. frank-wolfe: all groups at once, softly. "
         "sinkhorn: by gradients. auto: the first two, as the effort allows. align also has two "
-        "that run the models on --data: activations and straight-through; merge has zipit and cca.",
+        "that run the models on --data: activations (merge --symmetry orthogonal too) and "
+        "straight-through; merge has zipit and cca.",
     )
     start: str | None = _option(
         "--start",

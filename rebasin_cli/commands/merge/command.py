@@ -11,7 +11,7 @@ from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
 from rebasin_cli.options import search as search_options
 from rebasin_cli.options import tracing as tracing_options
 from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.data import RUNNING, Data
+from rebasin_cli.options.data import SAMPLED, WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
 from rebasin_cli.options.output import Output
@@ -64,7 +64,10 @@ Renormalize = Annotated[
 ]
 Symmetry = Annotated[
     str,
-    symmetry_option("Each model is aligned to the reference, and all are folded (rebasin fold)."),
+    symmetry_option(
+        "Each model is aligned to the reference, with --strategy universe to the mean of the "
+        "others, and all are folded (rebasin fold)."
+    ),
 ]
 OWN = ("strategy", "weights", "ref", "preserve_first", "renormalize")
 
@@ -84,7 +87,7 @@ def merge(
     output: Output,
     computing: Computing,
     display: Display,
-    data: Annotated[Data, offer(*RUNNING)],
+    data: Annotated[Data, offer(*WRITING, data=WRITTEN)],
     tracing: Tracing,
     search: Search,
 ) -> Work:
@@ -110,9 +113,9 @@ def merge(
 
         rebasin merge a.pt b.pt --method zipit --model net.py:Net --data net.py:train
 
-        rebasin merge gpt-*.safetensors --symmetry orthogonal
+        rebasin merge gpt-*.safetensors --symmetry orthogonal --strategy universe
     """
-    numbers, traced = parse_numbers(weights), tracing.of(tracing.target, data.data)
+    numbers, traced = parse_numbers(weights), tracing.of(tracing.target, data.own)
 
     def request(told: Progress) -> MergeRequest:
         return MergeRequest(
@@ -133,6 +136,7 @@ def merge(
     if preserve_first is not None:
         _check_preserving(search, output, renormalize)
     plan, run = _way(symmetry, preserve_first, search.method)
+    _check_sampling(symmetry, data)
     from rebasin_cli.commands.merge.report import PRESENTERS
 
     return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)
@@ -148,6 +152,17 @@ def _check_preserving(search: Search, output: Output, renormalize: str | None) -
         raise typer.BadParameter(
             "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
             "result, with --model merged.py:build"
+        )
+
+
+def _check_sampling(symmetry: str, data: Data) -> None:
+    """Raise for text to be drawn where nothing is run on it."""
+    from rebasin_cli.folding.rotation_problem import rotates
+
+    if data.data == SAMPLED and not rotates(symmetry):
+        raise typer.BadParameter(
+            "--data sampled is for --symmetry orthogonal --method activations; "
+            "here --data file.py:batches yields batches"
         )
 
 

@@ -33,6 +33,7 @@ REASONS = {
     "none": "the models are averaged as they are",
     "star": "each model was aligned to the reference",
     "rotated": "each model was aligned to the folded reference by orthogonal maps",
+    "rotated to the mean": "each model was aligned to the mean of the others by orthogonal maps",
     "many": "each model was aligned to the others in turn",
     "universe": "all models were aligned to one another at once",
     "sync": "the models were aligned pair by pair, and the pairs reconciled",

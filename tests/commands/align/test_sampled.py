@@ -101,6 +101,14 @@ def test_streams_are_compared_on_what_the_models_write(gpts):
 FEW = (*MODEL, *SAMPLED, "--samples", "40")
 
 
+def test_merged_models_are_compared_on_what_all_of_them_write(gpts):
+    way = ("--method", "activations", "--strategy", "universe", *FEW)
+    done = run(gpts, "merge", *AB, *ORTHOGONAL, *way, "--json")
+    assert result(done)["strategy"] == "universe"
+    aligned = next(event for event in done.events if "cosine" in event)["cosine"]
+    assert aligned["after"] > aligned["before"] + 0.1
+
+
 def test_permutations_are_found_on_what_the_models_write(gpts):
     done = run(gpts, "align", *AB, *FEW, "--method", "activations", "--json")
     assert result(done)["status"] == "moved"
@@ -151,7 +159,9 @@ def test_a_model_that_writes_nothing_is_refused_before_any_work(tmp_path):
         (("align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED), "matching by weights uses no data"),
         (("align", *AB, *MODEL, "--samples", "9"), "how much is drawn with --data sampled"),
         (("align", *AB, *MODEL, *SAMPLED, "--method", "straight-through"), "sampled text has none"),
-        (("barrier", *AB, *MODEL, *SAMPLED), "--data sampled is of align"),
+        (("merge", *AB, *ORTHOGONAL, *MODEL, *SAMPLED), "matching by weights uses no data"),
+        (("merge", *AB, *MODEL, *SAMPLED), "--data sampled is for --symmetry orthogonal"),
+        (("barrier", *AB, *MODEL, *SAMPLED), "--data sampled is of align and merge"),
         (("renormalize", "a.safetensors", *MODEL, *SAMPLED), "--data sampled is of align"),
     ],
 )

@@ -7,11 +7,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.harness import rebasin
-from tests.symmetry.rotated_files import write_copies
-from tests.symmetry.small import NETS, outputs
+from tests.symmetry.rotated_files import USER, model_of, store, write_copies
+from tests.symmetry.small import NETS, case, outputs
 
 ALL = ("a.safetensors", "b.safetensors", "c.safetensors")
 ORTHOGONAL = ("--spec", "my.yaml", "--symmetry", "orthogonal")
+UNIVERSE = ("--strategy", "universe")
+
+
+def by_activations(kind: str) -> tuple[str, ...]:
+    return ("--method", "activations", "--model", model_of(kind), "--data", "user.py:batches")
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -29,6 +34,67 @@ def test_three_rotated_copies_have_a_mean_that_computes_what_they_do(kind, tmp_p
     rebasin("merge", *ALL, "--strategy", "none", "-o", "naive.safetensors", cwd=tmp_path)
     naive = load_file(tmp_path / "naive.safetensors")
     assert (outputs(found.net, naive) - near).abs().max() > 1
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("strategy", ["star", "universe"])
+@pytest.mark.parametrize("method", ["weights", "activations"])
+def test_every_way_finds_rotated_copies_in_the_frame_of_the_reference(
+    kind, strategy, method, tmp_path
+):
+    found = write_copies(tmp_path, kind)
+    way = by_activations(kind) if method == "activations" else ()
+    args = (*ALL, *ORTHOGONAL, "--strategy", strategy, *way, "--ref", ALL[1])
+    done = rebasin("merge", *args, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    folded, first, last, merged = (e for e in done.events if e["event"] == "result")
+    assert (folded["model"], first["reference"]) == (ALL[1], ALL[1])
+    assert [one["cosine"]["after"] > 0.98 for one in (first, last)] == [True, True]
+    assert merged["strategy"] == strategy
+    mean = load_file(tmp_path / "merged.safetensors")
+    assert (outputs(found.net, mean) - outputs(found.net, found.state)).abs().max() < 0.2
+    rebasin("fold", ALL[1], "--spec", "my.yaml", cwd=tmp_path)
+    reference = load_file(tmp_path / "b.folded.safetensors")
+    assert (mean["embed.weight"] - reference["embed.weight"]).abs().max() < 0.02
+
+
+def write_unrelated(folder, kind):
+    """Write three models that have nothing in common, their spec and their code."""
+    for seed, name in enumerate(ALL):
+        store(folder / name, case(kind, seed).state)
+    (folder / "my.yaml").write_text(NETS[kind])
+    (folder / "user.py").write_text(USER)
+
+
+def length_of_mean(folder, *options):
+    """Return the length of the mean: the longer, the more the models agree, two by two."""
+    done = rebasin("merge", *ALL, *ORTHOGONAL, *options, "-f", cwd=folder)
+    assert done.code == 0, done.err
+    mean = load_file(folder / "merged.safetensors")
+    return float(sum(tensor.square().sum() for tensor in mean.values())) ** 0.5
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_next_to_the_mean_all_models_agree_more_than_next_to_one_of_them(kind, tmp_path):
+    write_unrelated(tmp_path, kind)
+    star = length_of_mean(tmp_path)
+    assert length_of_mean(tmp_path, *UNIVERSE) > 1.01 * star
+
+
+def test_what_the_models_do_decides_where_there_is_data(tmp_path):
+    write_unrelated(tmp_path, "rotary")
+    by_weights = length_of_mean(tmp_path, *UNIVERSE)
+    assert length_of_mean(tmp_path, *UNIVERSE, *by_activations("rotary")) != by_weights
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_every_model_keeps_its_function_whatever_it_is_aligned_to(kind, tmp_path):
+    write_unrelated(tmp_path, kind)
+    way = (*UNIVERSE, *by_activations(kind))
+    done = rebasin("merge", *ALL, *ORTHOGONAL, *way, "--json", cwd=tmp_path)
+    moved = [e["output_difference"] for e in done.events if e.get("cosine")]
+    assert len(moved) == 2
+    assert max(moved) < 1e-6
 
 
 def test_weights_are_those_of_the_aligned_models(tmp_path):
@@ -105,12 +171,18 @@ def test_a_plan_says_by_which_maps(tmp_path):
     assert (plan["strategy"], plan["symmetry"]) == ("star", "orthogonal")
     assert plan["maps"]["stream"] == "orthogonal"
     assert not (tmp_path / "merged.safetensors").exists()
+    way = (*UNIVERSE, *by_activations("rotary"), "-n")
+    plan = json.loads(rebasin("merge", *ALL, *ORTHOGONAL, *way, cwd=tmp_path).out)
+    assert (plan["strategy"], plan["data"]) == ("universe", "user.py:batches")
 
 
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        (("--strategy", "many"), "--strategy many does not go with", "--strategy star"),
+        (("--strategy", "many"), "--strategy many does not go with", "mean of the others"),
+        (("--method", "activations"), "a model has to be run", "--model file.py:Class"),
+        (by_activations("rotary")[:4], "there is no data to run", "--data file.py:batches"),
+        (by_activations("rotary")[2:], "matching by weights uses no data", "--method activations"),
         (("--strategy", "none"), "--strategy none does not go with", "--strategy star"),
         (("--strategy", "moon"), "no strategy is called 'moon'", ""),
         (("--method", "zipit"), "--symmetry orthogonal has no method 'zipit'", "--method weights"),

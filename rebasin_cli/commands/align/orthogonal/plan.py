@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,23 +9,19 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.folding.rotation_data import ACTIVATIONS, describe_data, plan_rotation_code
 from rebasin_cli.folding.rotation_problem import (
     METHODS,
     RotationProblem,
     check_rotating,
     plan_rotations,
 )
-from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.activations import Activations
-from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec_choice.traced import class_in_config, of_library
-
-ACTIVATIONS = "activations"
 
 
 @dataclass(frozen=True)
@@ -52,16 +47,10 @@ class OrthogonalPlan:
             "outputs": [describe_target(target) for target in self.targets],
             "symmetry": "orthogonal",
             "learn": self.request.learn,
-            "data": self.request.data.data,
-            **self._drawn(),
+            **describe_data(self.request.data, self.code),
             "spec": self.problem.choice.name,
             "maps": self.problem.maps,
         }
-
-    def _drawn(self) -> dict[str, Any]:
-        """Return how much is drawn from the models, if anything is."""
-        drawn = self.code.sequences if self.code else None
-        return {"sampled": {"sequences": drawn.count, "tokens": drawn.length}} if drawn else {}
 
 
 def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
@@ -82,23 +71,13 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
 
 def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
     """Return the model and the data, if they are run."""
-    if not request.learn and request.search.method != ACTIVATIONS:
-        if request.data.data is not None:
-            raise UsageError(
-                "matching by weights uses no data", hint="--method activations, or --learn 150"
-            )
-        return None
-    tracing = _run_as(reference, request.tracing)
-    return plan_user_code(reference, request.selection, tracing, request.data, fed=True)
-
-
-def _run_as(reference: Checkpoint, tracing: Tracing) -> Tracing:
-    """Return which model is run: that of --model, else the one that a config.json names."""
-    headers = headers_of([reference])
-    found = class_in_config(headers)
-    if tracing.target is not None or found is None or importlib.util.find_spec(found[0]) is None:
-        return tracing
-    return of_library(found[0], headers, tracing)
+    if request.learn or request.search.method == ACTIVATIONS:
+        return plan_rotation_code(reference, request)
+    if request.data.data is not None:
+        raise UsageError(
+            "matching by weights uses no data", hint="--method activations, or --learn 150"
+        )
+    return None
 
 
 def _check_options(request: AlignRequest) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.orthogonal.learn import MidpointLesson
-from rebasin_cli.commands.align.orthogonal.plan import ACTIVATIONS, OrthogonalPlan
-from rebasin_cli.commands.align.orthogonal.stream_moments import stream_moments
+from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import part_of
@@ -30,6 +29,7 @@ from rebasin_cli.folding.folded_models import (
 )
 from rebasin_cli.folding.map_file import save_maps
 from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes
+from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
@@ -162,10 +162,7 @@ def _moments(
     code = plan.code
     if code is None or batches is None or plan.request.search.method != ACTIVATIONS:
         return None
-    progress("running the models", 0, 0)
-    machine, folding = plan.problem.machine, plan.problem.folding
-    nets = [build_network(code.network, source, machine) for source in pair]
-    return stream_moments(nets, pair, code.network, folding, batches)
+    return measure_streams(plan.problem, code, pair, batches, progress).between(0, 1)
 
 
 def _learn(

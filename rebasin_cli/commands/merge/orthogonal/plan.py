@@ -6,26 +6,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.plan import plan_mean_target, weights_and_reference
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, describe_target
-from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
+from rebasin_cli.folding.rotation_data import ACTIVATIONS, describe_data, plan_rotation_code
+from rebasin_cli.folding.rotation_problem import METHODS, RotationProblem, open_rotations
+from rebasin_cli.network.network import UserCode
 
-STAR = "star"
+STAR, UNIVERSE = "star", "universe"
 
 
 @dataclass(frozen=True)
 class RotatedMergePlan:
     """All that `run_rotated_merge` needs.
 
-    reference: the number of the model that the others are rotated next to. target: of the mean.
+    reference: the number of the model in whose frame the others come. strategy: `STAR` or
+    `UNIVERSE`. code: the model and the data that maps are found by; None: by weights. target: of
+    the mean.
     """
 
     problem: RotationProblem
     weights: tuple[float, ...]
     reference: int
+    strategy: str
+    code: UserCode | None
     target: Target
     request: MergeRequest
 
@@ -37,7 +44,8 @@ class RotatedMergePlan:
             "inputs": describe_inputs(problem.models),
             "weights": list(self.weights),
             "reference": str(problem.models[self.reference].path),
-            "strategy": STAR,
+            "strategy": self.strategy,
+            **describe_data(self.request.data, self.code),
             "outputs": [describe_target(self.target)],
             **describe_matching(problem.choice, problem.machine),
             **problem.describe(),
@@ -48,17 +56,34 @@ def plan_rotated_merge(request: MergeRequest) -> RotatedMergePlan:
     """Return what averaging models that are rotated will do; nothing is read but headers."""
     weights, reference = weights_and_reference(request)
     _check(request)
-    problem = open_rotations(request.models, request)
-    target = plan_mean_target(problem.models, request)
-    return RotatedMergePlan(problem, weights, reference, target, request)
+    problem = open_rotations(request.models, request, methods=(*METHODS, ACTIVATIONS))
+    return RotatedMergePlan(
+        problem=problem,
+        weights=weights,
+        reference=reference,
+        strategy=request.strategy or STAR,
+        code=_code(problem.models[reference], request),
+        target=plan_mean_target(problem.models, request),
+        request=request,
+    )
+
+
+def _code(reference: Checkpoint, request: MergeRequest) -> UserCode | None:
+    """Return the model and the data, if they are run."""
+    if request.search.method == ACTIVATIONS:
+        return plan_rotation_code(reference, request)
+    if request.data.data is not None:
+        raise UsageError("matching by weights uses no data", hint="--method activations")
+    return None
 
 
 def _check(request: MergeRequest) -> None:
     """Raise UsageError for other ways to merge, which know nothing of rotations."""
-    if request.strategy not in (None, STAR):
+    if request.strategy not in (None, STAR, UNIVERSE):
         raise UsageError(
             f"--strategy {request.strategy} does not go with --symmetry orthogonal",
-            hint="--strategy star, which is what it does: each model to the reference (--ref)",
+            hint="--strategy star: each model to the reference (--ref); or universe: each to the "
+            "mean of the others",
         )
     if request.preserve_first is not None:
         raise UsageError("--preserve-first permutes units, and --symmetry orthogonal rotates them")

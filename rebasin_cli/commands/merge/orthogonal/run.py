@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 
 from rebasin_cli.alignment.functions import FunctionDifference
@@ -10,7 +10,8 @@ from rebasin_cli.alignment.model_card import Found
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.merged import Merged
-from rebasin_cli.commands.merge.orthogonal.plan import STAR, RotatedMergePlan
+from rebasin_cli.commands.merge.orthogonal.plan import STAR, UNIVERSE, RotatedMergePlan
+from rebasin_cli.commands.merge.orthogonal.universe import ROUNDS, match_universe
 from rebasin_cli.commands.merge.run import REASONS
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import folded_basin, one_folded_basin, provenance
@@ -18,8 +19,10 @@ from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import (
     ROTATED_FACTS,
+    FrameMatching,
     Rotated,
     RotatedModels,
+    match_star,
     rotate_models,
 )
 from rebasin_cli.merging.sources import Mean
@@ -27,6 +30,9 @@ from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
+
+MATCHINGS: Mapping[str, FrameMatching] = {STAR: match_star, UNIVERSE: match_universe}
+ALIGNED = {STAR: "rotated", UNIVERSE: "rotated to the mean"}  # keys of REASONS
 
 
 def run_rotated_merge(
@@ -44,7 +50,14 @@ def run_rotated_merge(
     sources = [finite(model, plan.request.selection) for model in models]
     rotated = None
     if plan.request.strategy is not None or not one_folded_basin(models):
-        rotated = rotate_models(plan.problem, sources, progress, reference=plan.reference)
+        rotated = rotate_models(
+            plan.problem,
+            sources,
+            progress,
+            reference=plan.reference,
+            matching=MATCHINGS[plan.strategy],
+            code=plan.code,
+        )
         yield from rotated.found
     written = _write(plan, rotated, sources, progress)
     yield _outcome(plan, written, perf_counter() - began, shared=rotated is None)
@@ -73,7 +86,7 @@ def _write(
         basin=folded_basin(models[plan.reference]),
         spec=choice.name,
         seed=plan.request.computing.seed,
-        strategy=STAR if rotated else "none",
+        strategy=plan.strategy if rotated else "none",
         weights=list(plan.weights),
         **ROTATED_FACTS,
     )
@@ -95,11 +108,11 @@ def _outcome(plan: RotatedMergePlan, written: Written, seconds: float, *, shared
         models=tuple(model.path for model in models),
         weights=plan.weights,
         reference=models[plan.reference].path,
-        strategy="none" if shared else STAR,
-        reason=REASONS["shared" if shared else "rotated"],
+        strategy="none" if shared else plan.strategy,
+        reason=REASONS["shared" if shared else ALIGNED[plan.strategy]],
         spec=None if shared else plan.problem.choice.name,
         objective=None,
-        rounds=0 if shared else 1,
+        rounds=0 if shared else 1 + ROUNDS * (plan.strategy == UNIVERSE),
         converged=True,
         written=written,
         seconds=seconds,
