@@ -122,7 +122,9 @@ def _rotate(
     first, folded = (FoldedNorms(source, folding) for source in sources)
     tied = check_tied(folded, model)
     bound, classes = folding.moving, folding.classes
-    found = match_maps(first, folded, bound, classes, progress=progress)
+    found = match_maps(
+        first, folded, bound, classes, max_memory=problem.machine.max_memory, progress=progress
+    )
     progress("checking the function", 0, 0)
     moved = Carried(folded, bound.tensors, found.maps)
     function = measure_function(problem.check, model, moved, tied, model.path)

@@ -84,16 +84,18 @@ def _times(later: OrthogonalMap | None, earlier: OrthogonalMap) -> Tensor:
     return earlier.matrix if later is None else later.matrix @ earlier.matrix
 
 
-def carry(values: Tensor, tensor: BoundTensor, maps: GroupMaps) -> Tensor:
+def carry(
+    values: Tensor, tensor: BoundTensor, maps: GroupMaps, *, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Return a tensor (of a stack: of all its members) with its units mapped.
 
-    Exact where only permutations act; otherwise float64.
+    Exact where only permutations act; otherwise computed and returned in `dtype`.
     """
     moved = take(values, tensor, maps.permutations)
     if not tensor.groups & maps.linear.keys():
         return moved
-    source = in_reals(moved).double().contiguous()
-    result = source.clone()  # apart from what is read, so that gradients by the maps can be taken
+    source = in_reals(moved).to(dtype).contiguous()
+    result = torch.empty_like(source)  # apart from what is read, for gradients by the maps
     for block in tensor.blocks:
         block.view(result).copy_(map_axes(block.view(source), block.groups, maps.linear))
     return result

@@ -204,7 +204,8 @@ class FoldedNorms(Derived):
         return self._weight(name)
 
     def _double(self, name: str) -> Tensor:
-        return super().load(name).double().contiguous()
+        """Return a tensor in float64, a copy that may be written to."""
+        return super().load(name).to(torch.float64, copy=True).contiguous()
 
     def _scale(self, norm: BoundNorm) -> Tensor:
         return self._double(norm.gain) + (norm.offset or 0)
@@ -266,8 +267,7 @@ class FoldedNorms(Derived):
         return self._weight(name).movedim(axis, -1), head
 
     def _weight(self, name: str) -> Tensor:
-        plan, weight = self._plan, self._double(name)
-        result = weight.clone()
+        plan, result = self._plan, self._double(name)
         norm = plan.readers.get(name)
         for block, dim in plan.axes(name, Side.READ):
             view = block.view(result)

@@ -1,0 +1,217 @@
+"""The search for maps with both models on disk: a tensor of each in memory, or those of a family.
+
+The other model is never moved: its tensors are read where a family is visited, and moved by the
+maps so far. What a stream sees, a sum over all layers, is summed over its tensors as they are
+without its own rotation Q, which all of them have in common:
+
+    sum over W of  W_A' (W_B Q')  =  (sum over W of  W_A' W_B) Q'
+
+Products of models with 16 bits are taken in float32, others in float64; they are summed in float64,
+and the maps are solved for in float64. What a block is worth after a sweep is known from the visit
+to the last family that it is in, so that the objective takes no pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.problem.axis_chains import Site
+from rebasin_cli.matching.problem.group_families import GroupFamily
+from rebasin_cli.permutation import gather
+from rebasin_cli.symmetry.family_solution import LinearTerm
+from rebasin_cli.symmetry.map_sweeps import MapSearch
+from rebasin_cli.symmetry.maps import GroupMaps, carry, map_axes
+from rebasin_cli.symmetry.voting_blocks import (
+    Place,
+    key_of,
+    load_voting,
+    place_of,
+    tensors_at,
+    terms_of,
+    weigh,
+)
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import BoundTensor
+
+TINY = 1e-300
+HALF = (torch.float16, torch.bfloat16)
+Pair = tuple[Tensor, Tensor]  # the values of both models, the reference first
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What blocks add to the objective, and to the inner product of both models."""
+
+    objective: float = 0.0
+    inner: float = 0.0
+
+    def __add__(self, more: Worth) -> Worth:
+        return Worth(self.objective + more.objective, self.inner + more.inner)
+
+
+@dataclass
+class StreamedSearch(MapSearch):
+    """A search that reads tensors when it needs them; both models are read twice a sweep.
+
+    weights: of blocks. owners: of each block the family that is visited last in a sweep of those
+    that it is in. worth: of the blocks that a family owns, as of its last visit.
+    """
+
+    reference: TensorSource
+    other: TensorSource
+    weights: Mapping[Place, float] = field(init=False)
+    owners: Mapping[Place, str] = field(init=False)
+    worth: dict[str, Worth] = field(init=False, default_factory=dict)
+    _dtype: torch.dtype = field(init=False, default=torch.float64)
+    _unmoved: float = field(init=False, default=0.0)
+    _length: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._dtype = self._product_dtype()
+        self.owners = {
+            place_of(site): root for root in self.ordered for site in self.families[root].sites
+        }
+        lengths, inner = dict[Place, tuple[float, float]](), 0.0
+        for tensor, sites in self._voting():
+            pair = [load_voting(tensor, m).to(self._dtype) for m in (self.reference, self.other)]
+            for site in sites:
+                a, b = (site.block.view(values) for values in pair)
+                lengths[place_of(site)] = _norm(a), _norm(b)
+                inner += _inner(a, b)
+        self.weights = weigh(lengths)
+        squares = [sum(pair[k] ** 2 for pair in lengths.values()) for k in (0, 1)]
+        self._unmoved, self._length = inner, sqrt(squares[0]) * sqrt(squares[1])
+
+    def objective(self) -> float:
+        return sum(worth.objective for worth in self.worth.values())
+
+    def cosine(self) -> float:
+        inner = sum(worth.inner for worth in self.worth.values()) if self.worth else self._unmoved
+        return inner / max(self._length, TINY)
+
+    def _voting(self) -> Iterator[tuple[BoundTensor, list[Site]]]:
+        """Yield the tensors that vote for a family, with their blocks."""
+        sites = {place_of(s): s for family in self.families.values() for s in family.sites}
+        for tensor in tensors_at(sites.values()):
+            yield tensor, [s for place, s in sites.items() if place[0] == key_of(tensor)]
+
+    def _product_dtype(self) -> torch.dtype:
+        """Return float32 where models have 16 bits, or else float64, and maps as exact as these."""
+        models = self.reference, self.other
+        names = [name for tensor, _ in self._voting() for name in tensor.members]
+        half = all(m.info(name).dtype in HALF for m in models for name in names)
+        return torch.float32 if half else torch.float64
+
+    def _pairs(self, sites: Sequence[Site], maps: GroupMaps) -> Iterator[tuple[Site, Pair]]:
+        """Yield blocks of both models, the other moved; a tensor of each is in memory."""
+        for tensor in tensors_at(sites):
+            a, b = (tensor.load(m).to(self._dtype) for m in (self.reference, self.other))
+            b = carry(b, tensor, maps, dtype=self._dtype)
+            for site in sites:
+                if key_of(site.tensor) == key_of(tensor):
+                    yield site, (site.block.view(a), site.block.view(b))
+
+    def _measured(self, sites: Sequence[Site]) -> dict[Place, Worth]:
+        """Return what blocks are worth as the models are now, by reading them."""
+        found = {}
+        for site, pair in self._pairs(sites, self.maps):
+            inner, place = _inner(*pair), place_of(site)
+            found[place] = Worth(self.weights[place] * inner, inner)
+        return found
+
+    def visit(self, family: GroupFamily, *, anchored: bool = False) -> None:
+        sites = [s for s in family.sites if not (anchored and len(s.chains) > 1)]
+        if not sites:
+            return
+        alone = all(len(chain.groups) == 1 for chain in family.chains())
+        step, worth = (self._units if alone else self._nest)(family, sites)
+        if family.meets_itself:
+            self._try(family, step)
+        else:
+            self.worth[family.root] = worth
+            self.maps = self.maps.then(step)
+
+    def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Worth]:
+        """Return the best maps of units that hold no others, and what owned blocks are worth."""
+        found = self._summed(family, sites)
+        step = self.solver.alone(family.root, found[0])
+        return step, _worth_of_units(step, family.root, found)
+
+    def _summed(self, family: GroupFamily, sites: Sequence[Site]) -> Tensor:
+        """Return similarities (k, n, n) of a family whose units hold no others, in float64.
+
+        The first are those to solve. Where the family owns blocks the second and the third are what
+        these add to the objective and to the inner product of the models.
+        """
+        owns = any(self.owners[place_of(site)] == family.root for site in sites)
+        size = self.bound.groups[family.root].size
+        found = torch.zeros(3 if owns else 1, size, size, dtype=torch.float64)
+        turn = None if family.meets_itself else self.maps.linear.get(family.root)
+        rest = {n: m for n, m in self.maps.linear.items() if turn is None or n != family.root}
+        for site, pair in self._pairs(sites, replace(self.maps, linear=rest)):
+            place = place_of(site)
+            for term in terms_of(site, family, self.bound.groups, pair):
+                product = term.reference @ term.other.T
+                found[0].add_(product, alpha=self.weights[place])
+                if owns and self.owners[place] == family.root:
+                    found[1].add_(product, alpha=self.weights[place])
+                    found[2].add_(product)
+        return found if turn is None else found @ turn.matrix.T
+
+    def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Worth]:
+        """Return the same of a family with groups inside its units, all its blocks in memory."""
+        terms, mine = list[LinearTerm](), list[tuple[LinearTerm, float]]()
+        for site, pair in self._pairs(sites, self.maps):
+            weight = self.weights[place_of(site)]
+            for term in terms_of(site, family, self.bound.groups, pair):
+                terms.append(replace(term, reference=term.reference * weight))
+                if self.owners[place_of(site)] == family.root:
+                    mine.append((term, weight))
+        step = self.solver.solve(family.root, terms)
+        worth = Worth()
+        for term, weight in mine:
+            inner = _inner(term.reference, _moved(term, step))
+            worth += Worth(weight * inner, inner)
+        return step, worth
+
+    def _try(self, family: GroupFamily, step: GroupMaps) -> None:
+        """Move the other model where that raises the objective; see `HeldSearch`."""
+        before, maps = self._measured(family.sites), self.maps
+        self.maps = self.maps.then(step)
+        after = self._measured(family.sites)
+        if sum(w.objective for w in after.values()) <= sum(w.objective for w in before.values()):
+            after, self.maps = before, maps
+        owned = (w for place, w in after.items() if self.owners[place] == family.root)
+        self.worth[family.root] = sum(owned, Worth())
+
+
+def _norm(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum(dtype=torch.float64))
+
+
+def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Worth:
+    if len(found) == 1:
+        return Worth()
+    if root in step.linear:
+        values = (found[1:] * step.linear[root].matrix).sum((1, 2))
+    else:
+        index = step.permutations[root].index
+        values = found[1:, torch.arange(len(index)), index].sum(1)
+    return Worth(float(values[0]), float(values[1]))
+
+
+def _moved(term: LinearTerm, step: GroupMaps) -> Tensor:
+    owners = (*term.groups, None)
+    values = gather(term.other, owners, step.permutations)
+    found: Tensor = map_axes(values, owners, step.linear)
+    return found
