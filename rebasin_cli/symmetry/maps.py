@@ -19,6 +19,8 @@ from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
 
+PIECE = 1 << 22  # numbers that are mapped at once: 32 MB
+
 
 @dataclass(frozen=True, eq=False)
 class OrthogonalMap:
@@ -95,10 +97,23 @@ def carry(
     if not tensor.groups & maps.linear.keys():
         return moved
     source = in_reals(moved).to(dtype).contiguous()
-    result = torch.empty_like(source)  # apart from what is read, for gradients by the maps
+    result = source.clone()  # apart from what is read, so that gradients by the maps can be taken
     for block in tensor.blocks:
-        block.view(result).copy_(map_axes(block.view(source), block.groups, maps.linear))
+        views = block.view(source), block.view(result)
+        for here, there in zip(*(_pieces(view, block.groups) for view in views), strict=True):
+            there.copy_(map_axes(here, block.groups, maps.linear))
     return result
+
+
+def _pieces(view: Tensor, groups: Sequence[str | None]) -> Sequence[Tensor]:
+    """Return a block cut along an axis that no group owns, if it has one and is large.
+
+    What is computed of an embedding is then not another copy of all of it.
+    """
+    if view.numel() <= PIECE or None not in groups:
+        return (view,)
+    axis = groups.index(None)
+    return view.split(max(1, PIECE * view.shape[axis] // view.numel()), axis)
 
 
 def map_axes(

@@ -29,6 +29,7 @@ from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATIO
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
+ROWS = 1 << 24  # numbers of an embedding that are taken at once: 128 MB
 SMALLEST = 1e-12  # a gain below it hides its unit: nothing can be divided by it
 
 
@@ -244,27 +245,35 @@ class FoldedNorms(Derived):
 
         H = E diag(g) C is what the head would have to be, and E what it is stored as.
         """
-        errors = []
-        for norm in self._plan.norms.values():
-            if norm.tied:
-                embedding, head = self._tied_pair(norm)
-                scale = (embedding * head).sum() / embedding.square().sum()
-                errors.append(float((head - scale * embedding).norm() / head.norm()))
-        return max(errors, default=None)
+        tied = [norm for norm in self._plan.norms.values() if norm.tied]
+        return max((self._tied_error(norm) for norm in tied), default=None)
+
+    def _tied_error(self, norm: BoundNorm) -> float:
+        scale = self._tied_scale(norm)
+        apart = [(head - scale * embedding).norm() for embedding, head in self._tied_rows(norm)]
+        whole = [head.norm() for _, head in self._tied_rows(norm)]
+        return float(torch.stack(apart).norm() / torch.stack(whole).norm())
 
     def _tied_scale(self, norm: BoundNorm) -> Tensor:
         """Return a = <E, H> / <E, E>: the one place where folding is no identity."""
-        embedding, head = self._tied_pair(norm)
-        return (embedding * head).sum() / embedding.square().sum()
+        sums = [
+            torch.stack([(embedding * head).sum(), embedding.square().sum()])
+            for embedding, head in self._tied_rows(norm)
+        ]
+        inner, square = torch.stack(sums).sum(0)
+        return inner / square
 
-    def _tied_pair(self, norm: BoundNorm) -> tuple[Tensor, Tensor]:
-        """Return a folded embedding and the head E diag(g) C, units last."""
+    def _tied_rows(self, norm: BoundNorm) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows of a folded embedding and of the head E diag(g) C, units last."""
         (name,) = norm.readers
-        axis = self._reading_axis(name, norm)
-        head = self._double(name).movedim(axis, -1) * self._scale(norm)
-        if norm.kind == "layer":
-            head = head - head.mean(-1, keepdim=True)
-        return self._weight(name).movedim(axis, -1), head
+        axis, scale = self._reading_axis(name, norm), self._scale(norm)
+        stored, folded = (t.movedim(axis, -1) for t in (super().load(name), self._weight(name)))
+        step = max(1, ROWS // scale.numel())
+        for rows, embedding in zip(stored.split(step), folded.split(step), strict=True):
+            head = rows.double() * scale
+            if norm.kind == "layer":
+                head = head - head.mean(-1, keepdim=True)
+            yield embedding, head
 
     def _weight(self, name: str) -> Tensor:
         plan, result = self._plan, self._double(name)

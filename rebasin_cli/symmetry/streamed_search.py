@@ -13,9 +13,11 @@ to the last family that it is in, so that the objective takes no pass of its own
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import sqrt
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -40,6 +42,8 @@ from rebasin_cli.tensors.blocks import BoundTensor
 
 TINY = 1e-300
 HALF = (torch.float16, torch.bfloat16)
+NO_MAPS = GroupMaps({}, {})
+R = TypeVar("R")
 Pair = tuple[Tensor, Tensor]  # the values of both models, the reference first
 
 
@@ -77,53 +81,57 @@ class StreamedSearch(MapSearch):
         self.owners = {
             place_of(site): root for root in self.ordered for site in self.families[root].sites
         }
-        lengths, inner = dict[Place, tuple[float, float]](), 0.0
-        for tensor, sites in self._voting():
-            pair = [load_voting(tensor, m).to(self._dtype) for m in (self.reference, self.other)]
-            for site in sites:
-                a, b = (site.block.view(values) for values in pair)
-                lengths[place_of(site)] = _norm(a), _norm(b)
-                inner += _inner(a, b)
-        self.weights = weigh(lengths)
-        squares = [sum(pair[k] ** 2 for pair in lengths.values()) for k in (0, 1)]
-        self._unmoved, self._length = inner, sqrt(squares[0]) * sqrt(squares[1])
+        unmoved = list(self._said(list(self._sites()), NO_MAPS, _lengths_and_inner))
+        self.weights = weigh({place: (a, b) for place, (a, b, _) in unmoved})
+        squares = [sum(found[k] ** 2 for _, found in unmoved) for k in (0, 1)]
+        self._length = max(sqrt(squares[0]) * sqrt(squares[1]), TINY)
+        self._unmoved = sum(inner for _, (_, _, inner) in unmoved)
 
     def objective(self) -> float:
         return sum(worth.objective for worth in self.worth.values())
 
     def cosine(self) -> float:
         inner = sum(worth.inner for worth in self.worth.values()) if self.worth else self._unmoved
-        return inner / max(self._length, TINY)
+        return inner / self._length
 
-    def _voting(self) -> Iterator[tuple[BoundTensor, list[Site]]]:
-        """Yield the tensors that vote for a family, with their blocks."""
-        sites = {place_of(s): s for family in self.families.values() for s in family.sites}
-        for tensor in tensors_at(sites.values()):
-            yield tensor, [s for place, s in sites.items() if place[0] == key_of(tensor)]
+    def _sites(self) -> Iterable[Site]:
+        """Return the blocks that vote for a family, each once."""
+        every = (site for family in self.families.values() for site in family.sites)
+        return {place_of(site): site for site in every}.values()
 
     def _product_dtype(self) -> torch.dtype:
         """Return float32 where models have 16 bits, or else float64, and maps as exact as these."""
         models = self.reference, self.other
-        names = [name for tensor, _ in self._voting() for name in tensor.members]
+        names = [name for tensor in tensors_at(self._sites()) for name in tensor.members]
         half = all(m.info(name).dtype in HALF for m in models for name in names)
         return torch.float32 if half else torch.float64
 
-    def _pairs(self, sites: Sequence[Site], maps: GroupMaps) -> Iterator[tuple[Site, Pair]]:
-        """Yield blocks of both models, the other moved; a tensor of each is in memory."""
+    def _said(
+        self, sites: Sequence[Site], maps: GroupMaps, say: Callable[[Site, Pair], R]
+    ) -> Iterator[tuple[Place, R]]:
+        """Yield what there is to say of each block, the other model moved.
+
+        A tensor of each model is in memory, and no longer when the next is read.
+        """
         for tensor in tensors_at(sites):
-            a, b = (tensor.load(m).to(self._dtype) for m in (self.reference, self.other))
-            b = carry(b, tensor, maps, dtype=self._dtype)
-            for site in sites:
-                if key_of(site.tensor) == key_of(tensor):
-                    yield site, (site.block.view(a), site.block.view(b))
+            here = [site for site in sites if key_of(site.tensor) == key_of(tensor)]
+            yield from self._said_of(tensor, here, maps, say)
+
+    def _said_of(
+        self,
+        tensor: BoundTensor,
+        sites: Sequence[Site],
+        maps: GroupMaps,
+        say: Callable[[Site, Pair], R],
+    ) -> list[tuple[Place, R]]:
+        a, b = (load_voting(tensor, m, self._dtype) for m in (self.reference, self.other))
+        b = carry(b, tensor, maps, dtype=self._dtype)
+        return [(place_of(s), say(s, (s.block.view(a), s.block.view(b)))) for s in sites]
 
     def _measured(self, sites: Sequence[Site]) -> dict[Place, Worth]:
         """Return what blocks are worth as the models are now, by reading them."""
-        found = {}
-        for site, pair in self._pairs(sites, self.maps):
-            inner, place = _inner(*pair), place_of(site)
-            found[place] = Worth(self.weights[place] * inner, inner)
-        return found
+        found = self._said(sites, self.maps, lambda _, pair: _inner(*pair))
+        return {place: Worth(self.weights[place] * inner, inner) for place, inner in found}
 
     def visit(self, family: GroupFamily, *, anchored: bool = False) -> None:
         sites = [s for s in family.sites if not (anchored and len(s.chains) > 1)]
@@ -154,25 +162,29 @@ class StreamedSearch(MapSearch):
         found = torch.zeros(3 if owns else 1, size, size, dtype=torch.float64)
         turn = None if family.meets_itself else self.maps.linear.get(family.root)
         rest = {n: m for n, m in self.maps.linear.items() if turn is None or n != family.root}
-        for site, pair in self._pairs(sites, replace(self.maps, linear=rest)):
-            place = place_of(site)
-            for term in terms_of(site, family, self.bound.groups, pair):
-                product = term.reference @ term.other.T
-                found[0].add_(product, alpha=self.weights[place])
-                if owns and self.owners[place] == family.root:
-                    found[1].add_(product, alpha=self.weights[place])
-                    found[2].add_(product)
+        maps = replace(self.maps, linear=rest)
+        for place, product in self._said(sites, maps, partial(self._product, family)):
+            found[0].add_(product, alpha=self.weights[place])
+            if owns and self.owners[place] == family.root:
+                found[1].add_(product, alpha=self.weights[place])
+                found[2].add_(product)
         return found if turn is None else found @ turn.matrix.T
+
+    def _terms(self, family: GroupFamily, site: Site, pair: Pair) -> list[LinearTerm]:
+        return list(terms_of(site, family, self.bound.groups, pair))
+
+    def _product(self, family: GroupFamily, site: Site, pair: Pair) -> Tensor:
+        first, *more = (t.reference @ t.other.T for t in self._terms(family, site, pair))
+        return sum(more, first)
 
     def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Worth]:
         """Return the same of a family with groups inside its units, all its blocks in memory."""
         terms, mine = list[LinearTerm](), list[tuple[LinearTerm, float]]()
-        for site, pair in self._pairs(sites, self.maps):
-            weight = self.weights[place_of(site)]
-            for term in terms_of(site, family, self.bound.groups, pair):
-                terms.append(replace(term, reference=term.reference * weight))
-                if self.owners[place_of(site)] == family.root:
-                    mine.append((term, weight))
+        for place, found in self._said(sites, self.maps, partial(self._terms, family)):
+            weight = self.weights[place]
+            terms += [replace(term, reference=term.reference * weight) for term in found]
+            if self.owners[place] == family.root:
+                mine += [(term, weight) for term in found]
         step = self.solver.solve(family.root, terms)
         worth = Worth()
         for term, weight in mine:
@@ -191,12 +203,13 @@ class StreamedSearch(MapSearch):
         self.worth[family.root] = sum(owned, Worth())
 
 
-def _norm(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
+def _lengths_and_inner(_: Site, pair: Pair) -> tuple[float, float, float]:
+    a, b = pair
+    return sqrt(_inner(a, a)), sqrt(_inner(b, b)), _inner(a, b)
 
 
 def _inner(a: Tensor, b: Tensor) -> float:
-    return float((a * b).sum(dtype=torch.float64))
+    return float((a * b).sum())  # in pairs, and no less exact than its terms
 
 
 def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Worth:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
@@ -19,9 +20,11 @@ from rebasin_cli.tensors.blocks import BoundTensor
 Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 
-def load_voting(tensor: BoundTensor, model: TensorSource) -> Tensor:
-    """Return a tensor that votes, in float64. Raises NotFiniteError."""
-    values = tensor.load(model).double()
+def load_voting(
+    tensor: BoundTensor, model: TensorSource, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return a tensor that votes. Raises NotFiniteError."""
+    values = tensor.load(model).to(dtype)
     if not all_finite(values):
         raise NotFiniteError(f"tensor {key_of(tensor)!r} holds NaN or infinity")
     return values
