@@ -44,18 +44,18 @@ TINY = 1e-300
 HALF = (torch.float16, torch.bfloat16)
 NO_MAPS = GroupMaps({}, {})
 R = TypeVar("R")
-Pair = tuple[Tensor, Tensor]  # the values of both models, the reference first
+BothBlocks = tuple[Tensor, Tensor]  # the values of both models, the reference first
 
 
 @dataclass(frozen=True)
-class Worth:
+class Agreement:
     """What blocks add to the objective, and to the inner product of both models."""
 
     objective: float = 0.0
     inner: float = 0.0
 
-    def __add__(self, more: Worth) -> Worth:
-        return Worth(self.objective + more.objective, self.inner + more.inner)
+    def __add__(self, more: Agreement) -> Agreement:
+        return Agreement(self.objective + more.objective, self.inner + more.inner)
 
 
 @dataclass
@@ -63,14 +63,14 @@ class StreamedSearch(MapSearch):
     """A search that reads tensors when it needs them; both models are read twice a sweep.
 
     weights: of blocks. owners: of each block the family that is visited last in a sweep of those
-    that it is in. worth: of the blocks that a family owns, as of its last visit.
+    that it is in. agreed: of the blocks that a family owns, as of its last visit.
     """
 
     reference: TensorSource
     other: TensorSource
     weights: Mapping[Place, float] = field(init=False)
     owners: Mapping[Place, str] = field(init=False)
-    worth: dict[str, Worth] = field(init=False, default_factory=dict)
+    agreed: dict[str, Agreement] = field(init=False, default_factory=dict)
     _dtype: torch.dtype = field(init=False, default=torch.float64)
     _unmoved: float = field(init=False, default=0.0)
     _length: float = field(init=False, default=0.0)
@@ -88,10 +88,10 @@ class StreamedSearch(MapSearch):
         self._unmoved = sum(inner for _, (_, _, inner) in unmoved)
 
     def objective(self) -> float:
-        return sum(worth.objective for worth in self.worth.values())
+        return sum(worth.objective for worth in self.agreed.values())
 
     def cosine(self) -> float:
-        inner = sum(worth.inner for worth in self.worth.values()) if self.worth else self._unmoved
+        inner = sum(worth.inner for worth in self.agreed.values()) if self.agreed else self._unmoved
         return inner / self._length
 
     def _sites(self) -> Iterable[Site]:
@@ -107,7 +107,7 @@ class StreamedSearch(MapSearch):
         return torch.float32 if half else torch.float64
 
     def _said(
-        self, sites: Sequence[Site], maps: GroupMaps, say: Callable[[Site, Pair], R]
+        self, sites: Sequence[Site], maps: GroupMaps, say: Callable[[Site, BothBlocks], R]
     ) -> Iterator[tuple[Place, R]]:
         """Yield what there is to say of each block, the other model moved.
 
@@ -122,16 +122,16 @@ class StreamedSearch(MapSearch):
         tensor: BoundTensor,
         sites: Sequence[Site],
         maps: GroupMaps,
-        say: Callable[[Site, Pair], R],
+        say: Callable[[Site, BothBlocks], R],
     ) -> list[tuple[Place, R]]:
-        a, b = (load_voting(tensor, m, self._dtype) for m in (self.reference, self.other))
+        a, b = (load_voting(tensor, m, dtype=self._dtype) for m in (self.reference, self.other))
         b = carry(b, tensor, maps, dtype=self._dtype)
         return [(place_of(s), say(s, (s.block.view(a), s.block.view(b)))) for s in sites]
 
-    def _measured(self, sites: Sequence[Site]) -> dict[Place, Worth]:
+    def _measured(self, sites: Sequence[Site]) -> dict[Place, Agreement]:
         """Return what blocks are worth as the models are now, by reading them."""
         found = self._said(sites, self.maps, lambda _, pair: _inner(*pair))
-        return {place: Worth(self.weights[place] * inner, inner) for place, inner in found}
+        return {place: Agreement(self.weights[place] * inner, inner) for place, inner in found}
 
     def visit(self, family: GroupFamily, *, anchored: bool = False) -> None:
         sites = [s for s in family.sites if not (anchored and len(s.chains) > 1)]
@@ -142,10 +142,10 @@ class StreamedSearch(MapSearch):
         if family.meets_itself:
             self._try(family, step)
         else:
-            self.worth[family.root] = worth
+            self.agreed[family.root] = worth
             self.maps = self.maps.then(step)
 
-    def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Worth]:
+    def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
         """Return the best maps of units that hold no others, and what owned blocks are worth."""
         found = self._summed(family, sites)
         step = self.solver.alone(family.root, found[0])
@@ -170,14 +170,14 @@ class StreamedSearch(MapSearch):
                 found[2].add_(product)
         return found if turn is None else found @ turn.matrix.T
 
-    def _terms(self, family: GroupFamily, site: Site, pair: Pair) -> list[LinearTerm]:
+    def _terms(self, family: GroupFamily, site: Site, pair: BothBlocks) -> list[LinearTerm]:
         return list(terms_of(site, family, self.bound.groups, pair))
 
-    def _product(self, family: GroupFamily, site: Site, pair: Pair) -> Tensor:
+    def _product(self, family: GroupFamily, site: Site, pair: BothBlocks) -> Tensor:
         first, *more = (t.reference @ t.other.T for t in self._terms(family, site, pair))
         return sum(more, first)
 
-    def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Worth]:
+    def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
         """Return the same of a family with groups inside its units, all its blocks in memory."""
         terms, mine = list[LinearTerm](), list[tuple[LinearTerm, float]]()
         for place, found in self._said(sites, self.maps, partial(self._terms, family)):
@@ -186,10 +186,10 @@ class StreamedSearch(MapSearch):
             if self.owners[place] == family.root:
                 mine += [(term, weight) for term in found]
         step = self.solver.solve(family.root, terms)
-        worth = Worth()
+        worth = Agreement()
         for term, weight in mine:
             inner = _inner(term.reference, _moved(term, step))
-            worth += Worth(weight * inner, inner)
+            worth += Agreement(weight * inner, inner)
         return step, worth
 
     def _try(self, family: GroupFamily, step: GroupMaps) -> None:
@@ -200,10 +200,10 @@ class StreamedSearch(MapSearch):
         if sum(w.objective for w in after.values()) <= sum(w.objective for w in before.values()):
             after, self.maps = before, maps
         owned = (w for place, w in after.items() if self.owners[place] == family.root)
-        self.worth[family.root] = sum(owned, Worth())
+        self.agreed[family.root] = sum(owned, Agreement())
 
 
-def _lengths_and_inner(_: Site, pair: Pair) -> tuple[float, float, float]:
+def _lengths_and_inner(_: Site, pair: BothBlocks) -> tuple[float, float, float]:
     a, b = pair
     return sqrt(_inner(a, a)), sqrt(_inner(b, b)), _inner(a, b)
 
@@ -212,15 +212,15 @@ def _inner(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum())  # in pairs, and no less exact than its terms
 
 
-def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Worth:
+def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Agreement:
     if len(found) == 1:
-        return Worth()
+        return Agreement()
     if root in step.linear:
         values = (found[1:] * step.linear[root].matrix).sum((1, 2))
     else:
         index = step.permutations[root].index
         values = found[1:, torch.arange(len(index)), index].sum(1)
-    return Worth(float(values[0]), float(values[1]))
+    return Agreement(float(values[0]), float(values[1]))
 
 
 def _moved(term: LinearTerm, step: GroupMaps) -> Tensor:

@@ -21,7 +21,7 @@ Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 
 def load_voting(
-    tensor: BoundTensor, model: TensorSource, dtype: torch.dtype = torch.float64
+    tensor: BoundTensor, model: TensorSource, *, dtype: torch.dtype = torch.float64
 ) -> Tensor:
     """Return a tensor that votes. Raises NotFiniteError."""
     values = tensor.load(model).to(dtype)
