@@ -58,7 +58,7 @@ def test_products_in_float32_of_16_bits_change_the_cosine_by_rounding(kind: str)
     found = case(kind)
     pair = tuple(copies(found, 0.2, torch.bfloat16))
     held, streamed = (found_by(found.plan, pair, **m) for m in ({}, {"max_memory": NOTHING}))
-    assert 0 < apart(held, streamed) < 1e-4
+    assert 1e-9 < apart(held, streamed) < 1e-4  # float64 would agree to 1e-12
     assert streamed.cosine.after == pytest.approx(held.cosine.after, abs=1e-6)
     for name, mapped in streamed.maps.linear.items():
         one = mapped.matrix @ mapped.matrix.mT
