@@ -113,7 +113,7 @@ def _pieces(view: Tensor, groups: Sequence[str | None]) -> Sequence[Tensor]:
     if view.numel() <= PIECE or None not in groups:
         return (view,)
     axis = groups.index(None)
-    return view.split(max(1, PIECE * view.shape[axis] // view.numel()), axis)
+    return torch.tensor_split(view, -(-view.numel() // PIECE), axis)
 
 
 def map_axes(

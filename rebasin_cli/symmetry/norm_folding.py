@@ -260,16 +260,17 @@ class FoldedNorms(Derived):
             torch.stack([(embedding * head).sum(), embedding.square().sum()])
             for embedding, head in self._tied_rows(norm)
         ]
-        inner, square = torch.stack(sums).sum(0)
-        return inner / square
+        total = torch.stack(sums).sum(0)
+        return total[0] / total[1]
 
     def _tied_rows(self, norm: BoundNorm) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield rows of a folded embedding and of the head E diag(g) C, units last."""
         (name,) = norm.readers
         axis, scale = self._reading_axis(name, norm), self._scale(norm)
         stored, folded = (t.movedim(axis, -1) for t in (super().load(name), self._weight(name)))
-        step = max(1, ROWS // scale.numel())
-        for rows, embedding in zip(stored.split(step), folded.split(step), strict=True):
+        pieces = -(-stored.numel() // ROWS)
+        both = (torch.tensor_split(each, pieces) for each in (stored, folded))
+        for rows, embedding in zip(*both, strict=True):
             head = rows.double() * scale
             if norm.kind == "layer":
                 head = head - head.mean(-1, keepdim=True)

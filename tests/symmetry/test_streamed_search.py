@@ -23,13 +23,20 @@ from tests.symmetry.small import NETS, Case, case
 NOTHING = 0  # bytes: less than any model takes
 
 
-def found_by(plan: FoldPlan, pair: tuple[TensorSource, TensorSource], **memory: int) -> MapMatching:
-    return match_maps(*pair, plan.moving, plan.classes, **memory)
+def found_by(
+    plan: FoldPlan, pair: tuple[TensorSource, TensorSource], memory: int | None
+) -> MapMatching:
+    return match_maps(*pair, plan.moving, plan.classes, max_memory=memory)
 
 
-def copies(found: Case, noise: float, dtype: torch.dtype = torch.float64) -> list[InMemory]:
-    states = found.folded, rotated(found, seed=3, noise=noise)
-    return [InMemory({n: t.to(dtype) for n, t in state.items()}) for state in states]
+def copies(
+    found: Case, noise: float, dtype: torch.dtype = torch.float64
+) -> tuple[InMemory, InMemory]:
+    first, second = (
+        InMemory({n: t.to(dtype) for n, t in state.items()})
+        for state in (found.folded, rotated(found, seed=3, noise=noise))
+    )
+    return first, second
 
 
 def apart(one: MapMatching, two: MapMatching) -> float:
@@ -43,10 +50,8 @@ def apart(one: MapMatching, two: MapMatching) -> float:
 @pytest.mark.parametrize("noise", [0.0, 0.2, 1.0])
 def test_the_maps_are_those_found_in_memory(kind: str, noise: float) -> None:
     found = case(kind)
-    held, streamed = (
-        found_by(found.plan, tuple(copies(found, noise)), **memory)
-        for memory in ({}, {"max_memory": NOTHING})
-    )
+    pair = copies(found, noise)
+    held, streamed = (found_by(found.plan, pair, memory) for memory in (None, NOTHING))
     assert apart(held, streamed) < 1e-8
     assert streamed.sweeps == held.sweeps
     assert streamed.cosine.before == pytest.approx(held.cosine.before, rel=1e-12)
@@ -56,8 +61,8 @@ def test_the_maps_are_those_found_in_memory(kind: str, noise: float) -> None:
 @pytest.mark.parametrize("kind", NETS)
 def test_products_in_float32_of_16_bits_change_the_cosine_by_rounding(kind: str) -> None:
     found = case(kind)
-    pair = tuple(copies(found, 0.2, torch.bfloat16))
-    held, streamed = (found_by(found.plan, pair, **m) for m in ({}, {"max_memory": NOTHING}))
+    pair = copies(found, 0.2, torch.bfloat16)
+    held, streamed = (found_by(found.plan, pair, memory) for memory in (None, NOTHING))
     assert 1e-9 < apart(held, streamed) < 1e-4  # float64 would agree to 1e-12
     assert streamed.cosine.after == pytest.approx(held.cosine.after, abs=1e-6)
     for name, mapped in streamed.maps.linear.items():
@@ -93,9 +98,7 @@ def test_streams_that_meet_themselves_and_one_another(seed: int) -> None:
         for _ in range(2)
     )
     plan = FoldPlan(bind(parse(ITSELF), infos(first)))
-    held, streamed = (
-        found_by(plan, (first, second), **memory) for memory in ({}, {"max_memory": NOTHING})
-    )
+    held, streamed = (found_by(plan, (first, second), memory) for memory in (None, NOTHING))
     assert apart(held, streamed) < 1e-8
     assert streamed.sweeps == held.sweeps
     assert streamed.cosine.after == pytest.approx(held.cosine.after, rel=1e-9)
@@ -120,7 +123,7 @@ class Watched(Derived):
 def test_tensors_are_read_twice_a_sweep_and_let_go() -> None:
     found, alive = case("layer norm"), list[weakref.ref[Tensor]]()
     first, second = (Watched(each, alive) for each in copies(found, 0.2))
-    matching = found_by(found.plan, (first, second), max_memory=NOTHING)
+    matching = found_by(found.plan, (first, second), NOTHING)
     heads = 4  # weights and biases of queries, keys and values, and the weight after them
     assert max(first.most, second.most) <= 2 * heads
     reads = Counter(first.loads.values())
@@ -135,7 +138,7 @@ def test_a_weight_that_is_no_number_is_named(broken: int) -> None:
     pair = copies(found, 0.0)
     pair[broken].load("0.v.weight")[0, 0] = torch.nan
     with pytest.raises(NotFiniteError, match=r"tensor '0\.v\.weight' holds NaN or infinity"):
-        found_by(found.plan, (pair[0], pair[1]), max_memory=NOTHING)
+        found_by(found.plan, pair, NOTHING)
 
 
 def test_what_streaming_takes_does_not_grow_with_layers() -> None:
