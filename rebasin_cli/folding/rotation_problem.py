@@ -25,6 +25,7 @@ from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_m
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in
+BLOCKS = "orthogonal maps take the blocks of one layer"
 ORTHOGONAL = "orthogonal"
 METHODS = ("auto", "weights")
 
@@ -143,9 +144,9 @@ def _check_choice(choice: Choice) -> None:
 
 def _check_memory(bound: BoundSpec, machine: Machine, holds: str) -> None:
     """Raise MachineError where searching for maps takes more than may be used."""
-    needed, what = streamed_memory(bound), "orthogonal maps take the blocks of one layer"
-    if holds:
-        needed, what = whole_memory(bound), f"{holds} takes both models in float64"
+    what = f"{holds} takes both models in float64" if holds else BLOCKS
+    whole = whole_memory(bound)
+    needed = whole if holds else min(whole, streamed_memory(bound))
     if needed > machine.max_memory:
         raise MachineError(
             "not enough memory",

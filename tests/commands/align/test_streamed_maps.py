@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.harness import rebasin
-from tests.symmetry.rotated_files import model_of, write_copies
+from tests.symmetry.rotated_files import model_of, store, write_copies
 from tests.symmetry.small import NETS
 
 MAPS = ("a.safetensors", "b.safetensors", "--spec", "my.yaml", "--symmetry", "orthogonal")
@@ -68,6 +68,31 @@ def test_models_that_do_not_fit_are_told_before_any_work(tmp_path):
     assert "orthogonal maps take the blocks of one layer" in done.err
     assert "raise --max-memory" in done.err
     assert not (tmp_path / "a.folded.safetensors").exists()
+
+
+WIDE = """\
+rebasin: 1
+transposed: [embed.weight]
+groups:
+  stream: {maps: orthogonal}
+tensors:
+  embed.weight: [~, stream]
+  norm.weight: [stream]
+  head.weight: [~, stream]
+norms:
+  norm.weight: {kind: rms, readers: [head.weight]}
+"""
+
+
+def test_models_that_fit_whole_may_take_less_than_their_blocks(tmp_path):
+    """Both take 22 KB; similarities of 40 units are 13 KB, and four such matrices are counted."""
+    for seed, name in enumerate("ab"):
+        generator = torch.Generator().manual_seed(seed)
+        state = {f"{n}.weight": torch.randn(11, 40, generator=generator) for n in ("embed", "head")}
+        store(tmp_path / f"{name}.safetensors", state | {"norm.weight": torch.ones(40)})
+    (tmp_path / "my.yaml").write_text(WIDE)
+    done = rebasin("align", *MAPS, "--max-memory", "30KB", cwd=tmp_path)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(
