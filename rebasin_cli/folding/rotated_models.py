@@ -19,7 +19,8 @@ from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapMatching, match_maps
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
@@ -98,6 +99,7 @@ def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatchin
             plan.moving,
             plan.classes,
             moments=moments.between(reference, number) if moments else None,
+            max_memory=frame.problem.machine.max_memory,
             progress=progress,
         )
         for number in frame.others

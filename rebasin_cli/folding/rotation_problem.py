@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,14 @@ from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
-COPIES = 3  # of a model: the reference, the other, and what of it is being moved
+RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in
+BLOCKS = "orthogonal maps take the blocks of one layer"
 ORTHOGONAL = "orthogonal"
 METHODS = ("auto", "weights")
 
@@ -43,6 +45,11 @@ class RotationProblem(MatchingProblem[Choice]):
         """The class of every group that allows more than permutations."""
         groups = self.choice.bound.groups.values()
         return {group.name: group.maps for group in groups if group.maps != PERMUTATION}
+
+    @property
+    def streamed(self) -> bool:
+        """Whether models are read as they are needed, since two do not fit into memory."""
+        return not fits_whole(self.folding.moving, self.machine.max_memory)
 
     @property
     def ties_a_head(self) -> bool:
@@ -97,32 +104,38 @@ def open_rotations(
     return plan_rotations(open_models(paths, request.selection), request)
 
 
-def plan_rotations(models: Sequence[Checkpoint], request: ProblemRequest) -> RotationProblem:
+def plan_rotations(
+    models: Sequence[Checkpoint], request: ProblemRequest, *, holds: str = ""
+) -> RotationProblem:
     """Return models that are open as a problem; nothing is read but headers.
 
-    Where --spec names one it says how to align, and --model what is run. Raises UsageError for a
-    spec that allows permutations alone, MachineError where two models do not fit into memory, and
-    what opening a `MatchingProblem` does.
+    Where --spec names one it says how to align, and --model what is run. holds: what is asked for
+    that takes both models in memory, if anything does. Raises UsageError for a spec that allows
+    permutations alone, MachineError where memory is too small, and what opening a
+    `MatchingProblem` does.
     """
     check_models(models, request, done="rotated")
     selection, computing = request.selection, request.computing
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
-    problem = rotation_of(MatchingProblem(tuple(models), plan_machine(computing, Search()), choice))
+    machine = plan_machine(computing, Search())
+    problem = rotation_of(MatchingProblem(tuple(models), machine, choice), holds=holds)
     check = plan_function_check(
         models[0], selection, request.tracing, wanted=computing.check, choice=choice
     )
+    if check and not check.required and _run_memory(models[0]) > problem.machine.max_memory:
+        check = None
     return replace(problem, check=check)
 
 
-def rotation_of(problem: MatchingProblem[Choice]) -> RotationProblem:
+def rotation_of(problem: MatchingProblem[Choice], *, holds: str = "") -> RotationProblem:
     """Return models whose spec is chosen as a problem; nothing of it is run to check functions.
 
-    Raises UsageError and MachineError as `plan_rotations`.
+    holds: as of `plan_rotations`, which raises the same UsageError and MachineError.
     """
     choice, models = problem.choice, problem.models
     _check_choice(choice)
     folding = plan_folding(choice, models)
-    _check_memory(choice, problem.machine)
+    _check_memory(folding.moving, problem.machine, holds)
     return RotationProblem(models, problem.machine, choice, folding, None)
 
 
@@ -143,14 +156,21 @@ def _check_choice(choice: Choice) -> None:
         )
 
 
-def _check_memory(choice: Choice, machine: Machine) -> None:
-    """Raise MachineError where the two models and what moves of one do not fit in float64."""
-    elements = sum(prod(tensor.shape) for tensor in choice.bound.tensors if tensor.votes)
-    needed = COPIES * elements * torch.float64.itemsize
+def _check_memory(bound: BoundSpec, machine: Machine, holds: str) -> None:
+    """Raise MachineError where searching for maps takes more than may be used."""
+    what = f"{holds} takes both models in float64" if holds else BLOCKS
+    whole = whole_memory(bound)
+    needed = whole if holds else min(whole, streamed_memory(bound))
     if needed > machine.max_memory:
         raise MachineError(
             "not enough memory",
-            detail=f"orthogonal maps take both models in float64, about {needed / 1e9:.1f} GB, and "
+            detail=f"{what}, about {needed / 1e9:.1f} GB, and "
             f"{machine.max_memory / 1e9:.1f} GB may be used",
             hint="raise --max-memory; permutations, without --symmetry, are found in less",
         )
+
+
+def _run_memory(model: Checkpoint) -> float:
+    """Return the bytes of a model that is run in float64, and widened to that."""
+    elements = sum(model.info(name).numel for name in model.names())
+    return RUN_COPIES * elements * torch.float64.itemsize

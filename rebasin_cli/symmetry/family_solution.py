@@ -53,11 +53,14 @@ class LinearTerm:
         return tuple(self.reference.shape[1:-1])
 
     def all_pairs(self, first: int, last: int) -> Tensor:
-        """Return products of some reference units with all others: (pairs, *inside, *inside)."""
+        """Return products of some reference units with all others: (pairs, *inside, *inside).
+
+        In float64, as what follows them is solved.
+        """
         mine, theirs = self.reference[first:last], self.other
-        found = mine.reshape(-1, mine.shape[-1]) @ theirs.reshape(-1, theirs.shape[-1]).T
+        products = mine.reshape(-1, mine.shape[-1]) @ theirs.reshape(-1, theirs.shape[-1]).T
         size = prod(self.inside)
-        found = found.reshape(len(mine), size, len(theirs), size).transpose(1, 2)
+        found = products.double().reshape(len(mine), size, len(theirs), size).transpose(1, 2)
         return found.reshape(-1, *self.inside, *self.inside)
 
     def pairs(self, order: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ class LinearTerm:
         size = prod(self.inside)
         mine = self.reference.reshape(len(order), size, -1)
         theirs = self.other[order].reshape(len(order), size, -1)
-        return (mine @ theirs.mT).reshape(-1, *self.inside, *self.inside)
+        return (mine @ theirs.mT).double().reshape(-1, *self.inside, *self.inside)
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,21 @@ class FamilySolver:
         """Return the best maps of a family, relative to where the other model is."""
         if all(len(term.groups) == 1 for term in terms):
             total = sum(term.reference @ term.other.mT for term in terms)
-            return self._as_maps({root: SOLVERS[self.classes[root]](torch.as_tensor(total)[None])})
+            return self.alone(root, torch.as_tensor(total))
         size = self.groups[root].size
         index = torch.arange(size)
         if not self.groups[root].fixed:
             index = assign(self._worth_of_pairs(size, terms))
         # Solved once more, for the pairs that were chosen: the maps of all n^2 take n^2 matrices.
         _, chosen = self._inside(_summed((term, term.pairs(index)) for term in terms))
-        order = torch.eye(size, dtype=terms[0].other.dtype)[index]
+        order = torch.eye(size, dtype=torch.float64)[index]
         return self._as_maps({root: order[None], **{n: m[None] for n, m in chosen.items()}})
+
+    def alone(self, root: str, similarities: Tensor) -> GroupMaps:
+        """Return the best maps of a group with no group inside its units, and none around them."""
+        if self.classes[root] == PERMUTATION:
+            return GroupMaps({root: Permutation(assign(similarities))}, {})
+        return self._as_maps({root: SOLVERS[self.classes[root]](similarities[None])})
 
     def _worth_of_pairs(self, size: int, terms: Sequence[LinearTerm]) -> Tensor:
         """Return V (size, size), some rows at a time."""

@@ -19,6 +19,8 @@ from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
 
+PIECE = 1 << 22  # numbers that are mapped at once: 32 MB
+
 
 @dataclass(frozen=True, eq=False)
 class OrthogonalMap:
@@ -84,19 +86,34 @@ def _times(later: OrthogonalMap | None, earlier: OrthogonalMap) -> Tensor:
     return earlier.matrix if later is None else later.matrix @ earlier.matrix
 
 
-def carry(values: Tensor, tensor: BoundTensor, maps: GroupMaps) -> Tensor:
+def carry(
+    values: Tensor, tensor: BoundTensor, maps: GroupMaps, *, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Return a tensor (of a stack: of all its members) with its units mapped.
 
-    Exact where only permutations act; otherwise float64.
+    Exact where only permutations act; otherwise computed and returned in `dtype`.
     """
     moved = take(values, tensor, maps.permutations)
     if not tensor.groups & maps.linear.keys():
         return moved
-    source = in_reals(moved).double().contiguous()
+    source = in_reals(moved).to(dtype).contiguous()
     result = source.clone()  # apart from what is read, so that gradients by the maps can be taken
     for block in tensor.blocks:
-        block.view(result).copy_(map_axes(block.view(source), block.groups, maps.linear))
+        views = block.view(source), block.view(result)
+        for here, there in zip(*(_pieces(view, block.groups) for view in views), strict=True):
+            there.copy_(map_axes(here, block.groups, maps.linear))
     return result
+
+
+def _pieces(view: Tensor, groups: Sequence[str | None]) -> Sequence[Tensor]:
+    """Return a block cut along an axis that no group owns, if it has one and is large.
+
+    What is computed of an embedding is then not another copy of all of it.
+    """
+    if view.numel() <= PIECE or None not in groups:
+        return (view,)
+    axis = groups.index(None)
+    return torch.tensor_split(view, -(-view.numel() // PIECE), axis)
 
 
 def map_axes(

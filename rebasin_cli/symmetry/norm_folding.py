@@ -31,6 +31,7 @@ from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
 MANY = 6  # tensors of one group: two layers that write and read, and what is before and behind
+ROWS = 1 << 24  # numbers of an embedding that are taken at once: 128 MB
 SMALLEST = 1e-12  # a gain below it hides its unit: nothing can be divided by it
 
 
@@ -212,7 +213,8 @@ class FoldedNorms(Derived):
         return self._weight(name)
 
     def _double(self, name: str) -> Tensor:
-        return super().load(name).double().contiguous()
+        """Return a tensor in float64, a copy that may be written to."""
+        return super().load(name).to(torch.float64, copy=True).contiguous()
 
     def _scale(self, norm: BoundNorm) -> Tensor:
         return self._double(norm.gain) + (norm.offset or 0)
@@ -251,31 +253,39 @@ class FoldedNorms(Derived):
 
         H = E diag(g) C is what the head would have to be, and E what it is stored as.
         """
-        errors = []
-        for norm in self._plan.norms.values():
-            if norm.tied:
-                embedding, head = self._tied_pair(norm)
-                scale = (embedding * head).sum() / embedding.square().sum()
-                errors.append(float((head - scale * embedding).norm() / head.norm()))
-        return max(errors, default=None)
+        tied = [norm for norm in self._plan.norms.values() if norm.tied]
+        return max((self._tied_error(norm) for norm in tied), default=None)
+
+    def _tied_error(self, norm: BoundNorm) -> float:
+        scale = self._tied_scale(norm)
+        apart = [(head - scale * embedding).norm() for embedding, head in self._tied_rows(norm)]
+        whole = [head.norm() for _, head in self._tied_rows(norm)]
+        return float(torch.stack(apart).norm() / torch.stack(whole).norm())
 
     def _tied_scale(self, norm: BoundNorm) -> Tensor:
         """Return a = <E, H> / <E, E>: the one place where folding is no identity."""
-        embedding, head = self._tied_pair(norm)
-        return (embedding * head).sum() / embedding.square().sum()
+        sums = [
+            torch.stack([(embedding * head).sum(), embedding.square().sum()])
+            for embedding, head in self._tied_rows(norm)
+        ]
+        total = torch.stack(sums).sum(0)
+        return total[0] / total[1]
 
-    def _tied_pair(self, norm: BoundNorm) -> tuple[Tensor, Tensor]:
-        """Return a folded embedding and the head E diag(g) C, units last."""
+    def _tied_rows(self, norm: BoundNorm) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows of a folded embedding and of the head E diag(g) C, units last."""
         (name,) = norm.readers
-        axis = self._reading_axis(name, norm)
-        head = self._double(name).movedim(axis, -1) * self._scale(norm)
-        if norm.kind == "layer":
-            head = head - head.mean(-1, keepdim=True)
-        return self._weight(name).movedim(axis, -1), head
+        axis, scale = self._reading_axis(name, norm), self._scale(norm)
+        stored, folded = (t.movedim(axis, -1) for t in (super().load(name), self._weight(name)))
+        pieces = -(-stored.numel() // ROWS)
+        both = (torch.tensor_split(each, pieces) for each in (stored, folded))
+        for rows, embedding in zip(*both, strict=True):
+            head = rows.double() * scale
+            if norm.kind == "layer":
+                head = head - head.mean(-1, keepdim=True)
+            yield embedding, head
 
     def _weight(self, name: str) -> Tensor:
-        plan, weight = self._plan, self._double(name)
-        result = weight.clone()
+        plan, result = self._plan, self._double(name)
         norm = plan.readers.get(name)
         for block, dim in plan.axes(name, Side.READ):
             view = block.view(result)

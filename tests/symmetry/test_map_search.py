@@ -11,7 +11,8 @@ from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.permutation import gather
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
-from rebasin_cli.symmetry.map_search import RISE, match_maps
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_sweeps import RISE
 from rebasin_cli.symmetry.maps import Carried, map_axes
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory

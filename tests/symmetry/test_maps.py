@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rebasin_cli.symmetry import maps as maps_module
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory
@@ -30,6 +31,15 @@ def test_random_maps_of_all_groups_at_once_keep_the_function(kind: str) -> None:
     before, after = outputs(found.net, state), outputs(found.net, moved)
     assert torch.allclose(before, after, rtol=0, atol=1e-11)
     assert all(not torch.equal(state[n], moved[n]) for n in state if n.endswith("out.weight"))
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_what_is_mapped_in_pieces_is_what_is_mapped_at_once(kind: str, monkeypatch) -> None:
+    found = case(kind)
+    whole = carried(found, found.folded, drawn(found, 1))
+    monkeypatch.setattr(maps_module, "PIECE", 30)  # two rows of an embedding
+    pieces = carried(found, found.folded, drawn(found, 1))
+    assert all(torch.allclose(pieces[n], t, rtol=0, atol=1e-14) for n, t in whole.items())
 
 
 @pytest.mark.parametrize("kind", NETS)

@@ -10,6 +10,7 @@ import torch
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.symmetry import norm_folding
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
 from rebasin_cli.tensors import InMemory, infos
 from tests.symmetry.small import LAYER_NORM, NETS, case, layer_norm, outputs, state_of
@@ -72,6 +73,15 @@ def test_a_tied_head_stays_tied_and_says_how_far_off_it_is() -> None:
     assert FoldedNorms(InMemory(even), found.plan).tied_error() == pytest.approx(0, abs=1e-12)
     before, after = (outputs(found.net, state) for state in (even, exact.folded))
     assert torch.allclose(before, after, rtol=0, atol=1e-10)
+
+
+def test_a_tied_head_is_looked_at_some_rows_at_a_time(monkeypatch) -> None:
+    found = case("layer norm", tied=True)
+    source = FoldedNorms(InMemory(found.state), found.plan)
+    error, gain = source.tied_error(), source.load("norm.weight")
+    monkeypatch.setattr(norm_folding, "ROWS", 36)  # three rows of twelve units, of eleven
+    assert source.tied_error() == pytest.approx(error, rel=1e-12)
+    assert torch.allclose(source.load("norm.weight"), gain, rtol=1e-12)
 
 
 def test_a_reader_that_no_norm_names_is_refused() -> None:

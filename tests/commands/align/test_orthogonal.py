@@ -247,11 +247,3 @@ def test_maps_that_are_none_are_refused(tmp_path):
     start = rebasin("align", *ALIGN[1:5], "--start", "./maps.safetensors", cwd=tmp_path)
     assert start.code == 3
     assert "its maps rotate units" in start.err
-
-
-def test_models_that_do_not_fit_are_told_before_any_work(tmp_path):
-    written(tmp_path, "rotary")
-    done = rebasin(*ALIGN, "--max-memory", "20KB", cwd=tmp_path)
-    assert done.code == 4
-    assert "orthogonal maps take both models in float64" in done.err
-    assert not (tmp_path / "a.folded.safetensors").exists()

@@ -53,7 +53,7 @@ def plan_auto(request: AlignRequest) -> AlignPlan | AutoPlan:
         )
     with warnings.catch_warnings():  # what is odd about the models was said for permutations
         warnings.simplefilter("ignore", RebasinWarning)
-        rotating = plan_orthogonal(replace(request, data=Data()))
+        rotating = plan_orthogonal(replace(request, data=Data()), holds="--symmetry auto")
     items = tuple(replace(item, check=rotating.problem.check) for item in permuting.items)
     return AutoPlan(replace(permuting, items=items), rotating, _code(permuting, request))
 

@@ -19,7 +19,8 @@ from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.errors import NotFiniteError, PermutationError
 from rebasin_cli.folding.folded_models import check_tied
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapMatching, match_maps
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.null_model import (
     FoldedPair,

@@ -53,8 +53,11 @@ class OrthogonalPlan:
         }
 
 
-def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
-    """Return what aligning by orthogonal maps will do; nothing is read but headers."""
+def plan_orthogonal(request: AlignRequest, *, holds: str = "") -> OrthogonalPlan:
+    """Return what aligning by orthogonal maps will do; nothing is read but headers.
+
+    holds: as of `plan_rotations`, beside what is in the request.
+    """
     _check_options(request)
     if len(request.models) < 2:
         raise UsageError(
@@ -62,11 +65,18 @@ def plan_orthogonal(request: AlignRequest) -> OrthogonalPlan:
             hint="rebasin align REFERENCE MODEL...",
         )
     models = open_models(request.models, request.selection)
-    problem = plan_rotations(models, request)
+    problem = plan_rotations(models, request, holds=holds or _holds(request))
     targets = _targets(models, request)
     code = _code(models[0], request)
     places = _places(models, request)
     return OrthogonalPlan(problem, tuple(targets), places, code, request)
+
+
+def _holds(request: AlignRequest) -> str:
+    """Return which option takes both models in memory, if one does."""
+    if request.learn:
+        return "--learn"
+    return "--method activations" if request.search.method == ACTIVATIONS else ""
 
 
 def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:

@@ -35,7 +35,8 @@ from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapMatching, match_maps
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.null_model import FoldedPair, with_null
@@ -145,14 +146,17 @@ def match_folded(
 ) -> MapMatching:
     """Return the maps of a folded pair, with -v and by weights alone their null value too.
 
+    Not of models that are streamed: random maps drawn anew for each read would take hours.
     batches: of the data, if the models are run.
     """
     folding, moments = plan.problem.folding, _moments(plan, pair, batches, progress)
-    bound, classes = folding.moving, folding.classes
-    found = match_maps(*pair, bound, classes, moments=moments, progress=progress)
-    if moments is not None or not plan.request.display.margins:
+    bound, classes, machine = folding.moving, folding.classes, plan.problem.machine
+    found = match_maps(
+        *pair, bound, classes, moments=moments, max_memory=machine.max_memory, progress=progress
+    )
+    if moments is not None or plan.problem.streamed or not plan.request.display.margins:
         return found
-    return with_null(found, pair, folding, seed=plan.problem.machine.seed, progress=progress)
+    return with_null(found, pair, folding, seed=machine.seed, progress=progress)
 
 
 def _moments(

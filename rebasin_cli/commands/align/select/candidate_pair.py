@@ -32,7 +32,7 @@ from rebasin_cli.network.built import build_network
 from rebasin_cli.network.scores import has_targets
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapMatching
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rebasin_cli.commands.align.orthogonal.plan import ACTIVATIONS
+from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.search import Search

@@ -10,17 +10,14 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.commands.align.method_inputs import DATA_METHODS, check_chosen
-from rebasin_cli.commands.align.orthogonal.plan import (
-    ACTIVATIONS,
-    OrthogonalPlan,
-    plan_orthogonal,
-)
+from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.select.candidates import Candidate, candidates_of
 from rebasin_cli.commands.align.straight_through.plan import METHOD as STRAIGHT_THROUGH
 from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.targets import Target
+from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.folding.rotation_problem import METHODS, ORTHOGONAL, check_rotating
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.machine import Machine, plan_machine

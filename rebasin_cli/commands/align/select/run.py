@@ -26,7 +26,7 @@ from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapMatching
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import MapMatching, cosine_of, match_maps, still
+from rebasin_cli.symmetry.map_search import cosine_of, match_maps, still
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 
 ROUNDS = 2

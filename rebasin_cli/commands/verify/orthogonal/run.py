@@ -36,7 +36,13 @@ def run_verify_rotation(plan: VerifyRotationPlan, progress: Progress) -> Iterato
     first, second = (_folded(plan, model) for model in (a, b))
     tied = [e for e in (check_tied(first, a), check_tied(second, b)) if e is not None]
     found = match_maps(
-        first, second, folding.moving, folding.classes, rise=AT_REST, progress=progress
+        first,
+        second,
+        folding.moving,
+        folding.classes,
+        rise=AT_REST,
+        max_memory=problem.machine.max_memory,
+        progress=progress,
     )
     moved = Carried(second, folding.moving.tensors, found.maps)
     names = _compared_names(plan)

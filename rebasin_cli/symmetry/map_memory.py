@@ -1,0 +1,44 @@
+"""What searching for maps takes of memory: models whole, or tensors as they are needed."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+
+from rebasin_cli.matching.problem.group_families import GroupFamily, families
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.symmetry.family_solution import AT_ONCE
+from rebasin_cli.symmetry.voting_blocks import tensors_at
+
+COPIES = 3  # of a model: the reference, the other, and what of it is being moved
+WORD = torch.float64.itemsize
+LOADING = 5  # of a tensor: of the reference, of the other, and what folding and moving it takes
+SQUARES = 4  # of a family's units: its similarities and what they are worth, and to solve for them
+
+
+def whole_memory(bound: BoundSpec) -> int:
+    """Return the bytes of searching with both models in memory, in float64."""
+    return COPIES * WORD * sum(prod(tensor.shape) for tensor in bound.tensors if tensor.votes)
+
+
+def streamed_memory(bound: BoundSpec) -> int:
+    """Return the bytes of searching with the blocks of one family in memory."""
+    voting = [prod(t.shape) for t in bound.tensors if t.votes and t.groups]
+    nests = max((_held(family) for family in families(bound).values()), default=0)
+    return WORD * (LOADING * max(voting, default=0) + nests)
+
+
+def _held(family: GroupFamily) -> int:
+    """Return how many numbers a family takes beside the tensor that is read."""
+    if all(len(chain.groups) == 1 for chain in family.chains()):
+        return SQUARES * family.members[0].size ** 2
+    size = family.members[0].size
+    widest = max(prod(chain.shape[1:]) for chain in family.chains())
+    pairs = min(size * max(1, AT_ONCE // (size * widest**2)), size**2) * widest**2
+    return 2 * sum(prod(tensor.shape) for tensor in tensors_at(family.sites)) + SQUARES * pairs
+
+
+def fits_whole(bound: BoundSpec, max_memory: int) -> bool:
+    """Return whether both models fit into memory, which is the faster way."""
+    return whole_memory(bound) <= max_memory

@@ -1,0 +1,230 @@
+"""The search for maps with both models on disk: a tensor of each in memory, or those of a family.
+
+The other model is never moved: its tensors are read where a family is visited, and moved by the
+maps so far. What a stream sees, a sum over all layers, is summed over its tensors as they are
+without its own rotation Q, which all of them have in common:
+
+    sum over W of  W_A' (W_B Q')  =  (sum over W of  W_A' W_B) Q'
+
+Products of models with 16 bits are taken in float32, others in float64; they are summed in float64,
+and the maps are solved for in float64. What a block is worth after a sweep is known from the visit
+to the last family that it is in, so that the objective takes no pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import sqrt
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.problem.axis_chains import Site
+from rebasin_cli.matching.problem.group_families import GroupFamily
+from rebasin_cli.permutation import gather
+from rebasin_cli.symmetry.family_solution import LinearTerm
+from rebasin_cli.symmetry.map_sweeps import MapSearch
+from rebasin_cli.symmetry.maps import GroupMaps, carry, map_axes
+from rebasin_cli.symmetry.voting_blocks import (
+    Place,
+    key_of,
+    load_voting,
+    place_of,
+    tensors_at,
+    terms_of,
+    weigh,
+)
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import BoundTensor
+
+TINY = 1e-300
+HALF = (torch.float16, torch.bfloat16)
+NO_MAPS = GroupMaps({}, {})
+R = TypeVar("R")
+BothBlocks = tuple[Tensor, Tensor]  # the values of both models, the reference first
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What blocks add to the objective, and to the inner product of both models."""
+
+    objective: float = 0.0
+    inner: float = 0.0
+
+    def __add__(self, more: Agreement) -> Agreement:
+        return Agreement(self.objective + more.objective, self.inner + more.inner)
+
+
+@dataclass
+class StreamedSearch(MapSearch):
+    """A search that reads tensors when it needs them; both models are read twice a sweep.
+
+    weights: of blocks. owners: of each block the family that is visited last in a sweep of those
+    that it is in. agreed: of the blocks that a family owns, as of its last visit.
+    """
+
+    reference: TensorSource
+    other: TensorSource
+    weights: Mapping[Place, float] = field(init=False)
+    owners: Mapping[Place, str] = field(init=False)
+    agreed: dict[str, Agreement] = field(init=False, default_factory=dict)
+    _dtype: torch.dtype = field(init=False, default=torch.float64)
+    _unmoved: float = field(init=False, default=0.0)
+    _length: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._dtype = self._product_dtype()
+        self.owners = {
+            place_of(site): root for root in self.ordered for site in self.families[root].sites
+        }
+        unmoved = list(self._said(list(self._sites()), NO_MAPS, _lengths_and_inner))
+        self.weights = weigh({place: (a, b) for place, (a, b, _) in unmoved})
+        squares = [sum(found[k] ** 2 for _, found in unmoved) for k in (0, 1)]
+        self._length = max(sqrt(squares[0]) * sqrt(squares[1]), TINY)
+        self._unmoved = sum(inner for _, (_, _, inner) in unmoved)
+
+    def objective(self) -> float:
+        return sum(worth.objective for worth in self.agreed.values())
+
+    def cosine(self) -> float:
+        inner = sum(worth.inner for worth in self.agreed.values()) if self.agreed else self._unmoved
+        return inner / self._length
+
+    def _sites(self) -> Iterable[Site]:
+        """Return the blocks that vote for a family, each once."""
+        every = (site for family in self.families.values() for site in family.sites)
+        return {place_of(site): site for site in every}.values()
+
+    def _product_dtype(self) -> torch.dtype:
+        """Return float32 where models have 16 bits, or else float64, and maps as exact as these."""
+        models = self.reference, self.other
+        names = [name for tensor in tensors_at(self._sites()) for name in tensor.members]
+        half = all(m.info(name).dtype in HALF for m in models for name in names)
+        return torch.float32 if half else torch.float64
+
+    def _said(
+        self, sites: Sequence[Site], maps: GroupMaps, say: Callable[[Site, BothBlocks], R]
+    ) -> Iterator[tuple[Place, R]]:
+        """Yield what there is to say of each block, the other model moved.
+
+        A tensor of each model is in memory, and no longer when the next is read.
+        """
+        for tensor in tensors_at(sites):
+            here = [site for site in sites if key_of(site.tensor) == key_of(tensor)]
+            yield from self._said_of(tensor, here, maps, say)
+
+    def _said_of(
+        self,
+        tensor: BoundTensor,
+        sites: Sequence[Site],
+        maps: GroupMaps,
+        say: Callable[[Site, BothBlocks], R],
+    ) -> list[tuple[Place, R]]:
+        a, b = (load_voting(tensor, m, dtype=self._dtype) for m in (self.reference, self.other))
+        b = carry(b, tensor, maps, dtype=self._dtype)
+        return [(place_of(s), say(s, (s.block.view(a), s.block.view(b)))) for s in sites]
+
+    def _measured(self, sites: Sequence[Site]) -> dict[Place, Agreement]:
+        """Return what blocks are worth as the models are now, by reading them."""
+        found = self._said(sites, self.maps, lambda _, pair: _inner(*pair))
+        return {place: Agreement(self.weights[place] * inner, inner) for place, inner in found}
+
+    def visit(self, family: GroupFamily, *, anchored: bool = False) -> None:
+        sites = [s for s in family.sites if not (anchored and len(s.chains) > 1)]
+        if not sites:
+            return
+        alone = all(len(chain.groups) == 1 for chain in family.chains())
+        step, worth = (self._units if alone else self._nest)(family, sites)
+        if family.meets_itself:
+            self._try(family, step)
+        else:
+            self.agreed[family.root] = worth
+            self.maps = self.maps.then(step)
+
+    def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
+        """Return the best maps of units that hold no others, and what owned blocks are worth."""
+        found = self._summed(family, sites)
+        step = self.solver.alone(family.root, found[0])
+        return step, _worth_of_units(step, family.root, found)
+
+    def _summed(self, family: GroupFamily, sites: Sequence[Site]) -> Tensor:
+        """Return similarities (k, n, n) of a family whose units hold no others, in float64.
+
+        The first are those to solve. Where the family owns blocks the second and the third are what
+        these add to the objective and to the inner product of the models.
+        """
+        owns = any(self.owners[place_of(site)] == family.root for site in sites)
+        size = self.bound.groups[family.root].size
+        found = torch.zeros(3 if owns else 1, size, size, dtype=torch.float64)
+        turn = None if family.meets_itself else self.maps.linear.get(family.root)
+        rest = {n: m for n, m in self.maps.linear.items() if turn is None or n != family.root}
+        maps = replace(self.maps, linear=rest)
+        for place, product in self._said(sites, maps, partial(self._product, family)):
+            found[0].add_(product, alpha=self.weights[place])
+            if owns and self.owners[place] == family.root:
+                found[1].add_(product, alpha=self.weights[place])
+                found[2].add_(product)
+        return found if turn is None else found @ turn.matrix.T
+
+    def _terms(self, family: GroupFamily, site: Site, pair: BothBlocks) -> list[LinearTerm]:
+        return list(terms_of(site, family, self.bound.groups, pair))
+
+    def _product(self, family: GroupFamily, site: Site, pair: BothBlocks) -> Tensor:
+        first, *more = (t.reference @ t.other.T for t in self._terms(family, site, pair))
+        return sum(more, first)
+
+    def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
+        """Return the same of a family with groups inside its units, all its blocks in memory."""
+        terms, mine = list[LinearTerm](), list[tuple[LinearTerm, float]]()
+        for place, found in self._said(sites, self.maps, partial(self._terms, family)):
+            weight = self.weights[place]
+            terms += [replace(term, reference=term.reference * weight) for term in found]
+            if self.owners[place] == family.root:
+                mine += [(term, weight) for term in found]
+        step = self.solver.solve(family.root, terms)
+        worth = Agreement()
+        for term, weight in mine:
+            inner = _inner(term.reference, _moved(term, step))
+            worth += Agreement(weight * inner, inner)
+        return step, worth
+
+    def _try(self, family: GroupFamily, step: GroupMaps) -> None:
+        """Move the other model where that raises the objective; see `HeldSearch`."""
+        before, maps = self._measured(family.sites), self.maps
+        self.maps = self.maps.then(step)
+        after = self._measured(family.sites)
+        if sum(w.objective for w in after.values()) <= sum(w.objective for w in before.values()):
+            after, self.maps = before, maps
+        owned = (w for place, w in after.items() if self.owners[place] == family.root)
+        self.agreed[family.root] = sum(owned, Agreement())
+
+
+def _lengths_and_inner(_: Site, pair: BothBlocks) -> tuple[float, float, float]:
+    a, b = pair
+    return sqrt(_inner(a, a)), sqrt(_inner(b, b)), _inner(a, b)
+
+
+def _inner(a: Tensor, b: Tensor) -> float:
+    return float((a * b).sum())  # in pairs, and no less exact than its terms
+
+
+def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Agreement:
+    if len(found) == 1:
+        return Agreement()
+    if root in step.linear:
+        values = (found[1:] * step.linear[root].matrix).sum((1, 2))
+    else:
+        index = step.permutations[root].index
+        values = found[1:, torch.arange(len(index)), index].sum(1)
+    return Agreement(float(values[0]), float(values[1]))
+
+
+def _moved(term: LinearTerm, step: GroupMaps) -> Tensor:
+    owners = (*term.groups, None)
+    values = gather(term.other, owners, step.permutations)
+    found: Tensor = map_axes(values, owners, step.linear)
+    return found
