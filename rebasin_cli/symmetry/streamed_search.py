@@ -81,7 +81,7 @@ class StreamedSearch(MapSearch):
         self.owners = {
             place_of(site): root for root in self.ordered for site in self.families[root].sites
         }
-        unmoved = list(self._said(list(self._sites()), NO_MAPS, _lengths_and_inner))
+        unmoved = list(self._found_at(list(self._sites()), NO_MAPS, _lengths_and_inner))
         self.weights = weigh({place: (a, b) for place, (a, b, _) in unmoved})
         squares = [sum(found[k] ** 2 for _, found in unmoved) for k in (0, 1)]
         self._length = max(sqrt(squares[0]) * sqrt(squares[1]), TINY)
@@ -106,31 +106,31 @@ class StreamedSearch(MapSearch):
         half = all(m.info(name).dtype in HALF for m in models for name in names)
         return torch.float32 if half else torch.float64
 
-    def _said(
-        self, sites: Sequence[Site], maps: GroupMaps, say: Callable[[Site, BothBlocks], R]
+    def _found_at(
+        self, sites: Sequence[Site], maps: GroupMaps, look: Callable[[Site, BothBlocks], R]
     ) -> Iterator[tuple[Place, R]]:
-        """Yield what there is to say of each block, the other model moved.
+        """Yield what `look` finds in each block, the other model moved.
 
         A tensor of each model is in memory, and no longer when the next is read.
         """
         for tensor in tensors_at(sites):
             here = [site for site in sites if key_of(site.tensor) == key_of(tensor)]
-            yield from self._said_of(tensor, here, maps, say)
+            yield from self._found_in(tensor, here, maps, look)
 
-    def _said_of(
+    def _found_in(
         self,
         tensor: BoundTensor,
         sites: Sequence[Site],
         maps: GroupMaps,
-        say: Callable[[Site, BothBlocks], R],
+        look: Callable[[Site, BothBlocks], R],
     ) -> list[tuple[Place, R]]:
         a, b = (load_voting(tensor, m, dtype=self._dtype) for m in (self.reference, self.other))
         b = carry(b, tensor, maps, dtype=self._dtype)
-        return [(place_of(s), say(s, (s.block.view(a), s.block.view(b)))) for s in sites]
+        return [(place_of(s), look(s, (s.block.view(a), s.block.view(b)))) for s in sites]
 
     def _measured(self, sites: Sequence[Site]) -> dict[Place, Agreement]:
         """Return what blocks are worth as the models are now, by reading them."""
-        found = self._said(sites, self.maps, lambda _, pair: _inner(*pair))
+        found = self._found_at(sites, self.maps, lambda _, pair: _inner(*pair))
         return {place: Agreement(self.weights[place] * inner, inner) for place, inner in found}
 
     def visit(self, family: GroupFamily, *, anchored: bool = False) -> None:
@@ -163,7 +163,7 @@ class StreamedSearch(MapSearch):
         turn = None if family.meets_itself else self.maps.linear.get(family.root)
         rest = {n: m for n, m in self.maps.linear.items() if turn is None or n != family.root}
         maps = replace(self.maps, linear=rest)
-        for place, product in self._said(sites, maps, partial(self._product, family)):
+        for place, product in self._found_at(sites, maps, partial(self._product, family)):
             found[0].add_(product, alpha=self.weights[place])
             if owns and self.owners[place] == family.root:
                 found[1].add_(product, alpha=self.weights[place])
@@ -180,7 +180,7 @@ class StreamedSearch(MapSearch):
     def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
         """Return the same of a family with groups inside its units, all its blocks in memory."""
         terms, mine = list[LinearTerm](), list[tuple[LinearTerm, float]]()
-        for place, found in self._said(sites, self.maps, partial(self._terms, family)):
+        for place, found in self._found_at(sites, self.maps, partial(self._terms, family)):
             weight = self.weights[place]
             terms += [replace(term, reference=term.reference * weight) for term in found]
             if self.owners[place] == family.root:
