@@ -119,13 +119,14 @@ def test_what_does_not_go_together_is_refused(options, message, tmp_path):
     assert not (tmp_path / "lerp").exists()
 
 
-def test_a_traced_spec_allows_no_rotation_and_the_way_out_is_told(tmp_path):
-    write_copies(tmp_path, "rotary")
+def test_a_traced_spec_rotates_as_a_written_one_does(tmp_path):
+    found = write_copies(tmp_path, "rotary", dtype=torch.float32)
     with (tmp_path / "user.py").open("a") as user:
         user.write("def tokens(): return next(batches())[0]\ndef plain(): return rotary()\n")
     traced = ("--model", "user.py:plain", "--input", "user.py:tokens", "--no-cache")
     argv = ("lerp", *PAIR[:2], "--symmetry", "orthogonal", "--at", "0.5", *traced)
     done = rebasin(*argv, cwd=tmp_path)
-    assert done.code == 2, done.err
-    assert "allows nothing but permutations" in done.err
-    assert "--spec NAME of a bundled spec that does" in done.err
+    assert done.code == 0, done.err
+    assert "spec traced from user.py:plain" in done.err
+    middle, near = load_file(tmp_path / done.lines[0]), outputs(found.net, found.state)
+    assert (outputs(found.net, middle) - near).abs().max() < 0.2
