@@ -120,9 +120,10 @@ def test_what_does_not_go_together_is_refused(options, message, tmp_path):
 
 
 def test_a_traced_spec_rotates_as_a_written_one_does(tmp_path):
-    found = write_copies(tmp_path, "rotary", dtype=torch.float32)
+    found = write_copies(tmp_path, "layer norm", dtype=torch.float32)
     with (tmp_path / "user.py").open("a") as user:
-        user.write("def tokens(): return next(batches())[0]\ndef plain(): return rotary()\n")
+        user.write("from tests.symmetry.small import layer_norm as plain\n")
+        user.write("def tokens(): return next(batches())[0]\n")
     traced = ("--model", "user.py:plain", "--input", "user.py:tokens", "--no-cache")
     argv = ("lerp", *PAIR[:2], "--symmetry", "orthogonal", "--at", "0.5", *traced)
     done = rebasin(*argv, cwd=tmp_path)
