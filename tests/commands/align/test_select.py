@@ -243,7 +243,7 @@ def test_data_that_judges_nothing_is_an_error_and_nothing_is_written(folder):
 
 
 def test_a_model_that_fails_is_told_and_the_others_are_aligned(folder):
-    broken = trained(2)
+    broken = dict(trained(2))
     broken["2.weight"] = broken["2.weight"].clone()
     broken["2.weight"][0, 0] = torch.nan
     save(folder / "c.safetensors", broken)
