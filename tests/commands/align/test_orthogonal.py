@@ -150,6 +150,7 @@ def learning(folder: Path, kind: str) -> tuple[str, ...]:
     return ("--model", model, "--data", "user.py:batches")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETS)
 def test_learned_maps_make_a_better_midpoint_and_keep_both_functions(kind, tmp_path):
     options = learning(tmp_path, kind)

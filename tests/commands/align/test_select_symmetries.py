@@ -73,6 +73,7 @@ def test_the_loss_is_that_of_the_average_of_what_is_written(tmp_path):
     assert choice["batches"] == 1
 
 
+@pytest.mark.slow
 def test_the_default_of_rotations_is_what_is_written_without_choosing(tmp_path):
     command = running(tmp_path, "rotary", "orthogonal", "orthogonal")
     choice = rebasin(*command, "--select", "50", "--json", cwd=tmp_path).events[0]

@@ -60,6 +60,7 @@ def test_the_folded_end_is_judged_by_itself(tmp_path):
     assert "the head stays tied to the embedding" in done.err
 
 
+@pytest.mark.slow
 def test_points_are_kept_and_those_of_permutations_are_others(tmp_path):
     write_copies(tmp_path, "rotary")
     argv = (*barrier("rotary", *PAIR), "--resume", "p.ndjson")

@@ -81,6 +81,7 @@ def test_next_to_the_mean_all_models_agree_more_than_next_to_one_of_them(kind, t
     assert length_of_mean(tmp_path, *UNIVERSE) > 1.01 * star
 
 
+@pytest.mark.slow
 def test_what_the_models_do_decides_where_there_is_data(tmp_path):
     write_unrelated(tmp_path, "rotary")
     by_weights = length_of_mean(tmp_path, *UNIVERSE)

@@ -90,6 +90,7 @@ def test_maps_that_are_saved_bring_b_next_to_the_folded_a(tmp_path):
     assert all(torch.allclose(moved[n], folded[n], rtol=0, atol=1e-12) for n in folded)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_named_is_run_too(tmp_path):
     found = write_copies(tmp_path, "rotary", noise=0)
     with (tmp_path / "user.py").open("a") as user:
