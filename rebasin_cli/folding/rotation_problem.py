@@ -142,7 +142,7 @@ def rotation_of(problem: MatchingProblem[Choice], *, holds: str = "") -> Rotatio
 def _check_choice(choice: Choice) -> None:
     """Raise UsageError where the spec allows permutations alone, or a unit has to stay."""
     if all(group.maps == PERMUTATION for group in choice.bound.groups.values()):
-        traced = "--spec NAME of a bundled spec that does (`rebasin inspect` tells which fits), or "
+        traced = "`rebasin spec trace --explain` says why, "
         raise UsageError(
             f"spec {choice.name!r} allows nothing but permutations",
             hint=f"{traced if choice.traced else ''}leave out --symmetry orthogonal; "

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import rebasin_cli as rb
 from tests.cli.harness import rebasin
 from tests.symmetry.small import NETS, TOKENS, WORDS, case, layer_norm, rotary, state_of
-from tests.tracer.class_nets import Net
+from tests.tracer.class_nets import D, Net
 
 TOLD = 1e-5  # what float32 makes of the outputs
 
@@ -75,8 +75,9 @@ def test_a_rotated_copy_comes_back(tokens: Tensor) -> None:
         assert float((tensor - mean[name]).abs().max()) < 1e-5 * float(tensor.abs().max()), name
 
 
-def test_a_module_is_traced_where_no_spec_fits() -> None:
-    models = [Net() for _ in range(2)]
+@pytest.mark.parametrize("gains", [True, False])
+def test_a_module_is_traced_where_no_spec_fits(gains: bool) -> None:
+    models = [Net(lambda: nn.LayerNorm(D, elementwise_affine=gains)) for _ in range(2)]
     words = torch.randint(17, (2, 5))
     moved = rb.rotate(models, inputs=words)
     with torch.no_grad():

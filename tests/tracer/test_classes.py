@@ -19,7 +19,7 @@ from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATION, Norm
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldPlan, can_rotate
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import (
     NOT_KEPT,
@@ -126,6 +126,11 @@ def test_the_classes_of_a_network(kind: str) -> None:
     assert classes(found) == wanted
     # What is claimed is right: the proof had nothing to take back.
     assert NOT_KEPT not in found.reasons.values()
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("no gains", True), ("a ReLU on the stream", False)])
+def test_values_queries_and_keys_alone_are_no_reason_to_rotate(kind: str, *, whole: bool) -> None:
+    assert can_rotate(traced(NETS[kind][0]()).bound) is whole
 
 
 REASONS = {
