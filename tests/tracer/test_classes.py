@@ -128,9 +128,12 @@ def test_the_classes_of_a_network(kind: str) -> None:
     assert NOT_KEPT not in found.reasons.values()
 
 
-@pytest.mark.parametrize(("kind", "whole"), [("no gains", True), ("a ReLU on the stream", False)])
-def test_values_queries_and_keys_alone_are_no_reason_to_rotate(kind: str, *, whole: bool) -> None:
-    assert can_rotate(traced(NETS[kind][0]()).bound) is whole
+def test_what_stands_between_two_weights_alone_is_no_stream() -> None:
+    assert can_rotate(traced(NETS["no gains"][0]()).bound)
+    layers = nn.Sequential(nn.Embedding(WORDS, D), nn.Linear(D, HIDDEN), nn.Linear(HIDDEN, WORDS))
+    found = traced(layers).bound
+    assert {group.maps for group in found.groups.values()} == {ORTHOGONAL}
+    assert not can_rotate(found)
 
 
 REASONS = {
