@@ -130,7 +130,7 @@ def test_the_classes_of_a_network(kind: str) -> None:
 
 def test_what_stands_between_two_weights_alone_is_no_stream() -> None:
     assert can_rotate(traced(NETS["no gains"][0]()).bound)
-    layers = nn.Sequential(nn.Embedding(WORDS, D), nn.Linear(D, HIDDEN), nn.Linear(HIDDEN, WORDS))
+    layers = nn.Sequential(nn.Embedding(WORDS, D), nn.Linear(D, 20), nn.Linear(20, WORDS))
     found = traced(layers).bound
     assert {group.maps for group in found.groups.values()} == {ORTHOGONAL}
     assert not can_rotate(found)
