@@ -15,7 +15,7 @@ EXACTLY := --no-deps --require-hashes --requirement
 INSTALL := -m pip --disable-pip-version-check install --quiet --quiet
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all test-latest test-oldest check bench format lock clean
+.PHONY: help demo test test-all test-latest test-oldest check bench fuzz format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,11 @@ bench: $(VENV)/.dev ## the short form of every benchmark
 		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
 	done
 
+fuzz: $(VENV)-fuzz/atheris ## feed 20,000 inputs that coverage chooses to each reader of files
+	@for name in safetensors torch index config spec expression permutation words statistics journal stdin; do \
+		echo "== $$name"; PYTHONPATH=$(VENV)-fuzz $(BIN)/python -m tests.fuzz.guided $$name || exit 1; \
+	done
+
 format: $(VENV)/.dev ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -65,6 +70,9 @@ COMPILE = $< --quiet pip compile --universal --python-version 3.10 --generate-ha
 	--no-annotate --no-header pyproject.toml -
 # PyTorch and what comes with it into one file, everything else into another: see CONTRIBUTING.md.
 SPLIT := awk '/^[^ ]/ { file = /^(torch|triton|nvidia-|cuda-)/ ? torch : rest } { print > file }'
+
+$(VENV)-fuzz/atheris: | $(VENV)/.dev
+	$(BIN)/python $(INSTALL) --target $(VENV)-fuzz 'atheris>=3.0'
 
 clean: ## remove what the other targets made, except the environments
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

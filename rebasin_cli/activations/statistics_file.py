@@ -19,6 +19,7 @@ from rebasin_cli.activations.moments import Moments
 from rebasin_cli.activations.units import UnitMoments
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import CheckpointError
+from rebasin_cli.json_text import read_json
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 
@@ -102,7 +103,7 @@ def _record(file: Checkpoint, path: Path) -> Mapping[str, Any]:
             hint="`rebasin statistics A B --model TARGET --data FILE` writes one",
         )
     try:
-        record = json.loads(file.metadata[KEY])
+        record = read_json(file.metadata[KEY])
     except ValueError as error:
         raise _damaged(path) from error
     if not isinstance(record, dict) or record.get("version") != VERSION:

@@ -6,7 +6,6 @@ tokenizer and the axis is its vocabulary.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.json_text import read_json
 from rebasin_cli.merging.overlap import Overlap, Shared
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.spec_choice.unnamed import axis_groups
@@ -113,7 +113,7 @@ def _vocabulary(folder: Path) -> Vocabulary:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = read_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -14,6 +14,7 @@ from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.files.name_views import bind_seen
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.write import folder_for
+from rebasin_cli.json_text import read_json
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.dump import dump
@@ -109,7 +110,7 @@ def bind_saved(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundS
 def object_in(file: Checkpoint, source: Path, key: str) -> Mapping[str, Any]:
     """Return a JSON object of the metadata; empty if it is not there."""
     try:
-        value = json.loads(file.metadata.get(key, "{}"))
+        value = read_json(file.metadata.get(key, "{}"))
     except ValueError as error:
         raise _corrupt(source, key) from error
     if not isinstance(value, dict):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from rebasin_cli import __version__
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.json_text import read_json
 
 KEY = "rebasin"
 
@@ -76,7 +77,7 @@ def _recorded(metadata: Mapping[str, str]) -> str | None:
 
 def _record(metadata: Mapping[str, str]) -> Mapping[str, object]:
     try:
-        record = json.loads(metadata.get(KEY, "null"))
+        record = read_json(metadata.get(KEY, "null"))
     except ValueError:
         return {}
     return record if isinstance(record, dict) else {}

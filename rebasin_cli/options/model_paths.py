@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.json_text import read_json
 from rebasin_cli.options.parameters import option
 from rebasin_cli.options.values import home_path
 
@@ -72,7 +72,7 @@ def _path(line: str) -> Path | None:
     if not line.startswith("{"):
         return Path(line)
     try:
-        event = json.loads(line)
+        event = read_json(line)
     except ValueError as error:
         raise UsageError(f"stdin: not a path and not an event: {line[:80]}") from error
     if event.get("event") == "error":

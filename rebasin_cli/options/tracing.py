@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import typer
 
+from rebasin_cli.json_text import read_json
 from rebasin_cli.options.parameters import flags_in
 from rebasin_cli.options.values import in_tuple, parse_names
 from rebasin_cli.progress import Progress, silent
@@ -22,7 +22,7 @@ def _arguments(text: str | None) -> dict[str, object]:
     if text is None:
         return {}
     try:
-        value = json.loads(text)
+        value = read_json(text)
     except ValueError as error:
         raise typer.BadParameter(f"--model-args {text!r} is not JSON: {error}") from error
     if not isinstance(value, dict):

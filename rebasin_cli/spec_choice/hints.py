@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.files.headers import Headers
+from rebasin_cli.json_text import read_json
 
 # What a registered model looks like in a source of timm and of torchvision.
 REGISTERED = re.compile(
@@ -78,7 +79,7 @@ def _of_folder(folder: Path, config: Mapping[str, Any]) -> Iterator[ModelTarget]
 
 def _config(folder: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
+        found = read_json((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

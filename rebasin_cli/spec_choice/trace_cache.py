@@ -6,12 +6,12 @@ Nothing depends on them: what cannot be read is traced again, what cannot be wri
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from pathlib import Path
 
 from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.errors import RebasinError
+from rebasin_cli.json_text import read_json
 from rebasin_cli.models.user.uncached_imports import loaded_sources, same_sources
 from rebasin_cli.spec_choice.trace_format import TracedModel, dump_model, load_model
 
@@ -24,7 +24,7 @@ def find(key: str) -> TracedModel | None:
     """
     try:
         text = _file(key).read_text("utf-8")
-        return load_model(text) if same_sources(json.loads(text)["sources"]) else None
+        return load_model(text) if same_sources(read_json(text)["sources"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RebasinError):
         return None  # absent, cut off, or of another make
 

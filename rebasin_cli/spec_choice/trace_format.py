@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rebasin_cli.json_text import read_json
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import Entry, Spec
@@ -56,7 +57,7 @@ def dump_model(model: TracedModel, *, sources: Mapping[str, str]) -> str:
 
 def load_model(text: str) -> TracedModel:
     """Return what `dump_model` wrote; raises KeyError and the like if it is something else."""
-    record: dict[str, Any] = json.loads(text)
+    record: dict[str, Any] = read_json(text)
     windows = {
         name: Window(source, tuple(shape), tuple(strides), offset)
         for name, source, shape, strides, offset in record["windows"]

@@ -55,7 +55,7 @@ def survey(file: BinaryIO, pickles: int) -> PickledNames:
             if not file.read(1):
                 break
             file.seek(here)
-    except (ValueError, LookupError, ArithmeticError):
+    except (ValueError, LookupError, ArithmeticError, MemoryError):  # text of any length, it says
         found.whole = False
     return found
 

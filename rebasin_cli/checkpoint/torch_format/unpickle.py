@@ -14,6 +14,7 @@ import types
 import uuid
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ _DAMAGE = (
 
 # Magic number, protocol, system, the objects, the storage keys; then raw numbers follow.
 _LEGACY_PICKLES = 5
+
+# torch stores without packing; pickles that were packed again shrink 5 to 20 times, zip bombs 1000.
+_SWOLLEN = 100
 
 # The list of allowed classes is one for the whole process.
 _ALLOWING = threading.Lock()
@@ -104,14 +108,27 @@ def _require_weights_archive(path: Path) -> None:
     try:
         with reading(path), zipfile.ZipFile(path) as archive:
             members = archive.namelist()
+            swollen = any(map(_is_swollen, archive.infolist()))
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         hint = "it may be cut short; copy or download it again"
         raise CheckpointError("damaged PyTorch file", where=str(path), hint=hint) from error
     foreign = foreign_archive(members)
     if foreign:
         raise foreign.refusal(str(path))
-    if not any(name.rpartition("/")[2] == "data.pkl" for name in members):
+    if swollen:
+        what = f"its data.pkl unpacks to more than {_SWOLLEN} times its size: it is no checkpoint"
+        raise CheckpointError(what, where=str(path))
+    if not any(map(_is_pickle, members)):
         raise CheckpointError("this zip archive is not a PyTorch file", where=str(path))
+
+
+def _is_pickle(member: str) -> bool:
+    return member.rpartition("/")[2] == "data.pkl"
+
+
+def _is_swollen(member: zipfile.ZipInfo) -> bool:
+    """Tell whether the objects are packed as no honest ones can be: reading them would not end."""
+    return _is_pickle(member.filename) and member.file_size > _SWOLLEN * member.compress_size
 
 
 def _plain_data() -> list[Callable[..., Any] | Allowed]:
@@ -210,13 +227,16 @@ def _foreign_names(path: Path, zipped: bool) -> list[str]:
 
 
 def _surveyed(path: Path, zipped: bool) -> PickledNames:
-    """Return what the pickles of a file ask for."""
+    """Return what the pickles of a file ask for; what is damaged asks for nothing."""
     with reading(path), path.open("rb") as file:
         if not zipped:
             return survey(file, _LEGACY_PICKLES)
-        with zipfile.ZipFile(file) as archive:
-            name = next(n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl")
-            return survey(io.BytesIO(archive.read(name)), 1)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                name = next(filter(_is_pickle, archive.namelist()))
+                return survey(io.BytesIO(archive.read(name)), 1)
+        except (zipfile.BadZipFile, zlib.error, *_DAMAGE):
+            return PickledNames(whole=False)
 
 
 def _is_foreign(name: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.errors import MachineError, RebasinError
+from rebasin_cli.json_text import read_json
 
 HEAD = {"schema": "rebasin/1", "event": "result", "command": "barrier"}
 START = b'{"schema":"rebasin/1"'  # of every line: what else is cut off is not ours to remove
@@ -55,7 +56,7 @@ class Journal:
             if not line.strip():
                 continue
             try:
-                found = _parsed(json.loads(line))
+                found = _parsed(read_json(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 if number == len(lines) and _cut_off(line):
                     self._shorten(path, len(line))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.errors import RebasinError
+from rebasin_cli.json_text import read_json
 
 TAIL = 5  # lines of a failed command's own words that are shown
 
@@ -53,6 +53,6 @@ def execute(command: Sequence[str], path: Path, alpha: float) -> Any:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return read_json(line)
+    except ValueError:
         return line

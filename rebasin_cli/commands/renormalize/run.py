@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 
@@ -17,6 +16,7 @@ from rebasin_cli.commands.renormalize.plan import (
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
+from rebasin_cli.json_text import read_json
 from rebasin_cli.options.search import Search
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -93,7 +93,7 @@ def recorded_weights(model: Checkpoint, parents: Sequence[Checkpoint]) -> tuple[
     """
     equal = (1.0,) * len(parents)
     try:
-        record = json.loads(model.metadata.get(KEY, "null"))
+        record = read_json(model.metadata.get(KEY, "null"))
         inputs = [str(entry["sha256"]) for entry in record["inputs"]]
         given = record["weights"] if "weights" in record else _line(record["alpha"])
         known = dict(zip(inputs, map(float, given), strict=True))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.errors import NOWHERE, UsageError, refusal_by_system
+from rebasin_cli.json_text import read_json
 
 SCHEMES = ("hf", "diffusers")
 
@@ -20,7 +20,7 @@ def read_config(folder: str) -> Mapping[str, Any]:
     path = Path(folder)
     path = path if path.suffix == ".json" else path / "config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path.read_text("utf-8"))
     except OSError as error:
         if error.errno not in NOWHERE:
             raise refusal_by_system(error, str(path)) from error

@@ -14,6 +14,7 @@ from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import LearningState
 from rebasin_cli.errors import CheckpointError, PermutationError
+from rebasin_cli.json_text import read_json
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec.binding.bound import BoundSpec
 
@@ -89,7 +90,7 @@ def _circumstances(request: AlignRequest) -> dict[str, Any]:
 
 def _facts(held: Checkpoint, file: Path) -> Mapping[str, Any]:
     try:
-        facts = json.loads(held.metadata.get(STATE, ""))
+        facts = read_json(held.metadata.get(STATE, ""))
     except ValueError as error:
         raise _refused(file, "this is not a state of learning") from error
     if not isinstance(facts, dict):
