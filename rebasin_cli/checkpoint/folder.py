@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
+from rebasin_cli.checkpoint.distributed.piece_index import pieces_among
 from rebasin_cli.checkpoint.endings import ENDINGS, format_of
 from rebasin_cli.checkpoint.failures import cap_problems, reading
 from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreign_name
@@ -47,7 +48,7 @@ class WeightSet:
 
     folder: None for a file that was named itself. index: the file name of the index, if any.
     weight_map: stored tensor name -> file name, as the index has it; empty without one.
-    notes: what else the index says of the whole, its "metadata".
+    notes: what else the index says of the whole, its "metadata". pieces: a distributed checkpoint.
     """
 
     files: tuple[Path, ...]
@@ -55,6 +56,7 @@ class WeightSet:
     index: str | None = None
     weight_map: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    pieces: bool = False
 
     def name_of(self, file: Path) -> str:
         """Return a file's name within the folder, with forward slashes."""
@@ -73,7 +75,11 @@ def find_weights(path: Path) -> WeightSet:
     if not is_folder:
         named_index = path.name.endswith(INDEX_ENDING)
         return _indexed(path) if named_index else WeightSet(files=(path,))
-    chosen = _choose(names_in(path), path)
+    inside = names_in(path)
+    pieces = pieces_among(inside.files)
+    if pieces:
+        return WeightSet(files=tuple(path / name for name in pieces), folder=path, pieces=True)
+    chosen = _choose(inside, path)
     if len(chosen) == 1 and chosen[0].endswith(INDEX_ENDING):
         return _indexed(path / chosen[0])
     return WeightSet(files=tuple(path / name for name in chosen), folder=path)

@@ -11,7 +11,6 @@ from rebasin_cli.errors import CheckpointError
 _SAVE = "torch.save(model.state_dict(), FILE)"
 _FROM_TF = "load it in transformers with from_tf=True and save_pretrained it"
 _FROM_FLAX = "load it in transformers with from_flax=True and save_pretrained it"
-_MERGE_DCP = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt"
 _ZERO = (
     "python zero_to_fp32.py FOLDER model.bin puts the pieces together (the script lies in the "
     "folder); of ZeRO stage 0 to 2, mp_rank_00_model_states.pt is a model by itself"
@@ -63,7 +62,7 @@ _FILES: Mapping[str, tuple[str, str]] = {
     r".*\.npz": ("numpy arrays", f"put them into a state dict, and {_SAVE}"),
     r".*\.distcp": (
         "a piece of a distributed checkpoint (DCP)",
-        f"put the pieces together: {_MERGE_DCP}",
+        "name the folder that it lies in",
     ),
     r"(bf16_)?zero_pp_rank_.*_optim_states\.pt": ("optimizer state of DeepSpeed", _ZERO),
 }
@@ -99,8 +98,8 @@ class FolderListing:
 
 _FOLDERS: Sequence[tuple[Callable[[FolderListing], bool], tuple[str, str]]] = (
     (
-        lambda n: n.file(r"\.metadata") or n.file(r".*\.distcp"),
-        ("a distributed checkpoint (DCP) in pieces", f"put them together: {_MERGE_DCP}"),
+        lambda n: n.file(r".*\.distcp"),
+        ("a distributed checkpoint (DCP) without its index", "copy the file .metadata too"),
     ),
     (
         lambda n: n.file(r"(bf16_)?zero_pp_rank_.*") or n.folder(r"global_step\d+"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -15,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
+from rebasin_cli.checkpoint.distributed.distributed_files import DistributedFile
 from rebasin_cli.checkpoint.failures import cap_problems, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
@@ -24,7 +24,7 @@ from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
-from rebasin_cli.checkpoint.writing.disk import expand_home
+from rebasin_cli.checkpoint.writing.disk import combined_digest, expand_home
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
@@ -94,6 +94,11 @@ class Checkpoint:
         seen = {stored: name for name, stored in self._stored.items() if name not in self._lent}
         own = {seen[a]: seen[first] for file in self._opened for a, first in file.ties.items()}
         return {**own, **self._lent}
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether it is a distributed checkpoint; what is written like it is not."""
+        return self._weights.pieces
 
     @property
     def dropped(self) -> Mapping[str, str]:
@@ -235,15 +240,9 @@ def open_checkpoint(
     return Checkpoint(named, weights, opened).read_as(reading)
 
 
-def combined_digest(digests: Mapping[str, str]) -> str:
-    """Return the only digest, or that of the lines `name NUL digest`, sorted."""
-    if len(digests) == 1:
-        return next(iter(digests.values()))
-    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
+    if weights.pieces:
+        return [DistributedFile(weights.files, key=reading.key)]
     opened: list[WeightFile] = []
     errors: list[CheckpointError] = []
     for path in weights.files:

@@ -24,6 +24,18 @@ from rebasin_cli.tensors import TensorInfo, TensorSource
 _PICKLED = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 
 
+class HeldOpen(Protocol):
+    """What weights are read from: a file, or several that are read as one."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def close(self) -> None: ...
+
+
 class WeightFile(Protocol):
     """One open file of tensors, under the names it stores."""
 
@@ -31,7 +43,7 @@ class WeightFile(Protocol):
     def format(self) -> TorchFormat: ...
 
     @property
-    def file(self) -> OpenFile: ...
+    def file(self) -> HeldOpen: ...
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]: ...

@@ -60,7 +60,11 @@ FILES = {
     ),
     "export": (archive("m.pt2", "m/archive_format"), "a program of torch.export", "state_dict"),
     "npz": (archive("m.npz", "w.npy"), "numpy arrays", "torch.save"),
-    "distcp": (written("__0_0.distcp", b"PK\3\4"), "a distributed checkpoint", "dcp_to_torch"),
+    "distcp": (
+        written("__0_0.distcp", b"PK\3\4"),
+        "a distributed checkpoint",
+        "name the folder that it lies in",
+    ),
     "deepspeed": (
         written("zero_pp_rank_0_mp_rank_00_optim_states.pt", b"PK\3\4"),
         "optimizer state of DeepSpeed",
@@ -91,7 +95,7 @@ def test_a_foreign_file_is_named_for_what_it_is(tmp_path, kind):
 
 
 FOLDERS = {
-    "dcp": ((".metadata", "__0_0.distcp"), "distributed checkpoint (DCP)", "dcp_to_torch"),
+    "dcp": (("__0_0.distcp",), "distributed checkpoint (DCP)", "copy the file .metadata too"),
     "deepspeed": (
         ("latest", "zero_to_fp32.py", "global_step10/mp_rank_00_model_states.pt"),
         "DeepSpeed in pieces",

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from rebasin_cli.activations.statistics_file import load_units, read_statistics
 from rebasin_cli.checkpoint.reader import open_checkpoint
@@ -73,6 +75,13 @@ def index_of_shards(data: bytes, folder: Path) -> None:
     _written(folder / _SHARD, save(MODEL))
     _written(folder / "model.safetensors.index.json", data)
     read_tensors(folder)
+
+
+def index_of_pieces(data: bytes, folder: Path) -> None:
+    _written(folder / "__0_0.distcp", bytes(2000))
+    _written(folder / ".metadata", data)
+    with open_checkpoint(folder) as file:
+        file.names()
 
 
 def configuration(data: bytes, folder: Path) -> None:
@@ -142,6 +151,13 @@ def good_permutations() -> dict[str, str]:
     }
 
 
+def _metadata() -> bytes:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is only one process
+        save_distributed({"model": MODEL}, checkpoint_id=folder)
+        return Path(folder, ".metadata").read_bytes()
+
+
 def _zipped(value: object, *, new: bool = True) -> bytes:
     file = BytesIO()
     torch.save(value, file, _use_new_zipfile_serialization=new)
@@ -182,6 +198,7 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
         index_of_shards,
         [json.dumps({"metadata": {}, "weight_map": dict.fromkeys(MODEL, _SHARD)}).encode()],
     ),
+    "pieces": (index_of_pieces, [_metadata()]),
     "config": (configuration, [b'{"model_type": "llama", "num_hidden_layers": 2}']),
     "spec": (spec_text, [SPEC.encode()]),
     "expression": (axis_expression, [b"2 * h", b"h + h", b"(h + 3) * 1", b"h + ~"]),

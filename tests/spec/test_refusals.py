@@ -5,6 +5,7 @@ import pytest
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.model import Named, Product, Spec
+from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import bound, check_refusal, head, infos
 
 CHAIN = ["a.weight: [x, ~]", "b.weight: [~, x]"]
@@ -312,6 +313,11 @@ def test_a_spec_made_without_text_has_no_positions_and_is_refused_all_the_same()
     spec = Spec(tensors={"a": (Product((Named("x"), Named("y"))),)}, source="traced")
     with pytest.raises(SpecError, match=r"^traced: the size of 'x' and 'y' cannot be inferred"):
         bind(spec, infos({"a": (12,)}))
+
+
+def test_a_value_that_is_not_there_at_the_end_is_refused():
+    with pytest.raises(SpecError, match="a size is a positive number"):
+        parse("rebasin: 1\nsizes:\n ? kv")
 
 
 def test_a_pattern_that_is_shadowed_everywhere_is_fine():

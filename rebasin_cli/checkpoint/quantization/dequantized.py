@@ -12,8 +12,7 @@ from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.quantization.quantized import Codes, find_codes
 from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
-from rebasin_cli.checkpoint.weight_file import WeightFile
-from rebasin_cli.checkpoint.writing.disk import OpenFile
+from rebasin_cli.checkpoint.weight_file import HeldOpen, WeightFile
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
@@ -41,7 +40,7 @@ class Dequantised:
         return self.inner.format
 
     @property
-    def file(self) -> OpenFile:
+    def file(self) -> HeldOpen:
         return self.inner.file
 
     @property

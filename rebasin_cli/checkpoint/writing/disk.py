@@ -8,6 +8,7 @@ import mmap
 import os
 import stat
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -81,6 +82,14 @@ class OpenFile:
 
     def _changed(self) -> CheckpointError:
         return CheckpointError("the file was changed while it was in use", where=str(self.path))
+
+
+def combined_digest(digests: Mapping[str, str]) -> str:
+    """Return the only digest, or that of the lines `name NUL digest`, sorted."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def forget_pages(address: int, length: int) -> None:

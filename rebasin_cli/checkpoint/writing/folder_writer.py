@@ -12,13 +12,13 @@ from pathlib import Path
 from rebasin_cli.checkpoint.failures import reading, writing
 from rebasin_cli.checkpoint.folder import find_weights, is_weight_name
 from rebasin_cli.checkpoint.layout import Layout
-from rebasin_cli.checkpoint.reader import combined_digest
+from rebasin_cli.checkpoint.writing.disk import combined_digest
 from rebasin_cli.checkpoint.writing.publish import destination, new_file, new_folder
 from rebasin_cli.checkpoint.writing.shard_writer import Job, write_shard
 from rebasin_cli.errors import CheckpointError, UsageError
 
 # The weights of other programs: beside new weights they would be those of another model.
-_FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite")
+_FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite", ".distcp")
 _TOTAL = "total_parameters"  # what transformers writes into an index beside the size
 
 

@@ -25,7 +25,7 @@ def _inspected(model: Checkpoint, selection: Selection) -> Inspected:
     counted = [info for info in tensors if info.name not in model.ties]
     return Inspected(
         path=model.path,
-        format=model.layout.format,
+        format="dcp" if model.in_pieces else model.layout.format,
         files=len(model.files),
         bytes=sum(file.stat().st_size for file in model.files),
         tensors=tuple(map(_described, tensors)),

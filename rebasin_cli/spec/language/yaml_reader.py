@@ -210,7 +210,8 @@ class _Converter:
     def _text(self, node: yaml.ScalarNode) -> YamlText:
         place, plain = self._place(node), not node.style
         start = place.column - 1 + (not plain)
-        written = self._lines[place.line - 1][start : start + len(node.value)]
+        line = next(iter(self._lines[place.line - 1 :]), "")  # a value that is not there is below
+        written = line[start : start + len(node.value)]
         return YamlText(node.value.translate(_UNMASK), place, plain, written == node.value)
 
     def _place(self, node: yaml.Node) -> TextPlace:
