@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.distributed.piece_index import Piece, read_index
+from rebasin_cli.checkpoint.distributed.piece_index import StoredPiece, read_index
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_format.container import (
     find_state_dict,
@@ -94,7 +94,7 @@ class DistributedFile:
             whole[tuple(box)] = self._piece(name, piece, info.dtype)
         return whole
 
-    def _piece(self, name: str, piece: Piece, dtype: torch.dtype) -> Tensor:
+    def _piece(self, name: str, piece: StoredPiece, dtype: torch.dtype) -> Tensor:
         data = self.file.read(piece.file, piece.offset, piece.length)
         try:
             found = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
@@ -104,7 +104,7 @@ class DistributedFile:
             raise self._damaged(name, piece)
         return found
 
-    def _damaged(self, name: str, piece: Piece) -> CheckpointError:
+    def _damaged(self, name: str, piece: StoredPiece) -> CheckpointError:
         where = str(self.file.path.with_name(piece.file))
         return CheckpointError(f"damaged: a piece of tensor {name!r}", where=where)
 

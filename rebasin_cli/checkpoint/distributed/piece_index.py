@@ -33,7 +33,7 @@ def pieces_among(names: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Piece:
+class StoredPiece:
     """A box of a tensor, and the bytes of a file that hold it, in the format of torch.save."""
 
     start: tuple[int, ...]
@@ -51,7 +51,7 @@ class PieceIndex:
     """
 
     infos: Mapping[str, TensorInfo]
-    pieces: Mapping[str, tuple[Piece, ...]]
+    pieces: Mapping[str, tuple[StoredPiece, ...]]
     paths: Mapping[str, tuple[Any, ...]]
 
 
@@ -139,7 +139,7 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
     return found
 
 
-def _piece(box: Any, place: Any) -> Piece:
+def _piece(box: Any, place: Any) -> StoredPiece:
     if getattr(place, "transform_descriptors", None):
         hint = "save it without extensions of the writer"
         raise CheckpointError("its pieces are packed, which is not supported", hint=hint)
@@ -148,10 +148,10 @@ def _piece(box: Any, place: Any) -> Piece:
         raise ValueError(place)
     sizes = _sizes(box.sizes)
     offset, length = _sizes((place.offset, place.length))
-    return Piece(_sizes(box.offsets), sizes, str(name), offset, length)
+    return StoredPiece(_sizes(box.offsets), sizes, str(name), offset, length)
 
 
-def _is_whole(info: TensorInfo, pieces: tuple[Piece, ...]) -> bool:
+def _is_whole(info: TensorInfo, pieces: tuple[StoredPiece, ...]) -> bool:
     """Tell whether boxes fill a tensor, each element once, and have the bytes for it.
 
     Their edges cut the tensor into a grid, which is small: the boxes of a mesh of processes are
