@@ -55,7 +55,7 @@ class PieceIndex:
     paths: Mapping[str, tuple[Any, ...]]
 
 
-class _Record:
+class _InertObject:
     """What stands for an object of any class."""
 
     def __init__(self, *arguments: object) -> None:
@@ -68,13 +68,13 @@ class _Record:
             self.state = state
 
 
-class _Inert(pickle._Unpickler):
+class _InertUnpickler(pickle._Unpickler):
     # that of C makes room for as many objects as a hostile file says that there will be
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch", "Size"):
             return tuple
         named = getattr(torch, name, None) if module == "torch" else None
-        return named if isinstance(named, torch.dtype) else _Record
+        return named if isinstance(named, torch.dtype) else _InertObject
 
 
 def read_index(data: bytes, *, where: str) -> PieceIndex:
@@ -83,7 +83,7 @@ def read_index(data: bytes, *, where: str) -> PieceIndex:
     Raises CheckpointError if they are none, or if the pieces of a tensor do not make it whole.
     """
     try:
-        index = _index(_Inert(BytesIO(data)).load())
+        index = _index(_InertUnpickler(BytesIO(data)).load())
     except CheckpointError:
         raise
     except Exception as error:  # any instruction of a damaged pickle may fail, in any way
