@@ -13,13 +13,18 @@ from rebasin_cli.errors import CheckpointError
 CONFIG = "config.json"
 _OLD = "torch_dtype"  # the key that transformers wrote before version 4.56, and still reads
 _NEW = "dtype"
+_TIES = "tie_word_embeddings"
 _LOADED_BY_TRANSFORMERS = ("model_type", "architectures")
 # What says how weights are coded keeps its words: its dtypes are not those of the weights.
 _CODES = ("quantization_config",)
 
 
-def configuration_in(folder: Path, dtype: str | None, *, coded: bool = True) -> str | None:
+def configuration_in(
+    folder: Path, dtype: str | None, *, coded: bool = True, parted: bool = False
+) -> str | None:
     """Return a folder's config.json for weights of another dtype, or that are codes no more.
+
+    parted: an output head that was the embedding is a tensor of its own.
 
     As text; None if it says the same of them, or there is none that can be read.
     """
@@ -36,9 +41,17 @@ def configuration_in(folder: Path, dtype: str | None, *, coded: bool = True) -> 
     changed = _inside(kept, dtype) if dtype else kept
     if dtype and (_OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS)):
         changed |= {_NEW: dtype}
+    if parted:
+        changed = _untied(changed) | {_TIES: False}
     if changed == config:
         return None
     return json.dumps(changed, indent=2, ensure_ascii=False) + "\n"
+
+
+def _untied(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration, and those of parts of the model in it, that ties no head."""
+    inside = {k: _untied(v) if isinstance(v, dict) else v for k, v in config.items()}
+    return {key: False if key == _TIES else value for key, value in inside.items()}
 
 
 def _inside(config: dict[str, Any], dtype: str) -> dict[str, Any]:

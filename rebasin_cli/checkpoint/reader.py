@@ -50,7 +50,7 @@ class Checkpoint:
     path: as named, `~` expanded. files: the weight files, sorted. ties: alias -> first name of
     tensors that share their memory. `load` may be called from several threads. Names are
     without what wrappers put into them. dropped: what was left out of nested files, and its class.
-    extra: what modules keep beside their tensors.
+    extra: what modules keep beside their tensors. apart: see `parting`.
     """
 
     def __init__(self, path: Path, weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -63,6 +63,8 @@ class Checkpoint:
         self._owner = {name: file for file in opened for name in file.infos}
         self._stored = {name: name for name in self._owner}
         self._lent: Mapping[str, str] = {}
+        self.apart: Mapping[str, str] = {}
+        self._undivided: Checkpoint | None = None
 
     def read_as(self, reading: Reading) -> Checkpoint:
         """Return this checkpoint under the names that it is seen with."""
@@ -82,6 +84,29 @@ class Checkpoint:
             _lent={**{names.get(a, a): names.get(f, f) for a, f in self._lent.items()}, **lent},
         )
 
+    def parting(self, heads: Mapping[str, str]) -> Checkpoint:
+        """Return this checkpoint with tensors of their own that have the values of others.
+
+        heads: their names -> what has their values, with which they are tied no more. They need
+        not be in the file. `undivided` is the checkpoint as it was.
+        Raises CheckpointError where parts beside the weights have no such tensors.
+        """
+        new = {name: first for name, first in heads.items() if name not in self._stored}
+        if new and self.rest.parts:
+            raise CheckpointError(
+                f"{next(iter(new))!r} would be a tensor of its own in the weights alone",
+                where=str(self.path),
+                detail=f"the file has other parts: {', '.join(p.key for p in self.rest.parts)}",
+                hint="--tie keep, or a file of the weights alone",
+            )
+        found = self.renamed({}, new)
+        return found._changed(apart=heads, _undivided=self)
+
+    @property
+    def undivided(self) -> Checkpoint:
+        """This checkpoint, with nothing parted that is one tensor in the file."""
+        return self._undivided or self
+
     def _changed(self, **attributes: object) -> Checkpoint:
         other = copy(self)
         for derived in ("ties", "layout"):
@@ -93,7 +118,8 @@ class Checkpoint:
     def ties(self) -> Mapping[str, str]:
         seen = {stored: name for name, stored in self._stored.items() if name not in self._lent}
         own = {seen[a]: seen[first] for file in self._opened for a, first in file.ties.items()}
-        return {**own, **self._lent}
+        shared = {a: self.apart.get(f, f) for a, f in {**own, **self._lent}.items()}
+        return {a: f for a, f in shared.items() if a not in self.apart and a != f}
 
     @property
     def in_pieces(self) -> bool:
@@ -152,7 +178,7 @@ class Checkpoint:
         nested = self._containers() if self._opened[0].format == "pt" else {}
         return Layout(
             format="pt" if nested else "safetensors",
-            stored=self._stored,
+            stored={**self._stored, **self._stored_beside()},
             folder=folder,
             shards={n: places[stored] for n, stored in self._stored.items()} if folder else {},
             index=weights.index,
@@ -162,6 +188,16 @@ class Checkpoint:
             ignoring=self._reading.ignoring,
             ties=self.ties,
         )
+
+    def _stored_beside(self) -> dict[str, str]:
+        """Return what tensors that are apart and not in the file yet are to be called there."""
+        return {
+            name: self._stored[first].removesuffix(first) + name
+            if self._stored[first].endswith(first)
+            else name
+            for name, first in self.apart.items()
+            if name in self._lent
+        }
 
     def _containers(self) -> dict[str, Path]:
         weights = self._weights

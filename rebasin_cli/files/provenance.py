@@ -15,6 +15,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.json_text import read_json
 
 KEY = "rebasin"
+UNTIED = "untied"  # of models with folded norms: a head that was the embedding -> its name
 
 
 def provenance(
@@ -52,6 +53,17 @@ def folded_basin(model: Checkpoint) -> str:
 def is_folded(model: Checkpoint) -> bool:
     """Return whether a model's provenance says that its norms are folded."""
     return _record(model.metadata).get("folded") is True
+
+
+def folded_facts(heads: Mapping[str, str]) -> dict[str, object]:
+    """Return what the provenance of a model with folded norms says. heads: those that parted."""
+    return {"folded": True, **({UNTIED: dict(heads)} if heads else {})}
+
+
+def parted_heads(model: Checkpoint) -> dict[str, str]:
+    """Return the heads that provenance says are the embedding no more -> what they were."""
+    found = _record(model.metadata).get(UNTIED)
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def one_basin(models: Sequence[Checkpoint]) -> bool:

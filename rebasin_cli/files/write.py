@@ -46,18 +46,20 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
     if parts is None:
         target = replace(target, fate=target.fate.without_parts)
     jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
-    config = _configuration(target, selection, output)
+    config = _configuration(target, selection, output, parted=bool(like.apart))
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}
     return write_source(result.source, infos, target, facts, beside=config, parts=jobs)
 
 
-def _configuration(target: Target, selection: Selection, output: Output) -> dict[str, str]:
+def _configuration(
+    target: Target, selection: Selection, output: Output, *, parted: bool
+) -> dict[str, str]:
     """Return the config.json of a result where it is not that of the model, by its name."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
-    if folder is None or not (dtype or selection.dequantize):
+    if folder is None or not (dtype or selection.dequantize or parted):
         return {}
-    text = configuration_in(folder, dtype, coded=not selection.dequantize)
+    text = configuration_in(folder, dtype, coded=not selection.dequantize, parted=parted)
     return {CONFIG: text} if text else {}
 
 

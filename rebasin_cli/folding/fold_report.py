@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
@@ -16,7 +17,7 @@ def _text(outcome: Folded) -> str:
     norms = f"{count(outcome.norms, 'norm')} became part of the weights that read them"
     folded = norms if outcome.norms else "its norms have no gains, nothing changes"
     lines = [f"{outcome.model} folded: {folded}, spec {outcome.spec}"]
-    lines += tied_lines(outcome.tied)
+    lines += [*tied_lines(outcome.tied), *untied_lines(outcome.untied)]
     lines += function_lines(outcome.function)
     return "\n".join(lines)
 
@@ -27,6 +28,13 @@ def tied_lines(tied: float | None) -> list[str]:
     return [
         f"  the head stays tied to the embedding, {100 * tied:.2g} % off: "
         "outputs are nearly what they were, not exactly"
+    ]
+
+
+def untied_lines(heads: Sequence[str]) -> list[str]:
+    return [
+        f"  the head is a tensor of its own now, {name!r}: tie_word_embeddings must be false"
+        for name in heads
     ]
 
 
@@ -45,6 +53,7 @@ def _fields(outcome: Folded) -> dict[str, Any]:
         "spec": outcome.spec,
         "norms": outcome.norms,
         "tied": outcome.tied,
+        "untied": list(outcome.untied),
         "output_difference": outcome.function.difference if outcome.function else None,
     }
 

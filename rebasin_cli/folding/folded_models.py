@@ -31,6 +31,7 @@ class Folded:
 
     tied: |H - a E| / |H|, how far the folded head is from a multiple of the embedding that it is
     tied to; None where nothing is tied. function: how far outputs moved, if the model was run.
+    untied: heads that are tensors of their own now.
     """
 
     model: Path
@@ -39,6 +40,7 @@ class Folded:
     written: Written | None = None
     tied: float | None = None
     function: FunctionDifference | None = None
+    untied: tuple[str, ...] = ()
 
 
 def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
@@ -72,7 +74,8 @@ def fold_model(model: Checkpoint, plan: FoldPlan, check: FunctionCheck | None, s
     folded = FoldedNorms(model, plan)
     tied = check_tied(folded, model)
     function = measure_function(check, model, folded, tied, model.path)
-    return Folded(model.path, spec, len(plan.bound.norms), None, tied, function)
+    norms, apart = len(plan.bound.norms), tuple(model.apart)
+    return Folded(model.path, spec, norms, None, tied, function, apart)
 
 
 def folded_parts(model: Checkpoint, plan: FoldPlan) -> Parts:
@@ -88,7 +91,7 @@ def check_tied(folded: FoldedNorms, model: Checkpoint) -> float | None:
             "the output head is the embedding, and with the gain of the last norm it would not be",
             where=str(model.path),
             detail=f"no multiple of the embedding is nearer to it than {error:.2g} of its length",
-            hint="store a head of its own (lm_head.weight, tie_word_embeddings false)",
+            hint="--tie untie stores a head of its own; tie_word_embeddings has to be false then",
         )
     return error
 

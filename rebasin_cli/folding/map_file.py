@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from rebasin_cli.files.permutation_file import (
 )
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.write import folder_for
+from rebasin_cli.folding.tied_heads import part_heads, untied_spec
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.class_solvers import SOLVERS
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
+HEADS = "rebasin.untied"  # a JSON object: heads that are apart -> the embeddings that they were
 NEAR = 1e-9  # entries of a map that is of its class
 
 
@@ -37,9 +40,11 @@ NEAR = 1e-9  # entries of a map that is of its class
 class SavedMaps:
     """A map file, bound to a checkpoint that it fits: what is folded, and the maps after that.
 
-    saved: the same as a permutation file.
+    model: the checkpoint, with the heads apart that were so where the maps were found. saved: the
+    same as a permutation file.
     """
 
+    model: Checkpoint
     folding: FoldPlan
     maps: GroupMaps
     saved: Saved
@@ -66,7 +71,11 @@ def save_maps(
         return None
     orders = {name: p.index.int() for name, p in maps.permutations.items()}
     matrices = {name: m.matrix.contiguous() for name, m in maps.linear.items()}
-    metadata = {**origin_of(folding.bound, models, sizes), SYMMETRY: "orthogonal"}
+    metadata = {
+        **origin_of(folding.bound, models, sizes),
+        SYMMETRY: "orthogonal",
+        HEADS: json.dumps(dict(models[1].apart), sort_keys=True),
+    }
     with folder_for(place):
         return write_tensors(
             place.path, orders | matrices, metadata=metadata, overwrite=place.overwrite
@@ -79,7 +88,9 @@ def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
     Raises PermutationError if it is not such a file, or not one for this checkpoint.
     """
     with open_checkpoint(source) as file:
-        bound = bind_saved(file, source, checkpoint)
+        heads = {name: str(first) for name, first in object_in(file, source, HEADS).items()}
+        (checkpoint,) = part_heads([checkpoint], heads)
+        bound = untied_spec(bind_saved(file, source, checkpoint), heads)
         folding = FoldPlan(bound, checkpoint.ties)
         groups = folding.moving.groups
         turned = {n for n in groups if folding.classes[n] != PERMUTATION}
@@ -104,7 +115,7 @@ def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
             object_in(file, source, CONFIG),
             frozenset(object_in(file, source, PASSED)),
         )
-        return SavedMaps(folding, GroupMaps(permutations, linear), saved)
+        return SavedMaps(checkpoint, folding, GroupMaps(permutations, linear), saved)
 
 
 def _map_in(file: Checkpoint, source: Path, group: BoundGroup, kind: str) -> OrthogonalMap:

@@ -9,11 +9,12 @@ from pathlib import Path
 from time import perf_counter
 
 from rebasin_cli.alignment.functions import FunctionDifference
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.folding.folded_models import Folded, check_tied, fold_model, measure_function
 from rebasin_cli.folding.rotation_data import measure_streams
-from rebasin_cli.folding.rotation_problem import ORTHOGONAL, RotationProblem
+from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.network import UserCode
@@ -24,10 +25,6 @@ from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
-
-# What provenance says of all that comes of rotated models: it averages with folded ones only.
-ROTATED_FACTS: Mapping[str, object] = {"folded": True, "symmetry": ORTHOGONAL}
-
 
 @dataclass(frozen=True)
 class LearnedMaps:
@@ -48,8 +45,8 @@ class Rotated:
     classes: by class of maps, how many groups have it. cosine: of the folded models, before and
     after matching. null: that of unrelated weights, matched alike, if it was looked for. learned:
     what learning made of the maps. written: None if only for the moment. saved: the file of the
-    maps. seconds: where models are matched together, of each a like share. tied, function: see
-    `Folded`.
+    maps. seconds: where models are matched together, of each a like share. tied, function, untied:
+    see `Folded`.
     """
 
     model: Path
@@ -65,6 +62,7 @@ class Rotated:
     seconds: float
     tied: float | None = None
     function: FunctionDifference | None = None
+    untied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ class RotatedModels:
         if number in self.maps:
             moving = folding.moving.tensors
             return Carried(FoldedNorms(source, folding), moving, self.maps[number])
-        return source if is_folded(self.problem.models[number]) else FoldedNorms(source, folding)
+        return source if stays(self.problem.models[number]) else FoldedNorms(source, folding)
 
 
 def rotate_models(
@@ -148,7 +146,7 @@ def rotate_models(
     """
     model, folding = problem.models[reference], problem.folding
     found: list[Folded | Rotated] = []
-    if not is_folded(model):
+    if not stays(model):
         found.append(fold_model(model, folding, problem.check, problem.choice.name))
     folded = [FoldedNorms(source, folding) for source in sources]
     tied = [check_tied(each, one) for each, one in zip(folded, problem.models, strict=True)]
@@ -192,7 +190,13 @@ def _rotated(
         seconds=seconds + perf_counter() - began,
         tied=tied,
         function=function,
+        untied=tuple(model.apart),
     )
+
+
+def stays(reference: Checkpoint) -> bool:
+    """Return whether a reference is as it has to be: folded, its heads as those of the others."""
+    return is_folded(reference) and not reference.apart
 
 
 def count_classes(classes: Mapping[str, str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from rebasin_cli.alignment.problem import ProblemRequest
@@ -11,6 +12,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.folding.stream_moments import StreamMoments, stream_moments
+from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import UserCode, plan_user_code
@@ -31,10 +33,14 @@ class DataRequest(ProblemRequest, Protocol):
         """What they are run on."""
 
 
-def plan_rotation_code(reference: Checkpoint, request: DataRequest) -> UserCode:
+def plan_rotation_code(
+    problem: RotationProblem, request: DataRequest, *, reference: int = 0
+) -> UserCode:
     """Return the model and the data that maps are found by; a config.json may name the model."""
-    tracing = _run_as(reference, request.tracing)
-    return plan_user_code(reference, request.selection, tracing, request.data, fed=True)
+    model = problem.models[reference].undivided
+    tracing = _run_as(model, request.tracing)
+    code = plan_user_code(model, request.selection, tracing, request.data, fed=True)
+    return replace(code, network=untied_network(code.network, problem.heads))
 
 
 def _run_as(reference: Checkpoint, tracing: Tracing) -> Tracing:

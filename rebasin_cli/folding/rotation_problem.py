@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from rebasin_cli.alignment.problem import MatchingProblem, ProblemRequest, check
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.files.inputs import open_models
+from rebasin_cli.files.provenance import folded_facts
 from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.folding.settled_heads import AUTO, check_tie, parted_before, settle_heads
+from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
@@ -34,11 +37,13 @@ METHODS = ("auto", "weights")
 class RotationProblem(MatchingProblem[Choice]):
     """Models of one architecture whose norms fold, so that their units may be rotated.
 
-    check: a model to run them with, if one is at hand.
+    check: a model to run them with, if one is at hand. heads: tensors of their own that were the
+    embedding.
     """
 
     folding: FoldPlan
     check: FunctionCheck | None
+    heads: Heads = field(default_factory=dict)
 
     @property
     def maps(self) -> dict[str, str]:
@@ -56,23 +61,32 @@ class RotationProblem(MatchingProblem[Choice]):
         """Whether a head is the embedding, so that folding changes outputs a little."""
         return any(norm.tied for norm in self.folding.norms.values())
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What provenance says of all that comes of them: it averages with folded ones only."""
+        return {"symmetry": ORTHOGONAL, **folded_facts(self.heads)}
+
     def describe(self) -> dict[str, Any]:
         """Return what a plan says of rotating beside what it says of any matching."""
-        return {"symmetry": ORTHOGONAL, "maps": self.maps}
+        return {"symmetry": ORTHOGONAL, "maps": self.maps, "untied": sorted(self.heads)}
 
 
-def rotates(symmetry: str) -> bool:
-    """Return whether models are to be rotated. Raises UsageError for an unknown symmetry."""
+def rotates(symmetry: str, *, tie: str = AUTO) -> bool:
+    """Return whether models are to be rotated.
+
+    Raises UsageError for an unknown symmetry, or for a way with tied heads where none is folded.
+    """
     look_up("symmetry", symmetry, dict.fromkeys((PERMUTATION, ORTHOGONAL)))
+    check_tie(tie, folds=symmetry == ORTHOGONAL)
     return symmetry == ORTHOGONAL
 
 
 def check_rotating(
-    request: ProblemRequest, *, methods: Sequence[str] = METHODS, runs: bool = False
+    request: ProblemRequest, *, methods: Sequence[str] = METHODS
 ) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of.
 
-    methods: that the command has. runs: it runs the model, which may be done on any device.
+    methods: that the command has.
     """
     other, search = Search(), request.search
     if search.method not in methods:
@@ -83,8 +97,6 @@ def check_rotating(
         )
     if (search.start, search.restarts, search.loss) != (other.start, other.restarts, other.loss):
         raise UsageError("--start, --restarts and --loss are of permutations")
-    if request.computing.device not in ("auto", "cpu") and not runs:
-        raise UsageError("--symmetry orthogonal runs on the CPU", hint="leave out --device")
     if request.selection.common:
         raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
 
@@ -94,37 +106,41 @@ def open_rotations(
     request: ProblemRequest,
     *,
     methods: Sequence[str] = METHODS,
-    runs: bool = False,
+    tie: str = AUTO,
 ) -> RotationProblem:
     """Return the models of a command as a problem; see `plan_rotations`.
 
-    methods, runs: as of `check_rotating`.
+    methods: as of `check_rotating`.
     """
-    check_rotating(request, methods=methods, runs=runs)
-    return plan_rotations(open_models(paths, request.selection), request)
+    check_rotating(request, methods=methods)
+    return plan_rotations(open_models(paths, request.selection), request, tie=tie)
 
 
 def plan_rotations(
-    models: Sequence[Checkpoint], request: ProblemRequest, *, holds: str = ""
+    models: Sequence[Checkpoint], request: ProblemRequest, *, holds: str = "", tie: str = AUTO
 ) -> RotationProblem:
-    """Return models that are open as a problem; nothing is read but headers.
+    """Return models that are open as a problem; nothing is read but headers, and tied heads.
 
     Where --spec names one it says how to align, and --model what is run. holds: what is asked for
-    that takes both models in memory, if anything does. Raises UsageError for a spec that allows
+    that takes both models in memory, if anything does. tie: see `settle_heads`. Raises UsageError for a spec that allows
     permutations alone, MachineError where memory is too small, and what opening a
     `MatchingProblem` does.
     """
+    check_tie(tie)
+    models = parted_before(models, tie)
     check_models(models, request, done="rotated")
     selection, computing = request.selection, request.computing
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
     machine = plan_machine(computing, Search())
-    problem = rotation_of(MatchingProblem(tuple(models), machine, choice), holds=holds)
+    _check_choice(choice)
+    settled = settle_heads(choice, models, tie)
+    problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), holds=holds)
     check = plan_function_check(
-        models[0], selection, request.tracing, wanted=computing.check, choice=choice
+        models[0].undivided, selection, request.tracing, wanted=computing.check, choice=choice
     )
     if check and not check.required and _run_memory(models[0]) > problem.machine.max_memory:
         check = None
-    return replace(problem, check=check)
+    return replace(problem, check=untied_check(check, settled.heads), heads=settled.heads)
 
 
 def rotation_of(problem: MatchingProblem[Choice], *, holds: str = "") -> RotationProblem:

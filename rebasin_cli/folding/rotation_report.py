@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from rebasin_cli.alignment.unit_report import span
-from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines
+from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines, untied_lines
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated
 from rebasin_cli.matching.problem.result import Change
@@ -21,7 +21,7 @@ def _text(outcome: Rotated) -> str:
         f"  spec {outcome.spec}, {outcome.seconds:.1f} s",
     ]
     lines += _learned_lines(outcome.learned)
-    lines += tied_lines(outcome.tied)
+    lines += [*tied_lines(outcome.tied), *untied_lines(outcome.untied)]
     lines += function_lines(outcome.function)
     lines += [f"  maps saved to {outcome.saved.path}"] if outcome.saved else []
     if outcome.written:
@@ -79,6 +79,7 @@ def _fields(outcome: Rotated) -> dict[str, Any]:
         **_learned_fields(outcome.learned),
         "permutation": str(outcome.saved.path) if outcome.saved else None,
         "tied": outcome.tied,
+        "untied": list(outcome.untied),
         "output_difference": outcome.function.difference if outcome.function else None,
         "seconds": outcome.seconds,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from rebasin_cli.options.parameters import option
 from rebasin_cli.options.search import PANEL
@@ -17,3 +17,17 @@ def symmetry_option(more: str, *, classes: Sequence[str] = ("permutation", "orth
         help="orthogonal: also rotate the residual stream of transformers and the dims inside "
         f"heads, where the spec allows it. {more}",
     )
+
+
+def tie_option(panel: str | None = PANEL) -> Any:
+    """Return what declares --tie. panel: the heading of the help that it stands under."""
+    return option(panel)(
+        "--tie",
+        metavar="auto|keep|untie",
+        help="Where the output head is the embedding and norms are folded. keep: it stays so, and "
+        "outputs move a little. untie: it becomes a tensor of its own, and they do not. auto: keep "
+        "where that is near.",
+    )
+
+
+Tie = Annotated[str, tie_option()]

@@ -15,7 +15,7 @@ from rebasin_cli.options.output import Output, SavePermutation
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry_option import symmetry_option
+from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
@@ -52,11 +52,12 @@ Select = Annotated[
 ]
 
 
-@with_options("models", "out", "save", "card", "verbose", "symmetry", "learn", "select")
+@with_options("models", "out", "save", "card", "verbose", "symmetry", "tie", "learn", "select")
 def align(
     models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
     save: SavePermutation = None,
     symmetry: Symmetry = "permutation",
+    tie: Tie = "auto",
     learn: Learn = 0,
     select: Select = None,
     *,
@@ -99,6 +100,7 @@ def align(
         save=save,
         learn=learn,
         select=select,
+        tie=tie,
         selection=selection,
         output=output,
         computing=computing,
@@ -109,5 +111,5 @@ def align(
         learning=learning,
         display=display,
     )
-    way = kind_of(symmetry, select=select is not None)
+    way = kind_of(symmetry, select=select is not None, tie=tie)
     return Work("align", display, planned_by(way.plan, request), way.run, way.presenters)

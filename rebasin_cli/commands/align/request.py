@@ -24,12 +24,14 @@ class AlignRequest:
     models: the reference, then what is brought into its basin. save: a file for the permutation,
     or a folder for several. learn: steps by which maps are learned from the midpoint's answers.
     select: how many ways are tried, of which the one with the best midpoint is taken; None: one.
+    tie: what becomes of tied heads where norms are folded, see `settle_heads`.
     """
 
     models: Sequence[Path]
     save: Path | None = None
     learn: int = 0
     select: int | None = None
+    tie: str = "auto"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

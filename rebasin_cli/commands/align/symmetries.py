@@ -19,7 +19,9 @@ from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.commands.align.select import report as select_report
 from rebasin_cli.commands.align.select.plan import plan_select
 from rebasin_cli.commands.align.select.run import run_select
+from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.folding.rotation_report import ROTATING
+from rebasin_cli.folding.settled_heads import check_tie
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.progress import Progress
@@ -41,12 +43,14 @@ SYMMETRIES: Mapping[str, AlignmentKind] = {
 }
 
 
-def kind_of(symmetry: str, *, select: bool) -> AlignmentKind:
+def kind_of(symmetry: str, *, select: bool, tie: str) -> AlignmentKind:
     """Return how models are aligned by the maps of a symmetry. select: in the best of many ways.
 
-    Raises UsageError for an unknown symmetry.
+    Raises UsageError for an unknown symmetry, and for a way with tied heads where they stay tied:
+    what is compared with permutations has the same tensors.
     """
     kind = look_up("symmetry", symmetry, SYMMETRIES)
+    check_tie(tie, folds=symmetry == ORTHOGONAL and not select)
     if not select:
         return kind
     plan = partial(plan_select, symmetry=symmetry)

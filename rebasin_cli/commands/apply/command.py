@@ -14,7 +14,7 @@ from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
-Inverse = Annotated[bool, option()("--inverse", help="Undo the permutation.")]
+Inverse = Annotated[bool, option()("--inverse", help="Undo the permutation, or the maps.")]
 
 
 @with_options("permutation", "model", "inverse", "out", "pass_through")
@@ -29,11 +29,13 @@ def apply(
     display: Annotated[Display, offer(*SHOWING)],
     tracing: Tracing,
 ) -> Work:
-    """Apply a saved permutation to a checkpoint with the same tensors.
+    """Apply saved permutations or orthogonal maps to a checkpoint with the same tensors.
 
-    For EMA weights, other dtypes and other stages of the model the permutation was found for.
-    Writes NAME.permuted.EXT. Exact: --inverse gives back the same bytes. With --model the
-    permuted model is run before it is written: its outputs must not move.
+    For EMA weights, other dtypes and other stages of the model that PERM was found for. A
+    permutation is exact: NAME.permuted.EXT, and --inverse gives back the same bytes. The maps of
+    --symmetry orthogonal fold the norms (see rebasin fold) and rotate the units, in float64:
+    NAME.rotated.EXT, right to the rounding of its dtype; --inverse turns it back, still folded.
+    With --model the result is run before it is written: its outputs must not move.
 
     Examples:
 
@@ -42,6 +44,8 @@ def apply(
         rebasin apply b.perm.safetensors b-ema.pt
 
         rebasin apply b.perm.safetensors b-ema.permuted.pt --inverse -o back.pt
+
+        rebasin apply gpt.maps.safetensors gpt-ema.safetensors
     """
     from rebasin_cli.commands.apply.plan import ApplyRequest, plan_apply
     from rebasin_cli.commands.apply.report import PRESENTERS

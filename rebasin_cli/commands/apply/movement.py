@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
+from rebasin_cli.files.provenance import folded_facts
 from rebasin_cli.folding.folded_models import measure_function
+from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -25,6 +27,10 @@ class Movement(Protocol):
     @property
     def word(self) -> str:
         """What the result is called."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What provenance says of the result."""
 
     @property
     def groups(self) -> Sequence[str]:
@@ -56,6 +62,10 @@ class Reordering:
     word: str = "permuted"
 
     @property
+    def facts(self) -> Mapping[str, object]:
+        return {}
+
+    @property
     def groups(self) -> Sequence[str]:
         return [name for name, group in self.bound.groups.items() if not group.fixed]
 
@@ -78,11 +88,19 @@ class Reordering:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Norms folded, then orthogonal maps, in float64: exact but for the rounding of the result."""
+    """Norms folded, then orthogonal maps, in float64: exact but for the rounding of the result.
+
+    heads: that are tensors of their own, which were the embedding.
+    """
 
     folding: FoldPlan
     maps: GroupMaps
+    heads: Heads
     word: str = "rotated"
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        return folded_facts(self.heads)
 
     @property
     def groups(self) -> Sequence[str]:

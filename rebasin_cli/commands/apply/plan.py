@@ -21,6 +21,7 @@ from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.map_file import is_map_file, read_maps
+from rebasin_cli.folding.tied_heads import untied_check
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
@@ -75,7 +76,7 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     """
     (checkpoint,) = open_models([request.model], request.selection)
     source = request.permutation
-    movement, saved = _movement(source, checkpoint, inverse=request.inverse)
+    checkpoint, movement, saved = _movement(source, checkpoint, inverse=request.inverse)
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, source, checkpoint, request.selection)
     (out,) = output_paths([checkpoint], request.output, word=movement.word)
@@ -91,21 +92,23 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     if request.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
     check = plan_function_check(
-        checkpoint, request.selection, request.tracing, wanted=request.computing.check
+        checkpoint.undivided, request.selection, request.tracing, wanted=request.computing.check
     )
+    check = untied_check(check, checkpoint.apart)
     return ApplyPlan(checkpoint, source, movement, request.inverse, target, request, check)
 
 
-def _movement(source: Path, model: Checkpoint, *, inverse: bool) -> tuple[Movement, Saved]:
-    """Return what a file does to its model, and what it says of itself."""
+def _movement(
+    source: Path, model: Checkpoint, *, inverse: bool
+) -> tuple[Checkpoint, Movement, Saved]:
+    """Return its model as a file takes it, what it does to that, and what it says of itself."""
     if is_map_file(source):
         found = read_maps(source, model)
         maps = found.maps.inverse() if inverse else found.maps
-        return Rotation(found.folding, maps), found.saved
+        return found.model, Rotation(found.folding, maps, found.model.apart), found.saved
     saved = read_permutations(source, model)
-    return Reordering(
-        saved.bound, inverted(saved.permutations) if inverse else saved.permutations
-    ), saved
+    orders = inverted(saved.permutations) if inverse else saved.permutations
+    return model, Reordering(saved.bound, orders), saved
 
 
 def check_saved(saved: Saved, source: Path, model: Checkpoint, selection: Selection) -> None:
@@ -124,12 +127,14 @@ def check_saved(saved: Saved, source: Path, model: Checkpoint, selection: Select
 class Applied:
     """A model to which a permutation file was applied.
 
+    word: what that did, see `Movement`.
     function: how far its outputs are from those before, if a model was named to run them.
     """
 
     model: Path
     permutation: Path
     inverted: bool
+    word: str
     groups: int
     moved: int
     written: Written

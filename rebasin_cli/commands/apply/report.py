@@ -14,7 +14,7 @@ def applied_text(outcome: Applied) -> str:
     """Return what was applied to a model, and whether its function stayed."""
     how = "the inverse of " if outcome.inverted else ""
     text = (
-        f"{outcome.model} permuted by {how}{outcome.permutation}: "
+        f"{outcome.model} {outcome.word} by {how}{outcome.permutation}: "
         f"{outcome.moved} of {count(outcome.groups, 'group')} moved"
     )
     return f"{text}\n  {agreement_text(outcome.function)}" if outcome.function else text

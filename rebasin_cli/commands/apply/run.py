@@ -20,7 +20,9 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
         return
     model, movement = plan.model, plan.movement
     function = movement.check(plan.check, model, model.path)
-    facts = provenance("apply", [model], basin=None, inverse=plan.inverted)
+    facts = provenance(
+        "apply", [model], basin=None, inverse=plan.inverted, **plan.movement.facts
+    )
     result = Result(
         movement.apply(model),
         model,
@@ -32,6 +34,7 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
         model=model.path,
         permutation=plan.source,
         inverted=plan.inverted,
+        word=movement.word,
         groups=len(movement.groups),
         moved=movement.moved,
         written=write_result(result, plan.target, plan.request),

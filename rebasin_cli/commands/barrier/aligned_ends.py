@@ -94,6 +94,7 @@ def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress)
 def alignment_digest(plan: BarrierPlan, choice: Choice) -> str:
     """Return a digest of all that decides how the models are aligned."""
     request, search = plan.request, plan.request.search
+    heads = sorted(plan.rotation.heads) if plan.rotation else []
     facts: Mapping[str, Any] = {
         "spec": dump(choice.bound.spec),
         "sizes": dict(request.selection.sizes),
@@ -107,5 +108,6 @@ def alignment_digest(plan: BarrierPlan, choice: Choice) -> str:
             "fast": search.fast,
         },
         **({"symmetry": request.symmetry} if plan.rotation else {}),
+        **({"untied": heads} if heads else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.symmetry_option import symmetry_option
+from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import optional_path, parse_numbers
 from rebasin_cli.presentation.work import Work
@@ -85,7 +85,7 @@ Symmetry = Annotated[str, symmetry_option("All models are folded (see rebasin fo
 OWN = ("steps", "at", "no_align", "renormalize", "diagnose", "plane", "margin", "plot", "resume")
 
 
-@with_options("models", *OWN, "null", "force", "verbose", "symmetry")
+@with_options("models", *OWN, "null", "force", "verbose", "symmetry", "tie")
 def barrier(
     models: Annotated[list[Path] | None, argument("A B [C]")] = None,
     steps: Steps = None,
@@ -98,6 +98,7 @@ def barrier(
     plot: Plot = None,
     resume: Resume = None,
     symmetry: Symmetry = "permutation",
+    tie: Tie = "auto",
     null: Null = False,
     *,
     selection: Annotated[Selection, offer(*ALIGNING)],
@@ -145,6 +146,7 @@ def barrier(
             resume=optional_path(resume),
             diagnose=diagnose,
             symmetry=symmetry,
+            tie=tie,
             selection=selection,
             output=output,
             computing=computing,

@@ -14,6 +14,7 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
+from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.computing import Computing
@@ -42,7 +43,7 @@ class BarrierRequest:
     steps: points, ends included; None: the usual. at: places on a line instead. align: the other
     models to the first. renormalize: a method that corrects the points between, for one more
     curve. margin: of the plane, beyond the three models. picture, resume: files. diagnose: look
-    into the layers too. symmetry: of the maps that align.
+    into the layers too. symmetry: of the maps that align; tie: of heads, where norms are folded.
     """
 
     models: Sequence[Path]
@@ -56,6 +57,7 @@ class BarrierRequest:
     resume: Path | None = None
     diagnose: bool = False
     symmetry: str = PERMUTATION
+    tie: str = "auto"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -124,15 +126,17 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
     steps = request.steps or (GRID if request.plane else STEPS)
     alphas = () if request.plane else line_alphas(steps, request.at)
     tracing = request.tracing.unless(request.selection.spec)
-    rotation = _rotation(request) if rotates(request.symmetry) else None
+    rotation = _rotation(request) if rotates(request.symmetry, tie=request.tie) else None
     problem: MatchingProblem[Choice | None] = rotation or open_problem(
         request.models, replace(request, tracing=tracing), matched=request.align
     )
     models = problem.models
     fed = request.renormalize is not None or request.diagnose
     code = plan_user_code(
-        models[0], request.selection, request.tracing, request.data, fed=fed, judged=True
+        models[0].undivided, request.selection, request.tracing, request.data, fed=fed, judged=True
     )
+    if rotation:
+        code = replace(code, network=untied_network(code.network, rotation.heads))
     inputs = [file for model in models for file in files_of(model)]
     picture = plan_picture(request.picture, request, inputs) if request.picture else None
     layers = _layers_picture(request, inputs)
@@ -165,7 +169,7 @@ def _rotation(request: BarrierRequest) -> RotationProblem:
     if request.renormalize is not None:
         raise UsageError("--renormalize does not go with --symmetry orthogonal")
     unchecked = replace(request.computing, check=False)
-    return open_rotations(request.models, replace(request, computing=unchecked), runs=True)
+    return open_rotations(request.models, replace(request, computing=unchecked), tie=request.tie)
 
 
 def line_alphas(steps: int, at: Sequence[float]) -> tuple[float, ...]:

@@ -15,6 +15,8 @@ from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads
+from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
@@ -25,9 +27,10 @@ from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 @dataclass(frozen=True)
 class FoldRequest:
-    """The model whose norms are to be folded."""
+    """The model whose norms are to be folded. tie: see `settle_heads`."""
 
     model: Path
+    tie: str = AUTO
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -36,7 +39,10 @@ class FoldRequest:
 
 @dataclass(frozen=True)
 class FoldingPlan:
-    """All that `run_fold` needs. spec: its name. check: a model to run, if one is at hand."""
+    """All that `run_fold` needs.
+
+    spec: its name. check: a model to run, if one is at hand. heads: that are apart after folding.
+    """
 
     model: Checkpoint
     spec: str
@@ -44,6 +50,7 @@ class FoldingPlan:
     target: Target
     check: FunctionCheck | None
     request: FoldRequest
+    heads: Heads
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -52,12 +59,14 @@ class FoldingPlan:
             "inputs": describe_inputs([self.model]),
             "spec": self.spec,
             "norms": [norm.gain for norm in self.folding.bound.norms],
+            "untied": sorted(self.heads),
             "outputs": [describe_target(self.target)],
         }
 
 
 def plan_fold(request: FoldRequest) -> FoldingPlan:
-    """Return what folding will do; nothing is read but the header."""
+    """Return what folding will do; nothing is read but the header, and a tied head."""
+    check_tie(request.tie)
     selection = request.selection
     (model,) = open_models([request.model], selection)
     refuse_codes([model], selection, done="multiplied")
@@ -69,11 +78,14 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
             f"spec {choice.name!r} says of no norm how it folds",
             hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
         )
-    folding = plan_folding(choice, [model])
+    settled = settle_heads(choice, [model], request.tie)
+    (model,) = settled.models
+    folding = plan_folding(settled.choice, [model])
     (out,) = output_paths([model], request.output, word="folded")
     folder = request.output.names_folder
     target = plan_target(out, model, selection, request.output, own=[model], create=folder)
     check = plan_function_check(
-        model, selection, request.tracing, wanted=request.computing.check, choice=choice
+        model.undivided, selection, request.tracing, wanted=request.computing.check, choice=choice
     )
-    return FoldingPlan(model, choice.name, folding, target, check, request)
+    check, heads = untied_check(check, settled.heads), settled.heads
+    return FoldingPlan(model, choice.name, folding, target, check, request, heads)

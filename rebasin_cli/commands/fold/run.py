@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.fold.plan import FoldingPlan
-from rebasin_cli.files.provenance import folded_basin, provenance
+from rebasin_cli.files.provenance import folded_basin, folded_facts, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded, fold_model, folded_parts
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -22,7 +22,8 @@ def run_fold(plan: FoldingPlan, progress: Progress) -> Iterator[LeftAsIs | Folde
         return
     model, folding = plan.model, plan.folding
     folded = fold_model(model, folding, plan.check, plan.spec)
-    facts = provenance("fold", [model], basin=folded_basin(model), spec=plan.spec, folded=True)
+    told = folded_facts(plan.heads)
+    facts = provenance("fold", [model], basin=folded_basin(model), spec=plan.spec, **told)
     progress(f"writing {plan.target.path.name}", 0, 0)
     result = Result(FoldedNorms(model, folding), model, facts, folded_parts(model, folding))
     yield replace(folded, written=write_result(result, plan.target, plan.request))

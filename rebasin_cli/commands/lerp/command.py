@@ -12,7 +12,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry_option import symmetry_option
+from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
@@ -59,7 +59,7 @@ Keep = Annotated[bool, option()("--keep", help="Keep the files that --exec was r
 LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep")
 
 
-@with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry")
+@with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry", "tie")
 def lerp(
     models: Annotated[list[Path] | None, argument("A B")] = None,
     steps: Steps = None,
@@ -71,6 +71,7 @@ def lerp(
     exec_: Exec = None,
     keep: Keep = False,
     symmetry: Symmetry = "permutation",
+    tie: Tie = "auto",
     null: Null = False,
     *,
     selection: Selection,
@@ -114,6 +115,7 @@ def lerp(
             command=exec_,
             keep=keep,
             symmetry=symmetry,
+            tie=tie,
             selection=selection,
             output=output,
             computing=computing,

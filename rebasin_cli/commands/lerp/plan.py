@@ -44,7 +44,7 @@ class LerpRequest:
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
     too. chain: more than two models, one segment after another. align: bring the models into the
     basin of the first before. command: run on each point, whose file is then removed unless `keep`.
-    symmetry: of the maps that align; orthogonal ones do also without `align`.
+    symmetry: of the maps that align; orthogonal ones do also without `align`. tie: of heads then.
     """
 
     models: Sequence[Path]
@@ -57,6 +57,7 @@ class LerpRequest:
     command: str | None = None
     keep: bool = False
     symmetry: str = PERMUTATION
+    tie: str = "auto"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -121,7 +122,7 @@ class LerpPlan:
 
 def plan_lerp(request: LerpRequest) -> LerpPlan:
     """Return what interpolating between the models will do; nothing is read but headers."""
-    rotated = rotates(request.symmetry)
+    rotated = rotates(request.symmetry, tie=request.tie)
     request = replace(request, align=request.align or rotated)
     _check_line(request)
     words = _split_command(request.command) if request.command is not None else ()
@@ -130,7 +131,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     )
     ends = set(map(float, range(len(request.models))))  # the models themselves
     done = "averaged" if request.align or not set(alphas) <= ends else None
-    rotation = open_rotations(request.models, request) if rotated else None
+    rotation = open_rotations(request.models, request, tie=request.tie) if rotated else None
     problem: MatchingProblem[Choice | None] = rotation or open_problem(
         request.models, request, matched=request.align, done=done
     )

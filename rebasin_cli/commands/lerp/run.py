@@ -19,7 +19,7 @@ from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import ROTATED_FACTS, Rotated, rotate_models
+from rebasin_cli.folding.rotated_models import Rotated, rotate_models
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.merging.overlap import CommonPart, Completed
 from rebasin_cli.merging.sources import Between
@@ -87,7 +87,7 @@ def _rotated(
 ) -> _Frame:
     """Return the models folded, all but the first moved next to it by orthogonal maps."""
     rotated = rotate_models(problem, weights, progress)
-    return _Frame(rotated.found, rotated.moved, folded_basin(plan.models[0]), ROTATED_FACTS)
+    return _Frame(rotated.found, rotated.moved, folded_basin(plan.models[0]), problem.facts)
 
 
 def _permuted(plan: LerpPlan, progress: Progress) -> _Frame:

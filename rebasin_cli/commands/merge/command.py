@@ -19,7 +19,7 @@ from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry_option import symmetry_option
+from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
@@ -72,7 +72,7 @@ Symmetry = Annotated[
 OWN = ("strategy", "weights", "ref", "preserve_first", "renormalize")
 
 
-@with_options("models", "out", *OWN, "card", "null", "verbose", "symmetry")
+@with_options("models", "out", *OWN, "card", "null", "verbose", "symmetry", "tie")
 def merge(
     models: Annotated[list[Path] | None, argument("MODEL...")] = None,
     strategy: Strategy = None,
@@ -81,6 +81,7 @@ def merge(
     preserve_first: PreserveFirst = None,
     renormalize: Renormalize = None,
     symmetry: Symmetry = "permutation",
+    tie: Tie = "auto",
     null: Null = False,
     *,
     selection: Selection,
@@ -125,6 +126,7 @@ def merge(
             reference=ref,
             preserve_first=preserve_first,
             renormalization=renormalizing(renormalize),
+            tie=tie,
             selection=selection,
             output=output,
             computing=computing,
@@ -135,7 +137,7 @@ def merge(
 
     if preserve_first is not None:
         _check_preserving(search, output, renormalize)
-    plan, run = _way(symmetry, preserve_first, search.method)
+    plan, run = _way(symmetry, tie, preserve_first, search.method)
     _check_sampling(symmetry, data)
     from rebasin_cli.commands.merge.report import PRESENTERS
 
@@ -166,11 +168,11 @@ def _check_sampling(symmetry: str, data: Data) -> None:
         )
 
 
-def _way(symmetry: str, preserve_first: str | None, method: str) -> tuple[Any, Any]:
+def _way(symmetry: str, tie: str, preserve_first: str | None, method: str) -> tuple[Any, Any]:
     """Return what plans and what runs the way to merge that was asked for."""
     from rebasin_cli.folding.rotation_problem import rotates
 
-    if rotates(symmetry):
+    if rotates(symmetry, tie=tie):
         from rebasin_cli.commands.merge.orthogonal.plan import plan_rotated_merge
         from rebasin_cli.commands.merge.orthogonal.run import run_rotated_merge
 

@@ -24,7 +24,7 @@ class MergeRequest:
     strategy: None: `many` up to 8 models, else `star`. weights: of the models; none: equal.
     reference: one of the models, whose frame the result has; None: the first. preserve_first: the
     layers that stay apart. renormalization: how the result's statistics are to be corrected; --spec
-    then says how to align, and --model what is run.
+    then says how to align, and --model what is run. tie: of heads that are folded into.
     """
 
     models: Sequence[Path]
@@ -33,6 +33,7 @@ class MergeRequest:
     reference: Path | None = None
     preserve_first: str | None = None
     renormalization: Renormalization | None = None
+    tie: str = "auto"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

@@ -10,6 +10,7 @@ from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orth
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import RebasinWarning, UsageError
+from rebasin_cli.folding.settled_heads import KEEP
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.data import Data
 from rebasin_cli.symmetry.norm_folding import can_rotate
@@ -53,7 +54,8 @@ def plan_auto(request: AlignRequest) -> AlignPlan | AutoPlan:
         )
     with warnings.catch_warnings():  # what is odd about the models was said for permutations
         warnings.simplefilter("ignore", RebasinWarning)
-        rotating = plan_orthogonal(replace(request, data=Data()), holds="--symmetry auto")
+        asked = replace(request, data=Data(), tie=KEEP)
+        rotating = plan_orthogonal(asked, holds="--symmetry auto")
     items = tuple(replace(item, check=rotating.problem.check) for item in permuting.items)
     return AutoPlan(replace(permuting, items=items), rotating, _code(permuting, request))
 

@@ -50,6 +50,7 @@ class OrthogonalPlan:
             **describe_data(self.request.data, self.code),
             "spec": self.problem.choice.name,
             "maps": self.problem.maps,
+            "untied": sorted(self.problem.heads),
         }
 
 
@@ -65,9 +66,10 @@ def plan_orthogonal(request: AlignRequest, *, holds: str = "") -> OrthogonalPlan
             hint="rebasin align REFERENCE MODEL...",
         )
     models = open_models(request.models, request.selection)
-    problem = plan_rotations(models, request, holds=holds or _holds(request))
+    problem = plan_rotations(models, request, holds=holds or _holds(request), tie=request.tie)
+    models = problem.models
     targets = _targets(models, request)
-    code = _code(models[0], request)
+    code = _code(problem, request)
     places = _places(models, request)
     return OrthogonalPlan(problem, tuple(targets), places, code, request)
 
@@ -79,10 +81,10 @@ def _holds(request: AlignRequest) -> str:
     return "--method activations" if request.search.method == ACTIVATIONS else ""
 
 
-def _code(reference: Checkpoint, request: AlignRequest) -> UserCode | None:
+def _code(problem: RotationProblem, request: AlignRequest) -> UserCode | None:
     """Return the model and the data, if they are run."""
     if request.learn or request.search.method == ACTIVATIONS:
-        return plan_rotation_code(reference, request)
+        return plan_rotation_code(problem, request)
     if request.data.data is not None:
         raise UsageError(
             "matching by weights uses no data", hint="--method activations, or --learn 150"

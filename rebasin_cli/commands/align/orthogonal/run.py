@@ -17,7 +17,7 @@ from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, bat
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.places import OutputPlace
-from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
+from rebasin_cli.files.provenance import folded_basin, folded_facts, provenance
 from rebasin_cli.files.targets import Target
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import (
@@ -28,7 +28,7 @@ from rebasin_cli.folding.folded_models import (
     measure_function,
 )
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes
+from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes, stays
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
@@ -71,14 +71,15 @@ def run_orthogonal(
 def _fold_reference(
     plan: OrthogonalPlan, reference: Checkpoint, target: Target, progress: Progress
 ) -> LeftAsIs | Folded:
-    if is_folded(reference):
+    if stays(reference):
         return LeftAsIs(reference.path, "reference")
     if target.place.skip:
         return LeftAsIs(target.path, "exists")
     folding, spec = plan.problem.folding, plan.problem.choice.name
     progress("checking the function", 0, 0)
     folded = fold_model(reference, folding, plan.problem.check, spec)
-    facts = provenance("align", [reference], basin=folded_basin(reference), spec=spec, folded=True)
+    told = folded_facts(plan.problem.heads)
+    facts = provenance("align", [reference], basin=folded_basin(reference), spec=spec, **told)
     progress(f"writing {target.path.name}", 0, 0)
     source, parts = FoldedNorms(reference, folding), folded_parts(reference, folding)
     result = Result(source, reference, facts, parts)
@@ -111,8 +112,7 @@ def _rotate(
         [reference, model],
         basin=folded_basin(reference),
         spec=plan.problem.choice.name,
-        folded=True,
-        symmetry="orthogonal",
+        **plan.problem.facts,
     )
 
     def part(key: str) -> TensorSource:
@@ -126,7 +126,7 @@ def _rotate(
     saved = save_maps(place, maps, folding, (reference, model), plan.request.selection.sizes)
     return Rotated(
         model=model.path,
-        reference=reference.path if is_folded(reference) else plan.targets[0].path,
+        reference=reference.path if stays(reference) else plan.targets[0].path,
         spec=plan.problem.choice.name,
         classes=count_classes(classes),
         cosine=found.cosine,
@@ -138,6 +138,7 @@ def _rotate(
         seconds=perf_counter() - began,
         tied=tied,
         function=function,
+        untied=tuple(model.apart),
     )
 
 

@@ -19,6 +19,7 @@ from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.targets import Target
 from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.folding.rotation_problem import METHODS, ORTHOGONAL, check_rotating
+from rebasin_cli.folding.settled_heads import KEEP
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.spec.language.model import PERMUTATION
@@ -70,7 +71,7 @@ def plan_select(request: AlignRequest, symmetry: str) -> SelectPlan:
 def _running(request: AlignRequest) -> AlignRequest:
     """Return the request of a method that runs the models: --model and --data have to be there."""
     search = replace(request.search, method=ACTIVATIONS, start=None, restarts=0, loss="l2")
-    return replace(request, search=search)
+    return replace(request, search=search, tie=KEEP)
 
 
 def _rotating(request: AlignRequest, permuting: AlignPlan, symmetry: str) -> OrthogonalPlan | None:

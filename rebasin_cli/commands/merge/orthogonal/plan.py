@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
-from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.plan import plan_mean_target, weights_and_reference
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
@@ -56,22 +55,23 @@ def plan_rotated_merge(request: MergeRequest) -> RotatedMergePlan:
     """Return what averaging models that are rotated will do; nothing is read but headers."""
     weights, reference = weights_and_reference(request)
     _check(request)
-    problem = open_rotations(request.models, request, methods=(*METHODS, ACTIVATIONS))
+    methods = (*METHODS, ACTIVATIONS)
+    problem = open_rotations(request.models, request, methods=methods, tie=request.tie)
     return RotatedMergePlan(
         problem=problem,
         weights=weights,
         reference=reference,
         strategy=request.strategy or STAR,
-        code=_code(problem.models[reference], request),
+        code=_code(problem, reference, request),
         target=plan_mean_target(problem.models, request),
         request=request,
     )
 
 
-def _code(reference: Checkpoint, request: MergeRequest) -> UserCode | None:
+def _code(problem: RotationProblem, reference: int, request: MergeRequest) -> UserCode | None:
     """Return the model and the data, if they are run."""
     if request.search.method == ACTIVATIONS:
-        return plan_rotation_code(reference, request)
+        return plan_rotation_code(problem, request, reference=reference)
     if request.data.data is not None:
         raise UsageError("matching by weights uses no data", hint="--method activations")
     return None

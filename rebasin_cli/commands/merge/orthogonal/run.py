@@ -18,7 +18,6 @@ from rebasin_cli.files.provenance import folded_basin, one_folded_basin, provena
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import (
-    ROTATED_FACTS,
     FrameMatching,
     Rotated,
     RotatedModels,
@@ -88,7 +87,7 @@ def _write(
         seed=plan.request.computing.seed,
         strategy=plan.strategy if rotated else "none",
         weights=list(plan.weights),
-        **ROTATED_FACTS,
+        **plan.problem.facts,
     )
     progress(f"writing {plan.target.path.name}", 0, 0)
     result = Result(mean(sources), models[0], facts, part)

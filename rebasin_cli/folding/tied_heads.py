@@ -1,0 +1,183 @@
+"""Output heads that are the embedding under another name, and become tensors of their own.
+
+A head E that is tied to the embedding cannot take the gain g of the norm before it: E diag(g) is no
+embedding. A multiple of E may be near enough; else the two have to part, and every class that ties
+them has to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from rebasin_cli.alignment.function_check import FunctionCheck
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.models.module_weights import held_infos, held_ties
+from rebasin_cli.models.subject import without_memory
+from rebasin_cli.network.network import Network
+from rebasin_cli.spec.binding.bound import BoundNorm, BoundSpec
+from rebasin_cli.spec.language.pattern import compile_pattern, match_name
+from rebasin_cli.spec.language.tensor_names import TensorNames
+from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors.blocks import BoundTensor, Window
+
+Heads = Mapping[str, str]  # name of a head -> the embedding whose values it has
+
+
+def heads_of(choice: Choice, model: Checkpoint) -> dict[str, str]:
+    """Return what the heads that a spec takes for tied are called where they are stored.
+
+    The file's second name for the embedding, that of the spec's reader, or that of the traced
+    model. Raises UsageError where none is known.
+    """
+    found = {}
+    for norm in (norm for norm in choice.bound.norms if norm.tied):
+        (embedding,) = norm.readers
+        name = next(_names(choice, norm, model), None)
+        if name is None:
+            raise UsageError(
+                f"nothing says what an output head apart from {embedding!r} is called",
+                where=str(model.path),
+                hint=f"`readers:` of {norm.gain!r} under `norms:` of the spec does; or --tie keep",
+            )
+        found[name] = embedding
+    return found
+
+
+def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
+    """Yield the names that a tied head may have, the surest first."""
+    (embedding,) = norm.readers
+    yield from _also(embedding, model.ties)
+    readers = _readers(choice.bound, norm, TensorNames(dict.fromkeys(model.names())))
+    yield from (literal for text in readers if (literal := compile_pattern(text).literal))
+    if choice.traced is not None:
+        windows, trace = choice.traced.layout.windows, choice.traced.known.trace
+        if embedding in windows:
+            sources = set(_also(windows[embedding].source, trace.ties))
+            yield from (name for name, window in windows.items() if window.source in sources)
+
+
+def _readers(bound: BoundSpec, norm: BoundNorm, names: TensorNames) -> Iterator[str]:
+    """Yield what a spec calls the readers of a norm; of `{a,b}` the first."""
+    for text, told in bound.spec.norms.items():
+        if match_name(compile_pattern(text), norm.gain, names):
+            yield from (_first_of(reader) for reader in told.readers)
+
+
+def _first_of(pattern: str) -> str:
+    """Return a pattern with the first of every choice in it.
+
+    >>> _first_of("{embed_out,lm_head}.weight")
+    'embed_out.weight'
+    """
+    before, brace, rest = pattern.partition("{")
+    inside, _, after = rest.partition("}")
+    if not brace:
+        return pattern
+    first = inside.partition(",")[0] if "," in inside else f"{{{inside}}}"
+    return f"{before}{first}{_first_of(after)}"
+
+
+def _also(name: str, ties: Mapping[str, str]) -> list[str]:
+    """Return the other names of a tensor. ties: alias -> first name."""
+    first = ties.get(name, name)
+    names = dict.fromkeys((*ties, *ties.values()))
+    return [other for other in names if other != name and ties.get(other, other) == first]
+
+
+def part_heads(models: Sequence[Checkpoint], heads: Heads) -> list[Checkpoint]:
+    """Return models in which heads are tensors of their own; those that have them stay."""
+    return [_parted(model, heads) for model in models]
+
+
+def _parted(model: Checkpoint, heads: Heads) -> Checkpoint:
+    held = set(model.names())
+    tied = {
+        name: first
+        for name, first in heads.items()
+        if first in held and (name not in held or name in _also(first, model.ties))
+    }
+    return model.parting(tied) if tied else model
+
+
+def untied_spec(bound: BoundSpec, heads: Heads) -> BoundSpec:
+    """Return a spec in which heads are read by the norms before them, and have units of their own.
+
+    They are what the embedding is: the same axes.
+    """
+    by_embedding = {first: name for name, first in heads.items()}
+    norms = tuple(
+        replace(norm, tied=False, readers=(by_embedding[norm.readers[0]],))
+        if norm.tied and norm.readers[0] in by_embedding
+        else norm
+        for norm in bound.norms
+    )
+    rest = (tensor for tensor in bound.tensors if tensor.members[0] not in heads)
+    tensors = tuple(found for tensor in rest for found in _with_head(tensor, bound, heads))
+    untouched = tuple(name for name in bound.untouched if name not in heads)
+    return replace(bound, norms=norms, tensors=tensors, untouched=untouched)
+
+
+def _with_head(tensor: BoundTensor, bound: BoundSpec, heads: Heads) -> Iterator[BoundTensor]:
+    """Yield a tensor, and after an embedding the head that is apart from it now; both vote."""
+    names = [name for name, first in heads.items() if first in tensor.members]
+    stored = [t for t in bound.tensors if t.members[0] in names]
+    votes = tensor.votes or any(head.votes for head in stored)
+    yield replace(tensor, votes=votes)
+    yield from (replace(tensor, members=(name,), votes=votes) for name in names)
+
+
+def untied_network(network: Network, heads: Heads) -> Network:
+    """Return a model that has heads of its own where its class ties them to the embedding.
+
+    Raises UsageError for a class without such a tensor: it computes with the embedding itself.
+    """
+    if not heads:
+        return network
+    subject = network.subject
+    model = without_memory(subject)
+    model = subject.build() if model is None else model
+    infos, ties, windows = held_infos(model), held_ties(model), dict(network.windows)
+    apart = []
+    for name, first in heads.items():
+        source = windows[first].source
+        found = sorted(_also(source, ties), key=lambda other: not name.endswith(other))
+        if found:
+            apart.append(found[0])
+            windows[name] = Window.whole(infos[found[0]])
+        elif name not in windows:
+            raise UsageError(
+                f"{subject.name} has no tensor for {name!r}: it computes its outputs from {source!r}",
+                hint="--tie keep; or a class with a head of its own",
+            )
+    return Network(replace(subject, build=_parting(subject.build, apart)), windows)
+
+
+def _parting(build: Callable[[], nn.Module], names: Sequence[str]) -> Callable[[], nn.Module]:
+    """Return what builds a model in which some parameters share their memory with no others."""
+
+    def built() -> nn.Module:
+        model = build()
+        for home, _, leaf in (name.rpartition(".") for name in names):
+            module = model.get_submodule(home)
+            old = getattr(module, leaf)
+            new = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
+            setattr(module, leaf, new)
+        return model
+
+    return built
+
+
+def untied_check(check: FunctionCheck | None, heads: Heads) -> FunctionCheck | None:
+    """Return a check with a model that has heads of its own; none where there is no such model."""
+    if check is None:
+        return None
+    try:
+        return replace(check, network=untied_network(check.network, heads))
+    except UsageError:
+        if check.required:
+            raise
+        return None
