@@ -70,7 +70,12 @@ def stream_moments(
         left -= max((len(each[0]) for each in seen[0].values()), default=left)
         if left <= 0:
             break
-    return StreamMoments(pairs)
+    return StreamMoments(
+        {
+            pair: {group: found.cpu() for group, found in moments.items()}
+            for pair, moments in pairs.items()
+        }
+    )
 
 
 def _add(moments: dict[str, Tensor], first: Seen, second: Seen) -> None:
@@ -104,11 +109,16 @@ def _keep(seen: list[Tensor], bias: Tensor, home: str, *call: object) -> None:
     seen.append(_rows(call[-1], bias, home))
 
 
+def _above_bias(given: Tensor, bias: Tensor) -> Tensor:
+    """Return rows without the bias, in float64 where they are; mps has none."""
+    here = given.detach()
+    rows = (here.cpu() if here.device.type == "mps" else here).double().flatten(0, -2)
+    return rows - bias.to(rows)
+
+
 def _rows(given: object, bias: Tensor, home: str) -> Tensor:
     """Return what a norm gave out as (tokens, d), each of length sqrt(d)."""
-    rows = (
-        given.detach().cpu().double().flatten(0, -2) - bias if isinstance(given, Tensor) else None
-    )
+    rows = _above_bias(given, bias) if isinstance(given, Tensor) else None
     lengths = rows.norm(dim=-1) if rows is not None else torch.zeros(1)
     if rows is None or not float(lengths.std(correction=0)) <= EVEN * float(lengths.mean()):
         raise UsageError(

@@ -31,6 +31,11 @@ class Machine:
     max_memory: int
     seed: int = 0
 
+    @property
+    def exact_device(self) -> str:
+        """The device for what is computed in float64, which mps has not."""
+        return "cpu" if self.device.startswith("mps") else self.device
+
     def settings(self, search: Search) -> Settings:
         """Return how to search with these means."""
         return Settings(

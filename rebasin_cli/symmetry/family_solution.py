@@ -83,19 +83,20 @@ class FamilySolver:
         if all(len(term.groups) == 1 for term in terms):
             total = sum(term.reference @ term.other.mT for term in terms)
             return self.alone(root, torch.as_tensor(total))
-        size = self.groups[root].size
-        index = torch.arange(size)
+        size, device = self.groups[root].size, terms[0].reference.device
+        index = torch.arange(size, device=device)
         if not self.groups[root].fixed:
-            index = assign(self._worth_of_pairs(size, terms))
+            index = assign(self._worth_of_pairs(size, terms)).to(device)
         # Solved once more, for the pairs that were chosen: the maps of all n^2 take n^2 matrices.
         _, chosen = self._inside(_summed((term, term.pairs(index)) for term in terms))
-        order = torch.eye(size, dtype=torch.float64)[index]
+        order = torch.eye(size, dtype=torch.float64, device=device)[index]
         return self._as_maps({root: order[None], **{n: m[None] for n, m in chosen.items()}})
 
     def alone(self, root: str, similarities: Tensor) -> GroupMaps:
         """Return the best maps of a group with no group inside its units, and none around them."""
         if self.classes[root] == PERMUTATION:
-            return GroupMaps({root: Permutation(assign(similarities))}, {})
+            index = assign(similarities).to(similarities.device)
+            return GroupMaps({root: Permutation(index)}, {})
         return self._as_maps({root: SOLVERS[self.classes[root]](similarities[None])})
 
     def _worth_of_pairs(self, size: int, terms: Sequence[LinearTerm]) -> Tensor:
@@ -124,7 +125,9 @@ class FamilySolver:
         """Return the best maps of a group and of all inside it."""
         size = self.groups[top].size
         batch = len(next(iter(similarities.values())))
-        below, values = dict[tuple[str, ...], Tensor](), torch.zeros(batch, size, size)
+        device = next(iter(similarities.values())).device
+        below = dict[tuple[str, ...], Tensor]()
+        values = torch.zeros(batch, size, size, device=device)
         for chain, each in similarities.items():
             if len(chain) == 1:
                 values = values + each
@@ -151,7 +154,7 @@ class FamilySolver:
         size = self.groups[order].size
         pair = _OrderAndMaps(order, [n for n in names if n != order], similarities, self.classes)
         if size <= FEW:
-            tried = [pair.given(torch.tensor(one)) for one in permutations(range(size))]
+            tried = [pair.given(one) for one in permutations(range(size))]
         else:
             tried = [pair.in_turn(size)]
         return _best(tried)
@@ -193,15 +196,19 @@ class _OrderAndMaps:
     similarities: Similarities
     classes: Mapping[str, str]
 
-    def given(self, index: Tensor) -> tuple[Tensor, GroupMatrices]:
+    @property
+    def _any(self) -> Tensor:
+        """Similarities of some chain: all have one batch, on one device."""
+        return next(iter(self.similarities.values()))
+
+    def given(self, order: Sequence[int]) -> tuple[Tensor, GroupMatrices]:
         """Return the value and the best maps with the units in one order, the same in all."""
-        batch = len(next(iter(self.similarities.values())))
-        return self._at(index.expand(batch, -1))
+        index = torch.tensor(order, device=self._any.device)
+        return self._at(index.expand(len(self._any), -1))
 
     def in_turn(self, size: int) -> tuple[Tensor, GroupMatrices]:
         """Return what improving both in turn leads to, from the order that is in place."""
-        batch = len(next(iter(self.similarities.values())))
-        best = self._at(torch.arange(size).expand(batch, -1))
+        best = self.given(range(size))
         for _ in range(ROUNDS):
             worth = self._worth(best[1], size)
             found = _best([best, self._at(SOLVERS[PERMUTATION](worth).argmax(-1))])
@@ -211,12 +218,13 @@ class _OrderAndMaps:
         return best
 
     def _at(self, index: Tensor) -> tuple[Tensor, GroupMatrices]:
-        units = torch.arange(index.shape[1])
-        rows = torch.arange(len(index))[:, None]
-        value = torch.zeros(len(index))
+        device = index.device
+        units = torch.arange(index.shape[1], device=device)
+        rows = torch.arange(len(index), device=device)[:, None]
+        value = torch.zeros(len(index), device=device)
         if (self.order,) in self.similarities:
             value = value + self.similarities[self.order,][rows, units, index].sum(-1)
-        matrices = {self.order: torch.eye(index.shape[1])[index]}
+        matrices = {self.order: torch.eye(index.shape[1], device=device)[index]}
         for name in self.maps:
             n = self._of(name, rows, units, index)
             matrices[name] = SOLVERS[self.classes[name]](n)
@@ -233,7 +241,8 @@ class _OrderAndMaps:
 
     def _worth(self, matrices: GroupMatrices, size: int) -> Tensor:
         """Return what each unit is worth in each place, the maps as they are: (batch, r, r)."""
-        total = self.similarities.get((self.order,), torch.zeros(1, size, size))
+        none = torch.zeros(1, size, size, device=self._any.device)
+        total = self.similarities.get((self.order,), none)
         for chain, each in self.similarities.items():
             if len(chain) > 1:
                 total = total + torch.einsum("brksl,bkl->brs", each, matrices[chain[1]])
@@ -252,7 +261,7 @@ def _summed(products: Iterable[tuple[LinearTerm, Tensor]]) -> dict[tuple[str, ..
 def _best(tried: Sequence[tuple[Tensor, GroupMatrices]]) -> tuple[Tensor, GroupMatrices]:
     """Return the best of several attempts, for each of a batch; of equals the first."""
     values = torch.stack([value for value, _ in tried])
-    which, rows = values.argmax(0), torch.arange(values.shape[1])
+    which, rows = values.argmax(0), torch.arange(values.shape[1], device=values.device)
     matrices = {
         name: torch.stack([found[name] for _, found in tried])[which, rows] for name in tried[0][1]
     }
@@ -261,5 +270,5 @@ def _best(tried: Sequence[tuple[Tensor, GroupMatrices]]) -> tuple[Tensor, GroupM
 
 def _chosen(found: Tensor, index: Tensor) -> Tensor:
     """Return (batch, n, ...) of (batch, n, n, ...): inside each unit and its partner."""
-    rows = torch.arange(len(index))[:, None]
-    return found[rows, torch.arange(index.shape[1]), index]
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return found[rows, torch.arange(index.shape[1], device=index.device), index]

@@ -36,7 +36,7 @@ TINY = 1e-300
 class HeldSearch(MapSearch):
     """A search that moves the other model in place, by one step after the other.
 
-    Tensors are float64, as `BoundTensor.load` gives them. moments: of streams, by group: what the
+    Tensors are float64, as `BoundTensor.load` gives them, and on the device of the maps. moments: of streams, by group: what the
     reference's units do with those of the other model, (d, d).
     """
 
@@ -136,6 +136,7 @@ class HeldSearch(MapSearch):
         self.maps = self.maps.then(step)
 
 
-def voting(bound: BoundSpec, model: TensorSource) -> dict[str, Tensor]:
+def voting(bound: BoundSpec, model: TensorSource, *, device: str = "cpu") -> dict[str, Tensor]:
     """Return the tensors of a model that vote, by first name. Raises NotFiniteError."""
-    return {key_of(t): load_voting(t, model) for t in bound.tensors if t.votes and t.groups}
+    votes = [tensor for tensor in bound.tensors if tensor.votes and tensor.groups]
+    return {key_of(tensor): load_voting(tensor, model, device=device) for tensor in votes}

@@ -25,17 +25,17 @@ def _centred(skew: Tensor) -> Tensor:
 
 
 def _half_split(skew: Tensor) -> Tensor:
-    half = skew.shape[-1] // 2
-    return _only(skew, torch.arange(half), torch.arange(half) + half)
+    first = torch.arange(skew.shape[-1] // 2, device=skew.device)
+    return _only(skew, first, first + len(first))
 
 
 def _interleaved(skew: Tensor) -> Tensor:
-    even = torch.arange(0, skew.shape[-1], 2)
+    even = torch.arange(0, skew.shape[-1], 2, device=skew.device)
     return _only(skew, even, even + 1)
 
 
 def _only(skew: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    kept = torch.zeros(skew.shape[-2:], dtype=torch.bool)
+    kept = torch.zeros(skew.shape[-2:], dtype=torch.bool, device=skew.device)
     kept[first, second] = kept[second, first] = True
     return torch.where(kept, skew, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ def match_maps(
     moments: Mapping[str, Tensor] | None = None,
     rise: float = RISE,
     max_memory: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> MapMatching:
     """Return the maps of `other` that bring it next to `reference`; both are folded.
@@ -36,18 +38,24 @@ def match_maps(
     bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`. moments: E[y_A y_B'] of
     what the models do on data, by stream, float64 (d, d); None: by weights alone. rise: share of
     the objective that a sweep has to gain, or the search ends. max_memory: bytes; models that do
-    not fit whole are read as they are needed, unless there are moments; None: they fit. On one
-    thread: the rounding of a
-    product does not depend on the load of the machine. Raises NotFiniteError.
+    not fit whole are read as they are needed, unless there are moments; None: they fit. device:
+    where products and factors are taken, in float64; the maps come back from it. On one thread: the
+    rounding of a product does not depend on the load of the machine. Raises NotFiniteError.
     """
-    start = still(bound, classes)
+    start = still(bound, classes).to(device)
     with one_thread():
         if max_memory is not None and not fits_whole(bound, max_memory) and not moments:
-            search = StreamedSearch(bound, classes, start, reference, other, rise=rise)
-            return search.run(progress)
-        a, b = (voting(bound, model) for model in (reference, other))
-        held = HeldSearch(bound, classes, start, a, b, moments=moments or {}, rise=rise)
-        return held.run(progress)
+            both = reference, other
+            found = StreamedSearch(bound, classes, start, *both, rise=rise, device=device)
+            return _brought_back(found.run(progress))
+        a, b = (voting(bound, model, device=device) for model in (reference, other))
+        seen = {name: each.to(device) for name, each in (moments or {}).items()}
+        held = HeldSearch(bound, classes, start, a, b, moments=seen, rise=rise)
+        return _brought_back(held.run(progress))
+
+
+def _brought_back(found: MapMatching) -> MapMatching:
+    return replace(found, maps=found.maps.to("cpu"))
 
 
 def cosine_of(

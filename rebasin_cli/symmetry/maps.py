@@ -58,6 +58,14 @@ class GroupMaps:
         }
         return GroupMaps(permutations, linear)
 
+    def to(self, device: str) -> GroupMaps:
+        """Return the same maps on a device."""
+        permutations = {
+            name: replace(p, index=p.index.to(device)) for name, p in self.permutations.items()
+        }
+        linear = {name: replace(m, matrix=m.matrix.to(device)) for name, m in self.linear.items()}
+        return GroupMaps(permutations, linear)
+
     def inverse(self) -> GroupMaps:
         """Return the maps that undo these: (M P)^-1 = P^-1 M' = (P^-1(M')) P^-1."""
         back = inverse_permutations(self.permutations)
@@ -69,7 +77,10 @@ class GroupMaps:
 
 
 def _still(permutations: Permutations) -> dict[str, Permutation]:
-    units = {name: torch.arange(p.index.shape[-1]) for name, p in permutations.items()}
+    units = {
+        name: torch.arange(p.index.shape[-1], device=p.index.device)
+        for name, p in permutations.items()
+    }
     return {
         name: replace(p, index=units[name].expand_as(p.index).contiguous())
         for name, p in permutations.items()

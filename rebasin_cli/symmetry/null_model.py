@@ -81,12 +81,20 @@ class Scattered(Derived):
 
 
 def with_null(
-    found: MapMatching, pair: FoldedPair, plan: FoldPlan, *, seed: int, progress: Progress = silent
+    found: MapMatching,
+    pair: FoldedPair,
+    plan: FoldPlan,
+    *,
+    seed: int,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> MapMatching:
     """Return what `match_maps` found by weights, with the null value of its cosine."""
     reference, other = pair
     scattered = Scattered(other, plan, plan.classes, seed)
-    null = match_maps(reference, scattered, plan.moving, plan.classes, progress=progress)
+    null = match_maps(
+        reference, scattered, plan.moving, plan.classes, device=device, progress=progress
+    )
     return replace(found, null=null.cosine.after)
 
 

@@ -63,11 +63,13 @@ class StreamedSearch(MapSearch):
     """A search that reads tensors when it needs them; both models are read twice a sweep.
 
     weights: of blocks. owners: of each block the family that is visited last in a sweep of those
-    that it is in. agreed: of the blocks that a family owns, as of its last visit.
+    that it is in. agreed: of the blocks that a family owns, as of its last visit. device: where
+    the maps are, and where tensors are brought to.
     """
 
     reference: TensorSource
     other: TensorSource
+    device: str = field(default="cpu", kw_only=True)
     weights: Mapping[Place, float] = field(init=False)
     owners: Mapping[Place, str] = field(init=False)
     agreed: dict[str, Agreement] = field(init=False, default_factory=dict)
@@ -124,7 +126,10 @@ class StreamedSearch(MapSearch):
         maps: GroupMaps,
         look: Callable[[Site, BothBlocks], R],
     ) -> list[tuple[Place, R]]:
-        a, b = (load_voting(tensor, m, dtype=self._dtype) for m in (self.reference, self.other))
+        a, b = (
+            load_voting(tensor, model, dtype=self._dtype, device=self.device)
+            for model in (self.reference, self.other)
+        )
         b = carry(b, tensor, maps, dtype=self._dtype)
         return [(place_of(s), look(s, (s.block.view(a), s.block.view(b)))) for s in sites]
 
@@ -159,7 +164,8 @@ class StreamedSearch(MapSearch):
         """
         owns = any(self.owners[place_of(site)] == family.root for site in sites)
         size = self.bound.groups[family.root].size
-        found = torch.zeros(3 if owns else 1, size, size, dtype=torch.float64)
+        count, device = 3 if owns else 1, self.device
+        found = torch.zeros(count, size, size, dtype=torch.float64, device=device)
         turn = None if family.meets_itself else self.maps.linear.get(family.root)
         rest = {n: m for n, m in self.maps.linear.items() if turn is None or n != family.root}
         maps = replace(self.maps, linear=rest)
@@ -219,7 +225,7 @@ def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Agreement:
         values = (found[1:] * step.linear[root].matrix).sum((1, 2))
     else:
         index = step.permutations[root].index
-        values = found[1:, torch.arange(len(index)), index].sum(1)
+        values = found[1:, torch.arange(len(index), device=index.device), index].sum(1)
     return Agreement(float(values[0]), float(values[1]))
 
 

@@ -21,10 +21,14 @@ Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 
 def load_voting(
-    tensor: BoundTensor, model: TensorSource, *, dtype: torch.dtype = torch.float64
+    tensor: BoundTensor,
+    model: TensorSource,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
 ) -> Tensor:
-    """Return a tensor that votes. Raises NotFiniteError."""
-    values = tensor.load(model).to(dtype)
+    """Return a tensor that votes, on a device. Raises NotFiniteError."""
+    values = tensor.load(model).to(device, dtype)
     if not all_finite(values):
         raise NotFiniteError(f"tensor {key_of(tensor)!r} holds NaN or infinity")
     return values

@@ -40,7 +40,7 @@ PICTURE = 4  # dimensions of answers for each pixel, classes second
 class MidpointLesson:
     """A network for each end, whose answers teach, and one for the midpoint, which learns.
 
-    ends: as they are. pair: folded, all tensors in float64. network: where tensors belong in it.
+    ends: as they are. pair: folded, all tensors in float64 on the device of the maps. network: where tensors belong in it.
     """
 
     ends: tuple[nn.Module, nn.Module]
@@ -92,7 +92,8 @@ class MidpointLesson:
             torch.autograd.backward([loss])
         held = self.midpoint.state_dict(keep_vars=True)
         slopes = {
-            name: within(grad, window).double() / 2  # half of the midpoint is the moved model
+            # half of the midpoint is the moved model
+            name: within(grad, window).to(moved[name].device).double() / 2
             for name, window in self.network.windows.items()
             if name in moved and (grad := held[window.source].grad) is not None
         }
@@ -140,7 +141,8 @@ def distilled_loss(ends: Sequence[nn.Module], midpoint: nn.Module, batch: Batch)
 
 def _answers(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of a batch, one row for each distribution, in float64."""
-    logits = logits_of(call_model(model, batch)).double()
+    logits = logits_of(call_model(model, batch))
+    logits = (logits.cpu() if logits.device.type == "mps" else logits).double()
     if logits.dim() == PICTURE:
         logits = logits.movedim(1, -1)
     return logits.flatten(0, -2)

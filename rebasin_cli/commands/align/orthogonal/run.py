@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from torch import Tensor
 
 from rebasin_cli.alignment.results import write_result
@@ -153,11 +154,18 @@ def match_folded(
     folding, moments = plan.problem.folding, _moments(plan, pair, batches, progress)
     bound, classes, machine = folding.moving, folding.classes, plan.problem.machine
     found = match_maps(
-        *pair, bound, classes, moments=moments, max_memory=machine.max_memory, progress=progress
+        *pair,
+        bound,
+        classes,
+        moments=moments,
+        max_memory=machine.max_memory,
+        device=machine.exact_device,
+        progress=progress,
     )
     if moments is not None or plan.problem.streamed or not plan.request.display.margins:
         return found
-    return with_null(found, pair, folding, seed=machine.seed, progress=progress)
+    seed, device = machine.seed, machine.exact_device
+    return with_null(found, pair, folding, seed=seed, device=device, progress=progress)
 
 
 def _moments(
@@ -185,7 +193,8 @@ def _learn(
     machine = plan.problem.machine
     nets = [build_network(code.network, end, machine) for end in (reference, model, reference)]
     folded = (FoldedNorms(end, folding) for end in (reference, model))
-    first, second = (_in_float64(source) for source in folded)
+    device = machine.exact_device
+    first, second = (_in_float64(source, device) for source in folded)
     lesson = MidpointLesson(
         ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),
         midpoint=batchwise(nets[2]),
@@ -194,10 +203,11 @@ def _learn(
         bound=folding.moving,
         split=DataSplit(batches, request.learning.held_out),
     )
-    return lesson.learn(start, folding.classes, request.learn, progress)
+    learned = lesson.learn(start.to(device), folding.classes, request.learn, progress)
+    return replace(learned, maps=learned.maps.to("cpu"))
 
 
-def _in_float64(source: TensorSource) -> InMemory:
-    """Return all floating tensors of a source, in memory."""
+def _in_float64(source: TensorSource, device: str) -> InMemory:
+    """Return all floating tensors of a source, in the memory of a device."""
     names = (name for name in source.names() if source.info(name).floating)
-    return InMemory({name: source.load(name).double() for name in names})
+    return InMemory({name: source.load(name).to(device, torch.float64) for name in names})

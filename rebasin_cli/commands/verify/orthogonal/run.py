@@ -42,6 +42,7 @@ def run_verify_rotation(plan: VerifyRotationPlan, progress: Progress) -> Iterato
         folding.classes,
         rise=AT_REST,
         max_memory=problem.machine.max_memory,
+        device=problem.machine.exact_device,
         progress=progress,
     )
     moved = Carried(second, folding.moving.tensors, found.maps)
