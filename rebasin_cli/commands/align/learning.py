@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.errors import UsageError
 from rebasin_cli.options.parameters import flags_in
 from rebasin_cli.options.values import optional_path
 
@@ -17,7 +18,8 @@ class Learning:
 
     learning_rate: of the first step, in lengths of the reference. held_out: share of the batches
     to choose by. check_every: batches between two looks at those; None: one look an epoch. resume:
-    a file in which every epoch is saved, and from which learning goes on.
+    a file in which every epoch is saved, and from which learning goes on. Of these, maps that are
+    learned (--learn) take `held_out` and `resume`.
     """
 
     epochs: int = _option("--epochs", kind=int, default=10, min=0, help="Passes over the data.")
@@ -49,5 +51,15 @@ class Learning:
         kind=Path | None,
         parse=optional_path,
         metavar="FILE",
-        help="Save every epoch here, and go on from it if it is there.",
+        help="Save every epoch here, and go on from it if it is there; with --learn, now and then, "
+        "and remove it at the end.",
     )
+
+
+def check_held_out(learning: Learning) -> None:
+    """Raise UsageError for a share that leaves out nothing, or all."""
+    if not 0 < learning.held_out < 1:
+        raise UsageError(
+            f"--held-out {learning.held_out:g} is not a share",
+            hint="a number between 0 and 1, as 0.2",
+        )

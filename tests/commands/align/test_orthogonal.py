@@ -13,10 +13,10 @@ from tests.symmetry.rotated_files import USER, model_of, rotated, store
 from tests.symmetry.small import NETS, case, outputs
 
 
-def written(folder: Path, kind: str, **options: bool):
+def written(folder: Path, kind: str):
     """Write a model, a rotated copy of it with some noise, and their spec; return the case."""
-    found = case(kind, **options)
-    store(folder / "a.safetensors", found.folded if options.get("tied") else found.state)
+    found = case(kind)
+    store(folder / "a.safetensors", found.state)
     store(folder / "b.safetensors", rotated(found, seed=1, noise=0.001))
     (folder / "my.yaml").write_text(NETS[kind])
     return found
@@ -69,15 +69,6 @@ def test_a_folded_reference_is_taken_as_it_is(tmp_path):
     assert "the norms of a.folded.safetensors are folded already" in again.err
 
 
-def test_a_tied_head_is_told_of(tmp_path):
-    written(tmp_path, "layer norm", tied=True)
-    save_file(case("layer norm", tied=True).state, tmp_path / "a.safetensors")
-    done = rebasin("fold", "a.safetensors", "--spec", "my.yaml", cwd=tmp_path)
-    assert done.code == 3
-    assert "no multiple of the embedding is nearer to it" in done.err
-    assert not (tmp_path / "a.folded.safetensors").exists()
-
-
 def test_events_have_the_figures(tmp_path):
     written(tmp_path, "rotary")
     done = rebasin(*ALIGN, "--json", cwd=tmp_path)
@@ -108,7 +99,6 @@ def test_a_plan_says_which_groups_have_which_maps(tmp_path):
     [
         (("--method", "sinkhorn"), "--symmetry orthogonal has no method 'sinkhorn'"),
         (("--start", "random"), "--start, --restarts and --loss are of permutations"),
-        (("--device", "cuda"), "--symmetry orthogonal runs on the CPU"),
         (("--skip", "embed.weight"), "units of stream have to stay where they are"),
     ],
 )
@@ -248,3 +238,61 @@ def test_maps_that_are_none_are_refused(tmp_path):
     start = rebasin("align", *ALIGN[1:5], "--start", "./maps.safetensors", cwd=tmp_path)
     assert start.code == 3
     assert "its maps rotate units" in start.err
+
+
+BROKEN = """
+STEPS = {steps}
+seen = [0]
+class Breaking(Batched):
+    def forward(self, tokens):
+        if torch.is_grad_enabled() and self.embed.weight.requires_grad:
+            seen[0] += 1
+            if seen[0] > STEPS:
+                raise RuntimeError("the power fails")
+        return super().forward(tokens)
+def breaking():
+    net = with_rotary()
+    net.__class__ = Breaking
+    return net
+"""
+
+
+def test_learning_that_was_cut_off_goes_on_to_the_same_bytes(tmp_path):
+    options = learning(tmp_path, "rotary")
+    spec = ("--no-check", "--learn", "6", "--json")
+    whole = rebasin(*ALIGN, *spec, *options, "-o", "whole.safetensors", cwd=tmp_path)
+    assert whole.code == 0, whole.err
+    resumed = (*ALIGN, *spec, "-o", "b.aligned.safetensors", "--resume", "state", "-f")
+    model = ("--model", "user.py:breaking", *options[2:])
+    (tmp_path / "user.py").write_text(USER + BROKEN.format(steps=3))
+    cut = rebasin(*resumed, *model, cwd=tmp_path)
+    assert cut.code != 0
+    assert "the power fails" in cut.err
+    other = rebasin(*resumed, *model, "--held-out", "0.3", cwd=tmp_path)
+    assert "learning cannot go on from here: its held-out share was 0.2, now it is 0.3" in other.err
+    reseeded = rebasin(*resumed[:2], "a.safetensors", *resumed[3:], *model, cwd=tmp_path)
+    assert "it was written for another model than a.safetensors" in reseeded.err
+    (tmp_path / "user.py").write_text(USER + BROKEN.format(steps=3))
+    done = rebasin(*resumed, *model, cwd=tmp_path)
+    assert done.code == 0, done.err
+    names = ("whole", "b.aligned")
+    first, second = ((tmp_path / f"{name}.safetensors").read_bytes() for name in names)
+    assert first == second
+    told = [[e["learned"] for e in each.events if "learned" in e] for each in (whole, done)]
+    assert told[0] == told[1]
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--resume", "state"), "--held-out and --resume also of --learn"),
+        (("--learn", "5", "--epochs", "3"), "--check-every are of straight-through"),
+        (("--learn", "5", "--held-out", "1"), "--held-out 1 is not a share"),
+    ],
+)
+def test_options_of_other_learning_are_refused(options, message, tmp_path):
+    run = learning(tmp_path, "rotary")
+    done = rebasin(*ALIGN, *options, *run, cwd=tmp_path)
+    assert done.code == 2
+    assert message in done.err

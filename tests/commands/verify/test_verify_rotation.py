@@ -122,7 +122,6 @@ def test_a_plan_says_by_which_maps(tmp_path):
     ("options", "message"),
     [
         (("--restarts", "3"), "--start, --restarts and --loss are of permutations"),
-        (("--device", "cuda"), "--symmetry orthogonal runs on the CPU"),
         (("--symmetry", "rotation"), "no symmetry is called 'rotation'"),
     ],
 )

@@ -9,7 +9,7 @@ no map changes, so nothing can be lost but the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rebasin_cli.commands.align.orthogonal.lesson_state import LessonState
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, within
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.folding.rotated_models import LearnedMaps
@@ -51,14 +52,29 @@ class MidpointLesson:
     split: DataSplit
 
     def learn(
-        self, start: GroupMaps, classes: dict[str, str], steps: int, told: Progress
+        self,
+        start: GroupMaps,
+        classes: dict[str, str],
+        steps: int,
+        told: Progress,
+        *,
+        before: LessonState | None = None,
+        keep: Callable[[LessonState], None] = lambda state: None,
     ) -> LearnedMaps:
-        """Return the best maps of some steps. Raises UserCodeError for what the model raises."""
+        """Return the best maps of some steps. Raises UserCodeError for what the model raises.
+
+        before: where an earlier run stood. keep: is given the state after each look.
+        """
         parameters = MapParameters.at(start, classes)
-        adam = torch.optim.Adam(list(parameters.free.values()), lr=RATE, betas=BETAS)
-        losses = {0: self._held_out(start)}
-        best = start
-        for step, batch in enumerate(self._batches(steps), 1):
+        free = parameters.free
+        adam = torch.optim.Adam(list(free.values()), lr=RATE, betas=BETAS)
+        losses, best, done = {0: 0.0}, start, 0
+        if before is None:
+            losses[0] = self._held_out(start)
+        else:
+            before.put_into(free, adam)
+            losses, best, done = dict(before.losses), before.best, before.step
+        for step, batch in enumerate(self._batches(done, steps), done + 1):
             told("learning", step, steps)
             for group in adam.param_groups:
                 group["lr"] = _rate(step, steps)
@@ -70,13 +86,14 @@ class MidpointLesson:
                     now = parameters.maps()
                 losses[step] = self._held_out(now)
                 best = now if losses[step] <= min(losses.values()) else best
+                keep(LessonState.of(step, free, adam, losses, best))
         return LearnedMaps(best, losses)
 
-    def _batches(self, steps: int) -> Iterator[Batch]:
-        """Yield as many batches as there are steps, pass after pass."""
+    def _batches(self, done: int, steps: int) -> Iterator[Batch]:
+        """Yield a batch for each step that is not done yet, pass after pass."""
         self.split.count()  # raises where there is none: the passes would never end
         passes = (batch for _ in range(steps) for batch in self.split.learned())
-        return islice(passes, steps)
+        return islice(passes, done, steps)
 
     def _slope(self, maps: GroupMaps, batch: Batch) -> None:
         """Add the gradient of a batch's loss to the parameters that the maps are made of.

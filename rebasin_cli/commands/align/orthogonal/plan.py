@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.kept_state import check_state_place
+from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
@@ -68,6 +70,7 @@ def plan_orthogonal(request: AlignRequest, *, holds: str = "") -> OrthogonalPlan
     models = open_models(request.models, request.selection)
     problem = plan_rotations(models, request, holds=holds or _holds(request), tie=request.tie)
     models = problem.models
+    check_state_place(models, request.learning.resume)
     targets = _targets(models, request)
     code = _code(problem, request)
     places = _places(models, request)
@@ -95,6 +98,15 @@ def _code(problem: RotationProblem, request: AlignRequest) -> UserCode | None:
 def _check_options(request: AlignRequest) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of."""
     check_rotating(request, methods=(*METHODS, ACTIVATIONS))
+    learning = request.learning
+    taken = Learning(held_out=learning.held_out, resume=learning.resume)
+    if learning != (taken if request.learn or request.select else Learning()):
+        raise UsageError(
+            "--epochs, --learning-rate, --check-every are of straight-through, --held-out and "
+            "--resume also of --learn",
+            hint="--learn 150 learns maps, from --data",
+        )
+    check_held_out(learning)
     if request.activations != Activations():
         raise UsageError(
             "--statistics, --similarity, --mix, --point and --stream are of permutations"

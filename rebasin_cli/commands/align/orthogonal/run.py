@@ -13,6 +13,7 @@ from torch import Tensor
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.orthogonal.learn import MidpointLesson
+from rebasin_cli.commands.align.orthogonal.lesson_state import kept_lesson, read_lesson
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
 from rebasin_cli.errors import RebasinError
@@ -125,6 +126,8 @@ def _rotate(
         Result(moved, model, facts, part), target, plan.request, inputs=[reference, model]
     )
     saved = save_maps(place, maps, folding, (reference, model), plan.request.selection.sizes)
+    if learned and plan.request.learning.resume:
+        plan.request.learning.resume.unlink(missing_ok=True)
     return Rotated(
         model=model.path,
         reference=reference.path if stays(reference) else plan.targets[0].path,
@@ -203,7 +206,15 @@ def _learn(
         bound=folding.moving,
         split=DataSplit(batches, request.learning.held_out),
     )
-    learned = lesson.learn(start.to(device), folding.classes, request.learn, progress)
+    kept = kept_lesson(plan, model)
+    learned = lesson.learn(
+        start.to(device),
+        folding.classes,
+        request.learn,
+        progress,
+        before=read_lesson(kept, start, device) if kept and kept.path.exists() else None,
+        keep=lambda state: state.write(kept) if kept else None,
+    )
     return replace(learned, maps=learned.maps.to("cpu"))
 
 

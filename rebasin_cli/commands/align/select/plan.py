@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.learning import Learning
+from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.commands.align.method_inputs import DATA_METHODS, check_chosen
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
@@ -145,21 +145,17 @@ def _check(request: AlignRequest, symmetry: str) -> None:
         )
     if request.selection.common:
         raise UsageError("--select averages whole models, and with --common they differ in shape")
-    _check_held_out(request.learning)
+    _check_learning(request.learning)
     if symmetry != PERMUTATION:
         more = (ACTIVATIONS,) * (symmetry == ORTHOGONAL)
         check_rotating(request, methods=(*METHODS, *more))
     plan_machine(request.computing, search, more=DATA_METHODS)
 
 
-def _check_held_out(learning: Learning) -> None:
+def _check_learning(learning: Learning) -> None:
     if replace(learning, held_out=Learning().held_out) != Learning():
         raise UsageError(
             "--epochs, --learning-rate, --check-every and --resume are about learning",
             hint=f"--method {STRAIGHT_THROUGH}, without --select",
         )
-    if not 0 < learning.held_out < 1:
-        raise UsageError(
-            f"--held-out {learning.held_out:g} is not a share",
-            hint="a number between 0 and 1, as 0.2",
-        )
+    check_held_out(learning)

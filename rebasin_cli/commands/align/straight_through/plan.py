@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.learning import Learning
+from rebasin_cli.commands.align.kept_state import check_state_place
+from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.errors import CheckpointError, UsageError
-from rebasin_cli.files.places import files_of
-from rebasin_cli.files.targets import check_ending
+from rebasin_cli.errors import UsageError
 from rebasin_cli.tensors import infos
 
 METHOD = "straight-through"
@@ -22,25 +21,13 @@ def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
     if learning != Learning() and request.search.method != METHOD:
         raise UsageError(
             "--epochs, --learning-rate, --held-out, --check-every and --resume are about learning",
-            hint=f"--method {METHOD}",
+            hint=f"--method {METHOD}; --held-out and --resume also with --symmetry orthogonal --learn N",
         )
-    if not 0 < learning.held_out < 1:
-        raise UsageError(
-            f"--held-out {learning.held_out:g} is not a share",
-            hint="a number between 0 and 1, as 0.2",
-        )
+    check_held_out(learning)
     complex_ = [i.name for i in infos(models[0]).values() if i.dtype.is_complex]
     if request.search.method == METHOD and complex_:
         raise UsageError(
             f"{METHOD} learns from real weights, and {complex_[0]!r} is complex",
             hint="--method weights matches complex ones too",
         )
-    if learning.resume is None:
-        return
-    if len(models) > 2:
-        raise UsageError("--resume keeps the state of one model", hint="align them one by one")
-    if learning.resume.resolve() in [f.resolve() for model in models for f in files_of(model)]:
-        raise UsageError(f"--resume {learning.resume} is one of the models")
-    check_ending(learning.resume)
-    if not learning.resume.parent.is_dir():
-        raise CheckpointError("there is no such folder", where=str(learning.resume.parent))
+    check_state_place(models, learning.resume)
