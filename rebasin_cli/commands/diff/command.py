@@ -9,6 +9,7 @@ from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import ALIGNING, Selection
+from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
@@ -17,10 +18,16 @@ GROUPS = "Also compare group by group, under this spec."
 FIRST = ("spec", "sizes", "strict", "only", "skip", "pass_through", "device", "max_memory")
 
 
-@with_options("a", "b", *FIRST, "verbose")
+Symmetry = Annotated[
+    str, symmetry_option("B is aligned to A first, and both are folded (see rebasin fold).")
+]
+
+
+@with_options("a", "b", *FIRST, "verbose", "symmetry")
 def diff(
     a: Annotated[Path, argument("A")],
     b: Annotated[Path, argument("B")],
+    symmetry: Symmetry = "permutation",
     *,
     selection: Annotated[Selection, offer(*ALIGNING, spec=GROUPS)],
     computing: Annotated[Computing, offer("device", "max_memory")],
@@ -32,6 +39,8 @@ def diff(
     Prints names, shapes and dtypes that differ, and |A - B| beside |A| for each tensor. With
     --spec or --model also a table of groups as they are, without a matching: how alike their units
     are, and what that means. -v: also how sure it is that each unit's partner is the right one.
+    With --symmetry orthogonal in one frame: what differs by more than rounding once both are folded
+    and B is rotated next to A.
 
     Examples:
 
@@ -40,6 +49,8 @@ def diff(
         rebasin diff a.pt b.pt --only 'layer4.*' --json
 
         rebasin diff a.safetensors b.aligned.safetensors --spec mlp -v
+
+        rebasin diff gpt.safetensors gpt-tuned.safetensors --symmetry orthogonal
     """
     from rebasin_cli.commands.diff.plan import DiffRequest, plan_diff
     from rebasin_cli.commands.diff.report import PRESENTERS
@@ -48,6 +59,7 @@ def diff(
     request = DiffRequest(
         a=home_path(a),
         b=home_path(b),
+        symmetry=symmetry,
         selection=selection,
         computing=computing,
         tracing=tracing.of(tracing.target),

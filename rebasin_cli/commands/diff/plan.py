@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,28 @@ from rebasin_cli.alignment.unit_comparison import GroupComparison
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
+from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 
 
 @dataclass(frozen=True)
 class DiffRequest:
-    """Which models are compared, and under which spec, if any."""
+    """Which models are compared, and under which spec, if any.
+
+    symmetry: orthogonal ones bring B into A's frame first.
+    """
 
     a: Path
     b: Path
+    symmetry: str = PERMUTATION
     selection: Selection = Selection()
     computing: Computing = Computing()
     tracing: Tracing = Tracing()
@@ -36,16 +43,23 @@ class DiffRequest:
 
 @dataclass(frozen=True)
 class DiffPlan:
-    """Two models to compare. choice: the spec for a comparison of groups; None: tensors only."""
+    """Two models to compare.
+
+    choice: the spec for a comparison of groups; None: tensors only. rotation: the models, where B
+    is to be brought into A's frame first.
+    """
 
     models: tuple[Checkpoint, Checkpoint]
     choice: Choice | None
     machine: Machine
     request: DiffRequest
+    rotation: RotationProblem | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         spec = describe_matching(self.choice, self.machine) if self.choice else {}
+        if self.rotation:
+            spec |= describe_matching(self.rotation.choice, self.machine) | self.rotation.describe()
         return {"command": "diff", "inputs": describe_inputs(self.models), **spec}
 
 
@@ -55,6 +69,8 @@ def plan_diff(request: DiffRequest) -> DiffPlan:
     Under a spec the two must have the same tensors, else CheckpointError; without, they need not.
     """
     paths = [request.a, request.b]
+    if rotates(request.symmetry):
+        return _plan_rotated(request)
     if request.selection.spec is None and request.tracing.target is None:
         first, second = open_models(paths, request.selection)
         _refuse_companions(request)
@@ -63,6 +79,14 @@ def plan_diff(request: DiffRequest) -> DiffPlan:
     problem = open_problem(paths, request)
     first, second = problem.models
     return DiffPlan((first, second), problem.choice, problem.machine, request)
+
+
+def _plan_rotated(request: DiffRequest) -> DiffPlan:
+    """Return what will be compared in one frame; no model is run."""
+    unchecked = replace(request, computing=replace(request.computing, check=False))
+    problem = open_rotations([request.a, request.b], unchecked)
+    first, second = problem.models
+    return DiffPlan((first, second), None, problem.machine, request, problem)
 
 
 def _refuse_companions(request: DiffRequest) -> None:
@@ -91,10 +115,23 @@ class TensorChange:
 
 
 @dataclass(frozen=True)
+class RotatedFrame:
+    """How a model was brought into another's frame. The fields are those of `VerifiedRotation`."""
+
+    spec: str
+    classes: dict[str, int]
+    cosine: Change
+    sweeps: int
+    rounding: float
+    tied: float | None
+
+
+@dataclass(frozen=True)
 class Compared:
     """Two checkpoints tensor by tensor. changes: only those that differ.
 
-    groups: the two group by group, if a spec was named.
+    groups: the two group by group, if a spec was named. frame: how B came into A's, if it did;
+    `values` then are those that differ by more than rounding, both models folded.
     """
 
     a: Path
@@ -104,3 +141,4 @@ class Compared:
     distance: float
     norm: float
     groups: GroupComparison | None = None
+    frame: RotatedFrame | None = None

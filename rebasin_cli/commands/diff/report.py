@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rebasin_cli.alignment.unit_comparison import GroupComparison
-from rebasin_cli.alignment.unit_report import chance_text, margin_fields
+from rebasin_cli.alignment.unit_report import chance_text, margin_fields, span
 from rebasin_cli.alignment.unit_tables import (
     group_table,
     last_headings,
@@ -17,7 +17,9 @@ from rebasin_cli.alignment.unit_tables import (
     margin_cells,
     movable_groups,
 )
-from rebasin_cli.commands.diff.plan import Compared
+from rebasin_cli.commands.diff.plan import Compared, RotatedFrame
+from rebasin_cli.folding.fold_report import tied_lines
+from rebasin_cli.folding.rotation_report import maps_text
 from rebasin_cli.matching.diagnostics.relation import Relation, UnitFigures, present_relation
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import render
@@ -27,6 +29,9 @@ from rebasin_cli.wording import count
 def compared_text(outcome: Compared) -> str:
     """Return the table of a comparison: a line a tensor that differs, a total, the groups."""
     lines = [*_changes(outcome), _total(outcome)]
+    if outcome.frame:
+        lines += [f"both folded, B rotated: {maps_text(outcome.frame)}, spec {outcome.frame.spec}"]
+        lines += tied_lines(outcome.frame.tied)
     if outcome.groups:
         table = render(present_table(outcome.groups)).rstrip("\n")
         lines += [
@@ -47,7 +52,8 @@ def _changes(outcome: Compared) -> Iterator[str]:
 
 def _total(outcome: Compared) -> str:
     if not outcome.changes:
-        return f"{outcome.a} and {outcome.b} are equal: {count(outcome.tensors, 'tensor')}"
+        how = f", to rounding, {outcome.frame.rounding:.2g}" if outcome.frame else ""
+        return f"{outcome.a} and {outcome.b} are equal{how}: {count(outcome.tensors, 'tensor')}"
     return (
         f"{len(outcome.changes)} of {count(outcome.tensors, 'tensor')} differ, "
         f"|A-B| {outcome.distance:.4g}, |A| {outcome.norm:.4g}"
@@ -122,6 +128,20 @@ def _befores(figures: UnitFigures) -> list[str]:
     return [f"{c.before:.3f}" if c else "" for c in (figures.cosine, figures.collapse)]
 
 
+def _frame_fields(frame: RotatedFrame | None) -> dict[str, Any]:
+    if frame is None:
+        return {}
+    return {
+        "symmetry": "orthogonal",
+        "spec": frame.spec,
+        "maps": frame.classes,
+        "cosine": span(frame.cosine),
+        "sweeps": frame.sweeps,
+        "rounding": frame.rounding,
+        "tied": frame.tied,
+    }
+
+
 def _compared_fields(outcome: Compared) -> dict[str, Any]:
     return {
         "a": str(outcome.a),
@@ -131,6 +151,7 @@ def _compared_fields(outcome: Compared) -> dict[str, Any]:
         "distance": outcome.distance,
         "norm": outcome.norm,
         **present_fields(outcome),
+        **_frame_fields(outcome.frame),
         "changes": [
             {
                 "name": change.name,

@@ -257,6 +257,7 @@ def breaking():
 """
 
 
+@pytest.mark.slow
 def test_learning_that_was_cut_off_goes_on_to_the_same_bytes(tmp_path):
     options = learning(tmp_path, "rotary")
     spec = ("--no-check", "--learn", "6", "--json")
