@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rebasin_cli import __version__
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -55,7 +56,7 @@ def is_folded(model: Checkpoint) -> bool:
     return _record(model.metadata).get("folded") is True
 
 
-def folded_facts(heads: Mapping[str, str]) -> dict[str, object]:
+def folded_facts(heads: Mapping[str, str]) -> dict[str, Any]:
     """Return what the provenance of a model with folded norms says. heads: those that parted."""
     return {"folded": True, **({UNTIED: dict(heads)} if heads else {})}
 

@@ -26,6 +26,7 @@ from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
 
+
 @dataclass(frozen=True)
 class LearnedMaps:
     """The maps of the least held-out loss. losses: by step, from that of the matching, step 0."""

@@ -38,9 +38,7 @@ class RotatedPair:
     tied: float | None
 
 
-def rotate_pair(
-    problem: RotationProblem, selection: Selection, progress: Progress
-) -> RotatedPair:
+def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progress) -> RotatedPair:
     """Return both models of a problem in one frame, by maps that are as exact as they can be."""
     folding, (a, b) = problem.folding, problem.models
     first, second = (_folded(problem, model, selection) for model in (a, b))

@@ -28,9 +28,18 @@ from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_m
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in
+BUILT = torch.float32  # that classes are mostly built in
 BLOCKS = "orthogonal maps take the blocks of one layer"
 ORTHOGONAL = "orthogonal"
 METHODS = ("auto", "weights")
+
+
+@dataclass(frozen=True)
+class HeldModels:
+    """What keeps models in memory: an option, and how many it runs at once beside the search."""
+
+    option: str
+    run: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class RotationProblem(MatchingProblem[Choice]):
         return any(norm.tied for norm in self.folding.norms.values())
 
     @property
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """What provenance says of all that comes of them: it averages with folded ones only."""
         return {"symmetry": ORTHOGONAL, **folded_facts(self.heads)}
 
@@ -81,9 +90,7 @@ def rotates(symmetry: str, *, tie: str = AUTO) -> bool:
     return symmetry == ORTHOGONAL
 
 
-def check_rotating(
-    request: ProblemRequest, *, methods: Sequence[str] = METHODS
-) -> None:
+def check_rotating(request: ProblemRequest, *, methods: Sequence[str] = METHODS) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of.
 
     methods: that the command has.
@@ -107,23 +114,28 @@ def open_rotations(
     *,
     methods: Sequence[str] = METHODS,
     tie: str = AUTO,
+    held: HeldModels | None = None,
 ) -> RotationProblem:
     """Return the models of a command as a problem; see `plan_rotations`.
 
     methods: as of `check_rotating`.
     """
     check_rotating(request, methods=methods)
-    return plan_rotations(open_models(paths, request.selection), request, tie=tie)
+    return plan_rotations(open_models(paths, request.selection), request, tie=tie, held=held)
 
 
 def plan_rotations(
-    models: Sequence[Checkpoint], request: ProblemRequest, *, holds: str = "", tie: str = AUTO
+    models: Sequence[Checkpoint],
+    request: ProblemRequest,
+    *,
+    held: HeldModels | None = None,
+    tie: str = AUTO,
 ) -> RotationProblem:
     """Return models that are open as a problem; nothing is read but headers, and tied heads.
 
-    Where --spec names one it says how to align, and --model what is run. holds: what is asked for
-    that takes both models in memory, if anything does. tie: see `settle_heads`. Raises UsageError for a spec that allows
-    permutations alone, MachineError where memory is too small, and what opening a
+    Where --spec names one it says how to align, and --model what is run. held: what is asked for
+    that takes models in memory, if anything does. tie: see `settle_heads`. Raises UsageError for a
+    spec that allows permutations alone, MachineError where memory is too small, and what opening a
     `MatchingProblem` does.
     """
     check_tie(tie)
@@ -134,7 +146,7 @@ def plan_rotations(
     machine = plan_machine(computing, Search())
     _check_choice(choice)
     settled = settle_heads(choice, models, tie)
-    problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), holds=holds)
+    problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), held=held)
     check = plan_function_check(
         models[0].undivided, selection, request.tracing, wanted=computing.check, choice=choice
     )
@@ -143,15 +155,19 @@ def plan_rotations(
     return replace(problem, check=untied_check(check, settled.heads), heads=settled.heads)
 
 
-def rotation_of(problem: MatchingProblem[Choice], *, holds: str = "") -> RotationProblem:
+def rotation_of(
+    problem: MatchingProblem[Choice], *, held: HeldModels | None = None
+) -> RotationProblem:
     """Return models whose spec is chosen as a problem; nothing of it is run to check functions.
 
-    holds: as of `plan_rotations`, which raises the same UsageError and MachineError.
+    held: as of `plan_rotations`, which raises the same UsageError and MachineError.
     """
     choice, models = problem.choice, problem.models
     _check_choice(choice)
     folding = plan_folding(choice, models)
-    _check_memory(folding.moving, problem.machine, holds)
+    _check_memory(folding.moving, problem.machine, held)
+    if held and held.run:
+        _check_run_memory(models, problem.machine, held)
     return RotationProblem(models, problem.machine, choice, folding, None)
 
 
@@ -172,11 +188,21 @@ def _check_choice(choice: Choice) -> None:
         )
 
 
-def _check_memory(bound: BoundSpec, machine: Machine, holds: str) -> None:
+def _check_memory(bound: BoundSpec, machine: Machine, held: HeldModels | None) -> None:
     """Raise MachineError where searching for maps takes more than may be used."""
-    what = f"{holds} takes both models in float64" if holds else BLOCKS
+    what = f"{held.option} takes both models in float64" if held else BLOCKS
     whole = whole_memory(bound)
-    needed = whole if holds else min(whole, streamed_memory(bound))
+    _require(whole if held else min(whole, streamed_memory(bound)), machine, what)
+
+
+def _check_run_memory(models: Sequence[Checkpoint], machine: Machine, held: HeldModels) -> None:
+    """Raise MachineError where the models that are run at once take more than may be used."""
+    infos = [models[0].info(name) for name in models[0].names()]
+    each = sum(max(info.nbytes, BUILT.itemsize * info.numel) for info in infos)
+    _require(held.run * each, machine, f"{held.option} runs {held.run} models at once")
+
+
+def _require(needed: int, machine: Machine, what: str) -> None:
     if needed > machine.max_memory:
         raise MachineError(
             "not enough memory",

@@ -150,7 +150,8 @@ def untied_network(network: Network, heads: Heads) -> Network:
             windows[name] = Window.whole(infos[found[0]])
         elif name not in windows:
             raise UsageError(
-                f"{subject.name} has no tensor for {name!r}: it computes its outputs from {source!r}",
+                f"{subject.name} has no tensor for {name!r}: "
+                f"it computes its outputs from {source!r}",
                 hint="--tie keep; or a class with a head of its own",
             )
     return Network(replace(subject, build=_parting(subject.build, apart)), windows)

@@ -36,8 +36,8 @@ TINY = 1e-300
 class HeldSearch(MapSearch):
     """A search that moves the other model in place, by one step after the other.
 
-    Tensors are float64, as `BoundTensor.load` gives them, and on the device of the maps. moments: of streams, by group: what the
-    reference's units do with those of the other model, (d, d).
+    Tensors are float64, as `BoundTensor.load` gives them, and on the device of the maps. moments:
+    of streams, by group: what the reference's units do with those of the other model, (d, d).
     """
 
     reference: Mapping[str, Tensor]

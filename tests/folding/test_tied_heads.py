@@ -1,4 +1,4 @@
-"""`--tie`: a head that is the embedding stays so when norms are folded, or has values of its own."""
+"""`--tie`: a head that is the embedding stays so when norms are folded, or is a tensor apart."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,9 @@ def test_a_class_that_computes_with_the_embedding_itself_is_named(tmp_path):
     model = ("--model", model_of("tied head"), "--input", "user.py:tokens")
     done = rebasin(*FOLD, *model, "--tie", "untie", cwd=tmp_path)
     assert done.code == 2
-    assert "has no tensor for 'head.weight': it computes its outputs from 'embed.weight'" in done.err
+    assert (
+        "has no tensor for 'head.weight': it computes its outputs from 'embed.weight'" in done.err
+    )
 
 
 def test_the_second_name_in_a_file_becomes_the_head(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
@@ -29,7 +29,7 @@ class Movement(Protocol):
         """What the result is called."""
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def facts(self) -> Mapping[str, Any]:
         """What provenance says of the result."""
 
     @property
@@ -62,7 +62,7 @@ class Reordering:
     word: str = "permuted"
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def facts(self) -> Mapping[str, Any]:
         return {}
 
     @property
@@ -99,7 +99,7 @@ class Rotation:
     word: str = "rotated"
 
     @property
-    def facts(self) -> Mapping[str, object]:
+    def facts(self) -> Mapping[str, Any]:
         return folded_facts(self.heads)
 
     @property

@@ -20,9 +20,7 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
         return
     model, movement = plan.model, plan.movement
     function = movement.check(plan.check, model, model.path)
-    facts = provenance(
-        "apply", [model], basin=None, inverse=plan.inverted, **plan.movement.facts
-    )
+    facts = provenance("apply", [model], basin=None, inverse=plan.inverted, **plan.movement.facts)
     result = Result(
         movement.apply(model),
         model,

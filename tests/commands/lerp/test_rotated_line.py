@@ -105,7 +105,6 @@ def test_that_functions_stay_is_seen_by_running_the_model(tmp_path):
     ("options", "message"),
     [
         (("--method", "activations"), "--symmetry orthogonal has no method 'activations'"),
-        (("--device", "cuda"), "--symmetry orthogonal runs on the CPU"),
         (("--common",), "--common is of permutations"),
         (("--skip", "embed.weight"), "units of stream have to stay where they are"),
         (("--symmetry", "orthogonl"), "no symmetry is called 'orthogonl'"),

@@ -189,7 +189,6 @@ def test_a_plan_says_by_which_maps(tmp_path):
         (("--method", "zipit"), "--symmetry orthogonal has no method 'zipit'", "--method weights"),
         (("--preserve-first", "2"), "--preserve-first permutes units", ""),
         (("--renormalize", "rescale"), "--renormalize does not go with", "rebasin renormalize"),
-        (("--device", "cuda"), "--symmetry orthogonal runs on the CPU", "leave out --device"),
     ],
 )
 def test_other_ways_to_merge_are_refused(options, message, hint, tmp_path):
@@ -199,3 +198,15 @@ def test_other_ways_to_merge_are_refused(options, message, hint, tmp_path):
     assert message in done.err
     assert hint in done.err
     assert not (tmp_path / "merged.safetensors").exists()
+
+
+def test_all_models_that_are_run_at_once_have_to_fit_into_memory(tmp_path):
+    """Four of them in float64 take 32 bytes a number, and the search for maps of two 24."""
+    found = write_copies(tmp_path, "rotary")
+    store(tmp_path / "d.safetensors", found.state)
+    room = 28 * sum(tensor.numel() for tensor in found.state.values())
+    small = (*ORTHOGONAL, *by_activations("rotary"), "--max-memory", f"{room}B")
+    done = rebasin("merge", *ALL, "d.safetensors", *small, cwd=tmp_path)
+    assert done.code != 0
+    assert "--method activations runs 4 models at once, about " in done.err
+    assert rebasin("merge", *ALL, *small, cwd=tmp_path).code == 0

@@ -10,6 +10,7 @@ from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orth
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import RebasinWarning, UsageError
+from rebasin_cli.folding.rotation_problem import HeldModels
 from rebasin_cli.folding.settled_heads import KEEP
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.data import Data
@@ -55,7 +56,7 @@ def plan_auto(request: AlignRequest) -> AlignPlan | AutoPlan:
     with warnings.catch_warnings():  # what is odd about the models was said for permutations
         warnings.simplefilter("ignore", RebasinWarning)
         asked = replace(request, data=Data(), tie=KEEP)
-        rotating = plan_orthogonal(asked, holds="--symmetry auto")
+        rotating = plan_orthogonal(asked, held=HeldModels("--symmetry auto"))
     items = tuple(replace(item, check=rotating.problem.check) for item in permuting.items)
     return AutoPlan(replace(permuting, items=items), rotating, _code(permuting, request))
 

@@ -110,9 +110,7 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
     permuted = permutation_standing(pair, folding, settings, labels=labels, progress=progress)
     device = machine.exact_device
     found = match_maps(*pair, folding.moving, folding.classes, device=device, progress=progress)
-    found = with_null(
-        found, pair, folding, seed=machine.seed, device=device, progress=progress
-    )
+    found = with_null(found, pair, folding, seed=machine.seed, device=device, progress=progress)
     rotated = Standing(found.cosine.after, found.null or 0.0)
     return _Alternatives(found, {PERMUTATION: permuted, ORTHOGONAL: rotated})
 

@@ -41,7 +41,8 @@ PICTURE = 4  # dimensions of answers for each pixel, classes second
 class MidpointLesson:
     """A network for each end, whose answers teach, and one for the midpoint, which learns.
 
-    ends: as they are. pair: folded, all tensors in float64 on the device of the maps. network: where tensors belong in it.
+    ends: as they are. pair: folded, all tensors in float64 on the device of the maps. network:
+    where tensors belong in it.
     """
 
     ends: tuple[nn.Module, nn.Module]

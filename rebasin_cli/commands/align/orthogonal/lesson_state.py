@@ -42,7 +42,9 @@ class LessonState:
         best: GroupMaps,
     ) -> LessonState:
         """Return the state of parameters and of what moves them."""
-        moments = {name: adam.state[values] for name, values in free.items() if values in adam.state}
+        moments = {
+            name: adam.state[values] for name, values in free.items() if values in adam.state
+        }
         return cls(step, free, moments, losses, best)
 
     def put_into(self, free: Mapping[str, Tensor], adam: torch.optim.Adam) -> None:
@@ -63,7 +65,9 @@ class LessonState:
         }
         tensors |= {f"order/{n}": p.index.int() for n, p in self.best.permutations.items()}
         tensors |= {f"matrix/{n}": m.matrix for n, m in self.best.linear.items()}
-        kept.write(tensors, {"step": self.step, "losses": {str(k): v for k, v in self.losses.items()}})
+        kept.write(
+            tensors, {"step": self.step, "losses": {str(k): v for k, v in self.losses.items()}}
+        )
 
 
 def kept_lesson(plan: OrthogonalPlan, model: Checkpoint) -> KeptState | None:

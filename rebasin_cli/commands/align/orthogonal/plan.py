@@ -18,6 +18,7 @@ from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, describe_data, plan_rotation_code
 from rebasin_cli.folding.rotation_problem import (
     METHODS,
+    HeldModels,
     RotationProblem,
     check_rotating,
     plan_rotations,
@@ -56,10 +57,10 @@ class OrthogonalPlan:
         }
 
 
-def plan_orthogonal(request: AlignRequest, *, holds: str = "") -> OrthogonalPlan:
+def plan_orthogonal(request: AlignRequest, *, held: HeldModels | None = None) -> OrthogonalPlan:
     """Return what aligning by orthogonal maps will do; nothing is read but headers.
 
-    holds: as of `plan_rotations`, beside what is in the request.
+    held: as of `plan_rotations`, beside what is in the request.
     """
     _check_options(request)
     if len(request.models) < 2:
@@ -68,20 +69,21 @@ def plan_orthogonal(request: AlignRequest, *, holds: str = "") -> OrthogonalPlan
             hint="rebasin align REFERENCE MODEL...",
         )
     models = open_models(request.models, request.selection)
-    problem = plan_rotations(models, request, holds=holds or _holds(request), tie=request.tie)
-    models = problem.models
-    check_state_place(models, request.learning.resume)
-    targets = _targets(models, request)
+    problem = plan_rotations(models, request, held=held or _held(request), tie=request.tie)
+    check_state_place(problem.models, request.learning.resume)
+    targets = _targets(problem.models, request)
     code = _code(problem, request)
-    places = _places(models, request)
+    places = _places(problem.models, request)
     return OrthogonalPlan(problem, tuple(targets), places, code, request)
 
 
-def _holds(request: AlignRequest) -> str:
-    """Return which option takes both models in memory, if one does."""
+def _held(request: AlignRequest) -> HeldModels | None:
+    """Return which option takes models in memory, if one does."""
     if request.learn:
-        return "--learn"
-    return "--method activations" if request.search.method == ACTIVATIONS else ""
+        return HeldModels("--learn", run=3)  # both ends, and the midpoint
+    if request.search.method == ACTIVATIONS:
+        return HeldModels("--method activations", run=2)
+    return None
 
 
 def _code(problem: RotationProblem, request: AlignRequest) -> UserCode | None:

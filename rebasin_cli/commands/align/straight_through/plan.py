@@ -21,7 +21,8 @@ def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
     if learning != Learning() and request.search.method != METHOD:
         raise UsageError(
             "--epochs, --learning-rate, --held-out, --check-every and --resume are about learning",
-            hint=f"--method {METHOD}; --held-out and --resume also with --symmetry orthogonal --learn N",
+            hint=f"--method {METHOD}; --held-out and --resume are of --symmetry orthogonal --learn "
+            "N too",
         )
     check_held_out(learning)
     complex_ = [i.name for i in infos(models[0]).values() if i.dtype.is_complex]

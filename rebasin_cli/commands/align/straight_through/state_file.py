@@ -65,9 +65,7 @@ def read_state(
         raise kept.refused("it does not hold the groups and tensors of the spec") from error
 
 
-def _kept(
-    file: Path, models: tuple[Checkpoint, Checkpoint], request: AlignRequest
-) -> KeptState:
+def _kept(file: Path, models: tuple[Checkpoint, Checkpoint], request: AlignRequest) -> KeptState:
     return KeptState(file, STATE, models, data_circumstances(request))
 
 

@@ -12,7 +12,12 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, describe_data, plan_rotation_code
-from rebasin_cli.folding.rotation_problem import METHODS, RotationProblem, open_rotations
+from rebasin_cli.folding.rotation_problem import (
+    METHODS,
+    HeldModels,
+    RotationProblem,
+    open_rotations,
+)
 from rebasin_cli.network.network import UserCode
 
 STAR, UNIVERSE = "star", "universe"
@@ -56,7 +61,9 @@ def plan_rotated_merge(request: MergeRequest) -> RotatedMergePlan:
     weights, reference = weights_and_reference(request)
     _check(request)
     methods = (*METHODS, ACTIVATIONS)
-    problem = open_rotations(request.models, request, methods=methods, tie=request.tie)
+    runs = request.search.method == ACTIVATIONS
+    held = HeldModels("--method activations", run=len(request.models)) if runs else None
+    problem = open_rotations(request.models, request, methods=methods, tie=request.tie, held=held)
     return RotatedMergePlan(
         problem=problem,
         weights=weights,

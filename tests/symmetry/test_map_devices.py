@@ -15,6 +15,9 @@ from rebasin_cli.symmetry import class_solvers, family_solution
 from rebasin_cli.symmetry.class_solvers import SOLVERS, newton_schulz, polar
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
 from rebasin_cli.symmetry.map_parameters import PROJECTIONS
+from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.tensors import InMemory
+from tests.symmetry.small import NETS, case
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -89,3 +92,16 @@ def test_every_class_is_learned_where_its_tensors_are(name):
 def test_pairs_are_turned_where_they_are(name):
     with FakeTensorMode():
         assert SOLVERS[name](_fake(2, 4, 4)).device.type == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", NETS)
+def test_a_gpu_finds_the_maps_of_the_cpu_to_rounding(kind):
+    plan, pair = case(kind).plan, [InMemory(case(kind, seed).folded) for seed in (0, 1)]
+    cpu, gpu = (
+        match_maps(*pair, plan.moving, plan.classes, device=device) for device in ("cpu", "cuda")
+    )
+    assert gpu.cosine.after == pytest.approx(cpu.cosine.after, rel=1e-6)
+    for name, found in cpu.maps.linear.items():
+        assert gpu.maps.linear[name].matrix.device.type == "cpu"
+        torch.testing.assert_close(gpu.maps.linear[name].matrix, found.matrix, rtol=0, atol=1e-6)
