@@ -97,9 +97,10 @@ def test_pairs_are_turned_where_they_are(name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", NETS)
 def test_a_gpu_finds_the_maps_of_the_cpu_to_rounding(kind):
-    plan, pair = case(kind).plan, [InMemory(case(kind, seed).folded) for seed in (0, 1)]
+    plan = case(kind).plan
+    a, b = (InMemory(case(kind, seed).folded) for seed in (0, 1))
     cpu, gpu = (
-        match_maps(*pair, plan.moving, plan.classes, device=device) for device in ("cpu", "cuda")
+        match_maps(a, b, plan.moving, plan.classes, device=device) for device in ("cpu", "cuda")
     )
     assert gpu.cosine.after == pytest.approx(cpu.cosine.after, rel=1e-6)
     for name, found in cpu.maps.linear.items():

@@ -12,6 +12,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.kept_state import KeptState, data_circumstances
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.symmetry.map_parameters import PROJECTIONS
 from rebasin_cli.symmetry.maps import GroupMaps
 
 STATE = "rebasin.learned_maps"
@@ -89,32 +90,36 @@ def kept_lesson(plan: OrthogonalPlan, model: Checkpoint) -> KeptState | None:
     return KeptState(request.learning.resume, STATE, pair, circumstances)
 
 
-def read_lesson(kept: KeptState, start: GroupMaps, device: str) -> LessonState:
-    """Return the state in a file. start: maps of the form that it has. device: of the best ones.
+def read_lesson(kept: KeptState, start: GroupMaps, classes: Mapping[str, str]) -> LessonState:
+    """Return the state in a file. start: the maps that learning began at; classes: of their groups.
 
     Raises CheckpointError if it is no such file, or one of other models or options.
     """
     held, facts = kept.read()
     try:
-        free = {n: held[f"free/{n}"] for n in start.linear if f"free/{n}" in held}
+        free = {n: held[f"free/{n}"] for n in start.linear if classes[n] in PROJECTIONS}
         moments = {
             name: {key: held[f"{key}/{name}"] for key in MOMENTS}
             for name in free
             if f"{MOMENTS[0]}/{name}" in held
         }
         losses = {int(step): float(loss) for step, loss in facts["losses"].items()}
-        best = _best(held, start).to(device)
-        return LessonState(int(facts["step"]), free, moments, losses, best)
+        if any(values.shape != start.linear[n].matrix.shape for n, values in free.items()):
+            raise ValueError("a parameter is not of the form of its map")
+        return LessonState(int(facts["step"]), free, moments, losses, _best(held, start))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise kept.refused("it does not hold the maps of the spec") from error
 
 
 def _best(held: Mapping[str, Tensor], start: GroupMaps) -> GroupMaps:
     """Return the maps in a file. Raises KeyError or ValueError for those of another spec."""
-    found = GroupMaps(
-        {n: replace(p, index=held[f"order/{n}"].long()) for n, p in start.permutations.items()},
-        {n: replace(m, matrix=held[f"matrix/{n}"]) for n, m in start.linear.items()},
-    )
+    orders = {
+        n: replace(p, index=held[f"order/{n}"].to(p.index)) for n, p in start.permutations.items()
+    }
+    matrices = {
+        n: replace(m, matrix=held[f"matrix/{n}"].to(m.matrix)) for n, m in start.linear.items()
+    }
+    found = GroupMaps(orders, matrices)
     for name, each in start.linear.items():
         if found.linear[name].matrix.shape != each.matrix.shape:
             raise ValueError(name)

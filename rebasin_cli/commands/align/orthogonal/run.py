@@ -206,13 +206,13 @@ def _learn(
         bound=folding.moving,
         split=DataSplit(batches, request.learning.held_out),
     )
-    kept = kept_lesson(plan, model)
+    start, kept = start.to(device), kept_lesson(plan, model)
     learned = lesson.learn(
-        start.to(device),
+        start,
         folding.classes,
         request.learn,
         progress,
-        before=read_lesson(kept, start, device) if kept and kept.path.exists() else None,
+        before=read_lesson(kept, start, folding.classes) if kept and kept.path.exists() else None,
         keep=lambda state: state.write(kept) if kept else None,
     )
     return replace(learned, maps=learned.maps.to("cpu"))
