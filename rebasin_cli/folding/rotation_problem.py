@@ -144,7 +144,7 @@ def plan_rotations(
     selection, computing = request.selection, request.computing
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
     machine = plan_machine(computing, Search())
-    _check_choice(choice)
+    rotation_of(MatchingProblem(tuple(models), machine, choice), held=held)  # before any is read
     settled = settle_heads(choice, models, tie)
     problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), held=held)
     check = plan_function_check(
