@@ -16,8 +16,8 @@ from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.module_weights import held_infos, held_ties
-from rebasin_cli.models.subject import without_memory
-from rebasin_cli.network.network import Network
+from rebasin_cli.models.subject import Subject, without_memory
+from rebasin_cli.network.network import Network, subject_for
 from rebasin_cli.spec.binding.bound import BoundNorm, BoundSpec
 from rebasin_cli.spec.language.pattern import compile_pattern, match_name
 from rebasin_cli.spec.language.tensor_names import TensorNames
@@ -30,8 +30,8 @@ Heads = Mapping[str, str]  # name of a head -> the embedding whose values it has
 def heads_of(choice: Choice, model: Checkpoint) -> dict[str, str]:
     """Return what the heads that a spec takes for tied are called where they are stored.
 
-    The file's second name for the embedding, that of the spec's reader, or that of the traced
-    model. Raises UsageError where none is known.
+    As the spec calls the reader, or the traced model. Another name of the embedding in a file may
+    be that of a second embedding, and says nothing. Raises UsageError where none is known.
     """
     found = {}
     for norm in (norm for norm in choice.bound.norms if norm.tied):
@@ -48,23 +48,29 @@ def heads_of(choice: Choice, model: Checkpoint) -> dict[str, str]:
 
 
 def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
-    """Yield the names that a tied head may have, the surest first."""
+    """Yield the names that a tied head may have, those that the file has first."""
     (embedding,) = norm.readers
-    yield from _also(embedding, model.ties)
-    readers = _readers(choice.bound, norm, TensorNames(dict.fromkeys(model.names())))
-    yield from (literal for text in readers if (literal := compile_pattern(text).literal))
-    if choice.traced is not None:
-        windows, trace = choice.traced.layout.windows, choice.traced.known.trace
-        if embedding in windows:
-            sources = set(_also(windows[embedding].source, trace.ties))
-            yield from (name for name, window in windows.items() if window.source in sources)
+    readers = list(_readers(choice.bound, norm, TensorNames(dict.fromkeys(model.names()))))
+    tied = _also(embedding, model.ties)
+    yield from (n for n in tied if any(_is(reader, n, model) for reader in readers))
+    yield from (one for text in readers if (one := compile_pattern(_first_of(text)).literal))
+    if choice.traced is not None and embedding in choice.traced.layout.windows:
+        windows = choice.traced.layout.windows
+        sources = _head_sources(_empty(subject_for(choice.traced.tracing)), windows[embedding])
+        found = [name for name, window in windows.items() if window.source in sources]
+        yield from found if len(found) == 1 else ()
+
+
+def _is(pattern: str, name: str, model: Checkpoint) -> bool:
+    names = TensorNames(dict.fromkeys(model.names()))
+    return match_name(compile_pattern(pattern), name, names) is not None
 
 
 def _readers(bound: BoundSpec, norm: BoundNorm, names: TensorNames) -> Iterator[str]:
-    """Yield what a spec calls the readers of a norm; of `{a,b}` the first."""
+    """Yield what a spec calls the readers of a norm."""
     for text, told in bound.spec.norms.items():
         if match_name(compile_pattern(text), norm.gain, names):
-            yield from (_first_of(reader) for reader in told.readers)
+            yield from told.readers
 
 
 def _first_of(pattern: str) -> str:
@@ -137,24 +143,34 @@ def untied_network(network: Network, heads: Heads) -> Network:
     """
     if not heads:
         return network
-    subject = network.subject
-    model = without_memory(subject)
-    model = subject.build() if model is None else model
-    infos, ties, windows = held_infos(model), held_ties(model), dict(network.windows)
+    subject, windows = network.subject, dict(network.windows)
+    model = _empty(subject)
     apart = []
     for name, first in heads.items():
-        source = windows[first].source
-        found = sorted(_also(source, ties), key=lambda other: not name.endswith(other))
-        if found:
+        sources = _head_sources(model, windows[first])
+        found = [s for s in sources if name.endswith(s) or s.endswith(name)] or sources
+        if len(found) == 1:
             apart.append(found[0])
-            windows[name] = Window.whole(infos[found[0]])
-        elif name not in windows:
+            windows[name] = Window.whole(held_infos(model)[found[0]])
+        elif found or name not in windows:
             raise UsageError(
                 f"{subject.name} has no tensor for {name!r}: "
-                f"it computes its outputs from {source!r}",
+                f"it computes its outputs from {windows[first].source!r}",
                 hint="--tie keep; or a class with a head of its own",
             )
     return Network(replace(subject, build=_parting(subject.build, apart)), windows)
+
+
+def _empty(subject: Subject) -> nn.Module:
+    model = without_memory(subject)
+    return subject.build() if model is None else model
+
+
+def _head_sources(model: nn.Module, embedding: Window) -> list[str]:
+    """Return the tensors of a model that are its embedding, and in no module that embeds."""
+    found = _also(embedding.source, held_ties(model))
+    homes = {name: model.get_submodule(name.rpartition(".")[0]) for name in found}
+    return [name for name, home in homes.items() if not isinstance(home, nn.Embedding)]
 
 
 def _parting(build: Callable[[], nn.Module], names: Sequence[str]) -> Callable[[], nn.Module]:
