@@ -88,14 +88,15 @@ def test_a_class_that_computes_with_the_embedding_itself_is_named(tmp_path):
     )
 
 
-def test_the_second_name_in_a_file_becomes_the_head(tmp_path):
-    """As torch.save writes a model that ties: one memory under two names."""
+def test_the_name_of_the_head_in_a_file_is_the_one_that_parts(tmp_path):
+    """As torch.save writes a model that ties: one memory under several names, one a head."""
     found = written(tmp_path, 0)
-    both = {**found.state, "head.weight": found.state["embed.weight"]}
-    torch.save(both, tmp_path / "a.pt")
+    same = found.state["embed.weight"]
+    torch.save({**found.state, "also.weight": same, "head.weight": same}, tmp_path / "a.pt")
     done = rebasin("fold", "a.pt", *FOLD[2:], "--tie", "untie", cwd=tmp_path)
     assert done.code == 0, done.err
     folded = torch.load(tmp_path / "a.folded.pt")
+    assert folded.pop("also.weight").data_ptr() == folded["embed.weight"].data_ptr()
     before = outputs(found.net, found.state)
     assert torch.allclose(before, outputs(layer_norm(), folded), rtol=0, atol=1e-12)
     assert folded["head.weight"].data_ptr() != folded["embed.weight"].data_ptr()
