@@ -99,7 +99,7 @@ def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatchin
             plan.classes,
             moments=moments.between(reference, number) if moments else None,
             max_memory=frame.problem.machine.max_memory,
-            device=frame.problem.machine.exact_device,
+            device=frame.problem.machine.device,
             progress=progress,
         )
         for number in frame.others

@@ -50,7 +50,7 @@ def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progre
         folding.classes,
         rise=AT_REST,
         max_memory=problem.machine.max_memory,
-        device=problem.machine.exact_device,
+        device=problem.machine.device,
         progress=progress,
     )
     moved = Carried(second, folding.moving.tensors, found.maps)

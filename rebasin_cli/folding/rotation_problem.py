@@ -143,7 +143,7 @@ def plan_rotations(
     check_models(models, request, done="rotated")
     selection, computing = request.selection, request.computing
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
-    machine = plan_machine(computing, Search())
+    machine = plan_machine(computing, Search()).for_maps
     rotation_of(MatchingProblem(tuple(models), machine, choice), held=held)  # before any is read
     settled = settle_heads(choice, models, tie)
     problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), held=held)

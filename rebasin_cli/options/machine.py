@@ -6,7 +6,7 @@ import os
 import re
 import resource
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,17 +24,26 @@ DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 @dataclass(frozen=True)
 class Machine:
-    """Device name as torch writes it, threads, bytes of tensors to keep in memory, and the seed."""
+    """Device name as torch writes it, threads, bytes of tensors to keep in memory, and the seed.
+
+    named: the device was asked for by its name, not found by `auto`.
+    """
 
     device: str
     jobs: int
     max_memory: int
     seed: int = 0
+    named: bool = False
 
     @property
-    def exact_device(self) -> str:
-        """The device for what is computed in float64, which mps has not."""
-        return "cpu" if self.device.startswith("mps") else self.device
+    def for_maps(self) -> Machine:
+        """The machine for maps that are no permutations, in float64, which mps has not.
+
+        Their last digits depend on the device, where permutations are the same on all: `auto` is
+        the CPU.
+        """
+        exact = self.named and not self.device.startswith("mps")
+        return self if exact else replace(self, device="cpu")
 
     def settings(self, search: Search) -> Settings:
         """Return how to search with these means."""
@@ -69,7 +78,9 @@ def plan_machine(computing: Computing, search: Search, *, more: Iterable[str] = 
         check_start(search.start, search.method)
     jobs = computing.jobs or len(os.sched_getaffinity(0))
     memory = computing.max_memory or free_memory() // 2
-    machine = Machine(plan_device(computing.device), jobs, memory, computing.seed)
+    machine = Machine(
+        plan_device(computing.device), jobs, memory, computing.seed, computing.device != "auto"
+    )
     machine.settings(search)  # refuses names that no table has, before any work
     return machine
 

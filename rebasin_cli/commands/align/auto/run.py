@@ -108,7 +108,7 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
     settings = machine.settings(plan.permuting.request.search)
     labels = str(plan.rotating.problem.models[0].path), str(model.path)
     permuted = permutation_standing(pair, folding, settings, labels=labels, progress=progress)
-    device = machine.exact_device
+    device = plan.rotating.problem.machine.device
     found = match_maps(*pair, folding.moving, folding.classes, device=device, progress=progress)
     found = with_null(found, pair, folding, seed=machine.seed, device=device, progress=progress)
     rotated = Standing(found.cosine.after, found.null or 0.0)

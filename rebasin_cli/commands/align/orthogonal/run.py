@@ -162,12 +162,12 @@ def match_folded(
         classes,
         moments=moments,
         max_memory=machine.max_memory,
-        device=machine.exact_device,
+        device=machine.device,
         progress=progress,
     )
     if moments is not None or plan.problem.streamed or not plan.request.display.margins:
         return found
-    seed, device = machine.seed, machine.exact_device
+    seed, device = machine.seed, machine.device
     return with_null(found, pair, folding, seed=seed, device=device, progress=progress)
 
 
@@ -196,7 +196,7 @@ def _learn(
     machine = plan.problem.machine
     nets = [build_network(code.network, end, machine) for end in (reference, model, reference)]
     folded = (FoldedNorms(end, folding) for end in (reference, model))
-    device = machine.exact_device
+    device = machine.device
     first, second = (_in_float64(source, device) for source in folded)
     lesson = MidpointLesson(
         ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),

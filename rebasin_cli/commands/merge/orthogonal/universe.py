@@ -67,7 +67,7 @@ def _next_to_the_mean(
         plan.moving,
         plan.classes,
         moments=_summed(frame.moments, maps, number, others) if frame.moments else None,
-        device=frame.problem.machine.exact_device,
+        device=frame.problem.machine.device,
         progress=progress,
     )
 
