@@ -47,10 +47,10 @@ BUNDLED = [
     ("vit_timm", "preln-vit", 1 + 3 * 4),  # stream, then head, qk, vo, hidden for each block
     ("vit_flat", "preln-vit", 1 + 3 * 4),
     ("char_gpt", "preln-gpt", 1 + 3 * 4),
-    ("llama", "llama", 1 + 2 * 5),  # stream, then kv, q, rope, vo, hidden for each layer
-    ("llama_biased", "llama", 1 + 2 * 5),
-    ("qwen2", "llama", 1 + 2 * 5),
-    ("qwen3", "llama", 1 + 2 * 5),
+    ("llama", "llama", 1 + 2 * 6),  # stream, then kv, q, rope, vo, hidden, sign for each layer
+    ("llama_biased", "llama", 1 + 2 * 6),
+    ("qwen2", "llama", 1 + 2 * 6),
+    ("qwen3", "llama", 1 + 2 * 6),
 ]
 
 CONSTRUCTS = {

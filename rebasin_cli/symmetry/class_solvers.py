@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.linear import assign_all
-from rebasin_cli.spec.language.model import KEEPING_MEAN
+from rebasin_cli.spec.language.model import KEEPING_MEAN, SIGNED
 
 WIDE = 64  # units, below which singular vectors are as fast
 ORTHOGONAL_TO = 1e-12  # entries of X' X - I, in float64
@@ -27,8 +27,8 @@ def polar(similarities: Tensor) -> Tensor:
 
     Orthogonal Procrustes (Schoenemann 1966): <U S V', M> is at most the sum of S, at M = U V'.
     """
-    if similarities.shape[-1] == 1:  # a sign, of which there are as many as hidden units
-        return torch.where(similarities < 0, -1.0, 1.0).to(similarities.dtype)
+    if similarities.shape[-1] == 1:
+        return _signs(similarities)
     if similarities.is_cuda and similarities.shape[-1] >= WIDE:
         found = newton_schulz(similarities)
         if bool(_departure(found) < ORTHOGONAL_TO):
@@ -107,8 +107,13 @@ def _phases(n: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 def signed_orders(similarities: Tensor) -> Tensor:
     """Return the best permutations with a sign for each unit, as matrices."""
-    found = orders(similarities.abs())
-    return found * torch.where(similarities < 0, -1.0, 1.0).to(found.dtype)
+    if similarities.shape[-1] == 1:  # of which there are as many as hidden units
+        return _signs(similarities)
+    return orders(similarities.abs()) * _signs(similarities)
+
+
+def _signs(similarities: Tensor) -> Tensor:
+    return torch.where(similarities < 0, -1.0, 1.0).to(similarities.dtype)
 
 
 def orders(similarities: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ def orders(similarities: Tensor) -> Tensor:
 
 SOLVERS: Mapping[str, ClassSolver] = {
     "permutation": orders,
-    "signed": signed_orders,
+    SIGNED: signed_orders,
     "rotary": half_split_phases,
     "rotary-interleaved": interleaved_phases,
     "orthogonal": polar,

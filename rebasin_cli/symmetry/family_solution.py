@@ -24,13 +24,14 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec.binding.bound import BoundGroup
-from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.spec.language.model import ORTHOGONAL, PERMUTATION, SIGNED
 from rebasin_cli.symmetry.class_solvers import SOLVERS
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
 
 FEW = 4  # units of which all orders are tried: 24
 AT_ONCE = 1 << 24  # products of units that are held together: 128 MB
 ROUNDS = 10  # of improving groups in turn
+WITH_SIGN = ([PERMUTATION, SIGNED], [PERMUTATION, ORTHOGONAL])  # classes of units and of one inside
 
 Similarities = Mapping[tuple[str, ...], Tensor]  # by chain: (batch, *sizes, *sizes)
 GroupMatrices = Mapping[str, Tensor]  # by group: (batch, *parent sizes, n, n)
@@ -80,9 +81,8 @@ class FamilySolver:
 
     def solve(self, root: str, terms: Sequence[LinearTerm]) -> GroupMaps:
         """Return the best maps of a family, relative to where the other model is."""
-        if all(len(term.groups) == 1 for term in terms):
-            total = sum(term.reference @ term.other.mT for term in terms)
-            return self.alone(root, torch.as_tensor(total))
+        if self.flat(term.groups for term in terms):
+            return self.units(root, similarities_of(terms))
         size, device = self.groups[root].size, terms[0].reference.device
         index = torch.arange(size, device=device)
         if not self.groups[root].fixed:
@@ -92,12 +92,37 @@ class FamilySolver:
         order = torch.eye(size, dtype=torch.float64, device=device)[index]
         return self._as_maps({root: order[None], **{n: m[None] for n, m in chosen.items()}})
 
-    def alone(self, root: str, similarities: Tensor) -> GroupMaps:
-        """Return the best maps of a group with no group inside its units, and none around them."""
-        if self.classes[root] == PERMUTATION:
-            index = assign(similarities).to(similarities.device)
-            return GroupMaps({root: Permutation(index)}, {})
-        return self._as_maps({root: SOLVERS[self.classes[root]](similarities[None])})
+    def flat(self, chains: Iterable[tuple[str, ...]]) -> bool:
+        """Return whether units hold no others, or are permuted and hold a sign each."""
+        return all(len(chain) == 1 or self._with_sign(chain) for chain in chains)
+
+    def _with_sign(self, chain: tuple[str, ...]) -> bool:
+        one = len(chain) == 2 and self.groups[chain[1]].size == 1
+        return one and [self.classes[name] for name in chain] in WITH_SIGN
+
+    def units(self, root: str, similarities: Mapping[tuple[str, ...], Tensor]) -> GroupMaps:
+        """Return the best maps of units that are `flat`. similarities: by chain, (n, n).
+
+        What two units are worth for each other is the sum of what they have as they are, and of
+        the absolute values of what signs may turn.
+        """
+        signed = {chain[1]: each for chain, each in similarities.items() if len(chain) > 1}
+        worth = similarities.get((root,))
+        for each in signed.values():
+            worth = each.abs() if worth is None else worth + each.abs()
+        assert worth is not None
+        if self.classes[root] != PERMUTATION:
+            return self._as_maps({root: SOLVERS[self.classes[root]](worth[None])})
+        units = torch.arange(len(worth), device=worth.device)
+        index = units if self.groups[root].fixed else assign(worth).to(worth.device)
+        pairs = {name: each[units, index][:, None, None] for name, each in signed.items()}
+        return GroupMaps(
+            {root: Permutation(index)},
+            {
+                name: OrthogonalMap(SOLVERS[SIGNED](each.double()), self.groups[name].parents)
+                for name, each in pairs.items()
+            },
+        )
 
     def _worth_of_pairs(self, size: int, terms: Sequence[LinearTerm]) -> Tensor:
         """Return V (size, size), some rows at a time."""
@@ -247,6 +272,16 @@ class _OrderAndMaps:
             if len(chain) > 1:
                 total = total + torch.einsum("brksl,bkl->brs", each, matrices[chain[1]])
         return total
+
+
+def similarities_of(terms: Iterable[LinearTerm]) -> dict[tuple[str, ...], Tensor]:
+    """Return the similarities of units that are flat, by chain: (n, n)."""
+    found: dict[tuple[str, ...], Tensor] = {}
+    for term in terms:
+        mine, theirs = (each.flatten(1) for each in (term.reference, term.other))
+        product = mine @ theirs.T
+        found[term.groups] = found[term.groups] + product if term.groups in found else product
+    return found
 
 
 def _summed(products: Iterable[tuple[LinearTerm, Tensor]]) -> dict[tuple[str, ...], Tensor]:

@@ -15,6 +15,7 @@ COPIES = 3  # of a model: the reference, the other, and what of it is being move
 WORD = torch.float64.itemsize
 LOADING = 5  # of a tensor: of the reference, of the other, and what folding and moving it takes
 SQUARES = 4  # of a family's units: its similarities and what they are worth, and to solve for them
+SIGN_SQUARES = 2  # more where units have signs: similarities of what these turn, and their size
 
 
 def whole_memory(bound: BoundSpec) -> int:
@@ -31,10 +32,10 @@ def streamed_memory(bound: BoundSpec) -> int:
 
 def _held(family: GroupFamily) -> int:
     """Return how many numbers a family takes beside the tensor that is read."""
-    if all(len(chain.groups) == 1 for chain in family.chains()):
-        return SQUARES * family.members[0].size ** 2
     size = family.members[0].size
     widest = max(prod(chain.shape[1:]) for chain in family.chains())
+    if widest == 1:  # units alone, or with a sign each
+        return (SQUARES + SIGN_SQUARES * (len(family.chains()) - 1)) * size**2
     pairs = min(size * max(1, AT_ONCE // (size * widest**2)), size**2) * widest**2
     return 2 * sum(prod(tensor.shape) for tensor in tensors_at(family.sites)) + SQUARES * pairs
 

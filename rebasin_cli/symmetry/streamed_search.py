@@ -25,7 +25,7 @@ from torch import Tensor
 from rebasin_cli.matching.problem.axis_chains import Site
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.permutation import gather
-from rebasin_cli.symmetry.family_solution import LinearTerm
+from rebasin_cli.symmetry.family_solution import LinearTerm, similarities_of
 from rebasin_cli.symmetry.map_sweeps import MapSearch
 from rebasin_cli.symmetry.maps import GroupMaps, carry, map_axes
 from rebasin_cli.symmetry.voting_blocks import (
@@ -142,8 +142,8 @@ class StreamedSearch(MapSearch):
         sites = [s for s in family.sites if not (anchored and len(s.chains) > 1)]
         if not sites:
             return
-        alone = all(len(chain.groups) == 1 for chain in family.chains())
-        step, worth = (self._units if alone else self._nest)(family, sites)
+        flat = self.solver.flat(chain.groups for chain in family.chains())
+        step, worth = (self._units if flat else self._nest)(family, sites)
         if family.meets_itself:
             self._try(family, step)
         else:
@@ -151,37 +151,43 @@ class StreamedSearch(MapSearch):
             self.maps = self.maps.then(step)
 
     def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
-        """Return the best maps of units that hold no others, and what owned blocks are worth."""
+        """Return the best maps of units that are flat, and what owned blocks are worth."""
         found = self._summed(family, sites)
-        step = self.solver.alone(family.root, found[0])
-        return step, _worth_of_units(step, family.root, found)
+        step = self.solver.units(family.root, {chain: each[0] for chain, each in found.items()})
+        worth = (_worth_of_units(step, chain, each) for chain, each in found.items())
+        return step, sum(worth, Agreement())
 
-    def _summed(self, family: GroupFamily, sites: Sequence[Site]) -> Tensor:
-        """Return similarities (k, n, n) of a family whose units hold no others, in float64.
+    def _summed(self, family: GroupFamily, sites: Sequence[Site]) -> dict[tuple[str, ...], Tensor]:
+        """Return similarities (k, n, n) of a family whose units are flat, by chain, in float64.
 
         The first are those to solve. Where the family owns blocks the second and the third are what
         these add to the objective and to the inner product of the models.
         """
         owns = any(self.owners[place_of(site)] == family.root for site in sites)
         size = self.bound.groups[family.root].size
-        count, device = 3 if owns else 1, self.device
-        found = torch.zeros(count, size, size, dtype=torch.float64, device=device)
+        shape, device = (3 if owns else 1, size, size), self.device
+        found = {
+            chain.groups: torch.zeros(shape, dtype=torch.float64, device=device)
+            for chain in family.chains()
+        }
         turn = None if family.meets_itself else self.maps.linear.get(family.root)
         rest = {n: m for n, m in self.maps.linear.items() if turn is None or n != family.root}
         maps = replace(self.maps, linear=rest)
-        for place, product in self._found_at(sites, maps, partial(self._product, family)):
-            found[0].add_(product, alpha=self.weights[place])
-            if owns and self.owners[place] == family.root:
-                found[1].add_(product, alpha=self.weights[place])
-                found[2].add_(product)
-        return found if turn is None else found @ turn.matrix.T
+        for place, products in self._found_at(sites, maps, partial(self._products, family)):
+            for chain, product in products.items():
+                found[chain][0].add_(product, alpha=self.weights[place])
+                if owns and self.owners[place] == family.root:
+                    found[chain][1].add_(product, alpha=self.weights[place])
+                    found[chain][2].add_(product)
+        return found if turn is None else {c: each @ turn.matrix.T for c, each in found.items()}
 
     def _terms(self, family: GroupFamily, site: Site, pair: BothBlocks) -> list[LinearTerm]:
         return list(terms_of(site, family, self.bound.groups, pair))
 
-    def _product(self, family: GroupFamily, site: Site, pair: BothBlocks) -> Tensor:
-        first, *more = (t.reference @ t.other.T for t in self._terms(family, site, pair))
-        return sum(more, first)
+    def _products(
+        self, family: GroupFamily, site: Site, pair: BothBlocks
+    ) -> dict[tuple[str, ...], Tensor]:
+        return similarities_of(self._terms(family, site, pair))
 
     def _nest(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
         """Return the same of a family with groups inside its units, all its blocks in memory."""
@@ -218,14 +224,16 @@ def _inner(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum())  # in pairs, and no less exact than its terms
 
 
-def _worth_of_units(step: GroupMaps, root: str, found: Tensor) -> Agreement:
+def _worth_of_units(step: GroupMaps, chain: Sequence[str], found: Tensor) -> Agreement:
     if len(found) == 1:
         return Agreement()
-    if root in step.linear:
-        values = (found[1:] * step.linear[root].matrix).sum((1, 2))
+    if chain[0] in step.linear:
+        values = (found[1:] * step.linear[chain[0]].matrix).sum((1, 2))
     else:
-        index = step.permutations[root].index
-        values = found[1:, torch.arange(len(index), device=index.device), index].sum(1)
+        index = step.permutations[chain[0]].index
+        pairs = found[1:, torch.arange(len(index), device=index.device), index]
+        signs = [step.linear[name].matrix.flatten() for name in chain[1:]]
+        values = (pairs * signs[0] if signs else pairs).sum(1)
     return Agreement(float(values[0]), float(values[1]))
 
 

@@ -12,6 +12,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.compression.compress import compress
 from rebasin_cli.spec.language.model import PERMUTATION, ROTARY, Declaration, Entry, Spec
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tracer.classes.signs.signed_units import sign_groups, without_signs
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.derivation.unit_symmetry import Symmetry
 from rebasin_cli.tracer.points.points import Points
@@ -115,6 +116,7 @@ def without_classes(traced: Trace) -> Trace:
     """Return the trace of permutations alone."""
     turning = [n for n, g in traced.bound.groups.items() if g.maps.startswith(ROTARY)]
     spec = drop_groups(traced.explicit, traced.bound, turning)
+    spec = without_signs(spec, sign_groups(spec))
     groups = {n: replace(declared, maps=PERMUTATION) for n, declared in spec.groups.items()}
     said = {n: declared for n, declared in groups.items() if declared != Declaration()}
     spec = replace(spec, groups=said, norms={})

@@ -104,7 +104,7 @@ def _traced_fake(
 
 def _with_classes_of(small: Trace, traced: Trace, found: ClassFindings) -> Trace:
     """Return a trace with those classes that its small copy was proved to have."""
-    kept = found.like(small.explicit)
+    kept = found.like(small.explicit).in_spec(traced.explicit)
     spec = with_classes(traced.explicit, kept)
     bound = bind(spec, traced.infos, ties=traced.ties)
     return replace(traced, explicit=spec, spec=spec, bound=bound, reasons=kept.reasons)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tests.library.entry import Entry, Fields, hf
 
 SMALL: Fields = {"vocab_size": 99, "max_position_embeddings": 64}
@@ -31,6 +33,7 @@ LLAMA_GROUPS = {
     rf"{LAYER}\.self_attn\.queries": r"q.\1",
     rf"{LAYER}\.self_attn\.vo": r"vo.\1",
     rf"{LAYER}\.mlp\.gate_proj": r"hidden.\1",
+    rf"{LAYER}\.mlp\.sign": r"sign.\1",
 }
 
 GPT2: Fields = {
@@ -45,7 +48,7 @@ GPT2_WIDE: Fields = {**GPT2, "n_layer": 12, "n_head": 6, "n_embd": 60}
 
 MOE: Fields = {**ROPE, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
 KV_SIZES = {"kv": "config.num_key_value_heads"}
-KV_COUNTED = {r"kv\..*": "kv"}
+KV_COUNTED: Mapping[str, int | str] = {r"kv\..*": "kv", r"(?:\w+-)?sign\..*": 1}
 ROPE_HELD = {rf"{LAYER}\.self_attn\.[qk]_(?:proj|norm)\.(?:weight|bias)": r"rope.\1"}
 KV_HEADS = """Each key/value head serves several query heads: key/value heads may change places with
     all their queries (kv), queries inside one of them (q), and the dims of its values (vo). Rotary
@@ -54,7 +57,9 @@ MOE_GROUPS = {
     **LLAMA_GROUPS,
     rf"{LAYER}\.mlp\.experts": r"expert.\1",
     rf"{LAYER}\.mlp\.experts\.gate_up_proj": r"inner.\1",
+    rf"{LAYER}\.mlp\.experts\.sign": r"inner-sign.\1",
     rf"{LAYER}\.mlp\.shared_expert\.gate_proj": r"shared.\1",
+    rf"{LAYER}\.mlp\.shared_expert\.sign": r"shared-sign.\1",
 }
 MIXTRAL: Fields = {**ROPE, "num_local_experts": 5, "num_experts_per_tok": 2}
 MIXTRAL_WIDE: Fields = {
@@ -148,6 +153,7 @@ ENTRIES = (
             **LLAMA_GROUPS,
             rf"{LAYER}\.mlp\.experts": r"expert.\1",
             rf"{LAYER}\.mlp\.experts\.gate_up_proj": r"hidden.\1",
+            rf"{LAYER}\.mlp\.experts\.sign": r"sign.\1",
         },
         sizes=KV_SIZES,
         counted=KV_COUNTED,

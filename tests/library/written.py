@@ -36,10 +36,11 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
-from rebasin_cli.tracer.model_trace import Trace, without_classes
+from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace
 from tests.library.entry import Entry, Model
 from tests.library.written_norms import joined_norms, spelled_norm
+from tests.library.written_signs import permuted_spec, signed_alike
 
 STREAM = r"(?:.*\.)?stream"
 ROLES = ((), ("unit",), ("norm", "unit"), ("norm", "pair", "unit"))
@@ -52,8 +53,8 @@ WIDTH = 97  # of a comment, without `# `
 class Described:
     """A model's traced spec in the names of files, one entry for each tensor.
 
-    ties: alias -> the name of the same tensor. spec: of permutations alone. classes: the same with
-    what may be done to units besides, and names for the units that turn.
+    ties: alias -> the name of the same tensor. spec: of permutations alone, with names for signs.
+    classes: the same with what may be done to units besides, and names for the units that turn.
     """
 
     model: Model
@@ -79,13 +80,13 @@ def described(model: Model, *, files: bool) -> Described:
     """Return what tracing says of a model. files: in the names that its library writes."""
     subject = model.subject()
     found = trace(subject, model.choices)
-    plain = without_classes(found)
+    plain = permuted_spec(found)
     if found.proof is None or not found.proof.holds or found.proof.refuted:
         raise AssertionError(f"{subject.name} was not proved: {found.proof}")
     with torch.device("meta"):
         windows = stored_windows(subject.build()) if files else {}
     if not windows:
-        return Described(model, found, plain.explicit, found.explicit, found.infos, found.ties)
+        return Described(model, found, plain, found.explicit, found.infos, found.ties)
     sizes = {group.name: group.size for group in found.bound.groups.values()}
     place = {name: position for position, name in enumerate(found.infos)}
     infos = {
@@ -94,7 +95,7 @@ def described(model: Model, *, files: bool) -> Described:
     }
     spec, classes = (
         stored_spec(said, found.infos, {n: windows[n] for n in infos}, sizes)
-        for said in (plain.explicit, found.explicit)
+        for said in (plain, found.explicit)
     )
     return Described(model, found, spec, classes, infos, {})
 
@@ -104,7 +105,8 @@ def text_of(entry: Entry, rows: Sequence[Described]) -> str:
 
     rows: its variants, described.
     """
-    joined = _joined([_renamed(row, entry) for row in rows], entry)
+    renamed = [replace(_renamed(row, entry), norms=row.classes.norms) for row in rows]
+    joined = _joined(signed_alike(renamed), entry)
     infos = {name: info for row in rows for name, info in row.infos.items()}
     for row in rows:
         for name, info in row.infos.items():

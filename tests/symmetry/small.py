@@ -47,7 +47,7 @@ groups:
   q.{i}: {per: kv.{i}}
   rope.{i}: {per: kv.{i}, maps: rotary}
   vo.{i}: {per: kv.{i}, maps: orthogonal}
-  sign.{i}: {size: 1, per: hidden.{i}, maps: orthogonal}
+  sign.{i}: {size: 1, per: hidden.{i}, maps: signed}
   stream: {maps: orthogonal}
 tensors:
   embed.weight: [~, stream]

@@ -46,8 +46,11 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], float]] = {
 # Of the groups of a layer of each: what is not permuted.
 CLASSES = {
     "gpt2": {"qk.0": "orthogonal", "vo.0": "orthogonal"},
-    "llama": {"rope.0": "rotary", "vo.0": "orthogonal"},
-    "qwen3": {"vo.0": "orthogonal"},  # the gain of its norm of queries holds the rest
+    "llama": {"rope.0": "rotary", "vo.0": "orthogonal", "sign.0": "signed"},
+    "qwen3": {
+        "vo.0": "orthogonal",
+        "sign.0": "signed",
+    },  # the gain of its norm of queries holds the rest
 }
 
 

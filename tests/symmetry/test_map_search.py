@@ -121,6 +121,38 @@ def test_three_levels_are_solved_as_by_brute_force() -> None:
     assert reached == pytest.approx(best, rel=1e-10)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_units_with_signs_are_solved_as_by_brute_force(fixed: bool) -> None:
+    groups = {
+        "hidden": BoundGroup("hidden", (4,), fixed=fixed),
+        "sign": BoundGroup("sign", (4, 1), ("hidden",), maps="signed"),
+    }
+    classes = {"hidden": "permutation", "sign": "signed"}
+    generator = torch.Generator().manual_seed(2)
+    gate, up, down = (
+        LinearTerm(
+            names,
+            *(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)),
+        )
+        for names, shape in (
+            (("hidden",), (4, 3)),
+            (("hidden", "sign"), (4, 1, 3)),
+            (("hidden", "sign"), (4, 1, 2)),
+        )
+    )
+    maps = FamilySolver(groups, classes).solve("hidden", [gate, up, down])
+    turned = sum(term.reference[:, 0] @ term.other[:, 0].T for term in (up, down))
+    worth = gate.reference @ gate.other.T + torch.as_tensor(turned).abs()
+    orders = [tuple(range(4))] if fixed else list(permutations(range(4)))
+    best = max(sum(float(worth[i, j]) for i, j in enumerate(order)) for order in orders)
+    reached = 0.0
+    for term in (gate, up, down):
+        owners = (*term.groups, None)
+        moved = map_axes(gather(term.other, owners, maps.permutations), owners, maps.linear)
+        reached += float((term.reference * moved).sum())
+    assert reached == pytest.approx(best, rel=1e-12)
+
+
 def test_the_scale_of_a_tensor_decides_nothing() -> None:
     found = case("rotary")
     other = case("rotary", seed=1).folded

@@ -12,10 +12,12 @@ from torch import Tensor
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.symmetry.held_search import HeldSearch, voting
 from rebasin_cli.symmetry.map_memory import streamed_memory, whole_memory
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import match_maps, still
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import Derived, InMemory, TensorSource, infos
 from tests.symmetry.rotated_files import rotated
 from tests.symmetry.small import NETS, Case, case
@@ -102,6 +104,45 @@ def test_streams_that_meet_themselves_and_one_another(seed: int) -> None:
     assert apart(held, streamed) < 1e-8
     assert streamed.sweeps == held.sweeps
     assert streamed.cosine.after == pytest.approx(held.cosine.after, rel=1e-9)
+
+
+GATED = """\
+rebasin: 1
+groups:
+  sign: {size: 1, per: hidden, maps: signed}
+tensors:
+  gate.weight: [hidden, ~]
+  up.weight: ["hidden * sign", ~]
+  down.weight: [~, "hidden * sign"]
+norms: {}
+"""
+
+
+def test_gated_units_that_meet_no_stream() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (
+        InMemory(
+            {
+                f"{name}.weight": torch.randn(shape, generator=generator, dtype=torch.float64)
+                for name, shape in {"gate": (6, 4), "up": (6, 4), "down": (3, 6)}.items()
+            }
+        )
+        for _ in range(2)
+    )
+    plan = FoldPlan(bind(parse(GATED), infos(first)))
+    held, streamed = (found_by(plan, (first, second), memory) for memory in (None, NOTHING))
+    assert apart(held, streamed) == 0
+    assert -1 in streamed.maps.linear["sign"].matrix
+    assert streamed.cosine.after == pytest.approx(held.cosine.after, rel=1e-12)
+    # Of the first visit too, which turns units: later ones leave them as they are.
+    bound, classes = plan.moving, plan.classes
+    one = StreamedSearch(bound, classes, still(bound, classes), first, second)
+    two = HeldSearch(
+        bound, classes, still(bound, classes), *(voting(bound, m) for m in (first, second))
+    )
+    for search in (one, two):
+        search.visit(search.families["hidden"])
+    assert one.objective() == pytest.approx(two.objective(), rel=1e-12)
 
 
 class Watched(Derived):

@@ -106,7 +106,8 @@ PERMUTATION = "permutation"
 # keeps the mean maps the vector of ones to itself.
 ROTARY, INTERLEAVED = "rotary", "rotary-interleaved"
 ORTHOGONAL, KEEPING_MEAN = "orthogonal", "orthogonal-keeping-mean"
-CLASSES = (PERMUTATION, "signed", ROTARY, INTERLEAVED, KEEPING_MEAN, ORTHOGONAL)
+SIGNED = "signed"
+CLASSES = (PERMUTATION, SIGNED, ROTARY, INTERLEAVED, KEEPING_MEAN, ORTHOGONAL)
 EVERY_TYPE = "*"  # of `one-plus`
 
 

@@ -13,6 +13,7 @@ from rebasin_cli.spec.language.model import (
     ORTHOGONAL,
     PERMUTATION,
     ROTARY,
+    SIGNED,
     Norm,
     Spec,
 )
@@ -21,6 +22,9 @@ from rebasin_cli.tracer.axes.analysis import Analysis
 from rebasin_cli.tracer.axes.axis_terms import Atom, atoms
 from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, rotary_axes
 from rebasin_cli.tracer.classes.rules import unit_state
+from rebasin_cli.tracer.classes.rules.unit_signs import sign_forms
+from rebasin_cli.tracer.classes.signs.sign_forms import signed_parts
+from rebasin_cli.tracer.classes.signs.signed_units import SignedUnits, fitting, signed_units
 from rebasin_cli.tracer.classes.unit_states import UnitStates
 from rebasin_cli.tracer.recording.record import Call, Value
 
@@ -31,7 +35,8 @@ class ClassFindings:
 
     classes: group -> its class, of those that may be more than permuted. norms: gain -> how its
     norm folds, by names of tensors. over: gain -> the group that it scales. reasons: group -> why
-    its units can be permuted only. rotary: axes that positions may be turned into.
+    its units can be permuted only. rotary: axes that positions may be turned into. signs: of units
+    that are multiplied with others; not among the classes before a spec is there that has them.
     """
 
     classes: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +44,7 @@ class ClassFindings:
     over: Mapping[str, str] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     rotary: tuple[RotaryAxis, ...] = ()
+    signs: tuple[SignedUnits, ...] = ()
 
     def without(self, groups: Mapping[str, str]) -> ClassFindings:
         """Return the findings where some groups are permuted only. groups: name -> the reason."""
@@ -49,7 +55,14 @@ class ClassFindings:
             norms={gain: norm for gain, norm in self.norms.items() if gain not in gains},
             reasons={**self.reasons, **groups},
             rotary=tuple(axis for axis in self.rotary if axis.group not in groups),
+            signs=tuple(units for units in self.signs if units.group not in groups),
         )
+
+    def in_spec(self, spec: Spec) -> ClassFindings:
+        """Return the findings with the classes of those signs that a spec has a place for."""
+        signs = fitting(spec, self.signs)
+        signed = {units.group: SIGNED for units in signs}
+        return replace(self, classes={**self.classes, **signed}, signs=signs)
 
     def uncentred(self, groups: Sequence[str]) -> ClassFindings:
         """Return the findings where the norms over some groups fold by their gain alone."""
@@ -68,6 +81,7 @@ class ClassFindings:
         known = {_masked(name): declared.maps for name, declared in proved.groups.items()}
         kinds = {_masked(gain): norm.kind for gain, norm in proved.norms.items()}
         rotary = tuple(a for a in self.rotary if known.get(_masked(a.group), "").startswith(ROTARY))
+        signs = tuple(u for u in self.signs if known.get(_masked(u.group)) == SIGNED)
         names = (*self.classes, *(axis.group for axis in rotary))
         maps = {name: known.get(_masked(name), PERMUTATION) for name in names}
         norms = {
@@ -76,7 +90,7 @@ class ClassFindings:
             if _masked(gain) in kinds
         }
         classes = {name: found for name, found in maps.items() if found != PERMUTATION}
-        return replace(self, classes=classes, norms=norms, rotary=rotary)
+        return replace(self, classes=classes, norms=norms, rotary=rotary, signs=signs)
 
 
 def _masked(name: str) -> str:
@@ -104,6 +118,7 @@ def find_classes(
         gain: _norm(analysis, states, gain, tables) for gain, a in over.items() if a in allowed
     }
     normed = {use.atom for use in states.gains.values()}
+    signs = signed_parts(states, [a for a in named if a in free - {*allowed}], calls, sign_forms)
     return ClassFindings(
         classes={
             named[a]: KEEPING_MEAN if a in states.centred and a not in normed else ORTHOGONAL
@@ -113,6 +128,7 @@ def find_classes(
         over={gain: named[over[gain]] for gain in norms},
         reasons={named[atom]: why for atom, why in states.forbidden.items() if atom in free},
         rotary=rotary_axes(states, calls, named.values()),
+        signs=signed_units({named[a]: parts for a, parts in signs.items()}, named.values()),
     )
 
 

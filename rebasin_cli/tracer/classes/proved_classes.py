@@ -25,6 +25,7 @@ from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, is_there, with_rotary
+from rebasin_cli.tracer.classes.signs.signed_units import with_signs
 from rebasin_cli.tracer.proof.culprits import find_by_halving
 from rebasin_cli.tracer.proof.proof import Trial
 
@@ -56,7 +57,7 @@ def prove_classes(
     test = _ClassTest(spec, tensors, trial, limit)
     present = tensors.bound(spec).groups
     gone = {n: "" for n in found.classes if n not in present or present[n].fixed}
-    kept = _held(replace(found.without(gone), rotary=()), test)
+    kept = _held(replace(found.without(gone), rotary=()).in_spec(spec), test)
     kept = _kept(kept, test)
     turned = _turned([axis for axis in found.rotary if is_there(spec, axis)], test)
     classes = {**kept.classes, **{axis.group: maps for axis, maps in turned.items()}}
@@ -167,6 +168,8 @@ def with_classes(spec: Spec, found: ClassFindings) -> Spec:
     """Return a spec with classes of its groups, and norms that fold."""
     for axis in found.rotary:
         spec = with_rotary(spec, axis)
+    for units in found.signs:
+        spec = with_signs(spec, units)
     groups = dict(spec.groups)
     for name, maps in found.classes.items():
         declared = groups.get(name, Declaration())

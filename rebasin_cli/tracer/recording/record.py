@@ -72,6 +72,11 @@ class Call:
         """The tensors among the arguments, lists of them opened."""
         return tuple(values_in((self.args, self.kwargs)))
 
+    @property
+    def made(self) -> tuple[Value, ...]:
+        """The results that are there."""
+        return tuple(value for value in self.results if value is not None)
+
 
 @dataclass(frozen=True)
 class Record:

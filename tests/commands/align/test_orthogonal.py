@@ -1,6 +1,7 @@
 """`align --symmetry orthogonal` and `fold` through the real door."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_events_have_the_figures(tmp_path):
     assert folded["path"] == "a.folded.safetensors"
     assert folded["norms"] == 5
     assert aligned["symmetry"] == "orthogonal"
-    assert aligned["maps"] == {"orthogonal": 5, "permutation": 6, "rotary": 2}
+    assert aligned["maps"] == {"orthogonal": 3, "permutation": 6, "rotary": 2, "signed": 2}
     assert aligned["cosine"]["before"] < 0.5
     assert aligned["cosine"]["after"] > 0.98
 
@@ -121,7 +122,9 @@ def test_an_unknown_symmetry_is_told_with_the_known_ones(tmp_path):
 def test_a_spec_of_permutations_alone_is_no_spec_for_it(tmp_path):
     written(tmp_path, "rotary")
     text = (tmp_path / "my.yaml").read_text()
-    plain = text.replace(", maps: orthogonal", "").replace("{maps: orthogonal}", "{size: 12}")
+    plain = re.sub(", maps: (orthogonal|signed)", "", text).replace(
+        "{maps: orthogonal}", "{size: 12}"
+    )
     plain = plain.replace(", maps: rotary", ", fixed: true")
     (tmp_path / "my.yaml").write_text(plain)
     done = rebasin(*ALIGN, cwd=tmp_path)
@@ -224,17 +227,44 @@ def test_saved_maps_bring_another_copy_along_and_back(kind, tmp_path):
     assert all(torch.allclose(again[n], folded[n], rtol=0, atol=1e-12) for n in folded)
 
 
+def test_signs_of_gated_units_are_found_undone_and_verified(tmp_path):
+    found, generator = case("rotary"), torch.Generator().manual_seed(5)
+    planted = {f"sign.{k}": torch.randint(2, (10,), generator=generator) * 2.0 - 1 for k in "01"}
+    other = dict(found.state)
+    for k in "01":
+        other[f"{k}.up.weight"] = other[f"{k}.up.weight"] * planted[f"sign.{k}"][:, None]
+        other[f"{k}.down.weight"] = other[f"{k}.down.weight"] * planted[f"sign.{k}"]
+    store(tmp_path / "a.safetensors", found.state)
+    store(tmp_path / "b.safetensors", other)
+    (tmp_path / "my.yaml").write_text(NETS["rotary"])
+    done = rebasin(*ALIGN, "--save-permutation", "maps.safetensors", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "2 signed" in done.err
+    maps = load_file(tmp_path / "maps.safetensors")
+    assert all(torch.equal(maps[n].flatten().double(), s.double()) for n, s in planted.items())
+    folded, aligned = (load_file(tmp_path / f"{n}.safetensors") for n in ("a.folded", "b.aligned"))
+    assert all(torch.allclose(aligned[n], folded[n], rtol=0, atol=1e-12) for n in folded)
+    verify = ("verify", *ALIGN[1:5])
+    assert rebasin(*verify, "--symmetry", "orthogonal", cwd=tmp_path).code == 0
+    assert rebasin(*verify, cwd=tmp_path).code == 1
+
+
 def test_maps_that_are_none_are_refused(tmp_path):
     written(tmp_path, "rotary")
     rebasin(*ALIGN, "--save-permutation", "maps.safetensors", cwd=tmp_path)
     tensors = load_file(tmp_path / "maps.safetensors")
     with safe_open(tmp_path / "maps.safetensors", framework="pt") as file:
         metadata = file.metadata()
+    good = tensors["rope.0"]
     tensors["rope.0"] = torch.linalg.qr(torch.randn(2, 4, 4, dtype=torch.float64)).Q.contiguous()
     save_file(tensors, tmp_path / "bad.safetensors", metadata)
     done = rebasin("apply", "bad.safetensors", "b.safetensors", cwd=tmp_path)
     assert done.code == 3
     assert "group 'rope.0': its matrix is not one of class 'rotary'" in done.err
+    tensors["rope.0"], tensors["sign.1"] = good, tensors["sign.1"] * 0.5
+    save_file(tensors, tmp_path / "bad.safetensors", metadata)
+    halved = rebasin("apply", "bad.safetensors", "b.safetensors", cwd=tmp_path)
+    assert "group 'sign.1': its matrix is not one of class 'signed'" in halved.err
     start = rebasin("align", *ALIGN[1:5], "--start", "./maps.safetensors", cwd=tmp_path)
     assert start.code == 3
     assert "its maps rotate units" in start.err

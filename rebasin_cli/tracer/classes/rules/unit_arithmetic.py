@@ -101,12 +101,12 @@ def filled(states: UnitStates, call: Call, atom: Atom) -> UnitState:
         chosen, *values = call.args
     held = [v for v in values if states.holds(v, atom)]
     rest = [v for v in values if v not in held]
-    if states.holds(chosen, atom) or not all(map(_is_zero, rest)):
+    if states.holds(chosen, atom) or not all(map(is_zero, rest)):
         raise Forbidden(f"{call.name} puts another number in the place of units")
     return without_inputs(states, call, same_state(states, held, atom, call))
 
 
-def _is_zero(value: object) -> bool:
+def is_zero(value: object) -> bool:
     if isinstance(value, Value):
         return value.data is not None and not bool(value.data.any())
     return value == 0
