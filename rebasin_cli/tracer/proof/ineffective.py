@@ -25,12 +25,11 @@ BlockPlaces = Mapping[str, Sequence[Block]]
 
 def unmoved_groups(trial: Trial, bound: BoundSpec) -> list[str]:
     """Return the groups of which no number reaches the outputs."""
-    slopes = trial.slopes()
-    suspects = [
-        group.name
-        for group in bound.groups.values()
-        if not group.fixed and not _sloped(slopes, _places(bound, [group.name]))
-    ]
+    suspects = [group.name for group in bound.groups.values() if not group.fixed]
+    for slopes in trial.slopes():
+        suspects = [name for name in suspects if not _sloped(slopes, _places(bound, [name]))]
+        if not suspects:
+            return []
     left = RUNS
 
     def stays(names: Sequence[str]) -> bool:
@@ -62,7 +61,8 @@ def _places(bound: BoundSpec, names: Iterable[str]) -> dict[str, list[Block]]:
 
 
 def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
-    slices = (b.view(slopes[name]) for name, blocks in places.items() for b in blocks)
+    known = ((slopes[name], blocks) for name, blocks in places.items() if name in slopes)
+    slices = (block.view(slope) for slope, blocks in known for block in blocks)
     return any(bool((slope != 0).any()) for slope in slices)
 
 

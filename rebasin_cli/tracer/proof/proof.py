@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
 from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.trees import tensors_in
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, without_sizes
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
@@ -26,6 +28,7 @@ from rebasin_cli.tracer.recording.recorder import primitive_kernels
 KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
 LEAST = 1e-30  # scale of an output: one of zeros that moves at all is not the same
+Expected = Callable[[str, Tensor], Tensor]  # an output's name, and what it was: what it is to be
 DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
 
 
@@ -69,28 +72,21 @@ class Trial:
         randomise(model, torch.Generator().manual_seed(0))
         self._state = {name: t.clone() for name, t in _tensors(model).items()}
         self._before = [self._run(call) for call in calls]
+        # What one input decides is asked of the smallest one first, and seldom of another.
+        self._order = sorted(range(len(calls)), key=lambda k: _positions(calls[k]))
 
     def difference(self, bound: BoundSpec, permutations: Mapping[str, Permutation]) -> float:
         """Return by how much the outputs move, relative to their scale; then undo everything.
 
         Outputs that may be permuted are expected to be.
         """
-        live, source = _tensors(self._model), InMemory(self._state)
-        touched: list[str] = []
-        for tensor in bound.tensors:
-            if tensor.groups & permutations.keys():
-                for position, name in enumerate(tensor.members):
-                    live[name].copy_(take_member(source, tensor, position, permutations))
-                    touched.append(name)
-        after = [self._run(call) for call in self._calls]
-        for name in touched:
-            live[name].copy_(self._state[name])
-        gaps = (
-            _relative(self._expected(name, values, bound, permutations), run[name])
-            for before, run in zip(self._before, after, strict=True)
-            for name, values in before.items()
-        )
-        return max(gaps, default=math.inf)
+        with self._permuted(bound, permutations) as expected:
+            return max((self._gap(k, expected) for k in self._order), default=math.inf)
+
+    def keeps(self, bound: BoundSpec, permutations: Mapping[str, Permutation]) -> bool:
+        """Return whether the difference is accepted; one input that moves is enough to tell."""
+        with self._permuted(bound, permutations) as expected:
+            return all(self._gap(k, expected) <= ACCEPTED for k in self._order)
 
     def drift(self, base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> float:
         """Return by how much outputs differ where some tensors are changed, and where some are not.
@@ -107,14 +103,42 @@ class Trial:
         return self._state[name]
 
     def _with(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        live = _tensors(self._model)
-        try:
-            for name, values in tensors.items():
-                live[name].copy_(values)
+        with self._changed(tensors.items()):
             return [self._run(call) for call in self._calls]
+
+    @contextmanager
+    def _changed(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
+        """Write to tensors of the model, one at a time, and undo that at the end."""
+        live, touched = _tensors(self._model), []
+        try:
+            for name, values in tensors:
+                touched.append(name)
+                live[name].copy_(values)
+            yield
         finally:
-            for name in tensors:
+            for name in touched:
                 live[name].copy_(self._state[name])
+
+    @contextmanager
+    def _permuted(
+        self, bound: BoundSpec, permutations: Mapping[str, Permutation]
+    ) -> Iterator[Expected]:
+        """Permute the model, and say what its outputs should be."""
+        source = InMemory(self._state)
+        moved = (
+            (name, take_member(source, tensor, position, permutations))
+            for tensor in bound.tensors
+            if tensor.groups & permutations.keys()
+            for position, name in enumerate(tensor.members)
+        )
+        with self._changed(moved):
+            yield lambda name, values: self._expected(name, values, bound, permutations)
+
+    def _gap(self, number: int, expected: Expected | None = None) -> float:
+        """Return by how much the outputs of one call move, or miss what is expected of them."""
+        before, after = self._before[number], self._run(self._calls[number])
+        wanted = {n: expected(n, v) for n, v in before.items()} if expected else before
+        return max((_relative(values, after[name]) for name, values in wanted.items()), default=0.0)
 
     def _expected(
         self, name: str, values: Tensor, bound: BoundSpec, permutations: Mapping[str, Permutation]
@@ -144,19 +168,15 @@ class Trial:
 
         If they do not, these tensors do not reach them, and that they stay is no proof.
         """
-        live, changed = _tensors(self._model), list(names)
         generator = torch.Generator().manual_seed(0)
-        for name in changed:  # not all by the same: a norm without weights takes that away
-            noise = torch.randn(live[name].shape, generator=generator, dtype=torch.float64)
-            live[name].add_(noise * (live[name].abs().mean() + 1))
-        after = [self._run(call) for call in self._calls]
-        for name in changed:
-            live[name].copy_(self._state[name])
-        return any(
-            _relative(values, run[output]) > ACCEPTED
-            for before, run in zip(self._before, after, strict=True)
-            for output, values in before.items()
-        )
+
+        def stirred(name: str) -> Tensor:  # not all by the same: a norm may take that away
+            before = self._state[name]
+            noise = torch.randn(before.shape, generator=generator, dtype=torch.float32)
+            return before + noise.to(before.dtype) * (before.abs().mean() + 1)
+
+        with self._changed((name, stirred(name)) for name in names):
+            return any(self._gap(k) > ACCEPTED for k in self._order)
 
     def doubt(self) -> Doubt | None:
         """Return why nothing can be proved: outputs that are no numbers, or all the same one."""
@@ -166,18 +186,20 @@ class Trial:
         varied = any(bool((values != values.flatten()[0]).any()) for values in rows)
         return None if varied else ONE_NUMBER
 
-    def slopes(self) -> dict[str, Tensor]:
-        """Return how a random sum of the outputs changes with each number of the model.
+    def slopes(self) -> Iterator[dict[str, Tensor]]:
+        """Yield, call by call, how a random sum of the outputs changes with the model's numbers.
 
-        By tensor, contiguous; zeros where no gradient leads, or where the model has none at all.
+        By tensor, contiguous; without those to which no gradient leads.
         """
         live = {n: t for n, t in _tensors(self._model).items() if _varies(t)}
-        found = {n: torch.zeros_like(in_reals(t.detach()).contiguous()) for n, t in live.items()}
         leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
-        for call in self._calls:
-            for name, slope in zip(leaves, self._gradients(call, leaves.values()), strict=True):
-                found[name] += 0 if slope is None else in_reals(slope).nan_to_num(0, 0, 0).abs()
-        return found
+        for k in self._order:
+            found = zip(leaves, self._gradients(self._calls[k], leaves.values()), strict=True)
+            yield {
+                name: in_reals(slope).contiguous().nan_to_num_(0, 0, 0)
+                for name, slope in found
+                if slope is not None
+            }
 
     def _gradients(self, call: Arguments, leaves: Iterable[nn.Parameter]) -> list[Tensor | None]:
         parameters = list(leaves)
@@ -197,24 +219,20 @@ class Trial:
 
     def ignores(self, places: Mapping[str, Sequence[Block]]) -> bool:
         """Return whether no bit of the outputs changes when some blocks of tensors do."""
-        live = _tensors(self._model)
-        try:
-            return all(self._same_with(live, places, seed) for seed in range(DRAWS))
-        finally:
-            for name in places:
-                live[name].copy_(self._state[name])
+        return all(self._same_with(places, seed) for seed in range(DRAWS))
 
-    def _same_with(
-        self, live: Mapping[str, Tensor], places: Mapping[str, Sequence[Block]], seed: int
-    ) -> bool:
+    def _same_with(self, places: Mapping[str, Sequence[Block]], seed: int) -> bool:
         generator = torch.Generator().manual_seed(seed)
-        for name, blocks in places.items():
+
+        def stirred(name: str, blocks: Sequence[Block]) -> Tensor:
             changed = self._state[name].clone(memory_format=torch.contiguous_format)
             for block in blocks:
                 _stir(block.view(in_reals(changed)), generator)
-            live[name].copy_(changed)
-        runs = zip(self._before, map(self._run, self._calls), strict=True)
-        return all(_identical(before[n], after[n]) for before, after in runs for n in before)
+            return changed
+
+        with self._changed((name, stirred(name, blocks)) for name, blocks in places.items()):
+            runs = ((self._before[k], self._run(self._calls[k])) for k in self._order)
+            return all(_identical(before[n], after[n]) for before, after in runs for n in before)
 
     def _run(self, call: Arguments) -> dict[str, Tensor]:
         with primitive_kernels():
@@ -255,6 +273,11 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
         if _varies(tensor) and (isinstance(tensor, nn.Parameter) or name in statistics):
             positive = name.endswith("running_var")
             _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
+
+
+def _positions(call: Arguments) -> int:
+    """Return how much a call is given, which is about how long it takes."""
+    return sum(tensor.numel() for tensor in tensors_in(call))
 
 
 def _varies(tensor: Tensor) -> bool:

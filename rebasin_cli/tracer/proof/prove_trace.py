@@ -112,7 +112,7 @@ def _proves(trial: Trial, bound: BoundSpec, family: ExpertFamily) -> bool:
     permutations = random_permutations(bound, seed=2)
     for _ in range(min(family.count, DRAWS)):
         permutations = permutations | {group: rotate_units(permutations[group])}
-        if trial.difference(bound, permutations) > ACCEPTED:
+        if not trial.keeps(bound, permutations):
             return False
     return all(
         any(trial.notices([family.member(index, suffix)]) for suffix in family.suffixes)
@@ -154,7 +154,7 @@ def _refuted(
     """Drop the groups that break the function, or their parent if that is enough."""
 
     def breaks(some: Mapping[str, Permutation]) -> bool:
-        return trial.difference(traced.bound, some) > ACCEPTED
+        return not trial.keeps(traced.bound, some)
 
     bad = culprits(permutations, breaks)
     lonely = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
