@@ -94,3 +94,30 @@ def test_slopes_are_those_of_each_input(order: int) -> None:
     inputs = [noise(2, 8), noise(3, 8)][::order]
     first, second = (found["w"] != 0 for found in trial(run, *inputs).slopes())
     assert bool((first ^ second).all())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_the_smallest_input_tells_is_not_asked_of_others(order: int) -> None:
+    seen: list[int] = []
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x * m.w
+
+    tried = trial(run, *[noise(2, 8), noise(3, 8)][::order])
+    seen.clear()
+    assert not tried.keeps(bound(), FLIPPED)
+    assert tried.notices(["w"])
+    assert not tried.ignores(WHOLE)
+    assert next(tried.slopes()).keys() == {"w"}
+    assert seen == [2, 2, 2, 2]
+
+
+def test_what_the_smallest_input_does_not_tell_is_asked_of_others() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return x if len(x) == 2 else x * m.w
+
+    tried = trial(run, noise(2, 8), noise(3, 8))
+    assert tried.notices(["w"])
+    assert not tried.keeps(bound(), FLIPPED)
+    assert not tried.ignores(WHOLE)

@@ -28,8 +28,8 @@ from rebasin_cli.tracer.recording.recorder import primitive_kernels
 KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
 NOISE = 0.1  # of what is added to parameters that do not vary
 LEAST = 1e-30  # scale of an output: one of zeros that moves at all is not the same
-Expected = Callable[[str, Tensor], Tensor]  # an output's name, and what it was: what it is to be
 DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
+Expected = Callable[[str, Tensor], Tensor]  # an output's name, and what it was: what it is to be
 
 
 @dataclass(frozen=True)
