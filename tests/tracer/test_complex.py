@@ -55,7 +55,7 @@ def test_a_change_of_complex_numbers_is_noticed() -> None:
     with torch.no_grad():
         trial = Trial(spectral(), [((torch.randn(2, 8, 2),), {})], ["output"])
         assert trial.notices(["w"])
-        slopes = next(trial.slopes())["w"]
+        slopes = next(trial.slopes(["w"]))["w"]
     assert slopes.shape == (6, 7, 3, 2)
     assert bool((slopes[:, :, 1] != 0).all())
 

@@ -92,7 +92,7 @@ def test_slopes_are_those_of_each_input(order: int) -> None:
         return x * (m.w[:4] if len(x) == 2 else m.w[4:]).sum()
 
     inputs = [noise(2, 8), noise(3, 8)][::order]
-    first, second = (found["w"] != 0 for found in trial(run, *inputs).slopes())
+    first, second = (found["w"] != 0 for found in trial(run, *inputs).slopes(["w"]))
     assert bool((first ^ second).all())
 
 
@@ -109,7 +109,7 @@ def test_what_the_smallest_input_tells_is_not_asked_of_others(order: int) -> Non
     assert not tried.keeps(bound(), FLIPPED)
     assert tried.notices(["w"])
     assert not tried.ignores(WHOLE)
-    assert next(tried.slopes()).keys() == {"w"}
+    assert next(tried.slopes(["w"])).keys() == {"w"}
     assert seen == [2, 2, 2, 2]
 
 

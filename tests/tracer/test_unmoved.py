@@ -80,7 +80,7 @@ def test_looking_for_gradients_leaves_the_model_as_it_was() -> None:
     with torch.no_grad():
         trial = Trial(net, [((noise(2, 5).double(),), {})], ["output"])
         before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        (slopes,) = trial.slopes()
+        (slopes,) = trial.slopes(before)
     assert all(bool((slope != 0).any()) for slope in slopes.values())
     assert [parameter.requires_grad for parameter in net.parameters()] == wanted
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

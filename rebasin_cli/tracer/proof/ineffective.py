@@ -8,6 +8,7 @@ numbers can be anything without one bit of the outputs changing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 
 from torch import Tensor
 
@@ -26,10 +27,13 @@ BlockPlaces = Mapping[str, Sequence[Block]]
 def unmoved_groups(trial: Trial, bound: BoundSpec) -> list[str]:
     """Return the groups of which no number reaches the outputs."""
     suspects = [group.name for group in bound.groups.values() if not group.fixed]
-    for slopes in trial.slopes():
-        suspects = [name for name in suspects if not _sloped(slopes, _places(bound, [name]))]
-        if not suspects:
-            return []
+    # The slope of a bias is a sum, that of a matrix a product as large as a run; most often the
+    # first tells enough, of the smallest input.
+    for names in (_light(bound), _stored(bound)):
+        for slopes in trial.slopes(names):
+            suspects = [name for name in suspects if not _sloped(slopes, _places(bound, [name]))]
+            if not suspects:
+                return []
     left = RUNS
 
     def stays(names: Sequence[str]) -> bool:
@@ -58,6 +62,22 @@ def _places(bound: BoundSpec, names: Iterable[str]) -> dict[str, list[Block]]:
         for tensor in bound.tensors
     }
     return {name: blocks for name, blocks in found.items() if blocks}
+
+
+def _stored(bound: BoundSpec) -> dict[str, int]:
+    """Return the tensors that have slopes, with their sizes."""
+    named = {t.members[0]: prod(t.shape) for t in bound.tensors}
+    return {name: size for name, size in named.items() if name not in bound.buffers}
+
+
+def _light(bound: BoundSpec) -> set[str]:
+    """Return, for each group, the smallest tensors that it is in."""
+    sizes = _stored(bound)
+    least: dict[str, int] = {}
+    places = [(t.members[0], g) for t in bound.tensors for g in t.groups if t.members[0] in sizes]
+    for name, group in places:
+        least[group] = min(least.get(group, sizes[name]), sizes[name])
+    return {name for name, group in places if sizes[name] == least[group]}
 
 
 def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:

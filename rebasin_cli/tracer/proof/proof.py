@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -188,12 +188,12 @@ class Trial:
         varied = any(bool((values != values.flatten()[0]).any()) for values in rows)
         return None if varied else ONE_NUMBER
 
-    def slopes(self) -> Iterator[dict[str, Tensor]]:
-        """Yield, call by call, how a random sum of the outputs changes with the model's numbers.
+    def slopes(self, names: Container[str]) -> Iterator[dict[str, Tensor]]:
+        """Yield, call by call, how a random sum of the outputs changes with some tensors' numbers.
 
-        By tensor, contiguous; without those to which no gradient leads.
+        By name, contiguous; without those to which no gradient leads.
         """
-        live = {n: t for n, t in _tensors(self._model).items() if _varies(t)}
+        live = {n: t for n, t in _tensors(self._model).items() if n in names and _varies(t)}
         leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
         for k in self._order:
             found = zip(leaves, self._gradients(self._calls[k], leaves.values()), strict=True)
