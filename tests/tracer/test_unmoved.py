@@ -130,3 +130,17 @@ def test_nothing_is_fixed_without_having_been_tried(monkeypatch: pytest.MonkeyPa
     found = rows(net, 9, 5).traced()
     assert sorted(group.size for group in found.bound.groups.values()) == [6, 7, 8]
     assert found.unused == ()
+
+
+def test_slopes_of_matrices_are_not_asked_where_biases_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, slopes = [], Trial.slopes
+
+    def seen(self, names):
+        asked.append(set(names))
+        return slopes(self, names)
+
+    monkeypatch.setattr(Trial, "slopes", seen)
+    check(rows(Net(lambda m, x: m.b(m.a(x).relu()), **two()), 9, 5), "h 8", HIDDEN)
+    assert asked == [{"a.bias"}]
