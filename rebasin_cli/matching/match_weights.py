@@ -45,11 +45,10 @@ def match_weights(
     """
     room = settings.max_memory // 4
     a, b = load_models((reference, other), labels, settings.device, 3 * room)
-    pair = Pair(a, b, bound.groups)
     moving = families(bound, movable)
-    kept = SimilarityCache(pair, moving, room)
     with threads(settings, moving) as pool:
-        search = PairSearch(kept, bound, moving, settings, pool, progress)
+        kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
+        search = PairSearch(kept, bound, moving, settings, progress)
         if initial is None:
             return search.best(look_up("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)

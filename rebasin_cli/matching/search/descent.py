@@ -13,7 +13,6 @@ it comes to an end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,11 +36,20 @@ TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's res
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent ended. gains: rise of the objective at each accepted step."""
+    """Where a descent ended.
+
+    gains: rise of the objective at each accepted step. sweeps: how many of them had been made
+    after as many visits as there are families, after twice as many, and so on.
+    """
 
     permutations: Permutations
     gains: tuple[float, ...]
     converged: bool
+    sweeps: tuple[int, ...] = ()
+
+    def later_rise(self, visits: int) -> float:
+        """Return by how much the objective rose once each family had had some visits."""
+        return sum(self.gains[self.sweeps[visits - 1] :]) if visits <= len(self.sweeps) else 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,6 @@ def descend(
     *,
     order: Sequence[str],
     visits: int,
-    pool: Executor,
     progress: Progress = silent,
 ) -> Descent:
     """Improve family after family until none can rise, or each was visited `visits` times.
@@ -66,18 +73,18 @@ def descend(
     order: the roots, in the order of the first visits.
     """
     families = kept.families
-    permutations, gains = dict(start), list[float]()
+    permutations, gains, sweeps = dict(start), list[float](), list[int]()
     first = {root: k for k, root in enumerate(order)}
-    waiting, left = dict.fromkeys(order), visits * len(order)
-    while waiting and left > 0:
+    waiting, done, limit = dict.fromkeys(order), 0, visits * len(order)
+    while waiting and done < limit:
         # All of a batch see the same permutations and move together. Sharing no block, none
         # changes another's similarity or gain, so it is as if they had moved one by one.
-        batch = _apart(waiting, families)[:left]
+        batch = _apart(waiting, families)[: limit - done]
         for root in batch:
             del waiting[root]
-        left -= len(batch)
+        done += len(batch)
         step = partial(visit, kept, permutations=dict(permutations))
-        moves = pool.map(step, (families[root] for root in batch))
+        moves = kept.pair.pool.map(step, (families[root] for root in batch))
         for root, move in zip(batch, moves, strict=True):
             if move is None:
                 continue
@@ -87,8 +94,9 @@ def descend(
             # best. Those that wait already keep their turn.
             touched = families[root].neighbours & families.keys()
             waiting.update(dict.fromkeys(sorted(touched - waiting.keys(), key=first.__getitem__)))
+        sweeps += [len(gains)] * (done // len(order) - len(sweeps))
         progress("matching", len(order) - len(waiting), len(order))
-    return Descent(permutations, tuple(gains), not waiting)
+    return Descent(permutations, tuple(gains), not waiting, tuple(sweeps))
 
 
 def _apart(waiting: Iterable[str], families: Mapping[str, GroupFamily]) -> list[str]:
@@ -145,10 +153,9 @@ def projection(
         held = InMemory(target)
         a = DeviceTensors(held, label="the free parameters", device=device, dtype=dtype, limit=room)
         # nothing outlives a target: all that is kept of similarities are products with it
-        kept = SimilarityCache(Pair(a, b, bound.groups), moving, room)
         with threads(settings, moving) as pool:
-            visits = settings.visits
-            found = descend(kept, start, order=order, visits=visits, pool=pool)
+            kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
+            found = descend(kept, start, order=order, visits=settings.visits)
         return found.permutations
 
     return project

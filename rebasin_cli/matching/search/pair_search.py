@@ -58,12 +58,15 @@ class PairSearch:
     bound: BoundSpec
     families: Mapping[str, GroupFamily]
     settings: Settings
-    pool: Executor
     progress: Progress
 
     @property
     def pair(self) -> Pair:
         return self.kept.pair
+
+    @property
+    def pool(self) -> Executor:
+        return self.pair.pool
 
     @property
     def loss(self) -> Loss:
@@ -102,7 +105,6 @@ class PairSearch:
             start,
             order=order(list(self.families), torch.Generator().manual_seed(seed)),
             visits=visits or self.settings.visits,
-            pool=self.pool,
             progress=self.progress,
         )
 

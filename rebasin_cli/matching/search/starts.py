@@ -62,7 +62,7 @@ def descriptor_start(
             continue
         family = families[root]
         terms = pair.terms(family, known)
-        votes = sum_similarities(terms) if dense(family, pair.groups) else list(terms)
+        votes = sum_similarities(terms, pair.pool) if dense(family, pair.groups) else list(terms)
         solution = solve(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)

@@ -1,0 +1,64 @@
+"""Whether a search that ended leaves any doubt: what else there is would have to be far worse.
+
+Of models that belong together (one a permuted relative of the other) every unit is worth several
+times as much with its partner as with any other unit, once all else is in place; a descent that
+is stuck, and models trained apart, have many units that might as well be elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.problem.group_families import GroupFamily
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
+from rebasin_cli.permutation import Permutations
+
+# Random llamas, one of them permuted, with noise twice as large as the weights: partners are worth
+# three times the next unit. Trained apart, a unit in ten has one that is worth twice as much.
+WIDE = 2.0
+NEARLY_ALL = 0.95  # of a family's units: there may be dead ones and equal ones
+AT_ONCE = 1 << 24  # similarities held beside those that are kept
+
+
+def beyond_doubt(kept: SimilarityCache, permutations: Permutations) -> bool:
+    """Return whether nearly every unit's partner is worth WIDE times any other, both ways.
+
+    permutations: where a descent ended. What is not matched on similarities has to have only
+    families around it that are: its order is then the best there is with those in place.
+    """
+    groups, families = kept.pair.groups, kept.families
+    seen = {root for root, family in families.items() if dense(family, groups)}
+    others = (families[root] for root in families.keys() - seen)
+    known = all(family.neighbours & families.keys() <= seen for family in others)
+    return bool(seen) and known and all(_sure(kept, families[root], permutations) for root in seen)
+
+
+def _sure(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> bool:
+    similarities = {s.groups: s.matrix() for s in kept.similarities(family, permutations)}
+    return all(
+        float(_ahead(similarities[chain.groups], chain.order(permutations)).double().mean())
+        >= NEARLY_ALL
+        for chain in family.chains()
+    )
+
+
+def _ahead(values: Tensor, order: Tensor) -> Tensor:
+    """Return for each unit (n,) whether its partner is far ahead, of similarities (n, n)."""
+    order = order.to(values.device)
+    partner = values.gather(1, order[:, None])[:, 0]
+    rows, columns = list[Tensor](), torch.full_like(partner, -torch.inf)
+    for part in _others(values, order):
+        rows.append(part.amax(1))
+        columns = torch.maximum(columns, part.amax(0))
+    next_best = torch.maximum(torch.cat(rows), columns[order])
+    return (partner > 0) & (partner >= WIDE * next_best)
+
+
+def _others(values: Tensor, order: Tensor) -> Iterator[Tensor]:
+    """Yield some rows at a time, without what partners are worth."""
+    step = max(1, AT_ONCE // len(values))
+    for part, own in zip(values.split(step), order.split(step), strict=True):
+        yield part.scatter(1, own[:, None], -torch.inf)
