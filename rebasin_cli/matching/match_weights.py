@@ -9,6 +9,7 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 
 from __future__ import annotations
 
+from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
@@ -36,11 +37,13 @@ def match_weights(
     initial: Permutations | None = None,
     labels: tuple[str, str] = ("reference", "other"),
     progress: Progress = silent,
+    detail: Detail | None = None,
 ) -> Matching:
     """Return the permutations of `other` that bring it next to `reference`.
 
     movable: roots of the families that may move; None: all. initial: where to descend from,
-    whatever the method and its starts. labels: what to call the models in an error.
+    whatever the method and its starts. labels: what to call the models in an error. detail: how
+    far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
     room = settings.max_memory // 4
@@ -48,7 +51,7 @@ def match_weights(
     moving = families(bound, movable)
     with threads(settings, moving) as pool:
         kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
-        search = PairSearch(kept, bound, moving, settings, progress)
+        search = PairSearch(kept, bound, moving, settings, progress, detail)
         if initial is None:
             return search.best(look_up("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)

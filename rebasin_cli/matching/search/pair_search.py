@@ -14,8 +14,9 @@ from itertools import accumulate
 
 import torch
 
+from rebasin_cli.matching.diagnostics.relation import Detail, compare_models
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.matching.problem.measure import Measured, measure
+from rebasin_cli.matching.problem.measure import Measured
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import EFFORTS, ORDERS, Effort, Settings
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, work
@@ -59,6 +60,7 @@ class PairSearch:
     families: Mapping[str, GroupFamily]
     settings: Settings
     progress: Progress
+    detail: Detail | None = None
 
     @property
     def pair(self) -> Pair:
@@ -129,7 +131,15 @@ class PairSearch:
 
     def _matching(self, best: Attempt) -> Matching:
         permutations = best.descent.permutations
-        measured = measure(self.pair.reference, self.pair.other, self.bound, permutations)
+        measured, comparison = compare_models(
+            self.pair.reference,
+            self.pair.other,
+            self.bound,
+            permutations,
+            self.detail,
+            kept=self.kept,
+            progress=self.progress,
+        )
         end = measured.objective.after
         return Matching(
             permutations=permutations,
@@ -140,6 +150,7 @@ class PairSearch:
             history=_history(best.descent.gains, end),
             start=best.start,
             method=best.method,
+            comparison=comparison,
         )
 
     def _status(self, best: Attempt, measured: Measured) -> Status:
