@@ -9,6 +9,8 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.problem.device_tensors import load_models
@@ -25,6 +27,9 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 
 DEFAULTS = Settings()
+COPIES = 4  # of a tensor: as it is stored, reordered, sorted, and in the layout of a product
+WIDEST = 4  # bytes of a value
+AT_ONCE = 2  # threads that hold copies of one of the largest tensors; there are few of them
 
 
 def match_weights(
@@ -46,7 +51,10 @@ def match_weights(
     far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    room = settings.max_memory // 4
+    memory = settings.max_memory - min(
+        _beside((reference, other), settings), settings.max_memory // 2
+    )
+    room = memory // 4
     a, b = load_models((reference, other), labels, settings.device, 3 * room)
     moving = families(bound, movable)
     with threads(settings, moving) as pool:
@@ -56,3 +64,9 @@ def match_weights(
             return search.best(look_up("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)
         return search.best(iter([search.attempt("weights", GIVEN, given)]))
+
+
+def _beside(models: Sequence[TensorSource], settings: Settings) -> int:
+    """Return the bytes of what is reordered, sorted or widened meanwhile, beside what is kept."""
+    largest = max((m.info(name).numel for m in models for name in m.names()), default=0)
+    return COPIES * WIDEST * largest * min(settings.jobs, AT_ONCE)

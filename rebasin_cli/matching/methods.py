@@ -167,7 +167,7 @@ def _slide(search: PairSearch, name: str, seed: int, meanwhile: Permutations) ->
 def _space(search: PairSearch, meanwhile: Permutations) -> Polytope:
     """Return the soft permutations of the other model."""
     models = search.pair.reference, search.pair.other
-    here = identity_start(search.pair, search.families, torch.Generator())
+    here = identity_start(search.pair, search.families, torch.Generator(), search.progress)
     return polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
 
 
@@ -179,7 +179,7 @@ def _unrelaxed(search: PairSearch, meanwhile: Permutations) -> Attempt:
 def _start(search: PairSearch, name: str, seed: int) -> Permutations:
     check_start(name, "weights")
     generator = torch.Generator().manual_seed(seed)
-    return STARTS[name](search.pair, search.families, generator)
+    return STARTS[name](search.pair, search.families, generator, search.progress)
 
 
 def check_start(name: str, method: str) -> None:

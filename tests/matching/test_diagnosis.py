@@ -16,6 +16,7 @@ from rebasin_cli.matching.diagnostics.relation import (
     compare_models,
     present_relation,
 )
+from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.result import Change, Status
 from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory
@@ -277,3 +278,32 @@ def test_networks_trained_apart_are_never_taken_for_relatives(arch, expected):
     problem, other = trained.problem(arch), trained.load(arch, 1)
     assert relation(problem, other) is expected
     assert present(problem, other) is Relation.APART
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "llama", "interleaved_groups"])
+def test_the_figures_that_a_search_has_kept_are_those_of_the_models(name):
+    problem, other, _ = matched(name)
+    sources = InMemory(problem.state), InMemory(other)
+    found = match_weights(*sources, problem.bound, detail="margins")
+    measured, comparison = compare_models(*sources, problem.bound, found.permutations, "margins")
+    assert measured.objective.after == pytest.approx(found.objective.after, rel=1e-9)
+    assert measured.distance.before == pytest.approx(found.distance.before, rel=1e-9)
+    for group, figures in comparison.groups.items():
+        kept = found.comparison.groups[group]
+        assert kept.cosine == figures.cosine and kept.collapse == figures.collapse
+        assert (kept.margin is None) == (figures.margin is None)
+        if figures.margin:
+            assert kept.margin.mean == pytest.approx(figures.margin.mean, abs=1e-6)
+            assert kept.margin.nearest == figures.margin.nearest
+
+
+def test_one_pass_measures_as_one_that_asks_for_nothing_more():
+    problem, other, match = matched("char_gpt")
+    sources = InMemory(problem.state), InMemory(other)
+    plain, _ = compare_models(*sources, problem.bound, match.permutations, None)
+    whole, _ = compare_models(*sources, problem.bound, match.permutations, "units")
+    for one, two in ((plain.objective, whole.objective), (plain.distance, whole.distance)):
+        assert (one.before, one.after) == pytest.approx((two.before, two.after), rel=1e-12)
+    for one, two in zip(plain.groups, whole.groups, strict=True):
+        assert (one.name, one.moved) == (two.name, two.moved)
+        assert (one.cosine.after, one.gain) == pytest.approx((two.cosine.after, two.gain), rel=1e-9)

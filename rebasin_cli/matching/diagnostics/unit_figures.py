@@ -229,11 +229,11 @@ def _summed(found: Sequence[GroupDim], a: Tensor, b: Tensor, moved: Tensor) -> _
     for axis, start, (x, y, z) in _pieces(a, b, moved):
         still, dot, apart = z is y, x * y, _square(x - y)
         products = (dot, dot if still else x * z, x * x, y * y)
-        for place, target in zip(found, units, strict=True):
-            if axis in place.axes:
-                target = target.narrow(1 + place.axes.index(axis), start, x.shape[axis])
+        for place, total in zip(found, units, strict=True):
             kept = torch.stack([_kept(v, place.axes) for v in products]).cpu()
-            target += kept
+            own = 1 + place.axes.index(axis) if axis in place.axes else 0
+            here = total.narrow(own, start, x.shape[axis]) if own else total
+            here += kept
         whole[:4] += kept.flatten(1).sum(1)
         whole[4:] += torch.stack(
             [x.sum(), y.sum(), apart, apart if still else _square(x - z)]

@@ -64,7 +64,7 @@ class SimilarityCache:
     """
 
     def __init__(self, pair: Pair, families: Mapping[str, GroupFamily], limit: int) -> None:
-        self._pair, self.families = pair, families
+        self._pair, self.families, self.limit = pair, families, limit
         self._kept = _fitting(families, limit // pair.dtype.itemsize)
         self._states: dict[str, FamilySimilarities] = {}
 

@@ -146,10 +146,11 @@ class Pair:
         worth: Worth = inner,
     ) -> float:
         """Return the part of the objective in the blocks of all families."""
+        moving = {name: p for name, p in permutations.items() if p.moved}
 
         def here(site: Site) -> float:
             a, b = self.views(site)
-            return worth(a, gather(b, site.block.groups, permutations))
+            return worth(a, gather(b, site.block.groups, moving))
 
         return sum(share(self.pool, here, sites_of(families)))
 

@@ -12,9 +12,10 @@ it comes to an end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 
+SOLVING = 16  # bytes for each pair of units
 TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's resolution
 
 
@@ -84,7 +86,8 @@ def descend(
             del waiting[root]
         done += len(batch)
         step = partial(visit, kept, permutations=dict(permutations))
-        moves = kept.pair.pool.map(step, (families[root] for root in batch))
+        parts = _affordable([families[root] for root in batch], kept.limit)
+        moves = chain.from_iterable(kept.pair.pool.map(step, part) for part in parts)
         for root, move in zip(batch, moves, strict=True):
             if move is None:
                 continue
@@ -107,6 +110,22 @@ def _apart(waiting: Iterable[str], families: Mapping[str, GroupFamily]) -> list[
             batch.append(root)
             chosen.add(root)
     return batch
+
+
+def _affordable(batch: Sequence[GroupFamily], room: int) -> Iterator[list[GroupFamily]]:
+    """Yield families that may be solved side by side within some bytes: one at a time, if large.
+
+    An assignment of n units takes n^2 costs in float64, and the solver a copy of them.
+    """
+    part, left = list[GroupFamily](), room
+    for family in batch:
+        needed = max((SOLVING * each.size**2 for each in family.chains()), default=0)
+        if part and needed > left:
+            yield part
+            part, left = [], room
+        part.append(family)
+        left -= needed
+    yield part
 
 
 def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> Move | None:

@@ -25,7 +25,7 @@ from rebasin_cli.matching.relaxation.losses import LOSSES, Loss
 from rebasin_cli.matching.search.descent import TOLERANCE, Descent, descend
 from rebasin_cli.matching.search.starts import identity_start
 from rebasin_cli.permutation import Permutations
-from rebasin_cli.progress import Progress
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 
 GIVEN = "given"  # the start that the caller gave, which is kept where nothing better is found
@@ -85,7 +85,7 @@ class PairSearch:
 
     def here(self) -> Attempt:
         """Return what is to be had without moving anything."""
-        still = identity_start(self.pair, self.families, torch.Generator())
+        still = identity_start(self.pair, self.families, torch.Generator(), silent)
         return self.attempt("weights", "identity", Descent(still, (), True))
 
     def attempt(self, method: str, start: str, descent: Descent) -> Attempt:

@@ -1,9 +1,9 @@
-"""Write a random llama and a permuted copy: and the way back.
+"""Write a random llama and a permuted copy of it, to be aligned.
 
-planted_llamas.py FOLDER WIDTH LAYERS VOCABULARY KV_HEADS DTYPE. FOLDER/a and FOLDER/b are folders of transformers, as of `rotated_llamas`. b is a with every group
-permuted at random, and noise of half its standard deviation on each tensor: with the true orders
-undone the cosine of the two is .894. A program, because the one that measures memory has to stay
-small.
+planted_llamas.py FOLDER WIDTH LAYERS VOCABULARY KV_HEADS DTYPE. FOLDER/a and FOLDER/b are folders of
+transformers, as of `rotated_llamas`. b is a with every group permuted at random, and noise of half
+its standard deviation on each tensor: with the true orders undone the cosine of the matrices is
+.894. A program, because the one that measures memory has to stay small.
 """
 
 from __future__ import annotations
