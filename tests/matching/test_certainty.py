@@ -1,13 +1,15 @@
 """When a search that has found everything there is to find stops looking."""
 
+from functools import partial
+
 import pytest
 
-from rebasin_cli.matching import methods
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search import certainty
+from rebasin_cli.matching.search.starts import STARTS
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import example, random_problem, still
 
@@ -31,10 +33,13 @@ def sure(problem, other, permutations, movable=None):
 def begun(monkeypatch, problem, other):
     """Return the starts that a search with the default effort has made."""
     made = []
-    for name, start in methods.STARTS.items():
-        monkeypatch.setitem(
-            methods.STARTS, name, lambda *given, n=name, s=start: made.append(n) or s(*given)
-        )
+
+    def noted(name, start, *given):
+        made.append(name)
+        return start(*given)
+
+    for name, start in [*STARTS.items()]:
+        monkeypatch.setitem(STARTS, name, partial(noted, name, start))
     problem.match(other, method="weights")
     return made
 

@@ -288,11 +288,12 @@ def test_the_figures_that_a_search_has_kept_are_those_of_the_models(name):
     measured, comparison = compare_models(*sources, problem.bound, found.permutations, "margins")
     assert measured.objective.after == pytest.approx(found.objective.after, rel=1e-9)
     assert measured.distance.before == pytest.approx(found.distance.before, rel=1e-9)
+    assert comparison and found.comparison
     for group, figures in comparison.groups.items():
         kept = found.comparison.groups[group]
         assert kept.cosine == figures.cosine and kept.collapse == figures.collapse
         assert (kept.margin is None) == (figures.margin is None)
-        if figures.margin:
+        if kept.margin and figures.margin:
             assert kept.margin.mean == pytest.approx(figures.margin.mean, abs=1e-6)
             assert kept.margin.nearest == figures.margin.nearest
 
@@ -304,6 +305,6 @@ def test_one_pass_measures_as_one_that_asks_for_nothing_more():
     whole, _ = compare_models(*sources, problem.bound, match.permutations, "units")
     for one, two in ((plain.objective, whole.objective), (plain.distance, whole.distance)):
         assert (one.before, one.after) == pytest.approx((two.before, two.after), rel=1e-12)
-    for one, two in zip(plain.groups, whole.groups, strict=True):
-        assert (one.name, one.moved) == (two.name, two.moved)
-        assert (one.cosine.after, one.gain) == pytest.approx((two.cosine.after, two.gain), rel=1e-9)
+    for a, b in zip(plain.groups, whole.groups, strict=True):
+        assert (a.name, a.moved) == (b.name, b.moved)
+        assert (a.cosine.after, a.gain) == pytest.approx((b.cosine.after, b.gain), rel=1e-9)

@@ -18,7 +18,7 @@ HELPERS = 63  # threads asked to help, at most; those that are not free are not 
 
 P = ParamSpec("P")
 R = TypeVar("R")
-ItemT = TypeVar("ItemT")
+WorkT = TypeVar("WorkT")
 
 
 class InlineExecutor(Executor):
@@ -36,7 +36,7 @@ class InlineExecutor(Executor):
 INLINE = InlineExecutor()
 
 
-def share(pool: Executor, work: Callable[[ItemT], R], items: Sequence[ItemT]) -> list[R]:
+def share(pool: Executor, work: Callable[[WorkT], R], items: Sequence[WorkT]) -> list[R]:
     """Return what `work` makes of each item, done by this thread and all that are free.
 
     A thread of the pool may share its own work: it waits for no piece that nobody has begun.

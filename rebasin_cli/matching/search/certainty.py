@@ -60,5 +60,6 @@ def _ahead(values: Tensor, order: Tensor) -> Tensor:
 def _others(values: Tensor, order: Tensor) -> Iterator[Tensor]:
     """Yield some rows at a time, without what partners are worth."""
     step = max(1, AT_ONCE // len(values))
-    for part, own in zip(values.split(step), order.split(step), strict=True):
-        yield part.scatter(1, own[:, None], -torch.inf)
+    for start in range(0, len(values), step):
+        own = order[start : start + step, None]
+        yield values[start : start + step].scatter(1, own, -torch.inf)

@@ -1,6 +1,6 @@
 """Write a random llama and a permuted copy of it, to be aligned.
 
-planted_llamas.py FOLDER WIDTH LAYERS VOCABULARY KV_HEADS DTYPE. FOLDER/a and FOLDER/b are folders of
+planted_llamas.py FOLDER WIDTH LAYERS VOCABULARY KV_HEADS DTYPE. FOLDER/a and b are folders of
 transformers, as of `rotated_llamas`. b is a with every group permuted at random, and noise of half
 its standard deviation on each tensor: with the true orders undone the cosine of the matrices is
 .894. A program, because the one that measures memory has to stay small.
@@ -38,4 +38,5 @@ def main(folder: Path, llama: Llama) -> None:
 
 if __name__ == "__main__":
     _, name, *sizes, dtype = sys.argv
-    main(Path(name), Llama(*map(int, sizes), dtype=getattr(torch, dtype)))
+    width, layers, vocabulary, kv_heads = map(int, sizes)
+    main(Path(name), Llama(width, layers, vocabulary, kv_heads, getattr(torch, dtype)))

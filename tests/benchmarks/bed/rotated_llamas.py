@@ -124,4 +124,5 @@ def main(folder: Path, llama: Llama) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Llama(*map(int, sys.argv[2:])))
+    width, layers, vocabulary = map(int, sys.argv[2:])
+    main(Path(sys.argv[1]), Llama(width, layers, vocabulary))
