@@ -16,8 +16,8 @@ from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
 from rebasin_cli.permutation import Permutations
 
-# Random llamas, one of them permuted, with noise twice as large as the weights: partners are worth
-# three times the next unit. Trained apart, a unit in ten has one that is worth twice as much.
+# With noise as large as the weights, planted orders leave 97 to 100 of 100 units of every family as
+# far ahead (residual perceptrons, a ResNet); of networks trained apart (MLP to GPT) 0 to 8 on average.
 WIDE = 2.0
 NEARLY_ALL = 0.95  # of a family's units: there may be dead ones and equal ones
 AT_ONCE = 1 << 24  # similarities held beside those that are kept
@@ -46,20 +46,26 @@ def _sure(kept: SimilarityCache, family: GroupFamily, permutations: Permutations
 
 
 def _ahead(values: Tensor, order: Tensor) -> Tensor:
-    """Return for each unit (n,) whether its partner is far ahead, of similarities (n, n)."""
+    """Return for each unit (n,) whether its partner is far ahead, of similarities (n, n).
+
+    What a whole row or column has in common is left out, as it decides nothing: gains of norms,
+    all near 1, would make every unit like every other.
+    """
     order = order.to(values.device)
-    partner = values.gather(1, order[:, None])[:, 0]
+    across = values.mean(1) - values.mean() / 2, values.mean(0) - values.mean() / 2
+    partner = values.gather(1, order[:, None])[:, 0] - across[0] - across[1][order]
     rows, columns = list[Tensor](), torch.full_like(partner, -torch.inf)
-    for part in _others(values, order):
+    for part in _others(values, across, order):
         rows.append(part.amax(1))
         columns = torch.maximum(columns, part.amax(0))
     next_best = torch.maximum(torch.cat(rows), columns[order])
     return (partner > 0) & (partner >= WIDE * next_best)
 
 
-def _others(values: Tensor, order: Tensor) -> Iterator[Tensor]:
-    """Yield some rows at a time, without what partners are worth."""
+def _others(values: Tensor, across: tuple[Tensor, Tensor], order: Tensor) -> Iterator[Tensor]:
+    """Yield some rows at a time, less what each row and column adds, without partners."""
     step = max(1, AT_ONCE // len(values))
     for start in range(0, len(values), step):
-        own = order[start : start + step, None]
-        yield values[start : start + step].scatter(1, own, -torch.inf)
+        here = slice(start, start + step)
+        part = values[here] - across[0][here, None] - across[1]
+        yield part.scatter_(1, order[here, None], -torch.inf)
