@@ -17,7 +17,7 @@ from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
 from rebasin_cli.permutation import Permutations
 
 # With noise as large as the weights, planted orders leave 97 to 100 of 100 units of every family as
-# far ahead (residual perceptrons, a ResNet); of networks trained apart (MLP to GPT) 0 to 8 on average.
+# far ahead (residual perceptrons, a ResNet); of networks trained apart it is 0 to 8, on average.
 WIDE = 2.0
 NEARLY_ALL = 0.95  # of a family's units: there may be dead ones and equal ones
 AT_ONCE = 1 << 24  # similarities held beside those that are kept
