@@ -14,6 +14,7 @@ from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec_choice.choice import Choice
 
 ModelPair = tuple[Checkpoint, Checkpoint]
@@ -27,6 +28,7 @@ def compare_units_of(
     found: Matching,
     *,
     overlap: Overlap = EQUAL,
+    progress: Progress = silent,
 ) -> UnitComparison | None:
     """Return the figures of a reference and a permuted model, as many as are asked for.
 
@@ -37,7 +39,8 @@ def compare_units_of(
     if detail is None or found.comparison:
         return found.comparison
     sources = _on_device(models, machine, overlap)
-    return compare_models(*sources, choice.bound, found.permutations, detail)[1]
+    permutations = found.permutations
+    return compare_models(*sources, choice.bound, permutations, detail, progress=progress)[1]
 
 
 def detail_for(display: Display) -> Detail | None:

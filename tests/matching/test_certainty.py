@@ -11,7 +11,7 @@ from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search import certainty
 from rebasin_cli.matching.search.starts import STARTS
 from rebasin_cli.tensors import InMemory
-from tests.matching.problems import example, random_problem, still
+from tests.matching.problems import Problem, example, random_problem, still
 
 WIDE = ["0.weight: [a, ~]", "1.weight: [b, a]", "2.weight: [~, b]"]
 SHAPES = {"0.weight": (40, 100), "1.weight": (50, 40), "2.weight": (100, 50)}
@@ -67,13 +67,23 @@ def test_dead_units_raise_no_doubt_as_long_as_they_are_few():
 
 
 @pytest.mark.parametrize("at_once", [1, 1 << 24])
-def test_another_reference_unit_that_wants_the_same_partner_raises_doubt(at_once, monkeypatch):
+def test_units_that_are_twins_raise_doubt(at_once, monkeypatch):
     monkeypatch.setattr(certainty, "AT_ONCE", at_once)
     problem = wide()
     twins = {name: values.clone() for name, values in problem.state.items()}
     twins["0.weight"][:20] = twins["0.weight"][20:]
     twins["1.weight"][:, :20] = twins["1.weight"][:, 20:]
     assert not sure(problem, twins, still(problem))
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 24])
+def test_a_unit_of_the_reference_that_resembles_many_raises_doubt(at_once, monkeypatch):
+    monkeypatch.setattr(certainty, "AT_ONCE", at_once)
+    problem = wide()
+    first = problem.state["0.weight"].clone()
+    first[0] = 3 * first[:20].sum(0)
+    reference = Problem(problem.bound, {**problem.state, "0.weight": first})
+    assert not sure(reference, problem.state, still(problem))
 
 
 def test_where_no_family_is_matched_on_similarities_there_is_doubt():

@@ -18,6 +18,7 @@ from rebasin_cli.matching.diagnostics.relation import (
 )
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.result import Change, Status
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory
 from tests.matching import test_checkpoints as trained
@@ -308,3 +309,19 @@ def test_one_pass_measures_as_one_that_asks_for_nothing_more():
     for a, b in zip(plain.groups, whole.groups, strict=True):
         assert (a.name, a.moved) == (b.name, b.moved)
         assert (a.cosine.after, a.gain) == pytest.approx((b.cosine.after, b.gain), rel=1e-9)
+
+
+def test_every_stage_says_how_far_it_is():
+    problem, other, _ = matched("char_gpt")
+    said = []
+    match_weights(
+        InMemory(problem.state),
+        InMemory(other),
+        problem.bound,
+        settings=Settings(effort="quick"),
+        detail="margins",
+        progress=lambda *how: said.append(how),
+    )
+    stages = {what: [done for name, done, _ in said if name == what] for what, _, _ in said}
+    assert [*stages] == ["matching descriptors", "matching", "comparing", "how sure each unit is"]
+    assert all(len({*done}) > 1 and done == sorted(done) for done in stages.values())

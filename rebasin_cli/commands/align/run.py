@@ -54,7 +54,6 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     began = perf_counter()
     matching = find(plan, item, progress)
     models = plan.reference, item.model
-    progress("comparing units", 0, 0)
     comparison = compare_units_of(
         models,
         plan.choice,
@@ -62,6 +61,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         plan.request.display,
         matching,
         overlap=item.overlap,
+        progress=progress,
     )
     facts = provenance(
         "align",
