@@ -27,9 +27,10 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 
 DEFAULTS = Settings()
-COPIES = 4  # of a tensor: as it is stored, reordered, sorted, and in the layout of a product
+# Of the largest tensors, in two threads whatever the number there is, or rounding would depend on
+# it: as one is stored, reordered, sorted, and in the layout of a product.
+COPIES = 8
 WIDEST = 4  # bytes of a value
-AT_ONCE = 2  # threads that hold copies of one of the largest tensors; there are few of them
 
 
 def match_weights(
@@ -51,9 +52,7 @@ def match_weights(
     far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    memory = settings.max_memory - min(
-        _beside((reference, other), settings), settings.max_memory // 2
-    )
+    memory = settings.max_memory - min(_beside((reference, other)), settings.max_memory // 2)
     room = memory // 4
     a, b = load_models((reference, other), labels, settings.device, 3 * room)
     moving = families(bound, movable)
@@ -66,7 +65,7 @@ def match_weights(
         return search.best(iter([search.attempt("weights", GIVEN, given)]))
 
 
-def _beside(models: Sequence[TensorSource], settings: Settings) -> int:
+def _beside(models: Sequence[TensorSource]) -> int:
     """Return the bytes of what is reordered, sorted or widened meanwhile, beside what is kept."""
     largest = max((m.info(name).numel for m in models for name in m.names()), default=0)
-    return COPIES * WIDEST * largest * min(settings.jobs, AT_ONCE)
+    return COPIES * WIDEST * largest

@@ -29,8 +29,9 @@ GLIMPSE = 2  # visits of each family before the starts of a costly search are co
 def weights(search: PairSearch) -> Iterator[Attempt]:
     """Descend by coordinates.
 
-    Starts that were asked for are all followed to the end; of the effort's own, the best alone
-    after a few visits. Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), Algorithm 1.
+    Starts that were asked for are all followed to the end; of the effort's own, those that are
+    ahead after a few visits.
+    Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), Algorithm 1.
     """
     if search.settings.starts is None:
         yield _race(search, search.effort.starts)

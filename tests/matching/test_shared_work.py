@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.matching.problem.shared_work import INLINE, ROWS, add_product, share
+from rebasin_cli.matching.problem.shared_work import INLINE, ROWS, add_product, portions, share
 from rebasin_cli.matching.search.descent import SOLVING, _affordable
 from tests.matching.problems import random_problem
 
@@ -33,6 +33,14 @@ def test_a_thread_of_the_pool_may_share_its_work_when_all_others_do_so_too():
 def test_what_goes_wrong_in_a_piece_is_raised():
     with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
         share(pool, lambda k: 1 // k, range(3))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [([], []), ([5], [[0]]), ([1, 1, 4, 4, 4], [[0, 1, 2], [3, 4]]), ([0, 0], [[0, 1]])],
+)
+def test_no_more_is_copied_at_a_time_than_two_of_the_largest(sizes, found):
+    assert [list(part) for part in portions(range(len(sizes)), sizes)] == found
 
 
 def test_a_product_has_the_same_bits_for_any_number_of_threads():

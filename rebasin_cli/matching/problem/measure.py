@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.result import Change, GroupChange
-from rebasin_cli.matching.problem.shared_work import INLINE, share
+from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
@@ -50,8 +50,6 @@ class Sums:
 
 Compare = Callable[[Block, Tensor, Tensor, Tensor], Sums]
 """Called with a block of the reference and of the other, before and after it was permuted."""
-
-SHARED = 16  # tensors after which it is said how far the work is
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,13 @@ def measure(
     total = Sums()
     groups = {name: Sums() for name in bound.groups}
     voting = [tensor for tensor in bound.tensors if tensor.votes]
-    for start in range(0, len(voting), SHARED):
-        progress("comparing", start, len(voting))
-        for block, sums in chain(*share(pool, here, voting[start : start + SHARED])):
+    sizes, done = [sum(block.numel for block in tensor.blocks) for tensor in voting], 0
+    for some in portions(voting, sizes):
+        progress("comparing", done, len(voting))
+        for block, sums in chain(*share(pool, here, some)):
             for each in (total, *(groups[g] for g in set(block.groups) if g)):
                 each.add(sums)
+        done += len(some)
     for name in constant(bound, other):
         a, b = in_reals(reference.load(name)), in_reals(other.load(name))
         total.add(compare_block(a, b, b))

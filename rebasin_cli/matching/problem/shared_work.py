@@ -6,7 +6,7 @@ order: the result has the same bits for any number of threads and any load of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from threading import Lock
 from typing import ParamSpec, TypeVar
@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 from torch import Tensor
 
 ROWS = 256  # of a product, at least: in pieces of half as many rows it takes a tenth longer
+ALIKE = 2  # of the largest tensors, copied at a time
 HELPERS = 63  # threads asked to help, at most; those that are not free are not waited for
 
 P = ParamSpec("P")
@@ -48,10 +49,10 @@ def share(pool: Executor, work: Callable[[WorkT], R], items: Sequence[WorkT]) ->
     def take() -> None:
         while True:
             with lock:
-                k, item = next(left, (-1, None))
-            if item is None:
+                one = next(left, None)
+            if one is None:
                 return
-            found[k] = work(item)
+            found[one[0]] = work(one[1])
 
     helpers = [pool.submit(take) for _ in range(min(len(items) - 1, HELPERS))]
     try:
@@ -63,6 +64,18 @@ def share(pool: Executor, work: Callable[[WorkT], R], items: Sequence[WorkT]) ->
     for helper in begun:
         helper.result()
     return [found[k] for k in range(len(items))]
+
+
+def portions(items: Sequence[WorkT], sizes: Sequence[int]) -> Iterator[Sequence[WorkT]]:
+    """Yield items to be shared, no more at a time than ALIKE of the largest take together."""
+    room, start, total = ALIKE * max(sizes, default=0), 0, 0
+    for k, size in enumerate(sizes):
+        if total + size > room:
+            yield items[start:k]
+            start, total = k, 0
+        total += size
+    if start < len(items):
+        yield items[start:]
 
 
 def add_product(pool: Executor, values: Tensor, rows: Tensor, columns: Tensor) -> None:

@@ -25,7 +25,7 @@ from rebasin_cli.matching.problem.axis_chains import Site, occurrences
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.measure import inner, square
-from rebasin_cli.matching.problem.shared_work import INLINE, share
+from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec.binding.bound import BoundGroup
 
@@ -152,7 +152,9 @@ class Pair:
             a, b = self.views(site)
             return worth(a, gather(b, site.block.groups, moving))
 
-        return sum(share(self.pool, here, sites_of(families)))
+        sites = sites_of(families)
+        some = portions(sites, [site.numel for site in sites])
+        return sum(value for part in some for value in share(self.pool, here, part))
 
     def equal(self, families: Mapping[str, GroupFamily], permutations: Permutations) -> bool:
         """Return whether the permutations make the two models equal in the families' blocks."""

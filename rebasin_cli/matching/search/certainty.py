@@ -30,9 +30,10 @@ def beyond_doubt(kept: SimilarityCache, permutations: Permutations) -> bool:
     families around it that are: its order is then the best there is with those in place.
     """
     groups, families = kept.pair.groups, kept.families
-    seen = {root for root, family in families.items() if dense(family, groups)}
-    others = (families[root] for root in families.keys() - seen)
-    known = all(family.neighbours & families.keys() <= seen for family in others)
+    # In the order of the families: what is kept must not depend on how a set is ordered.
+    seen = [root for root, family in families.items() if dense(family, groups)]
+    others = (families[root] for root in families.keys() - {*seen})
+    known = all(family.neighbours & families.keys() <= {*seen} for family in others)
     return bool(seen) and known and all(_sure(kept, families[root], permutations) for root in seen)
 
 
