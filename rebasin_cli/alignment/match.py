@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
@@ -25,6 +26,7 @@ def match_models(
     overlap: Overlap = EQUAL,
     initial: Mapping[str, Permutation] | None = None,
     progress: Progress = silent,
+    detail: Detail | None = None,
 ) -> Matching:
     """Return the matching of one model to a reference, under the plan's spec and means.
 
@@ -39,4 +41,5 @@ def match_models(
         initial=initial,
         labels=(str(reference.path), str(model.path)),
         progress=progress,
+        detail=detail,
     )

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.matching.diagnostics.relation import (
-    UnitComparison,
-    compare_by_unit,
-    compare_by_unit_fully,
-)
+from rebasin_cli.matching.diagnostics.relation import Detail, UnitComparison, compare_models
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors, working_dtype
-from rebasin_cli.matching.problem.measure import Measured, measure
+from rebasin_cli.matching.problem.measure import Measured
+from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.permutation import Permutations
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec_choice.choice import Choice
 
 ModelPair = tuple[Checkpoint, Checkpoint]
@@ -28,31 +25,40 @@ def compare_units_of(
     choice: Choice,
     machine: Machine,
     display: Display,
-    permutations: Permutations,
+    found: Matching,
     *,
     overlap: Overlap = EQUAL,
+    progress: Progress = silent,
 ) -> UnitComparison | None:
     """Return the figures of a reference and a permuted model, as many as are asked for.
 
-    overlap: where the model's shapes are not the reference's.
+    They are those of the matching where it has any. overlap: where the model's shapes are not the
+    reference's.
     """
-    if not display.figures:
-        return None
-    figures = compare_by_unit_fully if display.margins else compare_by_unit
-    return figures(*_on_device(models, machine, overlap), choice.bound, permutations)
+    detail = detail_for(display)
+    if detail is None or found.comparison:
+        return found.comparison
+    sources = _on_device(models, machine, overlap)
+    permutations = found.permutations
+    return compare_models(*sources, choice.bound, permutations, detail, progress=progress)[1]
+
+
+def detail_for(display: Display) -> Detail | None:
+    """Return how far models are compared for what is shown of them."""
+    if display.margins:
+        return "margins"
+    return "units" if display.figures else None
 
 
 def compare_as_they_are(
     models: ModelPair, choice: Choice, machine: Machine, display: Display
 ) -> GroupComparison:
     """Return the figures of two models as they are, under a spec."""
-    figures = compare_by_unit_fully if display.margins else compare_by_unit
     sources = _on_device(models, machine, EQUAL)
-    return GroupComparison(
-        spec=choice.name,
-        measured=measure(*sources, choice.bound, {}),
-        comparison=figures(*sources, choice.bound, {}),
-    )
+    detail: Detail = "margins" if display.margins else "units"
+    measured, comparison = compare_models(*sources, choice.bound, {}, detail)
+    assert comparison is not None
+    return GroupComparison(choice.name, measured, comparison)
 
 
 def _on_device(

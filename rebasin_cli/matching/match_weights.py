@@ -9,6 +9,9 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
@@ -24,6 +27,10 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 
 DEFAULTS = Settings()
+# Of the largest tensors, in two threads whatever the number there is, or rounding would depend on
+# it: as one is stored, reordered, sorted, and in the layout of a product.
+COPIES = 8
+WIDEST = 4  # bytes of a value
 
 
 def match_weights(
@@ -36,21 +43,29 @@ def match_weights(
     initial: Permutations | None = None,
     labels: tuple[str, str] = ("reference", "other"),
     progress: Progress = silent,
+    detail: Detail | None = None,
 ) -> Matching:
     """Return the permutations of `other` that bring it next to `reference`.
 
     movable: roots of the families that may move; None: all. initial: where to descend from,
-    whatever the method and its starts. labels: what to call the models in an error.
+    whatever the method and its starts. labels: what to call the models in an error. detail: how
+    far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    room = settings.max_memory // 4
+    memory = settings.max_memory - min(_beside((reference, other)), settings.max_memory // 2)
+    room = memory // 4
     a, b = load_models((reference, other), labels, settings.device, 3 * room)
-    pair = Pair(a, b, bound.groups)
     moving = families(bound, movable)
-    kept = SimilarityCache(pair, moving, room)
     with threads(settings, moving) as pool:
-        search = PairSearch(kept, bound, moving, settings, pool, progress)
+        kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
+        search = PairSearch(kept, bound, moving, settings, progress, detail)
         if initial is None:
             return search.best(look_up("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)
         return search.best(iter([search.attempt("weights", GIVEN, given)]))
+
+
+def _beside(models: Sequence[TensorSource]) -> int:
+    """Return the bytes of what is reordered, sorted or widened meanwhile, beside what is kept."""
+    largest = max((m.info(name).numel for m in models for name in m.names()), default=0)
+    return COPIES * WIDEST * largest

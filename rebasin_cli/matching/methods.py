@@ -15,6 +15,7 @@ from rebasin_cli.matching.relaxation.frank_wolfe import PolytopeWalk
 from rebasin_cli.matching.relaxation.losses import settle
 from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, words
 from rebasin_cli.matching.relaxation.sinkhorn import improve
+from rebasin_cli.matching.search.certainty import beyond_doubt
 from rebasin_cli.matching.search.descent import Descent
 from rebasin_cli.matching.search.pair_search import Attempt, PairSearch
 from rebasin_cli.matching.search.starts import STARTS, identity_start
@@ -28,8 +29,9 @@ GLIMPSE = 2  # visits of each family before the starts of a costly search are co
 def weights(search: PairSearch) -> Iterator[Attempt]:
     """Descend by coordinates.
 
-    Starts that were asked for are all followed to the end; of the effort's own, the best alone
-    after a few visits. Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), Algorithm 1.
+    Starts that were asked for are all followed to the end; of the effort's own, those that are
+    ahead after a few visits.
+    Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), Algorithm 1.
     """
     if search.settings.starts is None:
         yield _race(search, search.effort.starts)
@@ -84,24 +86,31 @@ def auto(search: PairSearch) -> Iterator[Attempt]:
 
 
 def _race(search: PairSearch, names: Sequence[str]) -> Attempt:
-    """Visit each family a few times from every start, then go on from the best of them.
+    """Follow the first start to its end, and another where it is ahead after a few visits.
 
-    For networks on which a sweep is costly: of the starts one alone is followed to its end.
+    For networks on which a sweep is costly: mostly one alone is followed. Where the first leaves
+    no doubt, nothing else is begun.
     """
     seed = search.settings.seed
     first, *others = names
-    if not others:
-        return _descent(search, first, seed)
-    tried = list[Attempt]()
-    for k, name in enumerate(names):
-        tried.append(_descent(search, name, seed + k, visits=GLIMPSE))
-        if search.exact(tried[-1]):
-            break
-    best = max(tried, key=lambda attempt: attempt.objective)
-    further = search.descend(best.descent.permutations, seed=seed)
-    gains = *best.descent.gains, *further.gains
-    descent = Descent(further.permutations, gains, further.converged)
-    return search.attempt("weights", best.start, descent)
+    best = _descent(search, first, seed)
+    if not others or search.exact(best) or beyond_doubt(search.kept, best.descent.permutations):
+        return best
+    ahead = best.objective - best.descent.later_rise(GLIMPSE)
+    for k, name in enumerate(others):
+        tried = _descent(search, name, seed + 1 + k, visits=GLIMPSE)
+        if tried.objective > ahead:
+            ahead, ended = tried.objective, _further(search, tried)
+            best = ended if ended.beats(best) else best
+    return best
+
+
+def _further(search: PairSearch, tried: Attempt) -> Attempt:
+    """Follow a start to its end."""
+    begun = tried.descent
+    rest = search.descend(begun.permutations, seed=search.settings.seed)
+    descent = Descent(rest.permutations, (*begun.gains, *rest.gains), rest.converged)
+    return search.attempt(tried.method, tried.start, descent)
 
 
 def _restarts(search: PairSearch) -> Iterator[Attempt]:
@@ -159,7 +168,7 @@ def _slide(search: PairSearch, name: str, seed: int, meanwhile: Permutations) ->
 def _space(search: PairSearch, meanwhile: Permutations) -> Polytope:
     """Return the soft permutations of the other model."""
     models = search.pair.reference, search.pair.other
-    here = identity_start(search.pair, search.families, torch.Generator())
+    here = identity_start(search.pair, search.families, torch.Generator(), search.progress)
     return polytope(models, search.families, search.pair.groups, [here, meanwhile], search.pool)
 
 
@@ -171,7 +180,7 @@ def _unrelaxed(search: PairSearch, meanwhile: Permutations) -> Attempt:
 def _start(search: PairSearch, name: str, seed: int) -> Permutations:
     check_start(name, "weights")
     generator = torch.Generator().manual_seed(seed)
-    return STARTS[name](search.pair, search.families, generator)
+    return STARTS[name](search.pair, search.families, generator, search.progress)
 
 
 def check_start(name: str, method: str) -> None:

@@ -13,11 +13,12 @@ from rebasin_cli.matching.diagnostics.relation import (
     UnitComparison,
     UnitFigures,
     aligned_relation,
-    compare_by_unit,
-    compare_by_unit_fully,
+    compare_models,
     present_relation,
 )
+from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.result import Change, Status
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory
 from tests.matching import test_checkpoints as trained
@@ -35,8 +36,9 @@ def matched(name):
     return problem, other, problem.match(other)
 
 
-def figures(problem, other, permutations, how=compare_by_unit):
-    return how(InMemory(problem.state), InMemory(other), problem.bound, permutations)
+def figures(problem, other, permutations, detail="units"):
+    sources = InMemory(problem.state), InMemory(other)
+    return compare_models(*sources, problem.bound, permutations, detail)[1]
 
 
 def units(problem, state, group, permutations):
@@ -91,7 +93,7 @@ def test_what_is_kept_is_the_norm_of_the_average_of_two_unit_vectors(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_margin_is_the_lead_over_the_best_of_all_other_units(name):
     problem, other, match = matched(name)
-    found = figures(problem, other, match.permutations, compare_by_unit_fully)
+    found = figures(problem, other, match.permutations, "margins")
     parents = {p for group in problem.bound.groups.values() for p in group.parents}
     for group in problem.bound.groups.values():
         margin = found.groups[group.name].margin
@@ -117,10 +119,10 @@ def test_margins_are_left_out_unless_they_are_asked_for():
 @pytest.mark.parametrize("name", ["char_gpt", "moe", "mlp_residual"])
 def test_the_figures_do_not_depend_on_how_the_work_is_cut(name, monkeypatch):
     problem, other, match = matched(name)
-    whole = figures(problem, other, match.permutations, compare_by_unit_fully)
+    whole = figures(problem, other, match.permutations, "margins")
     monkeypatch.setattr(unit_sums, "IN_CACHE", 50)
     monkeypatch.setattr(margins, "AT_ONCE", 1)
-    pieces = figures(problem, other, match.permutations, compare_by_unit_fully)
+    pieces = figures(problem, other, match.permutations, "margins")
     assert pieces.chance == pytest.approx(whole.chance, rel=1e-9)
     assert pieces.cosine.after == pytest.approx(whole.cosine.after, rel=1e-9)
     for group, figure in pieces.groups.items():
@@ -153,9 +155,7 @@ def test_two_opposite_units_lead_by_all_there_is():
     problem = random_problem(MLP, shapes)
     for name, axis in (("inp.weight", 0), ("inp.bias", 0), ("out.weight", 1)):
         problem.state[name].select(axis, 1).copy_(-problem.state[name].select(axis, 0))
-    (found,) = figures(
-        problem, problem.state, still(problem), compare_by_unit_fully
-    ).groups.values()
+    (found,) = figures(problem, problem.state, still(problem), "margins").groups.values()
     assert found.margin.mean == pytest.approx(2, rel=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_dead_units_do_not_count():
     problem, other = mlp(), mlp(seed=1).state
     dead = {n: v.clone() for n, v in other.items()}
     dead["inp.weight"][2], dead["inp.bias"][2], dead["out.weight"][:, 2] = 0, 0, 0
-    (found,) = figures(problem, dead, still(problem), compare_by_unit_fully).groups.values()
+    (found,) = figures(problem, dead, still(problem), "margins").groups.values()
     (group,) = problem.bound.groups.values()
     alive = [0, 1, 3, 4, 5]
     a, b = (unit_vectors(units(problem, s, group, {})[alive]) for s in (problem.state, dead))
@@ -174,7 +174,7 @@ def test_dead_units_do_not_count():
 def test_a_group_of_dead_units_has_no_figures():
     problem = mlp()
     dead = {name: torch.zeros_like(values) for name, values in problem.state.items()}
-    found = figures(problem, dead, still(problem), compare_by_unit_fully)
+    found = figures(problem, dead, still(problem), "margins")
     (group,) = found.groups.values()
     assert (group.cosine, group.collapse, group.margin) == (None, None, None)
     assert found.whole.cosine is None
@@ -183,7 +183,7 @@ def test_a_group_of_dead_units_has_no_figures():
 
 def test_units_of_one_model_are_all_nearest_to_themselves():
     problem = example("char_gpt")
-    found = figures(problem, problem.state, still(problem), compare_by_unit_fully)
+    found = figures(problem, problem.state, still(problem), "margins")
     assert found.whole.cosine.after == pytest.approx(1)
     assert found.whole.collapse.after == pytest.approx(1)
     margin = [g.margin for g in found.groups.values() if g.margin]
@@ -279,3 +279,49 @@ def test_networks_trained_apart_are_never_taken_for_relatives(arch, expected):
     problem, other = trained.problem(arch), trained.load(arch, 1)
     assert relation(problem, other) is expected
     assert present(problem, other) is Relation.APART
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "llama", "interleaved_groups"])
+def test_the_figures_that_a_search_has_kept_are_those_of_the_models(name):
+    problem, other, _ = matched(name)
+    sources = InMemory(problem.state), InMemory(other)
+    found = match_weights(*sources, problem.bound, detail="margins")
+    measured, comparison = compare_models(*sources, problem.bound, found.permutations, "margins")
+    assert measured.objective.after == pytest.approx(found.objective.after, rel=1e-9)
+    assert measured.distance.before == pytest.approx(found.distance.before, rel=1e-9)
+    assert comparison and found.comparison
+    for group, figures in comparison.groups.items():
+        kept = found.comparison.groups[group]
+        assert kept.cosine == figures.cosine and kept.collapse == figures.collapse
+        assert (kept.margin is None) == (figures.margin is None)
+        if kept.margin and figures.margin:
+            assert kept.margin.mean == pytest.approx(figures.margin.mean, abs=1e-6)
+            assert kept.margin.nearest == figures.margin.nearest
+
+
+def test_one_pass_measures_as_one_that_asks_for_nothing_more():
+    problem, other, match = matched("char_gpt")
+    sources = InMemory(problem.state), InMemory(other)
+    plain, _ = compare_models(*sources, problem.bound, match.permutations, None)
+    whole, _ = compare_models(*sources, problem.bound, match.permutations, "units")
+    for one, two in ((plain.objective, whole.objective), (plain.distance, whole.distance)):
+        assert (one.before, one.after) == pytest.approx((two.before, two.after), rel=1e-12)
+    for a, b in zip(plain.groups, whole.groups, strict=True):
+        assert (a.name, a.moved) == (b.name, b.moved)
+        assert (a.cosine.after, a.gain) == pytest.approx((b.cosine.after, b.gain), rel=1e-9)
+
+
+def test_every_stage_says_how_far_it_is():
+    problem, other, _ = matched("char_gpt")
+    said = []
+    match_weights(
+        InMemory(problem.state),
+        InMemory(other),
+        problem.bound,
+        settings=Settings(effort="quick"),
+        detail="margins",
+        progress=lambda *how: said.append(how),
+    )
+    stages = {what: [done for name, done, _ in said if name == what] for what, _, _ in said}
+    assert [*stages] == ["matching descriptors", "matching", "comparing", "how sure each unit is"]
+    assert all(len({*done}) > 1 and done == sorted(done) for done in stages.values())

@@ -10,7 +10,7 @@ from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.model_card import Found
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.alignment.unit_comparison import compare_units_of
+from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
@@ -54,14 +54,14 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     began = perf_counter()
     matching = find(plan, item, progress)
     models = plan.reference, item.model
-    progress("comparing units", 0, 0)
     comparison = compare_units_of(
         models,
         plan.choice,
         plan.machine,
         plan.request.display,
-        matching.permutations,
+        matching,
         overlap=item.overlap,
+        progress=progress,
     )
     facts = provenance(
         "align",
@@ -112,6 +112,7 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
         overlap=item.overlap,
         initial=plan.initial,
         progress=progress,
+        detail=detail_for(plan.request.display),
     )
 
 

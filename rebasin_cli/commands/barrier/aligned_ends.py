@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.unit_comparison import compare_units_of
+from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.scorer import in_memory_if_room
 from rebasin_cli.files.part_sources import finite
@@ -74,7 +74,15 @@ def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress)
     began = perf_counter()
     first, model = plan.models[0], plan.models[number]
     machine, request = plan.machine, plan.request
-    found = match_models(first, model, choice, machine, request.search, progress=progress)
+    found = match_models(
+        first,
+        model,
+        choice,
+        machine,
+        request.search,
+        progress=progress,
+        detail=detail_for(request.display),
+    )
     return Aligned(
         model=model.path,
         reference=first.path,
@@ -85,9 +93,7 @@ def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress)
         permutation=None,
         seconds=perf_counter() - began,
         alike=choice.alike,
-        comparison=compare_units_of(
-            (first, model), choice, machine, request.display, found.permutations
-        ),
+        comparison=compare_units_of((first, model), choice, machine, request.display, found),
     )
 
 

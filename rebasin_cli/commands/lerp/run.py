@@ -12,7 +12,7 @@ from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.alignment.unit_comparison import compare_units_of
+from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
@@ -111,6 +111,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             plan.request.search,
             overlap=overlap,
             progress=progress,
+            detail=detail_for(plan.request.display),
         )
         pair = first, model
         moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
@@ -121,7 +122,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
             plan.choice,
             plan.machine,
             plan.request.display,
-            found.permutations,
+            found,
             overlap=overlap,
         )
         yield Aligned(

@@ -57,7 +57,7 @@ def solve_inside(
         inner = values.shape[1]
         # (n, k, n, k) with the reference first, to one (k, k) problem for each pair: row n i + j.
         problems = values.transpose(1, 2).reshape(size * size, inner, inner)
-        found = assign_all(problems, _in_place(name, group, current))
+        found = assign_all(problems, in_place(name, group, current))
         # Sums over many values and over several groups: in float64, whatever those are in.
         worth = problems.cpu().double().gather(2, found[:, :, None]).sum((1, 2))
         total += worth.reshape(size, size)
@@ -65,7 +65,7 @@ def solve_inside(
     return Inside(total, index)
 
 
-def _in_place(name: str, group: str, current: Mapping[str, Tensor]) -> dict[int, Tensor]:
+def in_place(name: str, group: str, current: Mapping[str, Tensor]) -> dict[int, Tensor]:
     """Return the index in place inside each unit and its present partner, by number of pair.
 
     The other n^2 - n pairs are not in place, and have none to keep.

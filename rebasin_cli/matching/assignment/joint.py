@@ -30,6 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.assignment.enumerated_pairs import solve_enumerated
 from rebasin_cli.matching.assignment.enumeration import all_orders, enumeration
 from rebasin_cli.matching.assignment.inside import plain, solve_inside
 from rebasin_cli.matching.assignment.linear import assign
@@ -90,9 +91,15 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index})
     # Nothing deeper than one level and nothing that meets: all n^2 problems inside are of one
-    # size, and one call solves them. Otherwise every pair is a family of its own, by recursion.
-    if similarities := plain(nested):
-        found = solve_inside(name, similarities, level.current)
+    # size, and one call solves them; so it is with the orders of a few queries. Otherwise every
+    # pair is a family of its own, by recursion.
+    similarities = plain(nested)
+    found = (
+        solve_inside(name, similarities, level.current)
+        if similarities
+        else solve_enumerated(nested, level.groups, level.current, STEP)
+    )
+    if found:
         values = values + found.values.to(values.dtype)
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index, **found.chosen(index)})

@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 from torch import Tensor
 
 from rebasin_cli.matching.diagnostics.margins import Margin, measure_margins
 from rebasin_cli.matching.diagnostics.unit_figures import ByUnit, UnitSums, compare_units
+from rebasin_cli.matching.problem.measure import Measured, measure
 from rebasin_cli.matching.problem.result import Change, Status
+from rebasin_cli.matching.problem.shared_work import INLINE
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.permutation import Permutations
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
 
@@ -27,6 +32,10 @@ from rebasin_cli.tensors import TensorSource
 NEAR = 0.5
 CLEAR = 0.05
 LITTLE = 0.1  # of the gap that is left: relatives that are matched no nearer are in place
+
+
+Detail = Literal["units", "margins"]
+"""How far models are compared: unit by unit, and how sure each unit's partner is as well."""
 
 
 class Relation(Enum):
@@ -93,20 +102,31 @@ class UnitComparison:
         return Change(before, after)
 
 
-def compare_by_unit(
-    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
-) -> UnitComparison:
-    """Return the figures of two models without margins; every tensor is read once."""
-    return _comparison(compare_units(reference, other, bound, permutations), bound, {})
+def compare_models(
+    reference: TensorSource,
+    other: TensorSource,
+    bound: BoundSpec,
+    permutations: Permutations,
+    detail: Detail | None,
+    *,
+    kept: SimilarityCache | None = None,
+    progress: Progress = silent,
+) -> tuple[Measured, UnitComparison | None]:
+    """Return the figures of two models, in one pass over both.
 
-
-def compare_by_unit_fully(
-    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
-) -> UnitComparison:
-    """Return the figures of two models, margins too: about the work of one visit of each group."""
-    found = compare_units(reference, other, bound, permutations)
-    margins = measure_margins(reference, other, bound, permutations, found.units)
-    return _comparison(found, bound, margins)
+    kept: of a search that ended at these permutations; what it knows is not made again.
+    """
+    pool = kept.pair.pool if kept else INLINE
+    sources = reference, other
+    if detail is None:
+        return measure(*sources, bound, permutations, pool=pool, progress=progress), None
+    measured, found = compare_units(*sources, bound, permutations, pool=pool, progress=progress)
+    margins: Mapping[str, Margin] = {}
+    if detail == "margins":
+        margins = measure_margins(
+            *sources, bound, permutations, found.units, kept=kept, progress=progress
+        )
+    return measured, _comparison(found, bound, margins)
 
 
 def aligned_relation(status: Status, found: UnitComparison) -> Relation:

@@ -8,15 +8,25 @@ incoming and outgoing weights of the two units. One pass, one pair of tensors at
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from math import lgamma, prod, sqrt
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.measure import AT_ONCE, IN_CACHE
+from rebasin_cli.matching.problem.measure import (
+    AT_ONCE,
+    IN_CACHE,
+    Measured,
+    Sums,
+    compare_block,
+    measure,
+)
 from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.permutation import Permutations, gather, parent_axis
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
@@ -118,32 +128,70 @@ class ByUnit:
 
 
 def compare_units(
-    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
-) -> ByUnit:
-    """Compare two models over the voting blocks, before and after permuting the other."""
-    moving = {name: p for name, p in permutations.items() if p.moved}
-    rows: dict[str, Tensor] = {}
-    elements = dict.fromkeys(bound.groups, 0)
-    spread = Spread()
-    for tensor, blocks in voting(bound):
-        values = tensor.load(reference), tensor.load(other)
-        for block in blocks:
-            a, b = (block.view(v) for v in values)
-            found = places(block, bound.groups)
-            for place in found:
-                elements[place.group] += block.numel
-                shape = bound.groups[place.group].shape
-                rows.setdefault(place.group, torch.zeros((4, *shape), dtype=torch.float64))
-            spread.add(block.numel, _add(rows, found, a, b, gather(b, block.groups, moving)))
-    return ByUnit(
-        units={
-            name: _sums(row, bound.groups[name], moving, elements[name])
-            for name, row in rows.items()
-        },
-        cosine=spread.cosine,
-        chance=spread.chance(_orders(bound.groups[name] for name in rows)),
-        alike=spread.alike,
+    reference: TensorSource,
+    other: TensorSource,
+    bound: BoundSpec,
+    permutations: Permutations,
+    *,
+    pool: Executor = INLINE,
+    progress: Progress = silent,
+) -> tuple[Measured, ByUnit]:
+    """Compare two models, before and after permuting the other, whole and unit by unit.
+
+    One pass over both: their figures as `measure` has them, and those of units.
+    """
+    tally = _Tally(bound)
+    measured = measure(
+        reference, other, bound, permutations, compare=tally.compare, pool=pool, progress=progress
     )
+    return measured, tally.by_unit(permutations)
+
+
+@dataclass(frozen=True)
+class _BlockSums:
+    """What a block adds to the sums of units, (4, *shape) for each place, and its own sums."""
+
+    places: Sequence[GroupDim]
+    units: Sequence[Tensor]
+    whole: Tensor
+
+
+class _Tally:
+    """The sums of units, block by block; those of a block may come from any thread."""
+
+    def __init__(self, bound: BoundSpec) -> None:
+        self._bound = bound
+        self._found: dict[int, _BlockSums] = {}
+
+    def compare(self, block: Block, a: Tensor, b: Tensor, moved: Tensor) -> Sums:
+        """Take what a block says of its units, and return what it says as a whole."""
+        if not (block.numel and any(block.groups)):
+            return compare_block(a, b, moved)
+        self._found[id(block)] = found = _summed(places(block, self._bound.groups), a, b, moved)
+        before, after, xx, yy, _, _, *apart = found.whole.tolist()
+        return Sums([before, after], apart, xx, yy)
+
+    def by_unit(self, permutations: Permutations) -> ByUnit:
+        """Return what all blocks say together, added up in the order of the tensors."""
+        groups, spread = self._bound.groups, Spread()
+        rows: dict[str, Tensor] = {}
+        elements = dict.fromkeys(groups, 0)
+        for _, blocks in voting(self._bound):
+            for block in blocks:
+                found = self._found[id(block)]
+                for place, sums in zip(found.places, found.units, strict=True):
+                    elements[place.group] += block.numel
+                    rows[place.group] = rows[place.group] + sums if place.group in rows else sums
+                spread.add(block.numel, found.whole[:6])
+        moving = {name: p for name, p in permutations.items() if p.moved}
+        return ByUnit(
+            units={
+                name: _sums(row, groups[name], moving, elements[name]) for name, row in rows.items()
+            },
+            cosine=spread.cosine,
+            chance=spread.chance(_orders(groups[name] for name in rows)),
+            alike=spread.alike,
+        )
 
 
 def voting(bound: BoundSpec) -> Iterator[tuple[BoundTensor, list[Block]]]:
@@ -174,23 +222,27 @@ def _orders(groups: Iterable[BoundGroup]) -> float:
     )
 
 
-def _add(
-    rows: Mapping[str, Tensor], found: Sequence[GroupDim], a: Tensor, b: Tensor, moved: Tensor
-) -> Tensor:
-    """Add a block to the sums of its units; return its own sums, as `Spread.add` takes them."""
-    whole = torch.zeros(6, dtype=torch.float64)
+def _summed(found: Sequence[GroupDim], a: Tensor, b: Tensor, moved: Tensor) -> _BlockSums:
+    """Return the sums of a block: as `Spread.add` takes them, and the squared distances."""
+    whole = torch.zeros(8, dtype=torch.float64)
+    units = [torch.zeros(4, *(a.shape[k] for k in p.axes), dtype=torch.float64) for p in found]
     for axis, start, (x, y, z) in _pieces(a, b, moved):
-        dot = x * y
-        products = (dot, dot if z is y else x * z, x * x, y * y)
-        for place in found:
-            target = rows[place.group]
-            if axis in place.axes:
-                target = target.narrow(1 + place.axes.index(axis), start, x.shape[axis])
+        still, dot, apart = z is y, x * y, _square(x - y)
+        products = (dot, dot if still else x * z, x * x, y * y)
+        for place, total in zip(found, units, strict=True):
             kept = torch.stack([_kept(v, place.axes) for v in products]).cpu()
-            target += kept
+            own = 1 + place.axes.index(axis) if axis in place.axes else 0
+            here = total.narrow(own, start, x.shape[axis]) if own else total
+            here += kept
         whole[:4] += kept.flatten(1).sum(1)
-        whole[4:] += torch.stack([x.sum(), y.sum()]).cpu()
-    return whole
+        whole[4:] += torch.stack(
+            [x.sum(), y.sum(), apart, apart if still else _square(x - z)]
+        ).cpu()
+    return _BlockSums(found, units, whole)
+
+
+def _square(values: Tensor) -> Tensor:
+    return values.square_().sum()
 
 
 def _pieces(

@@ -7,22 +7,27 @@ models that are nearly equal that formula leaves nothing but rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import chain
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.result import Change, GroupChange
+from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutations, gather
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
 
 
 @dataclass
-class _Sums:
+class Sums:
     """Inner products of two models over some blocks, before and after permuting the other."""
 
     dot: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -30,7 +35,7 @@ class _Sums:
     reference: float = 0.0
     other: float = 0.0
 
-    def add(self, other: _Sums) -> None:
+    def add(self, other: Sums) -> None:
         """Add the sums over other blocks."""
         self.dot = [x + y for x, y in zip(self.dot, other.dot, strict=True)]
         self.apart = [x + y for x, y in zip(self.apart, other.apart, strict=True)]
@@ -43,6 +48,10 @@ class _Sums:
         return Change(self.dot[0] / scale, self.dot[1] / scale)
 
 
+Compare = Callable[[Block, Tensor, Tensor, Tensor], Sums]
+"""Called with a block of the reference and of the other, before and after it was permuted."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """Objective, distance and per-group figures of a pair of models under permutations."""
@@ -53,7 +62,14 @@ class Measured:
 
 
 def measure(
-    reference: TensorSource, other: TensorSource, bound: BoundSpec, permutations: Permutations
+    reference: TensorSource,
+    other: TensorSource,
+    bound: BoundSpec,
+    permutations: Permutations,
+    *,
+    compare: Compare | None = None,
+    pool: Executor = INLINE,
+    progress: Progress = silent,
 ) -> Measured:
     """Compare two models over the voting tensors, before and after permuting the other.
 
@@ -63,23 +79,33 @@ def measure(
 
     A block counts for each group that it belongs to, so the figures of groups do not add up to
     the total; a group twice in a block counts it once.
+    compare: sums a block, from any thread of the pool, and may look at more of it.
     """
     moving = {name: p for name, p in permutations.items() if p.moved}
-    total = _Sums()
-    groups = {name: _Sums() for name in bound.groups}
-    for tensor in bound.tensors:
-        if not tensor.votes:
-            continue
+
+    def here(tensor: BoundTensor) -> list[tuple[Block, Sums]]:
         values = tensor.load(reference), tensor.load(other)
+        found = []
         for block in tensor.blocks:
             a, b = (block.view(v) for v in values)
             moved = gather(b, block.groups, moving)
-            here = _compared(a, b, moved)
-            for sums in (total, *(groups[g] for g in set(block.groups) if g)):
-                sums.add(here)
+            how = compare(block, a, b, moved) if compare else compare_block(a, b, moved)
+            found.append((block, how))
+        return found
+
+    total = Sums()
+    groups = {name: Sums() for name in bound.groups}
+    voting = [tensor for tensor in bound.tensors if tensor.votes]
+    sizes, done = [sum(block.numel for block in tensor.blocks) for tensor in voting], 0
+    for some in portions(voting, sizes):
+        progress("comparing", done, len(voting))
+        for block, sums in chain(*share(pool, here, some)):
+            for each in (total, *(groups[g] for g in set(block.groups) if g)):
+                each.add(sums)
+        done += len(some)
     for name in constant(bound, other):
         a, b = in_reals(reference.load(name)), in_reals(other.load(name))
-        total.add(_compared(a, b, b))
+        total.add(compare_block(a, b, b))
     return Measured(
         Change(total.dot[0], total.dot[1]),
         Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
@@ -87,11 +113,11 @@ def measure(
     )
 
 
-def _compared(reference: Tensor, before: Tensor, after: Tensor) -> _Sums:
+def compare_block(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
     """Return the sums of one block; `after` is `before` where nothing moved."""
     dot, apart = inner(reference, before), _square_distance(reference, before)
     still = after is before
-    return _Sums(
+    return Sums(
         dot=[dot, dot if still else inner(reference, after)],
         apart=[apart, apart if still else _square_distance(reference, after)],
         reference=square(reference),
@@ -106,7 +132,7 @@ def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
     ]
 
 
-def _group_change(group: BoundGroup, sums: _Sums, permutations: Permutations) -> GroupChange:
+def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> GroupChange:
     permutation = permutations.get(group.name)
     units = 1
     for size in group.shape:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from rebasin_cli.permutation import Permutation
+
+if TYPE_CHECKING:
+    from rebasin_cli.matching.diagnostics.relation import UnitComparison
 
 
 class Status(Enum):
@@ -75,7 +79,8 @@ class Matching:
     permuted other| over the same tensors. history: the objective from the start that won,
     after each accepted step; it never falls; empty where the permutations were chosen by a loss
     on data. start, method: what led there. held_out: that loss. unseen: groups that were matched
-    on weights although the rest was matched on activations: none tell of them.
+    on weights although the rest was matched on activations: none tell of them. comparison: unit by
+    unit, where it was asked for and made on the way.
     """
 
     permutations: Mapping[str, Permutation]
@@ -88,6 +93,7 @@ class Matching:
     method: str = "weights"
     held_out: HeldOut | None = None
     unseen: tuple[str, ...] = ()
+    comparison: UnitComparison | None = None
 
     @property
     def moved(self) -> int:

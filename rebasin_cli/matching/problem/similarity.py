@@ -8,12 +8,14 @@ assignment). The order p is worth the sum over i of S[i, p[i]] = <P, S>.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.problem.shared_work import INLINE, add_product
 from rebasin_cli.matching.problem.terms import Term
 from rebasin_cli.spec.binding.bound import BoundGroup
 
@@ -76,7 +78,7 @@ class Similarity:
         return Similarity(self.groups[:-1], inner).folded(groups)
 
 
-def sum_similarities(terms: Iterable[Term]) -> list[Similarity]:
+def sum_similarities(terms: Iterable[Term], pool: Executor = INLINE) -> list[Similarity]:
     """Return the similarity of each chain, from one term at a time.
 
     Products are added up in place, so that one term and one matrix are held and not one of each
@@ -86,8 +88,7 @@ def sum_similarities(terms: Iterable[Term]) -> list[Similarity]:
     for term in terms:
         *sizes, width = term.reference.shape
         rows, columns = term.reference.reshape(-1, width), term.other.reshape(-1, width)
-        if term.groups in found:
-            found[term.groups].matrix().addmm_(rows, columns.T)
-        else:
-            found[term.groups] = Similarity(term.groups, (rows @ columns.T).reshape(*sizes, *sizes))
+        if term.groups not in found:
+            found[term.groups] = Similarity(term.groups, rows.new_zeros(*sizes, *sizes))
+        add_product(pool, found[term.groups].matrix(), rows, columns)
     return list(found.values())

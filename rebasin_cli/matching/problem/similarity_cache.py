@@ -26,6 +26,7 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.joint import Votes
 from rebasin_cli.matching.problem.axis_chains import Site, around, front, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
+from rebasin_cli.matching.problem.shared_work import add_product
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutations
@@ -63,7 +64,7 @@ class SimilarityCache:
     """
 
     def __init__(self, pair: Pair, families: Mapping[str, GroupFamily], limit: int) -> None:
-        self._pair, self.families = pair, families
+        self._pair, self.families, self.limit = pair, families, limit
         self._kept = _fitting(families, limit // pair.dtype.itemsize)
         self._states: dict[str, FamilySimilarities] = {}
 
@@ -161,7 +162,7 @@ class SimilarityCache:
         """Add a site's share. On its own, so that its copies are gone before the next site's."""
         reference, other = self._pair.arrays(site)
         columns = front(reorder(other, around(site.chains, orders, position=position)), position)
-        values.addmm_(front(reference, position), columns.T)
+        add_product(self._pair.pool, values, front(reference, position), columns)
 
     def _add_difference(
         self,
@@ -189,7 +190,8 @@ class SimilarityCache:
             # whose rounding is that of what moved.
             change -= _taken(other, k, before[k], units)
             rows = front(reference.index_select(k, units), position)
-            values.addmm_(rows, front(reorder(change, rest), position).T)
+            columns = front(reorder(change, rest), position)
+            add_product(self._pair.pool, values, rows, columns)
             now[k] = after[k]
 
 

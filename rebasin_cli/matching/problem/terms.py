@@ -13,6 +13,7 @@ order is known; what is not known yet is sorted, so that it does not matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from math import prod, sqrt
 
@@ -24,6 +25,7 @@ from rebasin_cli.matching.problem.axis_chains import Site, occurrences
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.measure import inner, square
+from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec.binding.bound import BoundGroup
 
@@ -104,12 +106,13 @@ class Term:
 class Pair:
     """Reference and other with the groups that name their dimensions.
 
-    Both have the same dtype and are on the same device.
+    Both have the same dtype and are on the same device. pool: the threads that share large work.
     """
 
     reference: DeviceTensors
     other: DeviceTensors
     groups: Mapping[str, BoundGroup]
+    pool: Executor = INLINE
     # norms do not change with the order of units, so they are computed once a family
     _scales: dict[str, float] = field(default_factory=dict, repr=False)
 
@@ -143,11 +146,15 @@ class Pair:
         worth: Worth = inner,
     ) -> float:
         """Return the part of the objective in the blocks of all families."""
-        return sum(
-            worth(a, gather(b, site.block.groups, permutations))
-            for site in sites_of(families)
-            for a, b in (self.views(site),)
-        )
+        moving = {name: p for name, p in permutations.items() if p.moved}
+
+        def here(site: Site) -> float:
+            a, b = self.views(site)
+            return worth(a, gather(b, site.block.groups, moving))
+
+        sites = sites_of(families)
+        some = portions(sites, [site.numel for site in sites])
+        return sum(value for part in some for value in share(self.pool, here, part))
 
     def equal(self, families: Mapping[str, GroupFamily], permutations: Permutations) -> bool:
         """Return whether the permutations make the two models equal in the families' blocks."""
@@ -164,9 +171,12 @@ class Pair:
         objective itself may be near zero, where any rounding would be a large share of it.
         """
         if family.root not in self._scales:
-            views = map(self.views, family.sites)
-            self._scales[family.root] = sum(sqrt(square(a) * square(b)) for a, b in views)
+            self._scales[family.root] = sum(share(self.pool, self._largest, family.sites))
         return self._scales[family.root]
+
+    def _largest(self, site: Site) -> float:
+        a, b = self.views(site)
+        return sqrt(square(a) * square(b))
 
     def terms(self, family: GroupFamily, known: Permutations) -> Iterator[Term]:
         """Yield the terms of a family, given the permutations of the groups that are known.

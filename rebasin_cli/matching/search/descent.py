@@ -12,10 +12,10 @@ it comes to an end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -32,16 +32,26 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 
+SOLVING = 16  # bytes for each pair of units
 TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's resolution
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent ended. gains: rise of the objective at each accepted step."""
+    """Where a descent ended.
+
+    gains: rise of the objective at each accepted step. sweeps: how many of them had been made
+    after as many visits as there are families, after twice as many, and so on.
+    """
 
     permutations: Permutations
     gains: tuple[float, ...]
     converged: bool
+    sweeps: tuple[int, ...] = ()
+
+    def later_rise(self, visits: int) -> float:
+        """Return by how much the objective rose once each family had had some visits."""
+        return sum(self.gains[self.sweeps[visits - 1] :]) if visits <= len(self.sweeps) else 0.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,6 @@ def descend(
     *,
     order: Sequence[str],
     visits: int,
-    pool: Executor,
     progress: Progress = silent,
 ) -> Descent:
     """Improve family after family until none can rise, or each was visited `visits` times.
@@ -66,18 +75,19 @@ def descend(
     order: the roots, in the order of the first visits.
     """
     families = kept.families
-    permutations, gains = dict(start), list[float]()
+    permutations, gains, sweeps = dict(start), list[float](), list[int]()
     first = {root: k for k, root in enumerate(order)}
-    waiting, left = dict.fromkeys(order), visits * len(order)
-    while waiting and left > 0:
+    waiting, done, limit = dict.fromkeys(order), 0, visits * len(order)
+    while waiting and done < limit:
         # All of a batch see the same permutations and move together. Sharing no block, none
         # changes another's similarity or gain, so it is as if they had moved one by one.
-        batch = _apart(waiting, families)[:left]
+        batch = _apart(waiting, families)[: limit - done]
         for root in batch:
             del waiting[root]
-        left -= len(batch)
+        done += len(batch)
         step = partial(visit, kept, permutations=dict(permutations))
-        moves = pool.map(step, (families[root] for root in batch))
+        parts = _affordable([families[root] for root in batch], kept.limit)
+        moves = chain.from_iterable(kept.pair.pool.map(step, part) for part in parts)
         for root, move in zip(batch, moves, strict=True):
             if move is None:
                 continue
@@ -87,8 +97,9 @@ def descend(
             # best. Those that wait already keep their turn.
             touched = families[root].neighbours & families.keys()
             waiting.update(dict.fromkeys(sorted(touched - waiting.keys(), key=first.__getitem__)))
+        sweeps += [len(gains)] * (done // len(order) - len(sweeps))
         progress("matching", len(order) - len(waiting), len(order))
-    return Descent(permutations, tuple(gains), not waiting)
+    return Descent(permutations, tuple(gains), not waiting, tuple(sweeps))
 
 
 def _apart(waiting: Iterable[str], families: Mapping[str, GroupFamily]) -> list[str]:
@@ -99,6 +110,22 @@ def _apart(waiting: Iterable[str], families: Mapping[str, GroupFamily]) -> list[
             batch.append(root)
             chosen.add(root)
     return batch
+
+
+def _affordable(batch: Sequence[GroupFamily], room: int) -> Iterator[list[GroupFamily]]:
+    """Yield families that may be solved side by side within some bytes: one at a time, if large.
+
+    An assignment of n units takes n^2 costs in float64, and the solver a copy of them.
+    """
+    part, left = list[GroupFamily](), room
+    for family in batch:
+        needed = max((SOLVING * each.size**2 for each in family.chains()), default=0)
+        if part and needed > left:
+            yield part
+            part, left = [], room
+        part.append(family)
+        left -= needed
+    yield part
 
 
 def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> Move | None:
@@ -145,10 +172,9 @@ def projection(
         held = InMemory(target)
         a = DeviceTensors(held, label="the free parameters", device=device, dtype=dtype, limit=room)
         # nothing outlives a target: all that is kept of similarities are products with it
-        kept = SimilarityCache(Pair(a, b, bound.groups), moving, room)
         with threads(settings, moving) as pool:
-            visits = settings.visits
-            found = descend(kept, start, order=order, visits=visits, pool=pool)
+            kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
+            found = descend(kept, start, order=order, visits=settings.visits)
         return found.permutations
 
     return project

@@ -14,8 +14,9 @@ from itertools import accumulate
 
 import torch
 
+from rebasin_cli.matching.diagnostics.relation import Detail, compare_models
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.matching.problem.measure import Measured, measure
+from rebasin_cli.matching.problem.measure import Measured
 from rebasin_cli.matching.problem.result import Matching, Status
 from rebasin_cli.matching.problem.settings import EFFORTS, ORDERS, Effort, Settings
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, work
@@ -24,7 +25,7 @@ from rebasin_cli.matching.relaxation.losses import LOSSES, Loss
 from rebasin_cli.matching.search.descent import TOLERANCE, Descent, descend
 from rebasin_cli.matching.search.starts import identity_start
 from rebasin_cli.permutation import Permutations
-from rebasin_cli.progress import Progress
+from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 
 GIVEN = "given"  # the start that the caller gave, which is kept where nothing better is found
@@ -58,12 +59,16 @@ class PairSearch:
     bound: BoundSpec
     families: Mapping[str, GroupFamily]
     settings: Settings
-    pool: Executor
     progress: Progress
+    detail: Detail | None = None
 
     @property
     def pair(self) -> Pair:
         return self.kept.pair
+
+    @property
+    def pool(self) -> Executor:
+        return self.pair.pool
 
     @property
     def loss(self) -> Loss:
@@ -80,7 +85,7 @@ class PairSearch:
 
     def here(self) -> Attempt:
         """Return what is to be had without moving anything."""
-        still = identity_start(self.pair, self.families, torch.Generator())
+        still = identity_start(self.pair, self.families, torch.Generator(), silent)
         return self.attempt("weights", "identity", Descent(still, (), True))
 
     def attempt(self, method: str, start: str, descent: Descent) -> Attempt:
@@ -102,7 +107,6 @@ class PairSearch:
             start,
             order=order(list(self.families), torch.Generator().manual_seed(seed)),
             visits=visits or self.settings.visits,
-            pool=self.pool,
             progress=self.progress,
         )
 
@@ -127,7 +131,15 @@ class PairSearch:
 
     def _matching(self, best: Attempt) -> Matching:
         permutations = best.descent.permutations
-        measured = measure(self.pair.reference, self.pair.other, self.bound, permutations)
+        measured, comparison = compare_models(
+            self.pair.reference,
+            self.pair.other,
+            self.bound,
+            permutations,
+            self.detail,
+            kept=self.kept,
+            progress=self.progress,
+        )
         end = measured.objective.after
         return Matching(
             permutations=permutations,
@@ -138,6 +150,7 @@ class PairSearch:
             history=_history(best.descent.gains, end),
             start=best.start,
             method=best.method,
+            comparison=comparison,
         )
 
     def _status(self, best: Attempt, measured: Measured) -> Status:

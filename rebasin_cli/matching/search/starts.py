@@ -17,28 +17,33 @@ from rebasin_cli.matching.problem.similarity import sum_similarities
 from rebasin_cli.matching.problem.similarity_cache import dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutation, Permutations, identity
+from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import draw_permutations
 
-Start = Callable[[Pair, Mapping[str, GroupFamily], torch.Generator], dict[str, Permutation]]
+Families = Mapping[str, GroupFamily]
+Start = Callable[[Pair, Families, torch.Generator, Progress], dict[str, Permutation]]
 
 
 def identity_start(
-    pair: Pair, families: Mapping[str, GroupFamily], generator: torch.Generator
+    pair: Pair, families: Families, generator: torch.Generator, progress: Progress
 ) -> dict[str, Permutation]:
     """Leave every unit where it is."""
     return {g.name: identity(g.shape, g.parents) for g in pair.groups.values()}
 
 
 def random_start(
-    pair: Pair, families: Mapping[str, GroupFamily], generator: torch.Generator
+    pair: Pair, families: Families, generator: torch.Generator, progress: Progress
 ) -> dict[str, Permutation]:
     """Shuffle every group that may move."""
     moving = [group for family in families.values() for group in family.members]
-    return {**identity_start(pair, families, generator), **draw_permutations(moving, generator)}
+    return {
+        **identity_start(pair, families, generator, progress),
+        **draw_permutations(moving, generator),
+    }
 
 
 def descriptor_start(
-    pair: Pair, families: Mapping[str, GroupFamily], generator: torch.Generator
+    pair: Pair, families: Families, generator: torch.Generator, progress: Progress
 ) -> dict[str, Permutation]:
     """Match each family on values that do not depend on the families not matched yet.
 
@@ -48,7 +53,7 @@ def descriptor_start(
     Ours. Going by size instead, the residual stream first, ends a tenth lower on perceptrons of
     random weights, in three times the time.
     """
-    everything = identity_start(pair, families, generator)
+    everything = identity_start(pair, families, generator, progress)
     moving = {g.name for family in families.values() for g in family.members if not g.fixed}
     known = {name: p for name, p in everything.items() if name not in moving}
     waiting = {root: _in_place(family, known) for root, family in families.items()}
@@ -57,12 +62,13 @@ def descriptor_start(
     # stands too low, not too high: a newer one of the same family has come before it.
     heap = sorted((-share, *places[root], root) for root, share in waiting.items())
     while waiting:
+        progress("matching descriptors", len(families) - len(waiting), len(families))
         share, _, _, root = heappop(heap)
         if waiting.get(root) != -share:  # solved already, or found more in place since
             continue
         family = families[root]
         terms = pair.terms(family, known)
-        votes = sum_similarities(terms) if dense(family, pair.groups) else list(terms)
+        votes = sum_similarities(terms, pair.pool) if dense(family, pair.groups) else list(terms)
         solution = solve(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)

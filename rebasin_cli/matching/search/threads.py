@@ -1,48 +1,34 @@
-"""The threads of a matching: each works on a family of its own."""
+"""The threads of a matching: each works on a family of its own, or on a piece of a large one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
 
 import torch
 
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.settings import Settings
+from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.matching.problem.similarity_cache import work
 
 LIGHT = 5e8  # multiplications of a sweep that are done sooner than handed over
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class InlineExecutor(Executor):
-    """The thread that asks does the work, before it goes on.
-
-    A hand-over costs as much as a visit of a small family: a third of the time of small networks.
-    """
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        future = Future[R]()
-        future.set_result(fn(*args, **kwargs))
-        return future
-
 
 @contextmanager
 def threads(settings: Settings, moving: Mapping[str, GroupFamily]) -> Iterator[Executor]:
-    """Give what runs families, and keep every product on one thread meanwhile.
+    """Give what runs families, and keep every product of torch on one thread meanwhile.
 
-    The rounding of a product then does not depend on the load of the machine.
+    The rounding of a product then does not depend on the load of the machine: what is large is
+    cut into pieces that threads share (see `shared_work`).
     """
     precision = torch.get_float32_matmul_precision()
     if settings.fast and settings.device != "cpu":
         torch.set_float32_matmul_precision("high")  # tf32
     try:
         alone = settings.jobs == 1 or sum(map(work, moving.values())) < LIGHT
-        pool = InlineExecutor() if alone else ThreadPoolExecutor(settings.jobs)
+        pool = INLINE if alone else ThreadPoolExecutor(settings.jobs)
         with one_thread(), pool as executor:
             yield executor
     finally:

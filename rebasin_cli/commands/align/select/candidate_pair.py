@@ -93,7 +93,7 @@ class CandidatePair:
             found = match_units(plan, item, self.units, self.progress)
         else:
             found = by_weights(plan, item, self.progress)
-        cosine = compare_units(*self._loaded, plan.choice.bound, found.permutations).cosine
+        cosine = compare_units(*self._loaded, plan.choice.bound, found.permutations)[1].cosine
         moved = Permuted(self.model, item.tensors, found.permutations)
         return found, cosine.after, (plan.reference, moved)
 

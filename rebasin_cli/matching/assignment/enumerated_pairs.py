@@ -1,0 +1,169 @@
+"""What `enumeration` solves inside one pair of units, for all pairs at once.
+
+Attention with few queries for each key-value head: n heads, k queries and d dims inside each. One
+product makes C for all n^2 pairs; an order of the queries is then tried in all of them together,
+and one call solves the assignments of those in which it can still win. Pair by pair, coming to an
+assignment takes several times as long as solving it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.matching.assignment.enumeration import ENUMERATED, all_orders
+from rebasin_cli.matching.assignment.inside import Inside, in_place
+from rebasin_cli.matching.assignment.linear import assign_all
+from rebasin_cli.matching.problem.terms import Term
+from rebasin_cli.spec.binding.bound import BoundGroup
+
+TOGETHER = 8192  # units in all heads and queries: their similarities take 256 MB in float32
+
+
+@dataclass(frozen=True)
+class _Crossed:
+    """What a group is worth inside every pair: alone (n, n, d, d), and with a met by b.
+
+    crossed: (n, n, k, k, d, d) for a small group of k units.
+    """
+
+    alone: Tensor
+    crossed: Tensor
+
+    def similar(self, pairs: Tensor, orders: Tensor) -> Tensor:
+        """Return the similarities (p, d, d) of some pairs, given an order (p, k) in each."""
+        rows = torch.arange(orders.shape[1])
+        met = self.crossed.flatten(0, 1)[pairs[:, None], rows, orders]
+        return self.alone.flatten(0, 1)[pairs] + met.sum(1)
+
+
+@dataclass(frozen=True)
+class _UnitPairs:
+    """All pairs of units: the small group inside them, alone (n, n, k, k), and what it meets."""
+
+    name: str
+    small: str
+    alone: Tensor
+    met: Mapping[str, _Crossed]
+
+    def best(self, current: Mapping[str, Tensor], step: float) -> Inside:
+        """Return the best orders inside each pair; a tie goes to those in place."""
+        size, count = len(self.alone), len(self.alone) ** 2
+        value = torch.full((count,), -torch.inf, dtype=torch.float64)
+        index = {g: torch.zeros(count, m.alone.shape[-1]).long() for g, m in self.met.items()}
+        index[self.small] = torch.zeros(count, self.alone.shape[-1]).long()
+        for pairs, orders in self._tried(current):
+            reached = value[pairs] + step * value[pairs].abs()
+            better, worth, found = self._rise(pairs, orders, reached, current)
+            value[better] = worth
+            for g, each in found.items():
+                index[g][better] = each
+        return Inside(
+            value.reshape(size, size),
+            {g: each.reshape(size, size, -1) for g, each in index.items()},
+        )
+
+    def _rise(
+        self, pairs: Tensor, orders: Tensor, reached: Tensor, current: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return the pairs in which an order is worth more than was reached, its worth, indices."""
+        worth, similar = self._alone(pairs, orders), self._similar(pairs, orders)
+        # No assignment is worth more than the best of each row: an order that cannot win by this
+        # bound costs none. Nothing was reached at first: -inf + inf is no number, and beaten.
+        highest = worth + sum(s.amax(2).double().sum(1) for s in similar.values())
+        hopeful = ~(highest <= reached)
+        where, worth, found = pairs[hopeful], worth[hopeful], {self.small: orders[hopeful]}
+        for g, values in similar.items():
+            problems = values[hopeful]
+            found[g] = assign_all(problems, self._in_place(g, where, current))
+            worth += problems.double().gather(2, found[g][:, :, None]).sum((1, 2))
+        better = ~(worth <= reached[hopeful])
+        return where[better], worth[better], {g: each[better] for g, each in found.items()}
+
+    def _tried(self, current: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield pairs with an order (p, k) of the small group in each; first what is in place."""
+        size, count = len(self.alone), len(self.alone) ** 2
+        if self.name in current and self.small in current:
+            yield size * torch.arange(size) + current[self.name].cpu(), current[self.small].cpu()
+        for order in all_orders(self.alone.shape[-1]):
+            yield torch.arange(count), order.expand(count, -1)
+
+    def _alone(self, pairs: Tensor, orders: Tensor) -> Tensor:
+        rows = torch.arange(orders.shape[1])
+        return self.alone.flatten(0, 1)[pairs[:, None], rows, orders].double().sum(1)
+
+    def _similar(self, pairs: Tensor, orders: Tensor) -> dict[str, Tensor]:
+        return {g: m.similar(pairs, orders) for g, m in self.met.items()}
+
+    def _in_place(
+        self, group: str, pairs: Tensor, current: Mapping[str, Tensor]
+    ) -> dict[int, Tensor]:
+        """Return what is in place in some of the pairs, by the number among them."""
+        kept = in_place(self.name, group, current)
+        return {k: kept[pair] for k, pair in enumerate(pairs.tolist()) if pair in kept}
+
+
+def solve_enumerated(
+    terms: Sequence[object],
+    groups: Mapping[str, BoundGroup],
+    current: Mapping[str, Tensor],
+    step: float,
+) -> Inside | None:
+    """Return the best orders inside all pairs of units, None if they cannot be enumerated.
+
+    terms: all have the group of the units as their first dimension. They can be where `enumeration`
+    can, for the same groups inside each unit. step: as there.
+    """
+    found = [term for term in terms if isinstance(term, Term)]
+    if len(found) < len(terms):
+        return None
+    sizes = {g: s for t in found for g, s in zip(t.groups, t.reference.shape, strict=False)}
+    name, *inside = sizes
+    small = min(inside, key=sizes.__getitem__)
+    others = [group for group in inside if group != small]
+    if not _enumerable(name, small, found, sizes, groups):
+        return None
+    alone = _made(found, (name, small), sizes)
+    met = {
+        g: _Crossed(_made(found, (name, g), sizes), _made(found, (name, small, g), sizes))
+        for g in others
+    }
+    return _UnitPairs(name, small, alone, met).best(current, step)
+
+
+def _enumerable(
+    name: str,
+    small: str,
+    terms: Sequence[Term],
+    sizes: Mapping[str, int],
+    groups: Mapping[str, BoundGroup],
+) -> bool:
+    """Return whether fixing an order of the small group leaves nothing else to meet."""
+    plain = all(
+        group == name or (groups[group].parents[-1:] == (name,) and not groups[group].fixed)
+        for group in sizes
+    )
+    once = all(len(set(t.groups)) == len(t.groups) <= 3 and t.groups[0] == name for t in terms)
+    meeting = {group for t in terms if len(t.groups) == 3 for group in t.groups}
+    meets = all(len(t.groups) < 3 or small in t.groups for t in terms)
+    few = math.factorial(sizes[small]) <= ENUMERATED
+    fits = sizes[name] * sizes[small] * max(sizes[g] for g in sizes if g != name) <= TOGETHER
+    return plain and once and meets and meeting == sizes.keys() and few and fits
+
+
+def _made(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:
+    """Return the sum of the products of all terms of some groups, (n, n, *pairs of sizes)."""
+    shape, count = [sizes[name] for name in names], len(names)
+    total = torch.zeros(*shape, *shape, dtype=terms[0].dtype)
+    for term in terms:
+        if set(term.groups) != set(names):
+            continue
+        axes = [term.groups.index(name) for name in names]
+        sides = [v.permute(*axes, -1) for v in (term.reference, term.other)]
+        rows, columns = (side.reshape(math.prod(shape), -1) for side in sides)
+        total = total + (rows @ columns.T).cpu().reshape(total.shape)
+    return total.permute(*(axis for k in range(count) for axis in (k, count + k)))
