@@ -11,6 +11,7 @@ from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.ranges import Ranged, ranged
 
 
 def take(values: Tensor, tensor: BoundTensor, permutations: Permutations) -> Tensor:
@@ -85,3 +86,6 @@ class Permuted(Derived):
         if name not in self._places:
             return super().load(name)
         return take_member(self._source, *self._places[name], self._permutations)
+
+    def ranged(self, name: str) -> Ranged | None:
+        return None if name in self._places else ranged(self._source, name)

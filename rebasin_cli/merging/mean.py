@@ -37,7 +37,8 @@ def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor
 
 def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """Return (1 - alpha) a + alpha b; exactly a at 0 and exactly b at 1."""
-    return (1 - alpha) * _wide(a) + alpha * _wide(b)
+    x, y = (1 - alpha) * _wide(a), alpha * _wide(b)
+    return x.add_(y) if x.dtype == y.dtype else x + y
 
 
 def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -59,6 +60,8 @@ def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 MODES: Mapping[str, Blend] = {"linear": lerp, "slerp": slerp}
+# What these make of a range of two tensors is that range of what they make of the whole.
+BY_ELEMENT = frozenset({"linear"})
 
 
 def _wide(tensor: Tensor) -> Tensor:
