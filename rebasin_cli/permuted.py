@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
 from rebasin_cli.tensors.ranges import Ranged, ranged
+
+_WIDEST = 1 << 15  # elements of a row: ranges begin and end inside rows, which are made twice
 
 
 def take(values: Tensor, tensor: BoundTensor, permutations: Permutations) -> Tensor:
@@ -89,3 +92,37 @@ class Permuted(Derived):
 
     def ranged(self, name: str) -> Ranged | None:
         return None if name in self._places else ranged(self._source, name)
+
+    def ranged_from_whole(self, name: str) -> Ranged | None:
+        """Return how ranges are made of the tensor before, held whole; None: they cannot be.
+
+        One block alone is made so, in which no order of units depends on another.
+        """
+        tensor, _ = self._places.get(name, (None, 0))
+        dtype = self.info(name).dtype
+        if tensor is None or tensor.stacked or len(tensor.blocks) > 1 or dtype.is_complex:
+            return None
+        (block,) = tensor.blocks
+        width = block.numel // block.shape[0]
+        parents = any(p.parents for g, p in self._permutations.items() if g in block.groups)
+        if parents or width > _WIDEST or not block.in_order:
+            return None
+        rows = block.view(_movable(self._source.load(name)).contiguous())
+        read = partial(_take_range, rows, width, block.groups, self._permutations)
+        return lambda begin, end: read(begin, end).view(dtype)
+
+
+def _take_range(
+    rows: Tensor,
+    width: int,
+    groups: Sequence[str | None],
+    permutations: Permutations,
+    begin: int,
+    end: int,
+) -> Tensor:
+    """Return a range of a permuted block, of whose rows all are of this width."""
+    first, last = begin // width, -(-end // width)
+    owner = permutations.get(groups[0] or "")
+    taken = rows[first:last] if owner is None else rows.index_select(0, owner.index[first:last])
+    moved = gather(taken, (None, *groups[1:]), permutations)
+    return moved.reshape(-1)[begin - first * width : end - first * width]

@@ -21,6 +21,7 @@ from rebasin_cli.files.targets import KEEP, Target, output_info, output_infos
 from rebasin_cli.merging.whole import exactly, kind
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
 from rebasin_cli.tensors.numbers import all_finite
 from rebasin_cli.tensors.ranges import Ranged, ranged
@@ -116,6 +117,8 @@ def write_source(
 
     def in_ranges(name: str) -> Ranged | None:
         read = ranged(source, name)
+        if read is None and isinstance(source, Permuted):
+            read = source.ranged_from_whole(name)
         return read and partial(_converted_range, read, infos[name], target)
 
     with folder_for(target.place):

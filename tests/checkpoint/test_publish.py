@@ -1,6 +1,7 @@
 """A write that succeeds has the right mode and name; one that fails leaves no trace."""
 
 import errno
+import hashlib
 import os
 import stat
 import subprocess
@@ -284,3 +285,23 @@ def test_a_read_only_folder_is_the_machines_fault(tmp_path):
         pytest.skip("this user may write everywhere")
     with pytest.raises(MachineError, match=f"cannot write: {os.strerror(errno.EACCES)}"):
         write(folder / "x.safetensors")
+
+
+def test_many_writes_of_any_size_are_in_the_file_and_in_its_digest(tmp_path):
+    parts = [bytes([k % 251]) * size for k, size in enumerate((3, 70_000, 0, 65_535, 5_000_000, 1))]
+    with publish.new_file(tmp_path / "x", overwrite=False) as sink:
+        for part in parts:
+            sink.write(part)
+    whole = b"".join(parts)
+    assert (tmp_path / "x").read_bytes() == whole
+    assert (sink.bytes, sink.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+
+
+def test_what_is_settled_may_change(tmp_path):
+    data = bytearray(b"a" * 3_000_000)
+    with publish.new_file(tmp_path / "x", overwrite=False) as sink:
+        sink.write(memoryview(data))
+        sink.settle()
+        data[:] = b"b" * len(data)
+    assert (tmp_path / "x").read_bytes() == b"a" * len(data)
+    assert sink.sha256 == hashlib.sha256(b"a" * len(data)).hexdigest()
