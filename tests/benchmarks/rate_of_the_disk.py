@@ -39,7 +39,8 @@ def rebasin(folder: Path, arguments: Sequence[str]) -> float:
 
 def work(folder: Path, arguments: Sequence[str]) -> float:
     """Return the seconds of a command beyond those of planning it."""
-    return rebasin(folder, arguments) - rebasin(folder, [*arguments, "--dry-run"])
+    planning = rebasin(folder, [*arguments, "--dry-run"])
+    return rebasin(folder, arguments) - planning
 
 
 def dd(read: Sequence[Path], written: int, folder: Path) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing import publish
+from rebasin_cli.checkpoint.writing.neighbours import new_neighbour_file, new_neighbour_folder
 from rebasin_cli.checkpoint.writing.writer import write_checkpoint, write_tensors
 from rebasin_cli.errors import MachineError, UsageError
 
@@ -305,3 +306,38 @@ def test_what_is_settled_may_change(tmp_path):
         data[:] = b"b" * len(data)
     assert (tmp_path / "x").read_bytes() == b"a" * len(data)
     assert sink.sha256 == hashlib.sha256(b"a" * len(data)).hexdigest()
+
+
+@pytest.mark.parametrize("form", ["single.safetensors", "folder"])
+def test_what_a_killed_process_left_is_cleared_away(tmp_path, form):
+    source = source_of(tmp_path, form)
+    left = tmp_path / f".{form}.0.tmp"
+    if form == "folder":
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
+    else:
+        left.write_bytes(b"half")
+    rewrite(source, source, lambda name: TENSORS[name] + 1)
+    assert [path.name for path in tmp_path.iterdir()] == [form]
+    assert open_checkpoint(source).load("t3").tolist() == [4.0] * 50
+
+
+@pytest.mark.parametrize("form", ["single.safetensors", "folder"])
+def test_what_another_process_is_writing_stays(tmp_path, form):
+    source = source_of(tmp_path, form)
+    make = new_neighbour_folder if form == "folder" else new_neighbour_file
+    theirs, descriptor = make(source)
+    try:
+        rewrite(source, source, lambda name: TENSORS[name] + 1)
+        assert {path.name for path in tmp_path.iterdir()} == {form, theirs.name}
+    finally:
+        os.close(descriptor)
+    rewrite(source, source, lambda name: TENSORS[name] + 2)
+    assert [path.name for path in tmp_path.iterdir()] == [form]
+
+
+def test_a_link_in_the_place_of_what_is_left_over_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / ".x.safetensors.0.tmp").symlink_to("precious")
+    write(tmp_path / "x.safetensors")
+    assert (tmp_path / "precious").read_bytes() == b"precious"

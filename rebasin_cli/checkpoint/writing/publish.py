@@ -22,10 +22,13 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import writing
 from rebasin_cli.checkpoint.writing.disk import expand_home, start_writing_back
+from rebasin_cli.checkpoint.writing.neighbours import (
+    hidden_name,
+    new_neighbour_file,
+    new_neighbour_folder,
+)
 from rebasin_cli.errors import UsageError
 
-# Longer names than this are cut, so that the temporary name stays within the usual 255 bytes.
-_NAME_BYTES = 100
 _AT_FDCWD = -100
 _SMALL = 1 << 16  # bytes below which writes are gathered
 _BLOCK = 1 << 20  # bytes that are written and digested at once
@@ -109,25 +112,21 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
     """
     real = destination(target)
     mode = _replaced_mode(real, overwrite=overwrite)
-    temporary = _neighbour(real)
     with writing(target):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        temporary, descriptor = new_neighbour_file(real)
+    sink = Sink(descriptor, target)
     try:
-        sink = Sink(descriptor, target)
-        try:
-            yield sink
-            sink.settle()
-            with writing(target):
-                if mode is not None:
-                    os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-        finally:
-            sink.close()
-            os.close(descriptor)
+        yield sink
+        sink.settle()
         with writing(target):
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
             _publish_file(temporary, real, overwrite=overwrite)
     finally:
+        sink.close()
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)  # and not before, since that unlocks the name
     sync_folder(real.parent)
 
 
@@ -141,9 +140,8 @@ def new_folder(
     """
     real = destination(target)
     replaced = _replaced_folder(real, overwrite=overwrite)
-    temporary = _neighbour(real)
     with writing(target):
-        temporary.mkdir()
+        temporary, descriptor = new_neighbour_folder(real)
     try:
         yield temporary
         with writing(target):
@@ -154,6 +152,7 @@ def new_folder(
             _publish_folder(temporary, real, replaced=replaced)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
     sync_folder(real.parent)
 
 
@@ -210,12 +209,6 @@ def _replaced_folder(real: Path, *, overwrite: bool) -> bool:
     return not empty
 
 
-def _neighbour(real: Path) -> Path:
-    """Return an unused hidden name in the same folder."""
-    start = real.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
-    return real.with_name(f".{start}.{secrets.token_hex(8)}.tmp")
-
-
 def _publish_file(temporary: Path, real: Path, *, overwrite: bool) -> None:
     if overwrite:
         temporary.replace(real)
@@ -262,7 +255,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _exchange_in_steps(new: Path, real: Path) -> None:
-    aside = _neighbour(real)
+    # the only copy of the old one if the process is killed here: nothing clears such a name away
+    aside = hidden_name(real, f"{secrets.token_hex(8)}.old")
     real.rename(aside)
     try:
         new.rename(real)
