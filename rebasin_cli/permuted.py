@@ -12,7 +12,7 @@ from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
-from rebasin_cli.tensors.ranges import Ranged, ranged
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 _WIDEST = 1 << 15  # elements of a row: ranges begin and end inside rows, which are made twice
 
@@ -91,7 +91,7 @@ class Permuted(Derived):
         return take_member(self._source, *self._places[name], self._permutations)
 
     def ranged(self, name: str) -> Ranged | None:
-        return None if name in self._places else ranged(self._source, name)
+        return None if name in self._places else ranges_of(self._source, name)
 
     def ranged_from_whole(self, name: str) -> Ranged | None:
         """Return how ranges are made of the tensor before, held whole; None: they cannot be.
@@ -108,19 +108,15 @@ class Permuted(Derived):
         if parents or width > _WIDEST or not block.in_order:
             return None
         rows = block.view(_movable(self._source.load(name)).contiguous())
-        read = partial(_take_range, rows, width, block.groups, self._permutations)
+        read = partial(_take_range, rows, block.groups, self._permutations)
         return lambda begin, end: read(begin, end).view(dtype)
 
 
 def _take_range(
-    rows: Tensor,
-    width: int,
-    groups: Sequence[str | None],
-    permutations: Permutations,
-    begin: int,
-    end: int,
+    rows: Tensor, groups: Sequence[str | None], permutations: Permutations, begin: int, end: int
 ) -> Tensor:
-    """Return a range of a permuted block, of whose rows all are of this width."""
+    """Return a range of a permuted block: the rows that it touches, cut at both ends."""
+    width = rows.numel() // len(rows)
     first, last = begin // width, -(-end // width)
     owner = permutations.get(groups[0] or "")
     taken = rows[first:last] if owner is None else rows.index_select(0, owner.index[first:last])

@@ -24,7 +24,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
 from rebasin_cli.tensors.numbers import all_finite
-from rebasin_cli.tensors.ranges import Ranged, ranged
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
 
@@ -116,7 +116,7 @@ def write_source(
         return _converted(source.load(name), infos[name], target)
 
     def in_ranges(name: str) -> Ranged | None:
-        read = ranged(source, name)
+        read = ranges_of(source, name)
         if read is None and isinstance(source, Permuted):
             read = source.ranged_from_whole(name)
         return read and partial(_converted_range, read, infos[name], target)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
-from rebasin_cli.tensors.ranges import Ranged, ranged
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class CommonPart(Derived):
         return replace(info, shape=shape)
 
     def ranged(self, name: str) -> Ranged | None:
-        return None if name in self._overlap else ranged(self._source, name)
+        return None if name in self._overlap else ranges_of(self._source, name)
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)
@@ -69,7 +69,7 @@ class Completed(Derived):
         self._base, self._overlap = base, overlap
 
     def ranged(self, name: str) -> Ranged | None:
-        return None if name in self._overlap else ranged(self._source, name)
+        return None if name in self._overlap else ranges_of(self._source, name)
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)

@@ -12,7 +12,7 @@ from rebasin_cli.merging.mean import BY_ELEMENT, MODES, weighted_mean
 from rebasin_cli.merging.whole import has_mean, in_all
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.numbers import all_finite
-from rebasin_cli.tensors.ranges import Ranged, ranged
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 
 class Finite(Derived):
@@ -33,7 +33,7 @@ class Finite(Derived):
         return self._checked(name, tensor) if self._counts(name) else tensor
 
     def ranged(self, name: str) -> Ranged | None:
-        read = ranged(self._source, name)
+        read = ranges_of(self._source, name)
         if read is None or not self._counts(name):
             return read
         return lambda begin, end: self._checked(name, read(begin, end))
@@ -78,7 +78,7 @@ class Mixed(Derived, ABC):
         return self._mix(source.load(name) for source in sources)
 
     def ranged(self, name: str) -> Ranged | None:
-        reads = [ranged(source, name) for source in self._makers(name)]
+        reads = [ranges_of(source, name) for source in self._makers(name)]
         known = [read for read in reads if read is not None]
         if len(known) < len(reads):
             return None

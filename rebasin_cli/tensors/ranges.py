@@ -25,7 +25,7 @@ class InRanges(Protocol):
         """Return how ranges of a tensor are read; None: it can only be had whole."""
 
 
-def ranged(source: TensorSource, name: str) -> Ranged | None:
+def ranges_of(source: TensorSource, name: str) -> Ranged | None:
     """Return how ranges of a tensor are read; None: it can only be had whole."""
     return source.ranged(name) if isinstance(source, InRanges) else None
 

@@ -8,7 +8,7 @@ from rebasin_cli.merging.mean import lerp, slerp, weighted_mean
 from rebasin_cli.merging.sources import Between, Finite, Mean
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.numbers import all_finite
-from rebasin_cli.tensors.ranges import Kept, ranged
+from rebasin_cli.tensors.ranges import Kept, ranges_of
 
 
 def model(seed, dtype=torch.float32):
@@ -116,7 +116,7 @@ def test_a_path_has_the_headers_of_the_first_model():
 
 def in_ranges(source, name, step=5):
     """Return a tensor put together of its ranges."""
-    read, info = ranged(source, name), source.info(name)
+    read, info = ranges_of(source, name), source.info(name)
     assert read is not None
     flat = [read(k, min(k + step, info.numel)) for k in range(0, info.numel, step)]
     return torch.cat(flat).reshape(info.shape)
@@ -138,14 +138,14 @@ def test_a_line_in_ranges_is_that_of_the_whole(name, alpha):
 
 def test_what_needs_whole_tensors_has_no_ranges():
     kept = [Kept(model) for model in MODELS]
-    assert ranged(Between((kept[0], kept[1]), 0.5, "slerp", everything), "w") is None
-    assert ranged(Mean([*kept[:2], MODELS[2]], WEIGHTS, 0, everything), "w") is None
+    assert ranges_of(Between((kept[0], kept[1]), 0.5, "slerp", everything), "w") is None
+    assert ranges_of(Mean([*kept[:2], MODELS[2]], WEIGHTS, 0, everything), "w") is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_not_finite_is_noticed_in_its_range(value):
     source = Kept(InMemory({"w": torch.tensor([1.0, 2.0, value, 4.0])}))
-    read = ranged(Finite(source, "a.pt", "", everything), "w")
+    read = ranges_of(Finite(source, "a.pt", "", everything), "w")
     assert read is not None
     assert read(0, 2).tolist() == [1, 2]
     with pytest.raises(NotFiniteError, match="tensor 'w' holds NaN or infinity"):
