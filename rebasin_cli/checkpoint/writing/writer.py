@@ -52,7 +52,7 @@ def write_checkpoint(
     are written with it, whether listed or not, and are not asked for.
     metadata: for safetensors; a PyTorch file has no place for it.
     beside: texts of other files of a folder, by name, instead of those that are copied. parts: what
-    is new beside the weights in the layout's only container. ranges_of(name): the same tensor in
+    is new beside the weights in the layout's only container. ranged(name): the same tensor in
     ranges, for a safetensors file; None: it is produced whole.
     Raises UsageError if the target exists and may not be overwritten, MachineError where the
     disk refuses. After any exception the target is as it was.
