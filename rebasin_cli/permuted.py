@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
+
+_WIDEST = 1 << 15  # elements of a row: ranges begin and end inside rows, which are made twice
 
 
 def take(values: Tensor, tensor: BoundTensor, permutations: Permutations) -> Tensor:
@@ -85,3 +89,36 @@ class Permuted(Derived):
         if name not in self._places:
             return super().load(name)
         return take_member(self._source, *self._places[name], self._permutations)
+
+    def ranged(self, name: str) -> Ranged | None:
+        return None if name in self._places else ranges_of(self._source, name)
+
+    def ranged_from_whole(self, name: str) -> Ranged | None:
+        """Return how ranges are made of the tensor before, held whole; None: they cannot be.
+
+        One block alone is made so, in which no order of units depends on another.
+        """
+        tensor, _ = self._places.get(name, (None, 0))
+        dtype = self.info(name).dtype
+        if tensor is None or tensor.stacked or len(tensor.blocks) > 1 or dtype.is_complex:
+            return None
+        (block,) = tensor.blocks
+        width = block.numel // block.shape[0]
+        parents = any(p.parents for g, p in self._permutations.items() if g in block.groups)
+        if parents or width > _WIDEST or not block.in_order:
+            return None
+        rows = block.view(_movable(self._source.load(name)).contiguous())
+        read = partial(_take_range, rows, block.groups, self._permutations)
+        return lambda begin, end: read(begin, end).view(dtype)
+
+
+def _take_range(
+    rows: Tensor, groups: Sequence[str | None], permutations: Permutations, begin: int, end: int
+) -> Tensor:
+    """Return a range of a permuted block: the rows that it touches, cut at both ends."""
+    width = rows.numel() // len(rows)
+    first, last = begin // width, -(-end // width)
+    owner = permutations.get(groups[0] or "")
+    taken = rows[first:last] if owner is None else rows.index_select(0, owner.index[first:last])
+    moved = gather(taken, (None, *groups[1:]), permutations)
+    return moved.reshape(-1)[begin - first * width : end - first * width]

@@ -15,6 +15,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
 
 WORD = 4  # float32, the working dtype
+KEPT = 0.75  # of what may be used: for the tensors of both models (`match_weights`)
 
 
 # The similarity in float32, its float64 copy for the assignment, and the solver's own copy.
@@ -23,16 +24,25 @@ SIMILARITY_BYTES = 4 + 8 + 8
 
 def working_set(bound: BoundSpec) -> int:
     """Return the bytes one group needs at once: its similarity and its permuted tensors."""
-    units = max((g.size for g in bound.groups.values() if not g.fixed), default=0)
-    similarity = units**2 * SIMILARITY_BYTES
-    largest = max((prod(t.shape) for t in bound.tensors), default=0) * WORD
-    return similarity + 4 * largest
+    return _similarity(bound) + 4 * _largest(bound)
 
 
 def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
     """Return the estimated peak in bytes of matching two models, the interpreter left out."""
-    model = sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
-    return min(2 * model, machine.max_memory) + machine.jobs * working_set(bound)
+    models = 2 * sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
+    if models > KEPT * machine.max_memory:
+        return min(models, machine.max_memory) + machine.jobs * working_set(bound)
+    # each is read once, by itself, and written one tensor at a time: as it was, and permuted
+    return models + 2 * _largest(bound) + machine.jobs * _similarity(bound)
+
+
+def _largest(bound: BoundSpec) -> int:
+    return max((prod(t.shape) for t in bound.tensors), default=0) * WORD
+
+
+def _similarity(bound: BoundSpec) -> int:
+    units = max((g.size for g in bound.groups.values() if not g.fixed), default=0)
+    return int(units**2) * SIMILARITY_BYTES
 
 
 def check_search(choice: Choice, machine: Machine, search: Search, *, together: int = 0) -> None:

@@ -21,10 +21,10 @@ from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.inputs import agreeing, reading_of
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.targets import common_ties
-from rebasin_cli.merging.sources import all_finite
 from rebasin_cli.merging.whole import exactly
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource, dtype_name
+from rebasin_cli.tensors.numbers import all_finite
 
 ModelInMemory: TypeAlias = "Mapping[str, Tensor] | nn.Module"
 Model: TypeAlias = "ModelInMemory | TensorSource | str | PathLike[str]"

@@ -27,6 +27,7 @@ from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
 from rebasin_cli.checkpoint.writing.disk import combined_digest, expand_home
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.ranges import InRanges, Ranged
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,11 @@ class Checkpoint:
     def load(self, name: str) -> Tensor:
         stored = self._stored[name]
         return self._owner[stored].load(stored)
+
+    def ranged(self, name: str) -> Ranged | None:
+        stored = self._stored[name]
+        file = self._owner[stored]
+        return file.ranged(stored) if isinstance(file, InRanges) else None
 
     @property
     def rest(self) -> Rest:

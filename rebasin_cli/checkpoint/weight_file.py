@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.endings import ENDINGS, file_ending, format_of
 from rebasin_cli.checkpoint.foreign import READ_AHEAD, foreign_file
-from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, read_header
+from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, HeaderEntry, read_header
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_format.container import PartError, is_extra_state
 from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile, TorchFormat
@@ -19,6 +20,7 @@ from rebasin_cli.checkpoint.torch_format.unpickle import ZIP_MAGIC
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.ranges import Ranged
 
 # How a pickle starts, by its protocol: PyTorch files of before 2020 are a row of them.
 _PICKLED = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
@@ -88,13 +90,20 @@ class SafetensorsFile:
         self.extra = tuple(filter(is_extra_state, self.infos))
 
     def load(self, name: str) -> Tensor:
-        entry = self._header.entries[name]
-        tensor = torch.empty(entry.info.shape, dtype=entry.info.dtype)
-        if entry.info.nbytes:
+        info = self.infos[name]
+        return self.ranged(name)(0, info.numel).reshape(info.shape)
+
+    def ranged(self, name: str) -> Ranged:
+        return partial(self._read, self._header.entries[name])
+
+    def _read(self, entry: HeaderEntry, begin: int, end: int) -> Tensor:
+        dtype = entry.info.dtype
+        values = torch.empty(end - begin, dtype=dtype)
+        if end > begin:
             # numpy knows neither bfloat16 nor float8; every dtype can be seen as bytes.
-            raw = tensor.reshape(-1).view(torch.uint8).numpy()
-            self.file.read_into(raw.data, self._header.start + entry.begin)
-        return tensor
+            place = self._header.start + entry.begin + begin * dtype.itemsize
+            self.file.read_into(values.view(torch.uint8).numpy().data, place)
+        return values
 
 
 def open_weights(path: Path, *, key: str | None, ignoring: bool = False) -> WeightFile:

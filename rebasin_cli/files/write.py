@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
@@ -17,11 +18,13 @@ from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.targets import KEEP, Target, output_info, output_infos
-from rebasin_cli.merging.sources import all_finite
 from rebasin_cli.merging.whole import exactly, kind
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import TensorInfo, TensorSource, dtype_name
+from rebasin_cli.tensors.numbers import all_finite
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tensor's name
 
@@ -112,6 +115,12 @@ def write_source(
     def produce(name: str) -> Tensor:
         return _converted(source.load(name), infos[name], target)
 
+    def in_ranges(name: str) -> Ranged | None:
+        read = ranges_of(source, name)
+        if read is None and isinstance(source, Permuted):
+            read = source.ranged_from_whole(name)
+        return read and partial(_converted_range, read, infos[name], target)
+
     with folder_for(target.place):
         written = write_checkpoint(
             target.path,
@@ -122,6 +131,7 @@ def write_source(
             overwrite=target.place.overwrite,
             beside={**beside, card.path.name: target.text} if card and inside else beside,
             parts=parts,
+            ranged=in_ranges,
         )
         if card and not inside:
             write_text(card.path, target.text, overwrite=card.overwrite)
@@ -150,6 +160,16 @@ def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
             hint="choose another --dtype",
         )
     return result
+
+
+def _converted_range(
+    read: Ranged, info: TensorInfo, target: Target, begin: int, end: int
+) -> Tensor:
+    try:
+        return _converted(read(begin, end), info, target)
+    except NotFiniteError:
+        _converted(read(0, info.numel), info, target)  # tells of the whole tensor's largest value
+        raise
 
 
 def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rebasin_cli.tensors.numbers import in_reals, of_reals
 
+_PART = 1 << 16  # elements that are added at once, and stay in a core's cache
 PARALLEL = 1e-6  # radians: below it the arc and the line are the same in float32
 
 Blend = Callable[[Tensor, Tensor, float], Tensor]
@@ -28,16 +29,22 @@ def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor
     dtype = torch.float32
     for tensor, share in zip(tensors, shares, strict=True):
         dtype = torch.promote_types(dtype, _wide_dtype(tensor))
-        term = in_reals(tensor).to(torch.float64) * share
-        total = term if total is None else total.add_(term)
+        reals = in_reals(tensor)
+        if total is None:
+            total = torch.full(reals.shape, -0.0, dtype=torch.float64)  # -0.0 + x is x
+        flat, sums = reals.reshape(-1), total.view(-1)
+        for begin in range(0, len(flat), _PART):
+            part = flat[begin : begin + _PART].to(torch.float64)
+            sums[begin : begin + _PART].add_(part * share)
     if total is None:
         raise ValueError("the mean of no tensors")
-    return of_reals(total / sum(shares), dtype).to(dtype)
+    return of_reals(total.div_(sum(shares)), dtype).to(dtype)
 
 
 def lerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     """Return (1 - alpha) a + alpha b; exactly a at 0 and exactly b at 1."""
-    return (1 - alpha) * _wide(a) + alpha * _wide(b)
+    x, y = (1 - alpha) * _wide(a), alpha * _wide(b)
+    return x.add_(y) if x.dtype == y.dtype else x + y
 
 
 def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
@@ -59,6 +66,8 @@ def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 
 
 MODES: Mapping[str, Blend] = {"linear": lerp, "slerp": slerp}
+# What these make of a range of two tensors is that range of what they make of the whole.
+BY_ELEMENT = frozenset({"linear"})
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class CommonPart(Derived):
         shape = tuple(sizes.get(axis, size) for axis, size in enumerate(info.shape))
         return replace(info, shape=shape)
 
+    def ranged(self, name: str) -> Ranged | None:
+        return None if name in self._overlap else ranges_of(self._source, name)
+
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)
         for axis, shared in self._overlap.get(name, {}).items():
@@ -63,6 +67,9 @@ class Completed(Derived):
     def __init__(self, part: TensorSource, base: TensorSource, overlap: Overlap) -> None:
         super().__init__(part)
         self._base, self._overlap = base, overlap
+
+    def ranged(self, name: str) -> Ranged | None:
+        return None if name in self._overlap else ranges_of(self._source, name)
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)

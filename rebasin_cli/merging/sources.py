@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import torch
 from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
-from rebasin_cli.merging.mean import MODES, weighted_mean
+from rebasin_cli.merging.mean import BY_ELEMENT, MODES, weighted_mean
 from rebasin_cli.merging.whole import has_mean, in_all
 from rebasin_cli.tensors import Derived, TensorSource
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.numbers import all_finite
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 
 class Finite(Derived):
@@ -30,17 +30,22 @@ class Finite(Derived):
 
     def load(self, name: str) -> Tensor:
         tensor = self._source.load(name)
-        checked = self.info(name).floating and self._selects(name)
-        if checked and not all_finite(tensor):
+        return self._checked(name, tensor) if self._counts(name) else tensor
+
+    def ranged(self, name: str) -> Ranged | None:
+        read = ranges_of(self._source, name)
+        if read is None or not self._counts(name):
+            return read
+        return lambda begin, end: self._checked(name, read(begin, end))
+
+    def _counts(self, name: str) -> bool:
+        return self.info(name).floating and self._selects(name)
+
+    def _checked(self, name: str, values: Tensor) -> Tensor:
+        if not all_finite(values):
             what = f"tensor {name!r} holds NaN or infinity"
             raise NotFiniteError(what, where=self._label, hint=self._hint)
-        return tensor
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Return whether no value is NaN or infinite; float8 types are widened to be asked."""
-    narrow = tensor.dtype.itemsize == 1
-    return bool(torch.isfinite(tensor.to(torch.float32) if narrow else in_reals(tensor)).all())
+        return values
 
 
 class Mixed(Derived, ABC):
@@ -67,25 +72,37 @@ class Mixed(Derived, ABC):
         self._shared = in_all(source for source, _ in self._live)
 
     def load(self, name: str) -> Tensor:
+        sources = self._makers(name)
+        if len(sources) == 1:
+            return sources[0].load(name)
+        return self._mix(source.load(name) for source in sources)
+
+    def ranged(self, name: str) -> Ranged | None:
+        reads = [ranges_of(source, name) for source in self._makers(name)]
+        known = [read for read in reads if read is not None]
+        if len(known) < len(reads):
+            return None
+        if len(known) == 1:
+            return known[0]
+        return lambda begin, end: self._mix(read(begin, end) for read in known)
+
+    def _makers(self, name: str) -> Sequence[TensorSource]:
+        """Return the sources that a tensor is made of; one alone gives its own."""
+        live = [source for source, _ in self._live]
         if name not in self._shared or not self._selects(name):
-            return super().load(name)
-        if not has_mean(name, [source for source, _ in self._live]):
-            return self._heaviest.load(name)
-        if len(self._live) == 1:
-            return self._live[0][0].load(name)
-        return self._mix(name)
+            return [self._source]
+        return live if has_mean(name, live) else [self._heaviest]
 
     @abstractmethod
-    def _mix(self, name: str) -> Tensor:
-        """Return what the sources of some weight make of a tensor that they all have."""
+    def _mix(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Return what sources of some weight make of their tensors, or of one range of them."""
 
 
 class Mean(Mixed):
     """A TensorSource whose floating tensors are weighted means of those of other sources."""
 
-    def _mix(self, name: str) -> Tensor:
-        weights = [weight for _, weight in self._live]
-        return weighted_mean((source.load(name) for source, _ in self._live), weights)
+    def _mix(self, tensors: Iterable[Tensor]) -> Tensor:
+        return weighted_mean(tensors, [weight for _, weight in self._live])
 
 
 class Between(Mixed):
@@ -99,8 +116,11 @@ class Between(Mixed):
         selects: Callable[[str], bool],
     ) -> None:
         super().__init__(ends, (1 - alpha, alpha), 0, selects)
-        self._alpha, self._blend = alpha, MODES[mode]
+        self._alpha, self._mode = alpha, mode
 
-    def _mix(self, name: str) -> Tensor:
-        a, b = (source.load(name) for source, _ in self._live)
-        return self._blend(a, b, self._alpha)
+    def ranged(self, name: str) -> Ranged | None:
+        return super().ranged(name) if self._mode in BY_ELEMENT else None
+
+    def _mix(self, tensors: Iterable[Tensor]) -> Tensor:
+        a, b = tensors
+        return MODES[self._mode](a, b, self._alpha)

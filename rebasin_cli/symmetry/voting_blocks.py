@@ -10,12 +10,12 @@ from torch import Tensor
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.matching.problem.axis_chains import Site, occurrences
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.merging.sources import all_finite
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.binding.bound_norms import weight_of
 from rebasin_cli.symmetry.family_solution import LinearTerm
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.tensors.numbers import all_finite
 
 Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 

@@ -49,6 +49,12 @@ class Block:
     def numel(self) -> int:
         return prod(self.shape)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether its elements follow one another in the tensor, without others in between."""
+        steps = (prod(self.shape[k + 1 :]) for k in range(len(self.dims)))
+        return all(dim.stride == step for dim, step in zip(self.dims, steps, strict=True))
+
     def view(self, tensor: Tensor) -> Tensor:
         """Return this block of a contiguous tensor, without copying."""
         strides = tuple(dim.stride for dim in self.dims)

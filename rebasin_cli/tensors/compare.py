@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+_PART = 1 << 20  # elements that are compared at once: comparing takes several copies of them
 
 # How far apart two runs of one function may be, in units of their largest value.
 SAME_IN_FLOAT64 = 1e-10  # all of it in float64: nothing but the order of additions may differ
@@ -37,22 +40,38 @@ def max_value(a: Tensor) -> float:
     return float(wide(a).abs().max()) if a.numel() else 0.0
 
 
-def relative_difference(a: Tensor, b: Tensor, *, least: float = 0.0) -> float:
+def relative_difference(
+    a: Tensor, b: Tensor, *, least: float = 0.0, widen: Callable[[Tensor], Tensor] | None = None
+) -> float:
     """Return max |a - b| / max |a|: how far apart two arrays are, in units of their largest value.
 
     Equal infinities are no difference and no scale. Infinite: for other shapes, or where one is
     NaN, or infinite, and the other is not the same. 0: without numbers. least: a scale below it
     counts as it; where the scale is 0 for all that, the difference is absolute. Computed in the
-    dtype of the arrays, whole numbers in float64: widen before what is too narrow.
+    dtype of the arrays, whole numbers in float64, or in what `widen` makes of a part of them.
     """
     if a.shape != b.shape:
         return math.inf
     if not a.numel():
         return 0.0
-    a, b = (t if t.is_floating_point() or t.is_complex() else wide(t) for t in (a, b))
+    x, y, widen = a.reshape(-1), b.reshape(-1), widen or _comparable
+    parts = (slice(begin, begin + _PART) for begin in range(0, len(x), _PART))
+    found = [_gap_and_scale(widen(x[part]), widen(y[part])) for part in parts]
+    gaps, scales = zip(*found, strict=True)
+    if any(map(math.isnan, gaps)):
+        return math.inf
+    scale: float = max(*scales, least)
+    return float(max(gaps)) / (scale or 1.0)
+
+
+def _comparable(values: Tensor) -> Tensor:
+    return values if values.is_floating_point() or values.is_complex() else wide(values)
+
+
+def _gap_and_scale(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Return the largest |a - b|, where they are not equal, and the largest finite |a|."""
     gap = float(torch.where(a == b, 0.0, (a - b).abs()).max())
-    scale = max(max_value(a[a.isfinite()]), least)
-    return math.inf if math.isnan(gap) else gap / (scale or 1.0)
+    return gap, max_value(a[a.isfinite()])
 
 
 def wide(a: Tensor) -> Tensor:

@@ -11,6 +11,14 @@ def in_reals(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite; float8 types are widened to be asked."""
+    values = tensor.to(torch.float32) if tensor.dtype.itemsize == 1 else in_reals(tensor)
+    if not values.is_floating_point() or bool(values.sum().isfinite()):
+        return True  # what is not finite makes no finite sum; finite values may add up to infinity
+    return bool(values.isfinite().all())
+
+
 def of_reals(reals: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what `in_reals` was given, if that was of this dtype; complex ones as wide as now."""
     return torch.view_as_complex(reals.contiguous()) if dtype.is_complex else reals

@@ -1,6 +1,7 @@
 """A write that succeeds has the right mode and name; one that fails leaves no trace."""
 
 import errno
+import hashlib
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing import publish
+from rebasin_cli.checkpoint.writing.neighbours import new_neighbour_file, new_neighbour_folder
 from rebasin_cli.checkpoint.writing.writer import write_checkpoint, write_tensors
 from rebasin_cli.errors import MachineError, UsageError
 
@@ -284,3 +286,58 @@ def test_a_read_only_folder_is_the_machines_fault(tmp_path):
         pytest.skip("this user may write everywhere")
     with pytest.raises(MachineError, match=f"cannot write: {os.strerror(errno.EACCES)}"):
         write(folder / "x.safetensors")
+
+
+def test_many_writes_of_any_size_are_in_the_file_and_in_its_digest(tmp_path):
+    parts = [bytes([k % 251]) * size for k, size in enumerate((3, 70_000, 0, 65_535, 5_000_000, 1))]
+    with publish.new_file(tmp_path / "x", overwrite=False) as sink:
+        for part in parts:
+            sink.write(part)
+    whole = b"".join(parts)
+    assert (tmp_path / "x").read_bytes() == whole
+    assert (sink.bytes, sink.sha256) == (len(whole), hashlib.sha256(whole).hexdigest())
+
+
+def test_what_is_settled_may_change(tmp_path):
+    data = bytearray(b"a" * 3_000_000)
+    with publish.new_file(tmp_path / "x", overwrite=False) as sink:
+        sink.write(memoryview(data))
+        sink.settle()
+        data[:] = b"b" * len(data)
+    assert (tmp_path / "x").read_bytes() == b"a" * len(data)
+    assert sink.sha256 == hashlib.sha256(b"a" * len(data)).hexdigest()
+
+
+@pytest.mark.parametrize("form", ["single.safetensors", "folder"])
+def test_what_a_killed_process_left_is_cleared_away(tmp_path, form):
+    source = source_of(tmp_path, form)
+    left = tmp_path / f".{form}.0.tmp"
+    if form == "folder":
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
+    else:
+        left.write_bytes(b"half")
+    rewrite(source, source, lambda name: TENSORS[name] + 1)
+    assert [path.name for path in tmp_path.iterdir()] == [form]
+    assert open_checkpoint(source).load("t3").tolist() == [4.0] * 50
+
+
+@pytest.mark.parametrize("form", ["single.safetensors", "folder"])
+def test_what_another_process_is_writing_stays(tmp_path, form):
+    source = source_of(tmp_path, form)
+    make = new_neighbour_folder if form == "folder" else new_neighbour_file
+    theirs, descriptor = make(source)
+    try:
+        rewrite(source, source, lambda name: TENSORS[name] + 1)
+        assert {path.name for path in tmp_path.iterdir()} == {form, theirs.name}
+    finally:
+        os.close(descriptor)
+    rewrite(source, source, lambda name: TENSORS[name] + 2)
+    assert [path.name for path in tmp_path.iterdir()] == [form]
+
+
+def test_a_link_in_the_place_of_what_is_left_over_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / ".x.safetensors.0.tmp").symlink_to("precious")
+    write(tmp_path / "x.safetensors")
+    assert (tmp_path / "precious").read_bytes() == b"precious"

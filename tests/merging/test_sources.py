@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.merging.mean import lerp, slerp, weighted_mean
-from rebasin_cli.merging.sources import Between, Mean
+from rebasin_cli.merging.sources import Between, Finite, Mean
 from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.numbers import all_finite
+from rebasin_cli.tensors.ranges import Kept, ranges_of
 
 
 def model(seed, dtype=torch.float32):
@@ -109,3 +112,64 @@ def test_a_path_has_the_headers_of_the_first_model():
     found = Between(ends, 0.5, "linear", everything)
     assert found.names() == ends[0].names()
     assert found.info("w") == ends[0].info("w")
+
+
+def in_ranges(source, name, step=5):
+    """Return a tensor put together of its ranges."""
+    read, info = ranges_of(source, name), source.info(name)
+    assert read is not None
+    flat = [read(k, min(k + step, info.numel)) for k in range(0, info.numel, step)]
+    return torch.cat(flat).reshape(info.shape)
+
+
+@pytest.mark.parametrize("name", MODELS[0].names())
+def test_a_mean_in_ranges_is_that_of_the_whole(name):
+    kept = Mean([Kept(model) for model in MODELS], WEIGHTS, 0, everything)
+    assert torch.equal(in_ranges(kept, name), mean().load(name))
+
+
+@pytest.mark.parametrize("name", MODELS[0].names())
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_a_line_in_ranges_is_that_of_the_whole(name, alpha):
+    ends = (Kept(MODELS[0]), Kept(MODELS[1]))
+    line = Between(ends, alpha, "linear", everything)
+    assert torch.equal(in_ranges(line, name), between(alpha).load(name))
+
+
+def test_what_needs_whole_tensors_has_no_ranges():
+    kept = [Kept(model) for model in MODELS]
+    assert ranges_of(Between((kept[0], kept[1]), 0.5, "slerp", everything), "w") is None
+    assert ranges_of(Mean([*kept[:2], MODELS[2]], WEIGHTS, 0, everything), "w") is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_noticed_in_its_range(value):
+    source = Kept(InMemory({"w": torch.tensor([1.0, 2.0, value, 4.0])}))
+    read = ranges_of(Finite(source, "a.pt", "", everything), "w")
+    assert read is not None
+    assert read(0, 2).tolist() == [1, 2]
+    with pytest.raises(NotFiniteError, match="tensor 'w' holds NaN or infinity"):
+        read(2, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_values_whose_sum_is_not_are_finite(dtype):
+    large = torch.full((3,), torch.finfo(dtype).max, dtype=dtype)
+    assert not large.sum().isfinite()
+    assert all_finite(large)
+    for value in (float("nan"), float("inf")):
+        assert not all_finite(torch.cat([large, torch.tensor([value, -value], dtype=dtype)]))
+
+
+def test_what_is_kept_is_loaded_once():
+    asked = []
+
+    class Asked(InMemory):
+        def load(self, name):
+            asked.append(name)
+            return super().load(name)
+
+    kept = Kept(Asked({"w": torch.ones(3)}))
+    assert kept.load("w") is kept.load("w")
+    assert kept.ranged("w")(1, 3).tolist() == [1, 1]
+    assert asked == ["w"]

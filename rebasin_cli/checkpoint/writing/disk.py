@@ -18,6 +18,7 @@ from rebasin_cli.errors import CheckpointError
 
 _CHUNK = 4 << 20
 _DONTNEED = 4  # MADV_DONTNEED of Linux and macOS
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux
 
 
 class OpenFile:
@@ -101,6 +102,13 @@ def forget_pages(address: int, length: int) -> None:
     with suppress(AttributeError, OSError):
         madvise = ctypes.CDLL(None).madvise
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
+
+
+def start_writing_back(descriptor: int, start: int, length: int) -> None:
+    """Let the system begin to bring written bytes to the disk; where it cannot, nothing happens."""
+    with suppress(AttributeError, OSError):
+        begin = ctypes.CDLL(None).sync_file_range
+        begin(descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _WRITE)
 
 
 def expand_home(path: str | Path) -> Path:

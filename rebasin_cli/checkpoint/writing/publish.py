@@ -14,42 +14,92 @@ import os
 import secrets
 import shutil
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import writing
-from rebasin_cli.checkpoint.writing.disk import expand_home
+from rebasin_cli.checkpoint.writing.disk import expand_home, start_writing_back
+from rebasin_cli.checkpoint.writing.neighbours import (
+    hidden_name,
+    new_neighbour_file,
+    new_neighbour_folder,
+)
 from rebasin_cli.errors import UsageError
 
-# Longer names than this are cut, so that the temporary name stays within the usual 255 bytes.
-_NAME_BYTES = 100
 _AT_FDCWD = -100
+_SMALL = 1 << 16  # bytes below which writes are gathered
+_BLOCK = 1 << 20  # bytes that are written and digested at once
+_BEHIND = 4  # blocks that the digest may lag behind
+_BEGIN = 8 << 20  # bytes after which they are sent to the disk, which fsync would wait for
 _RENAME_EXCHANGE = 2
 
 
 class Sink:
-    """A file being written: counts and digests what passes through."""
+    """A file being written: counts and digests what passes through, and keeps small writes back.
+
+    The digest is taken in a thread, a few blocks behind: it takes as long as writing does.
+    """
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self._descriptor = descriptor
         self._path = path
         self._digest = hashlib.sha256()
+        self._digesting = ThreadPoolExecutor(1)
+        self._behind: deque[Future[None]] = deque()
+        self._small = bytearray()
+        self._written = self._begun = 0  # bytes; those that are on their way to the disk
         self.bytes = 0
 
     @property
     def sha256(self) -> str:
+        """The digest of what was written before the last `settle`."""
         return self._digest.hexdigest()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write everything; raise MachineError where the disk refuses."""
-        rest = memoryview(data)
-        self._digest.update(rest)
-        while rest:
-            with writing(self._path):
-                rest = rest[os.write(self._descriptor, rest) :]
+        """Write everything; nobody may change it before `settle`.
+
+        Raises MachineError where the disk refuses.
+        """
+        if len(self._small) + len(data) < _SMALL:
+            self._small += data
+        else:
+            self._put_small()
+            blocks = memoryview(data)
+            for start in range(0, len(data), _BLOCK):
+                self._put(blocks[start : start + _BLOCK])
         self.bytes += len(data)
         return len(data)
+
+    def settle(self) -> None:
+        """Return when everything is in the file and in the digest."""
+        self._put_small()
+        while self._behind:
+            self._behind.popleft().result()
+
+    def close(self) -> None:
+        """End the thread; what it has not come to is dropped."""
+        self._digesting.shutdown(cancel_futures=True)
+
+    def _put_small(self) -> None:
+        block, self._small = self._small, bytearray()
+        self._put(memoryview(block))
+
+    def _put(self, block: memoryview) -> None:
+        if not block:
+            return
+        self._behind.append(self._digesting.submit(self._digest.update, block))
+        self._written += len(block)
+        while block:
+            with writing(self._path):
+                block = block[os.write(self._descriptor, block) :]
+        while len(self._behind) > _BEHIND:
+            self._behind.popleft().result()
+        if self._written - self._begun >= _BEGIN:
+            start_writing_back(self._descriptor, self._begun, self._written - self._begun)
+            self._begun = self._written
 
 
 @contextmanager
@@ -62,23 +112,21 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
     """
     real = destination(target)
     mode = _replaced_mode(real, overwrite=overwrite)
-    temporary = _neighbour(real)
     with writing(target):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        temporary, descriptor = new_neighbour_file(real)
+    sink = Sink(descriptor, target)
     try:
-        try:
-            sink = Sink(descriptor, target)
-            yield sink
-            with writing(target):
-                if mode is not None:
-                    os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        yield sink
+        sink.settle()
         with writing(target):
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
             _publish_file(temporary, real, overwrite=overwrite)
     finally:
+        sink.close()
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)  # and not before, since that unlocks the name
     sync_folder(real.parent)
 
 
@@ -92,9 +140,8 @@ def new_folder(
     """
     real = destination(target)
     replaced = _replaced_folder(real, overwrite=overwrite)
-    temporary = _neighbour(real)
     with writing(target):
-        temporary.mkdir()
+        temporary, descriptor = new_neighbour_folder(real)
     try:
         yield temporary
         with writing(target):
@@ -105,6 +152,7 @@ def new_folder(
             _publish_folder(temporary, real, replaced=replaced)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
     sync_folder(real.parent)
 
 
@@ -161,12 +209,6 @@ def _replaced_folder(real: Path, *, overwrite: bool) -> bool:
     return not empty
 
 
-def _neighbour(real: Path) -> Path:
-    """Return an unused hidden name in the same folder."""
-    start = real.name.encode("utf-8", "surrogateescape")[:_NAME_BYTES].decode("utf-8", "ignore")
-    return real.with_name(f".{start}.{secrets.token_hex(8)}.tmp")
-
-
 def _publish_file(temporary: Path, real: Path, *, overwrite: bool) -> None:
     if overwrite:
         temporary.replace(real)
@@ -213,7 +255,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _exchange_in_steps(new: Path, real: Path) -> None:
-    aside = _neighbour(real)
+    # the only copy of the old one if the process is killed here: nothing clears such a name away
+    aside = hidden_name(real, f"{secrets.token_hex(8)}.old")
     real.rename(aside)
     try:
         new.rename(real)

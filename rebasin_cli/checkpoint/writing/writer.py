@@ -15,6 +15,7 @@ from rebasin_cli.checkpoint.writing.folder_writer import write_folder
 from rebasin_cli.checkpoint.writing.publish import new_file
 from rebasin_cli.checkpoint.writing.shard_writer import Job, PartJob, require_writable, write_shard
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.ranges import Ranged
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def write_checkpoint(
     overwrite: bool = False,
     beside: Mapping[str, str] = MappingProxyType({}),
     parts: Sequence[PartJob] = (),
+    ranged: Callable[[str], Ranged | None] = lambda name: None,
 ) -> Written:
     """Write a checkpoint of this layout with these tensors, and no others, in their order.
 
@@ -50,11 +52,12 @@ def write_checkpoint(
     are written with it, whether listed or not, and are not asked for.
     metadata: for safetensors; a PyTorch file has no place for it.
     beside: texts of other files of a folder, by name, instead of those that are copied. parts: what
-    is new beside the weights in the layout's only container.
+    is new beside the weights in the layout's only container. ranged(name): the same tensor in
+    ranges, for a safetensors file; None: it is produced whole.
     Raises UsageError if the target exists and may not be overwritten, MachineError where the
     disk refuses. After any exception the target is as it was.
     """
-    job = Job(tuple(tensors), produce, layout, metadata, beside, tuple(parts))
+    job = Job(tuple(tensors), produce, layout, metadata, beside, tuple(parts), ranged)
     require_writable(job)
     if layout.folder is not None:
         size, digest = write_folder(target, job, overwrite=overwrite)

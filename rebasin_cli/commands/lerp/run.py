@@ -27,7 +27,8 @@ from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import TensorSource, infos
+from rebasin_cli.tensors.ranges import Kept
 
 LerpOutcome = LeftAsIs | Failed | Aligned | Folded | Rotated | Interpolated
 
@@ -70,13 +71,15 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
         _check_between(plan, own)
         return frame.moved(own)
 
+    ends: Mapping[int, TensorSource] = {}
     for count, point in enumerate(plan.points):
         progress("interpolating", count, len(plan.points))
+        ends = _held_ends(plan, point, sources, ends)
         if point.target.place.skip:
             yield LeftAsIs(point.target.path, "exists")
             continue
         try:
-            yield _point(plan, point, sources, frame, parts)
+            yield _point(plan, point, ends, frame, parts)
         except CommandFailedError as error:
             yield Failed(point.target.path, error)
     progress("interpolating", len(plan.points), len(plan.points))
@@ -164,8 +167,27 @@ def _basin(plan: LerpPlan) -> str | None:
     return basin_of(plan.models[0]) if whole or one_basin(plan.models) else None
 
 
-def _between(plan: LerpPlan, point: LinePoint, sources: Sequence[TensorSource]) -> Between:
-    left, alpha = point.segment(len(sources))
+def _held_ends(
+    plan: LerpPlan,
+    point: LinePoint,
+    sources: Sequence[TensorSource],
+    held: Mapping[int, TensorSource],
+) -> Mapping[int, TensorSource]:
+    """Return the models around a point by number: in memory, if there is room, as for the last."""
+    left, _ = point.segment(len(sources))
+    if left + 1 in held and left in held:
+        return held
+    near = {k: sources[k] for k in (left, left + 1)}
+    size = sum(info.nbytes for source in near.values() for info in infos(source).values())
+    if size > plan.machine.max_memory:
+        return near
+    return {k: held.get(k) or Kept(source) for k, source in near.items()}
+
+
+def _between(
+    plan: LerpPlan, point: LinePoint, sources: Sequence[TensorSource] | Mapping[int, TensorSource]
+) -> Between:
+    left, alpha = point.segment(len(plan.models))
     return Between(
         (sources[left], sources[left + 1]), alpha, plan.mode, plan.request.selection.selects
     )
@@ -174,12 +196,12 @@ def _between(plan: LerpPlan, point: LinePoint, sources: Sequence[TensorSource]) 
 def _point(
     plan: LerpPlan,
     point: LinePoint,
-    sources: Sequence[TensorSource],
+    ends: Mapping[int, TensorSource],
     frame: _Frame,
     parts: Callable[[str], Sequence[TensorSource]],
 ) -> Interpolated:
     began = perf_counter()
-    between = _between(plan, point, sources)
+    between = _between(plan, point, ends)
     facts = provenance(
         "lerp",
         plan.models,

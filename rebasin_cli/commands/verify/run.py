@@ -42,7 +42,7 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         a, b = plan.a.load(name), moved.load(name)
         if not same_bits(a, b):
             different.append(name)
-            largest = max(largest, relative_difference(wide(a), wide(b)))
+            largest = max(largest, relative_difference(a, b, widen=wide))
     yield Verified(
         a=plan.a.path,
         b=plan.b.path,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.tensors import Derived, TensorSource
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.numbers import all_finite, in_reals
 
 
 class DeviceTensors(Derived):
@@ -47,7 +47,7 @@ class DeviceTensors(Derived):
         # Not under the lock: two threads may convert a tensor twice, but none waits for a disk.
         tensor = in_reals(self._source.load(name)).to(self.device, self.dtype).contiguous()
         # An assignment over NaN has no answer, and one such value spoils every sum it is in.
-        if not bool(torch.isfinite(tensor).all()):
+        if not all_finite(tensor):
             raise NotFiniteError(
                 f"tensor {name!r} holds NaN or infinity",
                 where=self._label,

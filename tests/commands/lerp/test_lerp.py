@@ -2,10 +2,17 @@
 
 import stat
 import sys
+from collections import Counter
 
 import pytest
 import torch
 
+from rebasin_cli.checkpoint.writing.disk import OpenFile
+from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
+from rebasin_cli.commands.lerp.run import run_lerp
+from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.output import Output
+from rebasin_cli.progress import silent
 from tests.cli.build import load, mlp, pair, same, save
 from tests.cli.harness import rebasin
 
@@ -220,3 +227,29 @@ def test_a_file_that_was_there_is_not_removed_by_exec(tmp_path):
     argv = (*LERP, "--at", "0.5", "-o", "mine.safetensors", "--exec", "echo 1", "--force")
     done = rebasin(*argv, cwd=tmp_path)
     assert (done.code, (tmp_path / "mine.safetensors").exists()) == (2, True)
+
+
+@pytest.mark.parametrize(("room", "times"), [(1 << 30, 1), (1000, 3)])
+def test_models_that_fit_into_memory_are_read_once(tmp_path, monkeypatch, room, times):
+    pair(tmp_path)
+    counts: Counter[str] = Counter()
+    read = OpenFile.read_into
+
+    def counted(file, buffer, offset):
+        counts[file.path.name] += len(buffer)
+        read(file, buffer, offset)
+
+    models = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    request = LerpRequest(
+        models,
+        steps=3,
+        output=Output(out=f"{tmp_path}/line/"),
+        computing=Computing(device="cpu", max_memory=room),
+    )
+    plan = plan_lerp(request)
+    for model in plan.models:
+        model.sha256()  # provenance: taken once, whatever is kept
+    monkeypatch.setattr(OpenFile, "read_into", counted)
+    assert len(list(run_lerp(plan, silent))) == 3
+    size = sum(value.nbytes for value in load(models[0]).values())
+    assert counts == {model.name: times * size for model in models}
