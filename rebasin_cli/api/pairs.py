@@ -30,8 +30,8 @@ from rebasin_cli.commands.verify.run import run_verify
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import moved_parts
-from rebasin_cli.files.permutation_file import read_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
+from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.values import home_path

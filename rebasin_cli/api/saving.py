@@ -16,8 +16,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.inputs import reading_of
-from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.places import files_of, plan_place
+from rebasin_cli.files.saved.permutation_file import save_permutations
 from rebasin_cli.files.targets import plan_format, plan_target
 from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.options.output import Output

@@ -26,6 +26,8 @@ _SINGLES = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
 )
+# What PEFT writes beside adapter_config.json.
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _INDEXES = tuple(f"{name}{INDEX_ENDING}" for name in _SINGLES)
 # NAME-00001-of-00002.ENDING
 _SHARD = re.compile(r"(?P<stem>.*?)(?P<number>\d+)-of-(?P<all>\d+)(?P<ending>\.\w+)")
@@ -63,11 +65,11 @@ class WeightSet:
         return file.relative_to(self.folder).as_posix() if self.folder else file.name
 
 
-def find_weights(path: Path) -> WeightSet:
+def find_weights(path: Path, *, adapters: bool = False) -> WeightSet:
     """Return the weight files of a path.
 
     In a folder an index comes first, then the usual names, then the only weight file, or the
-    shards of one model.
+    shards of one model. adapters: the folder of an adapter is one of weights too.
     Raises CheckpointError if there is none or more than one.
     """
     with reading(path):
@@ -79,7 +81,7 @@ def find_weights(path: Path) -> WeightSet:
     pieces = pieces_among(inside.files)
     if pieces:
         return WeightSet(files=tuple(path / name for name in pieces), folder=path, pieces=True)
-    chosen = _choose(inside, path)
+    chosen = _choose(inside, path, adapters=adapters)
     if len(chosen) == 1 and chosen[0].endswith(INDEX_ENDING):
         return _indexed(path / chosen[0])
     return WeightSet(files=tuple(path / name for name in chosen), folder=path)
@@ -98,12 +100,12 @@ def is_weight_name(name: str) -> bool:
     return format_of(name.removesuffix(INDEX_ENDING)) is not None
 
 
-def _choose(inside: FolderListing, folder: Path) -> Sequence[str]:
+def _choose(inside: FolderListing, folder: Path, *, adapters: bool) -> Sequence[str]:
     """Return the index, or the weight files of the only model in a folder."""
     names = [name for name in inside.files if not name.startswith(".")]
     indexes = [name for name in names if name.endswith(INDEX_ENDING) and is_weight_name(name)]
     weights = [name for name in names if format_of(name)]
-    for usual in (*_INDEXES, *([] if indexes else _SINGLES)):
+    for usual in (*_INDEXES, *([] if indexes else _SINGLES), *(_ADAPTERS if adapters else ())):
         if usual in names:
             return [usual]
     foreign = foreign_folder(inside)

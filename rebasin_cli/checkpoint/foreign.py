@@ -128,8 +128,9 @@ _FOLDERS: Sequence[tuple[Callable[[FolderListing], bool], tuple[str, str]]] = (
         lambda n: n.file(r"adapter_config\.json") or n.file(r"adapter_model\..*"),
         (
             "an adapter (PEFT), not a model: it needs the base model of adapter_config.json",
-            "merge it into the base model first: PeftModel.from_pretrained(BASE, FOLDER)"
-            ".merge_and_unload().save_pretrained(OUT); or name adapter_model.safetensors itself",
+            "`rebasin apply PERM FOLDER` moves it along with its model; other commands need it "
+            "merged: PeftModel.from_pretrained(BASE, FOLDER).merge_and_unload()"
+            ".save_pretrained(OUT)",
         ),
     ),
     (

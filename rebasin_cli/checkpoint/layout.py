@@ -27,7 +27,7 @@ class Layout:
     key: the part of the containers that holds the weights, if it was named.
     ignoring: objects of foreign classes in the containers are dropped.
     ties: alias -> first name, which are one tensor in a PyTorch file.
-    without: paths of what is left out of the containers.
+    without: paths of what is left out of the containers. weightless: they hold no weights.
     """
 
     format: TorchFormat
@@ -41,6 +41,7 @@ class Layout:
     ignoring: bool = False
     ties: Mapping[str, str] = field(default_factory=dict)
     without: tuple[KeyPath, ...] = ()
+    weightless: bool = False
 
     def stored_name(self, name: str) -> str:
         """Return the name that the file has for a tensor."""

@@ -23,8 +23,9 @@ from rebasin_cli.checkpoint.quantization.dequantized import dequantize_files
 from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.torch_format.container import PartError
+from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
-from rebasin_cli.checkpoint.writing.disk import combined_digest, expand_home
+from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest, expand_home
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 from rebasin_cli.tensors.ranges import InRanges, Ranged
@@ -36,13 +37,16 @@ class Reading:
 
     key: the part of a nested PyTorch file that holds the weights, as a dotted path. renames: see
     `seen_names`. ignoring: leave out objects of foreign classes. dequantise: codes that only take
-    scales to be read are seen as the weights that they stand for.
+    scales to be read are seen as the weights that they stand for. adapters: a folder may hold an
+    adapter. weightless: a PyTorch file is one of training states, without weights.
     """
 
     key: str | None = None
     renames: tuple[tuple[str, str], ...] = ()
     ignoring: bool = False
     dequantise: bool = False
+    adapters: bool = False
+    weightless: bool = False
 
 
 class Checkpoint:
@@ -192,6 +196,7 @@ class Checkpoint:
             containers=nested,
             key=self._reading.key,
             ignoring=self._reading.ignoring,
+            weightless=self._reading.weightless,
             ties=self.ties,
         )
 
@@ -271,7 +276,7 @@ def open_checkpoint(
     """
     reading = reading or Reading(key=key)
     named = expand_home(path)
-    weights = find_weights(named)
+    weights = find_weights(named, adapters=reading.adapters)
     opened = _open_all(weights, reading)
     if weights.index:
         _require_index_fits(weights, opened)
@@ -289,13 +294,19 @@ def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
     errors: list[CheckpointError] = []
     for path in weights.files:
         try:
-            opened.append(open_weights(path, key=reading.key, ignoring=reading.ignoring))
+            opened.append(_open(path, reading))
         except CheckpointError as error:
             errors.append(error)
     if not errors:
         return opened
     kind = PartError if all(isinstance(error, PartError) for error in errors) else CheckpointError
     raise kind(*cap_problems([problem for error in errors for problem in error.problems]))
+
+
+def _open(path: Path, reading: Reading) -> WeightFile:
+    if reading.weightless:
+        return TorchFile(OpenFile(path), key=None, ignoring=reading.ignoring, weightless=True)
+    return open_weights(path, key=reading.key, ignoring=reading.ignoring)
 
 
 def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> None:

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, CommandEntry] = {
     "apply": CommandEntry(
         "rebasin_cli.commands.apply.command",
         "apply",
-        "Apply saved permutations or orthogonal maps to a checkpoint with the same tensors.",
+        "Apply saved permutations or maps to a checkpoint with the same tensors, or its adapters.",
     ),
     "fold": CommandEntry(
         "rebasin_cli.commands.fold.command",

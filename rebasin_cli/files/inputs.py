@@ -34,12 +34,16 @@ from rebasin_cli.wording import and_more, listing, plural, shorten
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
 
-def open_models(paths: Sequence[Path], selection: Selection) -> list[Checkpoint]:
+def open_models(
+    paths: Sequence[Path], selection: Selection, *, adapters: bool = False
+) -> list[Checkpoint]:
     """Open every model, the names of all brought to those of the first.
 
-    Raises one error with the problems of all that cannot be opened.
+    adapters: folders of adapters are opened too. Raises one error with the problems of all that
+    cannot be opened.
     """
-    readings = [reading_of(selection, number) for number in range(1, len(paths) + 1)]
+    numbers = range(1, len(paths) + 1)
+    readings = [replace(reading_of(selection, n), adapters=adapters) for n in numbers]
     opened, failures = _opened(paths, readings)
     parts = [k for k, error in failures.items() if isinstance(error, PartError)]
     if len(parts) < len(paths):

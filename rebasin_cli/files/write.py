@@ -33,13 +33,15 @@ MASKS = "rebasin.masks"  # of pruned tensors, in the metadata: JSON, by the tens
 class Result:
     """What a command made. like: the checkpoint whose form it gets. facts: its metadata.
 
-    parts: what the parts beside the weights become; None: they stay, and are stale.
+    parts: what the parts beside the weights become; None: they stay, and are stale. jobs: what is
+    new in the same file besides.
     """
 
     source: TensorSource
     like: Checkpoint
     facts: Mapping[str, str]
     parts: Parts | None = None
+    jobs: Sequence[PartJob] = ()
 
 
 def write_model(result: Result, target: Target, selection: Selection, output: Output) -> Written:
@@ -48,7 +50,8 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
     infos = output_infos(like, target.layout, selection, output)
     if parts is None:
         target = replace(target, fate=target.fate.without_parts)
-    jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
+    parts_jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
+    jobs = [*parts_jobs, *result.jobs]
     config = _configuration(target, selection, output, parted=bool(like.apart))
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}

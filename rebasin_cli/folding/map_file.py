@@ -12,7 +12,8 @@ import torch
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.files.permutation_file import (
+from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.files.saved.permutation_file import (
     CONFIG,
     PASSED,
     SYMMETRY,
@@ -23,7 +24,6 @@ from rebasin_cli.files.permutation_file import (
     origin_of,
     permutation_in,
 )
-from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.folding.tied_heads import part_heads, untied_spec
 from rebasin_cli.spec.binding.bound import BoundGroup

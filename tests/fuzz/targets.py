@@ -19,7 +19,7 @@ from rebasin_cli.activations.statistics_file import load_units, read_statistics
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.errors import RebasinError
-from rebasin_cli.files.permutation_file import read_permutations
+from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.folding.map_file import read_maps
 from rebasin_cli.options.model_paths import parse_paths
 from rebasin_cli.spec.binding.bind import bind

@@ -23,14 +23,19 @@ TorchFormat = Literal["safetensors", "pt"]
 
 
 class TorchFile:
-    """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole."""
+    """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole.
+
+    weightless: of one that holds states of training alone, which are all beside its weights.
+    """
 
     format: TorchFormat = "pt"
 
-    def __init__(self, file: OpenFile, *, key: str | None, ignoring: bool = False) -> None:
+    def __init__(
+        self, file: OpenFile, *, key: str | None, ignoring: bool = False, weightless: bool = False
+    ) -> None:
         loaded = load_container(file.path, ignoring=ignoring)
         container = loaded.value
-        state = find_state_dict(container, key=key, path=file.path)
+        state = {} if weightless else find_state_dict(container, key=key, path=file.path)
         self.file = file
         self.dropped = loaded.dropped
         self.extra = tuple(name for name in state if is_extra_state(name))

@@ -102,7 +102,7 @@ def _weights_of(folder: Path) -> frozenset[Path]:
         if not folder.is_dir() or not any(folder.iterdir()):
             return frozenset()
     try:
-        weights = find_weights(folder)
+        weights = find_weights(folder, adapters=True)
     except CheckpointError as error:
         raise UsageError(
             "will not replace a folder that is not a checkpoint",
@@ -116,7 +116,7 @@ def _weights_of(folder: Path) -> frozenset[Path]:
 def _require_read_back(folder: Path, names: Set[str], *, where: str) -> None:
     """Raise if other weights that stay in the folder would be read instead of the new ones."""
     try:
-        found = find_weights(folder)
+        found = find_weights(folder, adapters=True)
         if {found.name_of(file) for file in found.files} == names:
             return
     except CheckpointError:

@@ -27,13 +27,13 @@ _RANGE = 120 << 10
 class PartJob:
     """New tensors for a part that is in the container already: the rest of it stays.
 
-    stored: the name of each tensor -> that in the part.
+    stored: the name of each tensor -> its key in the part, of a list its number.
     """
 
     path: KeyPath
     tensors: tuple[TensorInfo, ...]
     produce: Callable[[str], Tensor]
-    stored: Mapping[str, str]
+    stored: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,11 @@ def _write_tensor(sink: Sink, tensor: Tensor) -> None:
 def _write_torch(sink: Sink, job: Job, container: str) -> None:
     source = job.layout.containers.get(container)
     whole: Any = {}
-    state: MutableMapping[str, Any] = whole
+    state: MutableMapping[str, Any] = whole if source is None else {}
     if source is not None:
         whole = load_container(source, ignoring=job.layout.ignoring).value
-        state = find_state_dict(whole, key=job.layout.key, path=source)
+        if not job.layout.weightless:
+            state = find_state_dict(whole, key=job.layout.key, path=source)
     parts = [(descend(whole, part.path), part) for part in job.parts]
     _replace_tensors(state, dict(_own_tensors(job, job.layout.ties)), job.layout)
     for values, part in parts:

@@ -19,8 +19,8 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes, told_of_codes
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
-from rebasin_cli.files.permutation_file import read_permutations
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
+from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.options.machine import Machine, plan_machine

@@ -16,8 +16,8 @@ from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import moved_parts
-from rebasin_cli.files.permutation_file import save_permutations
 from rebasin_cli.files.provenance import basin_of, provenance
+from rebasin_cli.files.saved.permutation_file import save_permutations
 from rebasin_cli.files.write import Result
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.permuted import Permuted

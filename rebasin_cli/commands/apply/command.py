@@ -15,13 +15,26 @@ from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
 Inverse = Annotated[bool, option()("--inverse", help="Undo the permutation, or the maps.")]
+Base = Annotated[
+    Path | None,
+    option()(
+        "--base",
+        metavar="MODEL",
+        help="The model that an adapter or an optimizer belongs to, if the file does not tell.",
+    ),
+]
+KeepUnknown = Annotated[
+    bool, option()("--keep-unknown", help="Leave what follows no weight as it is, with a warning.")
+]
 
 
-@with_options("permutation", "model", "inverse", "out", "pass_through")
+@with_options("permutation", "model", "inverse", "base", "keep_unknown", "out", "pass_through")
 def apply(
     permutation: Annotated[Path, argument("PERM")],
     model: Annotated[Path, argument("MODEL")],
     inverse: Inverse = False,
+    base: Base = None,
+    keep_unknown: KeepUnknown = False,
     *,
     selection: Annotated[Selection, offer("pass_through", *READING, "only_part")],
     output: Annotated[Output, offer("out", *FORMING)],
@@ -29,13 +42,14 @@ def apply(
     display: Annotated[Display, offer(*SHOWING)],
     tracing: Tracing,
 ) -> Work:
-    """Apply saved permutations or orthogonal maps to a checkpoint with the same tensors.
+    """Apply saved permutations or maps to a checkpoint with the same tensors, or its adapters.
 
-    For EMA weights, other dtypes and other stages of the model that PERM was found for. A
-    permutation is exact: NAME.permuted.EXT, and --inverse gives back the same bytes. The maps of
-    --symmetry orthogonal fold the norms (see rebasin fold) and rotate the units, in float64:
-    NAME.rotated.EXT, right to the rounding of its dtype; --inverse turns it back, still folded.
-    With --model the result is run before it is written: its outputs must not move.
+    For EMA weights, other dtypes and other stages of the model that PERM was found for; for its
+    adapters (LoRA and kin: a PEFT folder, files of diffusers and kohya); in a .pt, for states of
+    optimizers. A permutation is exact: NAME.permuted.EXT, and --inverse gives back the same bytes.
+    The maps of --symmetry orthogonal fold the norms (see rebasin fold) and rotate the units, in
+    float64: NAME.rotated.EXT, right to the rounding of its dtype; --inverse turns it back, still
+    folded. With --model the result is run before it is written: its outputs must not move.
 
     Examples:
 
@@ -46,6 +60,8 @@ def apply(
         rebasin apply b.perm.safetensors b-ema.permuted.pt --inverse -o back.pt
 
         rebasin apply gpt.maps.safetensors gpt-ema.safetensors
+
+        rebasin apply b.perm.safetensors lora-of-b/ -o lora-of-aligned-b
     """
     from rebasin_cli.commands.apply.plan import ApplyRequest, plan_apply
     from rebasin_cli.commands.apply.report import PRESENTERS
@@ -55,6 +71,8 @@ def apply(
         permutation=home_path(permutation),
         model=home_path(model),
         inverse=inverse,
+        base=base and home_path(base),
+        keep_unknown=keep_unknown,
         selection=selection,
         output=output,
         computing=computing,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.files.provenance import folded_facts
@@ -17,7 +19,7 @@ from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 
 
@@ -124,3 +126,33 @@ class Rotation:
     ) -> FunctionDifference | None:
         tied = FoldedNorms(model, self.folding).tied_error()
         return measure_function(check, model, self.apply(model), tied, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorRotation(Rotation):
+    """The same for factors that belong to the weights of a model.
+
+    base: the model, whose gains are folded. folding: of its norms, the factors among their readers.
+    """
+
+    base: TensorSource
+    factors: Sequence[BoundTensor]
+
+    @property
+    def tensors(self) -> Sequence[BoundTensor]:
+        return self.factors
+
+    def apply(self, source: TensorSource) -> TensorSource:
+        folded = FoldedNorms(_Beside(source, self.base), self.folding)
+        return Carried(folded, self.factors, self.maps)
+
+
+class _Beside(Derived):
+    """A source in which the tensors of another can be loaded too."""
+
+    def __init__(self, source: TensorSource, other: TensorSource) -> None:
+        super().__init__(source)
+        self._other, self._own = other, frozenset(source.names())
+
+    def load(self, name: str) -> Tensor:
+        return super().load(name) if name in self._own else self._other.load(name)

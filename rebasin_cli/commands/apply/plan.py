@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,24 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.apply.belonging_plan import (
+    Belonging,
+    open_states,
+    plan_adapter,
+    plan_training,
+)
+from rebasin_cli.commands.apply.belongings.adapter import adapter_configuration
+from rebasin_cli.commands.apply.belongings.factor_names import is_adapter
+from rebasin_cli.commands.apply.belongings.owner import OwnerModel, is_copy, owner_of
+from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering, Rotation
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import PermutationError, UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.configs import compare_configs
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.permutation_file import Saved, read_permutations
+from rebasin_cli.files.saved.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.map_file import is_map_file, read_maps
 from rebasin_cli.folding.tied_heads import untied_check
@@ -32,11 +42,17 @@ from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
 
 @dataclass(frozen=True)
 class ApplyRequest:
-    """What a permutation file is applied to."""
+    """What a permutation file is applied to: a model, or what belongs to one.
+
+    base: the model that it belongs to, where the permutation file does not tell. keep_unknown:
+    leave what follows nothing that is known.
+    """
 
     permutation: Path
     model: Path
     inverse: bool = False
+    base: Path | None = None
+    keep_unknown: bool = False
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -45,18 +61,20 @@ class ApplyRequest:
 
 @dataclass(frozen=True)
 class ApplyPlan:
-    """All that `run_apply` needs: a model, what is done to it, and a target.
+    """All that `run_apply` needs: a model or what belongs to one, what is done to it, a target.
 
-    check: the model to check with that its function stays; None: nothing is run.
+    check: the model to check with that its function stays; None: nothing is run. belonging: None
+    of a model. training: what follows the weights, of the same file, that is no weights.
     """
 
     model: Checkpoint
     source: Path
     movement: Movement
-    inverted: bool
     target: Target
     request: ApplyRequest
     check: FunctionCheck | None = None
+    belonging: Belonging | None = None
+    training: Training = field(default_factory=Training)
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -74,28 +92,87 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
     """
-    (checkpoint,) = open_models([request.model], request.selection)
-    source = request.permutation
-    checkpoint, movement, saved = _movement(source, checkpoint, inverse=request.inverse)
-    refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
-    check_saved(saved, source, checkpoint, request.selection)
-    (out,) = output_paths([checkpoint], request.output, word=movement.word)
-    target = plan_target(
-        out,
-        checkpoint,
-        request.selection,
-        request.output,
-        own=[checkpoint],
-        others=[source],
-        create=request.output.names_folder,
-    )
     if request.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
+    states = open_states(request.model, request.selection)
+    if states is not None:
+        return _plan_states(request, states)
+    (checkpoint,) = open_models([request.model], request.selection, adapters=True)
+    if is_adapter(checkpoint.names()) or adapter_configuration(request.model):
+        return _plan_adapter(request, checkpoint)
+    try:
+        found, movement, saved = _movement(request.permutation, checkpoint, inverse=request.inverse)
+    except PermutationError:
+        if request.base is None and not is_copy(checkpoint, request.permutation):
+            raise
+        return _plan_adapter(request, checkpoint)
+    return _plan_model(request, found, movement, saved)
+
+
+def _plan_model(
+    request: ApplyRequest, checkpoint: Checkpoint, movement: Movement, saved: Saved
+) -> ApplyPlan:
+    if request.base is not None:
+        raise UsageError(f"{request.model} is a model itself", hint="leave out --base")
+    source = request.permutation
+    refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
+    check_saved(saved, source, checkpoint, request.selection)
+    target = _target(request, checkpoint, movement.word)
     check = plan_function_check(
         checkpoint.undivided, request.selection, request.tracing, wanted=request.computing.check
     )
     check = untied_check(check, checkpoint.apart)
-    return ApplyPlan(checkpoint, source, movement, request.inverse, target, request, check)
+    training = Training()
+    if target.layout.containers and target.fate.stale and request.selection.only_part is None:
+        owner = OwnerModel(checkpoint, ordered=True, named=True)
+        training = plan_training(
+            checkpoint, checkpoint.rest.stale, movement, owner, keep_unknown=request.keep_unknown
+        )
+    return ApplyPlan(checkpoint, source, movement, target, request, check=check, training=training)
+
+
+def _plan_adapter(request: ApplyRequest, adapter: Checkpoint) -> ApplyPlan:
+    source = request.permutation
+    owner = owner_of(source, request.base, request.selection)
+    movement, belonging = plan_adapter(
+        adapter, source, owner, inverse=request.inverse, keep_unknown=request.keep_unknown
+    )
+    target = _target(request, adapter, movement.word)
+    return ApplyPlan(adapter, source, movement, target, request, belonging=belonging)
+
+
+def _plan_states(request: ApplyRequest, file: Checkpoint) -> ApplyPlan:
+    """Return the plan of a file that holds states of training alone, as of an optimizer."""
+    owner = owner_of(request.permutation, request.base, request.selection)
+    _, movement, _ = _movement(request.permutation, owner.model, inverse=request.inverse)
+    target = _target(request, file, movement.word)
+    if not target.layout.containers:
+        raise UsageError(f"{request.model} can be written as a .pt file only")
+    training = plan_training(file, [()], movement, owner, keep_unknown=request.keep_unknown)
+    belonging = Belonging("training state", len(training.moments), training.moved)
+    return ApplyPlan(
+        file,
+        request.permutation,
+        movement,
+        target,
+        request,
+        belonging=belonging,
+        training=training,
+    )
+
+
+def _target(request: ApplyRequest, like: Checkpoint, word: str) -> Target:
+    (out,) = output_paths([like], request.output, word=word)
+    base = [] if request.base is None else [request.base]
+    return plan_target(
+        out,
+        like,
+        request.selection,
+        request.output,
+        own=[like],
+        others=[request.permutation, *base],
+        create=request.output.names_folder,
+    )
 
 
 def _movement(
@@ -129,6 +206,7 @@ class Applied:
 
     word: what that did, see `Movement`.
     function: how far its outputs are from those before, if a model was named to run them.
+    belonging: what it is, if it is no model.
     """
 
     model: Path
@@ -139,3 +217,4 @@ class Applied:
     moved: int
     written: Written
     function: FunctionDifference | None = None
+    belonging: Belonging | None = None

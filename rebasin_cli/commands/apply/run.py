@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.apply.plan import Applied, ApplyPlan
@@ -19,22 +20,26 @@ def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applie
         yield LeftAsIs(plan.target.path, "exists")
         return
     model, movement = plan.model, plan.movement
-    function = movement.check(plan.check, model, model.path)
-    facts = provenance("apply", [model], basin=None, inverse=plan.inverted, **plan.movement.facts)
+    inverted, training = plan.request.inverse, plan.training
+    function = None if plan.belonging else movement.check(plan.check, model, model.path)
+    facts = provenance("apply", [model], basin=None, inverse=inverted, **movement.facts)
     result = Result(
         movement.apply(model),
         model,
         facts,
         lambda key: movement.apply(part_of(model, key, movement.tensors)),
+        jobs=training.jobs(),
     )
     progress(f"writing {plan.target.path.name}", 0, 0)
+    written = write_result(result, plan.target, plan.request)
     yield Applied(
         model=model.path,
         permutation=plan.source,
-        inverted=plan.inverted,
+        inverted=inverted,
         word=movement.word,
         groups=len(movement.groups),
         moved=movement.moved,
-        written=write_result(result, plan.target, plan.request),
+        written=replace(written, fate=training.fate(written.fate)),
         function=function,
+        belonging=plan.belonging,
     )

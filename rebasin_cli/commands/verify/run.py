@@ -8,7 +8,7 @@ from dataclasses import replace
 from rebasin_cli.alignment.function_check import check_of
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
-from rebasin_cli.files.permutation_file import save_permutations
+from rebasin_cli.files.saved.permutation_file import save_permutations
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress

@@ -13,6 +13,7 @@ from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.files.name_views import bind_seen
 from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.files.saved.stored_model import tensors_entry
 from rebasin_cli.files.write import folder_for
 from rebasin_cli.json_text import read_json
 from rebasin_cli.permutation import Permutation, Permutations
@@ -182,6 +183,7 @@ def origin_of(
         PASSED: json.dumps(passed, sort_keys=True),
         CONFIG: json.dumps(dict(model.config), sort_keys=True),
         "rebasin.groups": json.dumps(groups, sort_keys=True),
+        **tensors_entry(model),
         "rebasin.reference": reference.sha256(),
         "rebasin.model": model.sha256(),
     }

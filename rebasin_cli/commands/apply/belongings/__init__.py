@@ -1,0 +1,1 @@
+"""What belongs to a model: adapters, copies of some tensors, states of its training."""

@@ -1,0 +1,101 @@
+"""An adapter, or a copy of some of a model's tensors: what each of its tensors follows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rebasin_cli.checkpoint.failures import reading
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.strict_json import parse_object
+from rebasin_cli.commands.apply.belongings.factor_names import (
+    FactorEntry,
+    Role,
+    entry_of,
+    known_method,
+)
+from rebasin_cli.commands.apply.belongings.followers import Follower, Following
+from rebasin_cli.commands.apply.belongings.kept import tell_kept
+from rebasin_cli.commands.apply.belongings.weight_names import find_weights_of
+from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.tensors.blocks import BoundTensor
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What of an adapter follows a model.
+
+    kept: names of what stays, although nothing is known of it. foreign: of other networks.
+    """
+
+    followers: tuple[Follower, ...]
+    tensors: tuple[BoundTensor, ...]
+    kept: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def bind_adapter(
+    adapter: Checkpoint, model: Checkpoint, bound: BoundSpec, *, keep_unknown: bool
+) -> Adapter:
+    """Return what the tensors of an adapter follow.
+
+    Raises PermutationError naming those that follow nothing that is known, unless they are kept.
+    """
+    entries = [entry_of(name) for name in adapter.names()]
+    found = find_weights_of(entries, {*model.names(), *model.ties})
+    wrong = dict(_unknown(entries, found.lacking, model))
+    followers = [
+        Follower(
+            entry, _spec_name(found.weights[entry.name], model), adapter.info(entry.name).shape
+        )
+        for entry in entries
+        if entry.name in found.weights and entry.name not in wrong
+    ]
+    tensors = []
+    for name, result in Following(bound, inwards=_inwards(adapter.path)).bind(followers):
+        if isinstance(result, BoundTensor):
+            tensors.append(result)
+        else:
+            wrong[name] = result.problems[0]
+    tell_kept(wrong, adapter.path, keep_unknown=keep_unknown)
+    return Adapter(tuple(followers), tuple(tensors), tuple(wrong), found.foreign)
+
+
+def _inwards(path: Path) -> Sequence[str]:
+    """Return the modules of IA3 whose vectors scale what they read, by the ends of their names."""
+    named = adapter_configuration(path).get("feedforward_modules")
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+
+
+def adapter_configuration(path: Path) -> Mapping[str, object]:
+    """Return the adapter_config.json of a folder, or beside a file; empty if there is none."""
+    config = (path if path.is_dir() else path.parent) / ADAPTER_CONFIG
+    try:
+        with reading(config):
+            data = config.read_bytes()
+        return parse_object(data, where=str(config), what="the configuration")
+    except CheckpointError:
+        return {}
+
+
+def _spec_name(name: str, model: Checkpoint) -> str:
+    """Return the name of a tied tensor under which the spec has it."""
+    return name if name in model.names() else model.ties.get(name, name)
+
+
+def _unknown(
+    entries: Sequence[FactorEntry], lacking: Sequence[str], model: Checkpoint
+) -> Iterator[tuple[str, Problem]]:
+    """Yield the tensors that follow nothing, and why."""
+    left = set(lacking)
+    for entry in entries:
+        if entry.name not in left or entry.role is Role.STILL:
+            continue
+        what, why = f"{entry.name!r} cannot follow a permutation", known_method(entry.name)
+        if not why:
+            why = f"it would follow {entry.target!r}, and {model.path} has no such tensor"
+        yield entry.name, Problem(what, detail=why)

@@ -1,0 +1,213 @@
+"""The states of training in a PyTorch file, bound to the parameters that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rebasin_cli.checkpoint.parts import Fate, KeyPath, descend, dotted_path
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.torch_format.unpickle import load_container
+from rebasin_cli.checkpoint.writing.shard_writer import PartJob
+from rebasin_cli.commands.apply.belongings.factor_names import FactorEntry, Role
+from rebasin_cli.commands.apply.belongings.followers import (
+    FollowedAxes,
+    Follower,
+    Following,
+    axes_in,
+)
+from rebasin_cli.commands.apply.belongings.numbering import Parameter, by_name, number_parameters
+from rebasin_cli.commands.apply.belongings.owner import OwnerModel
+from rebasin_cli.commands.apply.belongings.training_states import (
+    Moment,
+    TrainingState,
+    training_states,
+)
+from rebasin_cli.commands.apply.belongings.weight_names import find_weights_of
+from rebasin_cli.commands.apply.movement import Reordering
+from rebasin_cli.errors import PermutationError, Problem
+from rebasin_cli.permutation import Permutations
+from rebasin_cli.permuted import Permuted
+from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.blocks import BoundTensor
+
+_STATISTICS = ("running_mean", "running_var")  # float, and no parameters
+
+
+@dataclass(frozen=True)
+class Training:
+    """What of a file follows the weights beside them.
+
+    followed: dotted paths of the parts that do. wrong: by dotted path, what does not, and why.
+    """
+
+    moments: tuple[Moment, ...] = ()
+    tensors: tuple[BoundTensor, ...] = ()
+    followed: tuple[str, ...] = ()
+    wrong: Mapping[str, Problem] = field(default_factory=dict)
+    permutations: Permutations = field(default_factory=dict)
+
+    def fate(self, fate: Fate) -> Fate:
+        """Return the fate of the rest of a file in which this follows the weights."""
+        stale = tuple(key for key in fate.stale if key not in self.followed)
+        named = tuple(key for key in self.followed if key)
+        return replace(fate, parts=(*fate.parts, *named), stale=stale)
+
+    @property
+    def moved(self) -> int:
+        """How many moments move."""
+        groups = {name for name, found in self.permutations.items() if found.moved}
+        return sum(len(tensor.members) for tensor in self.tensors if tensor.groups & groups)
+
+    def jobs(self) -> list[PartJob]:
+        """Return the moments, moved, as what is written beside the weights."""
+        source = InMemory({m.name: m.tensor.detach() for m in self.moments})
+        moved = Permuted(source, self.tensors, self.permutations)
+        places: dict[KeyPath, list[Moment]] = {}
+        for moment in self.moments:
+            places.setdefault(moment.path, []).append(moment)
+        return [
+            PartJob(
+                path,
+                tuple(source.info(moment.name) for moment in moments),
+                moved.load,
+                {moment.name: moment.key for moment in moments},
+            )
+            for path, moments in places.items()
+        ]
+
+
+def bind_training(
+    file: Checkpoint,
+    parts: Sequence[KeyPath],
+    owner: OwnerModel,
+    movement: Reordering,
+) -> Training:
+    """Return what of some parts of a PyTorch file follows a model's weights, tensor by tensor.
+
+    parts: those that hold numbers of the old weights.
+    """
+    container = load_container(file.files[0], ignoring=file.layout.ignoring).value
+    binder = _StateBinder(owner, movement)
+    found = [
+        (part, state) for part in parts for state in training_states(descend(container, part), part)
+    ]
+    results = [(part, binder.bind(state)) for part, state in found]
+    lost = {part for part, result in results if result.wrong}
+    return Training(
+        tuple(m for _, result in results for m in result.moments),
+        tuple(t for _, result in results for t in result.tensors),
+        tuple(
+            dotted_path(part) for part in dict.fromkeys(p for p, _ in results) if part not in lost
+        ),
+        {name: why for _, result in results for name, why in result.wrong.items()},
+        movement.permutations,
+    )
+
+
+class _StateBinder:
+    """The parameters of a model, for states of its training."""
+
+    def __init__(self, owner: OwnerModel, movement: Reordering) -> None:
+        self._model, self._ordered = owner.model, owner.ordered
+        self._bound = bound = movement.bound
+        self._moved = {name for name, p in movement.permutations.items() if p.moved}
+        self._following = Following(bound)
+        self._places = {
+            name: (tensor, position)
+            for tensor in bound.tensors
+            for position, name in enumerate(tensor.members)
+        }
+
+    def bind(self, state: TrainingState) -> Training:
+        """Return the moments of a state with what they follow, or what is wrong with it."""
+        wrong = {name: Problem(f"{name!r}: {why}") for name, why in state.unknown.items()}
+        try:
+            weights = self._weights(state) if any(state.moments.values()) and not wrong else {}
+        except PermutationError as error:
+            name = dotted_path(state.path) or "state"
+            problem = error.problems[0]
+            wrong[name] = Problem(
+                f"{name!r}: {problem.what}", detail=problem.detail, hint=problem.hint
+            )
+            weights = {}
+        if wrong:
+            return Training(wrong=wrong)
+        moments = [(m, weights[key]) for key, found in state.moments.items() for m in found]
+        return self._bound_moments(moments)
+
+    def _bound_moments(self, moments: Sequence[tuple[Moment, str]]) -> Training:
+        followers = [
+            Follower(_entry(moment, weight), weight, tuple(moment.tensor.shape))
+            for moment, weight in moments
+        ]
+        tensors, wrong = [], {}
+        for name, result in self._following.bind(followers):
+            if isinstance(result, BoundTensor):
+                tensors.append(result)
+            else:
+                wrong[name] = result.problems[0]
+        lost = () if wrong else tuple(moment for moment, _ in moments)
+        return Training(lost, () if wrong else tuple(tensors), wrong=wrong)
+
+    def _weights(self, state: TrainingState) -> dict[Any, str]:
+        """Return the parameter that each key of a state belongs to."""
+        if by_name(state.names, state.groups) or not state.groups:
+            return self._named(state)
+        if not self._ordered:
+            raise PermutationError(
+                "it numbers parameters, and the order of the model's is not known",
+                hint="name a .pt of the model with --base: a safetensors file has an order of its "
+                "own",
+            )
+        return number_parameters(
+            state.groups,
+            list(self._parameters()),
+            lambda slot, parameter: self._fits(state.moments.get(slot, ()), parameter.name),
+            matter=lambda slot: bool(state.moments.get(slot)),
+        )
+
+    def _named(self, state: TrainingState) -> dict[Any, str]:
+        keys = [key for key in state.moments if state.moments[key]]
+        targets = {str(key): state.names.get(key, str(key)) for key in keys}
+        entries = [FactorEntry(key, Role.WHOLE, target) for key, target in targets.items()]
+        found = find_weights_of(entries, {*self._model.names(), *self._model.ties})
+        if found.lacking:
+            raise PermutationError(f"{found.lacking[0]!r} is no parameter of {self._model.path}")
+        return {key: self._stored(found.weights[str(key)]) for key in keys}
+
+    def _stored(self, name: str) -> str:
+        return name if name in self._model.names() else self._model.ties.get(name, name)
+
+    def _parameters(self) -> Iterator[Parameter]:
+        """Yield what can be a parameter, in the order of the model."""
+        for name in self._model.names():
+            if name in self._model.ties or not self._model.info(name).floating:
+                continue
+            buffer = name in self._bound.buffers or name.endswith(_STATISTICS)
+            certain = name in self._places and not buffer
+            yield Parameter(name, self._movement(name), certain)
+
+    def _movement(self, name: str) -> Hashable:
+        """Return what is equal for tensors that move alike."""
+        if name not in self._places:
+            return self._model.info(name).shape
+        tensor, position = self._places[name]
+        if not tensor.groups & self._moved:
+            return self._model.info(name).shape
+        return (tensor.members, position) if tensor.stacked else (tensor.shape, tensor.blocks)
+
+    def _fits(self, moments: Sequence[Moment], name: str) -> bool:
+        shape = self._model.info(name).shape
+        return all(_axes(moment, name, shape) is not None for moment in moments)
+
+
+def _entry(moment: Moment, weight: str) -> FactorEntry:
+    return FactorEntry(moment.name, moment.role, weight, moment.kind)
+
+
+def _axes(moment: Moment, name: str, shape: Sequence[int]) -> FollowedAxes | None:
+    follower = Follower(_entry(moment, name), name, tuple(moment.tensor.shape))
+    found = axes_in(follower, shape, (0, 1))
+    return found[0] if found else None
