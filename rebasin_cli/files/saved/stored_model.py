@@ -65,7 +65,7 @@ def stored_model(file: Checkpoint, config: Mapping[str, Any]) -> StoredModel | N
 
 def _info(name: str, dtype: str, *shape: int) -> TensorInfo:
     found = getattr(torch, dtype)
-    if not isinstance(found, torch.dtype) or not all(type(size) is int for size in shape):
+    if not isinstance(found, torch.dtype) or not all(type(n) is int and n >= 0 for n in shape):
         raise TypeError(f"{name}: {dtype} {shape}")
     return TensorInfo(name, shape, found)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import reading
@@ -65,10 +68,22 @@ def bind_adapter(
     return Adapter(tuple(followers), tuple(tensors), tuple(wrong), found.foreign)
 
 
-def _inwards(path: Path) -> Sequence[str]:
-    """Return the modules of IA3 whose vectors scale what they read, by the ends of their names."""
+def _inwards(path: Path) -> Callable[[str], bool]:
+    """Return whether the vector of IA3 of a module scales what it reads, as its configuration says.
+
+    By the ends of names, or a regular expression.
+    """
     named = adapter_configuration(path).get("feedforward_modules")
-    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    if isinstance(named, str):
+        return partial(_matches, named)
+    ends = tuple(n for n in named if isinstance(n, str)) if isinstance(named, list) else ()
+    return lambda module: module.endswith(ends)
+
+
+def _matches(pattern: str, module: str) -> bool:
+    with suppress(re.error):
+        return re.fullmatch(pattern, module) is not None
+    return False
 
 
 def adapter_configuration(path: Path) -> Mapping[str, object]:

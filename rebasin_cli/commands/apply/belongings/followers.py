@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -28,10 +28,12 @@ class Follower:
 class Following:
     """The weights of a bound model, and what follows them.
 
-    inwards: suffixes of modules whose vectors of IA3 scale what they read.
+    inwards: whether the vector of IA3 of a module scales what it reads.
     """
 
-    def __init__(self, bound: BoundSpec, *, inwards: Sequence[str] = ()) -> None:
+    def __init__(
+        self, bound: BoundSpec, *, inwards: Callable[[str], bool] = lambda module: False
+    ) -> None:
         self._bound, self._inwards = bound, inwards
         self._places = {
             name: (tensor, position)
@@ -81,7 +83,8 @@ class Following:
         sides = (1, 0) if transposed and len(weight) == MATRIX else (0, 1)
         if follower.entry.role is Role.SCALE and self._scales_inputs(follower):
             sides = sides[1], sides[0]
-        found = axes_in(follower, weight, sides)
+        still = transposed and len(weight) > MATRIX and follower.entry.role is not Role.WHOLE
+        found = None if still else axes_in(follower, weight, sides)
         if found is None:
             raise PermutationError(
                 f"{follower.entry.name!r} is {list(follower.shape)}, which does not fit "
@@ -96,8 +99,7 @@ class Following:
         """
         if len(follower.shape) == MATRIX:
             return follower.shape[0] == 1
-        module = follower.entry.target.rpartition(".")[0]
-        return any(module.endswith(end) for end in self._inwards)
+        return self._inwards(follower.entry.target.rpartition(".")[0])
 
 
 def _check_stack(members: Sequence[Follower], tensor: BoundTensor) -> None:

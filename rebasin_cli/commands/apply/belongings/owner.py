@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
@@ -33,7 +33,10 @@ def owner_of(source: Path, base: Path | None, selection: Selection) -> OwnerMode
     Raises PermutationError if neither tells.
     """
     if base is not None:
-        (model,) = open_models([base], replace(selection, key=None, only_part=None, renames=()))
+        reading = Selection(
+            ignore_classes=selection.ignore_classes, dequantize=selection.dequantize
+        )
+        (model,) = open_models([base], reading)
         return OwnerModel(model, model.layout.format == "pt", named=True)
     with open_checkpoint(source) as file:
         stored = stored_model(file, object_in(file, source, CONFIG))

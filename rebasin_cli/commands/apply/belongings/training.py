@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,20 +39,22 @@ _STATISTICS = ("running_mean", "running_var")  # float, and no parameters
 class Training:
     """What of a file follows the weights beside them.
 
-    followed: dotted paths of the parts that do. wrong: by dotted path, what does not, and why.
+    looked: dotted paths of the parts that were looked at. followed: of them, or of what is in them,
+    what does. left: what does not. wrong: why, by name.
     """
 
     moments: tuple[Moment, ...] = ()
     tensors: tuple[BoundTensor, ...] = ()
+    looked: tuple[str, ...] = ()
     followed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     wrong: Mapping[str, Problem] = field(default_factory=dict)
     permutations: Permutations = field(default_factory=dict)
 
     def fate(self, fate: Fate) -> Fate:
         """Return the fate of the rest of a file in which this follows the weights."""
-        stale = tuple(key for key in fate.stale if key not in self.followed)
-        named = tuple(key for key in self.followed if key)
-        return replace(fate, parts=(*fate.parts, *named), stale=stale)
+        stale = (*(key for key in fate.stale if key not in self.looked), *self.left)
+        return replace(fate, parts=(*fate.parts, *self.followed), stale=stale)
 
     @property
     def moved(self) -> int:
@@ -93,17 +95,23 @@ def bind_training(
     found = [
         (part, state) for part in parts for state in training_states(descend(container, part), part)
     ]
-    results = [(part, binder.bind(state)) for part, state in found]
-    lost = {part for part, result in results if result.wrong}
+    results = [(part, state.path, binder.bind(state)) for part, state in found]
+    lost = {part for part, _, result in results if result.wrong}
+    kept = [(path if part in lost else part, bool(r.wrong)) for part, path, r in results]
     return Training(
-        tuple(m for _, result in results for m in result.moments),
-        tuple(t for _, result in results for t in result.tensors),
-        tuple(
-            dotted_path(part) for part in dict.fromkeys(p for p, _ in results) if part not in lost
-        ),
-        {name: why for _, result in results for name, why in result.wrong.items()},
+        tuple(moment for _, _, result in results for moment in result.moments),
+        tuple(tensor for _, _, result in results for tensor in result.tensors),
+        tuple(dict.fromkeys(map(dotted_path, parts))),
+        _named(path for path, stays in kept if not stays),
+        _named(path for path, stays in kept if stays),
+        {name: why for _, _, result in results for name, why in result.wrong.items()},
         movement.permutations,
     )
+
+
+def _named(paths: Iterable[KeyPath]) -> tuple[str, ...]:
+    """Return paths as text, but that of the whole file, which needs no name."""
+    return tuple(dict.fromkeys(dotted_path(path) for path in paths if path))
 
 
 class _StateBinder:
@@ -122,18 +130,19 @@ class _StateBinder:
 
     def bind(self, state: TrainingState) -> Training:
         """Return the moments of a state with what they follow, or what is wrong with it."""
-        wrong = {name: Problem(f"{name!r}: {why}") for name, why in state.unknown.items()}
+        if state.unknown:
+            unknown = {name: Problem(f"{name!r}: {why}") for name, why in state.unknown.items()}
+            return Training(wrong=unknown)
         try:
-            weights = self._weights(state) if any(state.moments.values()) and not wrong else {}
-        except PermutationError as error:
-            name = dotted_path(state.path) or "state"
-            problem = error.problems[0]
-            wrong[name] = Problem(
-                f"{name!r}: {problem.what}", detail=problem.detail, hint=problem.hint
+            weights = self._weights(state) if any(state.moments.values()) else {}
+            lacking = next(
+                (k for k, found in state.moments.items() if found and k not in weights), None
             )
-            weights = {}
-        if wrong:
-            return Training(wrong=wrong)
+            if lacking is not None:
+                raise PermutationError(f"no group of its parameters has {lacking!r}")
+        except PermutationError as error:
+            name, problem = dotted_path(state.path) or "state", error.problems[0]
+            return Training(wrong={name: replace(problem, what=f"{name!r}: {problem.what}")})
         moments = [(m, weights[key]) for key, found in state.moments.items() for m in found]
         return self._bound_moments(moments)
 
@@ -148,8 +157,9 @@ class _StateBinder:
                 tensors.append(result)
             else:
                 wrong[name] = result.problems[0]
-        lost = () if wrong else tuple(moment for moment, _ in moments)
-        return Training(lost, () if wrong else tuple(tensors), wrong=wrong)
+        if wrong:
+            return Training(wrong=wrong)
+        return Training(tuple(moment for moment, _ in moments), tuple(tensors))
 
     def _weights(self, state: TrainingState) -> dict[Any, str]:
         """Return the parameter that each key of a state belongs to."""
