@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, SupportsFloat, overload
 
 from torch import Tensor, nn
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from rebasin_cli.api.keywords import Options
     from rebasin_cli.api.specs import MatchOptions
 
-NO_WEIGHTS: Mapping[str, Sequence[float]] = MappingProxyType({})
-
 
 @overload
 def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes back as that
@@ -56,7 +53,7 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
     combine: str = "mean",
     density: float | None = None,
     scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] = NO_WEIGHTS,
+    tensor_weights: Mapping[str, Sequence[float]] | None = None,
     **options: Unpack[MatchOptions],
 ) -> dict[str, Tensor]: ...
 
@@ -72,7 +69,7 @@ def merge(
     combine: str = "mean",
     density: float | None = None,
     scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] = NO_WEIGHTS,
+    tensor_weights: Mapping[str, Sequence[float]] | None = None,
     **options: Unpack[MatchOptions],
 ) -> Checkpoint: ...
 
@@ -87,7 +84,7 @@ def merge(
     combine: str = "mean",
     density: float | None = None,
     scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] = NO_WEIGHTS,
+    tensor_weights: Mapping[str, Sequence[float]] | None = None,
     spec: SpecLike = None,
     model: NetworkLike | None = None,
     inputs: object = None,
@@ -120,7 +117,7 @@ def merge(
         _request(len(models), ref, groups, combining),
         strategy=strategy,
         weights=list(map(float, weights)),
-        tensor_weights=list(tensor_weights.items()),
+        tensor_weights=list((tensor_weights or {}).items()),
     )
     source = SpecSource(spec, model, inputs)
     plan = plan_mean(request, _problem(found, given, groups, source, strategy))

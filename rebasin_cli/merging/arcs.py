@@ -11,7 +11,7 @@ from torch import Tensor
 from rebasin_cli.merging.mean import PARALLEL, weighted_mean
 from rebasin_cli.tensors.numbers import in_reals
 
-STEP = 1e-7  # radians: the last step of the mean; the next one would be far smaller
+STEP = 1e-12  # radians: where the steps of the mean end; each is a few products of N numbers
 ROUNDS = 200  # of steps at most; they shrink fast unless vectors point all over the sphere
 CHUNK = 2**18  # numbers of each tensor in float64 at a time
 

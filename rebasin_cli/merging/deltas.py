@@ -78,7 +78,7 @@ def elect(deltas: Iterable[Delta]) -> Tensor:
     sum(w d) / sum(|w|) over them, 0 where the sum is 0: the election and the mean of TIES. A
     negative weight turns a delta round.
     """
-    above, below = _Side(), _Side()
+    above, below = _Agreeing(), _Agreeing()
     for delta in deltas:
         values = delta.values.mul_(delta.weight)
         above.add(values.clamp(min=0), abs(delta.weight))
@@ -129,7 +129,7 @@ STEP_RULES: Mapping[str, StepRule] = {
 }
 
 
-class _Side:
+class _Agreeing:
     """The values of one sign: their sum, and the weights of those that are not 0, by place."""
 
     def __init__(self) -> None:

@@ -130,7 +130,7 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
 
 
 @dataclass(frozen=True)
-class Choices:
+class MergeChoices:
     """What is settled before any file is opened. reference: the number of a model, or the base."""
 
     combination: Combination
@@ -145,7 +145,7 @@ class Choices:
         return MixedModels(merged, base, weights, self.combination)
 
 
-def plan_choices(request: MergeRequest) -> Choices:
+def plan_choices(request: MergeRequest) -> MergeChoices:
     """Return how models are combined, their weights and the reference, or raise UsageError."""
     paths, strategy, base = request.models, request.strategy, request.combining.base
     combination = plan_combination(
@@ -165,7 +165,7 @@ def plan_choices(request: MergeRequest) -> Choices:
         raise UsageError("--ref does not go with --base", hint="the base is the reference")
     reference = len(paths) if base else reference_position(request.reference, paths)
     weights = check_model_weights(request.weights, len(paths), combination)
-    return Choices(combination, weights, reference)
+    return MergeChoices(combination, weights, reference)
 
 
 def check_averages(request: MergeRequest, way: str) -> None:
