@@ -161,6 +161,12 @@ def plan_choices(request: MergeRequest) -> MergeChoices:
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
+    renormalize = request.renormalization
+    if renormalize is not None and renormalize.method != "reset" and not request.averages:
+        raise UsageError(
+            f"{renormalize.method} goes by the mean of the models, and this is none",
+            hint="--renormalize reset",
+        )
     if base is not None and request.reference is not None:
         raise UsageError("--ref does not go with --base", hint="the base is the reference")
     reference = len(paths) if base else reference_position(request.reference, paths)
@@ -189,11 +195,6 @@ def _correction(
 ) -> CorrectionPlan | None:
     if request.renormalization is None:
         return None
-    if not request.averages and request.renormalization.method != "reset":
-        raise UsageError(
-            "the other ways to renormalize go by the mean of the models, and this is none",
-            hint="--renormalize reset",
-        )
     found = plan_correction(
         reference, request.selection, request.tracing, request.data, request.renormalization
     )

@@ -144,6 +144,7 @@ def test_whole_numbers_and_what_is_left_out(tmp_path: Path) -> None:
         ("--combine dare --base base.safetensors --scale inf", "--scale inf: expected a number"),
         ("--combine dare --base base.safetensors --ref a.safetensors", "--ref does not go with"),
         ("--combine model-stock --base base.safetensors -w 1,2", "model-stock takes no weights"),
+        ("--combine slerp-n --renormalize repair --model x.py:y", "and this is none"),
         ("--strategy none -w x.*=1,2", "--weights: no tensor is called 'x.*'"),
         ("--strategy none -w 2.*=1", "1 weights for 2 models"),
         ("--strategy none -w 2.*=1,-1", "the weights add up to zero"),
