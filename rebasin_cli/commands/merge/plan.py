@@ -147,31 +147,36 @@ class MergeChoices:
 
 def plan_choices(request: MergeRequest) -> MergeChoices:
     """Return how models are combined, their weights and the reference, or raise UsageError."""
-    paths, strategy, base = request.models, request.strategy, request.combining.base
+    paths, base = request.models, request.combining.base
     combination = plan_combination(
         request.combining,
         models=len(paths),
         weights=request.weights,
         seed=request.computing.seed,
     )
+    _check_request(request)
+    reference = len(paths) if base else reference_position(request.reference, paths)
+    weights = check_model_weights(request.weights, len(paths), combination)
+    return MergeChoices(combination, weights, reference)
+
+
+def _check_request(request: MergeRequest) -> None:
+    """Raise UsageError for models, a strategy and options that do not go together."""
     if len(request.paths) < 2:
         raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
-    if not paths:
+    if not request.models:
         raise UsageError("there is no model but the base", hint="rebasin merge MODEL...")
+    strategy, renormalize = request.strategy, request.renormalization
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
-    renormalize = request.renormalization
     if renormalize is not None and renormalize.method != "reset" and not request.averages:
         raise UsageError(
             f"{renormalize.method} goes by the mean of the models, and this is none",
             hint="--renormalize reset",
         )
-    if base is not None and request.reference is not None:
+    if request.combining.base is not None and request.reference is not None:
         raise UsageError("--ref does not go with --base", hint="the base is the reference")
-    reference = len(paths) if base else reference_position(request.reference, paths)
-    weights = check_model_weights(request.weights, len(paths), combination)
-    return MergeChoices(combination, weights, reference)
 
 
 def check_averages(request: MergeRequest, way: str) -> None:
