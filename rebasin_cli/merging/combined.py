@@ -23,12 +23,26 @@ from rebasin_cli.tensors.numbers import in_reals, of_reals
 STATISTICS = ("running_mean", "running_var")
 
 
-class OnArcs(Mean):
-    """A TensorSource whose floating tensors are spherical means, statistics of norms plain ones."""
+class OnArcs(Derived):
+    """A TensorSource whose floating tensors are spherical means, statistics of norms plain ones.
 
-    def _mix(self, name: str) -> Tensor:
-        if name.endswith(STATISTICS):
-            return super()._mix(name)
+    What has no mean, and what one model alone has a weight for, is treated as `Mixed` does.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[TensorSource],
+        weights: Sequence[float],
+        reference: int,
+        selects: Callable[[str], bool],
+    ) -> None:
+        self._mean = Mean(models, weights, reference, selects)
+        super().__init__(self._mean)
+        self._live = [pair for pair in zip(models, weights, strict=True) if pair[1]]
+
+    def load(self, name: str) -> Tensor:
+        if name.endswith(STATISTICS) or len(self._live) == 1 or not self._mean.mixes(name):
+            return super().load(name)
         tensors = [source.load(name) for source, _ in self._live]
         return spherical_mean(tensors, [weight for _, weight in self._live])
 

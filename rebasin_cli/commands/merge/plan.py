@@ -164,8 +164,6 @@ def _check_request(request: MergeRequest) -> None:
     """Raise UsageError for models, a strategy and options that do not go together."""
     if len(request.paths) < 2:
         raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
-    if not request.models:
-        raise UsageError("there is no model but the base", hint="rebasin merge MODEL...")
     strategy, renormalize = request.strategy, request.renormalization
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
