@@ -223,7 +223,8 @@ def test_statistics_move_by_as_much_as_the_differences():
 
 @pytest.mark.parametrize("combine", FROM_BASE)
 def test_few_tensors_are_held_however_many_models(combine):
-    alive, held = [], []
+    alive: list[weakref.ref[torch.Tensor]] = []
+    held: list[int] = []
 
     class Watched(InMemory):
         def load(self, name):
