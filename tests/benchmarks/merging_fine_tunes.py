@@ -1,5 +1,5 @@
-"""Claim: five fine-tunes of one network merge into one that does more of what they learnt than
-their plain mean does, by differences to their base.
+"""Claim: differences to their base put five fine-tunes together, in every way to combine; the
+table says which of them do more of what was learnt than the plain mean does.
 
 The shared perceptron is fine-tuned here five times, each time on the training images distorted in
 another way: either half covered, the upper or the lower one, the left or the right, and shifted.
