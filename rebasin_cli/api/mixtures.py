@@ -16,6 +16,7 @@ from rebasin_cli.api.pairs import PairMatching, match_open_models
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import brought_together, merge_facts
@@ -47,7 +48,12 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
-    ref: int = 0,
+    ref: int | None = None,
+    base: ModelInMemory | None = None,
+    combine: str = "mean",
+    density: float | None = None,
+    scale: float | None = None,
+    tensor_weights: Mapping[str, Sequence[float]] | None = None,
     **options: Unpack[MatchOptions],
 ) -> dict[str, Tensor]: ...
 
@@ -58,7 +64,12 @@ def merge(
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
-    ref: int = 0,
+    ref: int | None = None,
+    base: Model | None = None,
+    combine: str = "mean",
+    density: float | None = None,
+    scale: float | None = None,
+    tensor_weights: Mapping[str, Sequence[float]] | None = None,
     **options: Unpack[MatchOptions],
 ) -> Checkpoint: ...
 
@@ -68,19 +79,27 @@ def merge(
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
-    ref: int = 0,
+    ref: int | None = None,
+    base: Model | None = None,
+    combine: str = "mean",
+    density: float | None = None,
+    scale: float | None = None,
+    tensor_weights: Mapping[str, Sequence[float]] | None = None,
     spec: SpecLike = None,
     model: NetworkLike | None = None,
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return the weighted mean of models, aligned to one another before.
+    """Return the weighted mean of models, aligned before, or what else `combine` makes of them.
 
     weights: one for each; none: equal. The result is divided by their sum. strategy: `many`
     (MergeMany of Git Re-Basin, arXiv 2209.04836, Algorithm 2; the default up to 8), `universe`
     (C2M3, arXiv 2405.17897), `star` (each to the reference; the default beyond), `sync`, or `none`:
     averaged as they are. ref: the number of the reference, from 0, whose order of units the mean
-    has. The others, and errors, are those of `match`.
+    has; None: the first, or the base. base: what the models were fine-tuned from, to which they are
+    aligned (`star` is the default then) before their differences to it are put together. combine,
+    density, scale, seed: as of `rebasin merge --help`. tensor_weights: by glob, in place of
+    weights. The others, and errors, are those of `match`.
 
     State dicts and modules in, a state dict out; with a path among them a checkpoint that is
     computed as it is read, one tensor at a time, so that until then the models have to stay as they
@@ -88,31 +107,35 @@ def merge(
     """
     if isinstance(models, str | Mapping | nn.Module | Checkpoint):
         raise TypeError("models: expected several, in a list")
-    if len(models) < 2:
-        raise UsageError(f"merge takes at least two models: there are {len(models)}")
+    given = [*models, *([] if base is None else [base])]
+    if len(given) < 2:
+        raise UsageError(f"merge takes at least two models: there are {len(given)}")
     groups = groups_of(SpecSource(spec).named, options)
-    found = open_all(models, groups.selection)
-    request = _request(len(found), list(map(float, weights)), strategy, ref, groups)
+    found = open_all(given, groups.selection)
+    combining = Combining(combine, None if base is None else Path("the base"), density, scale)
+    request = replace(
+        _request(len(models), ref, groups, combining),
+        strategy=strategy,
+        weights=list(map(float, weights)),
+        tensor_weights=list((tensor_weights or {}).items()),
+    )
     source = SpecSource(spec, model, inputs)
-    plan = plan_mean(request, _problem(found, models, groups, source, strategy))
+    plan = plan_mean(request, _problem(found, given, groups, source, strategy))
     together = brought_together(plan, silent)
     facts = partial(merge_facts, plan, together)
     return result(
-        models, together.mean, OutputForm(plan.models, facts, groups.selection, together.parts)
+        given, together.mean, OutputForm(plan.models, facts, groups.selection, together.parts)
     )
 
 
-def _request(
-    count: int, weights: Sequence[float], strategy: str | None, ref: int, groups: Groups
-) -> MergeRequest:
-    if not 0 <= ref < count:
+def _request(count: int, ref: int | None, groups: Groups, combining: Combining) -> MergeRequest:
+    if ref is not None and not 0 <= ref < count:
         raise UsageError(f"ref {ref}: there are {count} models, the first is 0")
     paths = [Path(f"model {number}") for number in range(1, count + 1)]
     return MergeRequest(
         models=paths,
-        strategy=strategy,
-        weights=weights,
-        reference=paths[ref],
+        reference=None if ref is None else paths[ref],
+        combining=combining,
         selection=groups.selection,
         computing=replace(groups.computing, check=False),
         search=groups.search,

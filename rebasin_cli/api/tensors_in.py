@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from typing import Any, TypeAlias, TypeGuard
 
@@ -64,7 +64,7 @@ class ComputedCheckpoint(SourceCheckpoint):
     def __init__(self, source: TensorSource, form: OutputForm) -> None:
         like = form.like
         label = str(like.path)
-        super().__init__(_InDtypes(source, label), label, ties=form.ties, config=like.config)
+        super().__init__(_InDtypes(source, like), label, ties=form.ties, config=like.config)
         self.computed, self.form = source, form
 
 
@@ -136,7 +136,7 @@ def state_dict_like(
     state, like, ties = given[0], form.like, form.ties
     names = {like.stored_name(name): name for name in like.names()}
     taken = {_memory(t) for one in given for t in one.values() if isinstance(t, Tensor)}
-    rounded = _InDtypes(source, str(like.path))
+    rounded = _InDtypes(source, like)
     made: dict[str, Tensor] = {}
     found: OrderedDict[str, Any] = OrderedDict()
     for stored, value in state.items():
@@ -162,11 +162,14 @@ def _memory(tensor: Tensor) -> int:
 
 
 class _InDtypes(Derived):
-    """Tensors in the dtypes that they are said to have: means are computed in wider ones."""
+    """Tensors in the dtypes of a checkpoint: means are computed in wider ones."""
 
-    def __init__(self, source: TensorSource, label: str) -> None:
+    def __init__(self, source: TensorSource, like: Checkpoint) -> None:
         super().__init__(source)
-        self._label = label
+        self._like, self._label = like, str(like.path)
+
+    def info(self, name: str) -> TensorInfo:
+        return replace(super().info(name), dtype=self._like.info(name).dtype)
 
     def load(self, name: str) -> Tensor:
         tensor, info = super().load(name), self.info(name)

@@ -28,7 +28,7 @@ def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor
     total: Tensor | None = None
     dtype = torch.float32
     for tensor, share in zip(tensors, shares, strict=True):
-        dtype = torch.promote_types(dtype, _wide_dtype(tensor))
+        dtype = torch.promote_types(dtype, wide_dtype(tensor.dtype))
         reals = in_reals(tensor)
         if total is None:
             total = torch.full(reals.shape, -0.0, dtype=torch.float64)  # -0.0 + x is x
@@ -71,10 +71,11 @@ BY_ELEMENT = frozenset({"linear"})
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(_wide_dtype(tensor))
+    return tensor.to(wide_dtype(tensor.dtype))
 
 
-def _wide_dtype(tensor: Tensor) -> torch.dtype:
-    if tensor.is_complex():
-        return torch.complex128 if tensor.dtype == torch.complex128 else torch.complex64
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that tensors of another are computed in: float32 or wider, or complex."""
+    if dtype.is_complex:
+        return torch.complex128 if dtype == torch.complex128 else torch.complex64
+    return torch.float64 if dtype == torch.float64 else torch.float32

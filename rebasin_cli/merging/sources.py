@@ -71,6 +71,11 @@ class Mixed(Derived, ABC):
         self._live = [(source, weight) for source, weight in pairs if weight]
         self._shared = in_all(source for source, _ in self._live)
 
+    def mixes(self, name: str) -> bool:
+        """Return whether a tensor is mixed: whether all sources have it, and it has a mean."""
+        here = name in self._shared and self._selects(name)
+        return here and has_mean(name, [source for source, _ in self._live])
+
     def load(self, name: str) -> Tensor:
         sources = self._makers(name)
         if len(sources) == 1:

@@ -1,17 +1,82 @@
-"""The weights of an average, and which model is the reference."""
+"""The weights of models, also for some tensors alone, and which model is the reference."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from math import isfinite
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import product
+from math import isfinite, prod
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError, suggest
 
 FARTHEST = 1e6  # beyond it nothing of the models is left in float32
+RANGE = re.compile(r"\{([0-9]{1,6})\.\.([0-9]{1,6})\}")
+GLOBS = 1000  # that one with ranges may stand for; the deepest networks have fewer layers
+
+
+@dataclass(frozen=True)
+class TensorWeights:
+    """The weights of models, and other ones for the tensors that a glob names.
+
+    by_glob: of several globs that name a tensor the last one counts; see `expand_ranges`.
+    """
+
+    models: tuple[float, ...]
+    by_glob: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def of(self, name: str) -> tuple[float, ...]:
+        """Return the weights of the models for a tensor."""
+        for glob, weights in reversed(self._plain):
+            if fnmatchcase(name, glob):
+                return weights
+        return self.models
+
+    @property
+    def distinct(self) -> list[tuple[float, ...]]:
+        """The different weights that there are, those of no glob first."""
+        return list(dict.fromkeys([self.models, *(weights for _, weights in self.by_glob)]))
+
+    @cached_property
+    def _plain(self) -> list[tuple[str, tuple[float, ...]]]:
+        return [(one, own) for glob, own in self.by_glob for one in expand_ranges(glob)]
+
+
+def expand_ranges(glob: str) -> list[str]:
+    """Return the globs that one with number ranges such as `{0..9}` stands for.
+
+    >>> expand_ranges("layers.{8..10}.*")
+    ['layers.8.*', 'layers.9.*', 'layers.10.*']
+    """
+    first, *rest = re.split(RANGE.pattern, glob)
+    steps = list(zip(rest[::3], rest[1::3], rest[2::3], strict=True))
+    numbers = [range(int(low), int(high) + 1) for low, high, _ in steps]
+    if prod(map(len, numbers)) > GLOBS:
+        raise UsageError(f"the ranges of {glob!r} stand for more than {GLOBS} globs")
+    tails = [tail for _, _, tail in steps]
+    return [
+        first + "".join(f"{number}{tail}" for number, tail in zip(each, tails, strict=True))
+        for each in product(*numbers)
+    ]
 
 
 def check_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
+    """Return one weight a model, all 1 if none is given. Raises UsageError if they cannot be.
+
+    As `check_factors`, and their sum, which the result is divided by, must not be zero.
+    """
+    found = check_factors(weights, count)
+    if abs(sum(found)) < 1e-12 * sum(map(abs, found)) or not any(found):
+        raise UsageError(
+            "the weights add up to zero", hint="the result is divided by their sum: change one"
+        )
+    return found
+
+
+def check_factors(weights: Sequence[float], count: int) -> tuple[float, ...]:
     """Return one weight a model, all 1 if none is given. Raises UsageError if they cannot be."""
     if not weights:
         return (1.0,) * count
@@ -23,10 +88,6 @@ def check_weights(weights: Sequence[float], count: int) -> tuple[float, ...]:
         raise UsageError("a weight is not a finite number")
     if not isfinite(sum(map(abs, weights))):
         raise UsageError("the sum of the weights is beyond the largest number")
-    if abs(sum(weights)) < 1e-12 * sum(map(abs, weights)) or not any(weights):
-        raise UsageError(
-            "the weights add up to zero", hint="the result is divided by their sum: change one"
-        )
     return tuple(weights)
 
 

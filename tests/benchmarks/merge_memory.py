@@ -1,8 +1,9 @@
 """Claim: `rebasin merge` of many checkpoints takes the memory of merging two.
 
 Perceptrons of 12 MB (bed/perceptrons.py) are merged 2 and 6 at a time by the real command, started
-from cold, on one thread. The default strategy is `many` up to 8 models, else `star`. --full: 37 MB,
-2, 5 and 20 at a time, .pt files too, and `star` for all numbers. Peak: the largest resident set of
+from cold, on one thread. The default strategy is `many` up to 8 models, else `star`; "none, ties"
+and the like: combined as they are, against a base. --full: 37 MB, 2, 5 and 20 at a time, .pt files
+too, `star` for all numbers, and 3 and 20 in every way to combine. Peak: the largest resident set of
 the process, the pages of files that it has mapped included. "beyond start": less that of a process
 that only imports the packages.
 """
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.merging.combination import FROM_BASE
 from tests.benchmarks.bed.commands import COMMAND, Spent, spend
 from tests.benchmarks.bed.tables import Row, number, table
 
@@ -29,17 +31,35 @@ HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, t
 
 @dataclass(frozen=True)
 class Series:
-    """Merges of growing numbers of models, all else equal; strategy None: the default."""
+    """Merges of growing numbers of models, all else equal; strategy None: the default.
+
+    combine: other than the mean: against a base, which is the last of the models.
+    """
 
     ending: str
     strategy: str | None
     counts: tuple[int, ...]
+    combine: str | None = None
+
+    @property
+    def options(self) -> list[str]:
+        found = ["--strategy", self.strategy] if self.strategy else []
+        return [*found, "--combine", self.combine] if self.combine else found
+
+    @property
+    def name(self) -> str:
+        return ", ".join(filter(None, (self.strategy or "default", self.combine)))
 
 
 ALL = (2, 5, 20)
-SHORT = (Series("safetensors", None, (2, 6)),)
-FULL = tuple(
-    Series(ending, strategy, ALL) for ending in ("safetensors", "pt") for strategy in (None, "star")
+COMBINED = tuple(
+    Series("safetensors", "none", (3, 20), combine)
+    for combine in ("task-arithmetic", "ties", "dare-ties", "model-stock", "slerp-n")
+)
+SHORT = (Series("safetensors", None, (2, 6)), Series("safetensors", "none", (2, 6), "ties"))
+FULL = (
+    *(Series(ending, way, ALL) for ending in ("safetensors", "pt") for way in (None, "star")),
+    *COMBINED,
 )
 SHORT_INPUTS, FULL_INPUTS = 2048, 8192
 
@@ -52,7 +72,7 @@ def rows(series: Series, folder: Path, start: int) -> Iterator[Row]:
         beyond, growth = one.peak - start, (one.peak - start) / (base - start)
         yield (
             f".{series.ending}",
-            series.strategy or "default",
+            series.name,
             str(count),
             *(number(value / MB, 0) for value in (one.peak, beyond)),
             *(number(value, 2) for value in (growth, one.peak / base)),
@@ -64,7 +84,9 @@ def merge(series: Series, folder: Path, count: int) -> Spent:
     """Merge the first models of a folder into a file that is removed again."""
     models = sorted(folder.glob(f"model-*.{series.ending}"))[:count]
     out = folder / f"merged.{series.ending}"
-    options = ["--strategy", series.strategy] if series.strategy else []
+    options = series.options
+    if series.combine in FROM_BASE:
+        options += ["--base", str(sorted(folder.glob("model-*"))[-1])]
     spent = spend([*COMMAND, "merge", *map(str, models), "-o", str(out), *QUIET, *options])
     out.unlink()
     return spent

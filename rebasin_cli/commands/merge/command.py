@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rebasin_cli.commands.merge.combining import Combining, parse_weights
 from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
 from rebasin_cli.options import search as search_options
 from rebasin_cli.options import tracing as tracing_options
@@ -21,7 +22,6 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -36,12 +36,20 @@ Strategy = Annotated[
 ]
 Weights = Annotated[
     list[str] | None,
-    option("Machine")("--weights", "-w", metavar="LIST", help="One for each MODEL."),
+    option("Machine")(
+        "--weights",
+        "-w",
+        metavar="[GLOB=]LIST",
+        help="One for each MODEL; GLOB= before them: for tensors of such names alone, "
+        "{0..9} being each of these numbers; repeatable.",
+    ),
 ]
 Reference = Annotated[
     Path | None,
     option("Machine")(
-        "--ref", metavar="MODEL", help="Whose order of units to keep; default: the first."
+        "--ref",
+        metavar="MODEL",
+        help="Whose order of units to keep; default: the first, or the base.",
     ),
 ]
 PreserveFirst = Annotated[
@@ -69,7 +77,17 @@ Symmetry = Annotated[
         "others, and all are folded (rebasin fold)."
     ),
 ]
-OWN = ("strategy", "weights", "ref", "preserve_first", "renormalize")
+OWN = (
+    "strategy",
+    "combine",
+    "base",
+    "density",
+    "scale",
+    "weights",
+    "ref",
+    "preserve_first",
+    "renormalize",
+)
 
 
 @with_options("models", "out", *OWN, "card", "null", "verbose", "symmetry", "tie")
@@ -91,12 +109,14 @@ def merge(
     data: Annotated[Data, offer(*WRITING, data=WRITTEN)],
     tracing: Tracing,
     search: Search,
+    combining: Combining,
 ) -> Work:
     """Align the MODELs to one another and average them into one checkpoint.
 
     Reads paths from stdin if no MODEL is given. Models that `rebasin align` brought into one
-    basin are only averaged. The result is divided by the sum of the weights. Tensors that --only
-    and --skip leave out are those of the reference; counters are those of the largest weight.
+    basin are only averaged. The mean is divided by the sum of the weights. Tensors that --only
+    and --skip leave out are those of the reference; counters are those of the largest weight. With
+    --base each model is aligned to it, and what they have learnt since is put together.
 
     Examples:
 
@@ -108,6 +128,10 @@ def merge(
 
         rebasin merge a.pt b.pt --skip 'head.*'
 
+        rebasin merge a.pt b.pt c.pt --base base.pt --combine ties --density 0.2 --strategy none
+
+        rebasin merge a.pt b.pt -w 0.5,0.5 -w 'model.layers.{0..9}.*=0.7,0.3' --combine slerp-n
+
         rebasin merge a.pt b.pt --renormalize reset --model net.py:Net --data data.py:train
 
         rebasin merge a.pt b.pt --preserve-first 4 --model net.py:Net
@@ -116,17 +140,19 @@ def merge(
 
         rebasin merge gpt-*.safetensors --symmetry orthogonal --strategy universe
     """
-    numbers, traced = parse_numbers(weights), tracing.of(tracing.target, data.own)
+    (numbers, by_glob), traced = parse_weights(weights), tracing.of(tracing.target, data.own)
 
     def request(told: Progress) -> MergeRequest:
         return MergeRequest(
             models=piped_paths(models, null=null),
             strategy=strategy,
             weights=numbers,
+            tensor_weights=by_glob,
             reference=ref,
             preserve_first=preserve_first,
             renormalization=renormalizing(renormalize),
             tie=tie,
+            combining=combining,
             selection=selection,
             output=output,
             computing=computing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
@@ -14,10 +15,10 @@ from rebasin_cli.renormalization.corrected import Report
 
 @dataclass(frozen=True)
 class Merged:
-    """Models that were averaged.
+    """Models that were averaged, or put together otherwise.
 
-    objective: sum over pairs, before and after alignment. aligned: a unit of any of them changed
-    place. torn: see `Alignment`. preserved: what
+    combination: how, as JSON values, see `MixedModels`. objective: sum over pairs, before and after
+    alignment. aligned: a unit of any of them changed place. torn: see `Alignment`. preserved: what
     stays apart of them, if anything does.
     report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
     not. function: the farthest of the outputs of a permuted model from its own, if they were run.
@@ -25,6 +26,7 @@ class Merged:
 
     models: tuple[Path, ...]
     weights: tuple[float, ...]
+    combination: Mapping[str, Any]
     reference: Path
     strategy: str
     reason: str

@@ -11,14 +11,17 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.combining import plan_combination
+from rebasin_cli.commands.merge.mixture import MixedModels, check_model_weights, weigh_tensors
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.matching.many.strategies import STRATEGIES
+from rebasin_cli.merging.combination import Combination
 from rebasin_cli.merging.overlap import Overlap
-from rebasin_cli.merging.weights import check_weights, reference_position
+from rebasin_cli.merging.weights import reference_position
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice
@@ -31,6 +34,7 @@ MANY = 8  # models up to which the block ascent is the default; it visits each s
 class MeanPlan:
     """All that bringing models together and averaging them needs.
 
+    models: those of the mixture, with its base, which then is the reference, behind them.
     strategy: a key of STRATEGIES. chosen: False if the user asked for it, so that a basin
     the inputs share may not replace it. choice: None if nothing is aligned. correction: of the
     result's statistics, if that is asked for. check: the model to see with that functions stay.
@@ -38,7 +42,7 @@ class MeanPlan:
     """
 
     models: tuple[Checkpoint, ...]
-    weights: tuple[float, ...]
+    mixture: MixedModels
     reference: int
     strategy: str
     chosen: bool
@@ -67,7 +71,8 @@ class MergePlan(MeanPlan):
         return {
             "command": "merge",
             "inputs": describe_inputs(self.models),
-            "weights": list(self.weights),
+            "weights": list(self.mixture.weights.models),
+            **self.mixture.describe(),
             "reference": str(self.models[self.reference].path),
             "strategy": self.strategy,
             "outputs": [describe_target(self.target)],
@@ -78,14 +83,16 @@ class MergePlan(MeanPlan):
 
 def plan_merge(request: MergeRequest) -> MergePlan:
     """Return what averaging the models will do; nothing is read but headers."""
-    weights, _ = weights_and_reference(request)
-    alone = request.strategy == "none" and sum(map(bool, weights)) == 1  # it is written as it is
+    asked = plan_choices(request)
+    alone = (
+        request.strategy == "none" and sum(map(bool, asked.weights)) == 1 and request.averages
+    )  # it is written as it is
     problem = open_problem(
-        request.models,
+        request.paths,
         _aligning(request),
         matched=request.strategy != "none",
         done=None if alone else "averaged",
-        together=len(request.models) - 1 if request.strategy == "universe" else 0,
+        together=len(request.paths) - 1 if request.strategy == "universe" else 0,
     )
     mean = plan_mean(request, problem)
     return MergePlan(**vars(mean), target=plan_mean_target(mean.models, request))
@@ -104,13 +111,14 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
 
     Raises UsageError for weights, a strategy or a reference that cannot be.
     """
-    weights, which = weights_and_reference(request)
-    models, choice = problem.models, problem.choice
+    asked = plan_choices(request)
+    models, choice, which = problem.models, problem.choice, asked.reference
+    near = not asked.combination.from_base and len(models) <= MANY
     return MeanPlan(
         models=models,
-        weights=weights,
+        mixture=asked.mixture(request, models),
         reference=which,
-        strategy=request.strategy or ("many" if len(models) <= MANY else "star"),
+        strategy=request.strategy or ("many" if near else "star"),
         chosen=request.strategy is None,
         choice=choice,
         machine=problem.machine,
@@ -121,15 +129,61 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
     )
 
 
-def weights_and_reference(request: MergeRequest) -> tuple[tuple[float, ...], int]:
-    """Return the weights and the number of the reference, or raise UsageError."""
-    paths, strategy = request.models, request.strategy
-    if len(paths) < 2:
+@dataclass(frozen=True)
+class MergeChoices:
+    """What is settled before any file is opened. reference: the number of a model, or the base."""
+
+    combination: Combination
+    weights: tuple[float, ...]
+    reference: int
+
+    def mixture(self, request: MergeRequest, models: Sequence[Checkpoint]) -> MixedModels:
+        """Return what models that are open will make."""
+        merged = tuple(models[: len(self.weights)])
+        base = models[-1] if self.combination.from_base else None
+        weights = weigh_tensors(self.weights, request.tensor_weights, self.combination, models)
+        return MixedModels(merged, base, weights, self.combination)
+
+
+def plan_choices(request: MergeRequest) -> MergeChoices:
+    """Return how models are combined, their weights and the reference, or raise UsageError."""
+    paths, base = request.models, request.combining.base
+    combination = plan_combination(
+        request.combining,
+        models=len(paths),
+        weights=request.weights,
+        seed=request.computing.seed,
+    )
+    _check_request(request)
+    reference = len(paths) if base else reference_position(request.reference, paths)
+    weights = check_model_weights(request.weights, len(paths), combination)
+    return MergeChoices(combination, weights, reference)
+
+
+def _check_request(request: MergeRequest) -> None:
+    """Raise UsageError for models, a strategy and options that do not go together."""
+    if len(request.paths) < 2:
         raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
+    strategy, renormalize = request.strategy, request.renormalization
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
-    return check_weights(request.weights, len(paths)), reference_position(request.reference, paths)
+    if renormalize is not None and renormalize.method != "reset" and not request.averages:
+        raise UsageError(
+            f"{renormalize.method} goes by the mean of the models, and this is none",
+            hint="--renormalize reset",
+        )
+    if request.combining.base is not None and request.reference is not None:
+        raise UsageError("--ref does not go with --base", hint="the base is the reference")
+
+
+def check_averages(request: MergeRequest, way: str) -> None:
+    """Raise UsageError where a way to merge would be asked for more than the mean of models."""
+    if not request.averages:
+        raise UsageError(
+            f"{way} goes with the mean of the models alone",
+            hint="leave out --combine and its options, and weights for globs",
+        )
 
 
 def _aligning(request: MergeRequest) -> MergeRequest:

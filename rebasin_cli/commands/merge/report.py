@@ -10,6 +10,7 @@ from rebasin_cli.commands.merge.linear_maps.report import zip_fields, zip_lines
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.preserve_first.report import preserve_fields, preserve_lines
 from rebasin_cli.folding.rotation_report import ROTATING
+from rebasin_cli.merging.combination import MEAN
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.renormalization.report import layer_details, report_fields, report_lines
@@ -18,7 +19,7 @@ from rebasin_cli.wording import count
 
 def merged_text(outcome: Merged) -> str:
     """Return how models were merged."""
-    lines = [f"{count(len(outcome.models), 'model')} merged: {outcome.reason}"]
+    lines = [f"{count(len(outcome.models), 'model')} merged{_how(outcome)}: {outcome.reason}"]
     if outcome.objective:
         change = outcome.objective
         lines.append(
@@ -41,6 +42,14 @@ def merged_text(outcome: Merged) -> str:
     return "\n".join(lines)
 
 
+def _how(outcome: Merged) -> str:
+    """Return by what method, with its numbers, if it is not the mean."""
+    told = {name: outcome.combination[name] for name in ("density", "scale")}
+    numbers = "".join(f", {name} {value:g}" for name, value in told.items() if value is not None)
+    combine = outcome.combination["combine"]
+    return "" if combine == MEAN else f" by {combine}{numbers}"
+
+
 def merged_lines(outcome: Merged) -> list[str]:
     """Return what to say of the statistics of an average."""
     if outcome.report:
@@ -56,6 +65,7 @@ def _merged_fields(outcome: Merged) -> dict[str, Any]:
         "models": [str(path) for path in outcome.models],
         "weights": list(outcome.weights),
         "reference": str(outcome.reference),
+        **outcome.combination,
         "strategy": outcome.strategy,
         "reason": outcome.reason,
         "aligned": outcome.aligned,

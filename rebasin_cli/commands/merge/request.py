@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.commands.merge.combining import Combining, GlobWeights
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.output import Output
@@ -21,8 +22,10 @@ LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
 class MergeRequest:
     """What is to be merged, and how.
 
-    strategy: None: `many` up to 8 models, else `star`. weights: of the models; none: equal.
-    reference: one of the models, whose frame the result has; None: the first. preserve_first: the
+    strategy: None: `star` to a base, else `many` up to 8 models, `star` beyond. weights: of the
+    models; none: equal. reference: one of the models, whose frame the result has; None: the base,
+    or the first. tensor_weights: for tensors that a glob names, in place of weights. combining: how
+    the models are put together. preserve_first: the
     layers that stay apart. renormalization: how the result's statistics are to be corrected; --spec
     then says how to align, and --model what is run. tie: of heads that are folded into.
     """
@@ -30,13 +33,26 @@ class MergeRequest:
     models: Sequence[Path]
     strategy: str | None = None
     weights: Sequence[float] = ()
+    tensor_weights: Sequence[GlobWeights] = ()
     reference: Path | None = None
     preserve_first: str | None = None
     renormalization: Renormalization | None = None
     tie: str = "auto"
+    combining: Combining = Combining()
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
     tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files that are read: the models, and the base last."""
+        base = self.combining.base
+        return [*self.models, *([base] if base else [])]
+
+    @property
+    def averages(self) -> bool:
+        """Whether the result is the mean of the models, with the same weights in all tensors."""
+        return not self.tensor_weights and self.combining == Combining()

@@ -19,8 +19,6 @@ from rebasin_cli.matching.many.match_many import Alignment, Request, pair_object
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.overlap import CommonPart, Completed
-from rebasin_cli.merging.sources import Mean
-from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
@@ -30,28 +28,29 @@ from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
 
 REASONS = {
-    "none": "the models are averaged as they are",
+    "none": "the models are {done} as they are",
+    "base": "each model was aligned to the base",
     "star": "each model was aligned to the reference",
     "rotated": "each model was aligned to the folded reference by orthogonal maps",
     "rotated to the mean": "each model was aligned to the mean of the others by orthogonal maps",
     "many": "each model was aligned to the others in turn",
     "universe": "all models were aligned to one another at once",
     "sync": "the models were aligned pair by pair, and the pairs reconciled",
-    "shared": "their provenance says that they lie in one basin already: averaged as they are",
+    "shared": "their provenance says that they lie in one basin already: {done} as they are",
 }
 
 
 @dataclass(frozen=True)
 class Together:
-    """The models of a plan in one frame. sources: in the order of the plan; mean: of all.
+    """The models of a plan in one frame. sources: in the order of the plan; mean: what they make.
 
-    parts: the means of what lies beside the weights. shared: their provenance says that they lay in
+    parts: the same of what lies beside the weights. shared: their provenance says that they lay in
     one basin, so nothing was searched. function: of the model whose outputs its permutation moves
     the most.
     """
 
     sources: Sequence[TensorSource]
-    mean: Mean
+    mean: TensorSource
     parts: Parts
     strategy: str
     shared: bool
@@ -83,7 +82,7 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged
     progress(f"writing {plan.target.path.name}", 0, 0)
     result = Result(source, plan.models[0], facts, together.parts if report is None else None)
     written = write_result(
-        result, plan.target, plan.request, inputs=plan.models, found=together.found
+        result, plan.target, plan.request, inputs=plan.mixture.merged, found=together.found
     )
     outcome = merged_outcome(plan, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(plan.models[0])
@@ -100,7 +99,7 @@ def brought_together(plan: MeanPlan, progress: Progress) -> Together:
     ]
     alignment, objective = _align(plan, sources, strategy, progress)
 
-    def part(key: str) -> Mean:
+    def part(key: str) -> TensorSource:
         own = [
             CommonPart(finite_part(model, key, plan.tensors, plan.request.selection), overlap)
             for model, overlap in zip(plan.models, plan.overlaps, strict=True)
@@ -120,9 +119,9 @@ def _completed(plan: MeanPlan, aligned: Sequence[TensorSource]) -> list[TensorSo
     return [Completed(source, aligned[0], overlap) for source, overlap in pairs]
 
 
-def _mean(plan: MeanPlan, sources: Sequence[TensorSource]) -> Mean:
-    check_equal_where_no_mean(sources, plan.weights, plan.request.selection.selects)
-    return Mean(sources, plan.weights, plan.reference, plan.request.selection.selects)
+def _mean(plan: MeanPlan, sources: Sequence[TensorSource]) -> TensorSource:
+    selects = plan.request.selection.selects
+    return plan.mixture.combined(sources, plan.reference, selects)
 
 
 def _checked(
@@ -146,12 +145,13 @@ def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str
     near = together.shared or (whole and together.strategy != "none")
     return provenance(
         "merge",
-        plan.models,
+        plan.mixture.merged,
         basin=basin_of(plan.models[plan.reference]) if near else None,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.request.computing.seed,
         strategy=together.strategy,
-        weights=list(plan.weights),
+        weights=list(plan.mixture.weights.models),
+        **plan.mixture.facts(),
         **facts,
     )
 
@@ -160,8 +160,9 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
     """Return what merging the models of a plan came to."""
     searched = plan.choice if not together.shared else None
     return Merged(
-        models=tuple(model.path for model in plan.models),
-        weights=plan.weights,
+        models=tuple(model.path for model in plan.mixture.merged),
+        weights=plan.mixture.weights.models,
+        combination=plan.mixture.describe(),
         reference=plan.models[plan.reference].path,
         strategy=together.strategy,
         reason=_reason(plan, together),
@@ -180,12 +181,15 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
 
 def _reason(plan: MergePlan, together: Together) -> str:
     """Return in plain words how the models came to lie as they were averaged."""
+    done = plan.mixture.done
     if together.shared or together.strategy == "none" or together.moved or plan.choice is None:
-        return REASONS["shared" if together.shared else together.strategy]
+        to_base = together.strategy == "star" and plan.mixture.base is not None
+        key = "shared" if together.shared else "base" if to_base else together.strategy
+        return REASONS[key].format(done=done)
     groups = plan.choice.bound.groups.values()
     free = any(not group.fixed and group.root in plan.choice.movable for group in groups)
     why = "no order of units is better than the present one" if free else "no group may move"
-    return f"nothing could be aligned, {why}: averaged as they are"
+    return f"nothing could be aligned, {why}: {done} as they are"
 
 
 def _renormalized(
@@ -197,7 +201,7 @@ def _renormalized(
     bound = plan.choice.bound if plan.choice else None
     return correct_statistics(
         together.mean,
-        Parents(together.sources, plan.weights, bound),
+        Parents(together.sources[: len(plan.mixture.merged)], plan.mixture.weights.models, bound),
         plan=plan.correction,
         machine=plan.machine,
         progress=progress,

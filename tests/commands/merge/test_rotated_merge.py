@@ -36,6 +36,19 @@ def test_three_rotated_copies_have_a_mean_that_computes_what_they_do(kind, tmp_p
     assert (outputs(found.net, naive) - near).abs().max() > 1
 
 
+def test_differences_of_rotated_models_are_taken_in_the_frame_of_the_folded_base(tmp_path):
+    found = write_copies(tmp_path, "rotary")
+    way = ("--base", ALL[0], "--combine", "task-arithmetic", "--scale", "0.5")
+    done = rebasin("merge", *ALL[1:], *way, *ORTHOGONAL, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (
+        "2 models merged by task-arithmetic, scale 0.5: each model was aligned to the" in done.err
+    )
+    merged = load_file(tmp_path / "merged.safetensors")
+    near = outputs(found.net, found.state)
+    assert (outputs(found.net, merged) - near).abs().max() < 0.2
+
+
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("strategy", ["star", "universe"])
 @pytest.mark.parametrize("method", ["weights", "activations"])

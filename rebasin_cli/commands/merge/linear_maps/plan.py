@@ -8,7 +8,7 @@ from typing import Any
 
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.commands.merge.plan import MergePlan, check_averages, plan_merge
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import without_memory
@@ -103,6 +103,7 @@ def _permuting(request: MergeRequest) -> MergeRequest:
 def _check(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
     method, models = request.search.method, len(request.models)
+    check_averages(request, f"--method {method}")
     if method == "cca" and models > 2:
         raise UsageError(f"cca merges two models, not {models}", hint="--method zipit")
     if method == "zipit" and len(set(request.weights)) > 1:

@@ -57,7 +57,9 @@ def map_units(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps)
         Mapped(source, tensors, {group: own[number] for group, own in maps.items()}, plan.sides)
         for number, source in enumerate(sources)
     ]
-    return Mean(mapped, merge.weights, merge.reference, merge.request.selection.selects)
+    return Mean(
+        mapped, merge.mixture.weights.models, merge.reference, merge.request.selection.selects
+    )
 
 
 def _renormalized(
@@ -101,7 +103,7 @@ def _facts(plan: LinearMapsPlan) -> dict[str, str]:
         spec=plan.choice.name,
         seed=plan.request.computing.seed,
         strategy=merge.strategy,
-        weights=list(merge.weights),
+        weights=list(merge.mixture.weights.models),
         method=plan.method,
     )
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
-from rebasin_cli.commands.merge.plan import plan_mean_target, weights_and_reference
+from rebasin_cli.commands.merge.mixture import MixedModels
+from rebasin_cli.commands.merge.plan import plan_choices, plan_mean_target
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
@@ -33,7 +34,7 @@ class RotatedMergePlan:
     """
 
     problem: RotationProblem
-    weights: tuple[float, ...]
+    mixture: MixedModels
     reference: int
     strategy: str
     code: UserCode | None
@@ -46,7 +47,8 @@ class RotatedMergePlan:
         return {
             "command": "merge",
             "inputs": describe_inputs(problem.models),
-            "weights": list(self.weights),
+            "weights": list(self.mixture.weights.models),
+            **self.mixture.describe(),
             "reference": str(problem.models[self.reference].path),
             "strategy": self.strategy,
             **describe_data(self.request.data, self.code),
@@ -58,18 +60,18 @@ class RotatedMergePlan:
 
 def plan_rotated_merge(request: MergeRequest) -> RotatedMergePlan:
     """Return what averaging models that are rotated will do; nothing is read but headers."""
-    weights, reference = weights_and_reference(request)
+    asked = plan_choices(request)
     _check(request)
     methods = (*METHODS, ACTIVATIONS)
     runs = request.search.method == ACTIVATIONS
-    held = HeldModels("--method activations", run=len(request.models)) if runs else None
-    problem = open_rotations(request.models, request, methods=methods, tie=request.tie, held=held)
+    held = HeldModels("--method activations", run=len(request.paths)) if runs else None
+    problem = open_rotations(request.paths, request, methods=methods, tie=request.tie, held=held)
     return RotatedMergePlan(
         problem=problem,
-        weights=weights,
-        reference=reference,
+        mixture=asked.mixture(request, problem.models),
+        reference=asked.reference,
         strategy=request.strategy or STAR,
-        code=_code(problem, reference, request),
+        code=_code(problem, asked.reference, request),
         target=plan_mean_target(problem.models, request),
         request=request,
     )

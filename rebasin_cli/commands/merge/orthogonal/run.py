@@ -24,8 +24,6 @@ from rebasin_cli.folding.rotated_models import (
     match_star,
     rotate_models,
 )
-from rebasin_cli.merging.sources import Mean
-from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
@@ -71,28 +69,28 @@ def _write(
     """Write the mean of the models, and of the parts beside their weights, in one frame."""
     models, choice, selection = plan.problem.models, plan.problem.choice, plan.request.selection
 
-    def mean(own: Sequence[TensorSource]) -> Mean:
+    def mean(own: Sequence[TensorSource]) -> TensorSource:
         moved = rotated.moved(own) if rotated else own
-        check_equal_where_no_mean(moved, plan.weights, selection.selects)
-        return Mean(moved, plan.weights, plan.reference, selection.selects)
+        return plan.mixture.combined(moved, plan.reference, selection.selects)
 
-    def part(key: str) -> Mean:
+    def part(key: str) -> TensorSource:
         return mean([finite_part(model, key, choice.bound.tensors, selection) for model in models])
 
     facts = provenance(
         "merge",
-        models,
+        plan.mixture.merged,
         basin=folded_basin(models[plan.reference]),
         spec=choice.name,
         seed=plan.request.computing.seed,
         strategy=plan.strategy if rotated else "none",
-        weights=list(plan.weights),
+        weights=list(plan.mixture.weights.models),
+        **plan.mixture.facts(),
         **plan.problem.facts,
     )
     progress(f"writing {plan.target.path.name}", 0, 0)
     result = Result(mean(sources), models[0], facts, part)
     found = Found(function=_farthest(rotated) if rotated else None)
-    return write_result(result, plan.target, plan.request, inputs=models, found=found)
+    return write_result(result, plan.target, plan.request, inputs=plan.mixture.merged, found=found)
 
 
 def _farthest(rotated: RotatedModels) -> FunctionDifference | None:
@@ -104,11 +102,14 @@ def _farthest(rotated: RotatedModels) -> FunctionDifference | None:
 def _outcome(plan: RotatedMergePlan, written: Written, seconds: float, *, shared: bool) -> Merged:
     models = plan.problem.models
     return Merged(
-        models=tuple(model.path for model in models),
-        weights=plan.weights,
+        models=tuple(model.path for model in plan.mixture.merged),
+        weights=plan.mixture.weights.models,
+        combination=plan.mixture.describe(),
         reference=models[plan.reference].path,
         strategy="none" if shared else plan.strategy,
-        reason=REASONS["shared" if shared else ALIGNED[plan.strategy]],
+        reason=REASONS["shared" if shared else ALIGNED[plan.strategy]].format(
+            done=plan.mixture.done
+        ),
         spec=None if shared else plan.problem.choice.name,
         objective=None,
         rounds=0 if shared else 1 + ROUNDS * (plan.strategy == UNIVERSE),

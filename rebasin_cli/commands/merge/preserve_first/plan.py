@@ -8,7 +8,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
 from rebasin_cli.checkpoint.layout import Layout
-from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
+from rebasin_cli.commands.merge.plan import MergePlan, check_averages, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
 from rebasin_cli.commands.merge.request import MergeRequest
@@ -57,6 +57,7 @@ def plan_preserve(request: MergeRequest) -> PreservePlan:
         raise UsageError(
             "--preserve-first needs the class of the models", hint="--model file.py:Class"
         )
+    check_averages(request, "--preserve-first")
     out = _out(request.models[0], request) if request.models else Path()
     merge = plan_merge(_merging(request, out))
     network = plan_network(merge.models[merge.reference], request.selection, request.tracing)
@@ -109,7 +110,7 @@ def _places(merge: MergePlan, request: MergeRequest, out: Path) -> tuple[OutputP
 def _recipe(
     merge: MergePlan, request: MergeRequest, cut: Cut, places: tuple[OutputPlace, Target]
 ) -> Recipe:
-    total = sum(merge.weights)
+    total = sum(merge.mixture.weights.models)
     return Recipe(
         target=request.tracing.target or "",
         arguments=request.tracing.arguments,
@@ -119,5 +120,5 @@ def _recipe(
         join=cut.cut_point.join,
         kept=cut.cut_point.kept,
         merged=cut.cut_point.merged,
-        weights=[weight / total for weight in merge.weights],
+        weights=[weight / total for weight in merge.mixture.weights.models],
     )
