@@ -20,12 +20,14 @@ from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.quantization.dequantized import dequantize_files
+from rebasin_cli.checkpoint.remote.mirror import Mirror
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
 from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
-from rebasin_cli.checkpoint.writing.disk import combined_digest, expand_home
-from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
+from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.tensors import TensorInfo, TensorSource
 from rebasin_cli.tensors.ranges import InRanges, Ranged
 
@@ -48,10 +50,10 @@ class Reading:
 class Checkpoint:
     """An open checkpoint: a TensorSource, and a context manager that closes its files.
 
-    path: as named, `~` expanded. files: the weight files, sorted. ties: alias -> first name of
-    tensors that share their memory. `load` may be called from several threads. Names are
-    without what wrappers put into them. dropped: what was left out of nested files, and its class.
-    extra: what modules keep beside their tensors. apart: see `parting`.
+    path: as named, `~` expanded. files: the weight files, sorted, or what stands here for them.
+    ties: alias -> first name of tensors that share their memory. `load` may be called from several
+    threads. Names are without what wrappers put into them. dropped: what was left out of nested
+    files, and its class. extra: what modules keep beside their tensors. apart: see `parting`.
     """
 
     def __init__(self, path: Path, weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -174,7 +176,12 @@ class Checkpoint:
 
         Raises MachineError for one that may not be read: what it says may matter.
         """
-        return _config(self._weights, self.path)
+        return _config(self._weights)
+
+    @property
+    def home(self) -> Path:
+        """The folder of the files that go with the weights, on this machine."""
+        return self._weights.home
 
     @cached_property
     def layout(self) -> Layout:
@@ -250,8 +257,8 @@ class PartSource:
         return self._part.load(self.stored[name])
 
 
-def _config(weights: WeightSet, path: Path) -> Mapping[str, Any]:
-    config = (weights.folder or path.parent) / CONFIG
+def _config(weights: WeightSet) -> Mapping[str, Any]:
+    config = weights.home / CONFIG
     try:
         with reading(config):
             data = config.read_bytes()
@@ -265,31 +272,41 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a weight file, a folder or the index of a sharded checkpoint; read headers only.
 
-    key: see `Reading`, all of which `reading` says.
+    path: may be a URL. key: see `Reading`, all of which `reading` says.
     Raises CheckpointError for a file that is missing, damaged, wants to run code or does not
     fit its index, with all independent problems; MachineError for one that may not be read.
     """
     reading = reading or Reading(key=key)
-    named = expand_home(path)
-    weights = find_weights(named)
+    named = named_path(path)
+    if not isinstance(named, RemotePath):
+        return _open(named, find_weights(named), reading)
+    mirror = Mirror(named)
+    try:
+        return _open(named, replace(find_weights(mirror.path), mirror=mirror), reading)
+    except RebasinError as error:
+        raise mirror.named(error) from error
+
+
+def _open(named: Path, weights: WeightSet, reading: Reading) -> Checkpoint:
     opened = _open_all(weights, reading)
     if weights.index:
         _require_index_fits(weights, opened)
     else:
         _require_apart(weights, opened)
     if reading.dequantise:
-        opened = list(dequantize_files(opened, _config(weights, named), str(named)))
+        opened = list(dequantize_files(opened, _config(weights), str(named)))
     return Checkpoint(named, weights, opened).read_as(reading)
 
 
 def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
+    open_file = weights.mirror.open if weights.mirror else OpenFile
     if weights.pieces:
-        return [DistributedFile(weights.files, key=reading.key)]
+        return [DistributedFile([open_file(path) for path in weights.files], key=reading.key)]
     opened: list[WeightFile] = []
     errors: list[CheckpointError] = []
     for path in weights.files:
         try:
-            opened.append(open_weights(path, key=reading.key, ignoring=reading.ignoring))
+            opened.append(open_weights(open_file(path), key=reading.key, ignoring=reading.ignoring))
         except CheckpointError as error:
             errors.append(error)
     if not errors:
