@@ -21,7 +21,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import parse_numbers
+from rebasin_cli.options.values import optional_path, parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -123,7 +123,7 @@ def merge(
             models=piped_paths(models, null=null),
             strategy=strategy,
             weights=numbers,
-            reference=ref,
+            reference=optional_path(ref),
             preserve_first=preserve_first,
             renormalization=renormalizing(renormalize),
             tie=tie,
