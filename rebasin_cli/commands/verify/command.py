@@ -13,8 +13,8 @@ from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
-from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_path, planned_by
+from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.work import Work
 
