@@ -21,7 +21,7 @@ from rebasin_cli.errors import CheckpointError, MachineError, RebasinError, Usag
 
 # A revision holds no slash but in the names that the hub has for proposed changes.
 _REPOSITORY = re.compile(
-    r"(?P<repo>[^/@]+(?:/[^/@]+)?)(?:@(?P<revision>refs/pr/\d+|[^/]+))?(?:/(?P<inside>.+))?"
+    r"(?P<repo>[^/@]+(?:/[^/@]+)?)(?:@(?P<revision>refs/pr/\d+|[^/@]+))?(?:/(?P<inside>[^@]+))?"
 )
 # The same weights once more, as their makers' own programs read them.
 _TWICE = "consolidated*"

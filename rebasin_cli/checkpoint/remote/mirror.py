@@ -14,7 +14,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.endings import INDEX_ENDING, of_weights
 from rebasin_cli.checkpoint.remote.hub import snapshot_of
-from rebasin_cli.checkpoint.remote.remote_path import HUB, RemotePath
+from rebasin_cli.checkpoint.remote.remote_path import HUB, RemotePath, named_path
 from rebasin_cli.checkpoint.remote.stores import talking_to
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, MachineError, RebasinError
@@ -178,7 +178,7 @@ def _stays_inside(name: str) -> bool:
 
 
 def _found(store: Any, key: str, info: Mapping[str, Any]) -> StoredFile:
-    url, size = store.unstrip_protocol(key), info.get("size")
+    url, size = str(named_path(store.unstrip_protocol(key))), info.get("size")
     if not isinstance(size, int):
         hint = "copy it here first"
         raise MachineError("its server does not say how long it is", where=url, hint=hint)
