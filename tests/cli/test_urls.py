@@ -71,8 +71,10 @@ class Hub(BaseHTTPRequestHandler):
             data, extra = self.files[name], {"X-Repo-Commit": COMMIT}
             extra["ETag"] = f'"{sha256(data).hexdigest()}"'
             self.asked += [name] * body
-        elif path == "/api/models/org/a/revision/main":
-            data, extra = json.dumps({"id": "org/a", "sha": COMMIT}).encode(), {}
+        elif path in ("/api/models/org/a", "/api/models/org/a/revision/main"):
+            names = [{"rfilename": name} for name in self.files]
+            told = {"id": "org/a", "sha": COMMIT, "siblings": names}
+            data, extra = json.dumps(told).encode(), {}
         elif path == f"/api/models/org/a/tree/{COMMIT}":
             data, extra = json.dumps(self.tree()).encode(), {}
         else:
