@@ -58,19 +58,13 @@ class RemotePath(PosixPath):
         """Return whether it is the other, or a file inside it."""
         return self == other_path or other_path in self.parents
 
-    def unlink(self, missing_ok: bool = False) -> None:
+    def remove(self) -> None:
         """Remove it, and of a folder all that is in it."""
         with talking_to(str(self), what="cannot remove") as (store, key):
             for file in store.find(key):
                 store.rm_file(file)
 
     def absolute(self) -> RemotePath:
-        return self
-
-    def expanduser(self) -> RemotePath:
-        return self
-
-    def resolve(self, strict: bool = False) -> RemotePath:
         return self
 
 

@@ -17,7 +17,7 @@ from rebasin_cli.errors import UsageError
 
 
 @contextmanager
-def uploaded(target: RemotePath, *, overwrite: bool) -> Iterator[Path]:
+def new_upload(target: RemotePath, *, overwrite: bool) -> Iterator[Path]:
     """Yield a local path; what lies there becomes `target` when the block ends without exception.
 
     A file is replaced in one step. Of a folder, which has to be new, the weights come last, so that

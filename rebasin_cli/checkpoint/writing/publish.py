@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import writing
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
-from rebasin_cli.checkpoint.remote.upload import uploaded
+from rebasin_cli.checkpoint.remote.upload import new_upload
 from rebasin_cli.checkpoint.writing.disk import start_writing_back
 from rebasin_cli.checkpoint.writing.neighbours import (
     hidden_name,
@@ -116,7 +116,7 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
     real = destination(target)
     if isinstance(real, RemotePath):
         with (
-            uploaded(real, overwrite=overwrite) as local,
+            new_upload(real, overwrite=overwrite) as local,
             new_file(local, overwrite=False) as sink,
         ):
             yield sink
@@ -151,7 +151,7 @@ def new_folder(
     real = destination(target)
     if isinstance(real, RemotePath):
         with (
-            uploaded(real, overwrite=overwrite) as local,
+            new_upload(real, overwrite=overwrite) as local,
             new_folder(local, overwrite=False, keep=keep) as folder,
         ):
             yield folder

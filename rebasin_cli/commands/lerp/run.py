@@ -236,7 +236,9 @@ def _point(
 def _remove(point: LinePoint) -> None:
     """Remove a point that has been evaluated, and the folder made for it once it is empty."""
     place = point.target.place
-    if place.path.is_dir() and not isinstance(place.path, RemotePath):
+    if isinstance(place.path, RemotePath):
+        place.path.remove()
+    elif place.path.is_dir():
         rmtree(place.path)
     else:
         place.path.unlink(missing_ok=True)
