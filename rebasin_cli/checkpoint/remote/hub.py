@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,10 +109,13 @@ def _shards(folder: Path) -> Sequence[str]:
 
 @contextmanager
 def _fetching(url: RemotePath, name: HubName) -> Iterator[None]:
-    """Turn failures of the hub into ours, and keep it from talking of patterns."""
+    """Turn failures of the hub into ours, and let it show its progress on a terminal at most."""
+    bars: Any = optional_package("huggingface_hub.utils", "hub")
     log = logging.getLogger("huggingface_hub")
-    level = log.level
+    level, drawn = log.level, not bars.are_progress_bars_disabled()
     log.setLevel(logging.ERROR)
+    if drawn and not sys.stderr.isatty():
+        bars.disable_progress_bars()
     try:
         yield
     except RebasinError:
@@ -120,6 +124,8 @@ def _fetching(url: RemotePath, name: HubName) -> Iterator[None]:
         raise _failure(url, name, error) from error
     finally:
         log.setLevel(level)
+        if drawn:
+            bars.enable_progress_bars()
 
 
 def _failure(url: RemotePath, name: HubName, error: Exception) -> RebasinError:
