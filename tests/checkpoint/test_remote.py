@@ -129,11 +129,13 @@ def test_a_url_is_read_as_the_file_is(form: str, store: Any, tmp_path: Path) -> 
         torch.save({"model": TENSORS, "epoch": 3}, local)
     else:
         local = write_sharded(tmp_path / "folder")
+    (tmp_path / "config.json").write_text('{"n_head": 3}')
+    put(store, tmp_path / "config.json")
     url = put(store, local)
     ending = "/model.safetensors.index.json" if form == "index" else ""
     here, there = open_checkpoint(f"{local}{ending}"), open_checkpoint(f"{url}{ending}")
     assert str(there.path) == f"{url}{ending}"
-    assert there.names() == here.names() and there.config == here.config
+    assert there.names() == here.names() and there.config == here.config != {}
     assert all(torch.equal(there.load(name), here.load(name)) for name in here.names())
     assert there.sha256() == here.sha256()
 
@@ -141,6 +143,7 @@ def test_a_url_is_read_as_the_file_is(form: str, store: Any, tmp_path: Path) -> 
 def test_a_header_and_a_tensor_are_read_in_parts_and_no_part_twice(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(mirror, "_MOST_BLOCKS", 2)
     local = weights(tmp_path)
     asked = Asked(monkeypatch)
     model = open_checkpoint(put(store, local))
@@ -149,7 +152,8 @@ def test_a_header_and_a_tensor_are_read_in_parts_and_no_part_twice(
     assert asked.bytes < local.stat().st_size - BLOCK
     model.load("t3"), model.load("t1"), model.sha256()
     assert asked.bytes == local.stat().st_size
-    assert max(end - start for start, end in asked.parts) > BLOCK  # neighbours in one request
+    # Neighbours come in one request, as far as they may.
+    assert max(end - start for start, end in asked.parts) == 2 * BLOCK
 
 
 def test_what_stood_here_for_a_url_is_gone_with_the_model(store: Any, tmp_path: Path) -> None:
