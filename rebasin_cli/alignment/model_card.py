@@ -10,6 +10,8 @@ from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.remote.hub import hub_name
+from rebasin_cli.checkpoint.remote.remote_path import HUB, RemotePath
 from rebasin_cli.files.provenance import KEY
 from rebasin_cli.files.targets import KEEP, Target
 from rebasin_cli.matching.problem.result import Change
@@ -90,7 +92,9 @@ def _front(record: Mapping[str, Any], models: Sequence[Checkpoint]) -> list[str]
 
 
 def _identity(model: Checkpoint) -> str:
-    """Return what the hub calls a model that lies in its cache, else the name of the file."""
+    """Return what the hub calls a model that is of it, else the name of the file."""
+    if isinstance(model.path, RemotePath) and model.path.scheme == HUB:
+        return hub_name(model.path).repo
     found = CACHED.search(str(model.path.absolute()))
     return f"{found[1]}/{found[2]}" if found else model.path.absolute().name
 

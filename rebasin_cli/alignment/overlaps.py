@@ -90,8 +90,7 @@ def _length(vocabulary: Vocabulary) -> int:
 
 def _tokens(base: Checkpoint, model: Checkpoint) -> tuple[Vocabulary, Vocabulary] | None:
     """Return the vocabularies of two models, None unless both have a tokenizer."""
-    folders = (m.path if m.path.is_dir() else m.path.parent for m in (base, model))
-    ours, theirs = map(_vocabulary, folders)
+    ours, theirs = (_vocabulary(model.home) for model in (base, model))
     return (ours, theirs) if ours and theirs else None
 
 

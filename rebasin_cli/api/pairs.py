@@ -24,6 +24,7 @@ from rebasin_cli.api.tensors_in import (
     result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.commands.apply.plan import check_saved
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
@@ -34,7 +35,6 @@ from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.values import home_path
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permutation import inverse as inverse_of
 from rebasin_cli.permuted import Permuted
@@ -240,7 +240,7 @@ def apply(
     """
     if isinstance(permutation, PairMatching):
         return permutation.apply(model, inverse=inverse)
-    path = home_path(fspath(permutation))
+    path = named_path(fspath(permutation))
     (seen,) = open_all([model], Selection(), label="the model")
     saved = read_permutations(path, seen)
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))

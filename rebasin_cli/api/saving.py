@@ -13,6 +13,7 @@ from rebasin_cli.api.keywords import renames_of
 from rebasin_cli.api.pairs import PairMatching
 from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, in_memory, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.inputs import reading_of
@@ -22,7 +23,6 @@ from rebasin_cli.files.targets import plan_format, plan_target
 from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.values import home_path
 from rebasin_cli.wording import listing
 
 
@@ -72,7 +72,7 @@ def save(
     Raises UsageError for a place that may not be written, MachineError if the disk fails.
     """
     output = Output(force=force, in_place=in_place, dtype=dtype, format=format, drop_rest=drop_rest)
-    target = home_path(fspath(path))
+    target = named_path(fspath(path))
     if isinstance(model, PairMatching):
         return _save_matching(model, target, output)
     if in_memory(model) and plan_format(output, target) is None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import PurePath
+from typing import Literal
 
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
+TorchFormat = Literal["safetensors", "pt"]
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 ENDINGS = (".safetensors", *_TORCH)
 # What training scripts call PyTorch files, though nothing is in a tar archive.
 _DOUBLE = (".pt.tar", ".pth.tar")
+INDEX_ENDING = ".index.json"
+# The weights of other programs: beside new weights they would be those of another model.
+_FOREIGN = (".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite", ".distcp")
+WEIGHT_ENDINGS = (*ENDINGS, *_DOUBLE, *_FOREIGN)
 
 
 def format_of(path: PurePath | str) -> TorchFormat | None:
@@ -30,3 +35,13 @@ def file_ending(path: PurePath | str) -> str:
 def name_without_ending(path: PurePath) -> str:
     """Return a file's name up to its ending."""
     return path.name.removesuffix(file_ending(path))
+
+
+def is_weight_name(name: str) -> bool:
+    """Tell whether a file name is that of weights or of an index of weights."""
+    return format_of(name.removesuffix(INDEX_ENDING)) is not None
+
+
+def of_weights(name: str) -> bool:
+    """Tell whether a file name is that of weights or of their index, of any program."""
+    return is_weight_name(name) or name.lower().endswith(_FOREIGN)

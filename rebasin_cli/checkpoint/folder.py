@@ -10,15 +10,15 @@ from typing import Any
 
 from rebasin_cli.checkpoint.below import folders_below
 from rebasin_cli.checkpoint.distributed.piece_index import pieces_among
-from rebasin_cli.checkpoint.endings import ENDINGS, format_of
+from rebasin_cli.checkpoint.endings import ENDINGS, INDEX_ENDING, format_of, is_weight_name
 from rebasin_cli.checkpoint.failures import cap_problems, reading
 from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreign_name
+from rebasin_cli.checkpoint.remote.mirror import Mirror
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.wording import and_more, listing, shorten
 
-INDEX_ENDING = ".index.json"
 # What transformers and diffusers write; variants such as model.fp16.safetensors lie beside it.
 _SINGLES = (
     "model.safetensors",
@@ -51,6 +51,7 @@ class WeightSet:
     folder: None for a file that was named itself. index: the file name of the index, if any.
     weight_map: stored tensor name -> file name, as the index has it; empty without one.
     notes: what else the index says of the whole, its "metadata". pieces: a distributed checkpoint.
+    mirror: if the files stand for others elsewhere.
     """
 
     files: tuple[Path, ...]
@@ -59,6 +60,12 @@ class WeightSet:
     weight_map: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     pieces: bool = False
+    mirror: Mirror | None = None
+
+    @property
+    def home(self) -> Path:
+        """The folder of the files that go with the weights."""
+        return self.folder or (self.files[0].parent if self.files else Path())
 
     def name_of(self, file: Path) -> str:
         """Return a file's name within the folder, with forward slashes."""
@@ -93,11 +100,6 @@ def names_in(folder: Path) -> FolderListing:
         children = sorted(folder.iterdir())
         folders = [child.name for child in children if child.is_dir()]
     return FolderListing([child.name for child in children if child.name not in folders], folders)
-
-
-def is_weight_name(name: str) -> bool:
-    """Tell whether a file name is that of weights or of an index of weights."""
-    return format_of(name.removesuffix(INDEX_ENDING)) is not None
 
 
 def _choose(inside: FolderListing, folder: Path, *, adapters: bool) -> Sequence[str]:

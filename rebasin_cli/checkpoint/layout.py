@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint.folder import INDEX_ENDING
+from rebasin_cli.checkpoint.endings import INDEX_ENDING, TorchFormat
 from rebasin_cli.checkpoint.parts import KeyPath
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.errors import UsageError, suggest
 
 _SINGLE: Mapping[TorchFormat, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.torch_format.container import tensors_of
+from rebasin_cli.tensors import TensorInfo, TensorSource
 
 KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 
@@ -208,3 +209,22 @@ def _shorter(names: Mapping[str, str]) -> Mapping[str, str]:
     if len(heads) != 1:
         return {}
     return {name.removeprefix(f"{min(heads)}."): stored for name, stored in names.items()}
+
+
+class PartSource:
+    """A part beside the weights as a TensorSource, under the names that those are seen with.
+
+    stored: each name -> that in the part.
+    """
+
+    def __init__(self, part: TensorSource, stored: Mapping[str, str]) -> None:
+        self._part, self.stored = part, stored
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.stored)
+
+    def info(self, name: str) -> TensorInfo:
+        return replace(self._part.info(self.stored[name]), name=name)
+
+    def load(self, name: str) -> Tensor:
+        return self._part.load(self.stored[name])

@@ -18,16 +18,18 @@ from rebasin_cli.checkpoint.distributed.distributed_files import DistributedFile
 from rebasin_cli.checkpoint.failures import cap_problems, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
-from rebasin_cli.checkpoint.parts import Rest
+from rebasin_cli.checkpoint.parts import PartSource, Rest
 from rebasin_cli.checkpoint.quantization.dequantized import dequantize_files
+from rebasin_cli.checkpoint.remote.mirror import Mirror
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
 from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile
 from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
-from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest, expand_home
-from rebasin_cli.errors import CheckpointError, Problem
-from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
+from rebasin_cli.errors import CheckpointError, Problem, RebasinError
+from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.ranges import InRanges, Ranged
 
 
@@ -52,10 +54,10 @@ class Reading:
 class Checkpoint:
     """An open checkpoint: a TensorSource, and a context manager that closes its files.
 
-    path: as named, `~` expanded. files: the weight files, sorted. ties: alias -> first name of
-    tensors that share their memory. `load` may be called from several threads. Names are
-    without what wrappers put into them. dropped: what was left out of nested files, and its class.
-    extra: what modules keep beside their tensors. apart: see `parting`.
+    path: as named, `~` expanded. files: the weight files, sorted, or what stands here for them.
+    ties: alias -> first name of tensors that share their memory. `load` may be called from several
+    threads. Names are without what wrappers put into them. dropped: what was left out of nested
+    files, and its class. extra: what modules keep beside their tensors. apart: see `parting`.
     """
 
     def __init__(self, path: Path, weights: WeightSet, opened: Sequence[WeightFile]) -> None:
@@ -178,7 +180,12 @@ class Checkpoint:
 
         Raises MachineError for one that may not be read: what it says may matter.
         """
-        return _config(self._weights, self.path)
+        return _config(self._weights)
+
+    @property
+    def home(self) -> Path:
+        """The folder of the files that go with the weights, on this machine."""
+        return self._weights.home
 
     @cached_property
     def layout(self) -> Layout:
@@ -236,27 +243,8 @@ class Checkpoint:
         self.close()
 
 
-class PartSource:
-    """A part beside the weights as a TensorSource, under the names that those are seen with.
-
-    stored: each name -> that in the part.
-    """
-
-    def __init__(self, part: TensorSource, stored: Mapping[str, str]) -> None:
-        self._part, self.stored = part, stored
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.stored)
-
-    def info(self, name: str) -> TensorInfo:
-        return replace(self._part.info(self.stored[name]), name=name)
-
-    def load(self, name: str) -> Tensor:
-        return self._part.load(self.stored[name])
-
-
-def _config(weights: WeightSet, path: Path) -> Mapping[str, Any]:
-    config = (weights.folder or path.parent) / CONFIG
+def _config(weights: WeightSet) -> Mapping[str, Any]:
+    config = weights.home / CONFIG
     try:
         with reading(config):
             data = config.read_bytes()
@@ -270,31 +258,42 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a weight file, a folder or the index of a sharded checkpoint; read headers only.
 
-    key: see `Reading`, all of which `reading` says.
+    path: may be a URL. key: see `Reading`, all of which `reading` says.
     Raises CheckpointError for a file that is missing, damaged, wants to run code or does not
     fit its index, with all independent problems; MachineError for one that may not be read.
     """
     reading = reading or Reading(key=key)
-    named = expand_home(path)
-    weights = find_weights(named, adapters=reading.adapters)
+    named = named_path(path)
+    if not isinstance(named, RemotePath):
+        return _open(named, find_weights(named, adapters=reading.adapters), reading)
+    mirror = Mirror(named)
+    try:
+        found = find_weights(mirror.path, adapters=reading.adapters)
+        return _open(named, replace(found, mirror=mirror), reading)
+    except RebasinError as error:
+        raise mirror.named(error) from error
+
+
+def _open(named: Path, weights: WeightSet, reading: Reading) -> Checkpoint:
     opened = _open_all(weights, reading)
     if weights.index:
         _require_index_fits(weights, opened)
     else:
         _require_apart(weights, opened)
     if reading.dequantise:
-        opened = list(dequantize_files(opened, _config(weights, named), str(named)))
+        opened = list(dequantize_files(opened, _config(weights), str(named)))
     return Checkpoint(named, weights, opened).read_as(reading)
 
 
 def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
+    open_file = weights.mirror.open if weights.mirror else OpenFile
     if weights.pieces:
-        return [DistributedFile(weights.files, key=reading.key)]
+        return [DistributedFile([open_file(path) for path in weights.files], key=reading.key)]
     opened: list[WeightFile] = []
     errors: list[CheckpointError] = []
     for path in weights.files:
         try:
-            opened.append(_open(path, reading))
+            opened.append(_open_file(open_file(path), reading))
         except CheckpointError as error:
             errors.append(error)
     if not errors:
@@ -303,10 +302,10 @@ def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
     raise kind(*cap_problems([problem for error in errors for problem in error.problems]))
 
 
-def _open(path: Path, reading: Reading) -> WeightFile:
+def _open_file(file: OpenFile, reading: Reading) -> WeightFile:
     if reading.weightless:
-        return TorchFile(OpenFile(path), key=None, ignoring=reading.ignoring, weightless=True)
-    return open_weights(path, key=reading.key, ignoring=reading.ignoring)
+        return TorchFile(file, key=None, ignoring=reading.ignoring, weightless=True)
+    return open_weights(file, key=reading.key, ignoring=reading.ignoring)
 
 
 def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> None:

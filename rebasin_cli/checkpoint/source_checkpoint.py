@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rebasin_cli.checkpoint.endings import TorchFormat
 from rebasin_cli.checkpoint.folder import WeightSet
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource, infos
 

@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.endings import ENDINGS, file_ending, format_of
+from rebasin_cli.checkpoint.endings import ENDINGS, TorchFormat, file_ending, format_of
 from rebasin_cli.checkpoint.foreign import READ_AHEAD, foreign_file
 from rebasin_cli.checkpoint.header import LENGTH, MAX_HEADER, HeaderEntry, read_header
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_format.container import PartError, is_extra_state
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile, TorchFormat
+from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile
 from rebasin_cli.checkpoint.torch_format.unpickle import ZIP_MAGIC
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import CheckpointError
@@ -106,14 +106,14 @@ class SafetensorsFile:
         return values
 
 
-def open_weights(path: Path, *, key: str | None, ignoring: bool = False) -> WeightFile:
-    """Open one weight file; raise CheckpointError if its ending and its content disagree."""
-    file = OpenFile(path)
+def open_weights(file: OpenFile, *, key: str | None, ignoring: bool = False) -> WeightFile:
+    """Read one weight file; raise CheckpointError if its ending and its content disagree."""
     if _format(file) == "pt":
+        file.fetch_all()
         return TorchFile(file, key=key, ignoring=ignoring)
     if key is not None:
         raise PartError(
-            "a safetensors file has no nested parts", where=str(path), hint="leave out --key"
+            "a safetensors file has no nested parts", where=str(file.path), hint="leave out --key"
         )
     return SafetensorsFile(file)
 

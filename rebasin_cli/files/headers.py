@@ -55,7 +55,7 @@ def headers_of(models: Sequence[Checkpoint]) -> Headers:
         everywhere=everywhere,
         partial=frozenset(_partial(each, ties)),
         config=home.config,
-        folder=home.path if home.path.is_dir() else home.path.parent,
+        folder=home.home,
         where=str(models[0].path),
     )
 

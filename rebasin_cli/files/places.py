@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.errors import Problem, UsageError
 from rebasin_cli.options.output import Output
 
@@ -39,25 +40,36 @@ def plan_place(
     create: its folder may be made. Raises UsageError if that is not allowed, if the place
     exists without --force or --no-clobber, or if there can be no file.
     """
+    if isinstance(path, RemotePath) and path.only_read:
+        raise UsageError(f"{path} cannot be written to", hint="say where with -o")
     if _same(path, others) or (_same(path, own) and not output.in_place):
         in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
         raise UsageError(
             f"the output {path} is one of the inputs", hint=f"choose another{in_place}"
         )
     if _same(path, own):
-        return OutputPlace(path, overwrite=True, skip=False, folder=None)
+        return _replacing(path)
     folder = _folder_to_make(path, create=create)
     if folder or not path.exists():
         return OutputPlace(path, overwrite=output.force, skip=False, folder=folder)
     if not (path.is_file() or path.is_dir()):
         raise UsageError(f"{path} is not a regular file", hint="choose another output")
     if output.force:
-        return OutputPlace(path, overwrite=True, skip=False, folder=None)
+        return _replacing(path)
     if output.no_clobber:
         return OutputPlace(path, overwrite=False, skip=True, folder=None)
     raise UsageError(
         f"{path} exists", hint="--force replaces it, --no-clobber keeps it and goes on"
     )
+
+
+def _replacing(path: Path) -> OutputPlace:
+    if isinstance(path, RemotePath) and path.is_dir():
+        raise UsageError(
+            f"{path} is a folder of a store, which cannot be replaced in one step",
+            hint="choose another output",
+        )
+    return OutputPlace(path, overwrite=True, skip=False, folder=None)
 
 
 def files_of(model: Checkpoint) -> list[Path]:
@@ -68,8 +80,8 @@ def files_of(model: Checkpoint) -> list[Path]:
 def _folder_to_make(path: Path, *, create: bool) -> Path | None:
     """Return the folder that has to be made for a path, None if it is there."""
     folder = path.parent
-    if folder.is_dir():
-        return None
+    if isinstance(path, RemotePath) or folder.is_dir():
+        return None  # a store has no folders but in the names of its files
     if folder.exists():
         raise UsageError(f"{folder} is not a folder", hint="choose another output")
     if not (create and folder.parent.is_dir()):

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.errors import UsageError
 from rebasin_cli.json_text import read_json
 from rebasin_cli.options.parameters import option
-from rebasin_cli.options.values import home_path
 
 # Byte order marks of what is not UTF-8; the longer ones first, as they begin like the others.
 WIDE = (
@@ -29,7 +29,7 @@ Null = Annotated[
 
 def model_paths(models: Sequence[Path] | None) -> list[Path]:
     """Return the MODEL arguments, `~` expanded."""
-    return [home_path(model) for model in models or ()]
+    return [named_path(model) for model in models or ()]
 
 
 def piped_paths(models: Sequence[Path] | None, *, null: bool) -> list[Path]:
@@ -40,7 +40,7 @@ def piped_paths(models: Sequence[Path] | None, *, null: bool) -> list[Path]:
     """
     if models or sys.stdin is None or sys.stdin.isatty():
         return model_paths(models)
-    return [home_path(path) for path in parse_paths(sys.stdin.buffer.read(), null=null)]
+    return [named_path(path) for path in parse_paths(sys.stdin.buffer.read(), null=null)]
 
 
 def parse_paths(data: bytes, *, null: bool) -> list[Path]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.parameters import flags_in, option
-from rebasin_cli.options.values import home_path
 
 _file = flags_in("Files")
 
@@ -72,7 +72,7 @@ class Output:
     @property
     def path(self) -> Path | None:
         """The place that --out names, `~` expanded."""
-        return home_path(self.out) if self.out else None
+        return named_path(self.out) if self.out else None
 
     @property
     def names_folder(self) -> bool:

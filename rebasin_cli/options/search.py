@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.parameters import flags_in
-from rebasin_cli.options.values import home_path
 
 PANEL = "Search"
 _option = flags_in(PANEL)
@@ -69,4 +69,4 @@ class Search:
         """The permutation file that --start names, if it looks like a path."""
         if self.start is None or not ("." in self.start or "/" in self.start):
             return None
-        return home_path(self.start)
+        return named_path(self.start)

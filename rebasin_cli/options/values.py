@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import typer
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.errors import UsageError
 
 Given = TypeVar("Given")
@@ -71,14 +72,6 @@ def in_tuple(texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(texts or ())
 
 
-def home_path(path: str | Path) -> Path:
-    """Return a path with `~` expanded, or as it is if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
 def optional_path(path: str | Path | None) -> Path | None:
     """Return a path that may not have been given, `~` expanded."""
-    return None if path is None else home_path(path)
+    return None if path is None else named_path(path)

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.distributed.piece_index import StoredPiece, read_index
+from rebasin_cli.checkpoint.endings import TorchFormat
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_format.container import (
     find_state_dict,
     is_extra_state,
     tensors_of,
 )
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorSource
@@ -32,9 +31,9 @@ class OpenPieces:
     path: where its weights would be in one file: a result that is made like it has them there.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.path = paths[0].with_name("model.safetensors")
-        self._files = {path.name: OpenFile(path) for path in paths}
+    def __init__(self, files: Sequence[OpenFile]) -> None:
+        self.path = files[0].path.with_name("model.safetensors")
+        self._files = {file.path.name: file for file in files}
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return bytes of a file. Raises CheckpointError if it has them not."""
@@ -66,9 +65,9 @@ class DistributedFile:
     format: TorchFormat = "safetensors"  # of what is written like it
     rest = Rest()
 
-    def __init__(self, paths: Sequence[Path], *, key: str | None) -> None:
-        self.file = OpenPieces(paths)
-        where = paths[0]
+    def __init__(self, files: Sequence[OpenFile], *, key: str | None) -> None:
+        self.file = OpenPieces(files)
+        where = files[0].path
         self._index = read_index(where.read_bytes(), where=str(where))
         stand_ins = {
             name: torch.empty(info.shape, dtype=info.dtype, device="meta")

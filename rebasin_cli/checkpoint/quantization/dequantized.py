@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.checkpoint.endings import TorchFormat
 from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.quantization.quantized import Codes, find_codes
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFormat
 from rebasin_cli.checkpoint.weight_file import HeldOpen, WeightFile
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.checkpoint.endings import TorchFormat
 from rebasin_cli.checkpoint.parts import descend, rest_of
 from rebasin_cli.checkpoint.torch_format.container import (
     find_state_dict,
@@ -18,8 +18,6 @@ from rebasin_cli.checkpoint.torch_format.unpickle import is_mapped, load_contain
 from rebasin_cli.checkpoint.writing.disk import OpenFile, forget_pages
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import InMemory, TensorInfo
-
-TorchFormat = Literal["safetensors", "pt"]
 
 
 class TorchFile:

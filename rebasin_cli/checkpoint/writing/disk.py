@@ -48,13 +48,19 @@ class OpenFile:
 
         Raises CheckpointError if the file ends early or was changed since it was opened.
         """
+        self._fill(buffer, offset)
+        self.require_unchanged()
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
         while len(buffer):
             with reading(self.path):
                 count = os.preadv(self._descriptor, [buffer], offset)
             if count == 0:
                 raise self._changed()
             buffer, offset = buffer[count:], offset + count
-        self.require_unchanged()
+
+    def fetch_all(self) -> None:
+        """Do nothing: all of the file is here."""
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError if size or modification time differ from those at opening."""
@@ -76,7 +82,7 @@ class OpenFile:
     def close(self) -> None:
         self._close()
 
-    def _current_stamp(self) -> tuple[int, int]:
+    def _current_stamp(self) -> tuple[int, object]:
         with reading(self.path):
             status = os.fstat(self._descriptor)
         return status.st_size, status.st_mtime_ns
@@ -109,14 +115,6 @@ def start_writing_back(descriptor: int, start: int, length: int) -> None:
     with suppress(AttributeError, OSError):
         begin = ctypes.CDLL(None).sync_file_range
         begin(descriptor, ctypes.c_int64(start), ctypes.c_int64(length), _WRITE)
-
-
-def expand_home(path: str | Path) -> Path:
-    """Return the path with `~` expanded, or as it is if there is no such user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 def require_file(path: Path) -> None:

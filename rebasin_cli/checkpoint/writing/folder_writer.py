@@ -9,16 +9,15 @@ from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
+from rebasin_cli.checkpoint.endings import is_weight_name, of_weights
 from rebasin_cli.checkpoint.failures import reading, writing
-from rebasin_cli.checkpoint.folder import find_weights, is_weight_name
+from rebasin_cli.checkpoint.folder import find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.writing.disk import combined_digest
 from rebasin_cli.checkpoint.writing.publish import destination, new_file, new_folder
 from rebasin_cli.checkpoint.writing.shard_writer import Job, write_shard
 from rebasin_cli.errors import CheckpointError, UsageError
 
-# The weights of other programs: beside new weights they would be those of another model.
-_FOREIGN_WEIGHTS = (".h5", ".msgpack", ".onnx", ".gguf", ".ot", ".tflite", ".distcp")
 _TOTAL = "total_parameters"  # what transformers writes into an index beside the size
 
 
@@ -149,8 +148,7 @@ def _copy_others(source: Path, folder: Path) -> None:
 
 def _is_other(path: Path) -> bool:
     name = path.name
-    weights = is_weight_name(name) or name.lower().endswith(_FOREIGN_WEIGHTS)
-    return path.is_file() and not name.startswith(".") and not weights
+    return path.is_file() and not name.startswith(".") and not of_weights(name)
 
 
 def _carry_over(old: Path, new: Path, *, skip: frozenset[Path]) -> None:

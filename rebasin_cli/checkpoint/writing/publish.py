@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import writing
-from rebasin_cli.checkpoint.writing.disk import expand_home, start_writing_back
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
+from rebasin_cli.checkpoint.remote.upload import new_upload
+from rebasin_cli.checkpoint.writing.disk import start_writing_back
 from rebasin_cli.checkpoint.writing.neighbours import (
     hidden_name,
     new_neighbour_file,
@@ -106,11 +108,19 @@ class Sink:
 def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
     """Open a sink whose content becomes `target` when the block ends without an exception.
 
-    A link is followed. The mode is that of the file replaced, else what the umask leaves.
+    A link is followed, and a URL is uploaded to. The mode is that of the file replaced, else what
+    the umask leaves.
     Raises UsageError if the target exists and may not be overwritten, MachineError for a disk
     that is full or read-only.
     """
     real = destination(target)
+    if isinstance(real, RemotePath):
+        with (
+            new_upload(real, overwrite=overwrite) as local,
+            new_file(local, overwrite=False) as sink,
+        ):
+            yield sink
+        return
     mode = _replaced_mode(real, overwrite=overwrite)
     with writing(target):
         temporary, descriptor = new_neighbour_file(real)
@@ -139,6 +149,13 @@ def new_folder(
     keep(old, new): called before an existing folder is replaced, to save what it has to.
     """
     real = destination(target)
+    if isinstance(real, RemotePath):
+        with (
+            new_upload(real, overwrite=overwrite) as local,
+            new_folder(local, overwrite=False, keep=keep) as folder,
+        ):
+            yield folder
+        return
     replaced = _replaced_folder(real, overwrite=overwrite)
     with writing(target):
         temporary, descriptor = new_neighbour_folder(real)
@@ -157,8 +174,11 @@ def new_folder(
 
 
 def destination(target: Path) -> Path:
-    """Return the path to write: what a link points to, in a folder that exists."""
-    real = Path(os.path.realpath(expand_home(target)))
+    """Return the path to write: what a link points to, in a folder that exists; or a URL."""
+    named = named_path(target)
+    if isinstance(named, RemotePath):
+        return named
+    real = Path(os.path.realpath(named))
     with writing(target):
         exists = real.parent.is_dir()
     if not exists:

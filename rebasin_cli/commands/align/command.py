@@ -17,6 +17,7 @@ from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 
 Symmetry = Annotated[
@@ -97,7 +98,7 @@ def align(
 
     request = AlignRequest(
         models=model_paths(models),
-        save=save,
+        save=optional_path(save),
         learn=learn,
         select=select,
         tie=tie,

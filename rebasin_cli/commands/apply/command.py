@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import home_path
+from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 
 Inverse = Annotated[bool, option()("--inverse", help="Undo the permutation, or the maps.")]
@@ -68,10 +69,10 @@ def apply(
     from rebasin_cli.commands.apply.run import run_apply
 
     request = ApplyRequest(
-        permutation=home_path(permutation),
-        model=home_path(model),
+        permutation=named_path(permutation),
+        model=named_path(model),
         inverse=inverse,
-        base=base and home_path(base),
+        base=optional_path(base),
         keep_unknown=keep_unknown,
         selection=selection,
         output=output,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
 GROUPS = "Also compare group by group, under this spec."
@@ -57,8 +57,8 @@ def diff(
     from rebasin_cli.commands.diff.run import run_diff
 
     request = DiffRequest(
-        a=home_path(a),
-        b=home_path(b),
+        a=named_path(a),
+        b=named_path(b),
         symmetry=symmetry,
         selection=selection,
         computing=computing,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
@@ -12,7 +13,6 @@ from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.symmetry_option import tie_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
 
@@ -48,7 +48,7 @@ def fold(
     from rebasin_cli.commands.fold.run import run_fold
 
     request = FoldRequest(
-        model=home_path(model),
+        model=named_path(model),
         tie=tie,
         selection=selection,
         output=output,

@@ -13,6 +13,7 @@ from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
@@ -235,7 +236,9 @@ def _point(
 def _remove(point: LinePoint) -> None:
     """Remove a point that has been evaluated, and the folder made for it once it is empty."""
     place = point.target.place
-    if place.path.is_dir():
+    if isinstance(place.path, RemotePath):
+        place.path.remove()
+    elif place.path.is_dir():
         rmtree(place.path)
     else:
         place.path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -148,7 +149,7 @@ def merge(
             strategy=strategy,
             weights=numbers,
             tensor_weights=by_glob,
-            reference=ref,
+            reference=optional_path(ref),
             preserve_first=preserve_first,
             renormalization=renormalizing(renormalize),
             tie=tie,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import SHOWING, Display
@@ -12,7 +13,6 @@ from rebasin_cli.options.output import FORMING, Output
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
 _option = option("Pruning")
@@ -78,7 +78,7 @@ def prune(
     from rebasin_cli.commands.prune.run import run_prune
 
     request = PruneRequest(
-        model=home_path(model),
+        model=named_path(model),
         sparsity=sparsity,
         method=how,
         renormalize=renormalize,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import Display
@@ -18,7 +19,7 @@ from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import PANEL, Renormalization
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import home_path, parse_numbers
+from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
 
 _option = option(PANEL)
@@ -82,7 +83,7 @@ def renormalize(
 
     _check_order(merged, parents or ())
     request = RenormalizeRequest(
-        model=home_path(merged),
+        model=named_path(merged),
         renormalization=renormalization,
         parents=model_paths([*(parents or ()), *(more or ())]),
         weights=parse_numbers(weights),

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.parameters import argument, offer, with_options
 from rebasin_cli.options.selection import READING, Selection
-from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import PrintedText
 
 SpecName = Annotated[str, argument("NAME|FILE")]
@@ -69,7 +69,7 @@ def init(
 
         rebasin spec init model.safetensors > my.yaml
     """
-    return PrintedText("spec init", lambda: _drafted(home_path(model), selection))
+    return PrintedText("spec init", lambda: _drafted(named_path(model), selection))
 
 
 def _drafted(path: Path, selection: Selection) -> Iterator[str]:

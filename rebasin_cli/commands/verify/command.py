@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.output import Output, SavePermutation
@@ -13,7 +14,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import home_path
+from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.work import Work
 
@@ -59,9 +60,9 @@ def verify(
     from rebasin_cli.commands.verify.plan import VerifyRequest
 
     request = VerifyRequest(
-        a=home_path(a),
-        b=home_path(b),
-        save=save,
+        a=named_path(a),
+        b=named_path(b),
+        save=optional_path(save),
         selection=selection,
         output=output,
         computing=computing,

@@ -8,6 +8,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.merge.plan import MergePlan, check_averages, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
@@ -91,6 +92,11 @@ def _out(first: Path, request: MergeRequest) -> Path:
         if request.output.path and into
         else output_file(request.output, name)
     )
+    if isinstance(out, RemotePath):
+        raise UsageError(
+            f"{out}: --preserve-first writes a module, which is tried where it lies",
+            hint="name a file of this machine with -o",
+        )
     plan_format(request.output, out)  # refuses names that contradict one another
     return out
 
