@@ -50,10 +50,15 @@ def owner_of(source: Path, base: Path | None, selection: Selection) -> OwnerMode
 
 
 def is_copy(part: Checkpoint, source: Path) -> bool:
-    """Return whether a file has some of the tensors of a permutation's model, and no others."""
+    """Return whether a file has some of the tensors of a permutation's model, and no others.
+
+    What has all of them is a model, and what it lacks to be that one is to be told as such.
+    """
     with open_checkpoint(source) as file:
         stored = stored_model(file, {})
     if stored is None:
+        return False
+    if {*stored.model.names()} <= {*part.names()}:
         return False
     entries = [entry_of(name) for name in part.names()]
     return not find_weights_of(entries, stored.model.names()).lacking
