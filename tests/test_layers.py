@@ -24,6 +24,7 @@ FLOORS = [
     "symmetry",
     "tracer",
     "options",
+    "execution",
     "presentation files",
     "network",
     "activations",

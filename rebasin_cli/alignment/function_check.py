@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.headers import headers_of
-from rebasin_cli.network.network import Network, plan_network, subject_for
+from rebasin_cli.network.network import Network, named_network, plan_network
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
@@ -67,7 +67,7 @@ def plan_function_check(
 
 def check_of(fitted: Fitted, *, required: bool = True) -> FunctionCheck:
     """Return the check with a model that was traced: the outputs that it keeps are compared."""
-    network = Network(subject_for(fitted.tracing), fitted.layout.windows)
+    network = named_network(fitted.tracing, fitted.layout.windows)
     return FunctionCheck(network, required, fitted.known.trace.outputs)
 
 

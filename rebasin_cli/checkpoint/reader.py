@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +30,8 @@ from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.ranges import InRanges, Ranged
+
+DERIVED = ("ties", "layout")  # what a checkpoint under other names works out anew
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Checkpoint:
         self._lent: Mapping[str, str] = {}
         self.apart: Mapping[str, str] = {}
         self._undivided: Checkpoint | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where it is and how it is seen: whoever unpickles it opens it again."""
+        seen = {name: vars(self)[name] for name in ("_stored", "_lent", "apart", "_undivided")}
+        return _opened_again, (self.path, self._reading, seen)
 
     def read_as(self, reading: Reading) -> Checkpoint:
         """Return this checkpoint under the names that it is seen with."""
@@ -115,10 +121,9 @@ class Checkpoint:
         return self._undivided or self
 
     def _changed(self, **attributes: object) -> Checkpoint:
-        other = copy(self)
-        for derived in ("ties", "layout"):
-            vars(other).pop(derived, None)
-        vars(other).update(attributes)
+        kept = {name: value for name, value in vars(self).items() if name not in DERIVED}
+        other = object.__new__(Checkpoint)
+        vars(other).update({**kept, **attributes})
         return other
 
     @cached_property
@@ -283,6 +288,10 @@ def _open(named: Path, weights: WeightSet, reading: Reading) -> Checkpoint:
     if reading.dequantise:
         opened = list(dequantize_files(opened, _config(weights), str(named)))
     return Checkpoint(named, weights, opened).read_as(reading)
+
+
+def _opened_again(path: Path, reading: Reading, seen: Mapping[str, Any]) -> Checkpoint:
+    return open_checkpoint(path, reading=reading)._changed(**seen)
 
 
 def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:

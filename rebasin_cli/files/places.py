@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -24,6 +24,11 @@ class OutputPlace:
     overwrite: bool
     skip: bool
     folder: Path | None
+
+    @property
+    def again(self) -> OutputPlace:
+        """This place where it may be written twice, the same over the first, as nodes may die."""
+        return replace(self, overwrite=True)
 
 
 def plan_place(

@@ -51,6 +51,11 @@ class Target:
     def path(self) -> Path:
         return self.place.path
 
+    @property
+    def again(self) -> Target:
+        """This target where it may be written twice, see `OutputPlace`."""
+        return replace(self, place=self.place.again, card=self.card and self.card.again)
+
 
 def plan_format(output: Output, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -195,7 +195,15 @@ def folder_for(place: OutputPlace) -> Iterator[None]:
         place.folder.mkdir(exist_ok=True)
     try:
         yield
-    except BaseException:
-        if made and place.folder is not None and not any(place.folder.iterdir()):
+    finally:
+        if made and place.folder and place.folder.is_dir() and not any(place.folder.iterdir()):
             place.folder.rmdir()
-        raise
+
+
+@contextmanager
+def folders_for(places: Iterable[OutputPlace]) -> Iterator[None]:
+    """Make the folders of several places, which are then there for whoever writes into them."""
+    with ExitStack() as made:
+        for place in places:
+            made.enter_context(folder_for(place))
+        yield

@@ -29,10 +29,25 @@ from rebasin_cli.tensors.blocks import Window
 
 @dataclass(frozen=True)
 class Network:
-    """A model, and where the tensors of a checkpoint belong in it, by name in the checkpoint."""
+    """A model, and where the tensors of a checkpoint belong in it, by name in the checkpoint.
+
+    tracing: the options that name the model, from which it is found again once it was pickled;
+    None: it cannot be.
+    """
 
     subject: Subject
     windows: Mapping[str, Window]
+    tracing: Tracing | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.tracing is None:
+            raise TypeError(f"{self.subject.name} has no name by which it could be found again")
+        return named_network, (self.tracing, self.windows)
+
+
+def named_network(tracing: Tracing, windows: Mapping[str, Window]) -> Network:
+    """Return the model that the options name, and where in it tensors are known to belong."""
+    return Network(subject_for(tracing), windows, tracing)
 
 
 def no_data() -> NoReturn:
@@ -101,7 +116,8 @@ def _sequences(subject: Subject, tracing: Tracing, data: Data) -> SequencePlan |
 
 def plan_network(checkpoint: Checkpoint, selection: Selection, tracing: Tracing) -> Network:
     """Return the model that the options name, for checkpoints with the tensors of this one."""
-    return network_of(subject_for(tracing), checkpoint, selection)
+    found = network_of(subject_for(tracing), checkpoint, selection)
+    return replace(found, tracing=tracing)
 
 
 def network_of(subject: Subject, checkpoint: Checkpoint, selection: Selection) -> Network:

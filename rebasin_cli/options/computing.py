@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.parameters import flags_in, option
 from rebasin_cli.options.values import parse_size
 
 _machine = flags_in("Machine")
@@ -45,6 +46,17 @@ class Computing:
         help="Run the model on a random input to see that its function stays; default: where "
         "--model or a config.json tells the model, up to 150 million parameters.",
     )
+
+
+ExecutorName = Annotated[
+    str,
+    option("Machine")(
+        "--executor",
+        metavar="local|processes|ray[://ADDRESS]",
+        help="processes: one for each of --device cuda:0,cuda:1 or cuda:*, or sharing the cores. "
+        "ray: a cluster whose nodes share the storage with all files.",
+    ),
+]
 
 
 MEANS = ("device", "jobs", "max_memory", "seed")

@@ -127,6 +127,10 @@ class Tracing:
     data: str | None = None
     progress: Progress = field(default=silent, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle it without whom it tells, who is not where it is unpickled."""
+        return {**vars(self), "progress": silent}
+
     def of(self, target: str | None, data: str | None = None) -> Tracing:
         """Return the tracing of a target, fed with what yields batches if nothing else is said."""
         return replace(self, target=target, data=data)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from rebasin_cli.commands.align.learning import Learning
 from rebasin_cli.options.activations import Activations
-from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.computing import Computing, ExecutorName
 from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import model_paths
@@ -53,7 +53,9 @@ Select = Annotated[
 ]
 
 
-@with_options("models", "out", "save", "card", "verbose", "symmetry", "tie", "learn", "select")
+@with_options(
+    "models", "out", "save", "card", "verbose", "symmetry", "tie", "learn", "select", "executor"
+)
 def align(
     models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
     save: SavePermutation = None,
@@ -61,6 +63,7 @@ def align(
     tie: Tie = "auto",
     learn: Learn = 0,
     select: Select = None,
+    executor: ExecutorName = "local",
     *,
     selection: Selection,
     output: Output,
@@ -102,6 +105,7 @@ def align(
         learn=learn,
         select=select,
         tie=tie,
+        executor=executor,
         selection=selection,
         output=output,
         computing=computing,
@@ -112,5 +116,5 @@ def align(
         learning=learning,
         display=display,
     )
-    way = kind_of(symmetry, select=select is not None, tie=tie)
+    way = kind_of(symmetry, select=select is not None, tie=tie, executor=executor)
     return Work("align", display, planned_by(way.plan, request), way.run, way.presenters)

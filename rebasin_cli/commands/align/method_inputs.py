@@ -12,6 +12,7 @@ from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
+from rebasin_cli.execution.workers import LOCAL
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
@@ -63,6 +64,12 @@ def check_chosen(request: AlignRequest, start: Path | None) -> None:
         raise UsageError(
             "matching on activations does not start from a permutation file",
             hint="leave out --start: where a search starts hardly matters to it",
+        )
+    if request.executor != LOCAL and request.search.method in DATA_METHODS:
+        raise UsageError(
+            f"--executor {request.executor} does not go with --method {request.search.method}",
+            detail="the models and the data of the user's code stay in one process",
+            hint="leave out --executor, or --method",
         )
     if request.activations != Activations() and request.search.method != "activations":
         raise UsageError(

@@ -16,6 +16,7 @@ from rebasin_cli.commands.align.method_inputs import DATA_METHODS, MethodInputs,
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.plan import check_learning
 from rebasin_cli.errors import UsageError
+from rebasin_cli.execution.workers import Workers, plan_workers
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes, told_of_codes
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
@@ -23,7 +24,7 @@ from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan
 from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.merging.overlap import Overlap
-from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_of
@@ -52,6 +53,7 @@ class AlignPlan:
     """All that `run_align` needs.
 
     initial: where every search starts; None: by the options. inputs: of a method that runs models.
+    machine: of each of the workers.
     """
 
     reference: Checkpoint
@@ -60,6 +62,7 @@ class AlignPlan:
     machine: Machine
     initial: Mapping[str, Permutation] | None
     request: AlignRequest
+    workers: Workers
     inputs: MethodInputs = field(default_factory=MethodInputs)
 
     def describe(self) -> dict[str, Any]:
@@ -86,7 +89,8 @@ def plan_align(request: AlignRequest) -> AlignPlan:
     check_chosen(request, start)
     if request.learn:
         raise UsageError("--learn learns rotations", hint="--symmetry orthogonal")
-    machine = plan_machine(request.computing, request.search, more=DATA_METHODS)
+    workers = plan_workers(request, tasks=len(request.models) - 1, more=DATA_METHODS)
+    machine = workers.machines[0]
     reference, *models = open_models(request.models, request.selection)
     runs = request.search.method in DATA_METHODS
     heads = () if runs else heads_apart(reference, models, request.selection)
@@ -98,8 +102,10 @@ def plan_align(request: AlignRequest) -> AlignPlan:
     check_search(choice, machine, request.search)
     initial = read_permutations(start, reference).permutations if start else None
     targets = _targets(reference, models, start, request)
+    if workers.repeat:
+        targets = [(target.again, place and place.again) for target, place in targets]
     items = _items(reference, models, targets, choice, request)
-    return AlignPlan(reference, items, choice, machine, initial, request, inputs)
+    return AlignPlan(reference, items, choice, machine, initial, request, workers, inputs)
 
 
 def _choice(

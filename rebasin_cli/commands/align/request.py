@@ -25,6 +25,7 @@ class AlignRequest:
     or a folder for several. learn: steps by which maps are learned from the midpoint's answers.
     select: how many ways are tried, of which the one with the best midpoint is taken; None: one.
     tie: what becomes of tied heads where norms are folded, see `settle_heads`.
+    executor: who aligns the models.
     """
 
     models: Sequence[Path]
@@ -32,6 +33,7 @@ class AlignRequest:
     learn: int = 0
     select: int | None = None
     tie: str = "auto"
+    executor: str = "local"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

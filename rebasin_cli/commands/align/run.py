@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from rebasin_cli.alignment.aligned import Aligned
@@ -16,10 +17,12 @@ from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import moved_parts
+from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.saved.permutation_file import save_permutations
-from rebasin_cli.files.write import Result
+from rebasin_cli.files.write import Result, folders_for
 from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.options.machine import Machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
@@ -38,16 +41,39 @@ def run_align(
     """
     find = method or DATA_METHODS.get(plan.request.search.method, by_weights)
     yield LeftAsIs(plan.reference.path, "reference")
-    for item in plan.items:
-        if item.target.place.skip:
-            yield LeftAsIs(item.target.path, "exists")
-            continue
+    alone, one = len(plan.items) == 1, replace(plan, items=())
+    tasks = [AlignTask(one, item, find, alone=alone) for item in plan.items]
+    with plan.workers.executor() as executor, folders_for(_places(plan)):
+        yield from executor.run(tasks, progress)
+
+
+@dataclass(frozen=True)
+class AlignTask:
+    """One model to align. alone: it is the only one, and its failure that of the command."""
+
+    plan: AlignPlan
+    item: AlignItem
+    find: Method
+    alone: bool
+
+    def __call__(self, machine: Machine, progress: Progress) -> LeftAsIs | Failed | Aligned:
+        """Align the model with the means of a machine."""
+        if self.item.target.place.skip:
+            return LeftAsIs(self.item.target.path, "exists")
         try:
-            yield _align(plan, item, find, progress)
+            return _align(replace(self.plan, machine=machine), self.item, self.find, progress)
         except RebasinError as error:
-            if len(plan.items) == 1:
+            if self.alone:
                 raise
-            yield Failed(item.model.path, error)
+            return Failed(self.item.model.path, error)
+
+
+def _places(plan: AlignPlan) -> Iterator[OutputPlace]:
+    """Yield where files are written."""
+    for item in plan.items:
+        yield item.target.place
+        if item.permutation:
+            yield item.permutation
 
 
 def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -> Aligned:

@@ -19,12 +19,15 @@ from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.commands.align.select import report as select_report
 from rebasin_cli.commands.align.select.plan import plan_select
 from rebasin_cli.commands.align.select.run import run_select
+from rebasin_cli.errors import UsageError
+from rebasin_cli.execution.workers import LOCAL
 from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.folding.settled_heads import check_tie
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.progress import Progress
+from rebasin_cli.spec.language.model import PERMUTATION
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,24 @@ class AlignmentKind:
 
 
 SYMMETRIES: Mapping[str, AlignmentKind] = {
-    "permutation": AlignmentKind(plan_align, run_align, PRESENTERS),
+    PERMUTATION: AlignmentKind(plan_align, run_align, PRESENTERS),
     "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, ROTATING),
     "auto": AlignmentKind(plan_auto, run_auto, auto_report.PRESENTERS),
 }
 
 
-def kind_of(symmetry: str, *, select: bool, tie: str) -> AlignmentKind:
+def kind_of(symmetry: str, *, select: bool, tie: str, executor: str = LOCAL) -> AlignmentKind:
     """Return how models are aligned by the maps of a symmetry. select: in the best of many ways.
 
     Raises UsageError for an unknown symmetry, and for a way with tied heads where they stay tied:
-    what is compared with permutations has the same tensors.
+    what is compared with permutations has the same tensors. Only permutations are spread.
     """
     kind = look_up("symmetry", symmetry, SYMMETRIES)
+    if executor != LOCAL and (select or symmetry != PERMUTATION):
+        raise UsageError(
+            f"--executor {executor} aligns by permutations that weights tell",
+            hint="leave out --select" if select else "--symmetry permutation",
+        )
     check_tie(tie, folds=symmetry == ORTHOGONAL and not select)
     if not select:
         return kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.computing import Computing, ExecutorName
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
 from rebasin_cli.options.output import Output
@@ -59,7 +59,7 @@ Keep = Annotated[bool, option()("--keep", help="Keep the files that --exec was r
 LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep")
 
 
-@with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry", "tie")
+@with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry", "tie", "executor")
 def lerp(
     models: Annotated[list[Path] | None, argument("A B")] = None,
     steps: Steps = None,
@@ -73,6 +73,7 @@ def lerp(
     symmetry: Symmetry = "permutation",
     tie: Tie = "auto",
     null: Null = False,
+    executor: ExecutorName = "local",
     *,
     selection: Selection,
     output: Output,
@@ -116,6 +117,7 @@ def lerp(
             keep=keep,
             symmetry=symmetry,
             tie=tie,
+            executor=executor,
             selection=selection,
             output=output,
             computing=computing,

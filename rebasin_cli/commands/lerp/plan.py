@@ -15,6 +15,7 @@ from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
+from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending
 from rebasin_cli.files.places import check_distinct
@@ -45,6 +46,7 @@ class LerpRequest:
     too. chain: more than two models, one segment after another. align: bring the models into the
     basin of the first before. command: run on each point, whose file is then removed unless `keep`.
     symmetry: of the maps that align; orthogonal ones do also without `align`. tie: of heads then.
+    executor: who makes the points.
     """
 
     models: Sequence[Path]
@@ -58,6 +60,7 @@ class LerpRequest:
     keep: bool = False
     symmetry: str = PERMUTATION
     tie: str = "auto"
+    executor: str = "local"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -96,6 +99,7 @@ class LerpPlan:
     choice: Choice | None
     machine: Machine
     request: LerpRequest
+    workers: Workers
     check: FunctionCheck | None = None
     overlaps: tuple[Overlap, ...] = ()
     rotation: RotationProblem | None = None
@@ -130,8 +134,10 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
     )
     ends = set(map(float, range(len(request.models))))  # the models themselves
-    done = "averaged" if request.align or not set(alphas) <= ends else None
     rotation = open_rotations(request.models, request, tie=request.tie) if rotated else None
+    workers = plan_workers(request, tasks=len(alphas))
+    request = replace(request, computing=workers.here(request.computing))
+    done = "averaged" if request.align or not set(alphas) <= ends else None
     problem: MatchingProblem[Choice | None] = rotation or open_problem(
         request.models, request, matched=request.align, done=done
     )
@@ -147,6 +153,8 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         plan_target(p, models[0], request.selection, request.output, own=models, create=True)
         for p in places
     ]
+    if workers.repeat:
+        targets = [target.again for target in targets]
     return LerpPlan(
         models=models,
         points=tuple(map(LinePoint, alphas, targets)),
@@ -156,6 +164,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         choice=choice,
         machine=problem.machine,
         request=request,
+        workers=workers,
         check=_check(request, problem) if rotation is None else None,
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
         rotation=rotation,
@@ -185,6 +194,11 @@ def _check_line(request: LerpRequest) -> None:
     if len(request.models) < 2 or (len(request.models) > 2 and not request.chain):
         hint = "more than two models form a chain with --chain" if len(request.models) > 2 else ""
         raise UsageError(f"lerp takes two models, not {len(request.models)}", hint=hint)
+    if request.executor != LOCAL and request.symmetry != PERMUTATION:
+        raise UsageError(
+            f"--executor {request.executor} does not go with --symmetry {request.symmetry}",
+            hint="leave out one of the two",
+        )
     if request.tracing.target is not None and not request.align:
         raise UsageError("--model says how to align, and needs --align")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from shutil import rmtree
 from time import perf_counter
+from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
@@ -18,17 +19,20 @@ from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
-from rebasin_cli.files.write import Result
+from rebasin_cli.files.write import Result, folders_for
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import Rotated, rotate_models
 from rebasin_cli.folding.rotation_problem import RotationProblem
-from rebasin_cli.merging.overlap import CommonPart, Completed
+from rebasin_cli.merging.overlap import CommonPart, Completed, Overlap
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource, infos
+from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.ranges import Kept
 
 LerpOutcome = LeftAsIs | Failed | Aligned | Folded | Rotated | Interpolated
@@ -54,42 +58,83 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     What an alignment found comes first. A command that fails at one point is reported and
     the others go on.
     """
-    weights = [finite(model, plan.request.selection) for model in plan.models]
-    frame = (
-        _rotated(plan, plan.rotation, weights, progress)
-        if plan.rotation
-        else _permuted(plan, progress)
-    )
+    frame = _rotated(plan, plan.rotation, progress) if plan.rotation else _permuted(plan, progress)
     yield from frame.found
-    sources = frame.moved(weights)
-    _check_between(plan, sources)
+    line = _LerpLine(plan, frame)
+    _check_between(plan, line.sources)
+    tasks = [PointTask(line, point) for point in plan.points]
+    places = [point.target.place for point in plan.points]
+    progress("interpolating", 0, len(tasks))
+    with plan.workers.executor() as executor, folders_for(places):
+        for count, outcome in enumerate(executor.run(tasks, progress), 1):
+            progress("interpolating", count, len(tasks))
+            yield outcome
 
-    @cache
-    def parts(key: str) -> Sequence[TensorSource]:
-        own = [
-            finite_part(model, key, plan.tensors, plan.request.selection) for model in plan.models
-        ]
-        _check_between(plan, own)
-        return frame.moved(own)
 
-    ends: Mapping[int, TensorSource] = {}
-    for count, point in enumerate(plan.points):
-        progress("interpolating", count, len(plan.points))
-        ends = _held_ends(plan, point, sources, ends)
-        if point.target.place.skip:
-            yield LeftAsIs(point.target.path, "exists")
-            continue
+@dataclass(frozen=True)
+class _LerpLine:
+    """What all points lie between, and what is beside the weights in the files of it."""
+
+    plan: LerpPlan
+    frame: _Frame
+
+    @cached_property
+    def sources(self) -> Sequence[TensorSource]:
+        selection = self.plan.request.selection
+        return self.frame.moved([finite(model, selection) for model in self.plan.models])
+
+    @cached_property
+    def held(self) -> dict[int, TensorSource]:
+        """The models around the last point by number, which the next one may share."""
+        return {}
+
+    def ends(self, point: LinePoint) -> Mapping[int, TensorSource]:
+        """Return the models around a point by number."""
+        found = _held_ends(self.plan, point, self.sources, dict(self.held))
+        self.held.clear()
+        self.held.update(found)
+        return found
+
+    @cached_property
+    def parts(self) -> Callable[[str], Sequence[TensorSource]]:
+        plan = self.plan
+
+        @cache
+        def part(key: str) -> Sequence[TensorSource]:
+            selection = plan.request.selection
+            own = [finite_part(model, key, plan.tensors, selection) for model in plan.models]
+            _check_between(plan, own)
+            return self.frame.moved(own)
+
+        return part
+
+
+@dataclass(frozen=True)
+class PointTask:
+    """One point of a line."""
+
+    line: _LerpLine
+    point: LinePoint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle nothing of the other points, and nothing that was opened."""
+        plan = replace(self.line.plan, points=(self.point,))
+        return PointTask, (_LerpLine(plan, replace(self.line.frame, found=())), self.point)
+
+    def __call__(self, machine: Machine, progress: Progress) -> LeftAsIs | Failed | Interpolated:
+        """Write the point, and evaluate it if there is a command, which may fail."""
+        target = self.point.target
+        if target.place.skip:
+            return LeftAsIs(target.path, "exists")
         try:
-            yield _point(plan, point, ends, frame, parts)
+            return _point(self.line, self.point)
         except CommandFailedError as error:
-            yield Failed(point.target.path, error)
-    progress("interpolating", len(plan.points), len(plan.points))
+            return Failed(target.path, error)
 
 
-def _rotated(
-    plan: LerpPlan, problem: RotationProblem, weights: Sequence[TensorSource], progress: Progress
-) -> _Frame:
+def _rotated(plan: LerpPlan, problem: RotationProblem, progress: Progress) -> _Frame:
     """Return the models folded, all but the first moved next to it by orthogonal maps."""
+    weights = [finite(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     return _Frame(rotated.found, rotated.moved, folded_basin(plan.models[0]), problem.facts)
 
@@ -97,7 +142,9 @@ def _rotated(
 def _permuted(plan: LerpPlan, progress: Progress) -> _Frame:
     """Return the models, all but the first permuted on the fly if they are to be aligned."""
     aligned = list(_aligned(plan, progress))
-    return _Frame(aligned, partial(_moved, plan, aligned), _basin(plan), {})
+    found = [one.matching.permutations for one in aligned]
+    moved = partial(_moved, plan.overlaps, plan.tensors, found)
+    return _Frame(aligned, moved, _basin(plan), {})
 
 
 def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
@@ -144,14 +191,16 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
 
 
 def _moved(
-    plan: LerpPlan, aligned: Sequence[Aligned], sources: Sequence[TensorSource]
+    overlaps: Sequence[Overlap],
+    tensors: Sequence[BoundTensor],
+    found: Sequence[Permutations],
+    sources: Sequence[TensorSource],
 ) -> list[TensorSource]:
-    pairs = zip(sources, plan.overlaps, strict=True)
+    pairs = zip(sources, overlaps, strict=True)
     first, *others = [CommonPart(source, overlap) for source, overlap in pairs]
-    tensors = plan.choice.bound.tensors if plan.choice else ()
-    found = [one.matching.permutations for one in aligned] or [{} for _ in others]
-    moved = (Permuted(source, tensors, p) for source, p in zip(others, found, strict=True))
-    completed = zip(moved, plan.overlaps[1:], strict=True)
+    orders = found or [{} for _ in others]
+    moved = (Permuted(source, tensors, p) for source, p in zip(others, orders, strict=True))
+    completed = zip(moved, overlaps[1:], strict=True)
     return [first, *(Completed(source, first, overlap) for source, overlap in completed)]
 
 
@@ -194,28 +243,22 @@ def _between(
     )
 
 
-def _point(
-    plan: LerpPlan,
-    point: LinePoint,
-    ends: Mapping[int, TensorSource],
-    frame: _Frame,
-    parts: Callable[[str], Sequence[TensorSource]],
-) -> Interpolated:
-    began = perf_counter()
-    between = _between(plan, point, ends)
+def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
+    began, plan = perf_counter(), line.plan
+    between = _between(plan, point, line.ends(point))
     facts = provenance(
         "lerp",
         plan.models,
-        basin=frame.basin,
+        basin=line.frame.basin,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.request.computing.seed,
         alpha=point.alpha,
         mode=plan.mode,
-        **frame.facts,
+        **line.frame.facts,
     )
     try:
         result = Result(
-            between, plan.models[0], facts, lambda key: _between(plan, point, parts(key))
+            between, plan.models[0], facts, lambda key: _between(plan, point, line.parts(key))
         )
         written = write_result(result, point.target, plan.request, inputs=plan.models)
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
@@ -234,7 +277,7 @@ def _point(
 
 
 def _remove(point: LinePoint) -> None:
-    """Remove a point that has been evaluated, and the folder made for it once it is empty."""
+    """Remove a point that has been evaluated."""
     place = point.target.place
     if isinstance(place.path, RemotePath):
         place.path.remove()
@@ -242,5 +285,3 @@ def _remove(point: LinePoint) -> None:
         rmtree(place.path)
     else:
         place.path.unlink(missing_ok=True)
-    if place.folder is not None and place.folder.is_dir() and not any(place.folder.iterdir()):
-        place.folder.rmdir()
