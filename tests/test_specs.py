@@ -44,6 +44,17 @@ BUNDLED = [
     ("resnet20_stages", "resnet20-cifar", 3 + 9),
     ("resnet20_shortcut", "resnet20-cifar", 3 + 9),
     ("resnet20_downsample", "resnet20-cifar", 3 + 9),
+    ("cifar_plain", "resnet20-plain", 3 + 5),
+    ("cifar_nobias", "resnet20-plain", 3 + 5),
+    ("cifar_ln", "resnet20-cifar", 3 + 5),
+    ("cifar_fixup", "resnet20-plain", 3 + 5),
+    ("cifar_padded", "resnet20-fixup", 3 + 5),  # the new channels of each stage
+    ("mlp_layers_nobias", "mlp", 3),
+    ("vgg11_nobias", "vgg", 8 + 2),
+    ("vgg11_bn_nobias", "vgg11_bn", 8 + 2),
+    ("resnet18_nobias", "resnet-basic", 4 + 8),
+    ("char_gpt_nobias", "preln-gpt", 1 + 3 * 4),
+    ("vit_flat_nobias", "preln-vit", 1 + 3 * 4),
     ("vit_timm", "preln-vit", 1 + 3 * 4),  # stream, then head, qk, vo, hidden for each block
     ("vit_flat", "preln-vit", 1 + 3 * 4),
     ("char_gpt", "preln-gpt", 1 + 3 * 4),
