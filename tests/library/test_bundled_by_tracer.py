@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.models.subject import Subject
 from rebasin_cli.spec.binding.bind import uncovered_tensors
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.library import load_spec, spec_text
@@ -27,6 +29,7 @@ from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from tests.library.entry import Entry, Model
 from tests.library.table import ENTRIES
 from tests.library.written import described, text_of, variants_of
+from tests.models import without_biases
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -132,6 +135,36 @@ def test_so_does_mapping_them_by_their_classes_in_every_variant(name: str) -> No
     entry = entry_of(name)
     for model in (*entry.variants[1:], *entry.larger):
         assert max(moved(model, name)) < ACCEPTED
+
+
+# Of each library one, and those whose norms fold; the biases of norms are missing too.
+BIAS_FREE = (
+    "tv_vit",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "clip", "whisper", "swin")),
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("convnext", "mobilenet_v3_small")),
+)
+
+
+def bias_free(model: Model) -> Model:
+    subject = model.subject()
+    small = subject.small and _bias_free(subject.small)
+    return replace(model, subject=lambda: replace(_bias_free(subject), small=small))
+
+
+def _bias_free(subject: Subject) -> Subject:
+    return replace(
+        subject, build=lambda: without_biases(subject.build()), name=f"{subject.name} bias-free"
+    )
+
+
+@pytest.mark.parametrize("name", BIAS_FREE)
+def test_a_model_without_biases_fits_and_keeps_its_function(name: str) -> None:
+    entry = entry_of(name)
+    model = bias_free(entry.variants[0])
+    row = described(model, files=False)
+    assert not any(tensor.endswith("bias") for tensor in row.infos)
+    assert same_symmetry(row.bound(load_spec(name)), row.traced)
+    assert max(moved(model, name)) < ACCEPTED
 
 
 # the automatic choice
