@@ -53,7 +53,7 @@ BUNDLED = [
     ("vgg11_nobias", "vgg", 8 + 2),
     ("vgg11_bn_nobias", "vgg11_bn", 8 + 2),
     ("resnet18_nobias", "resnet-basic", 4 + 8),
-    ("char_gpt_nobias", "preln-gpt", 1 + 3 * 4),
+    ("nano_gpt", "preln-gpt", 1 + 3 * 4),
     ("vit_flat_nobias", "preln-vit", 1 + 3 * 4),
     ("vit_timm", "preln-vit", 1 + 3 * 4),  # stream, then head, qk, vo, hidden for each block
     ("vit_flat", "preln-vit", 1 + 3 * 4),

@@ -25,7 +25,7 @@ from tests.models.example import (
 from tests.models.llama import VOCABULARY, Extras, Llama
 from tests.models.mlp import LayeredMlp, ResidualMlp, sequential_mlp
 from tests.models.resnet import BASIC, BOTTLENECK, Names, ResNet
-from tests.models.transformer import CharGpt, FlatVit, TimmVit
+from tests.models.transformer import CharGpt, FlatVit, NanoGpt, TimmVit
 from tests.models.vgg import CONVOLUTIONS, Vgg
 
 __all__ = ["EXAMPLES", "Example", "Inputs", "outputs", "randomise", "without_biases"]
@@ -88,6 +88,7 @@ EXAMPLES: dict[str, Example] = {
     "vit_timm": Example(TimmVit, features(2, 3, 8, 8), {"heads": 4}),
     "vit_flat": Example(FlatVit, features(2, 3, 8, 8), {"heads": 4}),
     "char_gpt": Example(CharGpt, tokens(17, 2, 9), {"heads": 4}),
+    "nano_gpt": Example(NanoGpt, tokens(17, 2, 9), {"heads": 4}),
     **{
         name: Example(partial(Llama, extras), tokens(VOCABULARY, 2, 7), {"kv": 4})
         for name, extras in LLAMAS.items()
@@ -99,5 +100,5 @@ EXAMPLES: dict[str, Example] = {
     "lstm": Example(Recurrent, features(3, 4, 5)),
     "cross_attention": Example(CrossAttention, _two_streams),
 }
-for _name in ("mlp_layers", "vgg11", "vgg11_bn", "resnet18", "char_gpt", "vit_flat"):
+for _name in ("mlp_layers", "vgg11", "vgg11_bn", "resnet18", "vit_flat"):
     EXAMPLES |= _bias_free(f"{_name}_nobias", EXAMPLES[_name])

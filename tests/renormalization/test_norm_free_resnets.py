@@ -106,7 +106,7 @@ def test_the_biases_of_a_plain_one_are_calibrated_by_their_depth(tmp_path: Path)
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ("nobias", "no bias"),
+        ("nobias", "calibrate finds no bias"),
         ("ln", "norm1.weight is not the bias of a layer"),
         ("fixup", "bias1 is not the bias of a layer"),
     ],
