@@ -73,6 +73,7 @@ EXAMPLES: dict[str, Example] = {
         for depth in CONVOLUTIONS
         for norm in (False, True)
     },
+    "vgg11_small": Example(partial(Vgg, 11, small=True), features(2, 3, 32, 32), gain=2.0),
     **{
         name: Example(partial(ResNet, kind, depths), PICTURE)
         for name, (kind, depths) in TORCHVISION_DEPTHS.items()

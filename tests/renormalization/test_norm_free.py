@@ -1,4 +1,4 @@
-"""CIFAR ResNets that have no batch norm: found, aligned and calibrated without being named."""
+"""Networks for CIFAR that have no batch norm: found, aligned, calibrated without being named."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from rebasin_cli.models.user.given_inputs import examples_of_shape
 from rebasin_cli.models.user.user_model import subject_of
+from rebasin_cli.renormalization.bias_calibration import paths_in_spec
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.library import load_spec
@@ -101,6 +102,12 @@ def test_the_biases_of_a_plain_one_are_calibrated_by_their_depth(tmp_path: Path)
         name = f"{layer}.bias"
         wanted = 0.5**depth * (a[name].double() + b[name].double())
         assert torch.allclose(found[name].double(), wanted, atol=1e-6), layer
+
+
+def test_the_biases_of_a_vgg_lie_one_layer_deeper_each() -> None:
+    state = stored(EXAMPLES["vgg11_small"].model())
+    paths = paths_in_spec(bind(load_spec("vgg-cifar"), infos(InMemory(state))))
+    assert [len(path) for path in paths.values()] == list(range(1, 10))
 
 
 @pytest.mark.parametrize(
