@@ -264,8 +264,7 @@ def _merged(rows: Sequence[Sequence[str]]) -> list[str]:
 def _shortened(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
     """Return the spec with templates; a pattern is optional if all tensors that it matches are.
 
-    So is every bias: it is a vector of units that a weight beside it writes, and models that lack
-    it are otherwise the same.
+    So is every bias: a vector of units that the weight beside it writes.
     """
     plain = {key.removesuffix("?"): lines for key, lines in spec.tensors.items()}
     short = compress(replace(spec, tensors=plain), infos)

@@ -45,6 +45,12 @@ class ChannelNorm(nn.LayerNorm):
 class CifarBlock(nn.Module):
     """conv1, conv2 beside the identity, a projection, or a padded picture."""
 
+    bias1a: nn.Parameter | None
+    bias1b: nn.Parameter | None
+    bias2a: nn.Parameter | None
+    bias2b: nn.Parameter | None
+    scale: nn.Parameter | None
+
     def __init__(self, before: int, width: int, stride: int, form: Form) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=form.bias)

@@ -149,19 +149,20 @@ class NanoGpt(nn.Module):
 
     def __init__(self, vocabulary: int = 17, context: int = 9) -> None:
         super().__init__()
+        wte = nn.Embedding(vocabulary, DIM)
         parts = {
-            "wte": nn.Embedding(vocabulary, DIM),
+            "wte": wte,
             "wpe": nn.Embedding(context, DIM),
             "h": nn.Sequential(*(NanoBlock() for _ in range(DEPTH))),
             "ln_f": nn.LayerNorm(DIM, bias=False),
         }
         self.transformer = nn.ModuleDict(parts)
         self.lm_head = nn.Linear(DIM, vocabulary, bias=False)
-        self.lm_head.weight = parts["wte"].weight
+        self.lm_head.weight = wte.weight
 
     def forward(self, ids: Tensor) -> Tensor:
         parts = self.transformer
-        x = parts["wte"](ids) + parts["wpe"](torch.arange(ids.shape[1]))
+        x: Tensor = parts["wte"](ids) + parts["wpe"](torch.arange(ids.shape[1]))
         return self.lm_head(parts["ln_f"](parts["h"](x)))
 
 
