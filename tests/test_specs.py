@@ -46,7 +46,7 @@ BUNDLED = [
     ("resnet20_downsample", "resnet20-cifar", 3 + 9),
     ("cifar_plain", "resnet20-plain", 3 + 5),
     ("cifar_nobias", "resnet20-plain", 3 + 5),
-    ("cifar_ln", "resnet20-cifar", 3 + 5),
+    ("cifar_ln", "resnet20-ln", 3 + 5),
     ("cifar_fixup", "resnet20-plain", 3 + 5),
     ("cifar_padded", "resnet20-fixup", 3 + 5),  # the new channels of each stage
     ("mlp_layers_nobias", "mlp", 3),
@@ -207,6 +207,14 @@ def test_permuting_every_group_leaves_the_outputs_alone(name: str) -> None:
     permutations = draw(bound, seed=2)
     assert all(p.moved or bound.groups[name].fixed for name, p in permutations.items())
     assert difference(model, example.batch(), bound, permutations) < EXACT
+
+
+@pytest.mark.parametrize(("name", "lost"), [("nano_gpt", "transformer.wpe"), ("vit_flat", "pos")])
+def test_without_positions_that_are_added_others_may_turn_queries(name: str, lost: str) -> None:
+    state = stored(EXAMPLES[name].model())
+    kept = {n: t for n, t in state.items() if not n.startswith(lost)}
+    with pytest.raises(SpecError, match="matches no tensor"):
+        bound_to(case(name)[0], kept, EXAMPLES[name].sizes)
 
 
 def test_heads_with_slopes_of_their_own_are_no_group_that_moves() -> None:

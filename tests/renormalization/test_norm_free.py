@@ -24,7 +24,7 @@ from tests.proof import draw, permuted, stored
 SPECS = {
     "plain": "resnet20-plain",
     "nobias": "resnet20-plain",
-    "ln": "resnet20-cifar",
+    "ln": "resnet20-ln",
     "fixup": "resnet20-plain",
     "padded": "resnet20-fixup",
 }
@@ -68,6 +68,15 @@ def test_resnet20_to_resnet110_fit_at_any_width(form: str, depth: int, width: in
     bound = bind(load_spec(SPECS[form]), infos(InMemory(state)))
     assert len(bound.groups) == 3 + 3 * depth
     assert bound.untouched == ()
+
+
+def test_a_norm_that_may_be_of_groups_fits_nothing(tmp_path: Path) -> None:
+    state = stored(EXAMPLES["resnet20_stages"].model())
+    kept = {n: t for n, t in state.items() if not n.endswith(("_mean", "_var", "_tracked"))}
+    save_file(kept, tmp_path / "a.safetensors")
+    done = rebasin("align", "a.safetensors", "a.safetensors", cwd=tmp_path)
+    assert done.code == 2
+    assert "no bundled spec fits" in done.err
 
 
 @pytest.mark.parametrize("form", [form for form in SPECS if form != "padded"])
