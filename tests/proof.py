@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -63,7 +64,10 @@ def difference(
 def corrupted(
     model: nn.Module, inputs: Inputs, bound: BoundSpec, permutations: Mapping[str, Permutation]
 ) -> Iterator[tuple[str, Callable[[], float]]]:
-    """Yield specs in which one tensor has lost one group: a label, and what measures its effect."""
+    """Yield specs in which one tensor has lost one group: a label, and what measures its effect.
+
+    A group of one tensor, as the dims of fused queries and keys without biases, just stays then.
+    """
     before, state = outputs(model, inputs), stored(model)
     right = permuted(state, bound.tensors, permutations)
     overwrite(model, right)
@@ -74,8 +78,10 @@ def corrupted(
         overwrite(model, {name: right[name] for name in wrong.members})
         return change(before, after)
 
+    count = Counter(group for tensor in bound.tensors for group in tensor.groups)
     for tensor in bound.tensors:
-        for name in sorted(g for g in tensor.groups if not bound.groups[g].fixed):
+        told = (g for g in tensor.groups if count[g] > 1 and not bound.groups[g].fixed)
+        for name in sorted(told):
             lost = {g for g, group in bound.groups.items() if name in (g, *group.parents)}
             yield f"{tensor.members[0]} without {name}", partial(effect, _without(tensor, lost))
 

@@ -44,6 +44,18 @@ BUNDLED = [
     ("resnet20_stages", "resnet20-cifar", 3 + 9),
     ("resnet20_shortcut", "resnet20-cifar", 3 + 9),
     ("resnet20_downsample", "resnet20-cifar", 3 + 9),
+    ("cifar_plain", "resnet20-plain", 3 + 5),
+    ("cifar_nobias", "resnet20-plain", 3 + 5),
+    ("cifar_ln", "resnet20-ln", 3 + 5),
+    ("cifar_fixup", "resnet20-plain", 3 + 5),
+    ("cifar_padded", "resnet20-fixup", 3 + 5),  # the new channels of each stage
+    ("mlp_layers_nobias", "mlp", 3),
+    ("vgg11_nobias", "vgg", 8 + 2),
+    ("vgg11_small", "vgg-cifar", 8),
+    ("vgg11_bn_nobias", "vgg11_bn", 8 + 2),
+    ("resnet18_nobias", "resnet-basic", 4 + 8),
+    ("nano_gpt", "preln-gpt", 1 + 3 * 4),
+    ("vit_flat_nobias", "preln-vit", 1 + 3 * 4),
     ("vit_timm", "preln-vit", 1 + 3 * 4),  # stream, then head, qk, vo, hidden for each block
     ("vit_flat", "preln-vit", 1 + 3 * 4),
     ("char_gpt", "preln-gpt", 1 + 3 * 4),
@@ -195,6 +207,14 @@ def test_permuting_every_group_leaves_the_outputs_alone(name: str) -> None:
     permutations = draw(bound, seed=2)
     assert all(p.moved or bound.groups[name].fixed for name, p in permutations.items())
     assert difference(model, example.batch(), bound, permutations) < EXACT
+
+
+@pytest.mark.parametrize(("name", "lost"), [("nano_gpt", "transformer.wpe"), ("vit_flat", "pos")])
+def test_without_positions_that_are_added_others_may_turn_queries(name: str, lost: str) -> None:
+    state = stored(EXAMPLES[name].model())
+    kept = {n: t for n, t in state.items() if not n.startswith(lost)}
+    with pytest.raises(SpecError, match="matches no tensor"):
+        bound_to(case(name)[0], kept, EXAMPLES[name].sizes)
 
 
 def test_heads_with_slopes_of_their_own_are_no_group_that_moves() -> None:

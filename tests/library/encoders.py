@@ -28,7 +28,8 @@ ENTRIES = (
         name="bert",
         about=f"""BERT with the head that predicts masked tokens, under the names of transformers
             (LayerNorm.gamma and beta are those of old files). {HEADS} The transform in front of
-            the head and the residual connections tie everything to one stream.""",
+            the head and the residual connections tie everything to one stream. A pooler, which
+            some files hold and the head does not read, keeps its units.""",
         description="transformers BERT for masked tokens; sizes come from config.json",
         needs="transformers",
         variants=(hf("bert", "BertForMaskedLM", **BERT),),
@@ -37,7 +38,11 @@ ENTRIES = (
         sizes={"heads": "config.num_attention_heads"},
         counted={r"head\..*": "heads"},
         spelled={r"LayerNorm\.\{weight,bias\}": "LayerNorm.{weight,bias,gamma,beta}"},
-        extra={"bert.embeddings.position_ids?": "[~]"},
+        extra={
+            "bert.embeddings.position_ids?": "[~]",
+            "bert.pooler.dense.weight?": "[~, stream]",
+            "bert.pooler.dense.bias?": "[~]",
+        },
     ),
     Entry(
         name="roberta",

@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,21 @@ import torch
 from safetensors.torch import save_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
-from rebasin_cli.spec.binding.bind import uncovered_tensors
+from rebasin_cli.errors import SpecError
+from rebasin_cli.models.subject import Subject
+from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
-from rebasin_cli.spec.library import load_spec, spec_text
+from rebasin_cli.spec.library import bundled_names, load_spec, spec_text
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.classes.proved_classes import TracedTensors, class_drift
 from rebasin_cli.tracer.proof.proof import Trial, random_permutations
 from tests.library.entry import Entry, Model
 from tests.library.table import ENTRIES
 from tests.library.written import described, text_of, variants_of
+from tests.models import without_biases
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -57,7 +64,7 @@ def entry_of(name: str) -> Entry:
     return entry
 
 
-def speeds(names: tuple[str, ...], without: tuple[str, ...] = ()) -> list[object]:
+def speeds(names: tuple[str, ...], without: Sequence[str] = ()) -> list[object]:
     """Return the names of all entries but some; those that are not quick are marked slow."""
     rest = [name for name in ENTRIES if name not in (*names, *without)]
     slow = [pytest.param(name, marks=pytest.mark.slow) for name in rest]
@@ -132,6 +139,78 @@ def test_so_does_mapping_them_by_their_classes_in_every_variant(name: str) -> No
     entry = entry_of(name)
     for model in (*entry.variants[1:], *entry.larger):
         assert max(moved(model, name)) < ACCEPTED
+
+
+# Of each library one, and those whose norms fold; the biases of norms are missing too.
+BIAS_FREE = (
+    "tv_vit",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("bert", "clip", "whisper", "swin")),
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("convnext", "mobilenet_v3_small")),
+)
+
+
+def bias_free(model: Model) -> Model:
+    subject = model.subject()
+    small = subject.small and _bias_free(subject.small)
+    return replace(model, subject=lambda: replace(_bias_free(subject), small=small))
+
+
+def _bias_free(subject: Subject) -> Subject:
+    return replace(
+        subject, build=lambda: without_biases(subject.build()), name=f"{subject.name} bias-free"
+    )
+
+
+@pytest.mark.parametrize("name", BIAS_FREE)
+def test_a_model_without_biases_fits_and_keeps_its_function(name: str) -> None:
+    entry = entry_of(name)
+    model = bias_free(entry.variants[0])
+    row = described(model, files=False)
+    assert not any(tensor.endswith("bias") for tensor in row.infos)
+    assert same_symmetry(row.bound(load_spec(name)), row.traced)
+    assert max(moved(model, name)) < ACCEPTED
+
+
+HEADS = {"vit": "classifier.", "tv_vit_b": "heads.", "swin": "head.", "bert-pretraining": "cls."}
+
+
+def stored_infos(model: Model) -> dict[str, TensorInfo]:
+    with torch.device("meta"):
+        state = model.subject().build().state_dict()
+    return {name: TensorInfo(name, tuple(t.shape), t.dtype) for name, t in state.items()}
+
+
+def fitting(model: Model, infos: Mapping[str, TensorInfo]) -> set[str]:
+    """Return the bundled specs that fit tensors and leave none out."""
+    found = set()
+    for name in bundled_names():
+        with suppress(SpecError):
+            bound = bind(load_spec(name), infos, config=model.config())
+            found |= {name} if uncovered_tensors(bound, infos) == () else set()
+    return found
+
+
+@pytest.mark.parametrize("name", speeds(("tv_vit_b",), [n for n in ENTRIES if n not in HEADS]))
+def test_a_model_without_its_head_fits_none(name: str) -> None:
+    model = entry_of(name).variants[0]
+    infos = stored_infos(model)
+    assert fitting(model, infos)
+    body = {n: info for n, info in infos.items() if not n.startswith(HEADS[name])}
+    assert len(body) < len(infos)
+    assert fitting(model, body) == set()
+
+
+@pytest.mark.slow
+def test_a_pooler_that_the_head_does_not_read_fits_and_stays() -> None:
+    model = entry_of("bert").variants[0]
+    infos = stored_infos(model)
+    shapes = {"weight": (32, 32), "bias": (32,)}
+    more = {f"bert.pooler.dense.{end}": shape for end, shape in shapes.items()}
+    infos |= {n: TensorInfo(n, shape, torch.float32) for n, shape in more.items()}
+    assert fitting(model, infos) == {"bert"}
+    bound = bind(load_spec("bert"), infos, config=model.config())
+    pooler = {t.members[0]: t.groups for t in bound.tensors if "pooler" in t.members[0]}
+    assert pooler == {"bert.pooler.dense.weight": {"stream"}, "bert.pooler.dense.bias": set()}
 
 
 # the automatic choice

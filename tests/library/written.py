@@ -46,6 +46,7 @@ STREAM = r"(?:.*\.)?stream"
 ROLES = ((), ("unit",), ("norm", "unit"), ("norm", "pair", "unit"))
 FIXED = Declaration(fixed=True)
 Change = Callable[[Named | Fixed], AxisExpr]
+MISSABLE = r"(?:(?:^|\.)(?:(?:\w+_)?bias|bias_[ih]h_l\w+)|\?)$"  # at the end of a name
 WIDTH = 97  # of a comment, without `# `
 
 
@@ -261,12 +262,15 @@ def _merged(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _shortened(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
-    """Return the spec with templates; a pattern is optional if all tensors that it matches are."""
+    """Return the spec with templates; a pattern is optional if all tensors that it matches are.
+
+    So is every bias: a vector of units that the weight beside it writes.
+    """
     plain = {key.removesuffix("?"): lines for key, lines in spec.tensors.items()}
     short = compress(replace(spec, tensors=plain), infos)
     # An axis of names has the index 0, among others.
     required = TensorNames(
-        re.sub(r"\[\w+\]", "0", key) for key in spec.tensors if not key.endswith("?")
+        re.sub(r"\[\w+\]", "0", key) for key in spec.tensors if not re.search(MISSABLE, key)
     )
 
     def needed(pattern: str) -> bool:

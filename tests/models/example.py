@@ -55,6 +55,15 @@ def _random_like(name: str, values: Tensor, gain: float, generator: torch.Genera
     return noise * (gain / values[0].numel()) ** 0.5
 
 
+def without_biases(model: nn.Module) -> nn.Module:
+    """Return a model in which no linear layer, convolution or norm has a bias any more."""
+    for module in model.modules():
+        for name, _ in list(module.named_parameters(recurse=False)):
+            if name.endswith("bias"):
+                setattr(module, name, None)
+    return model
+
+
 def features(*shape: int) -> Callable[[torch.Generator], Inputs]:
     """Return a maker of one float64 input of a shape."""
     return lambda generator: (torch.randn(shape, generator=generator, dtype=torch.float64),)

@@ -12,20 +12,27 @@ DIM, HEADS, HIDDEN, DEPTH = 24, 4, 40, 3
 
 
 class FusedAttention(nn.Module):
-    """Rows of `qkv`: all query heads, all key heads, all value heads."""
+    """Rows of `qkv`: all query heads, all key heads, all value heads. names: of the layers."""
 
-    def __init__(self, *, causal: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        causal: bool = False,
+        names: tuple[str, str] = ("qkv", "proj"),
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.causal = causal
-        self.qkv = nn.Linear(DIM, 3 * DIM)
-        self.proj = nn.Linear(DIM, DIM)
+        self.causal, self.names = causal, names
+        self.add_module(names[0], nn.Linear(DIM, 3 * DIM, bias))
+        self.add_module(names[1], nn.Linear(DIM, DIM, bias))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, dim = x.shape
-        fused = self.qkv(x).view(batch, length, 3, HEADS, dim // HEADS)
+        qkv, proj = map(self.get_submodule, self.names)
+        fused = qkv(x).view(batch, length, 3, HEADS, dim // HEADS)
         q, k, v = fused.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return proj(mixed.transpose(1, 2).reshape(batch, length, dim))
 
 
 class TimmBlock(nn.Module):
@@ -120,6 +127,43 @@ class CharGpt(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
         return self.lm_head(self.ln_f(self.blocks(x)))
+
+
+class NanoBlock(nn.Module):
+    """ln_1, attn, ln_2, mlp.c_fc, mlp.c_proj, without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(DIM, bias=False), nn.LayerNorm(DIM, bias=False)
+        self.attn = FusedAttention(causal=True, names=("c_attn", "c_proj"), bias=False)
+        up, down = nn.Linear(DIM, HIDDEN, bias=False), nn.Linear(HIDDEN, DIM, bias=False)
+        self.mlp = nn.Sequential(OrderedDict({"c_fc": up, "gelu": nn.GELU(), "c_proj": down}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class NanoGpt(nn.Module):
+    """CharGpt with the names of GPT-2 inside `transformer`, without biases."""
+
+    def __init__(self, vocabulary: int = 17, context: int = 9) -> None:
+        super().__init__()
+        wte = nn.Embedding(vocabulary, DIM)
+        parts = {
+            "wte": wte,
+            "wpe": nn.Embedding(context, DIM),
+            "h": nn.Sequential(*(NanoBlock() for _ in range(DEPTH))),
+            "ln_f": nn.LayerNorm(DIM, bias=False),
+        }
+        self.transformer = nn.ModuleDict(parts)
+        self.lm_head = nn.Linear(DIM, vocabulary, bias=False)
+        self.lm_head.weight = wte.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        parts = self.transformer
+        x: Tensor = parts["wte"](ids) + parts["wpe"](torch.arange(ids.shape[1]))
+        return self.lm_head(parts["ln_f"](parts["h"](x)))
 
 
 def with_class_token(picture: Tensor, token: Tensor) -> Tensor:

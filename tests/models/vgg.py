@@ -9,9 +9,14 @@ CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2,) * 5, 16: (2, 2, 3, 3, 3), 19: (2, 
 
 
 class Vgg(nn.Module):
-    """`features`, a pool to 7 x 7, `classifier`; channels are torchvision's over `divisor`."""
+    """`features`, a pool to 7 x 7, `classifier`; channels are torchvision's over `divisor`.
 
-    def __init__(self, depth: int, *, batch_norm: bool = False, divisor: int = 16) -> None:
+    small: for small pictures, with a pool to one pixel and one linear layer.
+    """
+
+    def __init__(
+        self, depth: int, *, batch_norm: bool = False, divisor: int = 16, small: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = 3
@@ -24,8 +29,11 @@ class Vgg(nn.Module):
                 before = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.avgpool = nn.AdaptiveAvgPool2d(7)
+        self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 7)
         hidden = 4096 // divisor
+        if small:
+            self.classifier = nn.Sequential(nn.Linear(before, 10))
+            return
         self.classifier = nn.Sequential(
             nn.Linear(before * 49, hidden),
             nn.ReLU(),

@@ -154,6 +154,13 @@ def rotary(d: int = 12) -> Net:
 
 
 NETS = {"layer norm": LAYER_NORM, "rotary": ROTARY}
+# Nets of LayerNorm in which these have no bias.
+LACKING: dict[str, tuple[type[nn.Module], ...]] = {
+    "no biases": (nn.Linear, nn.LayerNorm),
+    "biases of norms": (nn.Linear,),
+    "biases of layers": (nn.LayerNorm,),
+}
+TEXTS = {**NETS, **dict.fromkeys(LACKING, LAYER_NORM.replace('.bias":', '.bias?":'))}
 
 
 def state_of(net: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -193,7 +200,10 @@ class Case:
 
 
 def case(kind: str, seed: int = 0, *, d: int = 12, **options: bool) -> Case:
-    text = NETS[kind]
+    text = TEXTS[kind]
     net = rotary(d) if kind == "rotary" else layer_norm(d=d, **options)
+    for module in net.modules():
+        if isinstance(module, LACKING.get(kind, ())):
+            module.register_parameter("bias", None)
     state = state_of(net, seed)
     return Case(net, state, FoldPlan(bind(parse(text), infos(InMemory(state)))))

@@ -10,7 +10,7 @@ from rebasin_cli.symmetry import maps as maps_module
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory
-from tests.symmetry.small import NETS, Case, case, outputs
+from tests.symmetry.small import NETS, TEXTS, Case, case, outputs
 
 
 def drawn(found: Case, seed: int) -> GroupMaps:
@@ -23,7 +23,7 @@ def carried(found: Case, state: dict[str, Tensor], maps: GroupMaps) -> dict[str,
     return {name: source.load(name) for name in source.names()}
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", TEXTS)
 def test_random_maps_of_all_groups_at_once_keep_the_function(kind: str) -> None:
     found = case(kind)
     state = found.folded

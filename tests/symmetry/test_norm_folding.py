@@ -13,17 +13,17 @@ from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.symmetry import norm_folding
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
 from rebasin_cli.tensors import InMemory, infos
-from tests.symmetry.small import LAYER_NORM, NETS, case, layer_norm, outputs, state_of
+from tests.symmetry.small import LAYER_NORM, TEXTS, case, layer_norm, outputs, state_of
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", TEXTS)
 def test_a_folded_model_computes_the_same(kind: str) -> None:
     found = case(kind)
     before, after = (outputs(found.net, state) for state in (found.state, found.folded))
     assert torch.allclose(before, after, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", TEXTS)
 def test_gains_become_one_and_names_and_shapes_stay(kind: str) -> None:
     found = case(kind)
     folded = found.folded
@@ -32,7 +32,7 @@ def test_gains_become_one_and_names_and_shapes_stay(kind: str) -> None:
         assert torch.equal(folded[gain], torch.ones_like(folded[gain]))
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", TEXTS)
 def test_folding_twice_is_folding_once(kind: str) -> None:
     found = case(kind)
     once = found.folded

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.cli.harness import rebasin
 from tests.symmetry.rotated_files import USER, model_of, rotated, store
-from tests.symmetry.small import NETS, case, outputs
+from tests.symmetry.small import NETS, TEXTS, case, outputs
 
 
 def written(folder: Path, kind: str):
@@ -19,14 +19,14 @@ def written(folder: Path, kind: str):
     found = case(kind)
     store(folder / "a.safetensors", found.state)
     store(folder / "b.safetensors", rotated(found, seed=1, noise=0.001))
-    (folder / "my.yaml").write_text(NETS[kind])
+    (folder / "my.yaml").write_text(TEXTS[kind])
     return found
 
 
 ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "my.yaml", "--symmetry", "orthogonal")
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", [*NETS, "no biases"])
 def test_a_rotated_copy_comes_back_beside_the_folded_reference(kind, tmp_path):
     found = written(tmp_path, kind)
     done = rebasin(*ALIGN, cwd=tmp_path)
