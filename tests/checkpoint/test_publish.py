@@ -326,12 +326,12 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, form):
 def test_what_another_process_is_writing_stays(tmp_path, form):
     source = source_of(tmp_path, form)
     make = new_neighbour_folder if form == "folder" else new_neighbour_file
-    theirs, descriptor = make(source)
-    try:
+    with make(source, where=source):
+        theirs = {path.name for path in tmp_path.iterdir()} - {form}
+        assert len(theirs) == 1
         rewrite(source, source, lambda name: TENSORS[name] + 1)
-        assert {path.name for path in tmp_path.iterdir()} == {form, theirs.name}
-    finally:
-        os.close(descriptor)
+        assert {path.name for path in tmp_path.iterdir()} == {form} | theirs
+    assert [path.name for path in tmp_path.iterdir()] == [form]
     rewrite(source, source, lambda name: TENSORS[name] + 2)
     assert [path.name for path in tmp_path.iterdir()] == [form]
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from rebasin_cli.errors import refusal_by_system
+
 # Longer names than this are cut, so that a hidden name stays within the usual 255 bytes.
 _NAME_BYTES = 100
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -25,37 +27,66 @@ def hidden_name(real: Path, ending: str) -> Path:
     return real.with_name(f".{start}.{ending}")
 
 
-def new_neighbour_file(real: Path) -> tuple[Path, int]:
-    """Make a file beside a target; return it and its descriptor, which locks it until closed.
+@contextmanager
+def new_neighbour_file(real: Path, *, where: Path) -> Iterator[tuple[Path, int]]:
+    """Make a file beside a target; give it and its descriptor, which locks it.
 
-    What a killed process left under its name is removed first.
+    What a killed process left under its name is removed first. At the end the file is removed, if
+    it still has the name, and the descriptor closed. Raises MachineError that names `where`.
     """
-    return _new(real, lambda path: os.open(path, _CREATE, 0o666))
+    with _new(real, where, lambda path: os.open(path, _CREATE, 0o666)) as made:
+        yield made
 
 
-def new_neighbour_folder(real: Path) -> tuple[Path, int]:
-    """Make a folder beside a target; see `new_neighbour_file`."""
+@contextmanager
+def new_neighbour_folder(real: Path, *, where: Path) -> Iterator[Path]:
+    """Make a folder beside a target, as `new_neighbour_file`; what then has its name is removed."""
 
     def make(path: Path) -> int:
         path.mkdir()
         return os.open(path, _LOOK)
 
-    return _new(real, make)
+    with _new(real, where, make) as (path, _):
+        yield path
 
 
-def _new(real: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+@contextmanager
+def _new(real: Path, where: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
     for path in (hidden_name(real, f"{number}.tmp") for number in count()):
         _remove_left_over(path)
         try:
             descriptor = make(path)
         except FileExistsError:
             continue  # another process is at it
-        with suppress(OSError):  # a file system without locks: what is left over stays
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is(path, descriptor):
-            return path, descriptor
-        os.close(descriptor)  # taken for left over before it was locked
+        except OSError as error:
+            raise refusal_by_system(error, str(where), what="cannot write") from error
+        except BaseException:  # a signal, which often waited for the file
+            _remove_left_over(path)
+            raise
+        # From here a signal at any moment finds the way to what removes the file again.
+        try:
+            with suppress(OSError):  # a file system without locks: what is left over stays
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is(path, descriptor):  # else taken for left over before it was locked
+                yield path, descriptor
+                return
+        finally:
+            try:
+                _clear(path, descriptor)
+            except BaseException:  # once more: a signal often comes as the target appears
+                _clear(path, descriptor)
+                raise
+            finally:
+                os.close(descriptor)  # and not before, since that unlocks the name
     raise AssertionError("numbers do not end")
+
+
+def _clear(path: Path, descriptor: int) -> None:
+    """Remove what is left over at the end: the file itself, or the folder that was exchanged."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif _is(path, descriptor):
+        path.unlink()
 
 
 def _remove_left_over(path: Path) -> None:

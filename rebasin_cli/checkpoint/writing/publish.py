@@ -122,21 +122,18 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[Sink]:
             yield sink
         return
     mode = _replaced_mode(real, overwrite=overwrite)
-    with writing(target):
-        temporary, descriptor = new_neighbour_file(real)
-    sink = Sink(descriptor, target)
-    try:
-        yield sink
-        sink.settle()
-        with writing(target):
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-            _publish_file(temporary, real, overwrite=overwrite)
-    finally:
-        sink.close()
-        temporary.unlink(missing_ok=True)
-        os.close(descriptor)  # and not before, since that unlocks the name
+    with new_neighbour_file(real, where=target) as (temporary, descriptor):
+        sink = Sink(descriptor, target)
+        try:
+            yield sink
+            sink.settle()
+            with writing(target):
+                if mode is not None:
+                    os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+                _publish_file(temporary, real, overwrite=overwrite)
+        finally:
+            sink.close()
     sync_folder(real.parent)
 
 
@@ -157,9 +154,7 @@ def new_folder(
             yield folder
         return
     replaced = _replaced_folder(real, overwrite=overwrite)
-    with writing(target):
-        temporary, descriptor = new_neighbour_folder(real)
-    try:
+    with new_neighbour_folder(real, where=target) as temporary:
         yield temporary
         with writing(target):
             if replaced:
@@ -167,9 +162,6 @@ def new_folder(
                 shutil.copymode(real, temporary)
             sync_folder(temporary)
             _publish_folder(temporary, real, replaced=replaced)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(descriptor)
     sync_folder(real.parent)
 
 
