@@ -26,7 +26,7 @@ FLOORS = [
     "options",
     "execution",
     "presentation files",
-    "network",
+    "network resuming",
     "activations",
     "spec_choice renormalization",
     "alignment",

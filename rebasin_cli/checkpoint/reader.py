@@ -25,7 +25,7 @@ from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile
-from rebasin_cli.checkpoint.weight_file import WeightFile, open_weights
+from rebasin_cli.checkpoint.weight_file import HeldOpen, WeightFile, open_weights
 from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.tensors import TensorInfo
@@ -227,14 +227,19 @@ class Checkpoint:
         paths = [file.file.path for file in self._opened]
         return {weights.name_of(path) if weights.folder else "": path for path in paths}
 
+    @property
+    def opened(self) -> tuple[HeldOpen, ...]:
+        """What its digest is of."""
+        return tuple(file.file for file in self._opened)
+
     def sha256(self) -> str:
         """Return the digest of the file, or of the list of several files' names and digests."""
         named = {self._weights.name_of(file.file.path): file.file for file in self._opened}
         return combined_digest({name: file.sha256 for name, file in named.items()})
 
     def close(self) -> None:
-        for file in self._opened:
-            file.file.close()
+        for file in self.opened:
+            file.close()
 
     def __enter__(self) -> Checkpoint:
         return self

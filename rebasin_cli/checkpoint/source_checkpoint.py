@@ -15,6 +15,7 @@ from rebasin_cli.checkpoint.folder import WeightSet
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.weight_file import HeldOpen
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource, infos
 
@@ -65,6 +66,10 @@ class SourceCheckpoint(Checkpoint):
     @property
     def layout(self) -> Layout:
         return Layout("safetensors", stored=self._stored, ties=self.ties)
+
+    @property
+    def opened(self) -> tuple[HeldOpen, ...]:
+        return ()
 
     def sha256(self) -> str:
         """Return a digest of names, shapes, dtypes and bits: that of the content, not of a file."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from rebasin_cli import __version__
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.writing.disk import digest_files
 from rebasin_cli.json_text import read_json
 
 KEY = "rebasin"
@@ -26,9 +27,14 @@ def provenance(
     basin: str | None,
     spec: str | None = None,
     seed: int = 0,
+    jobs: int = 1,
     **facts: object,
 ) -> dict[str, str]:
-    """Return the metadata entry of a result. Names only, no folders: the same everywhere."""
+    """Return the metadata entry of a result. Names only, no folders: the same everywhere.
+
+    jobs: threads that digest the inputs.
+    """
+    digest_files([file for model in inputs for file in model.opened], jobs)
     record = {
         "version": __version__,
         "command": command,

@@ -56,6 +56,11 @@ class Target:
         """This target where it may be written twice, see `OutputPlace`."""
         return replace(self, place=self.place.again, card=self.card and self.card.again)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is written: the result, and its card."""
+        return (self.path, self.card.path) if self.card else (self.path,)
+
 
 def plan_format(output: Output, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""

@@ -83,6 +83,15 @@ class Output:
 PLACING = ("out", "force", "no_clobber")  # of a result that is no checkpoint
 FORMING = ("drop_rest", "format", "dtype", "force", "no_clobber", "in_place")
 
+Resume = Annotated[
+    str | None,
+    option("Files")(
+        "--resume",
+        metavar="FILE",
+        help="List here what is finished (NDJSON), and go on from there if it is interrupted.",
+    ),
+]
+
 SavePermutation = Annotated[
     Path | None,
     option("Files")(

@@ -30,6 +30,15 @@ class Failed:
     error: RebasinError
 
 
+@dataclass(frozen=True)
+class Reused:
+    """A result that an earlier run has finished. fields: of its event then. text: for stdout."""
+
+    path: Path
+    fields: Mapping[str, Any]
+    text: str
+
+
 def _left_summary(outcome: LeftAsIs) -> str:
     return (
         f"{outcome.path} is there already: nothing was done for it"
@@ -47,6 +56,11 @@ COMMON: Presenters = {
         fields=lambda outcome: {"path": str(outcome.path), "status": outcome.why},
         text=lambda outcome: str(outcome.path),
         summary=_left_summary,
+    ),
+    Reused: Presenter(
+        fields=lambda outcome: {**outcome.fields, "reused": True},
+        text=lambda outcome: outcome.text,
+        summary=lambda outcome: f"{outcome.path} was finished by an earlier run",
     ),
     Failed: Presenter(
         fields=_failed_fields,

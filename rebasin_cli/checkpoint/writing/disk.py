@@ -8,10 +8,11 @@ import mmap
 import os
 import stat
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from rebasin_cli.checkpoint.failures import missing, read_failure, reading
 from rebasin_cli.errors import CheckpointError
@@ -32,6 +33,8 @@ class OpenFile:
         self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
         self._stamp = self._current_stamp()
+        # cached_property would make threads wait for one another until Python 3.12
+        self._digest: str | None = None
 
     @property
     def size(self) -> int:
@@ -67,9 +70,15 @@ class OpenFile:
         if self._current_stamp() != self._stamp:
             raise self._changed()
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        """The digest of the whole file, read in chunks."""
+        """The digest of the whole file, computed once."""
+        if self._digest is None:
+            self._digest = self._digested()
+        return self._digest
+
+    def _digested(self) -> str:
+        """Return the digest, read in chunks."""
         digest = hashlib.sha256()
         chunk = memoryview(bytearray(_CHUNK))
         for offset in range(0, self.size, _CHUNK):
@@ -89,6 +98,22 @@ class OpenFile:
 
     def _changed(self) -> CheckpointError:
         return CheckpointError("the file was changed while it was in use", where=str(self.path))
+
+
+class Digested(Protocol):
+    """What has a digest that takes time to compute, and is computed once."""
+
+    @property
+    def sha256(self) -> str: ...
+
+
+def digest_files(files: Sequence[Digested], jobs: int) -> None:
+    """Compute the digests of files, in so many threads at most; each takes a few MB."""
+    if min(jobs, len(files)) < 2:
+        return  # they are computed when they are asked for
+    with ThreadPoolExecutor(min(jobs, len(files))) as pool:
+        for _ in pool.map(lambda file: file.sha256, files):
+            pass
 
 
 def combined_digest(digests: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ class Learning:
     learning_rate: of the first step, in lengths of the reference. held_out: share of the batches
     to choose by. check_every: batches between two looks at those; None: one look an epoch. resume:
     a file in which every epoch is saved, and from which learning goes on. Of these, maps that are
-    learned (--learn) take `held_out` and `resume`.
+    learned (--learn) take `held_out` and `resume`. Where nothing is learned, `resume` is of models.
     """
 
     epochs: int = _option("--epochs", kind=int, default=10, min=0, help="Passes over the data.")
@@ -51,8 +51,8 @@ class Learning:
         kind=Path | None,
         parse=optional_path,
         metavar="FILE",
-        help="Save every epoch here, and go on from it if it is there; with --learn, now and then, "
-        "and remove it at the end.",
+        help="List here what is finished, and go on from there if it is interrupted. "
+        "Straight-through saves every epoch here instead, --learn now and then until the end.",
     )
 
 

@@ -27,6 +27,7 @@ from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
+from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_of
 from rebasin_cli.spec_choice.heads import heads_apart
 from rebasin_cli.tensors.blocks import BoundTensor
@@ -183,8 +184,9 @@ def _targets(
     """Return where results and permutations go; no output may be an input but the model's own."""
     outs = output_paths(models, request.output, word="aligned")
     saves = permutation_paths(models, request.save)
-    check_distinct([*outs, *saves])
-    several = len(models) > 1 or request.output.names_folder
+    every, output = [reference, *models], request.output
+    finished = plan_finished(request.finished, "align", every, [*outs, *saves], output)
+    several = len(models) > 1 or output.names_folder
     inputs = [file for model in (reference, *models) for file in files_of(model)]
     inputs += [path for path in (start, request.activations.statistics) if path]
     targets = []
@@ -194,12 +196,13 @@ def _targets(
             out,
             model,
             request.selection,
-            request.output,
+            finished.replacing(out, output),
             own=[model],
             others=others,
             create=several,
         )
-        saved = plan_place(place, request.output, others=inputs, create=several) if place else None
+        kept = finished.replacing(place, output) if place else output
+        saved = plan_place(place, kept, others=inputs, create=several) if place else None
         targets.append((target, saved))
     check_distinct([target.card.path for target, _ in targets if target.card])
     return targets

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rebasin_cli.commands.align.learning import Learning
@@ -15,6 +15,8 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
+
+STRAIGHT_THROUGH = "straight-through"  # the method that learns, of those that give permutations
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,14 @@ class AlignRequest:
     activations: Activations = Activations()
     learning: Learning = Learning()
     display: Display = Display()
+
+    @property
+    def finished(self) -> Path | None:
+        """The file of --resume, if it lists what is finished: not where maps are learned."""
+        learns = self.learn or self.search.method == STRAIGHT_THROUGH
+        return None if learns else self.learning.resume
+
+    @property
+    def untaught(self) -> Learning:
+        """The options of learning, without a file that only lists what is finished."""
+        return replace(self.learning, resume=None) if self.finished else self.learning

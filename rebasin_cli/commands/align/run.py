@@ -95,6 +95,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         basin=basin_of(plan.reference) if plan.choice.whole else None,
         spec=plan.choice.name,
         seed=plan.request.computing.seed,
+        jobs=plan.machine.jobs,
     )
     moved = Permuted(item.model, item.tensors, matching.permutations)
     progress("checking the function", 0, 0)

@@ -11,11 +11,10 @@ from rebasin_cli.commands.align.auto import report as auto_report
 from rebasin_cli.commands.align.auto.plan import plan_auto
 from rebasin_cli.commands.align.auto.run import run_auto
 from rebasin_cli.commands.align.orthogonal.plan import plan_orthogonal
-from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
 from rebasin_cli.commands.align.plan import plan_align
 from rebasin_cli.commands.align.report import PRESENTERS
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.commands.align.run import run_align
+from rebasin_cli.commands.align.resumed_models import run_permuted, run_rotated
 from rebasin_cli.commands.align.select import report as select_report
 from rebasin_cli.commands.align.select.plan import plan_select
 from rebasin_cli.commands.align.select.run import run_select
@@ -40,8 +39,8 @@ class AlignmentKind:
 
 
 SYMMETRIES: Mapping[str, AlignmentKind] = {
-    PERMUTATION: AlignmentKind(plan_align, run_align, PRESENTERS),
-    "orthogonal": AlignmentKind(plan_orthogonal, run_orthogonal, ROTATING),
+    PERMUTATION: AlignmentKind(plan_align, run_permuted, PRESENTERS),
+    "orthogonal": AlignmentKind(plan_orthogonal, run_rotated, ROTATING),
     "auto": AlignmentKind(plan_auto, run_auto, auto_report.PRESENTERS),
 }
 

@@ -8,13 +8,13 @@ from typing import Annotated
 from rebasin_cli.options.computing import Computing, ExecutorName
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
-from rebasin_cli.options.output import Output
+from rebasin_cli.options.output import Output, Resume
 from rebasin_cli.options.parameters import argument, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import parse_numbers
+from rebasin_cli.options.values import optional_path, parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -56,7 +56,7 @@ Exec = Annotated[
 Keep = Annotated[bool, option()("--keep", help="Keep the files that --exec was run on.")]
 
 
-LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep")
+LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep", "resume")
 
 
 @with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry", "tie", "executor")
@@ -70,6 +70,7 @@ def lerp(
     chain: Chain = False,
     exec_: Exec = None,
     keep: Keep = False,
+    resume: Resume = None,
     symmetry: Symmetry = "permutation",
     tie: Tie = "auto",
     null: Null = False,
@@ -100,7 +101,7 @@ def lerp(
     """
     from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, plan_lerp
     from rebasin_cli.commands.lerp.report import PRESENTERS
-    from rebasin_cli.commands.lerp.run import run_lerp
+    from rebasin_cli.commands.lerp.resumed_line import run_resumed
 
     places, traced = parse_numbers(at), tracing.of(tracing.target)
 
@@ -115,6 +116,7 @@ def lerp(
             align=align,
             command=exec_,
             keep=keep,
+            resume=optional_path(resume),
             symmetry=symmetry,
             tie=tie,
             executor=executor,
@@ -127,4 +129,4 @@ def lerp(
         )
         return plan_lerp(request)
 
-    return Work("lerp", display, plan, run_lerp, PRESENTERS)
+    return Work("lerp", display, plan, run_resumed, PRESENTERS)

@@ -18,7 +18,6 @@ from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending
-from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.merging.mean import MODES
@@ -31,6 +30,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor
@@ -45,6 +45,7 @@ class LerpRequest:
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
     too. chain: more than two models, one segment after another. align: bring the models into the
     basin of the first before. command: run on each point, whose file is then removed unless `keep`.
+    resume: the list of finished points.
     symmetry: of the maps that align; orthogonal ones do also without `align`. tie: of heads then.
     executor: who makes the points.
     """
@@ -58,6 +59,7 @@ class LerpRequest:
     align: bool = False
     command: str | None = None
     keep: bool = False
+    resume: Path | None = None
     symmetry: str = PERMUTATION
     tie: str = "auto"
     executor: str = "local"
@@ -144,14 +146,21 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     models, choice = problem.models, problem.choice
     _check_chain(models)
     places = _point_paths(alphas, models[0], request)
-    check_distinct(places)
+    finished = plan_finished(request.resume, "lerp", models, places, request.output)
     if words and not request.keep:
-        _check_temporary(places)
+        _check_temporary([place for place in places if place not in finished])
     if request.output.card is not None and (len(places) > 1 or (words and not request.keep)):
         raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
     targets = [
-        plan_target(p, models[0], request.selection, request.output, own=models, create=True)
-        for p in places
+        plan_target(
+            place,
+            models[0],
+            request.selection,
+            finished.replacing(place, request.output),
+            own=models,
+            create=True,
+        )
+        for place in places
     ]
     if workers.repeat:
         targets = [target.again for target in targets]

@@ -252,6 +252,7 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
         basin=line.frame.basin,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.request.computing.seed,
+        jobs=plan.machine.jobs,
         alpha=point.alpha,
         mode=plan.mode,
         **line.frame.facts,

@@ -15,7 +15,7 @@ from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import SAMPLED, WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
-from rebasin_cli.options.output import Output
+from rebasin_cli.options.output import Output, Resume
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
 from rebasin_cli.options.search import Search
@@ -91,7 +91,7 @@ OWN = (
 )
 
 
-@with_options("models", "out", *OWN, "card", "null", "verbose", "symmetry", "tie")
+@with_options("models", "out", *OWN, "card", "resume", "null", "verbose", "symmetry", "tie")
 def merge(
     models: Annotated[list[Path] | None, argument("MODEL...")] = None,
     strategy: Strategy = None,
@@ -101,6 +101,7 @@ def merge(
     renormalize: Renormalize = None,
     symmetry: Symmetry = "permutation",
     tie: Tie = "auto",
+    resume: Resume = None,
     null: Null = False,
     *,
     selection: Selection,
@@ -154,6 +155,7 @@ def merge(
             renormalization=renormalizing(renormalize),
             tie=tie,
             combining=combining,
+            resume=optional_path(resume),
             selection=selection,
             output=output,
             computing=computing,
@@ -166,6 +168,8 @@ def merge(
         _check_preserving(search, output, renormalize)
     plan, run = _way(symmetry, tie, preserve_first, search.method)
     _check_sampling(symmetry, data)
+    if resume is not None:
+        _check_resuming(symmetry, tie, preserve_first, search.method)
     from rebasin_cli.commands.merge.report import PRESENTERS
 
     return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)
@@ -182,6 +186,14 @@ def _check_preserving(search: Search, output: Output, renormalize: str | None) -
             "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
             "result, with --model merged.py:build"
         )
+
+
+def _check_resuming(symmetry: str, tie: str, preserve_first: str | None, method: str) -> None:
+    """Raise for ways to merge that list no matches."""
+    from rebasin_cli.folding.rotation_problem import rotates
+
+    if rotates(symmetry, tie=tie) or preserve_first is not None or method in LINEAR:
+        raise typer.BadParameter("--resume lists matches of units, for a merge by permutations")
 
 
 def _check_sampling(symmetry: str, data: Data) -> None:
@@ -215,6 +227,6 @@ def _way(symmetry: str, tie: str, preserve_first: str | None, method: str) -> tu
 
         return plan_linear_maps, run_linear_maps
     from rebasin_cli.commands.merge.plan import plan_merge
-    from rebasin_cli.commands.merge.run import run_merge
+    from rebasin_cli.commands.merge.resumed_matches import run_resumed
 
-    return plan_merge, run_merge
+    return plan_merge, run_resumed

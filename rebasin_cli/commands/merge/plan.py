@@ -24,6 +24,7 @@ from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import reference_position
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
+from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -102,8 +103,15 @@ def plan_mean_target(models: Sequence[Checkpoint], request: MergeRequest) -> Tar
     """Return where the mean of models goes, in the form of the first."""
     output, first = request.output, models[0]
     out = output_file(output, f"merged{ending(first, output)}")
-    create = output.names_folder
-    return plan_target(out, first, request.selection, output, own=models, create=create)
+    finished = plan_finished(request.resume, "merge", models, [out], output)
+    return plan_target(
+        out,
+        first,
+        request.selection,
+        finished.replacing(out, output),
+        own=models,
+        create=output.names_folder,
+    )
 
 
 def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) -> MeanPlan:

@@ -28,6 +28,7 @@ class MergeRequest:
     the models are put together. preserve_first: the
     layers that stay apart. renormalization: how the result's statistics are to be corrected; --spec
     then says how to align, and --model what is run. tie: of heads that are folded into.
+    resume: the list of matches that were found.
     """
 
     models: Sequence[Path]
@@ -39,6 +40,7 @@ class MergeRequest:
     renormalization: Renormalization | None = None
     tie: str = "auto"
     combining: Combining = Combining()
+    resume: Path | None = None
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

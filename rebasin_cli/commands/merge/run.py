@@ -15,7 +15,13 @@ from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
-from rebasin_cli.matching.many.match_many import Alignment, Request, pair_objective
+from rebasin_cli.matching.many.match_many import (
+    Alignment,
+    Recall,
+    Request,
+    at_once,
+    pair_objective,
+)
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.overlap import CommonPart, Completed
@@ -69,13 +75,15 @@ class Together:
         return any(p.moved for model in self.alignment.permutations for p in model.values())
 
 
-def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
-    """Yield the merged model."""
+def run_merge(
+    plan: MergePlan, progress: Progress, *, recall: Recall = at_once
+) -> Iterator[LeftAsIs | Merged]:
+    """Yield the merged model. recall: see `Request`."""
     if plan.target.place.skip:
         yield LeftAsIs(plan.target.path, "exists")
         return
     began = perf_counter()
-    together = brought_together(plan, progress)
+    together = brought_together(plan, progress, recall=recall)
     source, report = _renormalized(plan, together, progress)
     more = {"renormalized": report.method} if report else {}
     facts = merge_facts(plan, together, **more)
@@ -89,7 +97,7 @@ def run_merge(plan: MergePlan, progress: Progress) -> Iterator[LeftAsIs | Merged
     yield replace(outcome, report=report, stale=stale)
 
 
-def brought_together(plan: MeanPlan, progress: Progress) -> Together:
+def brought_together(plan: MeanPlan, progress: Progress, *, recall: Recall = at_once) -> Together:
     """Return the models in one frame, aligned by the strategy of the plan if they have to be."""
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
@@ -97,7 +105,7 @@ def brought_together(plan: MeanPlan, progress: Progress) -> Together:
         CommonPart(finite(model, plan.request.selection), overlap)
         for model, overlap in zip(plan.models, plan.overlaps, strict=True)
     ]
-    alignment, objective = _align(plan, sources, strategy, progress)
+    alignment, objective = _align(plan, sources, strategy, progress, recall)
 
     def part(key: str) -> TensorSource:
         own = [
@@ -149,6 +157,7 @@ def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str
         basin=basin_of(plan.models[plan.reference]) if near else None,
         spec=plan.choice.name if plan.choice else None,
         seed=plan.request.computing.seed,
+        jobs=plan.machine.jobs,
         strategy=together.strategy,
         weights=list(plan.mixture.weights.models),
         **plan.mixture.facts(),
@@ -209,7 +218,11 @@ def _renormalized(
 
 
 def _align(
-    plan: MeanPlan, sources: Sequence[TensorSource], strategy: str, progress: Progress
+    plan: MeanPlan,
+    sources: Sequence[TensorSource],
+    strategy: str,
+    progress: Progress,
+    recall: Recall,
 ) -> tuple[Alignment, Change | None]:
     """Return the models' permutations, and the sum of pair objectives before and after."""
     if plan.choice is None or strategy == "none":
@@ -222,6 +235,7 @@ def _align(
         movable=plan.choice.movable,
         labels=[str(model.path) for model in plan.models],
         progress=progress,
+        recall=recall,
     )
     alignment = STRATEGIES[strategy](request)
     before = pair_objective(request, STRATEGIES["none"](request).permutations)

@@ -7,7 +7,7 @@ another as they can be where the norm of their mean is largest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,10 +23,20 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 from rebasin_cli.tensors.numbers import in_reals
 
+Recall = Callable[[Callable[[], Permutations]], Permutations]
+"""What returns the permutations that the next match finds; they may be known from before."""
+
+
+def at_once(match: Callable[[], Permutations]) -> Permutations:
+    return match()
+
 
 @dataclass(frozen=True)
 class Request:
-    """Models to bring into the frame of `sources[reference]`, and how to search."""
+    """Models to bring into the frame of `sources[reference]`, and how to search.
+
+    recall: asked for every match, one after another, always in the same order.
+    """
 
     sources: Sequence[TensorSource]
     bound: BoundSpec
@@ -35,6 +45,7 @@ class Request:
     movable: frozenset[str] | None
     labels: Sequence[str]
     progress: Progress
+    recall: Recall = at_once
 
     def permuted(self, which: int, permutations: Permutations) -> Permuted:
         """Return one model, permuted."""
@@ -46,15 +57,26 @@ class Request:
 
     def match(self, reference: int, which: int) -> Permutations:
         """Return the permutations that bring one model next to another."""
-        return match_weights(
-            self.sources[reference],
-            self.sources[which],
-            self.bound,
-            settings=self.settings,
-            movable=self.movable,
-            labels=(self.labels[reference], self.labels[which]),
-            progress=self.progress,
-        ).permutations
+        return self.match_to(self.sources[reference], self.labels[reference], which)
+
+    def match_to(
+        self, source: TensorSource, label: str, which: int, *, initial: Permutations | None = None
+    ) -> Permutations:
+        """Return the permutations that bring a model next to a source."""
+        return self.recall(
+            lambda: (
+                match_weights(
+                    source,
+                    self.sources[which],
+                    self.bound,
+                    settings=self.settings,
+                    movable=self.movable,
+                    initial=initial,
+                    labels=(label, self.labels[which]),
+                    progress=self.progress,
+                ).permutations
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -102,17 +124,8 @@ class Total:
 
     def match(self, which: int, initial: Permutations | None = None) -> Permutations:
         """Return the permutations that bring a model next to the sum."""
-        request = self._request
-        return match_weights(
-            InMemory(self._sum),
-            request.sources[which],
-            request.bound,
-            settings=request.settings,
-            movable=request.movable,
-            initial=initial,
-            labels=("the sum of the other models", request.labels[which]),
-            progress=request.progress,
-        ).permutations
+        label = "the sum of the other models"
+        return self._request.match_to(InMemory(self._sum), label, which, initial=initial)
 
     def improve(self, which: int, permutations: Permutations) -> Permutations:
         """Match one model to the sum of the others, from where it is now.

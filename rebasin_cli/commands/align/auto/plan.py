@@ -43,6 +43,11 @@ class AutoPlan:
 
 def plan_auto(request: AlignRequest) -> AlignPlan | AutoPlan:
     """Return what either class will do, or permutations where nothing else is allowed."""
+    if request.learning.resume is not None:
+        raise UsageError(
+            "--symmetry auto decides by all models at once, and --resume lists one by one",
+            hint="--symmetry permutation or orthogonal, whichever is wanted",
+        )
     by_weights = _by_weights(request)
     permuting = plan_align(by_weights)
     choice = permuting.choice

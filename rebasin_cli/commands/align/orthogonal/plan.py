@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -25,6 +26,7 @@ from rebasin_cli.folding.rotation_problem import (
 )
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.activations import Activations
+from rebasin_cli.resuming.finished import FinishedList, plan_finished
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,13 @@ def plan_orthogonal(request: AlignRequest, *, held: HeldModels | None = None) ->
         )
     models = open_models(request.models, request.selection)
     problem = plan_rotations(models, request, held=held or _held(request), tie=request.tie)
-    check_state_place(problem.models, request.learning.resume)
-    targets = _targets(problem.models, request)
+    check_state_place(problem.models, request.untaught.resume)
+    outs, saves = _paths(problem.models, request)
+    every = [*outs, *saves]
+    finished = plan_finished(request.finished, "align", problem.models, every, request.output)
+    targets = _targets(problem.models, outs, finished, request)
     code = _code(problem, request)
-    places = _places(problem.models, request)
+    places = _places(problem.models, saves, finished, request)
     return OrthogonalPlan(problem, tuple(targets), places, code, request)
 
 
@@ -100,12 +105,12 @@ def _code(problem: RotationProblem, request: AlignRequest) -> UserCode | None:
 def _check_options(request: AlignRequest) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of."""
     check_rotating(request, methods=(*METHODS, ACTIVATIONS))
-    learning = request.learning
+    learning = request.untaught
     taken = Learning(held_out=learning.held_out, resume=learning.resume)
     if learning != (taken if request.learn or request.select else Learning()):
         raise UsageError(
-            "--epochs, --learning-rate, --check-every are of straight-through, --held-out and "
-            "--resume also of --learn",
+            "--epochs, --learning-rate, --check-every are of straight-through, --held-out also of "
+            "--learn",
             hint="--learn 150 learns maps, from --data",
         )
     check_held_out(learning)
@@ -115,18 +120,10 @@ def _check_options(request: AlignRequest) -> None:
         )
 
 
-def _places(models: Sequence[Checkpoint], request: AlignRequest) -> tuple[OutputPlace | None, ...]:
-    """Return where the maps of each model but the reference are saved, if they are."""
-    others = models[1:]
-    saves = permutation_paths(others, request.save)
-    inputs = [file for model in models for file in files_of(model)]
-    several = len(others) > 1 or request.output.names_folder
-    found = [plan_place(path, request.output, others=inputs, create=several) for path in saves]
-    return tuple(found) if found else (None,) * len(others)
-
-
-def _targets(models: Sequence[Checkpoint], request: AlignRequest) -> list[Target]:
-    """Return where the folded reference goes, and each model: all beside, or all in -o."""
+def _paths(
+    models: Sequence[Checkpoint], request: AlignRequest
+) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Return where the folded reference and each model go, all beside or all in -o, and maps."""
     output, (reference, *others) = request.output, models
     outs = output_paths(others, output, word="aligned")
     first = output_paths([reference], output, word="folded")
@@ -134,17 +131,45 @@ def _targets(models: Sequence[Checkpoint], request: AlignRequest) -> list[Target
         (named,) = output_paths([reference], replace(output, out=None), word="folded")
         first = [outs[0].parent / named.name]
     check_distinct([*first, *outs])
+    return [*first, *outs], permutation_paths(others, request.save)
+
+
+def _places(
+    models: Sequence[Checkpoint],
+    saves: Sequence[Path],
+    finished: FinishedList,
+    request: AlignRequest,
+) -> tuple[OutputPlace | None, ...]:
+    """Return where the maps of each model but the reference are saved, if they are."""
+    output, others = request.output, models[1:]
     inputs = [file for model in models for file in files_of(model)]
     several = len(others) > 1 or output.names_folder
+    found = [
+        plan_place(path, finished.replacing(path, output), others=inputs, create=several)
+        for path in saves
+    ]
+    return tuple(found) if found else (None,) * len(others)
+
+
+def _targets(
+    models: Sequence[Checkpoint],
+    outs: Sequence[Path],
+    finished: FinishedList,
+    request: AlignRequest,
+) -> list[Target]:
+    """Return how the folded reference and each model are written."""
+    output = request.output
+    inputs = [file for model in models for file in files_of(model)]
+    several = len(models) > 2 or output.names_folder
     return [
         plan_target(
             out,
             model,
             request.selection,
-            output,
+            finished.replacing(out, output),
             own=[model],
             others=[file for file in inputs if file not in files_of(model)],
             create=several,
         )
-        for out, model in zip([*first, *outs], models, strict=True)
+        for out, model in zip(outs, models, strict=True)
     ]

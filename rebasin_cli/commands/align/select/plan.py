@@ -12,9 +12,8 @@ from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.commands.align.method_inputs import DATA_METHODS, check_chosen
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.request import STRAIGHT_THROUGH, AlignRequest
 from rebasin_cli.commands.align.select.candidates import Candidate, candidates_of
-from rebasin_cli.commands.align.straight_through.plan import METHOD as STRAIGHT_THROUGH
 from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.targets import Target
 from rebasin_cli.folding.rotation_data import ACTIVATIONS

@@ -1,0 +1,1 @@
+"""Runs that go on where an earlier one was interrupted, to the same bytes."""

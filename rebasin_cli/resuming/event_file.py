@@ -1,0 +1,86 @@
+"""Events in a file, one NDJSON line each: what is done is there at once, whatever comes after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rebasin_cli.errors import MachineError, RebasinError
+from rebasin_cli.json_text import read_json
+
+SCHEMA = "rebasin/1"
+START = b'{"schema":"rebasin/1"'  # of every line: what else is cut off is not ours to remove
+
+RecordT = TypeVar("RecordT")
+
+
+class EventFile(Generic[RecordT]):
+    """The records in a file, and events that are added to it. path: None: in no file.
+
+    parse: returns the record of an event, None for one about something else; where it raises
+    ValueError, TypeError, KeyError or AttributeError, the file is refused with `what` and `hint`.
+    A last line that was cut off, as a crash leaves it, is removed from the file; `cut` says so.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        parse: Callable[[Mapping[str, Any]], RecordT | None],
+        *,
+        what: str,
+        hint: str,
+    ) -> None:
+        self.path, self.cut = path, False
+        self._parse, self._what, self._hint = parse, what, hint
+        there = path is not None and path.exists()
+        self.records = tuple(self._read(path)) if path and there else ()
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Write an event to the file at once."""
+        if self.path is None:
+            return
+        line = json.dumps(fields, separators=(",", ":"), allow_nan=False)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
+        except OSError as error:
+            where, why = str(self.path), error.strerror or str(error)
+            raise MachineError(f"cannot write: {why}", where=where) from error
+
+    def _read(self, path: Path) -> Iterator[RecordT]:
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                found = self._parsed(read_json(line))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if number == len(lines) and _cut_off(line):
+                    self._shorten(path, len(line))
+                    return
+                where = f"{path}:{number}"
+                raise RebasinError(self._what, where=where, hint=self._hint) from error
+            if found is not None:
+                yield found
+        if lines and not lines[-1].endswith(b"\n"):
+            with path.open("ab") as file:
+                file.write(b"\n")  # so that the next one stands by itself
+
+    def _parsed(self, event: Mapping[str, Any]) -> RecordT | None:
+        if event["schema"] != SCHEMA:
+            raise ValueError(event["schema"])
+        return self._parse(event)
+
+    def _shorten(self, path: Path, count: int) -> None:
+        """Take a line that was cut off away from the end of the file."""
+        self.cut = True
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - count)
+
+
+def _cut_off(line: bytes) -> bool:
+    """Return whether a line is the beginning of an event of ours."""
+    whole = line.endswith(b"\n")
+    return not whole and (line.startswith(START) or START.startswith(line))
