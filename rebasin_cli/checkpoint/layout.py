@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 from rebasin_cli.checkpoint.endings import INDEX_ENDING, TorchFormat
 from rebasin_cli.checkpoint.parts import KeyPath
 from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.tensors import TensorInfo
 
 _SINGLE: Mapping[TorchFormat, str] = {"safetensors": "model.safetensors", "pt": "pytorch_model.bin"}
+_DIFFUSION = "diffusion_pytorch_model"  # what diffusers has for `model`
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,39 @@ def _converted(layout: Layout, format: TorchFormat) -> Layout:
         key=None,
         without=(),
     )
+
+
+def in_shards(layout: Layout, tensors: Sequence[TensorInfo], most: int, folder: Path) -> Layout:
+    """Return the layout of a folder whose safetensors files hold at most so many bytes of tensors.
+
+    Their names are those that transformers writes. A larger tensor has a file of its own; where
+    one file is enough, there is no index. folder: taken for the layout's if it has none.
+    """
+    files = _filled(tensors, most)
+    stem = Path(layout.index or next(iter(layout.shards.values()), "")).name.split(".")[0]
+    stem = stem if stem == _DIFFUSION else "model"
+    names = [f"{stem}-{k:05}-of-{len(files):05}.safetensors" for k in range(1, len(files) + 1)]
+    several = len(files) > 1
+    named = zip(names if several else [f"{stem}.safetensors"], files, strict=True)
+    return replace(
+        layout,
+        folder=layout.folder or folder,
+        shards={info.name: name for name, held in named for info in held},
+        index=f"{stem}.safetensors{INDEX_ENDING}" if several else None,
+    )
+
+
+def _filled(tensors: Sequence[TensorInfo], most: int) -> list[list[TensorInfo]]:
+    """Return the tensors of each file, in their order."""
+    files: list[list[TensorInfo]] = [[]]
+    room = most
+    for info in tensors:
+        if files[-1] and info.nbytes > room:
+            files.append([])
+            room = most
+        files[-1].append(info)
+        room -= info.nbytes
+    return files
 
 
 def _shard_name(name: str, format: TorchFormat) -> str:

@@ -32,15 +32,15 @@ def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str
 
 
 def _into(output: Output, model: Checkpoint) -> bool:
-    """Return whether -o means a folder to put the result into; a folder model is its own folder."""
+    """Return whether -o means a folder to put the result into; a folder is its own."""
     folder = output.names_folder or bool(output.path and output.path.is_dir())
-    return folder and not model.path.is_dir()
+    return folder and not (model.path.is_dir() or output.max_shard_size)
 
 
 def _name(model: Checkpoint, word: str, output: Output) -> str:
     suffix = ending(model, output)
     path = model.path.absolute()
-    stem = path.name if not suffix else name_without_ending(path)
+    stem = path.name if path.is_dir() else name_without_ending(path)
     return f"{stem}.{word}{suffix}"
 
 
@@ -68,7 +68,7 @@ def output_file(output: Output, name: str) -> Path:
 
 def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
-    if model.path.is_dir():
+    if model.path.is_dir() or output.max_shard_size:
         return ""
     format = plan_format(output, out)
     kept = format in (None, format_of(model.path) or "safetensors")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rebasin_cli.checkpoint.endings import format_of
-from rebasin_cli.checkpoint.layout import Layout, layout_for
+from rebasin_cli.checkpoint.layout import Layout, in_shards, layout_for
 from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
@@ -109,9 +109,22 @@ def plan_target(
     layout = layout_for(like.layout, format) if format else like.layout
     layout = replace(layout, ties=common_ties(like, own, selection))
     layout, fate = plan_rest(layout, like, own, selection, output)
+    if output.max_shard_size is not None:
+        infos = output_infos(like, layout, selection, output)
+        layout = _in_shards(layout, infos, output.max_shard_size, path)
     mine = [file for model in own for file in files_of(model)]
     place = plan_place(path, output, own=mine, others=others, create=create)
     return Target(place, layout, fate, _plan_card(path, layout, output))
+
+
+def _in_shards(layout: Layout, infos: Sequence[TensorInfo], most: int, path: Path) -> Layout:
+    """Return the layout of a folder of shards. Raises UsageError where there can be none."""
+    what = "--max-shard-size writes a folder of safetensors files"
+    if layout.format != "safetensors":
+        raise UsageError(f"{what}, and this model is none", hint="--format safetensors")
+    if format_of(path) or path.is_file():
+        raise UsageError(f"{what}, and {path} is a file", hint=f"-o {path.stem}/")
+    return in_shards(layout, infos, most, path)
 
 
 def _plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None:

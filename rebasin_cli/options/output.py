@@ -10,6 +10,7 @@ from typing import Annotated
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.parameters import flags_in, option
+from rebasin_cli.options.values import parse_size
 
 _file = flags_in("Files")
 
@@ -26,7 +27,8 @@ class Output:
     out: a file, or a folder; with a slash at its end it is a folder even if it is not there yet.
     card: the command line that a model card is to show; None: no card is written. drop_rest:
     nothing else is written of a nested file but its parts with weights. format, dtype: of the
-    result; None and `keep`: those of the input.
+    result; None and `keep`: those of the input. max_shard_size: bytes of tensors in a file of a
+    folder; None: files as the input's.
     """
 
     out: str | None = _file(
@@ -55,6 +57,14 @@ class Output:
         metavar="keep|float32|bfloat16|float16",
         help="Of floating tensors in the output.",
     )
+    max_shard_size: int | None = _file(
+        "--max-shard-size",
+        kind=str | None,
+        parse=parse_size,
+        metavar="SIZE",
+        help="Write a folder of safetensors files of at most this size, as 5GB, and their index; "
+        "default: as the input's.",
+    )
     force: bool = _file("--force", "-f", kind=bool, default=False, help="Replace existing outputs.")
     no_clobber: bool = _file(
         "--no-clobber",
@@ -81,7 +91,7 @@ class Output:
 
 
 PLACING = ("out", "force", "no_clobber")  # of a result that is no checkpoint
-FORMING = ("drop_rest", "format", "dtype", "force", "no_clobber", "in_place")
+FORMING = ("drop_rest", "format", "dtype", "max_shard_size", "force", "no_clobber", "in_place")
 
 Resume = Annotated[
     str | None,

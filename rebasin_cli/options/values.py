@@ -39,7 +39,7 @@ def parse_size(text: str | None) -> int | None:
         raise typer.BadParameter(f"{text!r} is not a size such as 8GB or 500MiB")
     size = int(float(found[1]) * units[found[2] or ""])
     if size == 0:
-        raise typer.BadParameter(f"--max-memory {text} leaves no room for anything")
+        raise typer.BadParameter(f"a size of {text} leaves no room for anything")
     return size
 
 

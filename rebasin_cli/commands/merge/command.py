@@ -179,6 +179,8 @@ def _check_preserving(search: Search, output: Output, renormalize: str | None) -
     """Raise for what does not go with --preserve-first."""
     if search.method in LINEAR:
         raise typer.BadParameter("--preserve-first permutes units; --method zipit and cca mix them")
+    if output.max_shard_size:
+        raise typer.BadParameter("--max-shard-size does not go with --preserve-first")
     if output.card:
         raise typer.BadParameter("--card does not go with --preserve-first, which writes a module")
     if renormalize is not None:
