@@ -26,6 +26,8 @@ NOT_COUNTING = frozenset(
     | {"out", "card", "force", "no_clobber", "in_place", "jobs", "max_memory", "check", "cache"}
 )
 
+FILE = "file"  # of an option that names one
+
 
 def circumstances(
     models: Sequence[Checkpoint], request: Any, bound: BoundSpec | None, *, jobs: int
@@ -56,11 +58,14 @@ def difference(before: Circumstances, now: Circumstances) -> str | None:
         return _changed_inputs(old or [], new or [])
     if name == "spec":
         return "the spec was another"
+    if _told(old) == _told(new):
+        return f"the file {_told(new)} was changed"
     return f"{name} was {_told(old)}, now it is {_told(new)}"
 
 
 def _told(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    named = value.get(FILE, value) if isinstance(value, dict) else value
+    return named if isinstance(named, str) else json.dumps(named)
 
 
 def _changed_inputs(old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> str:
@@ -87,8 +92,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, str | Path):
-        digests = [*_digest(str(value))]
-        return [str(value), *digests] if digests else str(value)
+        digest = _digest(str(value))
+        return str(value) if digest is None else {FILE: str(value), "sha256": digest}
     if isinstance(value, Iterable):
         return [_plain(each) for each in value]
     if is_dataclass(value):
@@ -96,9 +101,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _digest(text: str) -> Iterator[str]:
-    """Yield the digest of a file that a text names, also as `file.py:name`."""
+def _digest(text: str) -> str | None:
+    """Return the digest of a file that a text names, also as `file.py:name`; None if it is none."""
     for path in dict.fromkeys((Path(text), Path(text.rpartition(":")[0]))):
         with suppress(OSError, ValueError):  # what is too long to be a name
             if path.is_file():
-                yield OpenFile(path).sha256
+                return OpenFile(path).sha256
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,7 +22,8 @@ class EventFile(Generic[RecordT]):
 
     parse: returns the record of an event, None for one about something else; where it raises
     ValueError, TypeError, KeyError or AttributeError, the file is refused with `what` and `hint`.
-    A last line that was cut off, as a crash leaves it, is removed from the file; `cut` says so.
+    A last line that was cut off, as a crash leaves it, is passed over and gives way to the next
+    event; `cut` says so.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class EventFile(Generic[RecordT]):
         hint: str,
     ) -> None:
         self.path, self.cut = path, False
+        self._end: int | None = None  # of what is whole, where something follows
+        self._unended = False
         self._parse, self._what, self._hint = parse, what, hint
         there = path is not None and path.exists()
         self.records = tuple(self._read(path)) if path and there else ()
@@ -43,11 +47,14 @@ class EventFile(Generic[RecordT]):
             return
         line = json.dumps(fields, separators=(",", ":"), allow_nan=False)
         try:
+            if self._end is not None:
+                os.truncate(self.path, self._end)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
+                file.write(f"\n{line}\n" if self._unended else f"{line}\n")
         except OSError as error:
             where, why = str(self.path), error.strerror or str(error)
             raise MachineError(f"cannot write: {why}", where=where) from error
+        self._end, self._unended = None, False
 
     def _read(self, path: Path) -> Iterator[RecordT]:
         lines = path.read_bytes().splitlines(keepends=True)
@@ -58,26 +65,18 @@ class EventFile(Generic[RecordT]):
                 found = self._parsed(read_json(line))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 if number == len(lines) and _cut_off(line):
-                    self._shorten(path, len(line))
+                    self.cut, self._end = True, sum(map(len, lines[:-1]))
                     return
                 where = f"{path}:{number}"
                 raise RebasinError(self._what, where=where, hint=self._hint) from error
             if found is not None:
                 yield found
-        if lines and not lines[-1].endswith(b"\n"):
-            with path.open("ab") as file:
-                file.write(b"\n")  # so that the next one stands by itself
+        self._unended = bool(lines) and not lines[-1].endswith(b"\n")
 
     def _parsed(self, event: Mapping[str, Any]) -> RecordT | None:
         if event["schema"] != SCHEMA:
             raise ValueError(event["schema"])
         return self._parse(event)
-
-    def _shorten(self, path: Path, count: int) -> None:
-        """Take a line that was cut off away from the end of the file."""
-        self.cut = True
-        with path.open("r+b") as file:
-            file.truncate(path.stat().st_size - count)
 
 
 def _cut_off(line: bytes) -> bool:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cli.build import mlp, near, pair, save, shuffled
 from tests.cli.harness import captured, rebasin, start, until
+from tests.symmetry.rotated_files import rotated, store
+from tests.symmetry.small import NETS, case
 
 LERP = ("lerp", "a.safetensors", "b.safetensors", "--steps", "3", "--resume", "list")
 ALIGN = ("align", *(f"{n}.safetensors" for n in "abcd"), "--spec", "mlp", "--resume", "list")
@@ -110,6 +112,24 @@ def test_alignments_go_on_after_the_models_that_were_finished(tmp_path):
     assert before == after
 
 
+def test_the_folded_reference_of_orthogonal_maps_is_a_result_too(tmp_path):
+    found = case("rotary")
+    store(tmp_path / "a.safetensors", found.state)
+    store(tmp_path / "b.safetensors", rotated(found, seed=1, noise=0.001))
+    (tmp_path / "my.yaml").write_text(NETS["rotary"])
+    argv = ("align", "a.safetensors", "b.safetensors", "--spec", "my.yaml", "--resume", "list")
+    rebasin(*argv, "--symmetry", "orthogonal", cwd=tmp_path)
+    expected = contents(tmp_path, "*.*ed.safetensors")
+    (tmp_path / "b.aligned.safetensors").unlink()
+    done = rebasin(*argv, "--symmetry", "orthogonal", "--json", cwd=tmp_path)
+    told = {event["path"]: event.get("reused", False) for event in done.events[:-1]}
+    assert told == {"a.folded.safetensors": True, "b.aligned.safetensors": False}
+    assert contents(tmp_path, "*.*ed.safetensors") == expected
+    (tmp_path / "my.yaml").write_text(NETS["rotary"] + "# another text\n")
+    changed = rebasin(*argv, "--symmetry", "orthogonal", cwd=tmp_path)
+    assert "another run: the file my.yaml was changed" in changed.err
+
+
 def test_a_merge_makes_no_match_twice(tmp_path):
     several(tmp_path)
     expected = uninterrupted(tmp_path, "merged*", *MERGE)
@@ -161,6 +181,18 @@ def test_a_result_that_is_not_as_it_was_written_is_made_again(tmp_path):
     assert "alpha-0.500000.safetensors is not as it was written: it is made again" in done.err
     assert done.err.count("finished by an earlier run") == 1
     assert contents(tmp_path, "alpha*") == expected
+
+
+def test_a_list_that_was_cut_off_counts_up_to_there(tmp_path):
+    pair(tmp_path)
+    rebasin(*LERP, cwd=tmp_path)
+    whole = (tmp_path / "list").read_bytes()
+    (tmp_path / "list").write_bytes(whole[:-20])
+    assert rebasin(*LERP, "--dry-run", cwd=tmp_path).code == 0
+    assert (tmp_path / "list").read_bytes() == whole[:-20]
+    done = rebasin(*LERP, "--json", cwd=tmp_path)
+    assert [event.get("reused", False) for event in done.events[:-1]] == [True, True, False]
+    assert rebasin(*LERP, "--json", cwd=tmp_path).events[2]["reused"]
 
 
 def test_more_points_may_be_asked_for(tmp_path):

@@ -317,7 +317,7 @@ def test_learning_that_was_cut_off_goes_on_to_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--resume", "state"), "--held-out and --resume also of --learn"),
+        (("--held-out", "0.3"), "--held-out also of --learn"),
         (("--learn", "5", "--epochs", "3"), "--check-every are of straight-through"),
         (("--learn", "5", "--held-out", "1"), "--held-out 1 is not a share"),
     ],

@@ -216,7 +216,7 @@ def test_a_model_that_raises_is_shown_by_its_own_lines(folder):
     ("argv", "said"),
     [
         ((*ALIGN, "--method", "straight-through"), "there is no data to run the model on"),
-        ((*ALIGN, "--epochs", "3"), "--resume are about learning"),
+        ((*ALIGN, "--epochs", "3"), "--check-every are about learning"),
         ((*LEARN, "--held-out", "1"), "--held-out 1 is not a share"),
         ((*LEARN, "--resume", "b.safetensors"), "--resume b.safetensors is one of the models"),
         ((*LEARN, "--resume", "state.PT"), "state.PT would be a safetensors file"),
