@@ -15,6 +15,7 @@ from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
 from rebasin_cli.files.places import check_distinct, files_of
 from rebasin_cli.files.targets import Target
 from rebasin_cli.options.output import Output
+from rebasin_cli.presentation.events import finite
 from rebasin_cli.presentation.outcomes import LeftAsIs, Reused
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.written import file_fields
@@ -198,7 +199,7 @@ class Resumed:
             "result": {**file_fields(written), **(presenter.fields(outcome) or {})},
             "text": None if written else presenter.text and presenter.text(outcome),
         }
-        self.known.file.add({**head, **facts})
+        self.known.file.add(finite({**head, **facts}))
 
     def _forget(self, path: Path, changed: str, *, anew: bool) -> None:
         what = f"{path} lists results of another run: {changed}"
