@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
 from rebasin_cli.files.places import check_distinct, files_of
@@ -65,6 +66,8 @@ def plan_finished(
     check_distinct([*places, *([path] if path else [])])
     if path is None:
         return read_finished(path, command)
+    if any(isinstance(each, RemotePath) for each in (path, *places)):
+        raise UsageError("--resume lists results on this machine", hint="leave it out for a store")
     if path.resolve() in [file.resolve() for model in models for file in files_of(model)]:
         raise UsageError(f"--resume {path} is one of the models")
     if output.in_place:

@@ -217,6 +217,7 @@ def test_what_no_run_had_begun_is_not_replaced(tmp_path):
         ((*LERP[:-1], "a.safetensors"), "--resume a.safetensors is one of the models"),
         ((*ALIGN, "--in-place"), "--resume compares the inputs with those before"),
         ((*ALIGN, "--symmetry", "auto"), "--symmetry auto decides by all models at once"),
+        ((*LERP, "-o", "s3://bucket/line/"), "--resume lists results on this machine"),
         ((*LERP[:-1], "none/list"), "the folder none does not exist"),
         ((*LERP[:-1], "eval.py"), "eval.py:1: not a list of what was finished"),
         ((*MERGE, "--preserve-first", "1", "--model", "net.py:N"), "--resume lists matches of"),

@@ -82,6 +82,7 @@ def _write(
         basin=folded_basin(models[plan.reference]),
         spec=choice.name,
         seed=plan.request.computing.seed,
+        jobs=plan.problem.machine.jobs,
         strategy=plan.strategy if rotated else "none",
         weights=list(plan.mixture.weights.models),
         **plan.mixture.facts(),
