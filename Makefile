@@ -48,7 +48,7 @@ bench: $(VENV)/.dev ## the short form of every benchmark
 	done
 
 fuzz: $(VENV)-fuzz/atheris ## feed 20,000 inputs that coverage chooses to each reader of files
-	@for name in safetensors torch index pieces config spec expression permutation words statistics journal stdin; do \
+	@for name in safetensors torch index pieces config spec expression permutation words statistics journal list stdin; do \
 		echo "== $$name"; PYTHONPATH=$(VENV)-fuzz $(BIN)/python -m tests.fuzz.guided $$name || exit 1; \
 	done
 

@@ -25,6 +25,11 @@ from rebasin_cli.resuming.event_file import SCHEMA, EventFile
 
 BEGUN, FINISHED, STEP = "begun", "finished", "step"
 StepT = TypeVar("StepT")
+_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    BEGUN: {"places": list, "of": dict},
+    FINISHED: {"place": str, "files": dict, "result": dict, "text": (str, type(None))},
+    STEP: {"number": int, "found": dict},
+}
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,14 @@ def read_finished(path: Path | None, command: str) -> FinishedList:
 
 
 def _ours(event: Mapping[str, Any], command: str) -> Mapping[str, Any]:
-    if event["command"] != command or event["event"] not in (BEGUN, FINISHED, STEP):
-        raise ValueError(event["event"])
+    """Return an event of ours, its fields of the types that they are written with."""
+    kind = event["event"]
+    if event["command"] != command or kind not in _FIELDS:
+        raise ValueError(kind)
+    wrong = [name for name, type_ in _FIELDS[kind].items() if not isinstance(event[name], type_)]
+    places = event["places"] if kind == BEGUN else [event.get("place", "")]
+    if wrong or not all(isinstance(each, str) and "\0" not in each for each in places):
+        raise TypeError(wrong)
     return event
 
 

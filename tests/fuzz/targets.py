@@ -22,6 +22,7 @@ from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.folding.map_file import read_maps
 from rebasin_cli.options.model_paths import parse_paths
+from rebasin_cli.resuming.finished import read_finished
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import TensorInfo
@@ -136,6 +137,10 @@ def journal_of_points(data: bytes, folder: Path) -> None:
     Journal(_written(folder / "points.ndjson", data))
 
 
+def list_of_results(data: bytes, folder: Path) -> None:
+    read_finished(_written(folder / "list.ndjson", data), "lerp")
+
+
 def paths_on_stdin(data: bytes, folder: Path) -> None:
     for null in (False, True):
         parse_paths(data, null=null)
@@ -186,6 +191,12 @@ _RECORD = {
     "places": [{"dims": [["h", 2]], "place": "b", "count": 3}],
 }
 _PATHS = b'a.pt\n{"schema":"rebasin/1","event":"result","path":"b.pt"}\n{"event":"plan"}\n'
+_LISTED = (
+    b'{"schema":"rebasin/1","event":"begun","command":"lerp","places":["x.pt"],"of":{"seed":0}}\n'
+    b'{"schema":"rebasin/1","event":"step","command":"lerp","number":0,"found":{}}\n'
+    b'{"schema":"rebasin/1","event":"finished","command":"lerp","place":"x.pt",'
+    b'"files":{"x.pt":"0"},"result":{},"text":null}\n'
+)
 
 # Each format: what reads it, and good inputs, which mutations start from.
 TARGETS: dict[str, tuple[Target, list[bytes]]] = {
@@ -209,6 +220,7 @@ TARGETS: dict[str, tuple[Target, list[bytes]]] = {
     ),
     "statistics": (statistics_file, [json.dumps(_RECORD).encode()]),
     "journal": (journal_of_points, [json.dumps(_POINT, separators=(",", ":")).encode() + b"\n"]),
+    "list": (list_of_results, [_LISTED]),
     "stdin": (paths_on_stdin, [_PATHS, _PATHS.decode().encode("utf-16"), b"a\0b\0"]),
 }
 

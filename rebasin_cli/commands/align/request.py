@@ -16,7 +16,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 
-STRAIGHT_THROUGH = "straight-through"  # the method that learns, of those that give permutations
+STRAIGHT_THROUGH = "straight-through"  # the method that learns permutations
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.plan import MergePlan
 from rebasin_cli.commands.merge.report import PRESENTERS
 from rebasin_cli.commands.merge.run import run_merge
+from rebasin_cli.errors import PermutationError
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.progress import Progress
 from rebasin_cli.resuming.circumstances import circumstances
 from rebasin_cli.resuming.finished import Resumed, StepForm, read_finished
+from rebasin_cli.spec.binding.bound import BoundGroup
 
 
 def run_resumed(plan: MergePlan, progress: Progress) -> Iterator[Any]:
@@ -31,7 +33,7 @@ def run_resumed(plan: MergePlan, progress: Progress) -> Iterator[Any]:
     if resumed.reused:
         yield from resumed.reused.values()
         return
-    form = StepForm(_listed, _permutations)
+    form = StepForm(_listed, partial(_permutations, groups=bound.groups if bound else {}))
     outcomes = run_merge(plan, progress, recall=lambda match: resumed.step(match, form))
     yield from resumed.noted(outcomes, _place, PRESENTERS)
 
@@ -41,11 +43,22 @@ def _listed(permutations: Permutations) -> dict[str, Any]:
     return {name: [list(p.parents), p.index.tolist()] for name, p in permutations.items()}
 
 
-def _permutations(listed: Mapping[str, Any]) -> Permutations:
-    return {
-        name: Permutation(torch.tensor(index, dtype=torch.int64), tuple(parents))
-        for name, (parents, index) in listed.items()
-    }
+def _permutations(listed: Mapping[str, Any], *, groups: Mapping[str, BoundGroup]) -> Permutations:
+    """Return what `_listed` was made of. Raises PermutationError if it is not of these groups."""
+    try:
+        found = {
+            name: Permutation(torch.tensor(index, dtype=torch.int64), tuple(parents))
+            for name, (parents, index) in listed.items()
+        }
+        fits = all(tuple(p.index.shape) == tuple(groups[n].shape) for n, p in found.items())
+    except (ValueError, TypeError, KeyError, RuntimeError):
+        fits = False
+    if not fits or found.keys() != groups.keys():
+        raise PermutationError(
+            "the list of --resume has a match of other models",
+            hint="name a file that is not there yet with --resume",
+        )
+    return found
 
 
 def _place(outcome: object) -> Path | None:
