@@ -23,7 +23,8 @@ from rebasin_cli.folding.rotated_models import Rotated
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.progress import Progress
 from rebasin_cli.resuming.circumstances import circumstances
-from rebasin_cli.resuming.finished import Resumed, read_finished
+from rebasin_cli.resuming.finished import read_finished
+from rebasin_cli.resuming.resumed_run import Resumed
 from rebasin_cli.spec.binding.bound import BoundSpec
 
 

@@ -133,6 +133,8 @@ def _plan_model(
 
 def _plan_adapter(request: ApplyRequest, adapter: Checkpoint) -> ApplyPlan:
     source = request.permutation
+    if request.output.max_shard_size is not None:
+        raise UsageError(f"{request.model} is no model, and what reads such files knows no shards")
     owner = owner_of(source, request.base, request.selection)
     movement, belonging = plan_adapter(
         adapter, source, owner, inverse=request.inverse, keep_unknown=request.keep_unknown

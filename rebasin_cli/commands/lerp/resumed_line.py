@@ -13,7 +13,8 @@ from rebasin_cli.commands.lerp.report import PRESENTERS
 from rebasin_cli.commands.lerp.run import run_lerp
 from rebasin_cli.progress import Progress
 from rebasin_cli.resuming.circumstances import circumstances
-from rebasin_cli.resuming.finished import Resumed, read_finished
+from rebasin_cli.resuming.finished import read_finished
+from rebasin_cli.resuming.resumed_run import Resumed
 
 
 def run_resumed(plan: LerpPlan, progress: Progress) -> Iterator[Any]:

@@ -17,7 +17,8 @@ from rebasin_cli.errors import PermutationError
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.progress import Progress
 from rebasin_cli.resuming.circumstances import circumstances
-from rebasin_cli.resuming.finished import Resumed, StepForm, read_finished
+from rebasin_cli.resuming.finished import read_finished
+from rebasin_cli.resuming.resumed_run import Resumed, StepForm
 from rebasin_cli.spec.binding.bound import BoundGroup
 
 

@@ -244,3 +244,11 @@ def test_a_copy_of_some_tensors_follows_as_masks_and_gradients_do(llama):
     cut = moved_model(folder / "cut.safetensors")
     assert all(torch.equal(cut[name], moved[name] * mask) for name, mask in new.items())
     assert not all(torch.equal(new[name], mask) for name, mask in masks.items())
+
+
+def test_adapters_are_not_cut_into_shards(llama):
+    folder, state = llama
+    write_peft(folder / "lora", state, LAYERS[:1])
+    argv = ("apply", "perm.safetensors", "lora", "-o", "out", "--max-shard-size", "1KB")
+    done = rebasin(*argv, cwd=folder)
+    assert (done.code, "lora is no model, and what reads such files" in done.err) == (2, True)
