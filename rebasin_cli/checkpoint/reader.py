@@ -169,8 +169,7 @@ class Checkpoint:
     @property
     def rest(self) -> Rest:
         """What is in the file beside the weights; of several files, what is in none of them."""
-        rests = [file.rest for file in self._opened]
-        return rests[0] if len(rests) == 1 else Rest()
+        return self._opened[0].rest if len(self._opened) == 1 else Rest()
 
     def part(self, key: str) -> PartSource:
         """Return another part of the file, under the names that the weights are seen with."""
@@ -223,9 +222,8 @@ class Checkpoint:
         }
 
     def _containers(self) -> dict[str, Path]:
-        weights = self._weights
-        paths = [file.file.path for file in self._opened]
-        return {weights.name_of(path) if weights.folder else "": path for path in paths}
+        named = self._weights.name_of if self._weights.folder else lambda path: ""
+        return {named(file.path): file.path for file in self.opened}
 
     @property
     def opened(self) -> tuple[HeldOpen, ...]:
@@ -234,8 +232,7 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """Return the digest of the file, or of the list of several files' names and digests."""
-        named = {self._weights.name_of(file.file.path): file.file for file in self._opened}
-        return combined_digest({name: file.sha256 for name, file in named.items()})
+        return combined_digest({self._weights.name_of(f.path): f.sha256 for f in self.opened})
 
     def close(self) -> None:
         for file in self.opened:

@@ -24,6 +24,7 @@ Circumstances = Mapping[str, Any]
 NOT_COUNTING = frozenset(
     {"models", "steps", "at", "endpoints", "keep", "save", "resume", "display"}
     | {"out", "card", "force", "no_clobber", "in_place", "jobs", "max_memory", "check", "cache"}
+    | {"executor"}
 )
 
 FILE = "file"  # of an option that names one

@@ -31,8 +31,8 @@ from safetensors.numpy import save_file
 from tests.benchmarks.bed.commands import warm
 from tests.benchmarks.bed.tables import Row, table
 
-INPUTS, UNITS, LAYERS, OUTPUTS = 16_000, 256, 16, 10
-OLD_SHARD, NEW_SHARD = "1MB", "2MB"
+INPUTS, UNITS, LAYERS, OUTPUTS = 16_000, 256, 5, 10
+OLD_SHARD, NEW_SHARD = "300KB", "600KB"
 HEADS = ("onto", "killed", "kills", "old", "new", "broken", "missing", "ended before", "debris")
 PAUSE = 0.0002  # between looks at the folder
 
@@ -207,6 +207,9 @@ def trials(bench: Bench, known: Known, count: int) -> Iterator[Outcome]:
     for k in range(count):
         yield kill(bench, known, ("any moment", "while writing")[k % 2], chance)
         for path in bench.debris():
+            shutil.rmtree(
+                bench.said / path.name, ignore_errors=True
+            )  # a folder, of the kill before
             path.rename(bench.said / path.name)
 
 
