@@ -1,0 +1,136 @@
+"""The units of the origin put in the order of the target's: exact, whatever the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.alignment.functions import check_function
+from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.problem import MatchingProblem, problem_of
+from rebasin_cli.alignment.report import agreement_fields, agreement_text, matched_fields
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.transport.request import TransportRequest
+from rebasin_cli.commands.transport.tensor_fates import TensorFates
+from rebasin_cli.commands.transport.transported import Frame
+from rebasin_cli.commands.transport.way import Brought
+from rebasin_cli.errors import Problem, SpecError
+from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.provenance import basin_of
+from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.permuted import Permuted
+from rebasin_cli.progress import Progress
+from rebasin_cli.spec_choice.choice import Choice, tensors_of
+from rebasin_cli.spec_choice.unnamed import touched_groups
+from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.wording import count
+
+
+@dataclass(frozen=True)
+class PermutationWay:
+    """A problem whose first model is the target, the second the origin.
+
+    tensors: as they are cut in the tuned model. check: a model to see with that the origin keeps
+    its function.
+    """
+
+    tuned: Checkpoint
+    problem: MatchingProblem[Choice]
+    tensors: Sequence[BoundTensor]
+    check: FunctionCheck | None
+    request: TransportRequest
+
+    @property
+    def target(self) -> Checkpoint:
+        return self.problem.models[0]
+
+    @property
+    def machine(self) -> Machine:
+        return self.problem.machine
+
+    @property
+    def spec(self) -> str:
+        return self.problem.choice.name
+
+    def describe(self) -> dict[str, Any]:
+        return describe_matching(self.problem.choice, self.machine)
+
+    def bring(self, progress: Progress) -> Brought:
+        """Return the three models in the order of the target's units.
+
+        Raises PermutationError where the origin would compute something else in that order.
+        """
+        target, origin = self.problem.models
+        choice, selection = self.problem.choice, self.request.selection
+        found = match_models(
+            target, origin, choice, self.machine, self.request.search, progress=progress
+        )
+        moved = Permuted(finite(origin, selection), choice.bound.tensors, found.permutations)
+        tuned = Permuted(finite(self.tuned, selection), self.tensors, found.permutations)
+        progress("checking the function", 0, 0)
+        function = check_function(self.check, origin, moved, where=str(origin.path))
+        cosine = found.objective
+        told = (
+            f"{found.status.value}: inner product {cosine.before:.4g} -> {cosine.after:.4g}, "
+            f"{found.moved} of {count(len(found.groups), 'group')} moved, spec {choice.name}"
+        )
+        return Brought(
+            Frame(finite(target, selection), tuned, moved),
+            (told, *([agreement_text(function)] if function else [])),
+            {**matched_fields(found), **agreement_fields(function)},
+            basin_of(target),
+        )
+
+
+def plan_permutations(
+    models: tuple[Checkpoint, Checkpoint, Checkpoint], fates: TensorFates, request: TransportRequest
+) -> PermutationWay:
+    """Return how permutations will be found; nothing is read but headers.
+
+    models: the tuned one, its origin, the target. Raises SpecError for a tensor of the tuned model
+    alone of which nothing says how units lie in it.
+    """
+    tuned, origin, target = models
+    machine = plan_machine(request.computing, request.search)
+    asked = replace(request, tracing=_aligning(fates, request))
+    problem = problem_of([target, origin], asked, machine, done="added to")
+    choice, selection = problem.choice, request.selection
+    tensors: Sequence[BoundTensor] = choice.bound.tensors
+    if fates.replaced:
+        tensors = tensors_of(choice, tuned, origin, selection)
+        _check_named(choice, tensors, fates, tuned)
+    check = plan_function_check(
+        origin, selection, asked.tracing, wanted=request.computing.check, choice=choice
+    )
+    return PermutationWay(tuned, problem, tensors, check, request)
+
+
+def _aligning(fates: TensorFates, request: TransportRequest) -> Tracing:
+    """Return what is traced to align the bases: a model with another head is none of them."""
+    if fates.replaced:
+        return replace(request.tracing, target=None)
+    return request.tracing.unless(request.selection.spec)
+
+
+def _check_named(
+    choice: Choice, tensors: Sequence[BoundTensor], fates: TensorFates, tuned: Checkpoint
+) -> None:
+    """Raise SpecError for tensors that would stay in order, and may hold units that do not."""
+    named = {name for tensor in tensors for name in tensor.members}
+    free = {g.name for g in choice.bound.groups.values() if g.root in choice.movable}
+    problems = [
+        Problem(
+            f"{name!r} is of the tuned model alone, and may hold units that change places",
+            where=str(tuned.path),
+            detail=f"spec {choice.name!r} does not name it",
+            hint=f"name it in the spec; --skip '{name}' leaves it out",
+        )
+        for name, info in fates.replaced.items()
+        if name not in named and info.numel > 1 and touched_groups(choice.bound, info) & free
+    ]
+    if problems:
+        raise SpecError(*problems)

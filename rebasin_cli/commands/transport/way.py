@@ -1,0 +1,49 @@
+"""How a difference gets from one model to another: what all kinds of maps have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.transport.transported import Frame
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.progress import Progress
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Models in one frame, and what is to be told of how they came there.
+
+    lines: for people. fields: of the event. facts: of the provenance. basin: in which the result
+    lies; None: in none that is known.
+    """
+
+    frame: Frame
+    lines: tuple[str, ...]
+    fields: Mapping[str, Any]
+    basin: str | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Way(Protocol):
+    """Maps of one kind from an origin to a target, planned from headers."""
+
+    @property
+    def target(self) -> Checkpoint:
+        """The model that gets the difference; the result is written like it."""
+
+    @property
+    def machine(self) -> Machine:
+        """On what maps are searched for."""
+
+    @property
+    def spec(self) -> str | None:
+        """The name of the spec, where there is one."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a plan says of it, as JSON values."""
+
+    def bring(self, progress: Progress) -> Brought:
+        """Return target, tuned and origin in one frame."""
