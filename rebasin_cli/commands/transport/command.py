@@ -71,4 +71,6 @@ def transport(
         tracing=tracing.of(tracing.target),
         search=search,
     )
-    return Work("transport", display, planned_by(plan_transport, request), run_transport, PRESENTERS)
+    return Work(
+        "transport", display, planned_by(plan_transport, request), run_transport, PRESENTERS
+    )

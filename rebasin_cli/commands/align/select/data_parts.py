@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from rebasin_cli.commands.align.midpoint_judge import FEW
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.data_split import DataSplit
 
 
 @dataclass(frozen=True)
