@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from math import ceil
 
 from rebasin_cli.errors import UserCodeError
@@ -30,6 +31,15 @@ class DataSplit:
     def learned(self) -> Iterator[Batch]:
         """Yield the batches to learn from."""
         return (batch for k, batch in enumerate(self.batches) if not self.holds_out(k))
+
+    def learned_batches(self) -> Batches:
+        """Return the batches to learn from as data of their own."""
+        return replace(self.batches, make=self._left_in, limit=None)
+
+    def _left_in(self) -> Iterator[object]:
+        """Yield what the loader does, but for what is held out of a pass."""
+        values: Iterable[object] = islice(self.batches.make(), self.batches.limit)
+        return (value for place, value in enumerate(values) if not self.holds_out(place))
 
     def count(self) -> int:
         """Return how many batches there are to learn from. Raises UserCodeError for none."""

@@ -20,6 +20,8 @@ from rebasin_cli.commands.transport.way import Brought
 from rebasin_cli.errors import Problem, SpecError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import basin_of
+from rebasin_cli.folding.settled_heads import check_tie
+from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permuted import Permuted
@@ -45,8 +47,16 @@ class PermutationWay:
     request: TransportRequest
 
     @property
+    def origin(self) -> Checkpoint:
+        return self.problem.models[1]
+
+    @property
     def target(self) -> Checkpoint:
         return self.problem.models[0]
+
+    @property
+    def heads(self) -> Heads:
+        return {}
 
     @property
     def machine(self) -> Machine:
@@ -94,6 +104,7 @@ def plan_permutations(
     models: the tuned one, its origin, the target. Raises SpecError for a tensor of the tuned model
     alone of which nothing says how units lie in it.
     """
+    check_tie(request.tie, folds=False)
     tuned, origin, target = models
     machine = plan_machine(request.computing, request.search)
     asked = replace(request, tracing=_aligning(fates, request))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.endings import name_without_ending
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.transport.by_layers import plan_layers
 from rebasin_cli.commands.transport.by_permutations import plan_permutations
-from rebasin_cli.commands.transport.request import DELTA, MODEL, TransportRequest
+from rebasin_cli.commands.transport.by_rotations import plan_rotation_way
+from rebasin_cli.commands.transport.request import AUTO, DELTA, MODEL, TransportRequest
+from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of
 from rebasin_cli.commands.transport.way import Way
 from rebasin_cli.errors import UsageError
@@ -19,12 +22,17 @@ from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import ending, output_file
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.matching.problem.settings import look_up
+from rebasin_cli.network.network import plan_network, plan_user_code
 
+LAYERWISE = "layerwise"
 Models = tuple[Checkpoint, Checkpoint, Checkpoint]
 
 WAYS: Mapping[str, Callable[[Models, TensorFates, TransportRequest], Way]] = {
     "permutation": plan_permutations,
+    "orthogonal": plan_rotation_way,
+    LAYERWISE: plan_layers,
 }
 WORDS = {MODEL: "transported", DELTA: "delta"}  # in the names of results
 
@@ -33,30 +41,36 @@ WORDS = {MODEL: "transported", DELTA: "delta"}  # in the names of results
 class TransportPlan:
     """All that `run_transport` needs.
 
-    tuned, origin: opened; the target is that of the way. fates: of each tensor. place: where the
-    result goes, in the form of the target.
+    way: with the models. fates: of each tensor. place: where the result goes, in the form of the
+    target. bench: where models are judged, if they are.
     """
 
-    tuned: Checkpoint
-    origin: Checkpoint
     way: Way
     fates: TensorFates
     place: Target
+    bench: Bench | None
     request: TransportRequest
+
+    @property
+    def judged(self) -> Bench:
+        """Where models are judged, in a plan that says how."""
+        assert self.bench is not None, "the plan has seen to it"
+        return self.bench
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        request = self.request
+        request, way = self.request, self.way
         return {
             "command": "transport",
-            "inputs": describe_inputs([self.tuned, self.origin, self.way.target]),
+            "inputs": describe_inputs([way.tuned, way.origin, way.target]),
             "map": request.map,
-            "scale": request.scale,
+            "scale": AUTO if request.scale is None else request.scale,
+            "mask_gradients": request.masked,
             "as": request.form,
             "carried": len(self.fates.carried),
             "replaced": sorted(self.fates.replaced),
             "outputs": [describe_target(self.place)],
-            **self.way.describe(),
+            **way.describe(),
         }
 
 
@@ -72,39 +86,56 @@ def plan_transport(request: TransportRequest) -> TransportPlan:
         raise UsageError(f"--scale {request.scale} is not a finite number")
     tuned, origin, target = open_transported(request)
     fates = fates_of(tuned, origin, target, request.selection)
+    if request.origin_tracing.target is not None and request.map != LAYERWISE:
+        raise UsageError("--from-model is of --map layerwise: other maps need two of one class")
     way = WAYS[request.map]((tuned, origin, target), fates, request)
-    place = _place(tuned, origin, way.target, request)
-    return TransportPlan(tuned, origin, way, fates, place, request)
+    bench = _bench(way, fates, request)
+    return TransportPlan(way, fates, _place(way, request), bench, request)
 
 
 def open_transported(request: TransportRequest) -> Models:
-    """Return the tuned model, its origin and the target, under the names of the tuned one."""
-    paths = [request.tuned, request.origin, request.target]
+    """Return the tuned model, its origin and the target, under the names of the target."""
+    paths = [request.target, request.origin, request.tuned]
     adapter = request.tuned / "adapter_config.json"
     if adapter.is_file():
         raise UsageError(
             f"{request.tuned} is an adapter, not a model",
             hint="merge it into its base (merge_and_unload of peft), and give that as TUNED",
         )
-    tuned, origin, target = open_models(paths, request.selection)
+    target, origin, tuned = open_models(paths, request.selection)
     refuse_codes([tuned, origin, target], request.selection, done="added to")
     return tuned, origin, target
 
 
-def _place(
-    tuned: Checkpoint, origin: Checkpoint, target: Checkpoint, request: TransportRequest
-) -> Target:
+def _bench(way: Way, fates: TensorFates, request: TransportRequest) -> Bench | None:
+    """Return where models are judged, None if nothing says how.
+
+    With another head than that of the target all are judged that have the tuned model's.
+    """
+    data, needed = request.data, request.masked or request.scale is None
+    if not needed and data.data is None and data.evaluate is None:
+        return None
+    like = way.tuned if fates.replaced else way.target
+    selection, tracing = request.selection, request.tracing
+    code = plan_user_code(like.undivided, selection, tracing, data, fed=needed)
+    network = untied_network(code.network, way.heads)
+    other = request.origin_tracing.target is not None
+    tuned = plan_network(way.tuned, selection, request.origin_tracing) if other else network
+    return Bench(replace(code, network=network), tuned, way.machine)
+
+
+def _place(way: Way, request: TransportRequest) -> Target:
     """Return where the result goes: beside the tuned model, in the form of the target, or to -o."""
-    output, word = request.output, WORDS[request.form]
-    path = tuned.path.absolute()
-    stem = path.name if tuned.path.is_dir() else name_without_ending(path)
+    output, word, target = request.output, WORDS[request.form], way.target
+    path = way.tuned.path.absolute()
+    stem = path.name if way.tuned.path.is_dir() else name_without_ending(path)
     name = f"{stem}.{word}{ending(target, output)}"
-    out = output_file(output, name) if output.path else Path(tuned.path.parent, name)
+    out = output_file(output, name) if output.path else Path(way.tuned.path.parent, name)
     return plan_target(
         out,
         target,
         request.selection,
         output,
-        own=[target, origin, tuned],
+        own=[target, way.origin, way.tuned],
         create=output.names_folder,
     )

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rebasin_cli.commands.transport.request import DELTA
 from rebasin_cli.commands.transport.run import Carriage
+from rebasin_cli.commands.transport.scored_models import ScoredModel
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.wording import count, listing
+
+LABELS = {
+    "target": "BASE_B",
+    "naive": "BASE_B + (TUNED - BASE_A) as it is",
+    "transported": "BASE_B + what was carried",
+    "tuned": "TUNED",
+}
 
 
 def carriage_text(outcome: Carriage) -> str:
@@ -21,7 +30,31 @@ def carriage_text(outcome: Carriage) -> str:
     ]
     if outcome.replaced:
         lines.append(f"  those of {outcome.tuned}, whole: {listing(outcome.replaced)}")
+    lines += score_lines(outcome.scores)
     return "\n".join([*lines, *card_lines(outcome.written)])
+
+
+def score_lines(scores: Sequence[ScoredModel]) -> list[str]:
+    """Return a line for each model that was judged, and whether the difference was worth it."""
+    if not scores:
+        return []
+    names = [_label(one) for one in scores]
+    widest = max(map(len, names))
+    lines = [
+        f"  {name:<{widest}}  {', '.join(f'{key} {value:.4g}' for key, value in one.scores.items())}"
+        for name, one in zip(names, scores, strict=True)
+    ]
+    loss = {one.name: one.scores["loss"] for one in scores if "loss" in one.scores}
+    if loss and not loss["transported"] < loss["target"]:
+        lines.append("  not worth it here: BASE_B by itself loses no more")
+    elif loss and not loss["transported"] < loss.get("naive", float("inf")):
+        lines.append("  the difference as it is, without any map, does no worse here")
+    return lines
+
+
+def _label(one: ScoredModel) -> str:
+    times = "" if one.scale is None else f", times {one.scale:g}"
+    return f"{LABELS[one.name]}{times}"
 
 
 def _carriage_fields(outcome: Carriage) -> dict[str, Any]:
@@ -35,6 +68,7 @@ def _carriage_fields(outcome: Carriage) -> dict[str, Any]:
         "carried": outcome.carried,
         "replaced": list(outcome.replaced),
         **outcome.fields,
+        "scores": [{"model": one.name, "scale": one.scale, **one.scores} for one in outcome.scores],
         "seconds": outcome.seconds,
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.output import Output
@@ -14,6 +16,7 @@ from rebasin_cli.options.tracing import Tracing
 
 MODEL, DELTA = "model", "delta"  # what is written: the base and the difference, or that alone
 AUTO = "auto"
+HELD_OUT = 0.5  # of the batches, where a scale is chosen on them
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,12 @@ class TransportRequest:
     origin_tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
+
+    def learned(self, batches: Batches) -> Batches:
+        """Return the batches that maps and masks may be learned from: not those a scale is."""
+        return DataSplit(batches, HELD_OUT).learned_batches() if self.scale is None else batches
+
+    @property
+    def tracing_of_origin(self) -> Tracing:
+        """How the origin and the tuned model are built."""
+        return self.origin_tracing if self.origin_tracing.target else self.tracing

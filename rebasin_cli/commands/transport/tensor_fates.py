@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import CheckpointError
+from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.difference import difference_of
 from rebasin_cli.files.inputs import label_names, shape_text
 from rebasin_cli.merging.whole import kind
@@ -58,3 +58,14 @@ def fates_of(
         frozenset(carried),
         {name: ours[name] for name in ours if name in unlike and selection.selects(name)},
     )
+
+
+def refuse_replaced(fates: TensorFates, tuned: Checkpoint, origin: Checkpoint) -> None:
+    """Raise UsageError where the tuned model has tensors that its origin has not, or otherwise."""
+    if fates.replaced:
+        names = sorted(fates.replaced)
+        raise UsageError(
+            f"{names[0]!r} of {tuned.path} is not in {origin.path}, or has another shape there",
+            detail="such tensors are carried whole by --map permutation alone",
+            hint="--map permutation, or " + " ".join(f"--skip '{name}'" for name in names),
+        )

@@ -59,7 +59,7 @@ class Transported(Derived):
             total = total.maximum(torch.minimum(_wide(target), tuned))
         stays = tuned == origin
         if name in frame.kept:
-            stays |= ~in_reals(frame.kept[name])
+            stays |= ~frame.kept[name]
         return of_reals(torch.where(stays, _wide(target), total), target.dtype)
 
     def _sum(self, target: Tensor, tuned: Tensor, origin: Tensor) -> Tensor:

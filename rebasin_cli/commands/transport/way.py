@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.transported import Frame
+from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 
@@ -17,13 +18,14 @@ class Brought:
     """Models in one frame, and what is to be told of how they came there.
 
     lines: for people. fields: of the event. facts: of the provenance. basin: in which the result
-    lies; None: in none that is known.
+    lies; None: in none that is known. unmapped: tensors with a difference that no map tells of.
     """
 
     frame: Frame
     lines: tuple[str, ...]
     fields: Mapping[str, Any]
     basin: str | None
+    unmapped: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -31,8 +33,20 @@ class Way(Protocol):
     """Maps of one kind from an origin to a target, planned from headers."""
 
     @property
+    def tuned(self) -> Checkpoint:
+        """The model whose difference is carried."""
+
+    @property
+    def origin(self) -> Checkpoint:
+        """The model that it was trained from."""
+
+    @property
     def target(self) -> Checkpoint:
         """The model that gets the difference; the result is written like it."""
+
+    @property
+    def heads(self) -> Heads:
+        """Output heads that are tensors of their own here, and were the embedding."""
 
     @property
     def machine(self) -> Machine:
