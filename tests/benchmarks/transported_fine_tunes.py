@@ -141,7 +141,7 @@ def accuracy(trial: Trial, state: State) -> float:
 
 
 def judged(trial: Trial, seed: int, folder: Path) -> dict[str, float]:
-    """Return the accuracy of seed 1 by itself, with the difference by each way, and of the tuned."""
+    """Return the accuracy of seed 1, of it with the difference by each way, and of the tuned."""
     a, b = (state_of(trial.network.path(k)) for k in (0, 1))
     tuned = fine_tuned(trial, seed)
     naive = {name: value + (tuned[name] - a[name]) for name, value in b.items()}

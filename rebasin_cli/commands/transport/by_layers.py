@@ -83,9 +83,8 @@ class LayerWay:
         if left:
             lines.append(f"no layer tells of them, so they stay: {listing(left)}")
         frame = Frame(target, tuned, origin)
-        return Brought(
-            frame, tuple(lines), {"unmapped": list(left)}, basin_of(self.target), len(left)
-        )
+        told, basin = {"unmapped": list(left)}, basin_of(self.target)
+        return Brought(frame, tuple(lines), told, basin, len(left))
 
     def _in_files(self, own: Mapping[str, TensorMap]) -> dict[str, TensorMap]:
         """Return the maps by names in files, of tensors that then fit the target."""

@@ -12,6 +12,7 @@ from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, matched_fields
+from rebasin_cli.alignment.unit_pair import UnitPair
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
@@ -20,8 +21,12 @@ from rebasin_cli.commands.transport.way import Brought
 from rebasin_cli.errors import Problem, SpecError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import basin_of
+from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.folding.settled_heads import check_tie
 from rebasin_cli.folding.tied_heads import Heads
+from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.network.built import batches_of
+from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permuted import Permuted
@@ -37,13 +42,14 @@ class PermutationWay:
     """A problem whose first model is the target, the second the origin.
 
     tensors: as they are cut in the tuned model. check: a model to see with that the origin keeps
-    its function.
+    its function. code: what both bases are run on, if they are matched by activations.
     """
 
     tuned: Checkpoint
     problem: MatchingProblem[Choice]
     tensors: Sequence[BoundTensor]
     check: FunctionCheck | None
+    code: UserCode | None
     request: TransportRequest
 
     @property
@@ -76,9 +82,7 @@ class PermutationWay:
         """
         target, origin = self.problem.models
         choice, selection = self.problem.choice, self.request.selection
-        found = match_models(
-            target, origin, choice, self.machine, self.request.search, progress=progress
-        )
+        found = self._found(progress)
         moved = Permuted(finite(origin, selection), choice.bound.tensors, found.permutations)
         tuned = Permuted(finite(self.tuned, selection), self.tensors, found.permutations)
         progress("checking the function", 0, 0)
@@ -95,6 +99,19 @@ class PermutationWay:
             basin_of(target),
         )
 
+    def _found(self, progress: Progress) -> Matching:
+        """Return the matching of the origin to the target, by weights or by activations."""
+        (target, origin), request = self.problem.models, self.request
+        choice, machine = self.problem.choice, self.machine
+        if self.code is None:
+            return match_models(target, origin, choice, machine, request.search, progress=progress)
+        pair = UnitPair(target, origin, choice, machine)
+        batches = request.learned(batches_of(self.code, machine))
+        units = pair.observe(
+            self.code.network, batches, request.selection, request.tracing, progress
+        )
+        return pair.match(units, request.search, progress)
+
 
 def plan_permutations(
     models: tuple[Checkpoint, Checkpoint, Checkpoint], fates: TensorFates, request: TransportRequest
@@ -106,7 +123,7 @@ def plan_permutations(
     """
     check_tie(request.tie, folds=False)
     tuned, origin, target = models
-    machine = plan_machine(request.computing, request.search)
+    machine = plan_machine(request.computing, request.search, more=[ACTIVATIONS])
     asked = replace(request, tracing=_aligning(fates, request))
     problem = problem_of([target, origin], asked, machine, done="added to")
     choice, selection = problem.choice, request.selection
@@ -117,7 +134,14 @@ def plan_permutations(
     check = plan_function_check(
         origin, selection, asked.tracing, wanted=request.computing.check, choice=choice
     )
-    return PermutationWay(tuned, problem, tensors, check, request)
+    return PermutationWay(tuned, problem, tensors, check, _code(target, request), request)
+
+
+def _code(target: Checkpoint, request: TransportRequest) -> UserCode | None:
+    """Return what the bases are run on, if they are matched by what they do."""
+    if request.search.method != ACTIVATIONS:
+        return None
+    return plan_user_code(target, request.selection, request.tracing, request.data, fed=True)
 
 
 def _aligning(fates: TensorFates, request: TransportRequest) -> Tracing:

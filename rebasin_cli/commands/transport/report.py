@@ -40,10 +40,8 @@ def score_lines(scores: Sequence[ScoredModel]) -> list[str]:
         return []
     names = [_label(one) for one in scores]
     widest = max(map(len, names))
-    lines = [
-        f"  {name:<{widest}}  {', '.join(f'{key} {value:.4g}' for key, value in one.scores.items())}"
-        for name, one in zip(names, scores, strict=True)
-    ]
+    figures = (", ".join(f"{k} {v:.4g}" for k, v in one.scores.items()) for one in scores)
+    lines = [f"  {name:<{widest}}  {said}" for name, said in zip(names, figures, strict=True)]
     loss = {one.name: one.scores["loss"] for one in scores if "loss" in one.scores}
     if loss and not loss["transported"] < loss["target"]:
         lines.append("  not worth it here: BASE_B by itself loses no more")
