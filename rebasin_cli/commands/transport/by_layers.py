@@ -13,8 +13,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.layer_maps import TensorMap, layer_maps, tensor_maps
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
-from rebasin_cli.commands.transport.transported import Frame
-from rebasin_cli.commands.transport.way import Brought
+from rebasin_cli.commands.transport.transported import CarriedFrame
+from rebasin_cli.commands.transport.way import Brought, ThreeModels
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import basin_of
@@ -82,7 +82,7 @@ class LayerWay:
         ]
         if left:
             lines.append(f"no layer tells of them, so they stay: {listing(left)}")
-        frame = Frame(target, tuned, origin)
+        frame = CarriedFrame(target, tuned, origin)
         told, basin = {"unmapped": list(left)}, basin_of(self.target)
         return Brought(frame, tuple(lines), told, basin, len(left))
 
@@ -112,9 +112,7 @@ def _shape_after(shape: Sequence[int], one: TensorMap) -> tuple[int, ...]:
     )
 
 
-def plan_layers(
-    models: tuple[Checkpoint, Checkpoint, Checkpoint], fates: TensorFates, request: TransportRequest
-) -> LayerWay:
+def plan_layers(models: ThreeModels, fates: TensorFates, request: TransportRequest) -> LayerWay:
     """Return how layers will be mapped; the models are built, without memory.
 
     models: the tuned one, its origin, the target. Raises UsageError without a model and data.

@@ -16,8 +16,8 @@ from rebasin_cli.alignment.unit_pair import UnitPair
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
-from rebasin_cli.commands.transport.transported import Frame
-from rebasin_cli.commands.transport.way import Brought
+from rebasin_cli.commands.transport.transported import CarriedFrame
+from rebasin_cli.commands.transport.way import Brought, ThreeModels
 from rebasin_cli.errors import Problem, SpecError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import basin_of
@@ -93,7 +93,7 @@ class PermutationWay:
             f"{found.moved} of {count(len(found.groups), 'group')} moved, spec {choice.name}"
         )
         return Brought(
-            Frame(finite(target, selection), tuned, moved),
+            CarriedFrame(finite(target, selection), tuned, moved),
             (told, *([agreement_text(function)] if function else [])),
             {**matched_fields(found), **agreement_fields(function)},
             basin_of(target),
@@ -114,7 +114,7 @@ class PermutationWay:
 
 
 def plan_permutations(
-    models: tuple[Checkpoint, Checkpoint, Checkpoint], fates: TensorFates, request: TransportRequest
+    models: ThreeModels, fates: TensorFates, request: TransportRequest
 ) -> PermutationWay:
     """Return how permutations will be found; nothing is read but headers.
 

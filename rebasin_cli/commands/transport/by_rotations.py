@@ -11,8 +11,8 @@ from rebasin_cli.alignment.report import agreement_text
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
-from rebasin_cli.commands.transport.transported import Frame
-from rebasin_cli.commands.transport.way import Brought
+from rebasin_cli.commands.transport.transported import CarriedFrame
+from rebasin_cli.commands.transport.way import Brought, ThreeModels
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import folded_basin
 from rebasin_cli.folding.folded_models import check_tied, fold_model, measure_function
@@ -109,7 +109,7 @@ class RotationWay:
             "cosine": {"before": cosine.before, "after": cosine.after},
             "folded": True,
         }
-        frame = Frame(folded[0], moved[1], moved[0])
+        frame = CarriedFrame(folded[0], moved[1], moved[0])
         return Brought(frame, tuple(lines), fields, folded_basin(target), facts=problem.facts)
 
     def _moments(self, folded: list[FoldedNorms], progress: Progress) -> dict[str, Tensor] | None:
@@ -121,7 +121,7 @@ class RotationWay:
 
 
 def plan_rotation_way(
-    models: tuple[Checkpoint, Checkpoint, Checkpoint], fates: TensorFates, request: TransportRequest
+    models: ThreeModels, fates: TensorFates, request: TransportRequest
 ) -> RotationWay:
     """Return how orthogonal maps will be found; nothing is read but headers, and tied heads.
 

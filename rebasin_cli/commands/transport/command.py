@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import JUDGING, Data
 from rebasin_cli.options.display import SHOWING, Display
@@ -17,7 +18,6 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import Tie
 from rebasin_cli.options.tracing import PANEL, Tracing, planned_by
-from rebasin_cli.options.values import home_path
 from rebasin_cli.presentation.work import Work
 
 _option = option("Transport")
@@ -110,9 +110,9 @@ def transport(
     from rebasin_cli.commands.transport.run import run_transport
 
     request = TransportRequest(
-        tuned=home_path(tuned),
-        origin=home_path(origin),
-        target=home_path(onto),
+        tuned=named_path(tuned),
+        origin=named_path(origin),
+        target=named_path(onto),
         map=map_,
         scale=_scale(scale),
         form=form,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
-from rebasin_cli.commands.transport.transported import Frame, with_kept
+from rebasin_cli.commands.transport.transported import CarriedFrame, with_kept
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.module_weights import within
 from rebasin_cli.network.batches import Batches
@@ -57,7 +57,7 @@ def _read(model: nn.Module, network: Network) -> dict[str, Tensor]:
     }
 
 
-def masked(frame: Frame, fates: TensorFates, slopes: dict[str, Tensor]) -> Frame:
+def mask_frame(frame: CarriedFrame, fates: TensorFates, slopes: dict[str, Tensor]) -> CarriedFrame:
     """Return a frame of which those coordinates count whose sign is that of minus the slope.
 
     Of a complex tensor real and imaginary parts are coordinates. What has no slope counts whole.
@@ -69,7 +69,7 @@ def masked(frame: Frame, fates: TensorFates, slopes: dict[str, Tensor]) -> Frame
     return with_kept(frame, kept)
 
 
-def kept_share(frame: Frame) -> float:
+def kept_share(frame: CarriedFrame) -> float:
     """Return the share of the coordinates of masked tensors that count."""
     total = sum(mask.numel() for mask in frame.kept.values())
     return sum(int(mask.sum()) for mask in frame.kept.values()) / max(total, 1)

@@ -28,7 +28,7 @@ UNSEEN = 1e-9
 # Projections side by side in one weight: queries, keys and values, or a gate and what it opens.
 _FUSED = {3: re.compile(r"qkv|c_attn|in_proj|query_key_value"), 2: re.compile(r"gate_up|up_gate")}
 
-Sums = dict[tuple[str, bool], Tensor]  # of a layer's name, and whether what it writes
+LayerProducts = dict[tuple[str, bool], Tensor]  # of a layer's name, and whether what it writes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def layer_maps(
     Each batch passes through both models once, and the products alone are kept. On one thread, so
     that the same is found under any load.
     """
-    sums: Sums = {}
+    sums: LayerProducts = {}
     with one_thread(), torch.no_grad():
         for count, batch in enumerate(batches):
             progress("running both bases", count, batches.limit or 0)
@@ -62,7 +62,7 @@ def layer_maps(
         }
 
 
-def _add(sums: Sums, origin: nn.Module, target: nn.Module, batch: Batch) -> None:
+def _add(sums: LayerProducts, origin: nn.Module, target: nn.Module, batch: Batch) -> None:
     """Add the products of one batch to the sums. Calls that only one model makes are left out."""
     seen = (_observed(model, batch) for model in (origin, target))
     first, second = (dict(one) for one in seen)
@@ -126,7 +126,7 @@ def is_turned(layer: nn.Module) -> bool:
 
 
 def _polar(
-    sums: Sums, name: str, origin: nn.Module, target: nn.Module, *, written: bool = False
+    sums: LayerProducts, name: str, origin: nn.Module, target: nn.Module, *, written: bool = False
 ) -> Tensor | None:
     """Return the orthogonal factor of a layer's products, of fused projections one by one."""
     product = sums.get((name, written))

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.endings import name_without_ending
-from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.by_layers import plan_layers
 from rebasin_cli.commands.transport.by_permutations import plan_permutations
 from rebasin_cli.commands.transport.by_rotations import plan_rotation_way
 from rebasin_cli.commands.transport.request import AUTO, DELTA, MODEL, TransportRequest
 from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of
-from rebasin_cli.commands.transport.way import Way
+from rebasin_cli.commands.transport.way import ThreeModels, TransportWay
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
@@ -27,9 +25,8 @@ from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import plan_network, plan_user_code
 
 LAYERWISE = "layerwise"
-Models = tuple[Checkpoint, Checkpoint, Checkpoint]
 
-WAYS: Mapping[str, Callable[[Models, TensorFates, TransportRequest], Way]] = {
+WAYS: Mapping[str, Callable[[ThreeModels, TensorFates, TransportRequest], TransportWay]] = {
     "permutation": plan_permutations,
     "orthogonal": plan_rotation_way,
     LAYERWISE: plan_layers,
@@ -45,7 +42,7 @@ class TransportPlan:
     target. bench: where models are judged, if they are.
     """
 
-    way: Way
+    way: TransportWay
     fates: TensorFates
     place: Target
     bench: Bench | None
@@ -93,21 +90,22 @@ def plan_transport(request: TransportRequest) -> TransportPlan:
     return TransportPlan(way, fates, _place(way, request), bench, request)
 
 
-def open_transported(request: TransportRequest) -> Models:
+def open_transported(request: TransportRequest) -> ThreeModels:
     """Return the tuned model, its origin and the target, under the names of the target."""
     paths = [request.target, request.origin, request.tuned]
     adapter = request.tuned / "adapter_config.json"
     if adapter.is_file():
         raise UsageError(
             f"{request.tuned} is an adapter, not a model",
-            hint="merge it into its base (merge_and_unload of peft), and give that as TUNED",
+            hint=f"rebasin align {request.target} {request.origin} --save-permutation "
+            f"p.safetensors, then rebasin apply p.safetensors {request.tuned}: that is exact",
         )
     target, origin, tuned = open_models(paths, request.selection)
     refuse_codes([tuned, origin, target], request.selection, done="added to")
     return tuned, origin, target
 
 
-def _bench(way: Way, fates: TensorFates, request: TransportRequest) -> Bench | None:
+def _bench(way: TransportWay, fates: TensorFates, request: TransportRequest) -> Bench | None:
     """Return where models are judged, None if nothing says how.
 
     With another head than that of the target all are judged that have the tuned model's.
@@ -124,13 +122,13 @@ def _bench(way: Way, fates: TensorFates, request: TransportRequest) -> Bench | N
     return Bench(replace(code, network=network), tuned, way.machine)
 
 
-def _place(way: Way, request: TransportRequest) -> Target:
+def _place(way: TransportWay, request: TransportRequest) -> Target:
     """Return where the result goes: beside the tuned model, in the form of the target, or to -o."""
     output, word, target = request.output, WORDS[request.form], way.target
     path = way.tuned.path.absolute()
     stem = path.name if way.tuned.path.is_dir() else name_without_ending(path)
     name = f"{stem}.{word}{ending(target, output)}"
-    out = output_file(output, name) if output.path else Path(way.tuned.path.parent, name)
+    out = output_file(output, name) if output.path else way.tuned.path.parent / name
     return plan_target(
         out,
         target,

@@ -10,11 +10,11 @@ from typing import Any
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.transport.gradient_mask import kept_share, masked, slopes_of
+from rebasin_cli.commands.transport.gradient_mask import kept_share, mask_frame, slopes_of
 from rebasin_cli.commands.transport.plan import TransportPlan
 from rebasin_cli.commands.transport.request import DELTA, HELD_OUT
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
-from rebasin_cli.commands.transport.transported import DeltaOf, Frame, Transported
+from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
 from rebasin_cli.commands.transport.way import Brought
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import provenance
@@ -83,7 +83,7 @@ def _masked(plan: TransportPlan, brought: Brought, progress: Progress) -> Brough
     progress("taking the gradient", 0, 0)
     target = Transported(brought.frame, plan.fates, 0.0)
     slopes = slopes_of(bench.code.network, target, bench.machine, batches)
-    frame = masked(brought.frame, plan.fates, slopes)
+    frame = mask_frame(brought.frame, plan.fates, slopes)
     share = kept_share(frame)
     line = f"{100 * share:.1f} % of the coordinates agree with the slope of the loss and are kept"
     return replace(
@@ -94,7 +94,7 @@ def _masked(plan: TransportPlan, brought: Brought, progress: Progress) -> Brough
     )
 
 
-def _scale(plan: TransportPlan, frame: Frame) -> float:
+def _scale(plan: TransportPlan, frame: CarriedFrame) -> float:
     """Return what a difference is multiplied by: as asked for, or what loses least held out."""
     if plan.request.scale is not None:
         return plan.request.scale
@@ -103,7 +103,7 @@ def _scale(plan: TransportPlan, frame: Frame) -> float:
 
 
 def _scores(
-    plan: TransportPlan, frame: Frame, scale: float, progress: Progress
+    plan: TransportPlan, frame: CarriedFrame, scale: float, progress: Progress
 ) -> Iterator[ScoredModel]:
     """Yield what the models before and after are worth, if something says it.
 
@@ -117,7 +117,7 @@ def _scores(
         target, tuned, origin = (
             finite(model, selection) for model in (way.target, way.tuned, way.origin)
         )
-        naive = Frame(target, tuned, origin)
+        naive = CarriedFrame(target, tuned, origin)
         contenders.insert(0, Contender("naive", naive, _scale(plan, naive)))
     yield from score_models(plan.bench, contenders, plan.fates, way.tuned, progress)
 

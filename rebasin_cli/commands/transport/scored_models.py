@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
-from rebasin_cli.commands.transport.transported import Frame, Transported
+from rebasin_cli.commands.transport.transported import CarriedFrame, Transported
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.data_split import DataSplit
@@ -57,7 +57,7 @@ class Bench:
             torch.manual_seed(self.machine.seed)
             return judge_of(self.code, self.machine)(model)
 
-    def best_scale(self, frame: Frame, fates: TensorFates, split: DataSplit) -> float:
+    def best_scale(self, frame: CarriedFrame, fates: TensorFates, split: DataSplit) -> float:
         """Return the scale of SCALES whose model loses least on the held-out batches.
 
         Among equals the smallest: nothing is added for nothing.
@@ -78,7 +78,7 @@ class Contender:
     """A difference that is judged, in a frame, times a scale."""
 
     name: str
-    frame: Frame
+    frame: CarriedFrame
     scale: float
 
 

@@ -16,7 +16,7 @@ VARIANCE = "running_var"  # as the norms of torch call theirs
 
 
 @dataclass(frozen=True)
-class Frame:
+class CarriedFrame:
     """The tuned model and its origin where a map brought them: in the frame of the target.
 
     Nothing is taken of their values but the difference. kept: by name, which coordinates of it
@@ -36,7 +36,7 @@ class Transported(Derived):
     is the tuned model's number, not one that was rounded twice.
     """
 
-    def __init__(self, frame: Frame, fates: TensorFates, scale: float) -> None:
+    def __init__(self, frame: CarriedFrame, fates: TensorFates, scale: float) -> None:
         super().__init__(frame.target)
         self._frame, self._fates, self._scale = frame, fates, scale
 
@@ -87,7 +87,7 @@ class DeltaOf(Derived):
         return of_reals(delta, target.dtype)
 
 
-def with_kept(frame: Frame, kept: Mapping[str, Tensor]) -> Frame:
+def with_kept(frame: CarriedFrame, kept: Mapping[str, Tensor]) -> CarriedFrame:
     """Return a frame in which some coordinates alone count."""
     return replace(frame, kept=kept)
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.transport.transported import Frame
+from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
+
+# The tuned model, its origin, the target.
+ThreeModels = tuple[Checkpoint, Checkpoint, Checkpoint]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Brought:
     lies; None: in none that is known. unmapped: tensors with a difference that no map tells of.
     """
 
-    frame: Frame
+    frame: CarriedFrame
     lines: tuple[str, ...]
     fields: Mapping[str, Any]
     basin: str | None
@@ -29,7 +32,7 @@ class Brought:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Way(Protocol):
+class TransportWay(Protocol):
     """Maps of one kind from an origin to a target, planned from headers."""
 
     @property

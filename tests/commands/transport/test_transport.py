@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
-from rebasin_cli.commands.transport.transported import Frame, Transported
+from rebasin_cli.commands.transport.transported import CarriedFrame, Transported
 from rebasin_cli.tensors import InMemory
 from tests.cli.build import load, mlp, near, same, save, sharded, shuffled
 from tests.cli.harness import rebasin
@@ -125,7 +125,7 @@ def test_variances_stay_above_zero_and_counters_stay():
     target = {"n.running_var": torch.tensor([0.1, 2.0]), "n.count": torch.tensor([3, 4])}
     tuned = {"n.running_var": torch.tensor([0.5, 3.0]), "n.count": torch.tensor([9, 9])}
     origin = {"n.running_var": torch.tensor([4.0, 1.0]), "n.count": torch.tensor([1, 1])}
-    frame = Frame(InMemory(target), InMemory(tuned), InMemory(origin))
+    frame = CarriedFrame(InMemory(target), InMemory(tuned), InMemory(origin))
     found = Transported(frame, TensorFates(frozenset(["n.running_var"]), {}), 1.0)
     assert found.load("n.running_var").float().tolist() == pytest.approx([0.1, 4.0])
     assert found.load("n.count").tolist() == [3, 4]
@@ -168,4 +168,4 @@ def test_an_adapter_is_refused_with_what_to_do(tmp_path):
     done = rebasin("transport", "lora", *BASES, cwd=tmp_path)
     assert done.code == 2
     assert "lora is an adapter, not a model" in done.err
-    assert "merge_and_unload" in done.err
+    assert "rebasin apply p.safetensors lora" in done.err
