@@ -8,7 +8,7 @@ from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
-from rebasin_cli.alignment.functions import check_function
+from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, matched_fields
@@ -29,12 +29,39 @@ from rebasin_cli.network.built import batches_of
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.choice import Choice, tensors_of
 from rebasin_cli.spec_choice.unnamed import touched_groups
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.wording import count
+
+
+@dataclass(frozen=True)
+class BasesMatching:
+    """What was found of two bases, and how it is told. spec: its name."""
+
+    matching: Matching
+    function: FunctionDifference | None
+    spec: str
+
+    @property
+    def permutations(self) -> Permutations:
+        return self.matching.permutations
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        found, product = self.matching, self.matching.objective
+        told = (
+            f"{found.status.value}: inner product {product.before:.4g} -> {product.after:.4g}, "
+            f"{found.moved} of {count(len(found.groups), 'group')} moved, spec {self.spec}"
+        )
+        return (told, *([agreement_text(self.function)] if self.function else []))
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {**matched_fields(self.matching), **agreement_fields(self.function)}
 
 
 @dataclass(frozen=True)
@@ -80,24 +107,27 @@ class PermutationWay:
 
         Raises PermutationError where the origin would compute something else in that order.
         """
-        target, origin = self.problem.models
-        choice, selection = self.problem.choice, self.request.selection
-        found = self._found(progress)
-        moved = Permuted(finite(origin, selection), choice.bound.tensors, found.permutations)
+        found, selection = self.match(progress), self.request.selection
+        moved = self._origin(found.matching)
         tuned = Permuted(finite(self.tuned, selection), self.tensors, found.permutations)
+        frame = CarriedFrame(finite(self.target, selection), tuned, moved)
+        return Brought(frame, found.lines, found.fields, basin_of(self.target))
+
+    def match(self, progress: Progress) -> BasesMatching:
+        """Return the order that brings the origin next to the target.
+
+        Raises PermutationError where it would compute something else in that order.
+        """
+        matching = self._found(progress)
         progress("checking the function", 0, 0)
-        function = check_function(self.check, origin, moved, where=str(origin.path))
-        cosine = found.objective
-        told = (
-            f"{found.status.value}: inner product {cosine.before:.4g} -> {cosine.after:.4g}, "
-            f"{found.moved} of {count(len(found.groups), 'group')} moved, spec {choice.name}"
-        )
-        return Brought(
-            CarriedFrame(finite(target, selection), tuned, moved),
-            (told, *([agreement_text(function)] if function else [])),
-            {**matched_fields(found), **agreement_fields(function)},
-            basin_of(target),
-        )
+        where = str(self.origin.path)
+        function = check_function(self.check, self.origin, self._origin(matching), where=where)
+        return BasesMatching(matching, function, self.spec)
+
+    def _origin(self, matching: Matching) -> Permuted:
+        bound = self.problem.choice.bound
+        origin = finite(self.origin, self.request.selection)
+        return Permuted(origin, bound.tensors, matching.permutations)
 
     def _found(self, progress: Progress) -> Matching:
         """Return the matching of the origin to the target, by weights or by activations."""

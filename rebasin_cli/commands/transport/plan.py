@@ -8,10 +8,11 @@ from math import isfinite
 from typing import Any
 
 from rebasin_cli.checkpoint.endings import name_without_ending
+from rebasin_cli.commands.transport.by_adapter import AdapterPlan, open_adapter, plan_adapter
 from rebasin_cli.commands.transport.by_layers import plan_layers
 from rebasin_cli.commands.transport.by_permutations import plan_permutations
 from rebasin_cli.commands.transport.by_rotations import plan_rotation_way
-from rebasin_cli.commands.transport.request import AUTO, DELTA, MODEL, TransportRequest
+from rebasin_cli.commands.transport.request import AUTO, DELTA, MODEL, PERMUTATION, TransportRequest
 from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of
 from rebasin_cli.commands.transport.way import ThreeModels, TransportWay
@@ -27,7 +28,7 @@ from rebasin_cli.network.network import plan_network, plan_user_code
 LAYERWISE = "layerwise"
 
 WAYS: Mapping[str, Callable[[ThreeModels, TensorFates, TransportRequest], TransportWay]] = {
-    "permutation": plan_permutations,
+    PERMUTATION: plan_permutations,
     "orthogonal": plan_rotation_way,
     LAYERWISE: plan_layers,
 }
@@ -71,7 +72,7 @@ class TransportPlan:
         }
 
 
-def plan_transport(request: TransportRequest) -> TransportPlan:
+def plan_transport(request: TransportRequest) -> TransportPlan | AdapterPlan:
     """Return what carrying a difference will do; nothing is read but headers.
 
     Raises UsageError for a map, a form or a scale that is none, CheckpointError for models that do
@@ -81,6 +82,9 @@ def plan_transport(request: TransportRequest) -> TransportPlan:
     look_up("form of --as", request.form, WORDS)
     if request.scale is not None and not isfinite(request.scale):
         raise UsageError(f"--scale {request.scale} is not a finite number")
+    adapter = open_adapter(request)
+    if adapter is not None:
+        return plan_adapter(adapter, request)
     tuned, origin, target = open_transported(request)
     fates = fates_of(tuned, origin, target, request.selection)
     if request.origin_tracing.target is not None and request.map != LAYERWISE:
@@ -93,13 +97,6 @@ def plan_transport(request: TransportRequest) -> TransportPlan:
 def open_transported(request: TransportRequest) -> ThreeModels:
     """Return the tuned model, its origin and the target, under the names of the target."""
     paths = [request.target, request.origin, request.tuned]
-    adapter = request.tuned / "adapter_config.json"
-    if adapter.is_file():
-        raise UsageError(
-            f"{request.tuned} is an adapter, not a model",
-            hint=f"rebasin align {request.target} {request.origin} --save-permutation "
-            f"p.safetensors, then rebasin apply p.safetensors {request.tuned}: that is exact",
-        )
     target, origin, tuned = open_models(paths, request.selection)
     refuse_codes([tuned, origin, target], request.selection, done="added to")
     return tuned, origin, target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rebasin_cli.commands.transport.request import DELTA
+from rebasin_cli.commands.transport.request import ADAPTER, DELTA
 from rebasin_cli.commands.transport.run import Carriage
 from rebasin_cli.commands.transport.scored_models import ScoredModel
 from rebasin_cli.presentation.presenter import Presenter, Presenters
@@ -22,6 +22,10 @@ LABELS = {
 
 def carriage_text(outcome: Carriage) -> str:
     """Return what was carried where, and how well the maps fit."""
+    if outcome.form == ADAPTER:
+        head = f"{outcome.tuned}, an adapter of {outcome.origin}, now one of {outcome.target}"
+        said = f"{head}: {count(outcome.carried, 'tensor')}, {outcome.seconds:.1f} s"
+        return "\n".join([said, *(f"  {line}" for line in outcome.lines)])
     form = "alone" if outcome.form == DELTA else f"added to {outcome.target}"
     lines = [
         f"{outcome.tuned} - {outcome.origin}, times {outcome.scale:g}, {form}: "

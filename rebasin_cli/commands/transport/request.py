@@ -14,7 +14,9 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 
-MODEL, DELTA = "model", "delta"  # what is written: the base and the difference, or that alone
+PERMUTATION = "permutation"  # the map that is exact
+# What is written: the base and the difference, that alone, or an adapter, which is one.
+MODEL, DELTA, ADAPTER = "model", "delta", "adapter"
 AUTO = "auto"
 HELD_OUT = 0.5  # of the batches, where a scale is chosen on them
 
@@ -32,7 +34,7 @@ class TransportRequest:
     tuned: Path
     origin: Path
     target: Path
-    map: str = "permutation"
+    map: str = PERMUTATION
     scale: float | None = 1.0
     form: str = MODEL
     masked: bool = False

@@ -10,9 +10,10 @@ from typing import Any
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.transport.by_adapter import AdapterPlan
 from rebasin_cli.commands.transport.gradient_mask import kept_share, mask_frame, slopes_of
 from rebasin_cli.commands.transport.plan import TransportPlan
-from rebasin_cli.commands.transport.request import DELTA, HELD_OUT
+from rebasin_cli.commands.transport.request import ADAPTER, DELTA, HELD_OUT, PERMUTATION
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
 from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
 from rebasin_cli.commands.transport.way import Brought
@@ -47,10 +48,15 @@ class Carriage:
     seconds: float
 
 
-def run_transport(plan: TransportPlan, progress: Progress) -> Iterator[LeftAsIs | Carriage]:
+def run_transport(
+    plan: TransportPlan | AdapterPlan, progress: Progress
+) -> Iterator[LeftAsIs | Carriage]:
     """Yield the target with the difference added, or the difference in its frame."""
     if plan.place.place.skip:
         yield LeftAsIs(plan.place.path, "exists")
+        return
+    if isinstance(plan, AdapterPlan):
+        yield _carried_adapter(plan, progress)
         return
     began, request = perf_counter(), plan.request
     brought = plan.way.bring(progress)
@@ -72,6 +78,30 @@ def run_transport(plan: TransportPlan, progress: Progress) -> Iterator[LeftAsIs 
         fields=brought.fields,
         scores=scores,
         written=written,
+        seconds=perf_counter() - began,
+    )
+
+
+def _carried_adapter(plan: AdapterPlan, progress: Progress) -> Carriage:
+    began, way = perf_counter(), plan.way
+    found = way.match(progress)
+    inputs = (plan.adapter, way.origin, way.target)
+    facts = provenance("transport", inputs, basin=None, spec=way.spec, map=PERMUTATION)
+    progress(f"writing {plan.place.path.name}", 0, 0)
+    result = Result(plan.moved(found.matching), plan.adapter, facts)
+    return Carriage(
+        tuned=plan.adapter.path,
+        origin=way.origin.path,
+        target=way.target.path,
+        map=PERMUTATION,
+        scale=1.0,
+        form=ADAPTER,
+        carried=len(plan.bound.tensors),
+        replaced=(),
+        lines=found.lines,
+        fields=found.fields,
+        scores=(),
+        written=write_result(result, plan.place, plan.request, inputs=inputs),
         seconds=perf_counter() - began,
     )
 

@@ -161,11 +161,52 @@ def test_a_model_that_began_elsewhere_is_refused(tmp_path):
     assert f"it is no fine-tune of {A}" in done.err
 
 
-def test_an_adapter_is_refused_with_what_to_do(tmp_path):
+def write_adapter(folder):
+    """Write a LoRA of two layers of the first base as peft does; return its factors."""
+    generator = torch.Generator().manual_seed(7)
+    base, lora = load(folder / A), {}
+    for layer in ("2", "4"):
+        out, into = base[f"{layer}.weight"].shape
+        place = f"base_model.model.{layer}"
+        lora[f"{place}.lora_A.weight"] = torch.randn(2, into, generator=generator)
+        lora[f"{place}.lora_B.weight"] = torch.randn(out, 2, generator=generator)
+    save(folder / "lora" / "adapter_model.safetensors", lora)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    return lora
+
+
+def added(base, lora):
+    """Return a base with the products of a LoRA in its weights."""
+    merged = dict(base)
+    for layer in ("2", "4"):
+        down, up = (lora[f"base_model.model.{layer}.lora_{k}.weight"] for k in "AB")
+        merged[f"{layer}.weight"] = base[f"{layer}.weight"] + up @ down
+    return merged
+
+
+def test_an_adapter_becomes_one_of_the_other_base(tmp_path):
     write(tmp_path)
-    (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+    lora = write_adapter(tmp_path)
     done = rebasin("transport", "lora", *BASES, cwd=tmp_path)
+    assert (done.code, done.lines) == (0, ["lora.transported"]), done.err
+    assert f"lora, an adapter of {A}, now one of {B}: 4 tensors" in done.err
+    moved = load(tmp_path / "lora.transported" / "adapter_model.safetensors")
+    assert (tmp_path / "lora.transported" / "adapter_config.json").exists()
+    wanted = shuffled(added(load(tmp_path / A), lora), 3)
+    found = added(load(tmp_path / B), moved)
+    assert all(torch.allclose(found[n], wanted[n], atol=1e-5) for n in wanted)
+    assert not torch.equal(
+        moved["base_model.model.2.lora_B.weight"], lora["base_model.model.2.lora_B.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "argv", [("--map", "layerwise"), ("--scale", "0.5"), ("--mask-gradients",)]
+)
+def test_an_adapter_is_carried_whole_and_by_permutations_alone(tmp_path, argv):
+    write(tmp_path)
+    write_adapter(tmp_path)
+    done = rebasin("transport", "lora", *BASES, *argv, cwd=tmp_path)
     assert done.code == 2
-    assert "lora is an adapter, not a model" in done.err
-    assert "rebasin apply p.safetensors lora" in done.err
+    assert "lora is an adapter: it is carried by permutations, whole" in done.err
