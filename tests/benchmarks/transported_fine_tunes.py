@@ -5,7 +5,8 @@ Seed 0 of shared networks is fine-tuned here (150 steps of Adam on the 2,000 tra
 the training text): to images under noise, to other labels (each class is called the next one), to
 text that runs backwards. The difference is carried to seed 1 by the real command, at scale 1, with
 two batches of 250 labelled training inputs of the new task where a way needs data, and is judged on
-the test inputs of the new task. --full: three networks, three seeds of each fine-tune; mean and
+the test inputs of the new task. "naive, masked": the difference as it is behind the same mask, so
+what the mask does without any map. --full: three networks, three seeds of each fine-tune; mean and
 standard deviation. Nothing was chosen by these figures.
 """
 
@@ -32,7 +33,7 @@ STEPS, ROWS, RATE = 150, 64, 5e-4
 DATA_ROWS, BATCHES = 250, 2  # of the new task, for the ways that need some
 CHARACTERS = 65
 LAYERS, ORTHOGONAL = ("--map", "layerwise"), ("--map", "orthogonal")
-MASK = "--mask-gradients"
+MASK, CONTROL = "--mask-gradients", "naive, masked"
 WAYS: Mapping[str, Sequence[str]] = {
     "permutation": (),
     "orthogonal": ORTHOGONAL,
@@ -145,11 +146,31 @@ def judged(trial: Trial, seed: int, folder: Path) -> dict[str, float]:
     a, b = (state_of(trial.network.path(k)) for k in (0, 1))
     tuned = fine_tuned(trial, seed)
     naive = {name: value + (tuned[name] - a[name]) for name, value in b.items()}
-    found = {"seed 1": b, "naive": naive}
+    found = {"seed 1": b, "naive": naive, CONTROL: masked(trial, b, naive)}
     for way, options in WAYS.items():
         if options != ORTHOGONAL or trial.orthogonal:
             found[way] = carried(trial, tuned, options, folder)
     return {way: accuracy(trial, state) for way, state in {**found, "tuned": tuned}.items()}
+
+
+def masked(trial: Trial, base: State, changed: State) -> dict[str, Tensor]:
+    """Return a base with what of a change goes down its slope: what the mask does by itself."""
+    net = evaluation().load(trial.network.name, dict(base))
+    for inputs, targets in batches(trial.task):
+        answers = net(inputs).flatten(0, -2)
+        F.cross_entropy(answers, targets.flatten(), reduction="sum").backward()
+    slopes = dict(net.named_parameters())
+    return {
+        name: torch.where(
+            (changed[name] - value).sign() == -_slope(slopes[name]), changed[name], value
+        )
+        for name, value in base.items()
+    }
+
+
+def _slope(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.sign()
 
 
 def carried(
@@ -179,7 +200,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="all networks, three seeds of each")
     full = parser.parse_args().full
     require()
-    heads = ("network", "task", "seed 1", "naive", *WAYS, "tuned")
+    heads = ("network", "task", "seed 1", "naive", CONTROL, *WAYS, "tuned")
     rows = []
     for trial in TRIALS if full else TRIALS[2:3]:
         with tempfile.TemporaryDirectory() as folder:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from rebasin_cli.alignment.report import agreement_text
+from rebasin_cli.alignment.report import agreement_fields, agreement_text
+from rebasin_cli.alignment.unit_report import span
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
@@ -31,6 +33,7 @@ from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.wording import count
@@ -80,7 +83,36 @@ class RotationWay:
         selection = self.request.selection
         folded = [FoldedNorms(finite(m, selection), folding) for m in problem.models]
         tied = [check_tied(each, m) for each, m in zip(folded, problem.models, strict=True)]
-        found = match_maps(
+        found = self._match(folded, progress)
+        moved = [Carried(each, folding.moving.tensors, found.maps) for each in folded[1:]]
+        progress("checking the function", 0, 0)
+        where = self.origin.path
+        function = measure_function(problem.check, self.origin, moved[0], tied[1], where)
+        norms = fold_model(self.target, folding, problem.check, self.spec).norms
+        frame = CarriedFrame(folded[0], moved[1], moved[0])
+        fields = {
+            "spec": self.spec,
+            "classes": count_classes(folding.classes),
+            "cosine": span(found.cosine),
+            "folded": True,
+            **agreement_fields(function),
+        }
+        lines = (*self._lines(found, norms), *([agreement_text(function)] if function else []))
+        return Brought(frame, lines, fields, folded_basin(self.target), facts=problem.facts)
+
+    def _lines(self, found: MapMatching, norms: int) -> tuple[str, ...]:
+        """Return what is told of the maps, and of the form of the result."""
+        classes = count_classes(self.problem.folding.classes).items()
+        return (
+            f"cosine of the folded bases {found.cosine.before:.3f} -> {found.cosine.after:.3f}, "
+            f"{', '.join(f'{number} {name}' for name, number in classes)}, spec {self.spec}",
+            f"the result is {self.target.path} folded ({count(norms, 'norm')}, see rebasin fold)",
+        )
+
+    def _match(self, folded: Sequence[FoldedNorms], progress: Progress) -> MapMatching:
+        """Return the maps that bring the folded origin next to the folded target."""
+        folding = self.problem.folding
+        return match_maps(
             folded[0],
             folded[1],
             folding.moving,
@@ -90,29 +122,10 @@ class RotationWay:
             device=self.machine.device,
             progress=progress,
         )
-        moved = [Carried(each, folding.moving.tensors, found.maps) for each in folded[1:]]
-        progress("checking the function", 0, 0)
-        target, origin, _ = problem.models
-        kept = fold_model(target, folding, problem.check, self.spec)
-        function = measure_function(problem.check, origin, moved[0], tied[1], origin.path)
-        cosine, classes = found.cosine, count_classes(folding.classes)
-        lines = [
-            f"cosine of the folded bases {cosine.before:.3f} -> {cosine.after:.3f}, "
-            f"{', '.join(f'{number} {name}' for name, number in classes.items())}, "
-            f"spec {self.spec}",
-            f"the result is {target.path} folded ({count(kept.norms, 'norm')}, see rebasin fold)",
-            *([agreement_text(function)] if function else []),
-        ]
-        fields = {
-            "spec": self.spec,
-            "classes": classes,
-            "cosine": {"before": cosine.before, "after": cosine.after},
-            "folded": True,
-        }
-        frame = CarriedFrame(folded[0], moved[1], moved[0])
-        return Brought(frame, tuple(lines), fields, folded_basin(target), facts=problem.facts)
 
-    def _moments(self, folded: list[FoldedNorms], progress: Progress) -> dict[str, Tensor] | None:
+    def _moments(
+        self, folded: Sequence[FoldedNorms], progress: Progress
+    ) -> dict[str, Tensor] | None:
         """Return what the streams of both bases do on the data, if they are matched by that."""
         if self.code is None or self.request.search.method != ACTIVATIONS:
             return None

@@ -79,6 +79,17 @@ def test_a_head_for_other_classes_is_that_of_the_fine_tune_for_the_moved_units(t
     assert f"those of {TUNED}, whole: 6.bias, 6.weight" in done.err
 
 
+@pytest.mark.parametrize("kind", ["orthogonal", "layerwise"])
+def test_another_head_is_carried_by_permutations_alone(tmp_path, kind):
+    write(tmp_path)
+    tuned = {**load(tmp_path / TUNED), "6.weight": torch.randn(7, 9), "6.bias": torch.randn(7)}
+    save(tmp_path / TUNED, tuned)
+    done = rebasin("transport", TUNED, *BASES, "--map", kind, cwd=tmp_path)
+    assert done.code == 2
+    assert f"'6.bias' of {TUNED} is not in {A}, or has another shape there" in done.err
+    assert "--map permutation, or --skip '6.bias' --skip '6.weight'" in done.err
+
+
 def test_a_new_tensor_that_may_hold_moved_units_is_refused_with_a_way_out(tmp_path):
     write(tmp_path)
     save(tmp_path / TUNED, {**load(tmp_path / TUNED), "score.weight": torch.randn(5, 9)})
