@@ -9,9 +9,9 @@ from typing import Any
 
 from rebasin_cli.checkpoint.endings import name_without_ending
 from rebasin_cli.commands.transport.by_adapter import AdapterPlan, open_adapter, plan_adapter
-from rebasin_cli.commands.transport.by_layers import plan_layers
 from rebasin_cli.commands.transport.by_permutations import plan_permutations
 from rebasin_cli.commands.transport.by_rotations import plan_rotation_way
+from rebasin_cli.commands.transport.layerwise.by_layers import plan_layers
 from rebasin_cli.commands.transport.request import AUTO, DELTA, MODEL, PERMUTATION, TransportRequest
 from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from rebasin_cli.commands.transport.layer_maps import polar
+from rebasin_cli.commands.transport.layerwise.layer_maps import polar
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.random_maps import draw_maps
