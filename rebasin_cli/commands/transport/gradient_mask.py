@@ -6,12 +6,16 @@ gradient of the target's loss, taken on a few labelled batches; the others are l
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame, with_kept
 from rebasin_cli.errors import UserCodeError
+from rebasin_cli.matching.search.threads import one_thread
+from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import within
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
@@ -28,23 +32,29 @@ def slopes_of(
 ) -> dict[str, Tensor]:
     """Return the gradient of the loss over some batches, by name in the checkpoint.
 
-    In eval mode; a tensor that the loss does not depend on has none. Raises UserCodeError for a
-    loss without a gradient.
+    In eval mode; a tensor that the loss does not depend on has none. On the CPU and one thread,
+    unless a device is named, as of `Machine.for_maps`: signs are the same under any load. Raises
+    UserCodeError for a loss without a gradient.
     """
-    model = build_network(network, source, machine)
+    model = build_network(network, source, machine.for_maps)
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-    for batch in batches:
-        total, _, _ = judge_batch(model, batch, batches.name)
-        if not total.requires_grad:
-            raise UserCodeError(
-                "the model's loss has no gradient",
-                detail="none of its parameters is floating, or it is computed without gradients",
-                hint="leave out --mask-gradients",
-            )
-        with users_code("the gradient of the model's loss"):
-            torch.autograd.backward([total])
+    with one_thread():
+        for batch in replace(batches, device=machine.for_maps.device):
+            _add_slope(model, batch, batches.name)
     return _read(model, network)
+
+
+def _add_slope(model: nn.Module, batch: Batch, name: str) -> None:
+    total, _, _ = judge_batch(model, batch, name)
+    if not total.requires_grad:
+        raise UserCodeError(
+            "the model's loss has no gradient",
+            detail="none of its parameters is floating, or it is computed without gradients",
+            hint="leave out --mask-gradients",
+        )
+    with users_code("the gradient of the model's loss"):
+        torch.autograd.backward([total])
 
 
 def _read(model: nn.Module, network: Network) -> dict[str, Tensor]:

@@ -54,12 +54,7 @@ def layer_maps(
             _add(sums, origin, target, batch)
         names = dict.fromkeys(name for name, _ in sums)
         progress("finding maps layer by layer", 0, len(names))
-        return {
-            name: LayerMaps(
-                _polar(sums, name, origin, target), _polar(sums, name, origin, target, written=True)
-            )
-            for name in names
-        }
+        return {name: LayerMaps(_map_in(sums, name), _map_out(sums, name)) for name in names}
 
 
 def _add(sums: LayerProducts, origin: nn.Module, target: nn.Module, batch: Batch) -> None:
@@ -83,9 +78,9 @@ def _observed(model: nn.Module, batch: Batch) -> list[tuple[tuple[str, bool, int
         def see(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             number = calls[name] = calls.get(name, 0) + 1
             for value, written in ((inputs[0] if inputs else None, False), (output, True)):
-                rows = _rows(layer, value, written=written)
+                rows = _rows(layer, value)
                 if rows is not None:
-                    found.append(((name, written, number), rows.double()))
+                    found.append(((name, written, number), rows.to(torch.float64, copy=True)))
 
         return see
 
@@ -102,15 +97,15 @@ def _observed(model: nn.Module, batch: Batch) -> list[tuple[tuple[str, bool, int
     return found
 
 
-def _rows(layer: nn.Module, value: object, *, written: bool) -> Tensor | None:
+def _rows(layer: nn.Module, value: object) -> Tensor | None:
     """Return activations as (samples, units); None where they are none, or of unknown units."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or value.dim() < 2:
         return None
-    axis = _unit_axis(layer, value, written=written)
+    axis = _unit_axis(layer, value)
     return None if axis is None else value.movedim(axis, -1).flatten(0, -2)
 
 
-def _unit_axis(layer: nn.Module, value: Tensor, *, written: bool) -> int | None:
+def _unit_axis(layer: nn.Module, value: Tensor) -> int | None:
     """Return which axis of what a layer reads or writes holds units."""
     if isinstance(layer, _ConvNd):
         return value.dim() - len(layer.kernel_size) - 1 if layer.groups == 1 else None
@@ -125,21 +120,21 @@ def is_turned(layer: nn.Module) -> bool:
     return type(layer).__name__ == "Conv1D"
 
 
-def _polar(
-    sums: LayerProducts, name: str, origin: nn.Module, target: nn.Module, *, written: bool = False
-) -> Tensor | None:
-    """Return the orthogonal factor of a layer's products, of fused projections one by one."""
-    product = sums.get((name, written))
-    if product is None:
-        return None
-    rows, columns = product.shape
+def _map_in(sums: LayerProducts, name: str) -> Tensor | None:
+    product = sums.get((name, False))
+    return None if product is None else polar(product)
+
+
+def _map_out(sums: LayerProducts, name: str) -> Tensor | None:
+    """Return the map of what a layer writes, of fused projections one by one."""
+    product, reads = sums.get((name, True)), sums.get((name, False))
+    if product is None or reads is None:
+        return None if product is None else polar(product)
+    ours, theirs = (_parts(name, *sizes) for sizes in zip(product.shape, reads.shape, strict=True))
+    if len(ours) != len(theirs):
+        return polar(product)
     result = torch.zeros_like(product)
-    reads = sums.get((name, False))
-    parts = (
-        _parts(name, n, reads.shape[k] if reads is not None else n) if written else (n,)
-        for k, n in enumerate((rows, columns))
-    )
-    for one, other in zip(*map(_spans, parts), strict=True):
+    for one, other in zip(_spans(ours), _spans(theirs), strict=True):
         result[one, other] = polar(product[one, other])
     return result
 
@@ -169,9 +164,7 @@ def _parts(name: str, size: int, reads: int) -> tuple[int, ...]:
         return (size // 2,) * 2
     if not _FUSED[3].search(last):
         return (size,)
-    if size % 3 == 0:
-        return (size // 3,) * 3
-    shared = size - reads  # of grouped queries: keys and values are fewer
+    shared = size - reads  # of grouped queries keys and values are fewer
     return (reads, shared // 2, shared // 2) if shared > 0 and shared % 2 == 0 else (size,)
 
 
@@ -206,9 +199,8 @@ def tensor_maps(model: nn.Module, maps: Mapping[str, LayerMaps]) -> dict[str, Te
     for prefix, module in model.named_modules():
         held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in held:
-            one = _tensor_map(module, name, tensor, maps.get(prefix)) or _beside(
-                prefix, tensor, maps
-            )
+            own = _tensor_map(module, name, tensor, maps.get(prefix))
+            one = own or _beside(prefix, tensor, maps)
             if one is not None:
                 found[f"{prefix}.{name}" if prefix else name] = one
     return found
