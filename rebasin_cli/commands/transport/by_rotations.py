@@ -95,6 +95,7 @@ class RotationWay:
             "classes": count_classes(folding.classes),
             "cosine": span(found.cosine),
             "folded": True,
+            "untied": sorted(self.heads),
             **agreement_fields(function),
         }
         lines = (*self._lines(found, norms), *([agreement_text(function)] if function else []))
@@ -103,10 +104,13 @@ class RotationWay:
     def _lines(self, found: MapMatching, norms: int) -> tuple[str, ...]:
         """Return what is told of the maps, and of the form of the result."""
         classes = count_classes(self.problem.folding.classes).items()
+        heads = ", ".join(map(repr, sorted(self.heads)))
+        apart = (f"its own now, {heads}: tie_word_embeddings must be false",) if heads else ()
         return (
             f"cosine of the folded bases {found.cosine.before:.3f} -> {found.cosine.after:.3f}, "
             f"{', '.join(f'{number} {name}' for name, number in classes)}, spec {self.spec}",
             f"the result is {self.target.path} folded ({count(norms, 'norm')}, see rebasin fold)",
+            *apart,
         )
 
     def _match(self, folded: Sequence[FoldedNorms], progress: Progress) -> MapMatching:

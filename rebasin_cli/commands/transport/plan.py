@@ -90,6 +90,8 @@ def plan_transport(request: TransportRequest) -> TransportPlan | AdapterPlan:
     if request.origin_tracing.target is not None and request.map != LAYERWISE:
         raise UsageError("--from-model is of --map layerwise: other maps need two of one class")
     way = WAYS[request.map]((tuned, origin, target), fates, request)
+    if way.heads:  # tensors of their own now, with a difference of their own
+        fates = fates_of(way.tuned, way.origin, way.target, request.selection)
     bench = _bench(way, fates, request)
     return TransportPlan(way, fates, _place(way, request), bench, request)
 

@@ -12,7 +12,7 @@ from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory
 from tests.cli.harness import rebasin
 from tests.symmetry.rotated_files import store
-from tests.symmetry.small import NETS, case
+from tests.symmetry.small import NETS, case, layer_norm, outputs
 
 NARROW, WIDE, INPUTS, CLASSES = 6, 9, 8, 3
 USER = f"""
@@ -199,6 +199,23 @@ def test_between_rotated_copies_the_result_is_the_folded_fine_tune_rotated(kind,
     assert near(result, moved(tuned))
     assert "folded" in done.err
     assert done.events[0]["folded"] is True
+
+
+def test_a_head_that_parts_from_the_embedding_has_a_difference_of_its_own(tmp_path):
+    found, generator = case("layer norm", tied=True), torch.Generator().manual_seed(4)
+    tuned = {
+        n: v + 0.01 * torch.randn(v.shape, generator=generator, dtype=v.dtype)
+        for n, v in found.state.items()
+    }
+    for name, state in (("a", found.state), ("b", found.state), ("t", tuned)):
+        store(tmp_path / f"{name}.safetensors", state)
+    (tmp_path / "my.yaml").write_text(NETS["layer norm"])
+    way = ("--map", "orthogonal", "--tie", "untie", "--spec", "my.yaml")
+    result, done = carried(tmp_path, *way)
+    assert done.events[0]["carried"] == len(tuned) + 1
+    assert "its own now, 'head.weight': tie_word_embeddings must be false" in done.err
+    wanted = outputs(found.net, tuned)
+    assert torch.allclose(outputs(layer_norm(), result), wanted, rtol=0, atol=1e-6)
 
 
 def test_the_polar_factor_keeps_in_place_what_no_data_show():
