@@ -27,7 +27,7 @@ FLOORS = [
     "execution",
     "presentation files",
     "network resuming",
-    "activations",
+    "activations adapters",
     "spec_choice renormalization",
     "alignment",
     "folding",

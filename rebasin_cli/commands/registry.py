@@ -61,6 +61,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "inspect",
         "Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.",
     ),
+    "transport": CommandEntry(
+        "rebasin_cli.commands.transport.command",
+        "transport",
+        "Carry what fine-tuning changed from one model to another that was trained apart.",
+    ),
     "prune": CommandEntry(
         "rebasin_cli.commands.prune.command",
         "prune",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -34,7 +34,8 @@ class Result:
     """What a command made. like: the checkpoint whose form it gets. facts: its metadata.
 
     parts: what the parts beside the weights become; None: they stay, and are stale. jobs: what is
-    new in the same file besides.
+    new in the same file besides. others: tensors that it has, and like has not, or in another
+    shape.
     """
 
     source: TensorSource
@@ -42,12 +43,13 @@ class Result:
     facts: Mapping[str, str]
     parts: Parts | None = None
     jobs: Sequence[PartJob] = ()
+    others: Mapping[str, TensorInfo] = field(default_factory=dict)
 
 
 def write_model(result: Result, target: Target, selection: Selection, output: Output) -> Written:
     """Write the tensors of a result in the form of what it is like, one at a time."""
     like, parts = result.like, result.parts
-    infos = output_infos(like, target.layout, selection, output)
+    infos = _planned(result, target, selection, output)
     if parts is None:
         target = replace(target, fate=target.fate.without_parts)
     parts_jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
@@ -56,6 +58,15 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}
     return write_source(result.source, infos, target, facts, beside=config, parts=jobs)
+
+
+def _planned(
+    result: Result, target: Target, selection: Selection, output: Output
+) -> tuple[TensorInfo, ...]:
+    """Return what is written: as in what the result is like, but for those of its own."""
+    infos = output_infos(result.like, target.layout, selection, output)
+    others = {n: output_info(info, selection, output) for n, info in result.others.items()}
+    return tuple({**{info.name: info for info in infos}, **others}.values())
 
 
 def _configuration(

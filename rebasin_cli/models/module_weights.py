@@ -32,6 +32,12 @@ def _write(target: Tensor, window: Window, tensor: Tensor) -> None:
         target.copy_(whole)
 
 
+def within(values: Tensor, window: Window) -> Tensor:
+    """Return the window of a tensor."""
+    whole = values.contiguous()
+    return whole.as_strided(window.shape, window.strides, window.offset).clone()
+
+
 def widen(model: nn.Module, dtype: torch.dtype) -> None:
     """Give a model's floating numbers float32 or float64, its complex ones pairs of that.
 

@@ -182,6 +182,12 @@ CASES: Mapping[str, Sequence[Run]] = {
         values("prune first --sparsity 0.5 --skip 0.*"),
         names(f"prune n.safetensors --sparsity 0.5 --renormalize reset {NORMED} --json"),
     ),
+    "transport": (
+        values("transport c.safetensors --from a.safetensors --to b.safetensors"),
+        values("transport c.safetensors --from a.safetensors --to b.safetensors --as delta --json"),
+        Run(f"transport c.safetensors --from a.safetensors --to b.safetensors -f {NET} {DATA}"),
+        Run("transport c.safetensors --from a.safetensors --to b.safetensors --map layerwise"),
+    ),
     "renormalize": (
         Run(f"merge {AB} -q -o mean.safetensors"),
         names(f"renormalize mean.safetensors --parents {AB} {NET} {DATA} --spec mlp --json"),

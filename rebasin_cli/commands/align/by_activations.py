@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from rebasin_cli.activations.observe import check_room, units_on
 from rebasin_cli.activations.statistics_file import Statistics, load_units
-from rebasin_cli.activations.units import SIMILARITIES, UnitMoments
+from rebasin_cli.activations.units import UnitMoments
+from rebasin_cli.alignment.unit_pair import UnitPair
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
-from rebasin_cli.errors import CheckpointError, SpecError
-from rebasin_cli.files.headers import headers_of
-from rebasin_cli.matching.match_activations import (
-    Alike,
-    Models,
-    covered_roots,
-    match_activations,
-    telling,
-)
+from rebasin_cli.errors import CheckpointError
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec_choice.traced import fit_traced_model
-from rebasin_cli.tracer.points.points import kind
 
 
 def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:
@@ -46,36 +33,8 @@ def by_activations(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matc
 def match_units(
     plan: AlignPlan, item: AlignItem, units: Sequence[UnitMoments], progress: Progress
 ) -> Matching:
-    """Return the matching of an item's model to the reference, from what the units of both do.
-
-    Raises SpecError if none of the groups of the spec is told of.
-    """
-    bound, chosen = plan.choice.bound, plan.request.activations
-    similarity = SIMILARITIES[chosen.similarity]
-    alike = [Alike(u.dims, similarity(u.cross).cpu()) for u in units if _fits(u, bound)]
-    told = telling(bound, alike)
-    if not told:
-        raise SpecError(
-            f"no activations tell of a group of {plan.choice.name}",
-            detail=f"its groups are {', '.join(bound.groups)}",
-            hint="the groups need the names that `rebasin spec trace` gives them: leave out --spec",
-        )
-    found = match_activations(
-        Models(
-            plan.reference,
-            item.model,
-            bound,
-            plan.choice.movable,
-            (str(plan.reference.path), str(item.model.path)),
-        ),
-        told,
-        replace(plan.machine.settings(plan.request.search), method="auto"),
-        mix=chosen.mix,
-        progress=progress,
-    )
-    seen = covered_roots(bound, told)
-    unseen = (g.name for g in bound.groups.values() if not g.fixed and g.root not in seen)
-    return replace(found, unseen=tuple(unseen))
+    """Return the matching of an item's model to the reference, from what the units of both do."""
+    return _pair(plan, item).match(units, plan.request.search, progress)
 
 
 def observe_units(
@@ -83,19 +42,13 @@ def observe_units(
 ) -> Sequence[UnitMoments]:
     """Return what the units of the two models do on some batches."""
     assert plan.inputs.code is not None, "the plan has seen to it"
-    code, chosen = plan.inputs.code, plan.request.activations
-    model = plan.choice.traced or fit_traced_model(
-        headers_of([plan.reference]), plan.request.selection, plan.request.tracing
-    )
-    points = model.known.trace.points[kind(chosen.point, chosen.stream)]
-    check_room(points, plan.choice.bound, plan.machine)
-    return units_on(
-        [build_network(code.network, end, plan.machine) for end in (plan.reference, item.model)],
-        batches,
-        points,
-        plan.choice.bound,
-        progress=progress,
-    )
+    network, request = plan.inputs.code.network, plan.request
+    return _pair(plan, item).observe(network, batches, request.selection, request.tracing, progress)
+
+
+def _pair(plan: AlignPlan, item: AlignItem) -> UnitPair:
+    chosen = plan.request.activations
+    return UnitPair(plan.reference, item.model, plan.choice, plan.machine, chosen)
 
 
 def _stored(plan: AlignPlan, statistics: Statistics, item: AlignItem) -> Sequence[UnitMoments]:
@@ -119,10 +72,3 @@ def _stored(plan: AlignPlan, statistics: Statistics, item: AlignItem) -> Sequenc
 def _unknown(model: Checkpoint, digest: str, statistics: Statistics) -> str:
     known = "is in it" if digest in statistics.digests else "is not in it"
     return f"{model.path} (sha256 {digest[:12]}) {known}"
-
-
-def _fits(units: UnitMoments, bound: BoundSpec) -> bool:
-    """Return whether the spec has the groups of some units, and one that may move."""
-    sizes = {group.name: group.size for group in bound.groups.values()}
-    free = any(not bound.groups[name].fixed for name, _ in units.dims if name in sizes)
-    return free and all(sizes.get(name) == size for name, size in units.dims)

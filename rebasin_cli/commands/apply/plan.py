@@ -7,6 +7,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.adapters.adapter import adapter_configuration
+from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -17,8 +19,6 @@ from rebasin_cli.commands.apply.belonging_plan import (
     plan_adapter,
     plan_training,
 )
-from rebasin_cli.commands.apply.belongings.adapter import adapter_configuration
-from rebasin_cli.commands.apply.belongings.factor_names import is_adapter
 from rebasin_cli.commands.apply.belongings.owner import OwnerModel, is_copy, owner_of
 from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering, Rotation

@@ -16,13 +16,14 @@ from rebasin_cli.commands.align.straight_through.estimator import (
     epochs,
     start_learning,
 )
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
+from rebasin_cli.commands.align.straight_through.midpoints import Midpoints
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.permutation import identity, inverse
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import InMemory

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.commands.align.orthogonal.lesson_state import LessonState
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, within
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.folding.rotated_models import LearnedMaps
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.models.module_weights import fill
+from rebasin_cli.models.module_weights import fill, within
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scores import call_model, logits_of
 from rebasin_cli.network.user_code import users_code

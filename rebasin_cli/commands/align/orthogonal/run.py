@@ -15,7 +15,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.orthogonal.learn import MidpointLesson
 from rebasin_cli.commands.align.orthogonal.lesson_state import kept_lesson, read_lesson
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, batchwise
+from rebasin_cli.commands.align.straight_through.midpoints import batchwise
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.places import OutputPlace
@@ -34,6 +34,7 @@ from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_class
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from rebasin_cli.commands.align.midpoint_judge import FEW
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.data_split import DataSplit
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,4 @@ def split_data(batches: Batches, share: float) -> DataParts:
     held_out = tuple(islice(split.held_out(), FEW))
     if next(split.learned(), None) is None:
         return DataParts(batches, held_out, apart=False)
-    learned = replace(batches, make=lambda: _kept(batches, split.holds_out), limit=None)
-    return DataParts(learned, held_out, apart=True)
-
-
-def _kept(batches: Batches, left_out: Callable[[int], bool]) -> Iterator[object]:
-    """Yield what a loader does, but for some places of a pass."""
-    values: Iterable[object] = islice(batches.make(), batches.limit)
-    return (value for place, value in enumerate(values) if not left_out(place))
+    return DataParts(split.learned_batches(), held_out, apart=True)

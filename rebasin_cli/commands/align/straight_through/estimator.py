@@ -21,9 +21,10 @@ from math import inf, isfinite, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
+from rebasin_cli.commands.align.straight_through.midpoints import Midpoints
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +10,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.models.module_weights import fill
-from rebasin_cli.network.batches import Batches
+from rebasin_cli.models.module_weights import fill, within
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.scores import judge_batch, mean_loss
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.permutation import Permutations
@@ -109,44 +106,3 @@ def batchwise(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return model
-
-
-def within(values: Tensor, window: Window) -> Tensor:
-    """Return the window of a tensor."""
-    whole = values.contiguous()
-    return whole.as_strided(window.shape, window.strides, window.offset).clone()
-
-
-@dataclass(frozen=True)
-class DataSplit:
-    """Batches of which a share is held out, spread evenly; the first is always among them.
-
-    Which ones depends on their position alone, so a loader has to yield the same every time.
-    share: between 0 and 1, both left out.
-    """
-
-    batches: Batches
-    share: float
-
-    def held_out(self) -> Iterator[Batch]:
-        """Yield the batches that nothing is learned from."""
-        return (batch for k, batch in enumerate(self.batches) if self.holds_out(k))
-
-    def learned(self) -> Iterator[Batch]:
-        """Yield the batches to learn from."""
-        return (batch for k, batch in enumerate(self.batches) if not self.holds_out(k))
-
-    def count(self) -> int:
-        """Return how many batches there are to learn from. Raises UserCodeError for none."""
-        count = sum(1 for _ in self.learned())
-        if not count:
-            raise UserCodeError(
-                f"{self.batches.name}: every batch is held out, none is left to learn from",
-                hint="yield more and smaller batches, or hold out a smaller share",
-            )
-        return count
-
-    def holds_out(self, position: int) -> bool:
-        """Return whether the batch at a position is held out."""
-        share = Fraction(self.share).limit_denominator(1000)  # 0.1 * 30 is not 3 in floats
-        return ceil((position + 1) * share) > ceil(position * share)

@@ -16,7 +16,7 @@ from rebasin_cli.commands.align.straight_through.estimator import (
     epochs,
     start_learning,
 )
-from rebasin_cli.commands.align.straight_through.midpoints import DataSplit, Midpoints
+from rebasin_cli.commands.align.straight_through.midpoints import Midpoints
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.device_tensors import working_dtype
@@ -25,6 +25,7 @@ from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Statu
 from rebasin_cli.matching.search.descent import projection
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rebasin_cli.commands.apply.belongings.factor_names import Role
-from rebasin_cli.commands.apply.belongings.followers import Follower
+from rebasin_cli.adapters.factor_names import Role
+from rebasin_cli.adapters.followers import Follower
 from rebasin_cli.spec.binding.bound import BoundNorm
 from rebasin_cli.symmetry.norm_folding import SMALLEST, FoldPlan
 from rebasin_cli.tensors import TensorSource

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.adapters.factor_names import entry_of
+from rebasin_cli.adapters.weight_names import find_weights_of
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from rebasin_cli.commands.apply.belongings.factor_names import entry_of
-from rebasin_cli.commands.apply.belongings.weight_names import find_weights_of
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.files.inputs import open_models
 from rebasin_cli.files.saved.permutation_file import CONFIG, object_in

@@ -6,17 +6,18 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rebasin_cli.checkpoint.parts import Fate, KeyPath, descend, dotted_path
-from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.torch_format.unpickle import load_container
-from rebasin_cli.checkpoint.writing.shard_writer import PartJob
-from rebasin_cli.commands.apply.belongings.factor_names import FactorEntry, Role
-from rebasin_cli.commands.apply.belongings.followers import (
+from rebasin_cli.adapters.factor_names import FactorEntry, Role
+from rebasin_cli.adapters.followers import (
     FollowedAxes,
     Follower,
     Following,
     axes_in,
 )
+from rebasin_cli.adapters.weight_names import find_weights_of
+from rebasin_cli.checkpoint.parts import Fate, KeyPath, descend, dotted_path
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.torch_format.unpickle import load_container
+from rebasin_cli.checkpoint.writing.shard_writer import PartJob
 from rebasin_cli.commands.apply.belongings.numbering import Parameter, by_name, number_parameters
 from rebasin_cli.commands.apply.belongings.owner import OwnerModel
 from rebasin_cli.commands.apply.belongings.training_states import (
@@ -24,7 +25,6 @@ from rebasin_cli.commands.apply.belongings.training_states import (
     TrainingState,
     training_states,
 )
-from rebasin_cli.commands.apply.belongings.weight_names import find_weights_of
 from rebasin_cli.commands.apply.movement import Reordering
 from rebasin_cli.errors import PermutationError, Problem
 from rebasin_cli.permutation import Permutations

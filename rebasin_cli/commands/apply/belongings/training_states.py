@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rebasin_cli.adapters.factor_names import Role
 from rebasin_cli.checkpoint.parts import KeyPath, dotted_path
-from rebasin_cli.commands.apply.belongings.factor_names import Role
 
 _DEEPEST = 6  # as of the search for the weights
 _STATE, _GROUPS = "state", "param_groups"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rebasin_cli.commands.apply.belongings.factor_names import UNDERSCORED, FactorEntry
+from rebasin_cli.adapters.factor_names import UNDERSCORED, FactorEntry
 
 
 @dataclass(frozen=True)

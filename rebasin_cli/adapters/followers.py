@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from rebasin_cli.commands.apply.belongings.along_axes import along_axes
-from rebasin_cli.commands.apply.belongings.factor_names import FactorEntry, Role
+from rebasin_cli.adapters.along_axes import along_axes
+from rebasin_cli.adapters.factor_names import FactorEntry, Role
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors.blocks import BoundTensor

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rebasin_cli.checkpoint.failures import reading
-from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.strict_json import parse_object
-from rebasin_cli.commands.apply.belongings.factor_names import (
+from rebasin_cli.adapters.factor_names import (
     FactorEntry,
     Role,
     entry_of,
     known_method,
 )
-from rebasin_cli.commands.apply.belongings.followers import Follower, Following
-from rebasin_cli.commands.apply.belongings.kept import tell_kept
-from rebasin_cli.commands.apply.belongings.weight_names import find_weights_of
+from rebasin_cli.adapters.followers import Follower, Following
+from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.adapters.weight_names import find_weights_of
+from rebasin_cli.checkpoint.failures import reading
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors.blocks import BoundTensor

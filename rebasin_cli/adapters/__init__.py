@@ -1,0 +1,1 @@
+"""Adapters: what each of their tensors follows of the model that they belong to."""

@@ -1,0 +1,90 @@
+"""Only what goes down the target's own slope: the sign of a gradient as a mask (GradFix).
+
+Source: arXiv 2510.09658: a coordinate of the difference counts where its sign is that of minus the
+gradient of the target's loss, taken on a few labelled batches; the others are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.commands.transport.tensor_fates import TensorFates
+from rebasin_cli.commands.transport.transported import CarriedFrame, with_kept
+from rebasin_cli.errors import UserCodeError
+from rebasin_cli.matching.search.threads import one_thread
+from rebasin_cli.models.batch import Batch
+from rebasin_cli.models.module_weights import within
+from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.built import build_network
+from rebasin_cli.network.network import Network
+from rebasin_cli.network.scores import judge_batch
+from rebasin_cli.network.user_code import users_code
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.numbers import in_reals
+
+
+def slopes_of(
+    network: Network, source: TensorSource, machine: Machine, batches: Batches
+) -> dict[str, Tensor]:
+    """Return the gradient of the loss over some batches, by name in the checkpoint.
+
+    In eval mode; a tensor that the loss does not depend on has none. On the CPU and one thread,
+    unless a device is named, as of `Machine.for_maps`: signs are the same under any load. Raises
+    UserCodeError for a loss without a gradient.
+    """
+    model = build_network(network, source, machine.for_maps)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    with one_thread():
+        for batch in replace(batches, device=machine.for_maps.device):
+            _add_slope(model, batch, batches.name)
+    return _read(model, network)
+
+
+def _add_slope(model: nn.Module, batch: Batch, name: str) -> None:
+    total, _, _ = judge_batch(model, batch, name)
+    if not total.requires_grad:
+        raise UserCodeError(
+            "the model's loss has no gradient",
+            detail="none of its parameters is floating, or it is computed without gradients",
+            hint="leave out --mask-gradients",
+        )
+    with users_code("the gradient of the model's loss"):
+        torch.autograd.backward([total])
+
+
+def _read(model: nn.Module, network: Network) -> dict[str, Tensor]:
+    held = model.state_dict(keep_vars=True)
+    found = {name: (window, held[window.source].grad) for name, window in network.windows.items()}
+    return {
+        name: within(slope, window).cpu()
+        for name, (window, slope) in found.items()
+        if slope is not None
+    }
+
+
+def mask_frame(frame: CarriedFrame, fates: TensorFates, slopes: dict[str, Tensor]) -> CarriedFrame:
+    """Return a frame of which those coordinates count whose sign is that of minus the slope.
+
+    Of a complex tensor real and imaginary parts are coordinates. What has no slope counts whole.
+    """
+    kept = {
+        name: _agrees(frame.tuned.load(name), frame.origin.load(name), slopes[name])
+        for name in sorted(fates.carried & slopes.keys())
+    }
+    return with_kept(frame, kept)
+
+
+def kept_share(frame: CarriedFrame) -> float:
+    """Return the share of the coordinates of masked tensors that count."""
+    total = sum(mask.numel() for mask in frame.kept.values())
+    return sum(int(mask.sum()) for mask in frame.kept.values()) / max(total, 1)
+
+
+def _agrees(tuned: Tensor, origin: Tensor, slope: Tensor) -> Tensor:
+    delta = in_reals(tuned).double() - in_reals(origin).double()
+    return delta.sign() == -in_reals(slope).sign().to(delta)
