@@ -122,7 +122,7 @@ class Checkpoint:
 
     def _changed(self, **attributes: object) -> Checkpoint:
         kept = {name: value for name, value in vars(self).items() if name not in DERIVED}
-        other = object.__new__(Checkpoint)
+        other = object.__new__(type(self))
         vars(other).update({**kept, **attributes})
         return other
 

@@ -134,7 +134,7 @@ VALUES = rows(
     Row("set with an odd digit", f"align {PAIR} --set heads=²", 2, ("heads=",)),
     Row("unknown size", f"align {PAIR} --set heads=2", 3, ("heads",)),
     Row("negative jobs", f"align {PAIR} -j -1", 2, ("--jobs",)),
-    Row("no memory", f"align {PAIR} --max-memory 0", 2, ("--max-memory",)),
+    Row("no memory", f"align {PAIR} --max-memory 0", 2, ("a size of 0 leaves no room",)),
     Row(
         "format against the ending",
         f"align {PAIR} -o x.pt --format safetensors",
