@@ -117,10 +117,20 @@ class FoldPlan:
 
     @cached_property
     def streams(self) -> Mapping[str, str]:
-        """Group -> kind of its norms: `layer` if one of them is."""
+        """Group -> kind of its norms: `layer` if one of them is.
+
+        Raises SpecError for a gain over units of several groups: no one map passes it.
+        """
         kinds: dict[str, str] = {}
         for norm in self.norms.values():
-            (group,) = self.tensors[norm.gain].groups
+            over = sorted(self.tensors[norm.gain].groups)
+            if len(over) != 1:
+                raise SpecError(
+                    f"the gain {norm.gain!r} has units of {len(over)} groups",
+                    detail=f"they are {', '.join(over) or 'none'}",
+                    hint="a norm that folds has one group; leave this one out of `norms:`",
+                )
+            (group,) = over
             kinds[group] = "layer" if "layer" in (norm.kind, kinds.get(group)) else "rms"
         return kinds
 

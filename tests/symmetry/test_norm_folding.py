@@ -109,6 +109,13 @@ def test_a_norm_that_nothing_reads_is_refused_where_it_is_folded() -> None:
         plan.check()
 
 
+def test_a_gain_over_units_of_two_groups_is_refused() -> None:
+    bound = case("layer norm").plan.bound
+    norms = (*bound.norms, replace(bound.norms[0], gain="0.up.weight"))
+    with pytest.raises(SpecError, match=r"the gain '0\.up\.weight' has units of 2 groups"):
+        FoldPlan(replace(bound, norms=norms)).check()
+
+
 def test_a_vector_that_is_no_bias_is_taken_for_a_gain() -> None:
     state = {**state_of(layer_norm(), 0), "0.scale": torch.ones(12, dtype=torch.float64)}
     text = LAYER_NORM.replace("tensors:\n", 'tensors:\n  "{i}.scale?": [stream]\n')
