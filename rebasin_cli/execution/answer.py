@@ -55,7 +55,7 @@ def _answer(work: Callable[[], Any]) -> Answer:
         return Answer(work())
     except EXPLAINED as error:
         return Answer(error=error)
-    except Exception:  # told where there is somebody to report it
+    except Exception:  # a bug: it travels as text, and `outcome_of` raises it where the run began
         return Answer(bug=traceback.format_exc())
 
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -55,8 +55,8 @@ def test_a_repository_in_the_cache_is_used_without_a_network(tmp_path: Path) -> 
 class Hub(BaseHTTPRequestHandler):
     """A hub of one repository, org/a. asked: the files that were fetched."""
 
-    files: dict[str, bytes]
-    asked: list[str]
+    files: ClassVar[dict[str, bytes]]
+    asked: ClassVar[list[str]]
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -115,8 +115,8 @@ def test_of_a_repository_the_weights_of_one_model_are_fetched(tmp_path: Path) ->
     index = {"metadata": {}, "weight_map": dict.fromkeys(A, "model-1-of-1.safetensors")}
 
     class OneModel(Hub):
-        asked: list[str] = []  # noqa: RUF012
-        files = {  # noqa: RUF012
+        asked: ClassVar[list[str]] = []
+        files: ClassVar[dict[str, bytes]] = {
             "config.json": b"{}",
             "model.safetensors.index.json": json.dumps(index).encode(),
             "model-1-of-1.safetensors": whole,
