@@ -70,7 +70,7 @@ class Hub(BaseHTTPRequestHandler):
         if name in self.files:
             data, extra = self.files[name], {"X-Repo-Commit": COMMIT}
             extra["ETag"] = f'"{sha256(data).hexdigest()}"'
-            self.asked += [name] * body
+            self.asked.extend([name] * body)
         elif path in ("/api/models/org/a", "/api/models/org/a/revision/main"):
             names = [{"rfilename": name} for name in self.files]
             told = {"id": "org/a", "sha": COMMIT, "siblings": names}
