@@ -48,6 +48,7 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
+    sync_method: str | None = None,
     ref: int | None = None,
     base: ModelInMemory | None = None,
     combine: str = "mean",
@@ -64,6 +65,7 @@ def merge(
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
+    sync_method: str | None = None,
     ref: int | None = None,
     base: Model | None = None,
     combine: str = "mean",
@@ -79,6 +81,7 @@ def merge(
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
+    sync_method: str | None = None,
     ref: int | None = None,
     base: Model | None = None,
     combine: str = "mean",
@@ -94,12 +97,12 @@ def merge(
 
     weights: one for each; none: equal. The result is divided by their sum. strategy: `many`
     (MergeMany of Git Re-Basin, arXiv 2209.04836, Algorithm 2; the default up to 8), `universe`
-    (C2M3, arXiv 2405.17897), `star` (each to the reference; the default beyond), `sync`, or `none`:
-    averaged as they are. ref: the number of the reference, from 0, whose order of units the mean
-    has; None: the first, or the base. base: what the models were fine-tuned from, to which they are
-    aligned (`star` is the default then) before their differences to it are put together. combine,
-    density, scale, seed: as of `rebasin merge --help`. tensor_weights: by glob, in place of
-    weights. The others, and errors, are those of `match`.
+    (C2M3, arXiv 2405.17897), `star` (each to the reference; the default beyond), `sync`,
+    `sync-sweeps`, or `none`: averaged as they are. ref: the number of the reference, from 0, whose
+    order of units the mean has; None: the first, or the base. base: what the models were fine-tuned
+    from, to which they are aligned (`star` is the default then) before their differences to it are
+    put together. sync_method, combine, density, scale, seed: as of `rebasin merge --help`.
+    tensor_weights: by glob, in place of weights. The others, and errors, are those of `match`.
 
     State dicts and modules in, a state dict out; with a path among them a checkpoint that is
     computed as it is read, one tensor at a time, so that until then the models have to stay as they
@@ -116,6 +119,7 @@ def merge(
     request = replace(
         _request(len(models), ref, groups, combining),
         strategy=strategy,
+        sync_method=sync_method,
         weights=list(map(float, weights)),
         tensor_weights=list((tensor_weights or {}).items()),
     )

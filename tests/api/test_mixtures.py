@@ -168,6 +168,18 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "weights": (nets(2), {"weights": [1]}, rb.RebasinError, "1 weights for 2 models"),
     "sum of zero": (nets(2), {"weights": [1, -1]}, rb.RebasinError, "add up to zero"),
     "strategy": (nets(2), {"strategy": "x"}, rb.RebasinError, "no strategy is called 'x'"),
+    "sync method": (
+        nets(2),
+        {"strategy": "sync", "sync_method": "x"},
+        rb.RebasinError,
+        "no sync method is called 'x'",
+    ),
+    "sync method of none": (
+        nets(2),
+        {"sync_method": "nmf"},
+        rb.RebasinError,
+        "--sync-method reconciles pairs",
+    ),
     "reference": (nets(2), {"ref": 2}, rb.RebasinError, "ref 2: there are 2 models"),
 }
 

@@ -9,9 +9,10 @@ in float64, computed from the merged file alone, since a permutation changes no 
 - sum |model|^2) / 2. "cycles": ordered triples of models in which the maps from a to b and from b
 to c make the map from a to c, unit by unit; the maps are those that the command's search returns,
 and the merged file must be, bit by bit, the mean of the models so reordered. "torn": share of units
-on which the matches of pairs disagreed before `sync` reconciled them. "accuracy": on test images,
-in "reset" with BatchNorm statistics measured anew; "parents": the mean of the models'. CPU seconds:
-of the whole command on one thread without its start.
+on which the matches of pairs disagreed before `sync` (or `sync-sweeps`; by each method) reconciled
+them. "accuracy": on test images, in "reset" with BatchNorm statistics measured anew; "parents": the
+mean of the models'. "barrier": the loss of the merge, statistics measured anew, above the mean of
+the models'. CPU seconds: of the whole command on one thread without its start.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from torch import Tensor
 
 from rebasin_cli.cli import main as rebasin
 from rebasin_cli.commands.merge import run
+from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.match_many import Alignment, Request
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.permutation import Permutations, compose, inverse
@@ -41,29 +43,30 @@ from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec
 from rebasin_cli.tensors import InMemory, infos
 from tests.benchmarks.bed.apart import Taken, apart, taken
-from tests.benchmarks.bed.judge import State, square, state_of
+from tests.benchmarks.bed.judge import Judged, State, square, state_of
 from tests.benchmarks.bed.networks import require
 from tests.benchmarks.bed.tables import Row, number, table
 from tests.benchmarks.bed.training import RECIPES, SMALL_RECIPES, Recipe
 
 HEADS = ("network", "models", "merge", "pairs", "cycles", "torn", "accuracy", "reset", "parents",
-         "CPU s")  # fmt: skip
-MERGES = ("none", "star", "many", "universe", "sync")
+         "barrier", "CPU s")  # fmt: skip
+SYNC = [f"{way} {how}" for way in ("sync", "sync-sweeps") for how in SYNC_METHODS]
+MERGES = ("none", "star", "many", "universe", *SYNC)  # a strategy, and its --sync-method
 MODELS = 5
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Models of one recipe, their files, and their accuracies."""
+    """Models of one recipe, their files, and how they do."""
 
     recipe: Recipe
     states: Sequence[State]
     files: Sequence[Path]
-    accuracies: Sequence[float]
+    scores: Sequence[Judged]
 
     def first(self, count: int) -> Trained:
         cut = slice(count)
-        return Trained(self.recipe, self.states[cut], self.files[cut], self.accuracies[cut])
+        return Trained(self.recipe, self.states[cut], self.files[cut], self.scores[cut])
 
     def moved(self, to_frame: Sequence[Permutations]) -> list[Permuted]:
         """Return the models in a common frame."""
@@ -79,16 +82,17 @@ def trained(recipe: Recipe, folder: Path) -> Trained:
     files = [folder / f"{recipe.name}_s{seed}.safetensors" for seed in range(len(states))]
     for state, file in zip(states, files, strict=True):
         save_file(dict(state), file)
-    return Trained(recipe, states, files, [recipe.accuracy(state) for state in states])
+    return Trained(recipe, states, files, [recipe.judged(state) for state in states])
 
 
-def merge(files: Sequence[Path], spec: str, strategy: str, out: Path) -> Taken[list[Alignment]]:
+def merge(files: Sequence[Path], spec: str, way: str, out: Path) -> Taken[list[Alignment]]:
     """Run the command and return what its search found; to be called in a process of its own.
 
     Of `none`, which searches nothing, the list is empty.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     found: list[Alignment] = []
+    strategy, *how = way.split()
 
     def keeping(request: Request) -> Alignment:
         found.append(STRATEGIES[strategy](request))
@@ -103,6 +107,7 @@ def merge(files: Sequence[Path], spec: str, strategy: str, out: Path) -> Taken[l
         return found
 
     options = ["-o", str(out), "--force", "--quiet", "--jobs", "1", "--spec", spec]
+    options += ["--sync-method", *how] if how else []
     sys.argv = ["rebasin", "merge", *map(str, files), "--strategy", strategy, *options]
     with patch.object(run, "STRATEGIES", {**STRATEGIES, strategy: keeping}):
         return taken(command)
@@ -140,9 +145,12 @@ def row(models: Trained, strategy: str, out: Path) -> Row:
     if found and not is_mean(merged, models.moved(found.permutations)):
         sys.exit(f"{recipe.name}: the merge by {strategy} is not the mean of the aligned models")
     pairs = (count**2 * square(merged) - sum(map(square, models.states))) / 2
-    reset = recipe.accuracy(merged, reset=True) if recipe.batch_norm else None
+    raw = recipe.judged(merged)
+    reset = recipe.judged(merged, reset=True) if recipe.batch_norm else None
+    barrier = (reset or raw).loss - mean(score.loss for score in models.scores)
     cells = number(pairs, 2), closed(found.permutations) if found else ""
-    scores = recipe.accuracy(merged), reset, mean(models.accuracies)
+    parents = mean(score.accuracy for score in models.scores)
+    scores = raw.accuracy, reset.accuracy if reset else None, parents, barrier
     return (recipe.name, str(count), strategy, *cells, number(found.torn if found else None, 3),
             *(number(score, 4) for score in scores), number(done.cpu, 2))  # fmt: skip
 

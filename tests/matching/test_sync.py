@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rebasin_cli.matching.many.match_many import Request
+from rebasin_cli.matching.many.factorisation import SYNC_METHODS
+from rebasin_cli.matching.many.match_many import Request, pair_objective
 from rebasin_cli.matching.many.strategies import STRATEGIES
-from rebasin_cli.matching.many.synchronisation import PairPermutations, torn
+from rebasin_cli.matching.many.synchronisation import Reconciliation, matches, torn
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.permutation import Permutation, compose, inverse
+from rebasin_cli.permutation import Permutation, compose, identity, inverse
 from tests.matching.problems import example, same
 
 COUNT = 4
@@ -28,12 +29,26 @@ def planted(name, seed=0):
     return problem, frames, pairs
 
 
-def agreements(problem, pairs, reference=0):
-    moving = families(problem.bound)
-    return [
-        PairPermutations(family, problem.bound.groups, pairs, COUNT, reference)
-        for family in moving.values()
-    ]
+def solutions(problem, pairs, method="spectral", reference=0):
+    """Return for each family the permutations that agree most, and the rounds it took."""
+    at = [way(pairs, which, reference) for which in range(COUNT)]
+    for family in families(problem.bound).values():
+        reconciliation = Reconciliation(
+            family, problem.bound.groups, COUNT, reference, matches(pairs)
+        )
+        yield reconciliation.solved(at, method)
+
+
+def way(pairs, which, reference):
+    """Return the permutations to the reference's frame that the pairs with it tell."""
+    if which == reference:
+        return {name: still_like(p) for name, p in next(iter(pairs.values())).items()}
+    near = pairs[min(which, reference), max(which, reference)]
+    return near if which > reference else inverse(near)
+
+
+def still_like(permutation):
+    return identity(permutation.index.shape, permutation.parents)
 
 
 def spoiled(pair, seed, units=2):
@@ -51,28 +66,26 @@ def spoiled(pair, seed, units=2):
 
 
 @pytest.mark.parametrize("name", ["mlp_sequential", "mlp_residual", "char_gpt"])
-@pytest.mark.parametrize("spectral", [4096, 0], ids=["spectral", "powers"])
-def test_pairs_that_fit_together_are_kept_as_they_are(name, spectral, monkeypatch):
-    monkeypatch.setattr("rebasin_cli.matching.many.synchronisation.SPECTRAL", spectral)
+@pytest.mark.parametrize("method", SYNC_METHODS)
+def test_pairs_that_fit_together_are_kept_as_they_are(name, method):
     problem, frames, pairs = planted(name)
     assert torn(families(problem.bound).values(), pairs, COUNT) == 0
-    for agreement in agreements(problem, pairs):
-        found, _ = agreement.solved()
+    for found, _ in solutions(problem, pairs, method):
         for own, frame in zip(found, frames, strict=True):
             assert all(own[group] == frame[group] for group in own)
 
 
 @pytest.mark.parametrize("name", ["mlp_sequential", "char_gpt"])
-@pytest.mark.parametrize("spectral", [4096, 0], ids=["spectral", "powers"])
-def test_a_wrong_pair_is_outvoted(name, spectral, monkeypatch):
+@pytest.mark.parametrize("method", [*SYNC_METHODS, "votes alone"])
+def test_a_wrong_pair_is_outvoted(name, method, monkeypatch):
     """Of six pairs one is spoiled, one that the reference has no part in and one that it has."""
-    monkeypatch.setattr("rebasin_cli.matching.many.synchronisation.SPECTRAL", spectral)
+    if method == "votes alone":
+        monkeypatch.setattr("rebasin_cli.matching.many.synchronisation.STACKED", 0)
     for wrong in ((1, 2), (0, 3)):
         problem, frames, pairs = planted(name)
         pairs[wrong] = spoiled(pairs[wrong], 7)
         assert torn(families(problem.bound).values(), pairs, COUNT) > 0
-        for agreement in agreements(problem, pairs):
-            found, rounds = agreement.solved()
+        for found, rounds in solutions(problem, pairs, method):
             assert rounds < 10
             for own, frame in zip(found, frames, strict=True):
                 assert all(own[group] == frame[group] for group in own)
@@ -80,26 +93,14 @@ def test_a_wrong_pair_is_outvoted(name, spectral, monkeypatch):
 
 def test_the_frame_is_that_of_the_reference():
     problem, _, pairs = planted("mlp_sequential")
-    for agreement in agreements(problem, pairs, reference=2):
-        found, _ = agreement.solved()
+    for found, _ in solutions(problem, pairs, reference=2):
         assert all(permutation.moved == 0 for permutation in found[2].values())
-
-
-@pytest.mark.parametrize("name", ["mlp_sequential", "char_gpt"])
-def test_the_pairs_with_the_reference_say_where_to_begin(name):
-    problem, frames, pairs = planted(name)
-    home = inverse(frames[2])
-    for agreement in agreements(problem, pairs, reference=2):
-        found, _ = agreement.star()
-        for own, frame in zip(found, frames, strict=True):
-            assert all(own[group] == compose(frame, home)[group] for group in own)
 
 
 def test_where_pairs_disagree_wholly_the_reference_stays_all_the_same():
     problem, _, pairs = planted("mlp_sequential")
     unrelated = {pair: problem.draw(100 + k) for k, pair in enumerate(pairs)}
-    for agreement in agreements(problem, unrelated, reference=2):
-        found, _ = agreement.solved()
+    for found, _ in solutions(problem, unrelated, reference=2):
         assert all(permutation.moved == 0 for permutation in found[2].values())
 
 
@@ -113,12 +114,13 @@ def test_torn_counts_the_units_that_do_not_come_back():
     assert torn(moving.values(), pairs, COUNT) == pytest.approx(lost / (units * triples))
 
 
+@pytest.mark.parametrize("strategy", ["sync", "sync-sweeps"])
 @pytest.mark.parametrize("name", ["mlp_residual", "lstm", "char_gpt"])
-def test_models_that_are_one_model_reordered_are_brought_together(name):
+def test_models_that_are_one_model_reordered_are_brought_together(name, strategy):
     problem = example(name)
     copies = [problem.state, *(problem.permuted(problem.draw(k)) for k in range(2))]
     request = problem.request(copies)
-    found = STRATEGIES["sync"](request)
+    found = STRATEGIES[strategy](request)
     answers = [request.still(), *(inverse(problem.draw(k)) for k in range(2))]
     assert found.torn == 0
     assert all(same(*pair) for pair in zip(found.permutations, answers, strict=True))
@@ -130,3 +132,37 @@ def test_models_that_may_not_move_stay():
     request: Request = replace(problem.request(states), movable=frozenset({"hidden.0"}))
     found = STRATEGIES["sync"](request).permutations
     assert all(p.moved == 0 for own in found for name, p in own.items() if name != "hidden.0")
+
+
+@pytest.mark.parametrize("method", SYNC_METHODS)
+def test_factors_of_what_agrees_give_it_back(method):
+    """Of consistent matches the factors' products are the matches themselves, to rounding."""
+    frames = [torch.randperm(6, generator=torch.Generator().manual_seed(k)) for k in range(4)]
+    stacked = torch.stack([torch.eye(6, dtype=torch.float64)[frame] for frame in frames])
+    matrix = torch.einsum("anu,bmu->anbm", stacked, stacked)
+    factors = SYNC_METHODS[method](matrix)
+    found = torch.einsum("anu,bmu->anbm", factors, factors)
+    assert torch.equal(found.argmax(-1), matrix.argmax(-1))
+    others = found[matrix == 0].abs().max()
+    assert float(others) < 0.1 * float(found[matrix == 1].min())
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("mlp_residual", "spectral"), ("mlp_sequential", "stiefel"), ("interleaved_heads", "nmf")],
+)
+def test_sweeps_bring_unrelated_models_nearer_than_pairs_that_are_reconciled(name, method):
+    rises = []
+    for seeds in ((1, 2, 3), (4, 5, 6)):
+        problem = example(name, seeds[0])
+        states = [example(name, seed).state for seed in seeds]
+        request = replace(problem.request(states), sync_method=method)
+        pairs, sweeps = (STRATEGIES[each](request) for each in ("sync", "sync-sweeps"))
+        before, after = (pair_objective(request, each.permutations) for each in (pairs, sweeps))
+        rises.append(after - before)
+        assert sweeps.converged
+        assert sweeps.torn == pairs.torn
+        assert pairs.torn
+        assert all(permutation.moved == 0 for permutation in sweeps.permutations[0].values())
+    assert min(rises) >= 0
+    assert max(rises) > 0

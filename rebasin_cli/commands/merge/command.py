@@ -30,9 +30,18 @@ Strategy = Annotated[
     str | None,
     option(search_options.PANEL)(
         "--strategy",
-        metavar="many|universe|star|sync|none",
+        metavar="many|universe|star|sync|sync-sweeps|none",
         help="Align each to all others in turn, all at once, each to the reference, pair by pair "
-        "and reconciled, or not at all; default: many up to 8, then star.",
+        "and reconciled, at the end or in every sweep, or not at all; default: many up to 8, then "
+        "star.",
+    ),
+]
+SyncMethod = Annotated[
+    str | None,
+    option(search_options.PANEL)(
+        "--sync-method",
+        metavar="spectral|stiefel|nmf",
+        help="How --strategy sync and sync-sweeps reconcile pairs; default: spectral.",
     ),
 ]
 Weights = Annotated[
@@ -80,6 +89,7 @@ Symmetry = Annotated[
 ]
 OWN = (
     "strategy",
+    "sync_method",
     "combine",
     "base",
     "density",
@@ -95,6 +105,7 @@ OWN = (
 def merge(
     models: Annotated[list[Path] | None, argument("MODEL...")] = None,
     strategy: Strategy = None,
+    sync_method: SyncMethod = None,
     weights: Weights = None,
     ref: Reference = None,
     preserve_first: PreserveFirst = None,
@@ -148,6 +159,7 @@ def merge(
         return MergeRequest(
             models=piped_paths(models, null=null),
             strategy=strategy,
+            sync_method=sync_method,
             weights=numbers,
             tensor_weights=by_glob,
             reference=optional_path(ref),

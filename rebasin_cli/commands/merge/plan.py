@@ -18,7 +18,9 @@ from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.strategies import STRATEGIES
+from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.merging.combination import Combination
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import reference_position
@@ -28,6 +30,7 @@ from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor
 
+TOGETHER = ("universe", "sync-sweeps")  # strategies that hold all models at once
 MANY = 8  # models up to which the block ascent is the default; it visits each several times
 
 
@@ -93,7 +96,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
         _aligning(request),
         matched=request.strategy != "none",
         done=None if alone else "averaged",
-        together=len(request.paths) - 1 if request.strategy == "universe" else 0,
+        together=len(request.paths) - 1 if request.strategy in TOGETHER else 0,
     )
     mean = plan_mean(request, problem)
     return MergePlan(**vars(mean), target=plan_mean_target(mean.models, request))
@@ -176,6 +179,10 @@ def _check_request(request: MergeRequest) -> None:
     if strategy is not None and strategy not in STRATEGIES:
         hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
         raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
+    if request.sync_method is not None:
+        look_up("sync method", request.sync_method, SYNC_METHODS)
+        if strategy not in ("sync", "sync-sweeps"):
+            raise UsageError("--sync-method reconciles pairs", hint="add --strategy sync")
     if renormalize is not None and renormalize.method != "reset" and not request.averages:
         raise UsageError(
             f"{renormalize.method} goes by the mean of the models, and this is none",

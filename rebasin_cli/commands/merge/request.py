@@ -22,13 +22,13 @@ LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
 class MergeRequest:
     """What is to be merged, and how.
 
-    strategy: None: `star` to a base, else `many` up to 8 models, `star` beyond. weights: of the
-    models; none: equal. reference: one of the models, whose frame the result has; None: the base,
-    or the first. tensor_weights: for tensors that a glob names, in place of weights. combining: how
-    the models are put together. preserve_first: the
-    layers that stay apart. renormalization: how the result's statistics are to be corrected; --spec
-    then says how to align, and --model what is run. tie: of heads that are folded into.
-    resume: the list of matches that were found.
+    strategy: None: `star` to a base, else `many` up to 8 models, `star` beyond. sync_method: a key
+    of SYNC_METHODS; None: `spectral`. weights: of the models; none: equal. reference: one of the
+    models, whose frame the result has; None: the base, or the first. tensor_weights: for tensors
+    that a glob names, in place of weights. combining: how the models are put together.
+    preserve_first: the layers that stay apart. renormalization: how the result's statistics are to
+    be corrected; --spec then says how to align, and --model what is run. tie: of heads that are
+    folded into. resume: the list of matches that were found.
     """
 
     models: Sequence[Path]
@@ -41,6 +41,7 @@ class MergeRequest:
     tie: str = "auto"
     combining: Combining = Combining()
     resume: Path | None = None
+    sync_method: str | None = None
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

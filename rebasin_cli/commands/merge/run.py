@@ -42,6 +42,7 @@ REASONS = {
     "many": "each model was aligned to the others in turn",
     "universe": "all models were aligned to one another at once",
     "sync": "the models were aligned pair by pair, and the pairs reconciled",
+    "sync-sweeps": "the models were aligned pair by pair, and the pairs reconciled in every sweep",
     "shared": "their provenance says that they lie in one basin already: {done} as they are",
 }
 
@@ -236,6 +237,7 @@ def _align(
         labels=[str(model.path) for model in plan.models],
         progress=progress,
         recall=recall,
+        sync_method=plan.request.sync_method or "spectral",
     )
     alignment = STRATEGIES[strategy](request)
     before = pair_objective(request, STRATEGIES["none"](request).permutations)

@@ -35,7 +35,8 @@ def at_once(match: Callable[[], Permutations]) -> Permutations:
 class Request:
     """Models to bring into the frame of `sources[reference]`, and how to search.
 
-    recall: asked for every match, one after another, always in the same order.
+    recall: asked for every match, one after another, always in the same order. sync_method: how
+    matches of pairs are reconciled, a key of SYNC_METHODS.
     """
 
     sources: Sequence[TensorSource]
@@ -46,6 +47,7 @@ class Request:
     labels: Sequence[str]
     progress: Progress
     recall: Recall = at_once
+    sync_method: str = "spectral"
 
     def permuted(self, which: int, permutations: Permutations) -> Permuted:
         """Return one model, permuted."""

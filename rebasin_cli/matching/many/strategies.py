@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from rebasin_cli.matching.many.match_many import Alignment, Request, Total, pair_objective
+from rebasin_cli.matching.many.sweeps import synchronise_in_sweeps
 from rebasin_cli.matching.many.synchronisation import synchronise
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
@@ -67,15 +68,6 @@ def universe(request: Request) -> Alignment:
     return _better(request, many(request), found).at_home(request.reference)
 
 
-def sync(request: Request) -> Alignment:
-    """Match every pair of models, and reconcile what disagrees around the cycles.
-
-    Source: permutation synchronisation, Pachauri, Kondor, Singh 2013 (spectral), refined by
-    projected powers.
-    """
-    return synchronise(request)
-
-
 def _joined(request: Request) -> Alignment:
     """Match each model to the sum of the reference and those before it."""
     total, permutations = Total(request), list(none(request).permutations)
@@ -116,7 +108,8 @@ STRATEGIES: Mapping[str, Callable[[Request], Alignment]] = {
     "many": many,
     "universe": universe,
     "star": star,
-    "sync": sync,
+    "sync": synchronise,
+    "sync-sweeps": synchronise_in_sweeps,
     "none": none,
 }
 

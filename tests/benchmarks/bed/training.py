@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.benchmarks.bed.judge import State, evaluation
+from tests.benchmarks.bed.judge import Judged, State, evaluation
 from tests.benchmarks.bed.networks import BENCHMARKS
 
 BATCH = 64
@@ -50,14 +50,14 @@ class Recipe:
             schedule.step()
         return model.state_dict()
 
-    def accuracy(self, state: State, *, reset: bool = False) -> float:
-        """Return the share of right answers; reset: with BatchNorm statistics measured anew."""
+    def judged(self, state: State, *, reset: bool = False) -> Judged:
+        """Return how a model does; reset: with BatchNorm statistics measured anew."""
         tools = evaluation()
         model = self.build(tools.models)
         model.load_state_dict(dict(state))
         if reset:
             tools.reset_bn(model)
-        return float(tools.evaluate(model.eval(), self.name)[1])
+        return Judged(*tools.evaluate(model.eval(), self.name))
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         if self.batch_norm:
