@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.merging.arcs import spherical_mean
 from rebasin_cli.merging.combination import COMBINATIONS, FROM_BASE, Combination
 from rebasin_cli.merging.combined import combine_models
 from rebasin_cli.merging.deltas import Delta, drop_at_random
 from rebasin_cli.merging.mean import slerp
+from rebasin_cli.merging.order_statistics import kth_size
 from rebasin_cli.merging.weights import TensorWeights, expand_ranges
 from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.ranges import Kept, joined, ranged_tensor
 
 WEIGHTS = (1.0, 0.5, -0.25)
 
@@ -89,9 +90,14 @@ def test_trimming_keeps_all_that_are_as_large_as_the_least():
 def masks(sources, density, seed=0):
     """Return what is left of a difference of ones, for each model."""
     shape = sources[0].load("w").shape
-    ones = [Delta("w", k, 1.0, torch.ones(shape).double()) for k in range(len(sources) - 1)]
     how = Combination("dare", density, seed=seed)
-    return [drop_at_random(one, how).values.numpy() for one in ones]
+    return [mask("w", k, shape, how) for k in range(len(sources) - 1)]
+
+
+def mask(name, model, shape, how):
+    ones = torch.ones(shape, dtype=torch.float64)
+    delta = Delta(name, model, 1.0, ones.numel(), ones.dtype, lambda: ranged_tensor(ones.clone()))
+    return drop_at_random(delta, how).open()(0, ones.numel()).reshape(shape).numpy()
 
 
 @pytest.mark.parametrize("combine", ["dare", "dare-ties"])
@@ -113,8 +119,8 @@ def test_dare_drops_as_many_as_it_says_others_for_each_model_name_and_seed():
     assert abs(((first > 0) & (second > 0)).mean() - 1 / 16) < 0.01
     (other, _) = masks(sources, 0.25, seed=1)
     assert (other != first).any()
-    renamed = drop_at_random(Delta("v", 0, 1.0, torch.ones(100, 100)), Combination("dare", 0.25))
-    assert (renamed.values.numpy() != first).any()
+    renamed = mask("v", 0, (100, 100), Combination("dare", 0.25))
+    assert (renamed != first).any()
 
 
 def test_model_stock_goes_as_far_as_the_angles_say():
@@ -152,6 +158,10 @@ def karcher(vectors, weights):
         far = np.linalg.norm(step)
         x = np.cos(far) * x + np.sin(far) * step / max(far, 1e-300)
     return x * sum(w * np.linalg.norm(v) for w, v in zip(shares, vectors, strict=True))
+
+
+def spherical_mean(tensors, weights):
+    return combined([InMemory({"w": one}) for one in tensors], weights, combine="slerp-n")
 
 
 @pytest.mark.parametrize("spread", [0.01, 1.0])
@@ -221,8 +231,8 @@ def test_statistics_move_by_as_much_as_the_differences():
     assert combined(sources, (1.0, 1.0), **how).tolist() == [2.0]  # half way from 1 to 3
 
 
-@pytest.mark.parametrize("combine", FROM_BASE)
-def test_few_tensors_are_held_however_many_models(combine):
+def most_held(count, combine):
+    """Return how many tensors of models are held at most while another is loaded."""
     alive: list[weakref.ref[torch.Tensor]] = []
     held: list[int] = []
 
@@ -233,10 +243,84 @@ def test_few_tensors_are_held_however_many_models(combine):
             alive.append(weakref.ref(tensor))
             return tensor
 
-    sources = [Watched({"w": one.load("w")}) for one in drawn(12)]
-    combined(sources, (1.0,) * 11, combine=combine, density=0.5)
-    assert max(held) <= 2
-    assert len(held) == 12
+    sources = drawn(count + 1) if combine in FROM_BASE else drawn(count + 1)[:-1]
+    sources = [Watched({"w": one.load("w")}) for one in sources]
+    combined(sources, (1.0,) * count, combine=combine, density=0.5)
+    return max(held)
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_few_tensors_are_held_however_many_models(combine):
+    most = most_held(11, combine)
+    assert most <= 4
+    assert most <= most_held(5, combine)
+
+
+class InRangesOnly(Kept):
+    """A source whose tensors nobody loads, as they might be too large."""
+
+    def __init__(self, source):
+        super().__init__(source)
+        self.longest = 0
+
+    def load(self, name):
+        raise AssertionError(f"{name} was loaded")
+
+    def ranged(self, name):
+        read = ranged_tensor(self._source.load(name))
+
+        def watched(begin, end):
+            self.longest = max(self.longest, end - begin)
+            return read(begin, end)
+
+        return watched
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_models_are_combined_range_by_range(combine, dtype):
+    sources = drawn(4, (43, 7), dtype)
+    sources = sources if combine in FROM_BASE else sources[:-1]
+    how = Combination(combine, density=0.5, scale=0.7)
+    made = made_of(sources, how)
+    cuts = [0, 1, 7, 107, 200, 301]
+    read = made_of([InRangesOnly(one) for one in sources], how).ranged("w")
+    parts = [read(*part) for part in itertools.pairwise(cuts)]
+    assert torch.equal(torch.cat(parts).reshape(43, 7), made.load("w"))
+
+
+def made_of(sources, how):
+    weights = TensorWeights(WEIGHTS if how.from_base else (1.0, 0.5, 0.25))
+    return combine_models(sources, len(sources) - 1, weights, how, lambda _: True)
+
+
+@pytest.mark.parametrize("combine", FROM_BASE)
+def test_large_tensors_are_never_read_whole(combine):
+    sources = [InRangesOnly(one) for one in drawn(3, (700_000,), torch.float32)]
+    combined(sources, (1.0, 1.0), combine=combine, density=0.5)
+    assert max(one.longest for one in sources) <= 1 << 18
+
+
+def test_what_dare_drops_does_not_depend_on_the_order_of_reading():
+    ranges = [(0, 20), (20, 90), (90, 91), (91, 301)]
+    sources, how = drawn(4, (301,)), Combination("dare", 0.5)
+    kept = [Kept(one) for one in sources]
+    back = made_of(kept, how).ranged("w")
+    found = {part: back(*part) for part in reversed(ranges)}
+    assert torch.equal(torch.cat([found[part] for part in ranges]), joined(back, (301,)))
+    assert torch.equal(joined(back, (301,)), made_of(sources, how).load("w"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["normal", "alike", "tiny", "zero"])
+def test_the_size_of_any_rank_is_that_of_sorting(kind, dtype):
+    generator = torch.Generator().manual_seed(4)
+    values = torch.randn(999, generator=generator, dtype=torch.float64)
+    scale = {"normal": 1.0, "alike": 0.0, "tiny": 1e-42, "zero": 0.0}[kind]
+    values = (values * scale + (kind == "alike")).to(dtype)
+    ranks = values.abs().sort().values
+    for rank in (1, 2, 500, 998, 999):
+        assert kth_size(ranged_tensor(values), 999, rank) == ranks[rank - 1]
 
 
 # weights for globs
