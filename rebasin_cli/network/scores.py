@@ -46,7 +46,11 @@ def cross_entropy_judge(batches: Batches) -> Judge:
 
 def has_targets(model: nn.Module, batch: Batch) -> bool:
     """Return whether a batch says what a model should answer."""
-    batch = fit_batch(batch, model)
+    return is_labelled(fit_batch(batch, model))
+
+
+def is_labelled(batch: Batch) -> bool:
+    """Return whether a batch says what a model should answer, whatever the model."""
     return batch.targets is not None or named_targets(batch.example.kwargs) is not None
 
 

@@ -19,7 +19,12 @@ from rebasin_cli.commands.apply.belonging_plan import (
     plan_adapter,
     plan_training,
 )
-from rebasin_cli.commands.apply.belongings.owner import OwnerModel, is_copy, owner_of
+from rebasin_cli.commands.apply.belongings.owner import (
+    OwnerModel,
+    in_module_order,
+    is_copy,
+    owner_of,
+)
 from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering, Rotation
 from rebasin_cli.errors import PermutationError, UsageError
@@ -146,6 +151,7 @@ def _plan_adapter(request: ApplyRequest, adapter: Checkpoint) -> ApplyPlan:
 def _plan_states(request: ApplyRequest, file: Checkpoint) -> ApplyPlan:
     """Return the plan of a file that holds states of training alone, as of an optimizer."""
     owner = owner_of(request.permutation, request.base, request.selection)
+    owner = in_module_order(owner, request.tracing)
     _, movement, _ = _movement(request.permutation, owner.model, inverse=request.inverse)
     target = _target(request, file, movement.word)
     if not target.layout.containers:

@@ -33,6 +33,12 @@ def batches(count=4, labelled=True):
         yield (x, x[:, :{CLASSES}].argmax(1)) if labelled else x
 
 def inputs(): return batches(labelled=False)
+
+def held_out_otherwise():
+    for place, (x, y) in enumerate(batches()):
+        yield (x, y) if place % 2 else (2 * x, y)
+
+def one(): return batches(1)
 """
 MIXED = """
 import torch
@@ -149,7 +155,7 @@ def test_a_mask_keeps_what_goes_down_the_slope_of_the_target(tmp_path):
     a, tuned = (load_file(tmp_path / f"{name}.safetensors") for name in "at")
     net = code()["narrow"]()
     net.load_state_dict(a)
-    for x, y in code()["batches"]():
+    for x, y in list(code()["batches"]())[1::2]:  # the others are held out
         F.cross_entropy(net(x), y, reduction="sum").backward()
     slopes = {name: p.grad for name, p in net.named_parameters()}
     kept = {n: (tuned[n] - a[n]).sign() == -slopes[n].sign() for n in a}
@@ -157,6 +163,27 @@ def test_a_mask_keeps_what_goes_down_the_slope_of_the_target(tmp_path):
     share = sum(int(k.sum()) for k in kept.values()) / sum(k.numel() for k in kept.values())
     assert 0.2 < share < 0.8
     assert done.events[0]["kept"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("way", [LAYERS, ("--mask-gradients",), ("--method", "activations")])
+def test_scores_are_on_batches_that_nothing_was_learned_from(tmp_path, way):
+    write(tmp_path, orthonormal(NARROW, NARROW, 1), orthonormal(NARROW, NARROW, 2))
+    found, done = carried(tmp_path, *way, *RUN)
+    assert done.events[0]["scores_held_out"] is True
+    assert "held out from maps and masks" in done.err
+    other = ("--model", "user.py:narrow", "--data", "user.py:held_out_otherwise", "-f")
+    again, after = carried(tmp_path, *way, *other)
+    assert all(torch.equal(found[n], again[n]) for n in found)
+    assert done.events[0]["scores"] != after.events[0]["scores"]
+
+
+def test_of_one_batch_nothing_is_held_out_and_it_is_said(tmp_path):
+    wanted = write(tmp_path, torch.eye(NARROW).double(), torch.eye(NARROW).double())
+    run = ("--model", "user.py:narrow", "--data", "user.py:one")
+    found, done = carried(tmp_path, *LAYERS, *run)
+    assert near(found, wanted)
+    assert done.events[0]["scores_held_out"] is False
+    assert "yield two, and every second one is held out" in done.err
 
 
 def test_the_scale_is_the_one_of_least_loss_on_held_out_batches(tmp_path):
