@@ -64,6 +64,29 @@ def pictures():
     for _ in range(3):
         yield torch.randn(20, 2, 4, 4, generator=generator), torch.arange(20) % 3
 """
+ATTENDING = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mine = nn.MultiheadAttention(6, 1, batch_first=True)
+        self.theirs = nn.MultiheadAttention(6, 1, kdim=5, vdim=4, add_bias_kv=True)
+        self.block = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x + self.mine(x, x, value=x, need_weights=False)[0]
+        y = x.transpose(0, 1)
+        x = x + self.theirs(y, y[..., :5], y[..., 1:5])[0].transpose(0, 1)
+        return self.head(self.block(x).mean(1))
+
+def sentences():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        yield torch.randn(12, 5, 6, generator=generator), torch.arange(12) % 3
+"""
 CALL = ("transport", "t.safetensors", "--from", "a.safetensors", "--to", "b.safetensors", "--json")
 RUN = ("--model", "user.py:narrow", "--data", "user.py:batches")
 LAYERS = ("--map", "layerwise")
@@ -272,6 +295,49 @@ def test_norms_positions_and_fused_projections_are_carried(tmp_path):
     floating = [n for n, v in a.items() if v.is_floating_point()]
     gaps = {n: float((found[n] - tuned[n]).abs().max()) for n in floating}
     assert max(gaps.values()) < 1e-3, gaps
+
+
+def turned_inside(state):
+    """Return an attending network whose heads hold their queries, keys and values rotated."""
+    found = dict(state)
+    for name, seed in (("mine", 1), ("theirs", 3)):
+        scores, values = (orthonormal(6, 6, seed + k).float() for k in range(2))
+        for kind, turn in zip("qkv", (scores, scores, values), strict=True):
+            part = slice("qkv".index(kind) * 6, "qkv".index(kind) * 6 + 6)
+            fused = f"{name}.in_proj_weight"
+            if fused in state:
+                found[fused] = found[fused].clone()
+                found[fused][part] = turn.T @ state[fused][part]
+            else:
+                whole = f"{name}.{kind}_proj_weight"
+                found[whole] = turn.T @ state[whole]
+            bias = f"{name}.in_proj_bias"
+            found[bias] = found[bias].clone()
+            found[bias][part] = state[bias][part] @ turn
+            if f"{name}.bias_{kind}" in state:
+                found[f"{name}.bias_{kind}"] = state[f"{name}.bias_{kind}"] @ turn
+        last = f"{name}.out_proj.weight"
+        found[last] = state[last] @ values
+    return found
+
+
+def test_what_torchs_attention_learnt_is_carried_inside_of_it(tmp_path):
+    (tmp_path / "user.py").write_text(ATTENDING)
+    names: dict = {}
+    exec(ATTENDING, names)
+    torch.manual_seed(0)
+    a = {n: v + 0.1 * torch.randn(v.shape) for n, v in names["Net"]().state_dict().items()}
+    tuned = {n: v + 0.1 * torch.randn(v.shape) for n, v in a.items()}
+    for name, state in (("a", a), ("b", turned_inside(a)), ("t", tuned)):
+        save_file({n: v.contiguous() for n, v in state.items()}, tmp_path / f"{name}.safetensors")
+    run = ("--model", "user.py:Net", "--data", "user.py:sentences")
+    found, done = carried(tmp_path, *LAYERS, *run)
+    assert done.events[0]["unmapped"] == []
+    wanted = turned_inside(tuned)
+    gaps = {n: float((found[n] - wanted[n]).abs().max()) for n in wanted}
+    assert max(gaps.values()) < 1e-3, gaps
+    apart = {n: float((tuned[n] - wanted[n]).abs().max()) for n in wanted}
+    assert sum(gap > 0.1 for gap in apart.values()) == 10
 
 
 @pytest.mark.parametrize("method", ["activations", "weights"])
