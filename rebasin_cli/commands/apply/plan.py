@@ -7,6 +7,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.adapter import adapter_configuration
 from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
@@ -103,6 +104,12 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     if states is not None:
         return _plan_states(request, states)
     (checkpoint,) = open_models([request.model], request.selection, adapters=True)
+    if STATISTICS in checkpoint.metadata:
+        raise PermutationError(
+            "it holds what units do on data, and says of which model by a digest",
+            where=str(request.model),
+            hint="measure the permuted model: rebasin statistics",
+        )
     if is_adapter(checkpoint.names()) or adapter_configuration(request.model):
         return _plan_adapter(request, checkpoint)
     try:
