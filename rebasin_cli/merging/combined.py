@@ -23,7 +23,7 @@ from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.derived import Gathered
 from rebasin_cli.tensors.numbers import in_reals, of_reals
-from rebasin_cli.tensors.ranges import Ranged, joined, ranged_tensor, ranges_of
+from rebasin_cli.tensors.ranges import Ranged, join_ranges, ranged_tensor, ranges_of
 
 # Of BatchNorm: a variance that differences are added to may fall below zero.
 STATISTICS = ("running_mean", "running_var")
@@ -54,7 +54,7 @@ class OnArcs(Derived):
             return super().load(name)
         read = self.ranged(name)
         if read is not None:
-            return joined(read, self.info(name).shape)
+            return join_ranges(read, self.info(name).shape)
         sources = [source for source, _ in self._live]
         products = products_of_wholes(_loaded(name, sources), self.info(name).numel)
         return self._mix((source.load(name) for source in sources), products)
@@ -111,7 +111,7 @@ class FromBase(Derived):
             return lerp(self._base.load(name), super().load(name), self._reach)
         info, read = self.info(name), self.ranged(name)
         if read is not None:
-            return joined(read, info.shape)
+            return join_ranges(read, info.shape)
         base = ranged_tensor(self._base.load(name))
         opens = _loaded(name, [source for _, source, _ in self._live])
         moved = self._moved(name, base, opens, in_ranges=False)

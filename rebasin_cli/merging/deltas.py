@@ -77,7 +77,7 @@ def drop_at_random(delta: Delta, combination: Combination) -> Delta:
     number of the model alone, and not on the file that it is in.
     """
     text = f"{combination.seed} {delta.model} {delta.name}".encode("utf-8", "surrogatepass")
-    drawn = _Drawn(int.from_bytes(sha256(text).digest()[:8], "big") >> 1)
+    drawn = _UniformNumbers(int.from_bytes(sha256(text).digest()[:8], "big") >> 1)
 
     def drop(values: Tensor, begin: int) -> Tensor:
         dropped = drawn.take(begin, len(values)) >= combination.density
@@ -168,7 +168,7 @@ class _Agreeing:
         return self.total[own] / self._weights[own]
 
 
-class _Drawn:
+class _UniformNumbers:
     """The numbers of one seed, uniform in [0, 1): the same however they are cut into ranges."""
 
     def __init__(self, seed: int) -> None:

@@ -41,7 +41,7 @@ def ranged_tensor(tensor: Tensor) -> Ranged:
     return lambda begin, end: flat[begin:end]
 
 
-def joined(read: Ranged, shape: tuple[int, ...]) -> Tensor:
+def join_ranges(read: Ranged, shape: tuple[int, ...]) -> Tensor:
     """Return a whole tensor that is made range by range."""
     size = prod(shape)
     first = read(0, min(size, _RANGE))

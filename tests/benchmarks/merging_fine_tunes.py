@@ -46,8 +46,8 @@ TASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "no right": lambda x: _covered(x, slice(None), slice(14, None)),
     "shifted": lambda x: x.roll(5, -1),
 }
-# Task arithmetic where nothing chooses a scale: 0.4, as TIES' authors take it; theirs: a fifth of the
-# values, scale 1. DARE drops nine of ten, and is no more than a step before one of these.
+# Task arithmetic where nothing chooses a scale: 0.4, as TIES' authors take it; theirs: a fifth of
+# the values, scale 1. DARE drops nine of ten, and is no more than a step before one of these.
 PUBLISHED = (
     ("mean", "", ""),
     ("slerp-n", "", ""),

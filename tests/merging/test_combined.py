@@ -12,20 +12,12 @@ from rebasin_cli.merging.combination import COMBINATIONS, FROM_BASE, Combination
 from rebasin_cli.merging.combined import combine_models
 from rebasin_cli.merging.deltas import Delta, drop_at_random
 from rebasin_cli.merging.mean import slerp
-from rebasin_cli.merging.order_statistics import kth_size
 from rebasin_cli.merging.weights import TensorWeights, expand_ranges
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.tensors.ranges import Kept, joined, ranged_tensor
+from rebasin_cli.tensors.ranges import ranged_tensor
+from tests.merging.tuned import draw_models
 
 WEIGHTS = (1.0, 0.5, -0.25)
-
-
-def drawn(count=4, shape=(6, 7), dtype=torch.float64, seed=0):
-    """Return models of one tensor, and their base behind them."""
-    generator = torch.Generator().manual_seed(seed)
-    base = torch.randn(shape, generator=generator, dtype=torch.float64)
-    models = [base + torch.randn(shape, generator=generator).double() / 4 for _ in range(count - 1)]
-    return [InMemory({"w": one.to(dtype)}) for one in (*models, base)]
 
 
 def combined(sources, weights, name="w", **how):
@@ -57,7 +49,7 @@ def elected(each, weights):
 
 
 def test_task_arithmetic_adds_the_differences():
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     expected = base + 0.4 * sum(w * d for w, d in zip(WEIGHTS, each, strict=True))
     found = combined(sources, WEIGHTS, combine="task-arithmetic", scale=0.4)
@@ -66,7 +58,7 @@ def test_task_arithmetic_adds_the_differences():
 
 @pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
 def test_ties_trims_elects_and_averages(density):
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     kept = [trimmed(delta, density) for delta in each]
     found = combined(sources, WEIGHTS, combine="ties", density=density, scale=0.7)
@@ -102,7 +94,7 @@ def mask(name, model, shape, how):
 
 @pytest.mark.parametrize("combine", ["dare", "dare-ties"])
 def test_dare_drops_divides_and_goes_on(combine):
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     kept = [delta * mask for delta, mask in zip(each, masks(sources, 0.4, seed=3), strict=True)]
     total = sum(w * d for w, d in zip(WEIGHTS, kept, strict=True))
@@ -112,7 +104,7 @@ def test_dare_drops_divides_and_goes_on(combine):
 
 
 def test_dare_drops_as_many_as_it_says_others_for_each_model_name_and_seed():
-    sources = drawn(3, (100, 100))
+    sources = draw_models(3, (100, 100))
     first, second = masks(sources, 0.25)
     assert set(np.unique(first)) == {0.0, 4.0}
     assert abs((first > 0).mean() - 0.25) < 0.02  # four deviations
@@ -124,7 +116,7 @@ def test_dare_drops_as_many_as_it_says_others_for_each_model_name_and_seed():
 
 
 def test_model_stock_goes_as_far_as_the_angles_say():
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     cosines = [
         (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
@@ -186,7 +178,7 @@ def test_where_there_is_no_direction_the_spherical_mean_is_the_mean(second):
 
 
 def test_models_that_are_equal_are_their_spherical_mean():
-    (a, _) = drawn(2)
+    (a, _) = draw_models(2)
     found = spherical_mean([a.load("w")] * 3, (1.0, 2.0, 3.0))
     torch.testing.assert_close(found, a.load("w"), rtol=1e-12, atol=0)
 
@@ -194,7 +186,7 @@ def test_models_that_are_equal_are_their_spherical_mean():
 @pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
 def test_all_is_computed_in_float32_or_wider(combine, dtype):
-    sources = drawn(4, dtype=dtype)
+    sources = draw_models(4, dtype=dtype)
     kept = [source.load("w").clone() for source in sources]
     sources = sources if combine in FROM_BASE else sources[:-1]
     found = combined(sources, (1.0,) * 3, combine=combine, density=0.5)
@@ -204,7 +196,7 @@ def test_all_is_computed_in_float32_or_wider(combine, dtype):
 
 @pytest.mark.parametrize("combine", FROM_BASE)
 def test_models_that_have_learnt_nothing_are_the_base(combine):
-    base = drawn(1)[0]
+    base = draw_models(1)[0]
     found = combined([base] * 3, (1.0, 1.0), combine=combine, density=0.5)
     assert torch.equal(found, base.load("w"))
 
@@ -212,7 +204,7 @@ def test_models_that_have_learnt_nothing_are_the_base(combine):
 @pytest.mark.parametrize("shape", [(), (0,), (1,)])
 @pytest.mark.parametrize("combine", FROM_BASE)
 def test_tensors_of_no_size_to_speak_of_are_combined(combine, shape):
-    found = combined(drawn(3, shape), (1.0, 1.0), combine=combine, density=0.5)
+    found = combined(draw_models(3, shape), (1.0, 1.0), combine=combine, density=0.5)
     assert found.shape == shape
     assert torch.isfinite(found).all()
 
@@ -243,7 +235,7 @@ def most_held(count, combine):
             alive.append(weakref.ref(tensor))
             return tensor
 
-    sources = drawn(count + 1) if combine in FROM_BASE else drawn(count + 1)[:-1]
+    sources = draw_models(count + 1) if combine in FROM_BASE else draw_models(count + 1)[:-1]
     sources = [Watched({"w": one.load("w")}) for one in sources]
     combined(sources, (1.0,) * count, combine=combine, density=0.5)
     return max(held)
@@ -254,73 +246,6 @@ def test_few_tensors_are_held_however_many_models(combine):
     most = most_held(11, combine)
     assert most <= 4
     assert most <= most_held(5, combine)
-
-
-class InRangesOnly(Kept):
-    """A source whose tensors nobody loads, as they might be too large."""
-
-    def __init__(self, source):
-        super().__init__(source)
-        self.longest = 0
-
-    def load(self, name):
-        raise AssertionError(f"{name} was loaded")
-
-    def ranged(self, name):
-        read = ranged_tensor(self._source.load(name))
-
-        def watched(begin, end):
-            self.longest = max(self.longest, end - begin)
-            return read(begin, end)
-
-        return watched
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
-@pytest.mark.parametrize("combine", COMBINATIONS)
-def test_models_are_combined_range_by_range(combine, dtype):
-    sources = drawn(4, (43, 7), dtype)
-    sources = sources if combine in FROM_BASE else sources[:-1]
-    how = Combination(combine, density=0.5, scale=0.7)
-    made = made_of(sources, how)
-    cuts = [0, 1, 7, 107, 200, 301]
-    read = made_of([InRangesOnly(one) for one in sources], how).ranged("w")
-    parts = [read(*part) for part in itertools.pairwise(cuts)]
-    assert torch.equal(torch.cat(parts).reshape(43, 7), made.load("w"))
-
-
-def made_of(sources, how):
-    weights = TensorWeights(WEIGHTS if how.from_base else (1.0, 0.5, 0.25))
-    return combine_models(sources, len(sources) - 1, weights, how, lambda _: True)
-
-
-@pytest.mark.parametrize("combine", FROM_BASE)
-def test_large_tensors_are_never_read_whole(combine):
-    sources = [InRangesOnly(one) for one in drawn(3, (700_000,), torch.float32)]
-    combined(sources, (1.0, 1.0), combine=combine, density=0.5)
-    assert max(one.longest for one in sources) <= 1 << 18
-
-
-def test_what_dare_drops_does_not_depend_on_the_order_of_reading():
-    ranges = [(0, 20), (20, 90), (90, 91), (91, 301)]
-    sources, how = drawn(4, (301,)), Combination("dare", 0.5)
-    kept = [Kept(one) for one in sources]
-    back = made_of(kept, how).ranged("w")
-    found = {part: back(*part) for part in reversed(ranges)}
-    assert torch.equal(torch.cat([found[part] for part in ranges]), joined(back, (301,)))
-    assert torch.equal(joined(back, (301,)), made_of(sources, how).load("w"))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", ["normal", "alike", "tiny", "zero"])
-def test_the_size_of_any_rank_is_that_of_sorting(kind, dtype):
-    generator = torch.Generator().manual_seed(4)
-    values = torch.randn(999, generator=generator, dtype=torch.float64)
-    scale = {"normal": 1.0, "alike": 0.0, "tiny": 1e-42, "zero": 0.0}[kind]
-    values = (values * scale + (kind == "alike")).to(dtype)
-    ranks = values.abs().sort().values
-    for rank in (1, 2, 500, 998, 999):
-        assert kth_size(ranged_tensor(values), 999, rank) == ranks[rank - 1]
 
 
 # weights for globs
@@ -347,7 +272,7 @@ def test_the_last_glob_that_names_a_tensor_counts():
 
 
 def test_weights_of_zero_leave_a_tensor_of_the_base():
-    sources = drawn()
+    sources = draw_models()
     weights = TensorWeights((1.0,) * 3, (("w", (0.0,) * 3),))
     found = combined(sources, weights, combine="ties", density=0.5)
     assert torch.equal(found, sources[-1].load("w"))

@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from rebasin_cli.folding.rotation_data import ACTIVATIONS
+from rebasin_cli.models.user.batch_inputs import is_labelled
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.data_split import DataSplit
-from rebasin_cli.network.scores import is_labelled
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.output import Output
