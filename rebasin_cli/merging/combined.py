@@ -23,12 +23,11 @@ from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.derived import Gathered
 from rebasin_cli.tensors.numbers import in_reals, of_reals
-from rebasin_cli.tensors.ranges import Ranged, join_ranges, ranged_tensor, ranges_of
+from rebasin_cli.tensors.ranges import IN_CACHE, Ranged, join_ranges, ranged_tensor, ranges_of
 
 # Of BatchNorm: a variance that differences are added to may fall below zero.
 STATISTICS = ("running_mean", "running_var")
 
-_PART = 1 << 16  # numbers that are added at once, and stay in a core's cache
 _Opens = Sequence[Callable[[], Ranged]]  # see `Delta`
 
 
@@ -57,25 +56,29 @@ class OnArcs(Derived):
             return join_ranges(read, self.info(name).shape)
         sources = [source for source, _ in self._live]
         products = products_of_wholes(_loaded(name, sources), self.info(name).numel)
-        return self._mix((source.load(name) for source in sources), products)
+        tensors = (source.load(name) for source in sources)
+        return self._mix(tensors, spherical_weights(products, self._weights))
 
     def ranged(self, name: str) -> Ranged | None:
         reads = _all_ranges(name, [source for source, _ in self._live])
         if not self._turns(name) or reads is None:
             return ranges_of(self._mean, name)
         products = products_of_ranges(reads, self.info(name).numel)
-        return lambda begin, end: self._mix((read(begin, end) for read in reads), products)
+        found = spherical_weights(products, self._weights)
+        return lambda begin, end: self._mix((read(begin, end) for read in reads), found)
 
     def _turns(self, name: str) -> bool:
         statistic = name.endswith(STATISTICS)
         return not statistic and len(self._live) > 1 and self._mean.mixes(name)
 
-    def _mix(self, tensors: Iterable[Tensor], products: Tensor) -> Tensor:
-        """Return the mean of tensors, or of one range of each, with the products of the wholes."""
-        weights = [weight for _, weight in self._live]
-        found = spherical_weights(products, weights)
+    @property
+    def _weights(self) -> list[float]:
+        return [weight for _, weight in self._live]
+
+    def _mix(self, tensors: Iterable[Tensor], found: Sequence[float] | None) -> Tensor:
+        """Return what tensors come to, or one range of each. found: see `spherical_weights`."""
         if found is None:
-            return weighted_mean(tensors, weights)
+            return weighted_mean(tensors, self._weights)
         # weighted_mean divides by the sum of what it is given
         return weighted_mean(tensors, found).mul_(sum(found))
 
@@ -151,8 +154,8 @@ class FromBase(Derived):
 
         def moved(begin: int, end: int) -> Tensor:
             values = step(begin * each, end * each).mul_(scale)
-            for first in range(0, len(values), _PART):
-                part = values[first : first + _PART]
+            for first in range(0, len(values), IN_CACHE):
+                part = values[first : first + IN_CACHE]
                 place = begin * each + first
                 part.add_(start(place, place + len(part)))
             return of_reals(values.view(-1, 2), info.dtype) if each == 2 else values

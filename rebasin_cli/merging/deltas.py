@@ -16,9 +16,7 @@ from torch import Tensor
 from rebasin_cli.merging.combination import STOCK, Combination
 from rebasin_cli.merging.order_statistics import kth_size
 from rebasin_cli.merging.products import products_of_ranges, products_of_wholes
-from rebasin_cli.tensors.ranges import Ranged
-
-_PART = 1 << 16  # numbers that are computed at once, and stay in a core's cache
+from rebasin_cli.tensors.ranges import IN_CACHE, Ranged
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ class _UniformNumbers:
         if begin < self._place:
             self._restart()
         while self._place < begin:
-            self._draw(min(begin - self._place, _PART))
+            self._draw(min(begin - self._place, IN_CACHE))
         return self._draw(count)
 
     def _restart(self) -> None:
@@ -207,6 +205,6 @@ def _changed(delta: Delta, change: Callable[[Tensor, int], Tensor]) -> Delta:
 
 def _parts(begin: int, end: int) -> Iterator[tuple[slice, tuple[int, int]]]:
     """Yield a range in parts: where they lie in it, and where in all."""
-    for first in range(begin, end, _PART):
-        last = min(first + _PART, end)
+    for first in range(begin, end, IN_CACHE):
+        last = min(first + IN_CACHE, end)
         yield slice(first - begin, last - begin), (first, last)

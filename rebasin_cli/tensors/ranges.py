@@ -19,7 +19,7 @@ Ranged = Callable[[int, int], Tensor]
 writes to them."""
 
 
-_RANGE = 1 << 16  # elements that are made at once, and stay in a core's cache
+IN_CACHE = 1 << 16  # elements that are computed at once, and stay in a core's cache
 
 
 @runtime_checkable
@@ -44,11 +44,11 @@ def ranged_tensor(tensor: Tensor) -> Ranged:
 def join_ranges(read: Ranged, shape: tuple[int, ...]) -> Tensor:
     """Return a whole tensor that is made range by range."""
     size = prod(shape)
-    first = read(0, min(size, _RANGE))
+    first = read(0, min(size, IN_CACHE))
     whole = torch.empty(size, dtype=first.dtype)
     whole[: len(first)] = first
-    for begin in range(len(first), size, _RANGE):
-        end = min(begin + _RANGE, size)
+    for begin in range(len(first), size, IN_CACHE):
+        end = min(begin + IN_CACHE, size)
         whole[begin:end] = read(begin, end)
     return whole.reshape(shape)
 
