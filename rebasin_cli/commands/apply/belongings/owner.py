@@ -64,7 +64,8 @@ def in_module_order(owner: OwnerModel, tracing: Tracing) -> OwnerModel:
     if tracing.target is None:
         return owner
     network = plan_network(owner.model, Selection(), tracing)
-    module = without_memory(network.subject) or network.subject.build()
+    module = without_memory(network.subject)
+    module = network.subject.build() if module is None else module
     places = {(window.source, window.shape): name for name, window in network.windows.items()}
     ties = held_ties(module)
     first = {(ties.get(source, source), shape): name for (source, shape), name in places.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ def is_projection(name: str) -> bool:
 def projections_of(
     name: str,
     layer: nn.MultiheadAttention,
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
     output: object,
 ) -> Iterator[tuple[str, bool, Tensor]]:
     """Yield what projections read and write in one call, rows (samples, n): layer, written, rows.
@@ -60,12 +61,13 @@ def _weights(layer: nn.MultiheadAttention) -> list[tuple[Tensor, Tensor | None]]
         weights = layer.in_proj_weight.chunk(3)
     else:
         weights = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
-    biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
+    bias = layer.in_proj_bias
+    biases: Sequence[Tensor | None] = [None] * 3 if bias is None else bias.chunk(3)
     return list(zip(weights, biases, strict=True))
 
 
 def _attended(
-    layer: nn.MultiheadAttention, args: tuple[object, ...], kwargs: Mapping[str, object]
+    layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Tensor:
     """Return what the heads put together before the last projection."""
     last = layer.out_proj
@@ -74,7 +76,7 @@ def _attended(
         last.weight.copy_(torch.eye(len(last.weight)))
         if last.bias is not None:
             last.bias.zero_()
-        found: Tensor = layer.forward(*args, **kwargs)[0]  # type: ignore[arg-type]
+        found: Tensor = layer.forward(*args, **kwargs)[0]
     finally:
         for name, value in last.named_parameters():
             value.copy_(kept[name])

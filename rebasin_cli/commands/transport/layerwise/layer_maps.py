@@ -192,10 +192,11 @@ def tensor_maps(model: nn.Module, maps: Mapping[str, LayerMaps]) -> dict[str, Te
     A parameter of a module that is no layer is taken to lie where the first layer inside of it
     writes as many units: what is added to a first embedding.
     """
-    found = {}
+    found: dict[str, TensorMap] = {}
     for prefix, module in model.named_modules():
-        attends = isinstance(module, nn.MultiheadAttention)
-        inside = attention_maps(prefix, module, maps) if attends else {}
+        inside: Mapping[str, TensorMap] = {}
+        if isinstance(module, nn.MultiheadAttention):
+            inside = attention_maps(prefix, module, maps)
         held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in held:
             own = _tensor_map(module, name, tensor, maps.get(prefix))
