@@ -208,10 +208,8 @@ def test_the_order_of_a_safetensors_file_numbers_nothing(tmp_path):
     assert rebasin(*argv, "--base", "run.pt", cwd=tmp_path).code == 0
     wanted = torch.load(tmp_path / "out.pt")
     module = ("--model", f"{__file__}:Small", "--input-shape", "2,2,5,5", "-f")
-    for base in ((), ("--base", "model.safetensors")):
-        assert rebasin(*argv, *module, *base, cwd=tmp_path).code == 0
-        found = torch.load(tmp_path / "out.pt")
-        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert rebasin(*argv, *module, cwd=tmp_path).code == 0
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), wanted, rtol=0, atol=0)
 
 
 def test_experts_take_their_moments_and_adapters_along(tmp_path):
