@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, overload
 
 from torch import Tensor
 
+from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
 from rebasin_cli.api.running import running_models
@@ -21,10 +22,13 @@ from rebasin_cli.api.tensors_in import (
     OutputForm,
     open_all,
     open_beside,
+    open_owned,
     result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
+from rebasin_cli.commands.apply.belonging_plan import plan_adapter
+from rebasin_cli.commands.apply.belongings.owner import owner_of
 from rebasin_cli.commands.apply.plan import check_saved
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
@@ -217,7 +221,11 @@ def align(
 
 @overload
 def apply(
-    permutation: PairMatching | str | PathLike[str], model: ModelInMemory, *, inverse: bool = False
+    permutation: PairMatching | str | PathLike[str],
+    model: ModelInMemory,
+    *,
+    inverse: bool = False,
+    base: str | PathLike[str] | None = None,
 ) -> dict[str, Tensor]: ...
 
 
@@ -227,21 +235,35 @@ def apply(
     model: TensorSource | str | PathLike[str],
     *,
     inverse: bool = False,
+    base: str | PathLike[str] | None = None,
 ) -> Checkpoint: ...
 
 
 def apply(
-    permutation: PairMatching | str | PathLike[str], model: Model, *, inverse: bool = False
+    permutation: PairMatching | str | PathLike[str],
+    model: Model,
+    *,
+    inverse: bool = False,
+    base: str | PathLike[str] | None = None,
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return a model with its units permuted, as by `rebasin apply`.
+    """Return a model with its units permuted, or its adapter, as by `rebasin apply`.
 
-    permutation: what `match` found, or a permutation file. inverse: undo it. The result is as of
-    `PairMatching.apply`. Raises PermutationError for a file that is none or does not fit the model.
+    permutation: what `match` found, or a permutation file. inverse: undo it. base: the file of the
+    model that an adapter belongs to, if the permutation file does not tell; a file or a state dict
+    of a LoRA and its kin is known by its names. The result is as of `PairMatching.apply`. Raises
+    PermutationError for a file that is none or does not fit the model, and for tensors of an
+    adapter that follow no weight.
     """
     if isinstance(permutation, PairMatching):
         return permutation.apply(model, inverse=inverse)
     path = named_path(fspath(permutation))
-    (seen,) = open_all([model], Selection(), label="the model")
+    seen = open_owned(model)
+    if is_adapter(seen.names()):
+        named = None if base is None else named_path(fspath(base))
+        owner = owner_of(path, named, Selection())
+        movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=False)
+        facts = partial(provenance, "apply", [seen], basin=None, inverse=inverse)
+        return result([model], movement.apply(seen), OutputForm([seen], facts, Selection()))
     saved = read_permutations(path, seen)
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, Selection())

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
-from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
 from rebasin_cli.checkpoint.source_checkpoint import (
     SourceCheckpoint,
     held_checkpoint,
@@ -79,6 +79,13 @@ def open_all(
     """
     found = [_checkpoint(m, k, selection, label) for k, m in enumerate(models, first)]
     return agreeing(found, selection)
+
+
+def open_owned(model: Model) -> Checkpoint:
+    """Return a model, or what belongs to one, as a checkpoint; folders of adapters too."""
+    if isinstance(model, str | PathLike):
+        return open_checkpoint(fspath(model), reading=Reading(adapters=True))
+    return _checkpoint(model, 1, Selection(), "the model")
 
 
 def open_beside(reference: Checkpoint, model: Model, selection: Selection) -> Checkpoint:

@@ -8,36 +8,32 @@ from math import cos, sin
 import torch
 from torch import Tensor
 
-from rebasin_cli.merging.mean import PARALLEL, weighted_mean
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.merging.mean import PARALLEL
 
 STEP = 1e-12  # radians: where the steps of the mean end; each is a few products of N numbers
 ROUNDS = 200  # of steps at most; they shrink fast unless vectors point all over the sphere
-CHUNK = 2**18  # numbers of each tensor in float64 at a time
 
 
-def spherical_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Return the Karcher mean of the directions of tensors, as long as their mean length.
+def spherical_weights(products: Tensor, weights: Sequence[float]) -> list[float] | None:
+    """Return what the sum of some vectors is weighted by that is their spherical mean.
 
-    Each tensor counts as one vector of reals. x <- exp_x(sum w log_x(y)) over unit vectors y, from
-    their mean, until it rests; times the mean of the norms by weight. x is always a sum of the y,
-    so all of it is done with their products, and two tensors of one length give the middle of
-    `slerp`. Where one of them is zero, or their mean is, there is no direction: `weighted_mean`.
+    That is the Karcher mean of their directions, as long as their mean length: x <- exp_x(sum w
+    log_x(y)) over unit vectors y, from their mean, until it rests; times the mean of the norms by
+    weight. x is always a sum of the y, so all of it is done with their products, and two vectors of
+    one length give the middle of `slerp`. Where one of them is zero, or their mean is, there is no
+    direction: None.
     Source: Karcher 1977, "Riemannian center of mass and mollifier smoothing", section 1.
-    weights: not negative.
+    products: the inner products (n, n). weights: not negative.
     """
     shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
-    products = _products(tensors)
     norms = products.diagonal().sqrt()
     if not (norms > 0).all():
-        return weighted_mean(tensors, weights)
-    cosines = products / norms.outer(norms)
-    place = _rest(cosines, shares)
+        return None
+    place = _rest(products / norms.outer(norms), shares)
     if place is None:
-        return weighted_mean(tensors, weights)
-    factors = place * (shares @ norms) / norms
-    # weighted_mean divides by the sum of what it is given
-    return weighted_mean(tensors, factors.tolist()) * float(factors.sum())
+        return None
+    factors: list[float] = (place * (shares @ norms) / norms).tolist()
+    return factors
 
 
 def _rest(cosines: Tensor, shares: Tensor) -> Tensor | None:
@@ -61,13 +57,3 @@ def _rest(cosines: Tensor, shares: Tensor) -> Tensor | None:
         if far < STEP:
             break
     return place
-
-
-def _products(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the inner products of all pairs, summed in float64."""
-    flat = [in_reals(tensor).flatten() for tensor in tensors]
-    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-    for pieces in zip(*(torch.split(one, CHUNK) for one in flat), strict=True):
-        rows = torch.stack([piece.to(torch.float64) for piece in pieces])
-        total += rows @ rows.T
-    return total

@@ -1,26 +1,34 @@
-"""Models that are combined in other ways than by their mean, tensor by tensor, as they are read."""
+"""Models that are combined in other ways than by their mean, tensor by tensor, as they are read.
+
+Where every model can be read in ranges, they are mixed range by range: no tensor is held. Else the
+tensors of one model after the other are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.merging.arcs import spherical_mean
+from rebasin_cli.merging.arcs import spherical_weights
 from rebasin_cli.merging.combination import ARC, STOCK, Combination
 from rebasin_cli.merging.deltas import STEP_RULES, Delta
-from rebasin_cli.merging.mean import lerp, wide_dtype
+from rebasin_cli.merging.mean import lerp, weighted_mean, wide_dtype
+from rebasin_cli.merging.products import products_of_ranges, products_of_wholes
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.merging.weights import TensorWeights
 from rebasin_cli.merging.whole import check_equal_where_no_mean
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.derived import Gathered
 from rebasin_cli.tensors.numbers import in_reals, of_reals
+from rebasin_cli.tensors.ranges import IN_CACHE, Ranged, join_ranges, ranged_tensor, ranges_of
 
 # Of BatchNorm: a variance that differences are added to may fall below zero.
 STATISTICS = ("running_mean", "running_var")
+
+_Opens = Sequence[Callable[[], Ranged]]  # see `Delta`
 
 
 class OnArcs(Derived):
@@ -41,10 +49,38 @@ class OnArcs(Derived):
         self._live = [pair for pair in zip(models, weights, strict=True) if pair[1]]
 
     def load(self, name: str) -> Tensor:
-        if name.endswith(STATISTICS) or len(self._live) == 1 or not self._mean.mixes(name):
+        if not self._turns(name):
             return super().load(name)
-        tensors = [source.load(name) for source, _ in self._live]
-        return spherical_mean(tensors, [weight for _, weight in self._live])
+        read = self.ranged(name)
+        if read is not None:
+            return join_ranges(read, self.info(name).shape)
+        sources = [source for source, _ in self._live]
+        products = products_of_wholes(_loaded(name, sources), self.info(name).numel)
+        tensors = (source.load(name) for source in sources)
+        return self._mix(tensors, spherical_weights(products, self._weights))
+
+    def ranged(self, name: str) -> Ranged | None:
+        reads = _all_ranges(name, [source for source, _ in self._live])
+        if not self._turns(name) or reads is None:
+            return ranges_of(self._mean, name)
+        products = products_of_ranges(reads, self.info(name).numel)
+        found = spherical_weights(products, self._weights)
+        return lambda begin, end: self._mix((read(begin, end) for read in reads), found)
+
+    def _turns(self, name: str) -> bool:
+        statistic = name.endswith(STATISTICS)
+        return not statistic and len(self._live) > 1 and self._mean.mixes(name)
+
+    @property
+    def _weights(self) -> list[float]:
+        return [weight for _, weight in self._live]
+
+    def _mix(self, tensors: Iterable[Tensor], found: Sequence[float] | None) -> Tensor:
+        """Return what tensors come to, or one range of each. found: see `spherical_weights`."""
+        if found is None:
+            return weighted_mean(tensors, self._weights)
+        # weighted_mean divides by the sum of what it is given
+        return weighted_mean(tensors, found).mul_(sum(found))
 
 
 class FromBase(Derived):
@@ -74,19 +110,57 @@ class FromBase(Derived):
     def load(self, name: str) -> Tensor:
         if not self._mean.mixes(name):
             return super().load(name)
-        base = self._base.load(name)
-        if name.endswith(STATISTICS) and self._combination.combine != STOCK:
-            return lerp(base, super().load(name), self._reach)
-        dtype = self._dtype(name)
-        start = in_reals(base).to(dtype)
-        rule = STEP_RULES[self._combination.combine]
-        step = rule(self._deltas(name, start), self._combination)
-        return of_reals(step.mul_(self._combination.scale).add_(start), base.dtype)
+        if self._interpolates(name):
+            return lerp(self._base.load(name), super().load(name), self._reach)
+        info, read = self.info(name), self.ranged(name)
+        if read is not None:
+            return join_ranges(read, info.shape)
+        base = ranged_tensor(self._base.load(name))
+        opens = _loaded(name, [source for _, source, _ in self._live])
+        moved = self._moved(name, base, opens, in_ranges=False)
+        return moved(0, info.numel).reshape(info.shape)
 
-    def _deltas(self, name: str, base: Tensor) -> Iterator[Delta]:
-        for number, source, weight in self._live:
-            values = in_reals(source.load(name)).to(base.dtype) - base
-            yield Delta(name, number, weight, values)
+    def ranged(self, name: str) -> Ranged | None:
+        if not self._mean.mixes(name):
+            return ranges_of(self._mean, name)
+        reads = _all_ranges(name, [self._base, *(source for _, source, _ in self._live)])
+        if self._interpolates(name) or reads is None:
+            return None
+        base, *models = reads
+        opens = [partial(_itself, read) for read in models]
+        return self._moved(name, base, opens, in_ranges=True)
+
+    def _interpolates(self, name: str) -> bool:
+        return name.endswith(STATISTICS) and self._combination.combine != STOCK
+
+    def _moved(self, name: str, base: Ranged, opens: _Opens, *, in_ranges: bool) -> Ranged:
+        """Return how ranges are read of the base with a step added."""
+        info, dtype = self._base.info(name), self._dtype(name)
+        start = _in_reals(base, info.dtype, dtype)
+        deltas = [
+            Delta(
+                name,
+                number,
+                weight,
+                info.reals,
+                dtype,
+                partial(_difference, opened, start, info.dtype, dtype),
+                in_ranges,
+            )
+            for (number, _, weight), opened in zip(self._live, opens, strict=True)
+        ]
+        step = STEP_RULES[self._combination.combine](deltas, self._combination)
+        each, scale = _reals_of(info.dtype), self._combination.scale
+
+        def moved(begin: int, end: int) -> Tensor:
+            values = step(begin * each, end * each).mul_(scale)
+            for first in range(0, len(values), IN_CACHE):
+                part = values[first : first + IN_CACHE]
+                place = begin * each + first
+                part.add_(start(place, place + len(part)))
+            return of_reals(values.view(-1, 2), info.dtype) if each == 2 else values
+
+        return moved
 
     def _dtype(self, name: str) -> torch.dtype:
         """Return the real dtype to compute in."""
@@ -137,3 +211,47 @@ def _combined(
     if not any(weights):
         return base
     return FromBase(base, models, weights, combination, selects)
+
+
+def _all_ranges(name: str, sources: Sequence[TensorSource]) -> list[Ranged] | None:
+    """Return how ranges of a tensor are read in all sources; None: not in all of them."""
+    reads = [ranges_of(source, name) for source in sources]
+    known = [read for read in reads if read is not None]
+    return known if len(known) == len(reads) else None
+
+
+def _itself(read: Ranged) -> Ranged:
+    return read
+
+
+def _loaded(name: str, sources: Sequence[TensorSource]) -> _Opens:
+    """Return what loads the tensor of each source, to be read in ranges."""
+    return [partial(_load, source, name) for source in sources]
+
+
+def _load(source: TensorSource, name: str) -> Ranged:
+    return ranged_tensor(source.load(name))
+
+
+def _reals_of(dtype: torch.dtype) -> int:
+    return 2 if dtype.is_complex else 1
+
+
+def _in_reals(read: Ranged, stored: torch.dtype, dtype: torch.dtype) -> Ranged:
+    """Return how ranges of the reals of a tensor are read, in another dtype."""
+    each = _reals_of(stored)
+
+    def reals(begin: int, end: int) -> Tensor:
+        first = begin // each
+        found = in_reals(read(first, -(-end // each))).reshape(-1)
+        return found[begin - first * each : end - first * each].to(dtype)
+
+    return reals
+
+
+def _difference(
+    opened: Callable[[], Ranged], start: Ranged, stored: torch.dtype, dtype: torch.dtype
+) -> Ranged:
+    """Return how ranges of a model's difference to the base are read. start: its reals."""
+    values = _in_reals(opened(), stored, dtype)
+    return lambda begin, end: values(begin, end) - start(begin, end)

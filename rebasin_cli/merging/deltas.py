@@ -1,12 +1,12 @@
 """What models have learnt since their base, tensor by tensor, and how that is put together.
 
-All in the dtype of the differences, one of them in memory at a time. arXiv numbers are those of the
-papers whose formulas these are.
+All in the dtype of the differences, and in ranges: of a tensor that is read in ranges nothing is
+held but these, of another it alone. arXiv numbers are those of the papers whose formulas these are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -14,32 +14,46 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.merging.combination import STOCK, Combination
+from rebasin_cli.merging.order_statistics import kth_size
+from rebasin_cli.merging.products import products_of_ranges, products_of_wholes
+from rebasin_cli.tensors.ranges import IN_CACHE, Ranged
 
 
 @dataclass(frozen=True)
 class Delta:
-    """The difference of one tensor of a model to that of the base.
+    """The difference of one tensor of a model to that of the base, seen flat.
 
-    model: its number. values: real; whoever is given a delta may write to them.
+    model: its number. size: how many real numbers it has. dtype: theirs. open: how they are read, a
+    range at a time; whoever reads them may write to them. It loads a tensor that can only be had
+    whole, and what it returns holds that. in_ranges: no tensor is such a one.
     """
 
     name: str
     model: int
     weight: float
-    values: Tensor
+    size: int
+    dtype: torch.dtype
+    open: Callable[[], Ranged]
+    in_ranges: bool = True
 
 
-# Returns what is to be added to the base, before it is scaled. There is at least one delta.
-StepRule = Callable[[Iterable[Delta], Combination], Tensor]
+# Returns what is to be added to the base, before it is scaled. There is at least one delta; ranges
+# are read in turn.
+StepRule = Callable[[Sequence[Delta], Combination], Ranged]
 
 
-def add_up(deltas: Iterable[Delta]) -> Tensor:
+def add_up(deltas: Sequence[Delta]) -> Ranged:
     """Return sum(w d): task arithmetic (arXiv 2212.04089)."""
-    total: Tensor | None = None
-    for delta in deltas:
-        term = delta.values.mul_(delta.weight)
-        total = term if total is None else total.add_(term)
-    return _given(total)
+
+    def step(begin: int, end: int) -> Tensor:
+        total = torch.full((end - begin,), -0.0, dtype=deltas[0].dtype)  # -0.0 + x is x
+        for delta in deltas:
+            read = delta.open()
+            for own, part in _parts(begin, end):
+                total[own].add_(read(*part).mul_(delta.weight))
+        return total
+
+    return step
 
 
 def trim(delta: Delta, density: float) -> Delta:
@@ -49,13 +63,9 @@ def trim(delta: Delta, density: float) -> Delta:
     TIES (arXiv 2306.01708), where the values of all tensors are compared with one another; here as
     in other tools those of one tensor, which need not all be read.
     """
-    sizes = delta.values.abs().flatten()
-    if not sizes.numel():
-        return delta
-    kept = max(1, round(density * sizes.numel()))
-    least = torch.kthvalue(sizes, sizes.numel() - kept + 1).values
-    small = delta.values.abs() < least
-    return replace(delta, values=delta.values.masked_fill_(small, 0))
+    kept = max(1, round(density * delta.size))
+    least = kth_size(delta.open(), delta.size, delta.size - kept + 1)
+    return _changed(delta, lambda values, _: values.masked_fill_(values.abs() < least, 0))
 
 
 def drop_at_random(delta: Delta, combination: Combination) -> Delta:
@@ -65,58 +75,70 @@ def drop_at_random(delta: Delta, combination: Combination) -> Delta:
     number of the model alone, and not on the file that it is in.
     """
     text = f"{combination.seed} {delta.model} {delta.name}".encode("utf-8", "surrogatepass")
-    generator = torch.Generator().manual_seed(int.from_bytes(sha256(text).digest()[:8], "big") >> 1)
-    # float64: in float32 a density of 1 - 1e-8 would be 1
-    drawn = torch.rand(delta.values.shape, generator=generator, dtype=torch.float64)
-    kept = delta.values.div_(combination.density)
-    return replace(delta, values=kept.masked_fill_(drawn >= combination.density, 0))
+    drawn = _UniformNumbers(int.from_bytes(sha256(text).digest()[:8], "big") >> 1)
+
+    def drop(values: Tensor, begin: int) -> Tensor:
+        dropped = drawn.take(begin, len(values)) >= combination.density
+        return values.div_(combination.density).masked_fill_(dropped, 0)
+
+    return _changed(delta, drop)
 
 
-def elect(deltas: Iterable[Delta]) -> Tensor:
+def elect(deltas: Sequence[Delta]) -> Ranged:
     """Return at each place the mean of those deltas that have the sign of their sum, by weight.
 
     sum(w d) / sum(|w|) over them, 0 where the sum is 0: the election and the mean of TIES. A
     negative weight turns a delta round.
     """
-    above, below = _Agreeing(), _Agreeing()
-    for delta in deltas:
-        values = delta.values.mul_(delta.weight)
-        above.add(values.clamp(min=0), abs(delta.weight))
-        below.add(values.clamp(max=0), abs(delta.weight))
-    up, down = _given(above.total), _given(below.total)
-    sign = torch.sign(up + down)
-    none = torch.zeros_like(up)
-    return torch.where(sign > 0, above.mean(), torch.where(sign < 0, below.mean(), none))
+
+    def step(begin: int, end: int) -> Tensor:
+        above, below = (_Agreeing(end - begin, deltas[0].dtype) for _ in range(2))
+        for delta in deltas:
+            read = delta.open()
+            for own, part in _parts(begin, end):
+                values = read(*part).mul_(delta.weight)
+                above.add(own, values.clamp(min=0), abs(delta.weight))
+                below.add(own, values.clamp(max=0), abs(delta.weight))
+        for own, _ in _parts(begin, end):
+            up, down = above.total[own], below.total[own]
+            sign = torch.sign(up + down)
+            chosen = torch.where(sign < 0, below.mean(own), torch.zeros_like(up))
+            up.copy_(torch.where(sign > 0, above.mean(own), chosen))
+        return above.total
+
+    return step
 
 
-def stock(deltas: Iterable[Delta]) -> Tensor:
+def stock(deltas: Sequence[Delta]) -> Ranged:
     """Return t times the mean of the deltas, t = N c / (1 + (N - 1) c), c their mean cosine.
 
-    Model Stock (arXiv 2403.19522, equation 5), the cosine between all pairs. Below 0 it counts as
-    0, where the formula leads away from the models. Weights count nothing.
+    Model Stock (arXiv 2403.19522, equation 5), the cosine between all pairs, 0 of what is zero.
+    Below 0 it counts as 0, where the formula leads away from the models. Weights count nothing.
     """
-    total: Tensor | None = None
-    directions: Tensor | None = None
-    count = known = 0
-    for delta in deltas:
-        length = float(delta.values.double().norm())
-        unit = delta.values / length if length else delta.values
-        directions = unit if directions is None else directions.add_(unit)
-        total = delta.values.clone() if total is None else total.add_(delta.values)
-        count, known = count + 1, known + bool(length)
-    pairs = count * (count - 1)
-    # |sum of unit vectors|^2 is their number and twice the cosine of every pair
-    cosine = (float(_given(directions).double().square().sum()) - known) / pairs
-    cosine = min(max(cosine, 0.0), 1.0)
-    return _given(total).mul_(cosine / (1 + (count - 1) * cosine))
+    count = len(deltas)
+    products = _products(deltas)
+    norms = products.diagonal().sqrt()
+    cosines = products / norms.outer(norms)
+    between = torch.where(norms.outer(norms) > 0, cosines, 0).fill_diagonal_(0)
+    cosine = min(max(float(between.sum()) / (count * (count - 1)), 0.0), 1.0)
+    total = add_up([replace(delta, weight=1.0) for delta in deltas])
+    share = cosine / (1 + (count - 1) * cosine)
+    return lambda begin, end: total(begin, end).mul_(share)
 
 
-def _ties(deltas: Iterable[Delta], combination: Combination) -> Tensor:
-    return elect(trim(delta, combination.density) for delta in deltas)
+def _products(deltas: Sequence[Delta]) -> Tensor:
+    size = deltas[0].size
+    if all(delta.in_ranges for delta in deltas):
+        return products_of_ranges([delta.open() for delta in deltas], size)
+    return products_of_wholes([delta.open for delta in deltas], size)
 
 
-def _dropped(deltas: Iterable[Delta], combination: Combination) -> Iterator[Delta]:
-    return (drop_at_random(delta, combination) for delta in deltas)
+def _ties(deltas: Sequence[Delta], combination: Combination) -> Ranged:
+    return elect([trim(delta, combination.density) for delta in deltas])
+
+
+def _dropped(deltas: Sequence[Delta], combination: Combination) -> list[Delta]:
+    return [drop_at_random(delta, combination) for delta in deltas]
 
 
 STEP_RULES: Mapping[str, StepRule] = {
@@ -132,21 +154,57 @@ STEP_RULES: Mapping[str, StepRule] = {
 class _Agreeing:
     """The values of one sign: their sum, and the weights of those that are not 0, by place."""
 
-    def __init__(self) -> None:
-        self.total: Tensor | None = None
-        self._weights: Tensor | None = None
+    def __init__(self, size: int, dtype: torch.dtype) -> None:
+        self.total, self._weights = (torch.zeros(size, dtype=dtype) for _ in range(2))
 
-    def add(self, values: Tensor, weight: float) -> None:
-        shares = (values != 0).to(values.dtype).mul_(weight)
-        self.total = values if self.total is None else self.total.add_(values)
-        self._weights = shares if self._weights is None else self._weights.add_(shares)
+    def add(self, own: slice, values: Tensor, weight: float) -> None:
+        self.total[own].add_(values)
+        self._weights[own].add_((values != 0).to(values.dtype), alpha=weight)
 
-    def mean(self) -> Tensor:
+    def mean(self, own: slice) -> Tensor:
         """Return the mean by weight; where there are no values it is no number."""
-        return _given(self.total) / _given(self._weights)
+        return self.total[own] / self._weights[own]
 
 
-def _given(total: Tensor | None) -> Tensor:
-    if total is None:
-        raise ValueError("no differences to combine")
-    return total
+class _UniformNumbers:
+    """The numbers of one seed, uniform in [0, 1): the same however they are cut into ranges."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._restart()
+
+    def take(self, begin: int, count: int) -> Tensor:
+        """Return some numbers from the one at begin on; one before the last starts all again."""
+        if begin < self._place:
+            self._restart()
+        while self._place < begin:
+            self._draw(min(begin - self._place, IN_CACHE))
+        return self._draw(count)
+
+    def _restart(self) -> None:
+        self._generator, self._place = torch.Generator().manual_seed(self._seed), 0
+
+    def _draw(self, count: int) -> Tensor:
+        self._place += count
+        # float64: in float32 a density of 1 - 1e-8 would be 1
+        return torch.rand(count, generator=self._generator, dtype=torch.float64)
+
+
+def _changed(delta: Delta, change: Callable[[Tensor, int], Tensor]) -> Delta:
+    """Return a delta with its values changed as they are read: given them, and their first place.
+
+    They may be written to.
+    """
+
+    def opened() -> Ranged:
+        read = delta.open()
+        return lambda begin, end: change(read(begin, end), begin)
+
+    return replace(delta, open=opened)
+
+
+def _parts(begin: int, end: int) -> Iterator[tuple[slice, tuple[int, int]]]:
+    """Yield a range in parts: where they lie in it, and where in all."""
+    for first in range(begin, end, IN_CACHE):
+        last = min(first + IN_CACHE, end)
+        yield slice(first - begin, last - begin), (first, last)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.tensors.numbers import in_reals, of_reals
+from rebasin_cli.tensors.ranges import IN_CACHE
 
-_PART = 1 << 16  # elements that are added at once, and stay in a core's cache
 PARALLEL = 1e-6  # radians: below it the arc and the line are the same in float32
 
 Blend = Callable[[Tensor, Tensor, float], Tensor]
@@ -33,9 +33,9 @@ def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor
         if total is None:
             total = torch.full(reals.shape, -0.0, dtype=torch.float64)  # -0.0 + x is x
         flat, sums = reals.reshape(-1), total.view(-1)
-        for begin in range(0, len(flat), _PART):
-            part = flat[begin : begin + _PART].to(torch.float64)
-            sums[begin : begin + _PART].add_(part * share)
+        for begin in range(0, len(flat), IN_CACHE):
+            part = flat[begin : begin + IN_CACHE].to(torch.float64)
+            sums[begin : begin + IN_CACHE].add_(part * share)
     if total is None:
         raise ValueError("the mean of no tensors")
     return of_reals(total.div_(sum(shares)), dtype).to(dtype)

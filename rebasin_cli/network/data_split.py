@@ -34,12 +34,16 @@ class DataSplit:
 
     def learned_batches(self) -> Batches:
         """Return the batches to learn from as data of their own."""
-        return replace(self.batches, make=self._left_in, limit=None)
+        return replace(self.batches, make=lambda: self._part(held_out=False), limit=None)
 
-    def _left_in(self) -> Iterator[object]:
-        """Yield what the loader does, but for what is held out of a pass."""
+    def held_out_batches(self) -> Batches:
+        """Return the batches that nothing is learned from as data of their own."""
+        return replace(self.batches, make=lambda: self._part(held_out=True), limit=None)
+
+    def _part(self, *, held_out: bool) -> Iterator[object]:
+        """Yield of what the loader does what is held out of a pass, or all else."""
         values: Iterable[object] = islice(self.batches.make(), self.batches.limit)
-        return (value for place, value in enumerate(values) if not self.holds_out(place))
+        return (value for place, value in enumerate(values) if self.holds_out(place) == held_out)
 
     def count(self) -> int:
         """Return how many batches there are to learn from. Raises UserCodeError for none."""

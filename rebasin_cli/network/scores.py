@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch, describe_batch
-from rebasin_cli.models.user.batch_inputs import fit_batch, named_targets
+from rebasin_cli.models.user.batch_inputs import fit_batch, is_labelled, named_targets
 from rebasin_cli.network.answers import answers
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.user_code import users_code
@@ -46,8 +46,7 @@ def cross_entropy_judge(batches: Batches) -> Judge:
 
 def has_targets(model: nn.Module, batch: Batch) -> bool:
     """Return whether a batch says what a model should answer."""
-    batch = fit_batch(batch, model)
-    return batch.targets is not None or named_targets(batch.example.kwargs) is not None
+    return is_labelled(fit_batch(batch, model))
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Batch], name: str) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
+from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
 
 class Gathered:
@@ -29,6 +30,10 @@ class Gathered:
     def load(self, name: str) -> Tensor:
         source, inner = self._places[name]
         return source.load(inner)
+
+    def ranged(self, name: str) -> Ranged | None:
+        source, inner = self._places[name]
+        return ranges_of(source, inner)
 
 
 class Replaced(Derived):

@@ -6,8 +6,10 @@ A range stays in a core's cache from where it is read to where it is written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from rebasin_cli.tensors import Derived, TensorSource
@@ -15,6 +17,9 @@ from rebasin_cli.tensors import Derived, TensorSource
 Ranged = Callable[[int, int], Tensor]
 """Elements of one tensor, seen flat, from the first number up to the second: flat, and nobody
 writes to them."""
+
+
+IN_CACHE = 1 << 16  # elements that are computed at once, and stay in a core's cache
 
 
 @runtime_checkable
@@ -30,6 +35,24 @@ def ranges_of(source: TensorSource, name: str) -> Ranged | None:
     return source.ranged(name) if isinstance(source, InRanges) else None
 
 
+def ranged_tensor(tensor: Tensor) -> Ranged:
+    """Return how ranges are read of a tensor in memory."""
+    flat = tensor.reshape(-1)
+    return lambda begin, end: flat[begin:end]
+
+
+def join_ranges(read: Ranged, shape: tuple[int, ...]) -> Tensor:
+    """Return a whole tensor that is made range by range."""
+    size = prod(shape)
+    first = read(0, min(size, IN_CACHE))
+    whole = torch.empty(size, dtype=first.dtype)
+    whole[: len(first)] = first
+    for begin in range(len(first), size, IN_CACHE):
+        end = min(begin + IN_CACHE, size)
+        whole[begin:end] = read(begin, end)
+    return whole.reshape(shape)
+
+
 class Kept(Derived):
     """A TensorSource that holds each of its tensors from when it is first asked for."""
 
@@ -43,5 +66,4 @@ class Kept(Derived):
         return self._tensors[name]
 
     def ranged(self, name: str) -> Ranged:
-        flat = self.load(name).reshape(-1)
-        return lambda begin, end: flat[begin:end]
+        return ranged_tensor(self.load(name))

@@ -172,6 +172,29 @@ def test_a_permutation_file_does_what_the_matching_does(tmp_path: Path) -> None:
         rb.apply(tmp_path / "p.safetensors", convolutions(0))
 
 
+@pytest.mark.parametrize("form", ["state dict", "folder"])
+def test_an_adapter_moves_with_its_model(form: str, tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    rb.save(rb.match(a, b), tmp_path / "p.safetensors")
+    save_file(b.state_dict(), tmp_path / "b.safetensors")
+    out, into = b.state_dict()["0.weight"].shape
+    up, down = torch.randn(out, 2).double(), torch.randn(2, into).double()
+    given: Any = {"0.lora_A.weight": down, "0.lora_B.weight": up}
+    if form == "folder":
+        (tmp_path / "lora").mkdir()
+        save_file(given, tmp_path / "lora" / "adapter_model.safetensors")
+        (tmp_path / "lora" / "adapter_config.json").write_text("{}")
+        given = tmp_path / "lora"
+    found = rb.apply(tmp_path / "p.safetensors", given, base=tmp_path / "b.safetensors")
+    adapter = found if isinstance(found, dict) else {n: found.load(n) for n in found.names()}
+    adapted = {**b.state_dict(), "0.weight": b.state_dict()["0.weight"] + up @ down}
+    moved = rb.apply(tmp_path / "p.safetensors", b)["0.weight"]
+    wanted = rb.apply(tmp_path / "p.safetensors", adapted)["0.weight"]
+    made = moved + adapter["0.lora_B.weight"] @ adapter["0.lora_A.weight"]
+    assert torch.allclose(made, wanted, rtol=0, atol=EXACT)
+    assert not torch.equal(adapter["0.lora_B.weight"], up)
+
+
 def test_a_search_starts_from_a_permutation_file(tmp_path: Path) -> None:
     a, b = mlp(0), mlp(1)
     found = rb.match(a, b)

@@ -26,7 +26,7 @@ LATE = "'dict[str, Tensor] | Checkpoint'"
 VERBS = {
     "align": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> {LATE}",
     "apply": "(permutation: 'PairMatching | str | PathLike[str]', model: 'Model', *, "
-    f"inverse: 'bool' = False) -> {LATE}",
+    f"inverse: 'bool' = False, base: 'str | PathLike[str] | None' = None) -> {LATE}",
     "barrier": "(a: 'Model', b: 'Model', *, model: 'NetworkLike | None' = None, "
     "data: 'Callable[[], Iterable[object]] | Iterable[object] | str | None' = None, "
     "evaluate: 'Callable[[Any], object] | str | None' = None, steps: 'int' = 25, "

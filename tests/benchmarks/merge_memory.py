@@ -3,7 +3,8 @@
 Perceptrons of 12 MB (bed/perceptrons.py) are merged 2 and 6 at a time by the real command, started
 from cold, on one thread. The default strategy is `many` up to 8 models, else `star`; "none, ties"
 and the like: combined as they are, against a base. --full: 37 MB, 2, 5 and 20 at a time, .pt files
-too, `star` for all numbers, and 3 and 20 in every way to combine. Peak: the largest resident set of
+too, and `star` for all numbers. --combined: 49 MB, 3 and 20 at a time in every way to combine, as
+they are and, of some, aligned to the base. Peak: the largest resident set of
 the process, the pages of files that it has mapped included. "beyond start": less that of a process
 that only imports the packages.
 """
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.merging.combination import FROM_BASE
+from rebasin_cli.merging.combination import COMBINATIONS, FROM_BASE
 from tests.benchmarks.bed.commands import COMMAND, Spent, spend
 from tests.benchmarks.bed.tables import Row, number, table
 
@@ -33,7 +34,7 @@ HEADS = ("files", "strategy", "models", "peak MB", "beyond start MB", "beyond, t
 class Series:
     """Merges of growing numbers of models, all else equal; strategy None: the default.
 
-    combine: other than the mean: against a base, which is the last of the models.
+    combine: other than the mean: against a base, which is behind the models.
     """
 
     ending: str
@@ -51,17 +52,14 @@ class Series:
         return ", ".join(filter(None, (self.strategy or "default", self.combine)))
 
 
-ALL = (2, 5, 20)
-COMBINED = tuple(
-    Series("safetensors", "none", (3, 20), combine)
-    for combine in ("task-arithmetic", "ties", "dare-ties", "model-stock", "slerp-n")
+ALL, FEW_AND_MANY = (2, 5, 20), (3, 20)
+COMBINED = (
+    *(Series("safetensors", "none", FEW_AND_MANY, combine) for combine in COMBINATIONS),
+    *(Series("safetensors", "star", FEW_AND_MANY, combine) for combine in ("ties", "slerp-n")),
 )
 SHORT = (Series("safetensors", None, (2, 6)), Series("safetensors", "none", (2, 6), "ties"))
-FULL = (
-    *(Series(ending, way, ALL) for ending in ("safetensors", "pt") for way in (None, "star")),
-    *COMBINED,
-)
-SHORT_INPUTS, FULL_INPUTS = 2048, 8192
+FULL = tuple(Series(ending, way, ALL) for ending in ("safetensors", "pt") for way in (None, "star"))
+SHORT_INPUTS, FULL_INPUTS, COMBINED_INPUTS = 2048, 8192, 11264
 
 
 def rows(series: Series, folder: Path, start: int) -> Iterator[Row]:
@@ -95,9 +93,12 @@ def merge(series: Series, folder: Path, count: int) -> Spent:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="larger models, more strategies")
-    full = parser.parse_args().full
-    chosen, inputs = (FULL, FULL_INPUTS) if full else (SHORT, SHORT_INPUTS)
-    most = max(max(series.counts) for series in chosen)
+    parser.add_argument("--combined", action="store_true", help="every way to combine")
+    given = parser.parse_args()
+    chosen, inputs = (FULL, FULL_INPUTS) if given.full else (SHORT, SHORT_INPUTS)
+    if given.combined:
+        chosen, inputs = COMBINED, COMBINED_INPUTS
+    most = max(max(series.counts) for series in chosen) + 1  # and a base
     found = []
     with tempfile.TemporaryDirectory() as name:
         start = spend(IMPORTS).peak

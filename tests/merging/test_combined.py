@@ -8,23 +8,16 @@ import pytest
 import torch
 
 from rebasin_cli.errors import UsageError
-from rebasin_cli.merging.arcs import spherical_mean
 from rebasin_cli.merging.combination import COMBINATIONS, FROM_BASE, Combination
 from rebasin_cli.merging.combined import combine_models
 from rebasin_cli.merging.deltas import Delta, drop_at_random
 from rebasin_cli.merging.mean import slerp
 from rebasin_cli.merging.weights import TensorWeights, expand_ranges
 from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors.ranges import ranged_tensor
+from tests.merging.tuned import draw_models
 
 WEIGHTS = (1.0, 0.5, -0.25)
-
-
-def drawn(count=4, shape=(6, 7), dtype=torch.float64, seed=0):
-    """Return models of one tensor, and their base behind them."""
-    generator = torch.Generator().manual_seed(seed)
-    base = torch.randn(shape, generator=generator, dtype=torch.float64)
-    models = [base + torch.randn(shape, generator=generator).double() / 4 for _ in range(count - 1)]
-    return [InMemory({"w": one.to(dtype)}) for one in (*models, base)]
 
 
 def combined(sources, weights, name="w", **how):
@@ -56,7 +49,7 @@ def elected(each, weights):
 
 
 def test_task_arithmetic_adds_the_differences():
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     expected = base + 0.4 * sum(w * d for w, d in zip(WEIGHTS, each, strict=True))
     found = combined(sources, WEIGHTS, combine="task-arithmetic", scale=0.4)
@@ -65,7 +58,7 @@ def test_task_arithmetic_adds_the_differences():
 
 @pytest.mark.parametrize("density", [0.01, 0.3, 1.0])
 def test_ties_trims_elects_and_averages(density):
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     kept = [trimmed(delta, density) for delta in each]
     found = combined(sources, WEIGHTS, combine="ties", density=density, scale=0.7)
@@ -89,14 +82,19 @@ def test_trimming_keeps_all_that_are_as_large_as_the_least():
 def masks(sources, density, seed=0):
     """Return what is left of a difference of ones, for each model."""
     shape = sources[0].load("w").shape
-    ones = [Delta("w", k, 1.0, torch.ones(shape).double()) for k in range(len(sources) - 1)]
     how = Combination("dare", density, seed=seed)
-    return [drop_at_random(one, how).values.numpy() for one in ones]
+    return [mask("w", k, shape, how) for k in range(len(sources) - 1)]
+
+
+def mask(name, model, shape, how):
+    ones = torch.ones(shape, dtype=torch.float64)
+    delta = Delta(name, model, 1.0, ones.numel(), ones.dtype, lambda: ranged_tensor(ones.clone()))
+    return drop_at_random(delta, how).open()(0, ones.numel()).reshape(shape).numpy()
 
 
 @pytest.mark.parametrize("combine", ["dare", "dare-ties"])
 def test_dare_drops_divides_and_goes_on(combine):
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     kept = [delta * mask for delta, mask in zip(each, masks(sources, 0.4, seed=3), strict=True)]
     total = sum(w * d for w, d in zip(WEIGHTS, kept, strict=True))
@@ -106,19 +104,19 @@ def test_dare_drops_divides_and_goes_on(combine):
 
 
 def test_dare_drops_as_many_as_it_says_others_for_each_model_name_and_seed():
-    sources = drawn(3, (100, 100))
+    sources = draw_models(3, (100, 100))
     first, second = masks(sources, 0.25)
     assert set(np.unique(first)) == {0.0, 4.0}
     assert abs((first > 0).mean() - 0.25) < 0.02  # four deviations
     assert abs(((first > 0) & (second > 0)).mean() - 1 / 16) < 0.01
     (other, _) = masks(sources, 0.25, seed=1)
     assert (other != first).any()
-    renamed = drop_at_random(Delta("v", 0, 1.0, torch.ones(100, 100)), Combination("dare", 0.25))
-    assert (renamed.values.numpy() != first).any()
+    renamed = mask("v", 0, (100, 100), Combination("dare", 0.25))
+    assert (renamed != first).any()
 
 
 def test_model_stock_goes_as_far_as_the_angles_say():
-    sources = drawn()
+    sources = draw_models()
     base, each = deltas(sources)
     cosines = [
         (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
@@ -154,6 +152,10 @@ def karcher(vectors, weights):
     return x * sum(w * np.linalg.norm(v) for w, v in zip(shares, vectors, strict=True))
 
 
+def spherical_mean(tensors, weights):
+    return combined([InMemory({"w": one}) for one in tensors], weights, combine="slerp-n")
+
+
 @pytest.mark.parametrize("spread", [0.01, 1.0])
 def test_the_spherical_mean_is_that_of_plain_steps(spread):
     generator = torch.Generator().manual_seed(1)
@@ -176,7 +178,7 @@ def test_where_there_is_no_direction_the_spherical_mean_is_the_mean(second):
 
 
 def test_models_that_are_equal_are_their_spherical_mean():
-    (a, _) = drawn(2)
+    (a, _) = draw_models(2)
     found = spherical_mean([a.load("w")] * 3, (1.0, 2.0, 3.0))
     torch.testing.assert_close(found, a.load("w"), rtol=1e-12, atol=0)
 
@@ -184,7 +186,7 @@ def test_models_that_are_equal_are_their_spherical_mean():
 @pytest.mark.parametrize("combine", COMBINATIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
 def test_all_is_computed_in_float32_or_wider(combine, dtype):
-    sources = drawn(4, dtype=dtype)
+    sources = draw_models(4, dtype=dtype)
     kept = [source.load("w").clone() for source in sources]
     sources = sources if combine in FROM_BASE else sources[:-1]
     found = combined(sources, (1.0,) * 3, combine=combine, density=0.5)
@@ -194,7 +196,7 @@ def test_all_is_computed_in_float32_or_wider(combine, dtype):
 
 @pytest.mark.parametrize("combine", FROM_BASE)
 def test_models_that_have_learnt_nothing_are_the_base(combine):
-    base = drawn(1)[0]
+    base = draw_models(1)[0]
     found = combined([base] * 3, (1.0, 1.0), combine=combine, density=0.5)
     assert torch.equal(found, base.load("w"))
 
@@ -202,7 +204,7 @@ def test_models_that_have_learnt_nothing_are_the_base(combine):
 @pytest.mark.parametrize("shape", [(), (0,), (1,)])
 @pytest.mark.parametrize("combine", FROM_BASE)
 def test_tensors_of_no_size_to_speak_of_are_combined(combine, shape):
-    found = combined(drawn(3, shape), (1.0, 1.0), combine=combine, density=0.5)
+    found = combined(draw_models(3, shape), (1.0, 1.0), combine=combine, density=0.5)
     assert found.shape == shape
     assert torch.isfinite(found).all()
 
@@ -221,8 +223,8 @@ def test_statistics_move_by_as_much_as_the_differences():
     assert combined(sources, (1.0, 1.0), **how).tolist() == [2.0]  # half way from 1 to 3
 
 
-@pytest.mark.parametrize("combine", FROM_BASE)
-def test_few_tensors_are_held_however_many_models(combine):
+def most_held(count, combine):
+    """Return how many tensors of models are held at most while another is loaded."""
     alive: list[weakref.ref[torch.Tensor]] = []
     held: list[int] = []
 
@@ -233,10 +235,17 @@ def test_few_tensors_are_held_however_many_models(combine):
             alive.append(weakref.ref(tensor))
             return tensor
 
-    sources = [Watched({"w": one.load("w")}) for one in drawn(12)]
-    combined(sources, (1.0,) * 11, combine=combine, density=0.5)
-    assert max(held) <= 2
-    assert len(held) == 12
+    sources = draw_models(count + 1) if combine in FROM_BASE else draw_models(count + 1)[:-1]
+    sources = [Watched({"w": one.load("w")}) for one in sources]
+    combined(sources, (1.0,) * count, combine=combine, density=0.5)
+    return max(held)
+
+
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_few_tensors_are_held_however_many_models(combine):
+    most = most_held(11, combine)
+    assert most <= 4
+    assert most <= most_held(5, combine)
 
 
 # weights for globs
@@ -263,7 +272,7 @@ def test_the_last_glob_that_names_a_tensor_counts():
 
 
 def test_weights_of_zero_leave_a_tensor_of_the_base():
-    sources = drawn()
+    sources = draw_models()
     weights = TensorWeights((1.0,) * 3, (("w", (0.0,) * 3),))
     found = combined(sources, weights, combine="ties", density=0.5)
     assert torch.equal(found, sources[-1].load("w"))

@@ -7,6 +7,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.adapter import adapter_configuration
 from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
@@ -19,7 +20,12 @@ from rebasin_cli.commands.apply.belonging_plan import (
     plan_adapter,
     plan_training,
 )
-from rebasin_cli.commands.apply.belongings.owner import OwnerModel, is_copy, owner_of
+from rebasin_cli.commands.apply.belongings.owner import (
+    OwnerModel,
+    in_module_order,
+    is_copy,
+    owner_of,
+)
 from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering, Rotation
 from rebasin_cli.errors import PermutationError, UsageError
@@ -98,6 +104,12 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
     if states is not None:
         return _plan_states(request, states)
     (checkpoint,) = open_models([request.model], request.selection, adapters=True)
+    if STATISTICS in checkpoint.metadata:
+        raise PermutationError(
+            "it holds what units do on data, and says of which model by a digest",
+            where=str(request.model),
+            hint="measure the permuted model: rebasin statistics",
+        )
     if is_adapter(checkpoint.names()) or adapter_configuration(request.model):
         return _plan_adapter(request, checkpoint)
     try:
@@ -146,6 +158,7 @@ def _plan_adapter(request: ApplyRequest, adapter: Checkpoint) -> ApplyPlan:
 def _plan_states(request: ApplyRequest, file: Checkpoint) -> ApplyPlan:
     """Return the plan of a file that holds states of training alone, as of an optimizer."""
     owner = owner_of(request.permutation, request.base, request.selection)
+    owner = in_module_order(owner, request.tracing)
     _, movement, _ = _movement(request.permutation, owner.model, inverse=request.inverse)
     target = _target(request, file, movement.word)
     if not target.layout.containers:

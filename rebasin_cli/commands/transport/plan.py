@@ -12,7 +12,14 @@ from rebasin_cli.commands.transport.by_adapter import AdapterPlan, open_adapter,
 from rebasin_cli.commands.transport.by_permutations import plan_permutations
 from rebasin_cli.commands.transport.by_rotations import plan_rotation_way
 from rebasin_cli.commands.transport.layerwise.by_layers import plan_layers
-from rebasin_cli.commands.transport.request import AUTO, DELTA, MODEL, PERMUTATION, TransportRequest
+from rebasin_cli.commands.transport.request import (
+    AUTO,
+    DELTA,
+    LAYERWISE,
+    MODEL,
+    PERMUTATION,
+    TransportRequest,
+)
 from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of
 from rebasin_cli.commands.transport.way import ThreeModels, TransportWay
@@ -24,8 +31,6 @@ from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import plan_network, plan_user_code
-
-LAYERWISE = "layerwise"
 
 WAYS: Mapping[str, Callable[[ThreeModels, TensorFates, TransportRequest], TransportWay]] = {
     PERMUTATION: plan_permutations,

@@ -18,6 +18,10 @@ LABELS = {
     "transported": "BASE_B + what was carried",
     "tuned": "TUNED",
 }
+JUDGED_ON = {
+    True: "the batches that are held out from maps and masks, every second one",
+    False: "the batches that maps and masks are of: yield two, and every second one is held out",
+}
 
 
 def carriage_text(outcome: Carriage) -> str:
@@ -35,6 +39,8 @@ def carriage_text(outcome: Carriage) -> str:
     if outcome.replaced:
         lines.append(f"  those of {outcome.tuned}, whole: {listing(outcome.replaced)}")
     lines += score_lines(outcome.scores)
+    if outcome.apart is not None:
+        lines.append(f"  scores are on {JUDGED_ON[outcome.apart]}")
     return "\n".join([*lines, *card_lines(outcome.written)])
 
 
@@ -71,6 +77,7 @@ def _carriage_fields(outcome: Carriage) -> dict[str, Any]:
         "replaced": list(outcome.replaced),
         **outcome.fields,
         "scores": [{"model": one.name, "scale": one.scale, **one.scores} for one in outcome.scores],
+        **({} if outcome.apart is None else {"scores_held_out": outcome.apart}),
         "seconds": outcome.seconds,
     }
 

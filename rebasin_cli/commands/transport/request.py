@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from rebasin_cli.folding.rotation_data import ACTIVATIONS
+from rebasin_cli.models.user.batch_inputs import is_labelled
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.options.computing import Computing
@@ -15,10 +18,11 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 
 PERMUTATION = "permutation"  # the map that is exact
+LAYERWISE = "layerwise"
 # What is written: the base and the difference, that alone, or an adapter, which is one.
 MODEL, DELTA, ADAPTER = "model", "delta", "adapter"
 AUTO = "auto"
-HELD_OUT = 0.5  # of the batches, where a scale is chosen on them
+HELD_OUT = 0.5  # of the batches, where a scale is chosen on them, or models are judged
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,29 @@ class TransportRequest:
     search: Search = Search()
     data: Data = Data()
 
+    @property
+    def learns(self) -> bool:
+        """Whether something of the data gets into what is carried, its scale aside."""
+        return self.masked or self.map == LAYERWISE or self.search.method == ACTIVATIONS
+
+    def split(self, batches: Batches) -> DataSplit | None:
+        """Return what of the data is held out from maps and masks; None: nothing.
+
+        That is where a scale is chosen on it, and where models are judged on labelled batches of
+        which there are two.
+        """
+        split = DataSplit(batches, HELD_OUT)
+        if self.scale is None:
+            return split
+        if not self.learns or self.data.evaluate is not None:
+            return None
+        first = list(islice(batches, 2))
+        return split if len(first) == 2 and is_labelled(first[0]) else None
+
     def learned(self, batches: Batches) -> Batches:
-        """Return the batches that maps and masks may be learned from: not those a scale is."""
-        return DataSplit(batches, HELD_OUT).learned_batches() if self.scale is None else batches
+        """Return the batches that maps and masks may be learned from."""
+        split = self.split(batches)
+        return batches if split is None else split.learned_batches()
 
     @property
     def tracing_of_origin(self) -> Tracing:

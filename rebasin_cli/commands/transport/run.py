@@ -20,6 +20,7 @@ from rebasin_cli.commands.transport.way import Brought
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
+from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -30,7 +31,8 @@ from rebasin_cli.progress import Progress
 class Carriage:
     """A difference that was carried. lines, fields: what is told of the maps, see `Brought`.
 
-    scores: of the models before and after, if they were judged.
+    scores: of the models before and after, if they were judged; apart: on batches of which neither
+    a map nor a mask knows anything. None: they were not, or nothing was learned from data.
     """
 
     tuned: Path
@@ -46,6 +48,7 @@ class Carriage:
     scores: tuple[ScoredModel, ...]
     written: Written
     seconds: float
+    apart: bool | None = None
 
 
 def run_transport(
@@ -63,7 +66,8 @@ def run_transport(
     if request.masked:
         brought = _masked(plan, brought, progress)
     scale = _scale(plan, brought.frame)
-    scores = tuple(_scores(plan, brought.frame, scale, progress))
+    judging = _judging(plan)
+    scores = tuple(_scores(plan, judging, brought.frame, scale, progress))
     written = _write(plan, brought, scale, progress)
     yield Carriage(
         tuned=plan.way.tuned.path,
@@ -79,6 +83,7 @@ def run_transport(
         scores=scores,
         written=written,
         seconds=perf_counter() - began,
+        apart=judging is not None if scores and _is_shared(plan) else None,
     )
 
 
@@ -132,8 +137,26 @@ def _scale(plan: TransportPlan, frame: CarriedFrame) -> float:
     return plan.judged.best_scale(frame, plan.fates, DataSplit(batches, HELD_OUT))
 
 
+def _is_shared(plan: TransportPlan) -> bool:
+    """Return whether models are judged on data that something is learned from too."""
+    return plan.request.learns and plan.bench is not None and plan.bench.code.evaluate is None
+
+
+def _judging(plan: TransportPlan) -> Batches | None:
+    """Return the batches that are held out from maps and masks, if models are judged on some."""
+    if not _is_shared(plan):
+        return None
+    bench = plan.judged
+    split = plan.request.split(batches_of(bench.code, bench.machine))
+    return None if split is None else split.held_out_batches()
+
+
 def _scores(
-    plan: TransportPlan, frame: CarriedFrame, scale: float, progress: Progress
+    plan: TransportPlan,
+    judging: Batches | None,
+    frame: CarriedFrame,
+    scale: float,
+    progress: Progress,
 ) -> Iterator[ScoredModel]:
     """Yield what the models before and after are worth, if something says it.
 
@@ -149,7 +172,8 @@ def _scores(
         )
         naive = CarriedFrame(target, tuned, origin)
         contenders.insert(0, Contender("naive", naive, _scale(plan, naive)))
-    yield from score_models(plan.bench, contenders, plan.fates, way.tuned, progress)
+    bench = replace(plan.bench, judging=judging)
+    yield from score_models(bench, contenders, plan.fates, way.tuned, progress)
 
 
 def _write(plan: TransportPlan, brought: Brought, scale: float, progress: Progress) -> Written:

@@ -11,10 +11,11 @@ from torch import nn
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame, Transported
 from rebasin_cli.models.module_weights import fill
+from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.network import Network, UserCode
-from rebasin_cli.network.scores import Scores, has_targets, mean_loss
+from rebasin_cli.network.scores import Judge, Scores, cross_entropy_judge, has_targets, mean_loss
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
@@ -36,12 +37,14 @@ class ScoredModel:
 class Bench:
     """Where models are judged: the user's code on a machine.
 
-    tuned: the model of the tuned checkpoint, where it is another class than the target's.
+    tuned: the model of the tuned checkpoint, where it is another class than the target's. judging:
+    the batches that models are judged on; None: all of them, or what a function of the user takes.
     """
 
     code: UserCode
     tuned: Network
     machine: Machine
+    judging: Batches | None = None
 
     def can_judge(self, target: TensorSource) -> bool:
         """Return whether something says how good a model is: a function, or right answers."""
@@ -55,7 +58,13 @@ class Bench:
         model = build_network(network, source, self.machine)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.machine.seed)
-            return judge_of(self.code, self.machine)(model)
+            return self._judge(model)
+
+    @property
+    def _judge(self) -> Judge:
+        if self.judging is not None and self.code.evaluate is None:
+            return cross_entropy_judge(self.judging)
+        return judge_of(self.code, self.machine)
 
     def best_scale(self, frame: CarriedFrame, fates: TensorFates, split: DataSplit) -> float:
         """Return the scale of SCALES whose model loses least on the held-out batches.

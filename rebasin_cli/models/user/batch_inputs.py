@@ -120,6 +120,11 @@ def named_targets(parts: Mapping[str, object]) -> Tensor | None:
     return answers_in(found[0]) if len(found) == 1 else None
 
 
+def is_labelled(batch: Batch) -> bool:
+    """Return whether a batch says what a model should answer, whatever the model."""
+    return batch.targets is not None or named_targets(batch.example.kwargs) is not None
+
+
 def _answers(key: str) -> bool:
     return key.lower() in TARGETS
 

@@ -203,9 +203,13 @@ def test_the_order_of_a_safetensors_file_numbers_nothing(tmp_path):
     done = rebasin("apply", PERM, "optimizer.pt", "-o", "out.pt", cwd=tmp_path)
     assert done.code == 3
     assert "the order of the model's is not known" in done.err
-    assert "name a .pt of the model with --base" in done.err
-    argv = ("apply", PERM, "optimizer.pt", "-o", "out.pt", "--base", "run.pt")
-    assert rebasin(*argv, cwd=tmp_path).code == 0
+    assert "name its module with --model, or a .pt of it with --base" in done.err
+    argv = ("apply", PERM, "optimizer.pt", "-o", "out.pt")
+    assert rebasin(*argv, "--base", "run.pt", cwd=tmp_path).code == 0
+    wanted = torch.load(tmp_path / "out.pt")
+    module = ("--model", f"{__file__}:Small", "--input-shape", "2,2,5,5", "-f")
+    assert rebasin(*argv, *module, cwd=tmp_path).code == 0
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), wanted, rtol=0, atol=0)
 
 
 def test_experts_take_their_moments_and_adapters_along(tmp_path):

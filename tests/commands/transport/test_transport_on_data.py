@@ -33,6 +33,12 @@ def batches(count=4, labelled=True):
         yield (x, x[:, :{CLASSES}].argmax(1)) if labelled else x
 
 def inputs(): return batches(labelled=False)
+
+def held_out_otherwise():
+    for place, (x, y) in enumerate(batches()):
+        yield (x, y) if place % 2 else (2 * x, y)
+
+def one(): return batches(1)
 """
 MIXED = """
 import torch
@@ -57,6 +63,29 @@ def pictures():
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         yield torch.randn(20, 2, 4, 4, generator=generator), torch.arange(20) % 3
+"""
+ATTENDING = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mine = nn.MultiheadAttention(6, 1, batch_first=True)
+        self.theirs = nn.MultiheadAttention(6, 1, kdim=5, vdim=4, add_bias_kv=True)
+        self.block = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = x + self.mine(x, x, value=x, need_weights=False)[0]
+        y = x.transpose(0, 1)
+        x = x + self.theirs(y, y[..., :5], y[..., 1:5])[0].transpose(0, 1)
+        return self.head(self.block(x).mean(1))
+
+def sentences():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        yield torch.randn(12, 5, 6, generator=generator), torch.arange(12) % 3
 """
 CALL = ("transport", "t.safetensors", "--from", "a.safetensors", "--to", "b.safetensors", "--json")
 RUN = ("--model", "user.py:narrow", "--data", "user.py:batches")
@@ -149,7 +178,7 @@ def test_a_mask_keeps_what_goes_down_the_slope_of_the_target(tmp_path):
     a, tuned = (load_file(tmp_path / f"{name}.safetensors") for name in "at")
     net = code()["narrow"]()
     net.load_state_dict(a)
-    for x, y in code()["batches"]():
+    for x, y in list(code()["batches"]())[1::2]:  # the others are held out
         F.cross_entropy(net(x), y, reduction="sum").backward()
     slopes = {name: p.grad for name, p in net.named_parameters()}
     kept = {n: (tuned[n] - a[n]).sign() == -slopes[n].sign() for n in a}
@@ -157,6 +186,27 @@ def test_a_mask_keeps_what_goes_down_the_slope_of_the_target(tmp_path):
     share = sum(int(k.sum()) for k in kept.values()) / sum(k.numel() for k in kept.values())
     assert 0.2 < share < 0.8
     assert done.events[0]["kept"] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("way", [LAYERS, ("--mask-gradients",), ("--method", "activations")])
+def test_scores_are_on_batches_that_nothing_was_learned_from(tmp_path, way):
+    write(tmp_path, orthonormal(NARROW, NARROW, 1), orthonormal(NARROW, NARROW, 2))
+    found, done = carried(tmp_path, *way, *RUN)
+    assert done.events[0]["scores_held_out"] is True
+    assert "held out from maps and masks" in done.err
+    other = ("--model", "user.py:narrow", "--data", "user.py:held_out_otherwise", "-f")
+    again, after = carried(tmp_path, *way, *other)
+    assert all(torch.equal(found[n], again[n]) for n in found)
+    assert done.events[0]["scores"] != after.events[0]["scores"]
+
+
+def test_of_one_batch_nothing_is_held_out_and_it_is_said(tmp_path):
+    wanted = write(tmp_path, torch.eye(NARROW).double(), torch.eye(NARROW).double())
+    run = ("--model", "user.py:narrow", "--data", "user.py:one")
+    found, done = carried(tmp_path, *LAYERS, *run)
+    assert near(found, wanted)
+    assert done.events[0]["scores_held_out"] is False
+    assert "yield two, and every second one is held out" in done.err
 
 
 def test_the_scale_is_the_one_of_least_loss_on_held_out_batches(tmp_path):
@@ -245,6 +295,49 @@ def test_norms_positions_and_fused_projections_are_carried(tmp_path):
     floating = [n for n, v in a.items() if v.is_floating_point()]
     gaps = {n: float((found[n] - tuned[n]).abs().max()) for n in floating}
     assert max(gaps.values()) < 1e-3, gaps
+
+
+def turned_inside(state):
+    """Return an attending network whose heads hold their queries, keys and values rotated."""
+    found = dict(state)
+    for name, seed in (("mine", 1), ("theirs", 3)):
+        scores, values = (orthonormal(6, 6, seed + k).float() for k in range(2))
+        for kind, turn in zip("qkv", (scores, scores, values), strict=True):
+            part = slice("qkv".index(kind) * 6, "qkv".index(kind) * 6 + 6)
+            fused = f"{name}.in_proj_weight"
+            if fused in state:
+                found[fused] = found[fused].clone()
+                found[fused][part] = turn.T @ state[fused][part]
+            else:
+                whole = f"{name}.{kind}_proj_weight"
+                found[whole] = turn.T @ state[whole]
+            bias = f"{name}.in_proj_bias"
+            found[bias] = found[bias].clone()
+            found[bias][part] = state[bias][part] @ turn
+            if f"{name}.bias_{kind}" in state:
+                found[f"{name}.bias_{kind}"] = state[f"{name}.bias_{kind}"] @ turn
+        last = f"{name}.out_proj.weight"
+        found[last] = state[last] @ values
+    return found
+
+
+def test_what_torchs_attention_learnt_is_carried_inside_of_it(tmp_path):
+    (tmp_path / "user.py").write_text(ATTENDING)
+    names: dict = {}
+    exec(ATTENDING, names)
+    torch.manual_seed(0)
+    a = {n: v + 0.1 * torch.randn(v.shape) for n, v in names["Net"]().state_dict().items()}
+    tuned = {n: v + 0.1 * torch.randn(v.shape) for n, v in a.items()}
+    for name, state in (("a", a), ("b", turned_inside(a)), ("t", tuned)):
+        save_file({n: v.contiguous() for n, v in state.items()}, tmp_path / f"{name}.safetensors")
+    run = ("--model", "user.py:Net", "--data", "user.py:sentences")
+    found, done = carried(tmp_path, *LAYERS, *run)
+    assert done.events[0]["unmapped"] == []
+    wanted = turned_inside(tuned)
+    gaps = {n: float((found[n] - wanted[n]).abs().max()) for n in wanted}
+    assert max(gaps.values()) < 1e-3, gaps
+    apart = {n: float((tuned[n] - wanted[n]).abs().max()) for n in wanted}
+    assert sum(gap > 0.1 for gap in apart.values()) == 10
 
 
 @pytest.mark.parametrize("method", ["activations", "weights"])

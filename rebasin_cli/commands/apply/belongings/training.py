@@ -118,7 +118,7 @@ class _StateBinder:
     """The parameters of a model, for states of its training."""
 
     def __init__(self, owner: OwnerModel, movement: Reordering) -> None:
-        self._model, self._ordered = owner.model, owner.ordered
+        self._owner, self._model = owner, owner.model
         self._bound = bound = movement.bound
         self._moved = {name for name, p in movement.permutations.items() if p.moved}
         self._following = Following(bound)
@@ -165,11 +165,11 @@ class _StateBinder:
         """Return the parameter that each key of a state belongs to."""
         if by_name(state.names, state.groups) or not state.groups:
             return self._named(state)
-        if not self._ordered:
+        if not self._owner.ordered:
             raise PermutationError(
                 "it numbers parameters, and the order of the model's is not known",
-                hint="name a .pt of the model with --base: a safetensors file has an order of its "
-                "own",
+                hint="name its module with --model, or a .pt of it with --base: a safetensors file "
+                "has an order of its own",
             )
         return number_parameters(
             state.groups,
@@ -192,6 +192,9 @@ class _StateBinder:
 
     def _parameters(self) -> Iterator[Parameter]:
         """Yield what can be a parameter, in the order of the model."""
+        if self._owner.parameters is not None:
+            yield from (Parameter(name, self._movement(name)) for name in self._owner.parameters)
+            return
         for name in self._model.names():
             if name in self._model.ties or not self._model.info(name).floating:
                 continue

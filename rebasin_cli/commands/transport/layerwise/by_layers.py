@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,17 +99,8 @@ class LayerWay:
         return {
             name: one
             for name, one in found.items()
-            if _shape_after(self.origin.info(name).shape, one) == self.target.info(name).shape
+            if one.shape_after(self.origin.info(name).shape) == self.target.info(name).shape
         }
-
-
-def _shape_after(shape: Sequence[int], one: TensorMap) -> tuple[int, ...]:
-    """Return the shape that a tensor gets; of one that is only a part of its layer's, none."""
-    if any(shape[axis] != matrix.shape[0] for axis, matrix in one.axes.items()):
-        return ()
-    return tuple(
-        one.axes[axis].shape[1] if axis in one.axes else size for axis, size in enumerate(shape)
-    )
 
 
 def plan_layers(models: ThreeModels, fates: TensorFates, request: TransportRequest) -> LayerWay:

@@ -8,14 +8,21 @@ T_in = polar(X_A' X_B), T_out = polar(Y_A' Y_B), the difference of a weight beco
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from rebasin_cli.commands.transport.layerwise.attention import (
+    LayerMaps,
+    attention_maps,
+    is_projection,
+    projections_of,
+)
+from rebasin_cli.commands.transport.layerwise.tensor_maps import AxisMap, TensorMap
 from rebasin_cli.matching.search.threads import one_thread
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
@@ -29,14 +36,6 @@ UNSEEN = 1e-9
 _FUSED = {3: re.compile(r"qkv|c_attn|in_proj|query_key_value"), 2: re.compile(r"gate_up|up_gate")}
 
 LayerProducts = dict[tuple[str, bool], Tensor]  # of a layer's name, and whether what it writes
-
-
-@dataclass(frozen=True)
-class LayerMaps:
-    """The maps of one layer, (n of the origin, n of the target) in float64; None: not seen."""
-
-    into: Tensor | None
-    out: Tensor | None
 
 
 def layer_maps(
@@ -74,18 +73,16 @@ def _observed(model: nn.Module, batch: Batch) -> list[tuple[tuple[str, bool, int
     found: list[tuple[tuple[str, bool, int], Tensor]] = []
     calls: dict[str, int] = {}
 
-    def hook(name: str, layer: nn.Module) -> object:
-        def see(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+    def hook(name: str, layer: nn.Module) -> Callable[..., None]:
+        def see(module: nn.Module, args: Any, kwargs: Mapping[str, object], output: object) -> None:
             number = calls[name] = calls.get(name, 0) + 1
-            for value, written in ((inputs[0] if inputs else None, False), (output, True)):
-                rows = _rows(layer, value)
-                if rows is not None:
-                    found.append(((name, written, number), rows.to(torch.float64, copy=True)))
+            for own, written, rows in _seen(name, layer, args, kwargs, output):
+                found.append(((own, written, number), rows.to(torch.float64, copy=True)))
 
         return see
 
     handles = [
-        module.register_forward_hook(hook(name, module))
+        module.register_forward_hook(hook(name, module), with_kwargs=True)
         for name, module in model.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     ]
@@ -95,6 +92,23 @@ def _observed(model: nn.Module, batch: Batch) -> list[tuple[tuple[str, bool, int
         for handle in handles:
             handle.remove()
     return found
+
+
+def _seen(
+    name: str,
+    layer: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    output: object,
+) -> Iterator[tuple[str, bool, Tensor]]:
+    """Yield what one call of a layer reads and writes: of which layer, written, rows."""
+    if isinstance(layer, nn.MultiheadAttention):
+        yield from projections_of(name, layer, args, kwargs, output)
+        return
+    for value, written in ((args[0] if args else None, False), (output, True)):
+        rows = _rows(layer, value)
+        if rows is not None:
+            yield name, written, rows
 
 
 def _rows(layer: nn.Module, value: object) -> Tensor | None:
@@ -172,35 +186,21 @@ def _spans(sizes: Sequence[int]) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(accumulate(sizes, initial=0))]
 
 
-@dataclass(frozen=True)
-class TensorMap:
-    """What is done to one tensor, by axis: (n of the origin, n of the target).
-
-    A gain d is a diagonal matrix, and stays one: that of T' diag(d) S is what T * S makes of d.
-    """
-
-    axes: Mapping[int, Tensor]
-
-    def apply(self, values: Tensor) -> Tensor:
-        """Return a tensor of the origin's shape in the target's, float64."""
-        values = values.double()
-        for axis, matrix in self.axes.items():
-            values = torch.tensordot(values, matrix, ([axis], [0])).movedim(-1, axis)
-        return values
-
-
 def tensor_maps(model: nn.Module, maps: Mapping[str, LayerMaps]) -> dict[str, TensorMap]:
     """Return what is done to each of a model's own tensors, of those that a layer's maps tell of.
 
     A parameter of a module that is no layer is taken to lie where the first layer inside of it
     writes as many units: what is added to a first embedding.
     """
-    found = {}
+    found: dict[str, TensorMap] = {}
     for prefix, module in model.named_modules():
+        inside: Mapping[str, TensorMap] = {}
+        if isinstance(module, nn.MultiheadAttention):
+            inside = attention_maps(prefix, module, maps)
         held = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         for name, tensor in held:
             own = _tensor_map(module, name, tensor, maps.get(prefix))
-            one = own or _beside(prefix, tensor, maps)
+            one = inside.get(name) or own or _beside(prefix, tensor, maps)
             if one is not None:
                 found[f"{prefix}.{name}" if prefix else name] = one
     return found
@@ -214,11 +214,11 @@ def _tensor_map(
     places = dict(_axes(module, name, tensor.dim()))
     chosen = {axis: maps.out if written else maps.into for axis, written in places.items()}
     if places and all(one is not None for one in chosen.values()):
-        return TensorMap({axis: one for axis, one in chosen.items() if one is not None})
+        return AxisMap({axis: one for axis, one in chosen.items() if one is not None})
     if tensor.dim() == 1 and not places and maps.into is not None and maps.out is not None:
         other = maps.into if name == "running_var" else maps.out
         if other.shape == maps.into.shape:
-            return TensorMap({0: maps.into * other})
+            return AxisMap({0: maps.into * other})
     return None
 
 
@@ -242,8 +242,10 @@ def _beside(prefix: str, tensor: Tensor, maps: Mapping[str, LayerMaps]) -> Tenso
     if prefix in maps or tensor.dim() < 1 or not tensor.is_floating_point():
         return None
     inside = (
-        one.out for name, one in maps.items() if name.startswith(f"{prefix}." if prefix else "")
+        one.out
+        for name, one in maps.items()
+        if name.startswith(f"{prefix}." if prefix else "") and not is_projection(name)
     )
     size = tensor.shape[-1]
     out = next((one for one in inside if one is not None and one.shape[0] == size), None)
-    return None if out is None else TensorMap({tensor.dim() - 1: out})
+    return None if out is None else AxisMap({tensor.dim() - 1: out})

@@ -1,0 +1,48 @@
+"""The k-th of many numbers, which are read several times and never held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.tensors.ranges import Ranged
+
+_PART = 1 << 18  # numbers that are looked at at once
+_DIGIT = 16  # bits: as many counts as there are digits fit a core's cache
+_CODES = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def kth_size(read: Ranged, size: int, rank: int) -> float:
+    """Return the rank-th smallest of absolute values, from 1 on; of no numbers 0.
+
+    read: float32 or float64, not written to. Numbers that are not negative have the order of their
+    bits, so digit after digit of these is found by counting, from the highest on.
+    """
+    if not size:
+        return 0.0
+    kind = read(0, 1).dtype
+    found = 0
+    for place in range(8 * kind.itemsize - _DIGIT, -1, -_DIGIT):
+        counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
+        for codes in _codes(read, size):
+            alike = codes if place + _DIGIT == 8 * kind.itemsize else _from(codes, place, found)
+            digits = (alike >> place) & ((1 << _DIGIT) - 1)
+            counts += torch.bincount(digits, minlength=len(counts))
+        below = counts.cumsum(0)
+        digit = int(torch.searchsorted(below, rank))
+        rank -= int(below[digit - 1]) if digit else 0
+        found = found << _DIGIT | digit
+    return float(torch.tensor(found, dtype=_CODES[kind]).view(kind))
+
+
+def _codes(read: Ranged, size: int) -> Iterator[Tensor]:
+    for begin in range(0, size, _PART):
+        values = read(begin, min(begin + _PART, size)).abs()
+        yield values.view(_CODES[values.dtype])
+
+
+def _from(codes: Tensor, place: int, found: int) -> Tensor:
+    """Return the codes whose digits above a place are those that were found."""
+    return codes[codes >> (place + _DIGIT) == found]
