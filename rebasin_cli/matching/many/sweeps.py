@@ -30,9 +30,7 @@ from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.descent import TOLERANCE
 from rebasin_cli.matching.search.threads import threads
-from rebasin_cli.permutation import Permutation, Permutations, compose, inverse
-
-Found = Sequence[Mapping[str, Permutation]]
+from rebasin_cli.permutation import Permutations, compose, inverse
 
 
 def synchronise_in_sweeps(request: Request) -> Alignment:
@@ -106,7 +104,7 @@ class Sweep:
         return best
 
     def _candidates(
-        self, reconciliation: Reconciliation, found: Found
+        self, reconciliation: Reconciliation, found: Sequence[Permutations]
     ) -> Iterator[list[Permutations]]:
         """Yield permutations that may be better.
 
@@ -119,7 +117,7 @@ class Sweep:
         if reconciliation.family.meets_itself:
             yield from (reconciliation.stepped(found, which) for which in range(self.count))
 
-    def _ways(self, found: Found) -> dict[tuple[int, int], Permutations]:
+    def _ways(self, found: Sequence[Permutations]) -> dict[tuple[int, int], Permutations]:
         """Return for each pair the permutations that bring the second into the first's frame."""
         homes = [inverse(own) for own in found]
         return {(a, b): compose(found[b], homes[a]) for a, b in self.kept}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.transport.layerwise.layer_maps import TensorMap, layer_maps, tensor_maps
+from rebasin_cli.commands.transport.layerwise.layer_maps import layer_maps, tensor_maps
+from rebasin_cli.commands.transport.layerwise.tensor_maps import TensorMap
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
