@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.execution.processes import Processes
 from rebasin_cli.execution.ray_cluster import RayCluster, import_ray
-from rebasin_cli.execution.task import Executor, InOrder
+from rebasin_cli.execution.task import Executor, InOrder, SideBySide
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.machine import Machine, plan_device, plan_machine
 from rebasin_cli.options.output import Output
@@ -48,18 +47,24 @@ class Workers:
         return replace(computing, device="auto" if self.repeat else self.machines[0].device)
 
     @contextmanager
-    def executor(self) -> Iterator[Executor]:
-        """Give what carries out tasks, and stop it at the end."""
-        made = self._executor()
+    def executor(self, threads: int = 1) -> Iterator[Executor]:
+        """Give what carries out tasks, and stop it at the end.
+
+        threads: how many tasks this process may carry out at a time, if it is the one who does.
+        """
+        made = self._executor(threads)
         try:
             yield made
         finally:
             made.close()
 
-    def _executor(self) -> Executor:
+    def _executor(self, threads: int) -> Executor:
         if self.kind == RAY:
             return RayCluster(self.address, self.machines[0], self.memory)
-        return InOrder(self.machines[0]) if self.kind == LOCAL else Processes(self.machines)
+        if self.kind != LOCAL:
+            return Processes(self.machines)
+        (machine,) = self.machines
+        return SideBySide(machine, threads) if threads > 1 else InOrder(machine)
 
 
 class SpreadRequest(Protocol):
@@ -133,7 +138,7 @@ def _shares(
     computing: Computing, search: Search, tasks: int, more: Iterable[str]
 ) -> tuple[Machine, ...]:
     """Return the means of each process: a device of its own, and an equal share of the rest."""
-    jobs = computing.jobs or len(os.sched_getaffinity(0))
+    jobs = computing.threads
     devices = _devices(computing.device, jobs)[: max(1, tasks)]
     found = [plan_machine(replace(computing, device=d), search, more=more) for d in devices]
     count = len(found)

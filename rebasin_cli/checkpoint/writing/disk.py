@@ -40,6 +40,12 @@ class OpenFile:
     def size(self) -> int:
         return self._stamp[0]
 
+    @property
+    def inode(self) -> int:
+        """The number of the file in its file system, whatever has its name now."""
+        with reading(self.path):
+            return os.fstat(self._descriptor).st_ino
+
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`."""
         buffer = bytearray(length)
@@ -82,6 +88,7 @@ class OpenFile:
         digest = hashlib.sha256()
         chunk = memoryview(bytearray(_CHUNK))
         for offset in range(0, self.size, _CHUNK):
+            read_ahead(self._descriptor, offset + _CHUNK, _CHUNK)
             part = chunk[: self.size - offset]
             self.read_into(part, offset)
             digest.update(part)
@@ -133,6 +140,12 @@ def forget_pages(address: int, length: int) -> None:
     with suppress(AttributeError, OSError):
         madvise = ctypes.CDLL(None).madvise
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
+
+
+def read_ahead(descriptor: int, start: int, length: int) -> None:
+    """Let the system begin to read bytes that are wanted soon; where it cannot, nothing happens."""
+    with suppress(AttributeError, OSError):
+        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
 
 
 def start_writing_back(descriptor: int, start: int, length: int) -> None:
