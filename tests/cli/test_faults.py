@@ -1,6 +1,7 @@
 """The disk, the folder or an input fails in the middle: told, and nothing partial is left."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from rebasin_cli.checkpoint.writing.publish import new_file
 from rebasin_cli.errors import MachineError
 from tests.cli.build import mlp, near, pair, save
-from tests.cli.harness import captured, image, rebasin, start
+from tests.cli.harness import captured, image, rebasin, start, until
 
 NOBODY = 65534  # a user without rights of its own
 LERP = ("lerp", "a.safetensors", "b.safetensors")
@@ -101,3 +102,37 @@ def test_a_folder_locked_in_the_middle_is_told_and_the_next_run_clears_it():
             assert [path.name for path in folder.iterdir()] == ["x"]
         finally:
             os.seteuid(mine)
+
+
+def test_an_interrupted_line_leaves_whole_points_alone(tmp_path):
+    state = mlp(1, (64, 1024, 1024, 10))
+    save(tmp_path / "a.safetensors", state)
+    save(tmp_path / "b.safetensors", near(state, 2))
+    with captured() as files:
+        streams = [file.fileno() for file in files]
+        running = start(*LERP, "--steps", "200", "-j", "3", cwd=tmp_path, streams=streams)
+        until(lambda: any((tmp_path / "lerp").glob("alpha-*")))
+        running.send(signal.SIGINT)
+        assert running.wait() == 130
+    points = list((tmp_path / "lerp").iterdir())
+    assert 0 < len(points) < 200
+    assert not [path for path in points if path.name.startswith(".")]
+    assert all(load_file(path).keys() == state.keys() for path in points)
+
+
+def test_points_made_side_by_side_are_those_made_one_after_another(tmp_path):
+    pair(tmp_path)
+    for jobs in ("1", "4"):
+        argv = (*LERP, "--steps", "9", "-o", f"line-{jobs}/", "-j", jobs)
+        done = rebasin(*argv, cwd=tmp_path)
+        assert done.lines == [
+            f"line-{jobs}/alpha-0.{tenth}00000.safetensors" for tenth in range(1, 10)
+        ]
+    one, four = (image_of(tmp_path / f"line-{jobs}") for jobs in ("1", "4"))
+    assert len(one) == 9
+    assert one == four
+
+
+def image_of(folder):
+    """Return the bytes of the files in a folder, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -14,9 +14,8 @@ from rebasin_cli.checkpoint.torch_format.container import (
     is_extra_state,
     tensors_of,
 )
-from rebasin_cli.checkpoint.torch_format.mapping import MappedPart, in_own_order, mapping_at
-from rebasin_cli.checkpoint.torch_format.unpickle import is_mapped, load_container
-from rebasin_cli.checkpoint.writing.disk import OpenFile, forget_pages
+from rebasin_cli.checkpoint.torch_format.unpickle import in_own_order, is_mapped, load_container
+from rebasin_cli.checkpoint.writing.disk import MappedPart, OpenFile, forget_pages, mapping_at
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import InMemory, TensorInfo
 

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from rebasin_cli.errors import CheckpointError
 _CHUNK = 4 << 20
 _DONTNEED = 4  # MADV_DONTNEED of Linux and macOS
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux
+_MAPS = Path("/proc/self/maps")
 
 
 class OpenFile:
@@ -129,6 +131,38 @@ def combined_digest(digests: Mapping[str, str]) -> str:
         return next(iter(digests.values()))
     lines = "".join(f"{name}\0{digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class MappedPart:
+    """A part of memory that shows a file. start, end: addresses; offset: of the start, in it.
+
+    A page that the file has lost, by being cut short, kills the process that touches it, as may one
+    that a network file system fails to bring. A read by position fails with an error.
+    """
+
+    start: int
+    end: int
+    offset: int
+
+    def place(self, address: int, length: int) -> int | None:
+        """Return where bytes in memory are in the file; None for any that are not mapped here."""
+        inside = self.start <= address and address + length <= self.end
+        return address - self.start + self.offset if inside else None
+
+
+def mapping_at(address: int, inode: int) -> MappedPart | None:
+    """Return the mapping of a file at an address; None if there is another or none, or no telling.
+
+    See proc_pid_maps(5): start-end, permissions, offset, device, inode, path.
+    """
+    with suppress(OSError):
+        for line in _MAPS.read_text("utf-8", "surrogateescape").splitlines():
+            places, _, offset, _, owner, *_ = line.split(maxsplit=5)
+            start, end = (int(place, 16) for place in places.split("-"))
+            if start <= address < end:
+                return MappedPart(start, end, int(offset, 16)) if int(owner) == inode else None
+    return None
 
 
 def forget_pages(address: int, length: int) -> None:

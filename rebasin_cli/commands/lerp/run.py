@@ -18,7 +18,7 @@ from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
-from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
+from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LerpRequest, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result, folders_for
@@ -296,7 +296,7 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
             facts,
             lambda key: _between(plan, point, line.parts(key)),
         )
-        written = write_result(result, point.target, plan.request, inputs=plan.models)
+        written = write_result(result, point.target, _alone(plan), inputs=plan.models)
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
     finally:
         # also where a signal comes between the file's appearance and the command
@@ -310,6 +310,11 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
         value=value,
         seconds=perf_counter() - began,
     )
+
+
+def _alone(plan: LerpPlan) -> LerpRequest:
+    """Return the request for one point: two ranges are mixed sooner than handed to a thread."""
+    return replace(plan.request, computing=replace(plan.request.computing, jobs=1))
 
 
 def _remove(point: LinePoint) -> None:
