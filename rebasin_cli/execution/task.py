@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
-from rebasin_cli.tensors.ahead import made_ahead
-from rebasin_cli.tensors.one_thread import one_thread
 
 DoneT = TypeVar("DoneT")
 DoneT_co = TypeVar("DoneT_co", covariant=True)
@@ -52,27 +48,3 @@ class InOrder:
 
     def close(self) -> None:
         """Nothing goes on any more."""
-
-
-@dataclass(frozen=True)
-class SideBySide:
-    """This process, which does several tasks at a time, each in a thread of its own.
-
-    Torch keeps to one thread meanwhile. Whoever closes it waits for the tasks that are under way.
-    """
-
-    machine: Machine
-    threads: int
-    _pool: ThreadPoolExecutor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_pool", ThreadPoolExecutor(self.threads))
-
-    def run(self, tasks: Sequence[Task[DoneT]], progress: Progress) -> Iterator[DoneT]:
-        calls = (partial(task, self.machine, progress) for task in tasks)
-        with one_thread():
-            yield from made_ahead(calls, self._pool, most=self.threads)
-
-    def close(self) -> None:
-        """Begin nothing more, and wait."""
-        self._pool.shutdown(cancel_futures=True)

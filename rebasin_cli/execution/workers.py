@@ -12,7 +12,7 @@ import torch
 from rebasin_cli.errors import UsageError
 from rebasin_cli.execution.processes import Processes
 from rebasin_cli.execution.ray_cluster import RayCluster, import_ray
-from rebasin_cli.execution.task import Executor, InOrder, SideBySide
+from rebasin_cli.execution.task import Executor, InOrder
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.machine import Machine, plan_device, plan_machine
 from rebasin_cli.options.output import Output
@@ -47,24 +47,18 @@ class Workers:
         return replace(computing, device="auto" if self.repeat else self.machines[0].device)
 
     @contextmanager
-    def executor(self, threads: int = 1) -> Iterator[Executor]:
-        """Give what carries out tasks, and stop it at the end.
-
-        threads: how many tasks this process may carry out at a time, if it is the one who does.
-        """
-        made = self._executor(threads)
+    def executor(self) -> Iterator[Executor]:
+        """Give what carries out tasks, and stop it at the end."""
+        made = self._executor()
         try:
             yield made
         finally:
             made.close()
 
-    def _executor(self, threads: int) -> Executor:
+    def _executor(self) -> Executor:
         if self.kind == RAY:
             return RayCluster(self.address, self.machines[0], self.memory)
-        if self.kind != LOCAL:
-            return Processes(self.machines)
-        (machine,) = self.machines
-        return SideBySide(machine, threads) if threads > 1 else InOrder(machine)
+        return InOrder(self.machines[0]) if self.kind == LOCAL else Processes(self.machines)
 
 
 class SpreadRequest(Protocol):

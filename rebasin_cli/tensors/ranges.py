@@ -6,8 +6,6 @@ A range stays in a core's cache from where it is read to where it is written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError
-from threading import Event, Lock
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -33,49 +31,17 @@ def ranges_of(source: TensorSource, name: str) -> Ranged | None:
 
 
 class Kept(Derived):
-    """A TensorSource that holds each of its tensors from when it is first asked for.
-
-    Threads may share it: each tensor is loaded once.
-    """
+    """A TensorSource that holds each of its tensors from when it is first asked for."""
 
     def __init__(self, source: TensorSource) -> None:
         super().__init__(source)
         self._tensors: dict[str, Tensor] = {}
-        self._loading = Lock()
 
     def load(self, name: str) -> Tensor:
-        with self._loading:
-            if name not in self._tensors:
-                self._tensors[name] = super().load(name)
-            return self._tensors[name]
+        if name not in self._tensors:
+            self._tensors[name] = super().load(name)
+        return self._tensors[name]
 
     def ranged(self, name: str) -> Ranged:
         flat = self.load(name).reshape(-1)
         return lambda begin, end: flat[begin:end]
-
-
-class Ending(Derived):
-    """A TensorSource that gives nothing more once something has ended: it raises CancelledError."""
-
-    def __init__(self, source: TensorSource, ended: Event) -> None:
-        super().__init__(source)
-        self._ended = ended
-
-    def load(self, name: str) -> Tensor:
-        self._require_going_on()
-        return super().load(name)
-
-    def ranged(self, name: str) -> Ranged | None:
-        read = ranges_of(self._source, name)
-        if read is None:
-            return None
-
-        def going_on(begin: int, end: int) -> Tensor:
-            self._require_going_on()
-            return read(begin, end)
-
-        return going_on
-
-    def _require_going_on(self) -> None:
-        if self._ended.is_set():
-            raise CancelledError

@@ -27,7 +27,7 @@ MERGE = ("merge", "a.safetensors", "b.safetensors", "--strategy", "none")
         MERGE,
         (*MERGE, "--max-shard-size", "3KB", "-o", "shards"),
     ],
-    ids=["points side by side", "a PyTorch file", "a mean", "shards"],
+    ids=["points of a line", "a PyTorch file", "a mean", "shards"],
 )
 def test_a_full_disk_is_told_and_nothing_is_left(tmp_path, argv):
     pair(tmp_path)
@@ -120,7 +120,7 @@ def test_an_interrupted_line_leaves_whole_points_alone(tmp_path):
     assert all(load_file(path).keys() == state.keys() for path in points)
 
 
-def test_points_made_side_by_side_are_those_made_one_after_another(tmp_path):
+def test_points_made_by_several_threads_are_those_made_by_one(tmp_path):
     pair(tmp_path)
     for jobs in ("1", "4"):
         argv = (*LERP, "--steps", "9", "-o", f"line-{jobs}/", "-j", jobs)

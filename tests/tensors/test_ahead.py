@@ -1,16 +1,14 @@
 """Values made in threads: in their order, no more of them ahead than said."""
 
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Event, Lock
+from threading import Event
 
 import pytest
 import torch
 
-from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.ahead import made_ahead
 from rebasin_cli.tensors.one_thread import one_thread
-from rebasin_cli.tensors.ranges import Ending, Kept, ranges_of
 
 
 def test_values_come_in_order_though_later_ones_are_made_first():
@@ -64,34 +62,3 @@ def test_threads_made_meanwhile_keep_torch_on_one_thread_too():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_what_has_ended_gives_nothing_more():
-    source = Kept(InMemory({"a": torch.arange(6)}))
-    ended = Event()
-    ending = Ending(source, ended)
-    read = ranges_of(ending, "a")
-    assert read is not None
-    assert read(2, 4).tolist() == [2, 3]
-    ended.set()
-    for ask in (lambda: read(0, 1), lambda: ending.load("a")):
-        with pytest.raises(CancelledError):
-            ask()
-
-
-def test_threads_that_share_a_kept_source_load_a_tensor_once():
-    loads, lock = [], Lock()
-    both = Event()
-
-    class Counted(InMemory):
-        def load(self, name):
-            with lock:
-                loads.append(name)
-            both.wait(0.1)  # a second load would begin meanwhile
-            return super().load(name)
-
-    kept = Kept(Counted({"a": torch.arange(6)}))
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(kept.load, ["a", "a"]))
-    assert loads == ["a"]
-    assert found[0] is found[1]

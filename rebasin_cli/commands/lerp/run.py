@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from shutil import rmtree
-from threading import Event, Lock
 from time import perf_counter
 from typing import Any
 
@@ -18,14 +16,13 @@ from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
-from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LerpRequest, LinePoint
+from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
 from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result, folders_for
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import Rotated, rotate_models
 from rebasin_cli.folding.rotation_problem import RotationProblem
-from rebasin_cli.merging.mean import BY_ELEMENT
 from rebasin_cli.merging.overlap import CommonPart, Completed, Overlap
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.whole import check_equal_where_no_mean
@@ -36,9 +33,7 @@ from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource, infos
 from rebasin_cli.tensors.blocks import BoundTensor
-from rebasin_cli.tensors.ranges import Ending, Kept
-
-SIDE_BY_SIDE = 4  # points at a time: enough to keep a disk busy
+from rebasin_cli.tensors.ranges import Kept
 
 LerpOutcome = LeftAsIs | Failed | Aligned | Folded | Rotated | Interpolated
 
@@ -70,8 +65,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
     tasks = [PointTask(line, point) for point in plan.points]
     places = [point.target.place for point in plan.points]
     progress("interpolating", 0, len(tasks))
-    threads = _side_by_side(plan, line.sources)
-    with folders_for(places), plan.workers.executor(threads) as executor, line.ending():
+    with plan.workers.executor() as executor, folders_for(places):
         for count, outcome in enumerate(executor.run(tasks, progress), 1):
             progress("interpolating", count, len(tasks))
             yield outcome
@@ -83,16 +77,6 @@ class _LerpLine:
 
     plan: LerpPlan
     frame: _Frame
-    ended: Event = field(default_factory=Event)
-    holding: Lock = field(default_factory=Lock)
-
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Let the points that are under way end at their next range, whatever ends the line."""
-        try:
-            yield
-        finally:
-            self.ended.set()
 
     @cached_property
     def sources(self) -> Sequence[TensorSource]:
@@ -106,10 +90,9 @@ class _LerpLine:
 
     def ends(self, point: LinePoint) -> Mapping[int, TensorSource]:
         """Return the models around a point by number."""
-        with self.holding:
-            found = _held_ends(self.plan, point, self.sources, dict(self.held))
-            self.held.clear()
-            self.held.update(found)
+        found = _held_ends(self.plan, point, self.sources, dict(self.held))
+        self.held.clear()
+        self.held.update(found)
         return found
 
     @cached_property
@@ -245,25 +228,10 @@ def _held_ends(
     if left + 1 in held and left in held:
         return held
     near = {k: sources[k] for k in (left, left + 1)}
-    if not _fit(plan, near.values()):
+    size = sum(info.nbytes for source in near.values() for info in infos(source).values())
+    if size > plan.machine.max_memory:
         return near
     return {k: held.get(k) or Kept(source) for k, source in near.items()}
-
-
-def _fit(plan: LerpPlan, models: Iterable[TensorSource]) -> bool:
-    """Return whether models fit into memory together."""
-    size = sum(info.nbytes for source in models for info in infos(source).values())
-    return size <= plan.machine.max_memory
-
-
-def _side_by_side(plan: LerpPlan, sources: Sequence[TensorSource]) -> int:
-    """Return how many points may be made at a time: more than one if each takes a few MB.
-
-    What is run on a point is alone on the machine, and on the disk.
-    """
-    in_ranges = plan.mode in BY_ELEMENT and plan.points[0].target.layout.format == "safetensors"
-    light = in_ranges and not plan.command and len(sources) == 2 and _fit(plan, sources)
-    return min(plan.machine.jobs, SIDE_BY_SIDE) if light else 1
 
 
 def _between(
@@ -291,12 +259,9 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
     )
     try:
         result = Result(
-            Ending(between, line.ended),
-            plan.models[0],
-            facts,
-            lambda key: _between(plan, point, line.parts(key)),
+            between, plan.models[0], facts, lambda key: _between(plan, point, line.parts(key))
         )
-        written = write_result(result, point.target, _alone(plan), inputs=plan.models)
+        written = write_result(result, point.target, plan.request, inputs=plan.models)
         value = execute(plan.command, written.path, point.alpha) if plan.command else None
     finally:
         # also where a signal comes between the file's appearance and the command
@@ -310,11 +275,6 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
         value=value,
         seconds=perf_counter() - began,
     )
-
-
-def _alone(plan: LerpPlan) -> LerpRequest:
-    """Return the request for one point: two ranges are mixed sooner than handed to a thread."""
-    return replace(plan.request, computing=replace(plan.request.computing, jobs=1))
 
 
 def _remove(point: LinePoint) -> None:
