@@ -55,7 +55,7 @@ def test_tensors_read_by_position_are_those_that_are_mapped(tmp_path, monkeypatc
     }
     path = saved(tmp_path / "x.pt", state)
     if mapped:
-        monkeypatch.setattr(torch_file, "mapping_at", lambda address, inode: None)
+        monkeypatch.setattr(torch_file.MappedPart, "at", lambda address, inode: None)
     touched = []
     monkeypatch.setattr(torch_file, "forget_pages", lambda *where: touched.append(where))
     with open_checkpoint(path) as checkpoint:

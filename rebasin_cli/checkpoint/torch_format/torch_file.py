@@ -15,7 +15,7 @@ from rebasin_cli.checkpoint.torch_format.container import (
     tensors_of,
 )
 from rebasin_cli.checkpoint.torch_format.unpickle import in_own_order, is_mapped, load_container
-from rebasin_cli.checkpoint.writing.disk import MappedPart, OpenFile, forget_pages, mapping_at
+from rebasin_cli.checkpoint.writing.disk import MappedPart, OpenFile, forget_pages
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import InMemory, TensorInfo
 
@@ -90,7 +90,7 @@ class TorchFile:
         """Return where so many elements of a tensor are in the file."""
         address = tensor.data_ptr()
         if self._part is None:
-            self._part = mapping_at(address, self.file.inode)
+            self._part = MappedPart.at(address, self.file.inode)
         return self._part.place(address, span * tensor.dtype.itemsize) if self._part else None
 
 

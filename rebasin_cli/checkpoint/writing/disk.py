@@ -90,7 +90,7 @@ class OpenFile:
         digest = hashlib.sha256()
         chunk = memoryview(bytearray(_CHUNK))
         for offset in range(0, self.size, _CHUNK):
-            read_ahead(self._descriptor, offset + _CHUNK, _CHUNK)
+            _read_ahead(self._descriptor, offset + _CHUNK, _CHUNK)
             part = chunk[: self.size - offset]
             self.read_into(part, offset)
             digest.update(part)
@@ -145,38 +145,37 @@ class MappedPart:
     end: int
     offset: int
 
+    @classmethod
+    def at(cls, address: int, inode: int) -> MappedPart | None:
+        """Return the mapping of a file at an address; None if there is another or none, or no telling.
+
+        See proc_pid_maps(5): start-end, permissions, offset, device, inode, path.
+        """
+        with suppress(OSError):
+            for line in _MAPS.read_text("utf-8", "surrogateescape").splitlines():
+                places, _, offset, _, owner, *_ = line.split(maxsplit=5)
+                start, end = (int(place, 16) for place in places.split("-"))
+                if start <= address < end:
+                    return cls(start, end, int(offset, 16)) if int(owner) == inode else None
+        return None
+
+    def forget_pages(address: int, length: int) -> None:
+        """Give back the memory of pages of a mapped file; they are read again when touched.
+
+        Only for mappings that nobody writes to. Where the system cannot, nothing happens.
+        """
+        start = address - address % mmap.PAGESIZE
+        with suppress(AttributeError, OSError):
+            madvise = ctypes.CDLL(None).madvise
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
+
     def place(self, address: int, length: int) -> int | None:
         """Return where bytes in memory are in the file; None for any that are not mapped here."""
         inside = self.start <= address and address + length <= self.end
         return address - self.start + self.offset if inside else None
 
 
-def mapping_at(address: int, inode: int) -> MappedPart | None:
-    """Return the mapping of a file at an address; None if there is another or none, or no telling.
-
-    See proc_pid_maps(5): start-end, permissions, offset, device, inode, path.
-    """
-    with suppress(OSError):
-        for line in _MAPS.read_text("utf-8", "surrogateescape").splitlines():
-            places, _, offset, _, owner, *_ = line.split(maxsplit=5)
-            start, end = (int(place, 16) for place in places.split("-"))
-            if start <= address < end:
-                return MappedPart(start, end, int(offset, 16)) if int(owner) == inode else None
-    return None
-
-
-def forget_pages(address: int, length: int) -> None:
-    """Give back the memory of pages of a mapped file; they are read again when touched.
-
-    Only for mappings that nobody writes to. Where the system cannot, nothing happens.
-    """
-    start = address - address % mmap.PAGESIZE
-    with suppress(AttributeError, OSError):
-        madvise = ctypes.CDLL(None).madvise
-        madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
-
-
-def read_ahead(descriptor: int, start: int, length: int) -> None:
+def _read_ahead(descriptor: int, start: int, length: int) -> None:
     """Let the system begin to read bytes that are wanted soon; where it cannot, nothing happens."""
     with suppress(AttributeError, OSError):
         os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)

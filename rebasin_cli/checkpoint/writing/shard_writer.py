@@ -100,7 +100,7 @@ def write_shard(sink: Sink, job: Job, *, container: str) -> None:
 
 def _write_safetensors(sink: Sink, job: Job) -> None:
     sink.write(dump_header(job.stored(), job.metadata))
-    with one_thread(), ThreadPoolExecutor(job.threads) as makers:
+    with ThreadPoolExecutor(job.threads) as makers:
         try:
             for info in job.tensors:
                 read = job.ranged(info.name)
@@ -117,8 +117,9 @@ def _write_ranges(
 ) -> None:
     """Write a tensor range by range; the last is written before the next tensor is begun."""
     made = (partial(_made_range, read, info, begin, end) for begin, end in _ranges(info.numel))
-    for values in made_ahead(made, makers, most=ahead):
-        _write_tensor(sink, values)
+    with one_thread():
+        for values in made_ahead(made, makers, most=ahead):
+            _write_tensor(sink, values)
 
 
 def _ranges(count: int) -> Iterator[tuple[int, int]]:
