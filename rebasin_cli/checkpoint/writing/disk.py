@@ -159,20 +159,21 @@ class MappedPart:
                     return cls(start, end, int(offset, 16)) if int(owner) == inode else None
         return None
 
-    def forget_pages(address: int, length: int) -> None:
-        """Give back the memory of pages of a mapped file; they are read again when touched.
-
-        Only for mappings that nobody writes to. Where the system cannot, nothing happens.
-        """
-        start = address - address % mmap.PAGESIZE
-        with suppress(AttributeError, OSError):
-            madvise = ctypes.CDLL(None).madvise
-            madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
-
     def place(self, address: int, length: int) -> int | None:
         """Return where bytes in memory are in the file; None for any that are not mapped here."""
         inside = self.start <= address and address + length <= self.end
         return address - self.start + self.offset if inside else None
+
+
+def forget_pages(address: int, length: int) -> None:
+    """Give back the memory of pages of a mapped file; they are read again when touched.
+
+    Only for mappings that nobody writes to. Where the system cannot, nothing happens.
+    """
+    start = address - address % mmap.PAGESIZE
+    with suppress(AttributeError, OSError):
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
 
 
 def _read_ahead(descriptor: int, start: int, length: int) -> None:
