@@ -147,7 +147,7 @@ class MappedPart:
 
     @classmethod
     def at(cls, address: int, inode: int) -> MappedPart | None:
-        """Return the mapping of a file at an address; None if there is another or none, or no telling.
+        """Return the mapping of a file at an address; None: there is another, none, or no telling.
 
         See proc_pid_maps(5): start-end, permissions, offset, device, inode, path.
         """
