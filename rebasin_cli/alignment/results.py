@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from rebasin_cli.alignment.model_card import NOTHING, Found, with_card
@@ -10,6 +11,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.targets import Target
 from rebasin_cli.files.write import Result, write_model
+from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 
@@ -24,6 +26,10 @@ class WritingRequest(Protocol):
     @property
     def output(self) -> Output:
         """Where and how it is written."""
+
+    @property
+    def computing(self) -> Computing:
+        """With what."""
 
 
 def write_result(
@@ -41,4 +47,5 @@ def write_result(
     carded_target = with_card(
         target, inputs, output=request.output, facts=result.facts, found=found
     )
-    return write_model(result, carded_target, request.selection, request.output)
+    made = replace(result, threads=request.computing.threads)
+    return write_model(made, carded_target, request.selection, request.output)

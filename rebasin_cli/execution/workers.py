@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -133,7 +132,7 @@ def _shares(
     computing: Computing, search: Search, tasks: int, more: Iterable[str]
 ) -> tuple[Machine, ...]:
     """Return the means of each process: a device of its own, and an equal share of the rest."""
-    jobs = computing.jobs or len(os.sched_getaffinity(0))
+    jobs = computing.threads
     devices = _devices(computing.device, jobs)[: max(1, tasks)]
     found = [plan_machine(replace(computing, device=d), search, more=more) for d in devices]
     count = len(found)

@@ -35,7 +35,7 @@ class Result:
 
     parts: what the parts beside the weights become; None: they stay, and are stale. jobs: what is
     new in the same file besides. others: tensors that it has, and like has not, or in another
-    shape.
+    shape. threads: that make its tensors.
     """
 
     source: TensorSource
@@ -44,6 +44,7 @@ class Result:
     parts: Parts | None = None
     jobs: Sequence[PartJob] = ()
     others: Mapping[str, TensorInfo] = field(default_factory=dict)
+    threads: int = 1
 
 
 def write_model(result: Result, target: Target, selection: Selection, output: Output) -> Written:
@@ -57,7 +58,9 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
     config = _configuration(target, selection, output, parted=bool(like.apart))
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}
-    return write_source(result.source, infos, target, facts, beside=config, parts=jobs)
+    return write_source(
+        result.source, infos, target, facts, beside=config, parts=jobs, threads=result.threads
+    )
 
 
 def _planned(
@@ -117,10 +120,12 @@ def write_source(
     *,
     beside: Mapping[str, str] = MappingProxyType({}),
     parts: Sequence[PartJob] = (),
+    threads: int = 1,
 ) -> Written:
     """Write tensors of `source` as planned, one at a time, and the model card if there is one.
 
-    beside: texts of other files of a folder. parts: what is new beside the weights.
+    beside: texts of other files of a folder. parts: what is new beside the weights. threads: that
+    make ranges of tensors.
     """
     infos = {info.name: info for info in planned}
     card = target.card if target.text else None
@@ -146,6 +151,7 @@ def write_source(
             beside={**beside, card.path.name: target.text} if card and inside else beside,
             parts=parts,
             ranged=in_ranges,
+            threads=threads,
         )
         if card and not inside:
             write_text(card.path, target.text, overwrite=card.overwrite)

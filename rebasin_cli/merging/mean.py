@@ -35,7 +35,7 @@ def weighted_mean(tensors: Iterable[Tensor], weights: Sequence[float]) -> Tensor
         flat, sums = reals.reshape(-1), total.view(-1)
         for begin in range(0, len(flat), IN_CACHE):
             part = flat[begin : begin + IN_CACHE].to(torch.float64)
-            sums[begin : begin + IN_CACHE].add_(part * share)
+            sums[begin : begin + IN_CACHE].add_(part if share == 1 else part * share)
     if total is None:
         raise ValueError("the mean of no tensors")
     return of_reals(total.div_(sum(shares)), dtype).to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -46,6 +47,11 @@ class Computing:
         help="Run the model on a random input to see that its function stays; default: where "
         "--model or a config.json tells the model, up to 150 million parameters.",
     )
+
+    @property
+    def threads(self) -> int:
+        """How many threads there may be: as many as were asked for, else one for each core."""
+        return self.jobs or len(os.sched_getaffinity(0))
 
 
 ExecutorName = Annotated[

@@ -76,10 +76,13 @@ def plan_machine(computing: Computing, search: Search, *, more: Iterable[str] = 
     look_up("method", search.method, dict.fromkeys((*METHODS, *more)))
     if search.start is not None:
         check_start(search.start, search.method)
-    jobs = computing.jobs or len(os.sched_getaffinity(0))
     memory = computing.max_memory or free_memory() // 2
     machine = Machine(
-        plan_device(computing.device), jobs, memory, computing.seed, computing.device != "auto"
+        plan_device(computing.device),
+        computing.threads,
+        memory,
+        computing.seed,
+        computing.device != "auto",
     )
     machine.settings(search)  # refuses names that no table has, before any work
     return machine

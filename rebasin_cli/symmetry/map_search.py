@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.search.threads import one_thread
 from rebasin_cli.permutation import identity
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -19,6 +18,7 @@ from rebasin_cli.symmetry.map_sweeps import RISE, MapMatching
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.one_thread import one_thread
 
 
 def match_maps(

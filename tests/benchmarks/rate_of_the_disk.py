@@ -2,20 +2,24 @@
 
 Perceptrons of 9 MB (bed/perceptrons.py), 9 points of a line, 4 models merged, one permuted; --full:
 101 MB, 99 points, 20 models. dd: each input once to /dev/null, each output from /dev/zero with
-conv=fsync, 1 MB at a time, in turn with the command. Commands run in processes that have loaded
-torch; from their time that of --dry-run is taken off, and from that of a line that of one point.
-Medians of 3 rounds. Inputs were just written: they come from the system's cache, for both.
+conv=fsync, 1 MB at a time, in turn with the command; of a point the output alone, since the inputs
+are read once for all. Commands run in processes that have loaded torch; from their time that of
+--dry-run is taken off, and from that of a line that of one point. Medians of 3 rounds. Inputs come
+from the system's cache, for both; "from the disk": that has let go of them before, for both.
+--full takes 10 GB of disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import rmtree
 from statistics import median
 
 from tests.benchmarks.bed.commands import warm
@@ -37,10 +41,19 @@ def rebasin(folder: Path, arguments: Sequence[str]) -> float:
     return time.perf_counter() - began
 
 
-def work(folder: Path, arguments: Sequence[str]) -> float:
-    """Return the seconds of a command beyond those of planning it."""
+def work(folder: Path, arguments: Sequence[str], forgotten: Sequence[Path] = ()) -> float:
+    """Return the seconds of a command beyond those of planning it. forgotten: see `forget`."""
     planning = rebasin(folder, [*arguments, "--dry-run"])
+    forget(forgotten)
     return rebasin(folder, arguments) - planning
+
+
+def forget(paths: Sequence[Path]) -> None:
+    """Have the system's cache let go of files, so that they are read from the disk."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # it keeps what is not on the disk yet
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def dd(read: Sequence[Path], written: int, folder: Path) -> float:
@@ -60,19 +73,23 @@ def dd(read: Sequence[Path], written: int, folder: Path) -> float:
 
 def line(models: Sequence[Path], points: int, folder: Path) -> tuple[float, float]:
     """Return the seconds of a point of a line, and those of dd."""
-    out, keep = folder / "line", ["--exec", "/bin/echo 0", "-o", str(folder / "line")]
-    pair = ["lerp", *map(str, models[:2]), *keep]
-    one, many = (rebasin(folder, [*pair, "--steps", str(n)]) for n in (1, points))
-    if out.exists():
-        sys.exit("the points were to be removed")
-    return (many - one) / (points - 1), dd([], models[0].stat().st_size, folder)
+    pair = ["lerp", *map(str, models[:2])]
+    seconds = {}
+    for count in (1, points):
+        out = folder / "line"
+        seconds[count] = rebasin(folder, [*pair, "--steps", str(count), "-o", f"{out}/"])
+        rmtree(out)
+    each = (seconds[points] - seconds[1]) / (points - 1)
+    return each, dd([], models[0].stat().st_size, folder)
 
 
-def mean(models: Sequence[Path], folder: Path) -> tuple[float, float]:
+def mean(models: Sequence[Path], folder: Path, *, cached: bool) -> tuple[float, float]:
     """Return the seconds of a mean, and those of dd."""
-    out = folder / "mean.safetensors"
-    seconds = work(folder, ["merge", *map(str, models), "--strategy", "none", "-o", str(out)])
+    out, forgotten = folder / "mean.safetensors", () if cached else models
+    command = ["merge", *map(str, models), "--strategy", "none", "-o", str(out)]
+    seconds = work(folder, command, forgotten)
     out.unlink()
+    forget(forgotten)
     return seconds, dd(models, models[0].stat().st_size, folder)
 
 
@@ -104,10 +121,12 @@ def main() -> None:
         models = sorted(folder.glob("model-*.safetensors"))
         rebasin(folder, ["inspect", str(models[0])])  # loads the packages
         lines = [line(models, points, folder) for _ in range(ROUNDS)]
-        means = [mean(models, folder) for _ in range(ROUNDS)]
+        means = [mean(models, folder, cached=True) for _ in range(ROUNDS)]
+        afresh = [mean(models, folder, cached=False) for _ in range(ROUNDS)]
         applied = [permuted(models, folder) for _ in range(ROUNDS)]
     rows = [row(f"a point of lerp --steps {points}", lines)]
-    rows += [row(f"merge of {count}", means), row("apply", applied)]
+    rows += [row(f"merge of {count}", means), row(f"merge of {count}, from the disk", afresh)]
+    rows += [row("apply", applied)]
     print(f"A model has {inputs * 4232 / 1e6:.0f} MB.\n")
     print(table(HEADS, rows))
 

@@ -14,14 +14,14 @@ from rebasin_cli.checkpoint.torch_format.container import (
     is_extra_state,
     tensors_of,
 )
-from rebasin_cli.checkpoint.torch_format.unpickle import is_mapped, load_container
-from rebasin_cli.checkpoint.writing.disk import OpenFile, forget_pages
+from rebasin_cli.checkpoint.torch_format.unpickle import in_own_order, is_mapped, load_container
+from rebasin_cli.checkpoint.writing.disk import MappedPart, OpenFile, forget_pages
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import InMemory, TensorInfo
 
 
 class TorchFile:
-    """A PyTorch file, mapped rather than read; a legacy one is in memory as a whole.
+    """A PyTorch file, mapped to see what is in it, and read by position; a legacy one is in memory.
 
     weightless: of one that holds states of training alone, which are all beside its weights.
     """
@@ -43,6 +43,8 @@ class TorchFile:
             for part in self.rest.parts
         }
         self._mapped = is_mapped(file.path)
+        self._as_stored = self._mapped and in_own_order(file.path)
+        self._part: MappedPart | None = None
         self._tensors = {name: tensor.detach() for name, tensor in tensors_of(state).items()}
         _require_plain(self._tensors, str(file.path))
         self.infos = {
@@ -57,15 +59,39 @@ class TorchFile:
 
     def read(self, tensor: Tensor) -> Tensor:
         """Return a tensor of this file in CPU memory."""
-        # A mapped file that was cut short would kill the process when its pages are touched.
         self.file.require_unchanged()
         if not self._mapped:
             return tensor
+        found = self._read_by_position(tensor)
+        if found is not None:
+            return found
         # A copy, so that the pages can go: what is held in memory is what the caller holds.
         copy = tensor.clone()
         storage = tensor.untyped_storage()
         forget_pages(storage.data_ptr(), storage.nbytes())
         return copy
+
+    def _read_by_position(self, tensor: Tensor) -> Tensor | None:
+        """Return a tensor as the file has it, no page of the mapping touched; None: it cannot be.
+
+        A file that is cut short in the middle of that is an error, where a page would be a signal.
+        """
+        steps = zip(tensor.shape, tensor.stride(), strict=True)
+        span = 1 + sum((size - 1) * stride for size, stride in steps)
+        place = self._place(tensor, span) if tensor.numel() and self._as_stored else None
+        if place is None or tensor.is_conj() or tensor.is_neg():
+            return None
+        values = torch.empty(span, dtype=tensor.dtype)
+        self.file.read_into(values.view(torch.uint8).numpy().data, place)
+        found = values.as_strided(tensor.shape, tensor.stride())
+        return found if span == tensor.numel() else found.clone()
+
+    def _place(self, tensor: Tensor, span: int) -> int | None:
+        """Return where so many elements of a tensor are in the file."""
+        address = tensor.data_ptr()
+        if self._part is None:
+            self._part = MappedPart.at(address, self.file.inode)
+        return self._part.place(address, span * tensor.dtype.itemsize) if self._part else None
 
 
 class _PartOf(InMemory):

@@ -9,6 +9,7 @@ import io
 import pathlib
 import pickle
 import struct
+import sys
 import threading
 import types
 import uuid
@@ -57,6 +58,8 @@ _SWOLLEN = 100
 # The list of allowed classes is one for the whole process.
 _ALLOWING = threading.Lock()
 
+_BYTE_ORDER = "byteorder"  # the record that names the order of the bytes of numbers
+
 
 @dataclass(frozen=True)
 class Unpickled:
@@ -102,6 +105,16 @@ def is_mapped(path: Path) -> bool:
     """Tell whether tensors stay on disk until touched: in a zip archive, not in an old pickle."""
     with reading(path), path.open("rb") as file:
         return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+
+
+def in_own_order(path: Path) -> bool:
+    """Return whether the numbers of an archive are in this machine's order of bytes.
+
+    torch turns others over in memory, where they are no longer what the file says.
+    """
+    with reading(path), zipfile.ZipFile(path) as archive:
+        found = [name for name in archive.namelist() if name.rpartition("/")[2] == _BYTE_ORDER]
+        return all(archive.read(name).decode("ascii", "replace") == sys.byteorder for name in found)
 
 
 def _require_weights_archive(path: Path) -> None:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from rebasin_cli.errors import CheckpointError
 _CHUNK = 4 << 20
 _DONTNEED = 4  # MADV_DONTNEED of Linux and macOS
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE of Linux
+_MAPS = Path("/proc/self/maps")
 
 
 class OpenFile:
@@ -39,6 +41,12 @@ class OpenFile:
     @property
     def size(self) -> int:
         return self._stamp[0]
+
+    @property
+    def inode(self) -> int:
+        """The number of the file in its file system, whatever has its name now."""
+        with reading(self.path):
+            return os.fstat(self._descriptor).st_ino
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`."""
@@ -82,6 +90,7 @@ class OpenFile:
         digest = hashlib.sha256()
         chunk = memoryview(bytearray(_CHUNK))
         for offset in range(0, self.size, _CHUNK):
+            _read_ahead(self._descriptor, offset + _CHUNK, _CHUNK)
             part = chunk[: self.size - offset]
             self.read_into(part, offset)
             digest.update(part)
@@ -124,6 +133,38 @@ def combined_digest(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+@dataclass(frozen=True)
+class MappedPart:
+    """A part of memory that shows a file. start, end: addresses; offset: of the start, in it.
+
+    A page that the file has lost, by being cut short, kills the process that touches it, as may one
+    that a network file system fails to bring. A read by position fails with an error.
+    """
+
+    start: int
+    end: int
+    offset: int
+
+    @classmethod
+    def at(cls, address: int, inode: int) -> MappedPart | None:
+        """Return the mapping of a file at an address; None: there is another, none, or no telling.
+
+        See proc_pid_maps(5): start-end, permissions, offset, device, inode, path.
+        """
+        with suppress(OSError):
+            for line in _MAPS.read_text("utf-8", "surrogateescape").splitlines():
+                places, _, offset, _, owner, *_ = line.split(maxsplit=5)
+                start, end = (int(place, 16) for place in places.split("-"))
+                if start <= address < end:
+                    return cls(start, end, int(offset, 16)) if int(owner) == inode else None
+        return None
+
+    def place(self, address: int, length: int) -> int | None:
+        """Return where bytes in memory are in the file; None for any that are not mapped here."""
+        inside = self.start <= address and address + length <= self.end
+        return address - self.start + self.offset if inside else None
+
+
 def forget_pages(address: int, length: int) -> None:
     """Give back the memory of pages of a mapped file; they are read again when touched.
 
@@ -133,6 +174,12 @@ def forget_pages(address: int, length: int) -> None:
     with suppress(AttributeError, OSError):
         madvise = ctypes.CDLL(None).madvise
         madvise(ctypes.c_void_p(start), ctypes.c_size_t(address + length - start), _DONTNEED)
+
+
+def _read_ahead(descriptor: int, start: int, length: int) -> None:
+    """Let the system begin to read bytes that are wanted soon; where it cannot, nothing happens."""
+    with suppress(AttributeError, OSError):
+        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
 
 
 def start_writing_back(descriptor: int, start: int, length: int) -> None:

@@ -82,11 +82,16 @@ def _new(real: Path, where: Path, make: Callable[[Path], int]) -> Iterator[tuple
 
 
 def _clear(path: Path, descriptor: int) -> None:
-    """Remove what is left over at the end: the file itself, or the folder that was exchanged."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    elif _is(path, descriptor):
-        path.unlink()
+    """Remove what is left over at the end: the file itself, or the folder that was exchanged.
+
+    Where the system does not let go of it, it stays for a later run: the failure that led here, or
+    the target that is written, is what is told.
+    """
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif _is(path, descriptor):
+            path.unlink()
 
 
 def _remove_left_over(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import IO, Any, cast
 
 import torch
@@ -16,11 +18,14 @@ from rebasin_cli.checkpoint.torch_format.container import find_state_dict, tenso
 from rebasin_cli.checkpoint.torch_format.unpickle import load_container
 from rebasin_cli.checkpoint.writing.publish import Sink
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors.ahead import made_ahead
+from rebasin_cli.tensors.one_thread import one_thread
 from rebasin_cli.tensors.ranges import Ranged
 
 # Elements of a range: it stays in a core's cache from where it is read to where it is written, and
 # in float64 below 1 MB, of which blocks go back to the system at once (`prepare_heap`).
 _RANGE = 120 << 10
+_AHEAD = 2  # ranges that each thread may be ahead of the writing
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Job:
     """What to write: the tensors in order, where they come from, and the form.
 
     beside: texts of other files of a folder, by name, instead of those that would be copied.
+    threads: that make ranges of tensors.
     """
 
     tensors: tuple[TensorInfo, ...]
@@ -50,6 +56,7 @@ class Job:
     beside: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[PartJob, ...] = ()
     ranged: Callable[[str], Ranged | None] = lambda name: None
+    threads: int = 1
 
     def stored(self) -> list[TensorInfo]:
         """Return the tensors under the names that the file has."""
@@ -93,13 +100,30 @@ def write_shard(sink: Sink, job: Job, *, container: str) -> None:
 
 def _write_safetensors(sink: Sink, job: Job) -> None:
     sink.write(dump_header(job.stored(), job.metadata))
-    for info in job.tensors:
-        read = job.ranged(info.name)
-        if read is None:
-            _write_tensor(sink, _made(job, info))
-            continue
-        for begin in range(0, info.numel, _RANGE):
-            _write_tensor(sink, _made_range(read, info, begin, min(begin + _RANGE, info.numel)))
+    with ThreadPoolExecutor(job.threads) as makers:
+        try:
+            for info in job.tensors:
+                read = job.ranged(info.name)
+                if read is None:
+                    _write_tensor(sink, _made(job, info))
+                else:
+                    _write_ranges(sink, read, info, makers, ahead=(job.threads - 1) * _AHEAD)
+        finally:
+            makers.shutdown(cancel_futures=True)
+
+
+def _write_ranges(
+    sink: Sink, read: Ranged, info: TensorInfo, makers: Executor, *, ahead: int
+) -> None:
+    """Write a tensor range by range; the last is written before the next tensor is begun."""
+    made = (partial(_made_range, read, info, begin, end) for begin, end in _ranges(info.numel))
+    with one_thread():
+        for values in made_ahead(made, makers, most=ahead):
+            _write_tensor(sink, values)
+
+
+def _ranges(count: int) -> Iterator[tuple[int, int]]:
+    return ((begin, min(begin + _RANGE, count)) for begin in range(0, count, _RANGE))
 
 
 def _write_tensor(sink: Sink, tensor: Tensor) -> None:

@@ -44,6 +44,7 @@ def write_checkpoint(
     beside: Mapping[str, str] = MappingProxyType({}),
     parts: Sequence[PartJob] = (),
     ranged: Callable[[str], Ranged | None] = lambda name: None,
+    threads: int = 1,
 ) -> Written:
     """Write a checkpoint of this layout with these tensors, and no others, in their order.
 
@@ -53,11 +54,11 @@ def write_checkpoint(
     metadata: for safetensors; a PyTorch file has no place for it.
     beside: texts of other files of a folder, by name, instead of those that are copied. parts: what
     is new beside the weights in the layout's only container. ranged(name): the same tensor in
-    ranges, for a safetensors file; None: it is produced whole.
+    ranges, for a safetensors file; None: it is produced whole. threads: that make ranges.
     Raises UsageError if the target exists and may not be overwritten, MachineError where the
     disk refuses. After any exception the target is as it was.
     """
-    job = Job(tuple(tensors), produce, layout, metadata, beside, tuple(parts), ranged)
+    job = Job(tuple(tensors), produce, layout, metadata, beside, tuple(parts), ranged, threads)
     require_writable(job)
     if layout.folder is not None:
         size, digest = write_folder(target, job, overwrite=overwrite)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame, with_kept
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.matching.search.threads import one_thread
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import within
 from rebasin_cli.network.batches import Batches
@@ -25,6 +24,7 @@ from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.one_thread import one_thread
 
 
 def slopes_of(

@@ -12,6 +12,7 @@ from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.matching.problem.similarity_cache import work
+from rebasin_cli.tensors.one_thread import one_thread
 
 LIGHT = 5e8  # multiplications of a sweep that are done sooner than handed over
 
@@ -33,14 +34,3 @@ def threads(settings: Settings, moving: Mapping[str, GroupFamily]) -> Iterator[E
             yield executor
     finally:
         torch.set_float32_matmul_precision(precision)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep every product of torch on one thread meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
