@@ -9,6 +9,7 @@ of 32 groups of 32 channels took minutes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.enumerated_pairs import TOGETHER, added_up
+from rebasin_cli.matching.assignment.enumeration import ENUMERATED
 from rebasin_cli.matching.assignment.inside import Inside, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term, arrange
@@ -199,18 +201,20 @@ def solve_ascending(
     """Return good orders inside all pairs of units, None where `joint` has to go pair by pair.
 
     terms: all have the group of the units as their first dimension. At most two groups meet in one,
-    and nothing is inside them. step: the relative rise below which two values tie.
+    nothing is inside them, and none has so few orders that they are enumerated. step: the relative
+    rise below which two values tie.
     """
     found = [term for term in terms if isinstance(term, Term)]
     if len(found) < len(terms):
         return None
     sizes = {g: s for t in found for g, s in zip(t.groups, t.reference.shape, strict=False)}
     name, *inside = sizes
-    if not _plain(name, found, sizes, groups):
+    parts = _connected(inside, found)
+    if not _plain(name, found, sizes, groups) or any(_few(part, sizes) for part in parts):
         return None
     count = sizes[name]
     value, index = torch.zeros(count**2, dtype=torch.float64), dict[str, Tensor]()
-    for tops in _connected(inside, found):
+    for tops in parts:
         ordered = tuple(sorted(tops, key=sizes.__getitem__))
         own = [term for term in found if term.groups[1] in tops]
         worth, orders = _MeetingGroups(name, ordered, own, sizes, step).best(current)
@@ -230,6 +234,11 @@ def _plain(
     direct = all(groups[g].parents[-1:] == (name,) and not groups[g].fixed for g in inside)
     once = all(len(set(t.groups)) == len(t.groups) <= 3 and t.groups[0] == name for t in terms)
     return direct and once and sizes[name] * max(sizes[g] for g in inside) <= TOGETHER
+
+
+def _few(part: Sequence[str], sizes: Mapping[str, int]) -> bool:
+    """Return whether groups meet of which one has few orders: these are all tried, see `joint`."""
+    return len(part) > 1 and math.factorial(min(sizes[g] for g in part)) <= ENUMERATED
 
 
 def _connected(groups: Sequence[str], terms: Sequence[Term]) -> list[list[str]]:
