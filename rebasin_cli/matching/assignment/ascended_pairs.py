@@ -26,58 +26,52 @@ from rebasin_cli.spec.binding.bound import BoundGroup
 
 AT_ONCE = 1 << 22  # numbers of the other model that are put in order at a time
 
+NONE = frozenset[str]()
 OrdersInside = Mapping[str, Tensor]  # (p, k) by group: an order in each of p pairs
 
 
 @dataclass(frozen=True)
 class _Meeting:
-    """Values (n, k, m, r) of both models, in which two groups meet inside each unit."""
+    """Values in which two groups meet inside each unit, ready to be multiplied.
+
+    groups: the one that is asked for, of k units, and the one that is in some order, of m.
+    reference: (n, k, m r). other: (n, m, r, k).
+    """
 
     groups: tuple[str, str]
     reference: Tensor
     other: Tensor
 
     @classmethod
-    def of(cls, term: Term) -> _Meeting:
-        _, first, second = term.groups
-        return cls((first, second), term.reference, term.other)
-
-    def facing(self, group: str) -> _Meeting:
-        """Return the same with a group first."""
-        if self.groups[0] == group:
-            return self
-        first, second = self.groups
-        turned = (values.transpose(1, 2) for values in (self.reference, self.other))
-        return _Meeting((second, first), *turned)
+    def facing(cls, term: Term, axis: int) -> _Meeting:
+        """Return a term (n, k, m, r) or (n, m, k, r) as it is for the group on one of its axes."""
+        reference, other = (v.movedim(axis, 1) for v in (term.reference, term.other))
+        groups = term.groups[axis], term.groups[3 - axis]
+        return cls(groups, reference.flatten(2), other.permute(0, 2, 3, 1).contiguous())
 
     def similar(self, pairs: Tensor, order: Tensor) -> Tensor:
         """Return the similarities (p, k, k) of the first group; order: of the second, (p, m).
 
-        S[a, b] = sum over c, r of A[i, a, c, r] B[j, b, order[c], r] inside the pair (i, j).
+        S[a, b] = sum over c, r of A[i, a, c, r] B[j, b, order[c], r] inside the pair (i, j). pairs:
+        ascending.
         """
-        found = []
-        for i, j, here in self._some(pairs):
-            columns = self.other.transpose(1, 2)[j[:, None], order[here].to(j.device)]
-            columns = columns.permute(0, 1, 3, 2).flatten(1, 2)
-            found.append(torch.bmm(self.reference[i].flatten(2), columns).cpu())
-        return torch.cat(found)
+        found = [
+            torch.matmul(self.reference[i], self.other[j[:, None], order[here]].flatten(1, 2))
+            for i, j, here in self._some(pairs)
+        ]
+        return torch.cat(found).cpu()
 
-    def worth(self, pairs: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """Return what orders (p, k) and (p, m) are worth (p,), summed in float64."""
-        found = []
-        for i, j, here in self._some(pairs):
-            rows, columns = first[here].to(j.device), second[here].to(j.device)
-            moved = self.other[j[:, None, None], rows[:, :, None], columns[:, None, :]]
-            found.append((self.reference[i].double() * moved.double()).flatten(1).sum(1).cpu())
-        return torch.cat(found)
-
-    def _some(self, pairs: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
-        """Yield the units of some pairs at a time, and which of the pairs these are."""
+    def _some(self, pairs: Tensor) -> Iterator[tuple[int, Tensor, slice]]:
+        """Yield a unit of the reference, some that it is paired with, and which pairs these are."""
         size, step = len(self.reference), max(1, AT_ONCE // self.reference[0].numel())
-        pairs = pairs.to(self.reference.device)
-        for start in range(0, len(pairs), step):
-            here = slice(start, start + step)
-            yield pairs[here] // size, pairs[here] % size, here
+        start = 0
+        for i, count in zip(
+            *torch.unique_consecutive(pairs // size, return_counts=True), strict=True
+        ):
+            for begin in range(start, start + int(count), step):
+                here = slice(begin, min(begin + step, start + int(count)))
+                yield int(i), pairs[here] % size, here
+            start += int(count)
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class _MeetingGroups:
         known = {g: each.clone() for g, each in start.items()}
         value = torch.full((len(pairs),), -torch.inf, dtype=torch.float64)
         if start:
-            value = self._value(pairs, start)
+            value = self._worth(pairs, start)
         active = torch.arange(len(pairs))
         while len(active):
             here = pairs[active]
@@ -132,7 +126,7 @@ class _MeetingGroups:
                 similar = self._similar(g, here, trial)
                 ties = dict(enumerate(trial[g])) if g in trial else _among(here, kept.get(g, {}))
                 trial[g] = assign_all(similar, ties)
-            reached = self._value(here, trial)
+            reached = self._worth(here, trial, similar)
             # nothing was reached at first: -inf + inf is no number, and beaten
             better = ~(reached <= value[active] + self.step * value[active].abs())
             active, rows = active[better], better.nonzero()[:, 0]
@@ -142,33 +136,46 @@ class _MeetingGroups:
                 known[g][active] = each[rows]
         return value, known
 
-    def _similar(self, group: str, pairs: Tensor, known: OrdersInside) -> Tensor:
-        """Return the similarities (p, k, k) of a group, what is not known being sorted away."""
+    def _similar(
+        self, group: str, pairs: Tensor, known: OrdersInside, *, without: frozenset[str] = NONE
+    ) -> Tensor:
+        """Return the similarities (p, k, k) of a group, what is not known being sorted away.
+
+        without: groups of which nothing that they meet in counts.
+        """
         total = self._alone[group][pairs]
-        for number, term in enumerate(self._meetings):
-            if group not in term.groups:
+        for number, facing in enumerate(self._meetings):
+            own, other = facing.groups
+            if own != group or other in without:
                 continue
-            facing = term.facing(group)
-            order = known.get(facing.groups[1])
-            total += (
-                self._descriptors[group, number][pairs]
-                if order is None
-                else facing.similar(pairs, order)
-            )
+            if other in known:
+                total += facing.similar(pairs, known[other])
+            else:
+                total += self._descriptors[number][pairs]
         return total
 
-    def _value(self, pairs: Tensor, orders: OrdersInside) -> Tensor:
-        total = torch.zeros(len(pairs), dtype=torch.float64)
-        for g, alone in self._alone.items():
-            total += alone[pairs].double().gather(2, orders[g][:, :, None]).sum((1, 2))
-        for term in self._meetings:
-            first, second = term.groups
-            total += term.worth(pairs, orders[first], orders[second])
+    def _worth(self, pairs: Tensor, orders: OrdersInside, first: Tensor | None = None) -> Tensor:
+        """Return what orders of all groups are worth (p,). first: similarities of the first group.
+
+        Those hold all that meets it; what others meet in counts once.
+        """
+        total, counted = torch.zeros(len(pairs), dtype=torch.float64), NONE
+        for g in self.groups:
+            similar = first if first is not None and not counted else None
+            if similar is None:
+                similar = self._similar(g, pairs, orders, without=counted)
+            total += similar.double().gather(2, orders[g][:, :, None]).sum((1, 2))
+            counted |= {g}
         return total
 
     @cached_property
     def _meetings(self) -> list[_Meeting]:
-        return [_Meeting.of(term) for term in self.terms if len(term.groups) == 3]
+        return [_Meeting.facing(term, axis) for term, axis in self._places]
+
+    @property
+    def _places(self) -> list[tuple[Term, int]]:
+        """The terms in which two groups meet, each once for the axis of either."""
+        return [(term, axis) for term in self.terms if len(term.groups) == 3 for axis in (1, 2)]
 
     @cached_property
     def _alone(self) -> dict[str, Tensor]:
@@ -176,16 +183,13 @@ class _MeetingGroups:
         return {g: self._made(g, self.terms) for g in self.groups}
 
     @cached_property
-    def _descriptors(self) -> dict[tuple[str, int], Tensor]:
-        """Those of a group, from each term in which it meets another whose order is not known."""
-        found = {}
-        meeting = [term for term in self.terms if len(term.groups) == 3]
-        for number, term in enumerate(meeting):
-            for axis, g in enumerate(term.groups[1:], 1):
-                sorted_away = arrange(
-                    term.reference, term.other, (*term.groups, None), (0, axis), {}
-                )
-                found[g, number] = self._made(g, [sorted_away])
+    def _descriptors(self) -> list[Tensor]:
+        """Those of the group at each place, the other that it meets there being sorted away."""
+        found = []
+        for term, axis in self._places:
+            owners = (*term.groups, None)
+            known = arrange(term.reference, term.other, owners, (0, axis), {})
+            found.append(self._made(term.groups[axis], [known]))
         return found
 
     def _made(self, group: str, terms: Sequence[Term]) -> Tensor:
