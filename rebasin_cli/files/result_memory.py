@@ -45,7 +45,8 @@ def averaged_bytes(
 
 def mean_bytes(models: Sequence[TensorSource]) -> int:
     """Return the bytes of the mean of one tensor, the largest of some models."""
-    read = max(info.nbytes for model in models for info in infos(model).values())
+    sizes = (info.nbytes for model in models for info in infos(model).values())
+    read = max(sizes, default=0)
     numbers = max(map(largest_size, models))
     return SUM * numbers + max(ROUNDED * numbers, read)
 

@@ -136,7 +136,7 @@ class LerpPlan:
         whole = layout.format != "safetensors" or self.mode not in BY_ELEMENT
         held = sum(map(stored_bytes, self.models[:2]))
         kept = held <= self.machine.max_memory
-        made = max(info.nbytes for info in infos(first).values())
+        made = max((info.nbytes for info in infos(first).values()), default=0)
         line = written_bytes(layout, infos(first).values()) + kept * held
         if whole:
             line += largest_size(first) * BLENDING[self.mode] + (0 if kept else 2 * made)

@@ -72,7 +72,8 @@ class StatisticsPlan:
     def memory(self) -> int:
         """The estimated peak in bytes, without what a pass over a batch takes."""
         models = len(self.models) * run_bytes(self.models[0])
-        return models + max(info.nbytes for info in infos(self.models[0]).values())
+        sizes = (info.nbytes for info in infos(self.models[0]).values())
+        return models + max(sizes, default=0)
 
 
 def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:
