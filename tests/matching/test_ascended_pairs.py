@@ -9,6 +9,7 @@ from rebasin_cli.matching.assignment.joint import Level, solve
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.terms import Pair
+from rebasin_cli.permutation import inverse
 from rebasin_cli.tensors import InMemory
 from tests.matching.problems import random_problem
 
@@ -56,6 +57,19 @@ def test_all_pairs_at_once_are_solved_as_one_by_one(seed, current, monkeypatch):
     assert all_.value == pytest.approx(one.value, rel=1e-6)
     assert all_.index.keys() == one.index.keys() == {"g", "i", "o", "last"}
     assert all(torch.equal(all_.index[g], one.index[g]) for g in one.index)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 10])  # from nothing known, less is found
+def test_no_visit_ends_below_what_is_in_place(seed):
+    problem = grouped(1)
+    noisy, drawn = problem.noisy(seed, 2), problem.draw(seed)
+    planted = inverse(drawn)
+    states = InMemory(problem.state), InMemory(problem.permuted(drawn, noisy))
+    a, b = load_models(states, "ab", "cpu", 1 << 30)
+    pair, family = Pair(a, b, problem.bound.groups), families(problem.bound)["g"]
+    level = Level(pair.groups, {g: p.index for g, p in planted.items()})
+    found = solve("g", list(pair.terms(family, {})), level)
+    assert found.value >= pair.value(family, planted) * (1 - 1e-6)
 
 
 def test_what_is_in_place_stays_where_nothing_is_worth_more(monkeypatch):
