@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rebasin_cli.alignment.estimate import estimate_memory
+from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec
@@ -52,10 +53,12 @@ def test_a_line_holds_its_ends_where_they_fit(folder):
     assert planned(folder, *line, "--mode", "slerp") > held + 20 * MB  # three arrays in float64
 
 
-def test_a_line_of_aligned_models_takes_what_matching_does_if_that_is_more(folder):
+def test_a_line_of_aligned_models_is_reordered_after_what_matching_takes(folder):
     line = ("lerp", *NAMES[:2], "--at", "0.5", "-o", "x.safetensors")
-    matching = planned(folder, "align", *NAMES[:2], *INFERRED, "-o", "x.safetensors")
-    assert planned(folder, *line, *INFERRED, "--align") == matching > planned(folder, *line)
+    aligned = planned(folder, *line, *INFERRED, "--align")
+    assert aligned == planned(folder, *line) + 3 * SIZE  # as it was, and along both axes
+    plan = plan_lerp(LerpRequest([folder / name for name in NAMES[:2]], at=[0.5]))
+    assert plan.memory(GB) == GB > plan.memory()
 
 
 def test_applying_takes_a_tensor_and_a_torch_file_all_of_them(folder):
