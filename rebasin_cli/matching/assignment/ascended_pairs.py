@@ -4,7 +4,7 @@ Grouped convolutions: n groups of channels, k channels that one convolution writ
 next reads inside each, and a weight in which both meet. Their best orders are no assignment, and
 too many to be enumerated; but a round of the ascent is the same for all n^2 pairs: one product of
 stacks of matrices, and one call that solves what every pair has to assign. Pair by pair a visit
-of 32 groups of 32 channels took minutes.
+of 16 groups of 32 channels took five times as long.
 """
 
 from __future__ import annotations
