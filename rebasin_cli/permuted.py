@@ -93,20 +93,37 @@ class Permuted(Derived):
     def ranged(self, name: str) -> Ranged | None:
         return None if name in self._places else ranges_of(self._source, name)
 
-    def ranged_from_whole(self, name: str) -> Ranged | None:
-        """Return how ranges are made of the tensor before, held whole; None: they cannot be.
+    def copies(self, name: str) -> int:
+        """Return how many of a tensor are held as it is made; 0: it passes through.
+
+        As it was, as it becomes, and reordered along one axis, or along one more.
+        """
+        if name not in self._places:
+            return 0
+        blocks = self._places[name][0].blocks
+        axes = max(sum(g in self._permutations for g in block.groups) for block in blocks)
+        return 2 + min(axes, 2)
+
+    def in_rows(self, name: str) -> bool:
+        """Return whether ranges can be made of a tensor, the one before being held whole.
 
         One block alone is made so, in which no order of units depends on another.
         """
         tensor, _ = self._places.get(name, (None, 0))
-        dtype = self.info(name).dtype
-        if tensor is None or tensor.stacked or len(tensor.blocks) > 1 or dtype.is_complex:
-            return None
+        complex_ = self.info(name).dtype.is_complex
+        if tensor is None or tensor.stacked or len(tensor.blocks) > 1 or complex_:
+            return False
         (block,) = tensor.blocks
         width = block.numel // block.shape[0]
         parents = any(p.parents for g, p in self._permutations.items() if g in block.groups)
-        if parents or width > _WIDEST or not block.in_order:
+        return not parents and width <= _WIDEST and block.in_order
+
+    def ranged_from_whole(self, name: str) -> Ranged | None:
+        """Return how ranges are made of the tensor before, held whole; None: they cannot be."""
+        if not self.in_rows(name):
             return None
+        tensor, dtype = self._places[name][0], self.info(name).dtype
+        (block,) = tensor.blocks
         rows = block.view(_movable(self._source.load(name)).contiguous())
         read = partial(_take_range, rows, block.groups, self._permutations)
         return lambda begin, end: read(begin, end).view(dtype)

@@ -6,8 +6,10 @@ from math import prod
 from typing import Any
 
 from rebasin_cli.errors import MachineError
+from rebasin_cli.matching.match_weights import shares
 from rebasin_cli.matching.methods import SOFT
 from rebasin_cli.matching.problem.group_families import families
+from rebasin_cli.matching.problem.similarity_cache import dense, fitting
 from rebasin_cli.matching.relaxation.polytope import words
 from rebasin_cli.options.machine import Machine, free_memory
 from rebasin_cli.options.search import Search
@@ -15,29 +17,40 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
 
 WORD = 4  # float32, the working dtype
-KEPT = 0.75  # of what may be used: for the tensors of both models (`match_weights`)
 
 
 # The similarity in float32, its float64 copy for the assignment, and the solver's own copy.
 SIMILARITY_BYTES = 4 + 8 + 8
 
+# Of the largest tensor: read anew and reordered at every visit where the models are not kept, in
+# both; else what is written, as it was and permuted.
+VISITED, WRITTEN = 4, 2
+
 
 def working_set(bound: BoundSpec) -> int:
     """Return the bytes one group needs at once: its similarity and its permuted tensors."""
-    return _similarity(bound) + 4 * _largest(bound)
+    return _similarity(bound) + VISITED * _largest(bound) * WORD
 
 
-def estimate_memory(bound: BoundSpec, machine: Machine) -> int:
-    """Return the estimated peak in bytes of matching two models, the interpreter left out."""
+def estimate_memory(choice: Choice, machine: Machine) -> int:
+    """Return the estimated peak in bytes of matching two models, the interpreter left out.
+
+    What is kept of tensors and similarities (see `match_weights.shares`), and what the visits that
+    are made side by side take beside it. Models in float64 take twice as much.
+    """
+    bound, moving = choice.bound, families(choice.bound, choice.movable)
     models = 2 * sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
-    if models > KEPT * machine.max_memory:
-        return min(models, machine.max_memory) + machine.jobs * working_set(bound)
-    # each is read once, by itself, and written one tensor at a time: as it was, and permuted
-    return models + 2 * _largest(bound) + machine.jobs * _similarity(bound)
+    may = shares(machine.max_memory, _largest(bound))
+    held = fitting(moving, may.similarities // WORD)
+    similarities = sum(n for root, n in held.items() if dense(moving[root], bound.groups)) * WORD
+    copies = (VISITED if models > may.tensors else WRITTEN) * _largest(bound) * WORD
+    assignments = _similarity(bound)
+    assignments = max(assignments, min(machine.jobs * assignments, may.similarities))
+    return min(models, may.tensors) + similarities + max(copies, assignments)
 
 
 def _largest(bound: BoundSpec) -> int:
-    return max((prod(t.shape) for t in bound.tensors), default=0) * WORD
+    return max((prod(t.shape) for t in bound.tensors), default=0)
 
 
 def _similarity(bound: BoundSpec) -> int:
@@ -96,5 +109,5 @@ def describe_matching(choice: Choice, machine: Machine) -> dict[str, Any]:
         "untouched": list(bound.untouched),
         "device": machine.device,
         "jobs": machine.jobs,
-        "memory": estimate_memory(bound, machine),
+        "memory": estimate_memory(choice, machine),
     }

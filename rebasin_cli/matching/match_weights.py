@@ -10,6 +10,7 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
@@ -52,20 +53,35 @@ def match_weights(
     far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    memory = settings.max_memory - min(_beside((reference, other)), settings.max_memory // 2)
-    room = memory // 4
-    a, b = load_models((reference, other), labels, settings.device, 3 * room)
+    kept = shares(settings.max_memory, _largest((reference, other)))
+    a, b = load_models((reference, other), labels, settings.device, kept.tensors)
     moving = families(bound, movable)
     with threads(settings, moving) as pool:
-        kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
-        search = PairSearch(kept, bound, moving, settings, progress, detail)
+        pair = Pair(a, b, bound.groups, pool)
+        similarities = SimilarityCache(pair, moving, kept.similarities)
+        search = PairSearch(similarities, bound, moving, settings, progress, detail)
         if initial is None:
             return search.best(look_up("method", settings.method, METHODS)(search))
         given = search.descend(initial, seed=settings.seed)
         return search.best(iter([search.attempt("weights", GIVEN, given)]))
 
 
-def _beside(models: Sequence[TensorSource]) -> int:
-    """Return the bytes of what is reordered, sorted or widened meanwhile, beside what is kept."""
-    largest = max((m.info(name).numel for m in models for name in m.names()), default=0)
-    return COPIES * WIDEST * largest
+@dataclass(frozen=True)
+class Shares:
+    """How many bytes of what may be used are for tensors of both models, and for similarities."""
+
+    tensors: int
+    similarities: int
+
+
+def shares(max_memory: int, largest: int) -> Shares:
+    """Return what may be kept beside what is reordered, sorted or widened meanwhile.
+
+    largest: the elements of the largest tensor.
+    """
+    room = (max_memory - min(COPIES * WIDEST * largest, max_memory // 2)) // 4
+    return Shares(3 * room, room)
+
+
+def _largest(models: Sequence[TensorSource]) -> int:
+    return max((m.info(name).numel for m in models for name in m.names()), default=0)

@@ -68,6 +68,9 @@ def slerp(a: Tensor, b: Tensor, alpha: float) -> Tensor:
 MODES: Mapping[str, Blend] = {"linear": lerp, "slerp": slerp}
 # What these make of a range of two tensors is that range of what they make of the whole.
 BY_ELEMENT = frozenset({"linear"})
+# Bytes that a number of two whole tensors takes beside them: one share in float32, the other being
+# what is returned; or both in float64, and their product.
+BLENDING: Mapping[str, int] = {"linear": 4, "slerp": 24}
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Claim: what a plan says of memory (`--dry-run`) is what its run takes.
 
-Each command runs on perceptrons of 9 MB (bed/perceptrons.py), --full: of 101 and 400 MB, with
---jobs 1. Taken: the largest resident set while it runs, less that between planning and running, so
-without torch and what else was imported (Linux alone can tell). An estimate within 20 % is good.
+Each command runs on perceptrons of 12 MB (bed/perceptrons.py), --full: of 101 and 400 MB, with
+--jobs 1; those that run the models do so on two inputs. Taken: the largest resident set while it
+runs, less that between planning and running, so without torch and what else was imported (Linux
+alone can tell). An estimate within 20 % is good.
 """
 
 from __future__ import annotations
@@ -26,10 +27,34 @@ COMMANDS = {
     "merge": "merge {a} {b} -o {out}",
     "merge --strategy none": "merge {a} {b} -o {out} --strategy none",
     "lerp": "lerp {a} {b} -o {out} --at 0.5",
-    "apply": "apply {saved} {b} -o {out}",
+    "lerp --align": "lerp {a} {b} -o {out} --at 0.5 --align --no-check",
+    "apply": "apply {saved} {b} -o {out} --no-check",
+    "statistics": "statistics {a} -o {out} {run}",
+    "statistics A B": "statistics {a} {b} -o {out} {run}",
+    "barrier": "barrier {a} {b} --at 0.5 {run}",
+    "barrier --no-align": "barrier {a} {b} --at 0.5 --no-align {run}",
     "verify": "verify {a} {b}",
     "diff": "diff {a} {b} --spec mlp -v",
 }
+JOBS = ("align", "merge", "lerp", "verify", "statistics", "barrier")  # commands that have --jobs
+# The model of the perceptrons, and what it is run on.
+NETWORK = """
+import torch
+
+class Perceptron(torch.nn.Module):
+    def __init__(self, widths=({inputs}, 512, 512, 512, 512, {inputs})):
+        super().__init__()
+        pairs = zip(widths, widths[1:])
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(read, wrote) for read, wrote in pairs)
+
+    def forward(self, x):
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return self.layers[-1](x)
+
+def batches():
+    yield torch.ones(2, {inputs}), torch.zeros(2, dtype=torch.int64)
+"""
 # Runs a command as the command line does, and tells on stdout what its run took.
 MEASURED = """
 import json, sys
@@ -73,12 +98,16 @@ def rows(inputs: int) -> Iterator[Row]:
         words = [str(folder), "2", "safetensors", str(inputs)]
         subprocess.run([sys.executable, str(WRITER), *words], check=True)
         a, b = sorted(folder.glob("model-*"))
-        places = {"a": a, "b": b, "saved": folder / "saved", "out": folder / "out.safetensors"}
+        network = folder / "network.py"
+        network.write_text(NETWORK.format(inputs=inputs))
+        run = f"--model {network}:Perceptron --data {network}:batches --input-shape 2,{inputs}"
+        places = {"a": a, "b": b, "saved": folder / "saved", "out": folder / "out.safetensors",
+                  "run": run}  # fmt: skip
         aligned = [*COMMAND, "align", str(a), str(b), "-o", str(folder / "x.safetensors"), "-q"]
         subprocess.run([*aligned, "--save-permutation", str(folder / "saved")], check=True,
                        stdout=subprocess.DEVNULL)  # fmt: skip
         for what, line in COMMANDS.items():
-            jobs = [] if what == "apply" else ["--jobs", "1"] if what != "diff" else []
+            jobs = ["--jobs", "1"] if line.split()[0] in JOBS else []
             planned, taken = measure([*line.format(**places).split(), *jobs])
             places["out"].unlink(missing_ok=True)
             size = a.stat().st_size / 1e6

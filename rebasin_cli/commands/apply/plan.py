@@ -34,6 +34,7 @@ from rebasin_cli.files.configs import compare_configs
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.result_memory import reordered_bytes, written_bytes
 from rebasin_cli.files.saved.permutation_file import Saved, read_permutations
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.map_file import is_map_file, read_maps
@@ -43,7 +44,9 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import inverse as inverted
+from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
+from rebasin_cli.tensors import infos
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,18 @@ class ApplyPlan:
             "permutation": str(self.source),
             "groups": sorted(self.movement.groups),
             "outputs": [describe_target(self.target)],
+            **({} if self.memory is None else {"memory": self.memory}),
         }
+
+    @property
+    def memory(self) -> int | None:
+        """The estimated peak in bytes; None where it is not known: of what is no permutation."""
+        moved = self.movement.apply(self.model)
+        if not isinstance(moved, Permuted) or self.belonging or self.check:
+            return None
+        return written_bytes(self.target.layout, infos(self.model).values()) + reordered_bytes(
+            moved, self.target.layout
+        )
 
 
 def plan_apply(request: ApplyRequest) -> ApplyPlan:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.alignment.estimate import describe_matching, estimate_memory
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.files.result_memory import STREAMED, mean_bytes, run_bytes, stored_bytes
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
@@ -113,8 +114,28 @@ class BarrierPlan:
             "plot": str(self.picture.path) if self.picture else None,
             "resume": str(self.resume) if self.resume else None,
             **(describe_matching(self.choice, self.machine) if self.choice else {}),
-            **(self.rotation.describe() if self.rotation else {}),
+            **(self.rotation.describe() if self.rotation else {"memory": self.memory}),
         }
+
+    @property
+    def memory(self) -> int:
+        """The estimated peak in bytes, without what a pass over a batch takes.
+
+        The model that is run, those that points lie between, once more where they are moved, and
+        the mean of a tensor; or what the search for their orders takes, before that.
+        """
+        first, others = self.models[0], len(self.models) - 1
+        held = self.holds(stored_bytes(first)) * stored_bytes(first)
+        judged, matched = mean_bytes(self.models), 0
+        if self.choice:
+            matched = max(estimate_memory(self.choice, self.machine), others * held)
+        if self.renormalize not in (None, "reset"):
+            judged += (others + 1) * run_bytes(first)
+        return run_bytes(first) + (others + 1) * held + max(matched, judged) + STREAMED
+
+    def holds(self, size: int) -> bool:
+        """Return whether there is room for models of so many bytes, as they are and moved."""
+        return size * 2 * len(self.models) <= self.machine.max_memory
 
 
 def plan_barrier(request: BarrierRequest) -> BarrierPlan:

@@ -125,7 +125,7 @@ def in_memory_if_room(source: TensorSource, plan: BarrierPlan) -> TensorSource:
     present = set(source.names())
     names = [name for name in plan.code.network.windows if name in present]
     size = sum(source.info(name).nbytes for name in names)
-    if size * 2 * len(plan.models) > plan.machine.max_memory:
+    if not plan.holds(size):
         return source
     return InMemory({name: source.load(name) for name in names})
 

@@ -18,9 +18,10 @@ from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending
+from rebasin_cli.files.result_memory import largest_size, stored_bytes, written_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
-from rebasin_cli.merging.mean import MODES
+from rebasin_cli.merging.mean import BLENDING, BY_ELEMENT, MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
 from rebasin_cli.options.computing import Computing
@@ -33,8 +34,10 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import BoundTensor
 
+REORDERING = 3  # of a tensor: as it was, and reordered along one axis and along another
 MOST = 999_999  # file names have six decimals
 
 
@@ -123,7 +126,23 @@ class LerpPlan:
             "points": [point.alpha for point in self.points],
             "outputs": [describe_target(point.target) for point in self.points],
             **matching,
+            **({} if self.rotation else {"memory": self.memory(matching.get("memory", 0))}),
         }
+
+    def memory(self, matching: int = 0) -> int:
+        """Return the estimated peak in bytes. matching: of bringing the models together before."""
+        first = self.models[0]
+        layout = self.points[0].target.layout
+        whole = layout.format != "safetensors" or self.mode not in BY_ELEMENT
+        held = sum(map(stored_bytes, self.models[:2]))
+        kept = held <= self.machine.max_memory
+        made = max((info.nbytes for info in infos(first).values()), default=0)
+        line = written_bytes(layout, infos(first).values()) + kept * held
+        if whole:
+            line += largest_size(first) * BLENDING[self.mode] + (0 if kept else 2 * made)
+        elif self.choice:  # reordered as they are read
+            line += REORDERING * made
+        return max(matching, line)
 
 
 def plan_lerp(request: LerpRequest) -> LerpPlan:

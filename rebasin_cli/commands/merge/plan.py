@@ -17,6 +17,7 @@ from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
+from rebasin_cli.files.result_memory import averaged_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.strategies import STRATEGIES
@@ -28,6 +29,7 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import BoundTensor
 
 TOGETHER = ("universe", "sync-sweeps")  # strategies that hold all models at once
@@ -71,7 +73,7 @@ class MergePlan(MeanPlan):
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        matching = describe_matching(self.choice, self.machine) if self.choice else {}
+        matching = describe_matching(self.choice, self.machine) if self.choice else self._as_is()
         return {
             "command": "merge",
             "inputs": describe_inputs(self.models),
@@ -83,6 +85,13 @@ class MergePlan(MeanPlan):
             **matching,
             **({"renormalize": self.correction.describe()} if self.correction else {}),
         }
+
+    def _as_is(self) -> dict[str, int]:
+        """Return the estimated peak in bytes of averaging models as they are, if it is known."""
+        if self.correction or not self.request.averages:
+            return {}
+        tensors = infos(self.models[0]).values()
+        return {"memory": averaged_bytes(self.models, self.target.layout, tensors)}
 
 
 def plan_merge(request: MergeRequest) -> MergePlan:

@@ -14,6 +14,7 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.files.result_memory import run_bytes
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
@@ -25,6 +26,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.tensors import infos
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,15 @@ class StatisticsPlan:
             "stream": self.request.activations.stream,
             "data": self.request.data.data,
             "device": self.machine.device,
+            "memory": self.memory,
         }
+
+    @property
+    def memory(self) -> int:
+        """The estimated peak in bytes, without what a pass over a batch takes."""
+        models = len(self.models) * run_bytes(self.models[0])
+        sizes = (info.nbytes for info in infos(self.models[0]).values())
+        return models + max(sizes, default=0)
 
 
 def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:

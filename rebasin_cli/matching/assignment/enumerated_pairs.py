@@ -127,9 +127,9 @@ def solve_enumerated(
     others = [group for group in inside if group != small]
     if not _enumerable(name, small, found, sizes, groups):
         return None
-    alone = _made(found, (name, small), sizes)
+    alone = added_up(found, (name, small), sizes)
     met = {
-        g: _Crossed(_made(found, (name, g), sizes), _made(found, (name, small, g), sizes))
+        g: _Crossed(added_up(found, (name, g), sizes), added_up(found, (name, small, g), sizes))
         for g in others
     }
     return _UnitPairs(name, small, alone, met).best(current, step)
@@ -155,7 +155,7 @@ def _enumerable(
     return plain and once and meets and meeting == sizes.keys() and few and fits
 
 
-def _made(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:
+def added_up(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:
     """Return the sum of the products of all terms of some groups, (n, n, *pairs of sizes)."""
     shape, count = [sizes[name] for name in names], len(names)
     total = torch.zeros(*shape, *shape, dtype=terms[0].dtype)

@@ -30,9 +30,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.assignment.ascended_pairs import solve_ascending
 from rebasin_cli.matching.assignment.enumerated_pairs import solve_enumerated
 from rebasin_cli.matching.assignment.enumeration import all_orders, enumeration
-from rebasin_cli.matching.assignment.inside import plain, solve_inside
+from rebasin_cli.matching.assignment.inside import Inside, plain, solve_inside
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Term
@@ -91,14 +92,9 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
         index = assign(values, level.current.get(name))
         return Solution(_trace(values, index), {name: index})
     # Nothing deeper than one level and nothing that meets: all n^2 problems inside are of one
-    # size, and one call solves them; so it is with the orders of a few queries. Otherwise every
-    # pair is a family of its own, by recursion.
-    similarities = plain(nested)
-    found = (
-        solve_inside(name, similarities, level.current)
-        if similarities
-        else solve_enumerated(nested, level.groups, level.current, STEP)
-    )
+    # size, and one call solves them; so it is with the orders of a few queries, and with groups
+    # of which two at most meet. Otherwise every pair is a family of its own, by recursion.
+    found = _inside(name, nested, level)
     if found:
         values = values + found.values.to(values.dtype)
         index = assign(values, level.current.get(name))
@@ -115,6 +111,15 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
     chosen = [row[j] for row, j in zip(pairs, index.tolist(), strict=True)]
     inside = {g: torch.stack([s.index[g] for s in chosen]) for g in chosen[0].index}
     return Solution(_trace(values, index), {name: index, **inside})
+
+
+def _inside(name: str, nested: Votes, level: Level) -> Inside | None:
+    """Return the best orders inside all pairs of units, if they can be found together."""
+    similarities = plain(nested)
+    if similarities:
+        return solve_inside(name, similarities, level.current)
+    together = nested, level.groups, level.current, STEP
+    return solve_enumerated(*together) or solve_ascending(*together)
 
 
 def _in_place(name: str, terms: Votes, level: Level) -> Solution:

@@ -65,7 +65,7 @@ class SimilarityCache:
 
     def __init__(self, pair: Pair, families: Mapping[str, GroupFamily], limit: int) -> None:
         self._pair, self.families, self.limit = pair, families, limit
-        self._kept = _fitting(families, limit // pair.dtype.itemsize)
+        self._kept = fitting(families, limit // pair.dtype.itemsize)
         self._states: dict[str, FamilySimilarities] = {}
 
     @property
@@ -207,15 +207,18 @@ def dense(family: GroupFamily, groups: Mapping[str, BoundGroup]) -> bool:
     )
 
 
-def _fitting(families: Mapping[str, GroupFamily], words: int) -> frozenset[str]:
-    """Return the roots of the families, in their order, whose similarities fit into some room."""
-    found = set[str]()
+def fitting(families: Mapping[str, GroupFamily], words: int) -> dict[str, int]:
+    """Return the words of the similarities of the families, in their order, that fit into some.
+
+    Families that are matched on terms have room here too, though they never take it.
+    """
+    found = dict[str, int]()
     for root, family in families.items():
         needed = sum(chain.size**2 for chain in family.chains())
         if needed <= words:
             words -= needed
-            found.add(root)
-    return frozenset(found)
+            found[root] = needed
+    return found
 
 
 def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""What `--dry-run` says of memory: from headers, by what is held at once."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rebasin_cli.alignment.estimate import estimate_memory
+from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.library import load_spec
+from rebasin_cli.tensors import TensorInfo
+from tests.benchmarks.bed.rotated_llamas import Llama
+from tests.cli.build import save
+from tests.cli.harness import rebasin
+
+MB, GB = 10**6, 10**9
+SIZE = 4 * MB  # of a model, nearly all of it one tensor
+NAMES = tuple(f"{letter}.safetensors" for letter in "abcde")
+INFERRED = ("--spec", "mlp")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(NAMES):
+        generator = torch.Generator().manual_seed(seed)
+        wide = torch.randn(100, 10_000, generator=generator)
+        last = torch.randn(2, 100, generator=generator)
+        save(made / name, {"layers.0.weight": wide, "layers.1.weight": last})
+    return made
+
+
+def planned(folder, *argv):
+    return json.loads(rebasin(*argv, "--dry-run", "--json", cwd=folder).out)["memory"]
+
+
+def test_averaging_takes_the_same_for_any_number_of_models(folder):
+    two, five = (
+        planned(folder, "merge", *NAMES[:count], "--strategy", "none", "-o", "x.safetensors")
+        for count in (2, 5)
+    )
+    assert two == five
+    assert planned(folder, "merge", *NAMES, "--strategy", "none", "-o", "x.pt") > two + SIZE
+
+
+def test_a_line_holds_its_ends_where_they_fit(folder):
+    line = ("lerp", *NAMES[:2], "--at", "0.5", "-o", "x.safetensors")
+    held, read = (planned(folder, *line, "--max-memory", room) for room in ("1GB", "1MB"))
+    assert read < held - 2 * SIZE + MB
+    assert planned(folder, *line, "--mode", "slerp") > held + 20 * MB  # three arrays in float64
+
+
+def test_a_line_of_aligned_models_is_reordered_after_what_matching_takes(folder):
+    line = ("lerp", *NAMES[:2], "--at", "0.5", "-o", "x.safetensors")
+    aligned = planned(folder, *line, *INFERRED, "--align")
+    assert aligned == planned(folder, *line) + 3 * SIZE  # as it was, and along both axes
+    plan = plan_lerp(LerpRequest([folder / name for name in NAMES[:2]], at=[0.5]))
+    assert plan.memory(GB) == GB > plan.memory()
+
+
+def test_applying_takes_a_tensor_and_a_torch_file_all_of_them(folder):
+    saving = ("--effort", "quick", "-o", "y.safetensors", "--save-permutation", "p.safetensors")
+    rebasin("align", *NAMES[:2], *INFERRED, *saving, cwd=folder)
+    apply = ("apply", "p.safetensors", NAMES[1])
+    streamed = planned(folder, *apply, "-o", "x.safetensors")
+    assert streamed + SIZE < planned(folder, *apply, "-o", "x.pt")
+
+
+@pytest.fixture(scope="module")
+def tiny_llama():
+    """A llama of TinyLlama's width and vocabulary, with fewer layers; its header alone."""
+    llama = Llama(2048, 6, 32000)
+    infos = {n: TensorInfo(n, shape, llama.dtype) for n, shape in llama.shapes.items()}
+    return SimpleNamespace(bound=bind(load_spec("llama"), infos, sizes={"kv": 4}), movable=None)
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 16])
+@pytest.mark.parametrize("room", [2, 4, 6])
+def test_matching_keeps_within_what_may_be_used(tiny_llama, room, jobs):
+    assert estimate_memory(tiny_llama, Machine("cpu", jobs, room * GB)) <= 1.1 * room * GB
+
+
+def test_with_enough_memory_both_models_are_held_in_float32(tiny_llama):
+    elements = sum(torch.Size(t.shape).numel() for t in tiny_llama.bound.tensors)
+    found = estimate_memory(tiny_llama, Machine("cpu", 1, 64 * GB))
+    assert 2 * 4 * elements < found < 1.6 * 2 * 4 * elements
