@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -35,11 +35,16 @@ def threads(settings: Settings, moving: Mapping[str, GroupFamily]) -> Iterator[E
         torch.set_float32_matmul_precision(precision)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Keep every product of torch on one thread meanwhile."""
+    return on_threads(1)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Keep torch on a number of threads meanwhile, on which last digits may depend."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
