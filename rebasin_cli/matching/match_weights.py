@@ -10,6 +10,9 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
@@ -25,6 +28,7 @@ from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.device_memory import empty_cache, tell_shortage
 
 DEFAULTS = Settings()
 # Of the largest tensors, in two threads whatever the number there is, or rounding would depend on
@@ -52,9 +56,35 @@ def match_weights(
     far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    memory = settings.max_memory - min(_beside((reference, other)), settings.max_memory // 2)
+
+    def matched(settings: Settings) -> Matching:
+        return _matched(
+            (reference, other), bound, settings, movable, initial, labels, progress, detail
+        )
+
+    try:
+        return matched(settings)
+    except torch.OutOfMemoryError:
+        if settings.device == "cpu":
+            raise
+        tell_shortage(torch.device(settings.device))
+    empty_cache()
+    return matched(replace(settings, device="cpu"))
+
+
+def _matched(
+    models: Sequence[TensorSource],
+    bound: BoundSpec,
+    settings: Settings,
+    movable: frozenset[str] | None,
+    initial: Permutations | None,
+    labels: tuple[str, str],
+    progress: Progress,
+    detail: Detail | None,
+) -> Matching:
+    memory = settings.max_memory - min(_beside(models), settings.max_memory // 2)
     room = memory // 4
-    a, b = load_models((reference, other), labels, settings.device, 3 * room)
+    a, b = load_models(models, labels, settings.device, 3 * room)
     moving = families(bound, movable)
     with threads(settings, moving) as pool:
         kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)

@@ -4,9 +4,11 @@ import json
 import re
 import signal
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
+from rebasin_cli.execution.processes import GRACE
 from tests.cli.harness import rebasin, until
 from tests.commands.barrier.barrier_files import (
     BARRIER,
@@ -18,6 +20,22 @@ from tests.commands.barrier.barrier_files import (
 from tests.execution.nets import started
 from tests.execution.test_processes import SPREAD, timeless, workers_of
 
+MORE = """
+
+def drawn(model):
+    return float(torch.rand(())) + weight(model)
+
+
+def between_fails(model):
+    ends = [load_file(HERE / f"{name}.safetensors")["0.weight"] for name in "ab"]
+    if not any(torch.equal(model[0].weight, end) for end in ends):
+        raise RuntimeError("the disk with the images is gone")
+    return 1.0
+"""
+PLANE = (
+    *("barrier", "a.safetensors", "b.safetensors", "c.safetensors", "--plane", "--spec", "mlp"),
+    *("--model", "user.py:net", "--data", "user.py:batches", "--steps", "3", "--margin", "0"),
+)
 NORMED = ("barrier", "n.safetensors", "m.safetensors", "--model", "user.py:normed", "--steps", "3")
 
 
@@ -56,20 +74,19 @@ def test_a_process_judges_as_this_one_does(tmp_path):
         (*BARRIER, "--evaluate", "user.py:drawn", "--steps", "4"),
         (*NORMED, "--data", "user.py:batches", "--renormalize", "reset"),
         (*ON_DATA, "--renormalize", "repair", "--steps", "3", "--diagnose"),
-        (*BARRIER[:3], "c.safetensors", *BARRIER[3:], "--data", "user.py:batches", "--plane")
-        + ("--steps", "3", "--margin", "0"),
+        PLANE,
         (*BARRIER, "--data", "user.py:wide"),
-        (*BARRIER, "--evaluate", "user.py:third_is_nan", "--no-align", "--steps", "3"),
+        (*BARRIER, "--evaluate", "user.py:between_fails", "--steps", "3"),
     ],
-    ids=["drawn", "reset", "repair", "plane", "misfit", "nan"],
+    ids=["drawn", "reset", "repair", "plane", "misfit", "fails"],
 )
 def test_every_curve_and_error_is_the_same_from_processes(tmp_path, argv):
     written(tmp_path)
     with (tmp_path / "user.py").open("a") as file:
-        file.write("\n\ndef drawn(model):\n    return float(torch.rand(())) + weight(model)\n")
+        file.write(MORE)
     here, spread = both(tmp_path, *argv)
     assert here == spread
-    assert here[0] == (3 if {"user.py:wide", "user.py:third_is_nan"} & set(argv) else 0)
+    assert here[0] == (3 if {"user.py:wide", "user.py:between_fails"} & set(argv) else 0)
 
 
 @pytest.mark.slow
@@ -92,15 +109,22 @@ def test_judging_that_is_stopped_keeps_what_is_done_and_leaves_no_process(tmp_pa
     write_user(tmp_path)
     argv = (*BARRIER, "--evaluate", "user.py:slow", "--no-align", "--resume", "p.ndjson", *SPREAD)
     with started(*argv, cwd=tmp_path) as running:
-        until(lambda: (tmp_path / "marks").exists() and kept(tmp_path) == 2)
-        workers = workers_of(running.pid)
-        running.send_signal(signal.SIGINT)
-        err = running.communicate()[1]
+        try:
+            until(lambda: marks(tmp_path) == 4, pause=0.1)  # two are judged, two will not end
+            workers, done, began = workers_of(running.pid), kept(tmp_path), monotonic()
+        finally:
+            running.send_signal(signal.SIGINT)
+            err = running.communicate()[1]
     assert running.returncode == 130
     assert "Traceback" not in err
     assert len(workers) == 2
     assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
-    assert kept(tmp_path) == 2
+    assert monotonic() - began < GRACE / 2, "they are told, and not waited for"
+    assert kept(tmp_path) == done
+
+
+def marks(folder):
+    return (folder / "marks").stat().st_size if (folder / "marks").exists() else 0
 
 
 def kept(folder):
