@@ -26,12 +26,13 @@ def pass_with_room(
     """Return what passes over data give, on the device of the data whoever made them.
 
     work: is begun anew on the CPU, with the models there meanwhile, so that it must have changed
-    nothing before it raises. Raises DeviceMemoryError where that does not help.
+    nothing before it raises. Raises DeviceMemoryError, or torch.OutOfMemoryError outside of the
+    user's code, where that does not help.
     """
     device = torch.device(batches.device)
     try:
         return work(batches)
-    except DeviceMemoryError:
+    except (DeviceMemoryError, torch.OutOfMemoryError):
         if device.type == "cpu":
             raise
         tell_shortage(device)

@@ -42,7 +42,8 @@ class PassWork:
     def correction(self, site: CorrectableLayer, found: Moments) -> Correction:
         """Return what brings a site with some moments to its goal."""
         corrector = CORRECTORS[self.how.method]
-        return correction_of(corrector, found, self.wanted(site), biased=site.biased)
+        wanted = self.wanted(site).on(found.mean.device)  # which may be measured on the CPU
+        return correction_of(corrector, found, wanted, biased=site.biased)
 
     def wanted(self, site: CorrectableLayer) -> Goal:
         return self.how.goal(self.goals[site.name])

@@ -29,7 +29,9 @@ def of_reals(reals: Tensor, dtype: torch.dtype) -> Tensor:
 def on_host(numbers: Iterable[Tensor]) -> list[float]:
     """Return single numbers of one dtype and device, for all of which the CPU waits once."""
     found = [number.detach().reshape(()) for number in numbers]
-    values: list[float] = torch.stack(found).tolist() if found else []
+    if len(found) < 2:
+        return [number.item() for number in found]
+    values: list[float] = torch.stack(found).tolist()
     return values
 
 

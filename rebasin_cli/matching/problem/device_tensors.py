@@ -47,9 +47,10 @@ class DeviceTensors(Derived):
                 self._kept.move_to_end(name)
                 return self._kept[name]
         # Not under the lock: two threads may convert a tensor twice, but none waits for a disk.
-        # Uploaded as narrow as it is stored, and widened there.
-        tensor = on_device(in_reals(self._source.load(name)), self.device).to(self.dtype)
-        tensor = tensor.contiguous()
+        stored = in_reals(self._source.load(name))
+        # Narrowed before and widened after it is copied; mps knows no float64.
+        narrow = stored if stored.dtype.itemsize <= self.dtype.itemsize else stored.to(self.dtype)
+        tensor = on_device(narrow, self.device).to(self.dtype).contiguous()
         # An assignment over NaN has no answer, and one such value spoils every sum it is in.
         if not all_finite(tensor):
             raise NotFiniteError(
