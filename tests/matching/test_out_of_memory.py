@@ -58,20 +58,21 @@ def product(room, rows):
     with FakeDevice() as fake, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         values = torch.zeros(rows, rows).to(CUDA)
+        rows_there, columns_there = a.to(CUDA), b.to(CUDA)
         fake.room = room
-        add_product(INLINE, values, a.to(CUDA), b.to(CUDA))
+        add_product(INLINE, values, rows_there, columns_there)
     expected = torch.zeros(rows, rows)
     add_product(INLINE, expected, a, b)
     return values.as_subclass(torch.Tensor), expected, fake
 
 
-@pytest.mark.parametrize(("pieces", "refused"), [(3, 0), (2, 1), (1, 3), (0, 5)])
+@pytest.mark.parametrize(("pieces", "refused"), [(3, 0), (2, 1), (1, 2), (0, 5)])
 def test_a_product_without_room_is_made_in_halves_down_to_the_pieces_of_the_cpu(pieces, refused):
     rows = 3 * ROWS
     values, expected, fake = product(4 * pieces * ROWS * rows, rows)
     assert fake.refused["addmm_"] == refused
-    assert torch.equal(values, expected) or pieces
     assert torch.allclose(values, expected, atol=1e-5)
+    assert pieces or torch.equal(values, expected), "all of it was added as the CPU adds it"
 
 
 def test_what_cannot_be_helped_is_raised_as_it_is():
