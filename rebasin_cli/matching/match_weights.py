@@ -57,10 +57,20 @@ def match_weights(
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
 
+    models = reference, other
+
     def matched(settings: Settings) -> Matching:
-        return _matched(
-            (reference, other), bound, settings, movable, initial, labels, progress, detail
-        )
+        memory = settings.max_memory - min(_beside(models), settings.max_memory // 2)
+        room = memory // 4
+        a, b = load_models(models, labels, settings.device, 3 * room)
+        moving = families(bound, movable)
+        with threads(settings, moving) as pool:
+            kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
+            search = PairSearch(kept, bound, moving, settings, progress, detail)
+            if initial is None:
+                return search.best(look_up("method", settings.method, METHODS)(search))
+            given = search.descend(initial, seed=settings.seed)
+            return search.best(iter([search.attempt("weights", GIVEN, given)]))
 
     try:
         return matched(settings)
@@ -70,29 +80,6 @@ def match_weights(
         tell_shortage(torch.device(settings.device))
     empty_cache()
     return matched(replace(settings, device="cpu"))
-
-
-def _matched(
-    models: Sequence[TensorSource],
-    bound: BoundSpec,
-    settings: Settings,
-    movable: frozenset[str] | None,
-    initial: Permutations | None,
-    labels: tuple[str, str],
-    progress: Progress,
-    detail: Detail | None,
-) -> Matching:
-    memory = settings.max_memory - min(_beside(models), settings.max_memory // 2)
-    room = memory // 4
-    a, b = load_models(models, labels, settings.device, 3 * room)
-    moving = families(bound, movable)
-    with threads(settings, moving) as pool:
-        kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
-        search = PairSearch(kept, bound, moving, settings, progress, detail)
-        if initial is None:
-            return search.best(look_up("method", settings.method, METHODS)(search))
-        given = search.descend(initial, seed=settings.seed)
-        return search.best(iter([search.attempt("weights", GIVEN, given)]))
 
 
 def _beside(models: Sequence[TensorSource]) -> int:

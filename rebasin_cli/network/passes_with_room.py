@@ -58,7 +58,8 @@ def _on_cpu(models: Sequence[nn.Module]) -> Iterator[None]:
 def _moved(value: Any, device: torch.device) -> Any:
     """Return a value with all tensors in it on a device."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        unknown = device.type == "mps" and value.dtype == torch.float64  # which stays on the CPU
+        return value if unknown else value.to(device)
     if is_dataclass(value) and not isinstance(value, type):
         copy: Any = replace
         return copy(

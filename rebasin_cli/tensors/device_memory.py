@@ -66,8 +66,8 @@ def zeros_with_room(*shape: int, like: Tensor) -> Tensor:
 def tell_shortage(device: torch.device) -> None:
     """Warn that the memory of a device does not suffice; the same words each time."""
     text = (
-        f"out of memory on {device.type}: the work goes on in smaller pieces, and where that does not "
-        "help on the CPU, to the same result"
+        f"out of memory on {device.type}: the work goes on in smaller pieces, and where that does "
+        "not help on the CPU, to the same result"
     )
     warnings.warn(text, ShortageWarning, stacklevel=3)
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rebasin_cli.activations.layer_statistics import LayerStatistics, goals
+from rebasin_cli.activations.layer_statistics import Goal, LayerStatistics, goals
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.scored_points import MixturePoint
 from rebasin_cli.errors import Problem, UserCodeError
@@ -34,7 +34,7 @@ from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory, TensorSource
 
 # What is judged by a task: the scores of a mixture, and how long it took.
-Judged = tuple[Scores, float]
+PointScores = tuple[Scores, float]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def in_memory_if_room(source: TensorSource, plan: BarrierPlan, machine: Machine)
 
 
 @dataclass(frozen=True)
-class Correction:
+class PointCorrection:
     """What corrects a mixture, from what the layers of the models do: nothing for `reset`.
 
     What a mixture should do follows from its weights.
@@ -86,9 +86,15 @@ class Correction:
     method: str
     known: Mapping[str, LayerStatistics]
 
+    def goals(self, mixture: MixturePoint, machine: Machine) -> dict[str, Goal]:
+        """Return what the layers of a mixture should do, where that is measured."""
+        place = machine.device if machine.device.startswith("cuda") else "cpu"  # mps: on the CPU
+        found = goals(self.known, mixture.weights)
+        return {name: goal.on(torch.device(place)) for name, goal in found.items()}
+
 
 @dataclass(frozen=True)
-class Bench:
+class MixtureModel:
     """The model of a plan, which takes the weights of every mixture in turn, and its judge.
 
     threads: those of torch that it is run on, so that figures do not depend on who judges.
@@ -106,20 +112,22 @@ class Bench:
         return self._built[machine.device][0]
 
     def scores(
-        self, mixture: MixturePoint, ends: Ends, correction: Correction | None, machine: Machine
+        self,
+        mixture: MixturePoint,
+        ends: Ends,
+        correction: PointCorrection | None,
+        machine: Machine,
     ) -> Scores:
         """Return what the judge says of a mixture."""
-        selects, model = self.plan.request.selection.selects, self.model(machine)
-        fill(
-            model,
-            Mean(ends.at(machine), mixture.weights, 0, selects),
-            self.plan.code.network.windows,
-        )
+        code, selects = self.plan.code, self.plan.request.selection.selects
+        model = self.model(machine)
+        mean = Mean(ends.at(machine), mixture.weights, 0, selects)
+        fill(model, mean, code.network.windows)
         with on_threads(self.threads):
             if correction is not None:
-                wanted = goals(correction.known, mixture.weights)
+                wanted = correction.goals(mixture, machine)
                 how = Correcting(correction.method)
-                renormalize(model, wanted, batches_of(self.plan.code, machine), how)
+                renormalize(model, wanted, batches_of(code, machine), how)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.plan.request.computing.seed)
                 return self._built[machine.device][1](model.eval())
@@ -129,52 +137,52 @@ class Bench:
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Bench, (self.plan, self.threads)
+        return MixtureModel, (self.plan, self.threads)
 
 
 @dataclass(frozen=True)
-class Way:
+class CommonWork:
     """What all points of a segment have in common."""
 
-    bench: Bench
+    mixed: MixtureModel
     ends: Ends
-    correction: Correction | None = None
+    correction: PointCorrection | None = None
 
     @cached_property
     def packed(self) -> bytes:
         return pickle.dumps(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Way, (self.bench, self.ends, self.correction)
+        return CommonWork, (self.mixed, self.ends, self.correction)
 
 
 @lru_cache(maxsize=1)
-def _unpacked(packed: bytes) -> Way:
+def _unpacked(packed: bytes) -> CommonWork:
     """Return what points have in common, the same for all that arrive one after another."""
-    way: Way = pickle.loads(packed)
-    return way
+    work: CommonWork = pickle.loads(packed)
+    return work
 
 
-def _arrived(packed: bytes, mixture: MixturePoint) -> PointTask:
-    return PointTask(_unpacked(packed), mixture)
+def _arrived(packed: bytes, mixture: MixturePoint) -> JudgeTask:
+    return JudgeTask(_unpacked(packed), mixture)
 
 
 @dataclass(frozen=True)
-class PointTask:
+class JudgeTask:
     """One mixture to be judged."""
 
-    way: Way
+    work: CommonWork
     mixture: MixturePoint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self.way.packed, self.mixture)
+        return _arrived, (self.work.packed, self.mixture)
 
-    def __call__(self, machine: Machine, progress: Progress) -> Judged:
+    def __call__(self, machine: Machine, progress: Progress) -> PointScores:
         """Judge it. Raises UserCodeError, which says at which point, as the user's code does."""
         began = perf_counter()
         try:
-            scores = self.way.bench.scores(
-                self.mixture, self.way.ends, self.way.correction, machine
+            scores = self.work.mixed.scores(
+                self.mixture, self.work.ends, self.work.correction, machine
             )
         except UserCodeError as error:
             problems = (_placed(problem, self.mixture) for problem in error.problems)

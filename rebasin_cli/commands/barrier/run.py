@@ -12,8 +12,8 @@ from rebasin_cli.commands.barrier.aligned_ends import AlignedOutcome, aligned_en
 from rebasin_cli.commands.barrier.curve import barrier, share_removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.commands.barrier.judged_point import (
-    Correction,
     Ends,
+    PointCorrection,
     has_running_statistics,
     stored_ends,
 )
@@ -105,7 +105,7 @@ class _Judged:
             )
         scorer = Scorer(self.plan, journal, executor, progress, total)
         progress("building the model", 0, 0)
-        normed = has_running_statistics(scorer.bench.model(self.plan.machine))
+        normed = has_running_statistics(scorer.mixed.model(self.plan.machine))
         if self.plan.renormalize == "reset" and not normed:
             hint = "--renormalize rescale does without BatchNorm"
             raise UsageError(
@@ -172,7 +172,7 @@ def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
 
 
 def _segment(
-    plan: BarrierPlan, basis: str, ends: Ends, correct: Callable[[], Correction] | None = None
+    plan: BarrierPlan, basis: str, ends: Ends, correct: Callable[[], PointCorrection] | None = None
 ) -> Segment:
     """Return the line between two models; with `correct`, the curve of corrected points."""
     of = _subject(plan, aligned=basis == ALIGNED)
@@ -186,7 +186,7 @@ def _later(plan: BarrierPlan, ends: Ends) -> Iterator[Segment]:
     """Yield the segments for which the models have to be aligned."""
     yield _segment(plan, ALIGNED, ends)
     if plan.renormalize is not None:
-        yield _segment(plan, ALIGNED, ends, lambda: Correction(plan.renormalize or "", {}))
+        yield _segment(plan, ALIGNED, ends, lambda: PointCorrection(plan.renormalize or "", {}))
 
 
 def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:

@@ -10,7 +10,13 @@ import torch
 
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.commands.barrier.journal import Journal
-from rebasin_cli.commands.barrier.judged_point import Bench, Correction, Ends, PointTask, Way
+from rebasin_cli.commands.barrier.judged_point import (
+    CommonWork,
+    Ends,
+    JudgeTask,
+    MixtureModel,
+    PointCorrection,
+)
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.execution.task import Executor
@@ -31,7 +37,7 @@ class Segment:
     ends: Ends
     named: str
     of: Mapping[str, Any]
-    correct: Callable[[], Correction] | None = None
+    correct: Callable[[], PointCorrection] | None = None
     all_moved: bool = False
 
     def end(self, mixture: MixturePoint) -> str | None:
@@ -49,12 +55,12 @@ class Scorer:
     executor: Executor
     progress: Progress
     total: int
-    bench: Bench = field(init=False)
+    mixed: MixtureModel = field(init=False)
     _ends: dict[str, Scored] = field(default_factory=dict)
     _done: int = 0
 
     def __post_init__(self) -> None:
-        self.bench = Bench(self.plan, torch.get_num_threads())
+        self.mixed = MixtureModel(self.plan, torch.get_num_threads())
 
     def known(self, segment: Segment) -> bool:
         """Return whether an earlier run has judged all mixtures."""
@@ -64,8 +70,8 @@ class Scorer:
         """Yield what the judge says of each mixture, in their order, as soon as it does."""
         left = self._left(segment)
         correction = segment.correct() if segment.correct and left else None
-        way = Way(self.bench, segment.ends, correction)
-        judged = self.executor.run([PointTask(way, mixture) for mixture in left], self.progress)
+        work = CommonWork(self.mixed, segment.ends, correction)
+        judged = self.executor.run([JudgeTask(work, mixture) for mixture in left], self.progress)
         for mixture in segment.mixtures:
             self.progress(f"judging the {mixture}", self._done, self.total)
             scored = self.journal.find(mixture, segment.of)
@@ -96,12 +102,14 @@ class Scorer:
         return same and Scored(mixture, same.scores, 0.0, segment.of, reused=True)
 
 
-def point_correction(plan: BarrierPlan, ends: Ends, progress: Progress) -> Correction:
+def point_correction(plan: BarrierPlan, ends: Ends, progress: Progress) -> PointCorrection:
     """Return what corrects mixtures of models by the plan's method, measured on the plan's data."""
     method, machine = plan.renormalize or "", plan.machine
     if method == "reset":
-        return Correction(method, {})
+        return PointCorrection(method, {})
     progress("measuring the models", 0, 0)
     models = [build_network(plan.code.network, source, machine) for source in ends.at(machine)]
     batches = batches_of(plan.code, machine)
-    return Correction(method, layer_statistics(models, batches, together=method == "closed-form"))
+    return PointCorrection(
+        method, layer_statistics(models, batches, together=method == "closed-form")
+    )

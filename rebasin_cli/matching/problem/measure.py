@@ -85,12 +85,12 @@ def measure(
     compare: sums a block, from any thread of the pool, and may look at more of it.
     """
     moving = {name: p for name, p in permutations.items() if p.moved}
-    sides = _Sides(reference, other)
+    sides = _ComparedModels(reference, other)
 
     def here(tensor: BoundTensor) -> list[tuple[Block, Sums]]:
         return with_room(sides, partial(sums_of, tensor))
 
-    def sums_of(tensor: BoundTensor, sides: _Sides) -> list[tuple[Block, Sums]]:
+    def sums_of(tensor: BoundTensor, sides: _ComparedModels) -> list[tuple[Block, Sums]]:
         values = tensor.load(sides.reference), tensor.load(sides.other)
         found = []
         for block in tensor.blocks:
@@ -121,7 +121,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _Sides:
+class _ComparedModels:
     """The two models that are compared."""
 
     reference: TensorSource
@@ -133,11 +133,11 @@ class _Sides:
         return next(found, torch.device("cpu"))
 
     @property
-    def aside(self) -> _Sides:
+    def aside(self) -> _ComparedModels:
         a, b = (
             s.aside if isinstance(s, DeviceTensors) else s for s in (self.reference, self.other)
         )
-        return _Sides(a, b)
+        return _ComparedModels(a, b)
 
     def release(self) -> None:
         for source in (self.reference, self.other):
