@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rebasin_cli.errors import ShortageWarning
+from rebasin_cli.matching import match_weights
 from rebasin_cli.matching.problem import similarity_cache
 from rebasin_cli.matching.problem.shared_work import INLINE, ROWS, add_product
 from tests.matching.fake_device import CUDA, FakeDevice
@@ -39,6 +40,19 @@ def test_with_any_room_the_permutations_are_those_of_the_cpu(room, method):
     assert same(found.permutations, cpu.permutations)
     assert found.objective.after == pytest.approx(cpu.objective.after, rel=1e-9)
     assert bool(told) == bool(fake.refused) == (room < MUCH)
+
+
+@pytest.mark.parametrize("room", [400_000, 300_000, 100_000, 3_000])
+def test_what_fits_stays_on_the_device_and_nothing_is_begun_anew(room, monkeypatch):
+    def anew():
+        raise AssertionError("the whole matching was begun anew")
+
+    monkeypatch.setattr(match_weights, "empty_cache", anew)
+    problem, other = wide()
+    found, fake, _ = matched("cuda", room, problem, other, method="weights")
+    cpu, _, _ = matched("cpu", MUCH, problem, other, method="weights")
+    assert same(found.permutations, cpu.permutations)
+    assert fake.uploads > 0
 
 
 @pytest.mark.parametrize("name", ["llama", "resnet20_stages", "interleaved_heads"])
