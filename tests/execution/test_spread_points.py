@@ -3,12 +3,27 @@
 import json
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
+from rebasin_cli.commands.barrier.judged_point import (
+    CommonWork,
+    Ends,
+    JudgeTask,
+    MixtureModel,
+    stored_ends,
+)
+from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
+from rebasin_cli.commands.barrier.scored_points import MixturePoint
+from rebasin_cli.execution.answer import pack, unpack
 from rebasin_cli.execution.processes import GRACE
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.progress import silent
 from tests.cli.harness import rebasin, until
 from tests.commands.barrier.barrier_files import (
     BARRIER,
@@ -57,6 +72,27 @@ def written(folder):
     write_normed(folder)
 
 
+def test_a_task_that_arrived_judges_as_the_one_that_was_sent(tmp_path, monkeypatch):
+    write_user(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    request = BarrierRequest(
+        [tmp_path / "a.safetensors", tmp_path / "b.safetensors"],
+        executor="processes",
+        selection=Selection(spec="mlp"),
+        tracing=Tracing(target="user.py:net"),
+        data=Data(data="user.py:batches"),
+    )
+    plan = plan_barrier(request)
+    work = CommonWork(MixtureModel(plan, 1), Ends(partial(stored_ends, plan)))
+    sent = [JudgeTask(work, MixturePoint("naive", (1 - alpha, alpha))) for alpha in (0.0, 0.5)]
+    arrived = [unpack(pack(task)) for task in sent]
+    there, here = ([task(plan.machine, silent)[0] for task in tasks] for tasks in (arrived, sent))
+    assert there == here
+    assert here[0]["accuracy"] == 1 > here[1]["accuracy"]
+    assert arrived[0].work is arrived[1].work is not work, "what they share is made once"
+
+
+@pytest.mark.slow
 def test_a_process_judges_as_this_one_does(tmp_path):
     write_user(tmp_path)
     one = ("--executor", "processes", "--jobs", "1")

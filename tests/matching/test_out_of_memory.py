@@ -30,9 +30,14 @@ def wide():
     return problem, problem.noisy(1, 3.0)
 
 
-@pytest.mark.parametrize("room", [MUCH, 400_000, 300_000, 100_000, 3_000, 0])
-@pytest.mark.parametrize("method", ["weights", "frank-wolfe"])
-def test_with_any_room_the_permutations_are_those_of_the_cpu(room, method):
+@pytest.mark.parametrize(
+    ("method", "room"),
+    [
+        *(("weights", room) for room in (MUCH, 400_000, 300_000, 100_000, 3_000, 0)),
+        *(("frank-wolfe", room) for room in (MUCH, 3_000)),
+    ],
+)
+def test_with_any_room_the_permutations_are_those_of_the_cpu(method, room):
     problem, other = wide()
     other = problem.permuted(problem.draw(2), other)
     cpu, _, _ = matched("cpu", MUCH, problem, other, method=method)
@@ -55,8 +60,8 @@ def test_what_fits_stays_on_the_device_and_nothing_is_begun_anew(room, monkeypat
     assert fake.uploads > 0
 
 
-@pytest.mark.parametrize("name", ["llama", "resnet20_stages", "interleaved_heads"])
-def test_heads_and_streams_come_out_the_same(name):
+@pytest.mark.parametrize("name", ["llama", "interleaved_heads"])
+def test_heads_come_out_the_same(name):
     problem = example(name)
     other = problem.permuted(problem.draw(2), problem.noisy(1, 1.0))
     cpu, _, _ = matched("cpu", MUCH, problem, other, effort="quick")

@@ -51,7 +51,12 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+SLOW = ("repair", "renormalize")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in COMMANDS]
+)
 def test_no_batch_moves_a_model(tmp_path, name):
     (tmp_path / "user.py").write_text(MODULE)
     pair(tmp_path)

@@ -110,6 +110,5 @@ def point_correction(plan: BarrierPlan, ends: Ends, progress: Progress) -> Point
     progress("measuring the models", 0, 0)
     models = [build_network(plan.code.network, source, machine) for source in ends.at(machine)]
     batches = batches_of(plan.code, machine)
-    return PointCorrection(
-        method, layer_statistics(models, batches, together=method == "closed-form")
-    )
+    known = layer_statistics(models, batches, together=method == "closed-form")
+    return PointCorrection(method, known)
