@@ -69,8 +69,7 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], name: str) -> float:
     """Return the loss of all answers in some batches, without gradients; see `judge_batch`."""
     with torch.no_grad():
         found = [judge_batch(model, batch, name) for batch in batches]
-    losses, _, counts = zip(*found, strict=True)
-    return _summed(losses) / sum(counts)
+    return _summed([loss for loss, _, _ in found]) / sum(count for _, _, count in found)
 
 
 def own_judge(function: Callable[[nn.Module], object], name: str) -> Judge:

@@ -36,8 +36,8 @@ def users_code(what: str) -> Iterator[None]:
     except RebasinError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
-        kind = MachineError if isinstance(error, MemoryError) else DeviceMemoryError
-        raise kind(
+        shortage = MachineError if isinstance(error, MemoryError) else DeviceMemoryError
+        raise shortage(
             f"{what} does not fit into memory", hint="smaller batches, or --device cpu"
         ) from error
     except (Exception, SystemExit) as error:  # it can do anything

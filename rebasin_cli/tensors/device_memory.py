@@ -74,8 +74,7 @@ def tell_shortage(device: torch.device) -> None:
 
 def empty_cache() -> None:
     """Give back to the device what torch holds of its memory without using it."""
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # which does nothing where CUDA was not used
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

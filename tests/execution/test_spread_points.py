@@ -6,6 +6,7 @@ import signal
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import cast
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_task_that_arrived_judges_as_the_one_that_was_sent(tmp_path, monkeypat
     plan = plan_barrier(request)
     work = CommonWork(MixtureModel(plan, 1), Ends(partial(stored_ends, plan)))
     sent = [JudgeTask(work, MixturePoint("naive", (1 - alpha, alpha))) for alpha in (0.0, 0.5)]
-    arrived = [unpack(pack(task)) for task in sent]
+    arrived = [cast("JudgeTask", unpack(pack(task))) for task in sent]
     there, here = ([task(plan.machine, silent)[0] for task in tasks] for tasks in (arrived, sent))
     assert there == here
     assert here[0]["accuracy"] == 1 > here[1]["accuracy"]
