@@ -8,6 +8,7 @@
   x PermutationError      3             not a permutation, or not one for this checkpoint
   x UserCodeError         3             a model, loader or evaluation of the user's raises
   x MachineError          4             disk full, no such device, no permission, missing package
+    + DeviceMemoryError   4             what has no room in the memory of a device
 
 A bug is any other exception: the command line prints its traceback and exits with 70.
 """
@@ -102,6 +103,10 @@ class MachineError(RebasinError):
     exit_code = 4
 
 
+class DeviceMemoryError(MachineError):
+    """A device has not enough memory for what has to be on it at once."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the closest of the known names, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
@@ -116,6 +121,10 @@ def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") 
 
 class RebasinWarning(UserWarning):
     """Something is odd about the inputs, although the work goes on."""
+
+
+class ShortageWarning(RebasinWarning):
+    """A device has too little memory: the same work, in another way. Once is enough."""
 
 
 class DetailWarning(RebasinWarning):

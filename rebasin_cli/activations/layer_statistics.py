@@ -30,6 +30,11 @@ class Goal:
         mean = self.mean.abs().mean() * self.mean.sign()
         return replace(self, mean=mean, deviation=self.deviation.mean().expand_as(self.deviation))
 
+    def on(self, device: torch.device) -> Goal:
+        """Return the goal on a device."""
+        expected = None if self.expected is None else self.expected.to(device)
+        return Goal(self.mean.to(device), self.deviation.to(device), expected)
+
     def times(self, factor: float) -> Goal:
         """Return the goal with deviations multiplied."""
         return replace(self, deviation=self.deviation * factor)

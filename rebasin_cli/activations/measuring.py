@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -15,6 +16,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watch_layers
 from rebasin_cli.network.layers import frozen_state
+from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scores import call_model
 
 Samples = Mapping[str, list[Tensor]]  # of each layer: (samples, units) for each call of it
@@ -34,6 +36,12 @@ def layer_statistics(
     every BatchNorm reads. The models share their class. together: how their units correlate, too;
     then the outputs of all models for one batch are in memory at once.
     """
+    return pass_with_room(models, batches, partial(_layer_statistics, models, together=together))
+
+
+def _layer_statistics(
+    models: Sequence[nn.Module], batches: Batches, *, together: bool
+) -> dict[str, LayerStatistics]:
     with keep_undisturbed(models):
         sites = sites_of(models[0], first_of(batches)).corrected
         if together:
@@ -44,6 +52,10 @@ def layer_statistics(
 
 def measure_layer(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
     """Return the moments of one layer; each pass ends as soon as the layer was reached."""
+    return pass_with_room([model], batches, partial(_measured, site, model))
+
+
+def _measured(site: CorrectableLayer, model: nn.Module, batches: Batches) -> Moments:
     found: Totals = {}
     calls = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from rebasin_cli.errors import MachineError, UserCodeError
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scores import call_model
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
@@ -40,13 +42,25 @@ def units_on(
     """
     groups = _groups(bound)
     here = [point for point in points if groups.keys() & set(point.groups)]
+    seen = partial(_all_seen, models, here, groups, progress)
+    found = pass_with_room(models, batches, seen)
+    _check_finite(found)
+    return found
+
+
+def _all_seen(
+    models: Sequence[nn.Module],
+    here: Sequence[Point],
+    groups: BoundGroups,
+    progress: Progress,
+    batches: Batches,
+) -> list[UnitMoments]:
     found: list[UnitMoments] = []
     for count, batch in enumerate(batches):
         progress("running the models", count, batches.limit or 0)
         seen = _seen(models, batch, here, groups)
         found = [old.joined(new) for old, new in zip(found, seen, strict=True)] if found else seen
     progress("running the models", batches.limit or 0, batches.limit or 0)
-    _check_finite(found)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,9 +98,20 @@ def guard(command: str, *, json_wanted: bool = False) -> Iterator[None]:
             json_wanted=json_wanted,
         )
     except Exception as error:
+        if _out_of_device_memory(error):
+            what = "a device has not enough memory"
+            hint = "--device cpu, or --max-memory SIZE, or free the memory of the device"
+            shortage = MachineError(what, detail=str(error), hint=hint)
+            fail(command, shortage, json_wanted=json_wanted)
         say(traceback.format_exc())
         say("this is a bug in rebasin: please report it with the lines above")
         raise typer.Exit(BUG) from error
+
+
+def _out_of_device_memory(error: Exception) -> bool:
+    """Return whether torch has said so, which is imported only where it was needed."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def fail(command: str, error: RebasinError, *, json_wanted: bool) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 
 from rebasin_cli.cli.progress_bar import ProgressBar
-from rebasin_cli.errors import DetailWarning, RebasinWarning
+from rebasin_cli.errors import DetailWarning, RebasinWarning, ShortageWarning
 from rebasin_cli.options.display import Display
 from rebasin_cli.presentation.events import event_line
 from rebasin_cli.presentation.outcomes import COMMON, Failed
@@ -46,6 +46,7 @@ class Screen:
         """Show what is odd about the inputs of a command that goes on, each time it is met."""
         with warnings.catch_warnings():
             warnings.simplefilter("always", RebasinWarning)
+            warnings.simplefilter("once", ShortageWarning)
             if not self.display.verbose:
                 warnings.simplefilter("ignore", DetailWarning)
             others = warnings.showwarning

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.execution.task import Task
 
 # What is told to the user as it is; the text of any other exception is that of a bug.
-EXPLAINED = (RebasinError, MemoryError, OSError)
+EXPLAINED = (RebasinError, MemoryError, OSError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)

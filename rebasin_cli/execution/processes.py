@@ -95,6 +95,8 @@ def _serve(tasks: Connection, machine: Machine) -> None:
         while True:
             packed = tasks.recv_bytes()
             tasks.send_bytes(carry_out(partial(_carried_out, packed, machine)))
+    except _ToldToLeaveError as told:
+        raise SystemExit(128 + signal.SIGTERM) from told
     except (EOFError, OSError):
         return
 
@@ -103,5 +105,9 @@ def _carried_out(packed: bytes, machine: Machine) -> object:
     return unpack(packed)(machine, silent)
 
 
+class _ToldToLeaveError(BaseException):
+    """Not SystemExit, which is an answer where code of the user's raises it."""
+
+
 def _leave(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)  # unwinds, and so removes what is half written
+    raise _ToldToLeaveError  # unwinds, and so removes what is half written

@@ -10,7 +10,9 @@ is measured relative to the objective, since an absolute 1e-12 is below float32'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
@@ -26,6 +28,7 @@ from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.device_memory import empty_cache, tell_shortage
 
 DEFAULTS = Settings()
 # Of the largest tensors, in two threads whatever the number there is, or rounding would depend on
@@ -53,17 +56,29 @@ def match_weights(
     far the models are compared when it is over.
     Raises NotFiniteError if a tensor holds NaN or infinity, UsageError for an unknown name.
     """
-    kept = shares(settings.max_memory, _largest((reference, other)))
-    a, b = load_models((reference, other), labels, settings.device, kept.tensors)
-    moving = families(bound, movable)
-    with threads(settings, moving) as pool:
-        pair = Pair(a, b, bound.groups, pool)
-        similarities = SimilarityCache(pair, moving, kept.similarities)
-        search = PairSearch(similarities, bound, moving, settings, progress, detail)
-        if initial is None:
-            return search.best(look_up("method", settings.method, METHODS)(search))
-        given = search.descend(initial, seed=settings.seed)
-        return search.best(iter([search.attempt("weights", GIVEN, given)]))
+    models = reference, other
+
+    def matched(settings: Settings) -> Matching:
+        kept = shares(settings.max_memory, _largest(models))
+        a, b = load_models(models, labels, settings.device, kept.tensors)
+        moving = families(bound, movable)
+        with threads(settings, moving) as pool:
+            pair = Pair(a, b, bound.groups, pool)
+            similarities = SimilarityCache(pair, moving, kept.similarities)
+            search = PairSearch(similarities, bound, moving, settings, progress, detail)
+            if initial is None:
+                return search.best(look_up("method", settings.method, METHODS)(search))
+            given = search.descend(initial, seed=settings.seed)
+            return search.best(iter([search.attempt("weights", GIVEN, given)]))
+
+    try:
+        return matched(settings)
+    except torch.OutOfMemoryError:
+        if settings.device == "cpu":
+            raise
+        tell_shortage(torch.device(settings.device))
+    empty_cache()
+    return matched(replace(settings, device="cpu"))
 
 
 @dataclass(frozen=True)

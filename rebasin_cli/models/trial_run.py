@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.models.subject import Example
+from rebasin_cli.tensors.device_memory import on_device
 from rebasin_cli.tensors.trees import map_leaves
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def quiet() -> Iterator[None]:
 
 def on(device: torch.device, value: Any) -> Any:
     """Return the value with all tensors inside its tuples, lists and mappings on the device."""
-    return map_leaves(value, torch.Tensor, lambda tensor: tensor.to(device))
+    return map_leaves(value, torch.Tensor, lambda tensor: on_device(tensor, device))
 
 
 def failure(model: nn.Module, example: Example) -> Exception | None:

@@ -69,6 +69,9 @@ class UserCode:
     evaluate: Callable[[Any], object] | None = None
     sequences: SequencePlan | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _named_code, (self.network, self.data, self.sequences)
+
     @property
     def fed(self) -> bool:
         """Whether there is data."""
@@ -97,12 +100,17 @@ def plan_user_code(
         hint = "--data file.py:batches yields (inputs, targets); or --evaluate file.py:function"
         raise UsageError("nothing says how good a model is", hint=hint)
     network = plan_network(checkpoint, selection, tracing)
+    return _named_code(network, data, _sequences(network.subject, tracing, data))
+
+
+def _named_code(network: Network, data: Data, sequences: SequencePlan | None) -> UserCode:
+    """Return the code that the user has named, loaded in this process."""
     return UserCode(
         network=network,
         data=data,
         loader=loader(data.own) if data.own else no_data,
         evaluate=evaluation(data.evaluate) if data.evaluate else None,
-        sequences=_sequences(network.subject, tracing, data),
+        sequences=sequences,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from math import isfinite, isnan
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from math import isfinite, isnan, nan
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from rebasin_cli.models.batch import Batch, describe_batch
 from rebasin_cli.models.user.batch_inputs import fit_batch, is_labelled, named_targets
 from rebasin_cli.network.answers import answers
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.user_code import users_code
+from rebasin_cli.tensors.numbers import on_host
 
 Scores = Mapping[str, float]
 Judge = Callable[[nn.Module], Scores]
@@ -29,11 +32,7 @@ def cross_entropy_judge(batches: Batches) -> Judge:
     """
 
     def judge(model: nn.Module) -> Scores:
-        total, hits, answers = 0.0, 0.0, 0
-        with torch.no_grad():
-            for batch in batches:
-                loss, right, count = judge_batch(model, batch, batches.name)
-                total, hits, answers = total + float(loss), hits + right, answers + count
+        total, hits, answers = pass_with_room([model], batches, partial(_judged, model))
         if not answers:
             raise UserCodeError(f"{batches.name} holds no target that counts")
         scores = {"loss": total / answers, "accuracy": hits / answers}
@@ -44,6 +43,22 @@ def cross_entropy_judge(batches: Batches) -> Judge:
     return judge
 
 
+def _judged(model: nn.Module, batches: Batches) -> tuple[float, float, int]:
+    """Return the summed loss, the right answers (NaN: unknown), and how many count, of a pass.
+
+    The sums stay where the model is until the end: no batch waits for the one before it.
+    """
+    with torch.no_grad():
+        found = [judge_batch(model, batch, batches.name) for batch in batches]
+    losses, hits, counts = zip(*found, strict=True)
+    return _summed(losses), _summed(hits), sum(counts)
+
+
+def _summed(numbers: Sequence[Tensor]) -> float:
+    """Return the sum of numbers, one after another in float64."""
+    return sum(on_host(number.double() for number in numbers), 0.0)
+
+
 def has_targets(model: nn.Module, batch: Batch) -> bool:
     """Return whether a batch says what a model should answer."""
     return is_labelled(fit_batch(batch, model))
@@ -51,12 +66,9 @@ def has_targets(model: nn.Module, batch: Batch) -> bool:
 
 def mean_loss(model: nn.Module, batches: Iterable[Batch], name: str) -> float:
     """Return the loss of all answers in some batches, without gradients; see `judge_batch`."""
-    total, answers = 0.0, 0
     with torch.no_grad():
-        for batch in batches:
-            loss, _, count = judge_batch(model, batch, name)
-            total, answers = total + float(loss), answers + count
-    return total / answers
+        found = [judge_batch(model, batch, name) for batch in batches]
+    return _summed([loss for loss, _, _ in found]) / sum(count for _, _, count in found)
 
 
 def own_judge(function: Callable[[nn.Module], object], name: str) -> Judge:
@@ -110,7 +122,7 @@ def logits_of(returned: Any) -> Tensor:
     )
 
 
-def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, float, int]:
+def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, Tensor, int]:
     """Run a batch; return the summed loss, the right answers (NaN: unknown), and how many count.
 
     name: of the data. Raises UserCodeError for a batch without targets, unless the model returned a
@@ -122,7 +134,8 @@ def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, floa
     if targets is None:
         loss = returned.get("loss") if isinstance(returned, Mapping) else None
         if loss is not None:
-            return torch.as_tensor(loss) * batch.rows, float("nan"), batch.rows
+            total = torch.as_tensor(loss) * batch.rows
+            return total, torch.full_like(total, nan), batch.rows
         targets = named_targets(batch.example.kwargs)
         if targets is None:
             raise UserCodeError(
@@ -134,7 +147,7 @@ def judge_batch(model: nn.Module, batch: Batch, name: str) -> tuple[Tensor, floa
     with users_code("cross-entropy of the model's output and the targets"):
         loss = F.cross_entropy(found.rows.double(), found.targets, reduction="sum")
         hits = (found.rows.argmax(-1) == found.right).sum()
-    return loss, float(hits), len(found.rows)
+    return loss, hits, len(found.rows)
 
 
 def _numbers(said: object, name: str) -> dict[str, float]:

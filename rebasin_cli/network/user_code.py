@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.errors import MachineError, RebasinError, UserCodeError
+from rebasin_cli.errors import DeviceMemoryError, MachineError, RebasinError, UserCodeError
 
 LINES = 6  # of a user's own code that are shown, the innermost
 # Lines that are not the user's: of Python, of installed packages, of this one, of torch.
@@ -36,7 +36,8 @@ def users_code(what: str) -> Iterator[None]:
     except RebasinError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise MachineError(
+        shortage = MachineError if isinstance(error, MemoryError) else DeviceMemoryError
+        raise shortage(
             f"{what} does not fit into memory", hint="smaller batches, or --device cpu"
         ) from error
     except (Exception, SystemExit) as error:  # it can do anything

@@ -18,6 +18,7 @@ from rebasin_cli.network.correctable_layers import (
     sites_of,
 )
 from rebasin_cli.network.layers import Layer
+from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.renormalization.corrected import Corrected, Correcting, Report
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of, repair
 from rebasin_cli.renormalization.passes import (
@@ -100,8 +101,11 @@ METHODS: Mapping[str, CorrectionMethod] = {
 
 
 def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> CorrectableLayers:
-    with keep_undisturbed([model]):
-        return sites_of(model, first_of(_given(batches, how))).selected(how.selects)
+    def found(batches: Batches) -> CorrectableLayers:
+        with keep_undisturbed([model]):
+            return sites_of(model, first_of(batches))
+
+    return pass_with_room([model], _given(batches, how), found).selected(how.selects)
 
 
 def _given(batches: Batches | None, how: Correcting) -> Batches:

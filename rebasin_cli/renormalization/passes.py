@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from rebasin_cli.activations.measuring import Totals, join, keep_undisturbed, me
 from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watch_layers
+from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scores import call_model
 from rebasin_cli.renormalization.corrected import Corrected, Correcting
 from rebasin_cli.renormalization.folding import fold, reset
@@ -40,7 +42,8 @@ class PassWork:
     def correction(self, site: CorrectableLayer, found: Moments) -> Correction:
         """Return what brings a site with some moments to its goal."""
         corrector = CORRECTORS[self.how.method]
-        return correction_of(corrector, found, self.wanted(site), biased=site.biased)
+        wanted = self.wanted(site).on(found.mean.device)  # which may be measured on the CPU
+        return correction_of(corrector, found, wanted, biased=site.biased)
 
     def wanted(self, site: CorrectableLayer) -> Goal:
         return self.how.goal(self.goals[site.name])
@@ -61,6 +64,13 @@ def _one_by_one(work: PassWork, batches: Batches) -> Iterator[Corrected]:
 
 
 def _at_once(work: PassWork, batches: Batches) -> Iterator[Corrected]:
+    found = pass_with_room([work.model], batches, partial(_seen_at_once, work))
+    for site in work.sites:
+        yield _settled(work, site, found[site.name])
+
+
+def _seen_at_once(work: PassWork, batches: Batches) -> Totals:
+    """Return what comes into every layer, corrected on the fly; the model stays as it is."""
     found: Totals = {}
     by_name = {site.name: site for site in work.sites}
 
@@ -75,8 +85,7 @@ def _at_once(work: PassWork, batches: Batches) -> Iterator[Corrected]:
         for number, batch in enumerate(batches):
             work.how.progress("measuring the merged model", number, batches.limit or 0)
             call_model(work.model, batch)
-    for site in work.sites:
-        yield _settled(work, site, found[site.name])
+    return found
 
 
 def _settled(work: PassWork, site: CorrectableLayer, found: Moments) -> Corrected:

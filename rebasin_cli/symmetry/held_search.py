@@ -28,6 +28,7 @@ from rebasin_cli.symmetry.voting_blocks import (
     weigh,
 )
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.numbers import on_host
 
 TINY = 1e-300
 
@@ -47,8 +48,9 @@ class HeldSearch(MapSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        pairs = self._blocks().items()
-        self.weights = weigh({at: (float(a.norm()), float(b.norm())) for at, (a, b) in pairs})
+        blocks = self._blocks()
+        lengths = [on_host(pair[k].norm() for pair in blocks.values()) for k in (0, 1)]
+        self.weights = weigh(dict(zip(blocks, zip(*lengths, strict=True), strict=True)))
 
     def run(self, progress: Progress = silent) -> MapMatching:
         if not self.moments:
@@ -84,13 +86,14 @@ class HeldSearch(MapSearch):
         self._move(family, GroupMaps({}, {root: OrthogonalMap(matrix)}))
 
     def objective(self) -> float:
-        blocks = self._blocks().items()
-        return sum(self.weights[place] * float((a * b).sum()) for place, (a, b) in blocks)
+        blocks = self._blocks()
+        inner = on_host((a * b).sum() for a, b in blocks.values())
+        return sum(self.weights[place] * one for place, one in zip(blocks, inner, strict=True))
 
     def cosine(self) -> float:
         pairs = list(self._blocks().values())
-        inner = sum(float((a * b).sum()) for a, b in pairs)
-        squares = (sum(float(each[k].square().sum()) for each in pairs) for k in (0, 1))
+        inner = sum(on_host((a * b).sum() for a, b in pairs))
+        squares = (sum(on_host(each[k].square().sum() for each in pairs)) for k in (0, 1))
         return inner / max(prod(squares) ** 0.5, TINY)
 
     def _blocks(self) -> dict[Place, tuple[Tensor, Tensor]]:

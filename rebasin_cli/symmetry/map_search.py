@@ -18,7 +18,7 @@ from rebasin_cli.symmetry.map_sweeps import RISE, MapMatching
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.one_thread import one_thread
+from rebasin_cli.tensors.torch_threads import one_thread
 
 
 def match_maps(

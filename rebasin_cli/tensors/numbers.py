@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,15 @@ def all_finite(tensor: Tensor) -> bool:
 def of_reals(reals: Tensor, dtype: torch.dtype) -> Tensor:
     """Return what `in_reals` was given, if that was of this dtype; complex ones as wide as now."""
     return torch.view_as_complex(reals.contiguous()) if dtype.is_complex else reals
+
+
+def on_host(numbers: Iterable[Tensor]) -> list[float]:
+    """Return single numbers of one dtype and device, for all of which the CPU waits once."""
+    found = [number.detach().reshape(()) for number in numbers]
+    if len(found) < 2:
+        return [number.item() for number in found]
+    values: list[float] = torch.stack(found).tolist()
+    return values
 
 
 def in_float64(tensor: Tensor) -> Tensor:

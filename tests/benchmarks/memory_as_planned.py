@@ -101,15 +101,15 @@ def rows(inputs: int) -> Iterator[Row]:
         network = folder / "network.py"
         network.write_text(NETWORK.format(inputs=inputs))
         run = f"--model {network}:Perceptron --data {network}:batches --input-shape 2,{inputs}"
-        places = {"a": a, "b": b, "saved": folder / "saved", "out": folder / "out.safetensors",
-                  "run": run}  # fmt: skip
+        out = folder / "out.safetensors"
+        places = {"a": a, "b": b, "saved": folder / "saved", "out": out, "run": run}
         aligned = [*COMMAND, "align", str(a), str(b), "-o", str(folder / "x.safetensors"), "-q"]
         subprocess.run([*aligned, "--save-permutation", str(folder / "saved")], check=True,
                        stdout=subprocess.DEVNULL)  # fmt: skip
         for what, line in COMMANDS.items():
             jobs = ["--jobs", "1"] if line.split()[0] in JOBS else []
             planned, taken = measure([*line.format(**places).split(), *jobs])
-            places["out"].unlink(missing_ok=True)
+            out.unlink(missing_ok=True)
             size = a.stat().st_size / 1e6
             share = planned / taken if planned is not None else None
             told = None if planned is None else planned / 1e6

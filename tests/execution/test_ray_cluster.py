@@ -1,5 +1,6 @@
 """Work on the nodes of a Ray cluster: the same bytes, whatever becomes of the nodes."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.progress import silent
 from tests.cli.build import mlp, save
 from tests.cli.harness import image, plain_environment, rebasin, until
+from tests.commands.barrier.barrier_files import ON_DATA, write_user
 from tests.execution.nets import MODEL, WIDTHS, bytes_in, models, started
+from tests.execution.test_processes import timeless
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -112,6 +115,17 @@ def test_points_of_a_line_come_from_all_nodes(cluster, tmp_path):
         out, err = process.communicate()
     assert (process.returncode, out) == (0, local.out.replace("here/", "there/")), err
     assert bytes_in(tmp_path / "there") == bytes_in(tmp_path / "here")
+
+
+def test_points_of_a_barrier_are_judged_by_nodes_as_here(cluster, tmp_path):
+    write_user(tmp_path)
+    argv = (*ON_DATA, "--steps", "3", "--renormalize", "repair", "--json")
+    local = rebasin(*argv, cwd=tmp_path)
+    with started(*argv, "--executor", "ray", cwd=tmp_path, env=found_by(cluster)) as process:
+        out, err = process.communicate()
+    assert process.returncode == local.code == 0, err
+    here, there = (list(map(json.loads, text.splitlines())) for text in (local.out, out))
+    assert list(map(timeless, there)) == list(map(timeless, here))
 
 
 def test_a_task_that_is_carried_out_twice_writes_the_same_over_the_first(tmp_path):

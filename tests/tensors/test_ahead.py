@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rebasin_cli.tensors.ahead import made_ahead
-from rebasin_cli.tensors.one_thread import one_thread
+from rebasin_cli.tensors.torch_threads import one_thread
 
 
 def test_values_come_in_order_though_later_ones_are_made_first():

@@ -19,8 +19,8 @@ from rebasin_cli.checkpoint.torch_format.unpickle import load_container
 from rebasin_cli.checkpoint.writing.publish import Sink
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.ahead import made_ahead
-from rebasin_cli.tensors.one_thread import one_thread
 from rebasin_cli.tensors.ranges import Ranged
+from rebasin_cli.tensors.torch_threads import one_thread
 
 # Elements of a range: it stays in a core's cache from where it is read to where it is written, and
 # in float64 below 1 MB, of which blocks go back to the system at once (`prepare_heap`).

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -15,12 +16,14 @@ from torch import Tensor
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
+from rebasin_cli.commands.barrier.judged_point import Ends, in_memory_if_room
 from rebasin_cli.commands.barrier.plan import BarrierPlan
-from rebasin_cli.commands.barrier.scorer import in_memory_if_room
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import Rotated, rotate_models
 from rebasin_cli.folding.rotation_problem import RotationProblem
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump
@@ -28,25 +31,36 @@ from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
 
 AlignedOutcome = Aligned | Folded | Rotated
-Aligning = Generator[AlignedOutcome, None, list[TensorSource]]
+Aligning = Generator[AlignedOutcome, None, Ends]
 
 
-def aligned_ends(
-    plan: BarrierPlan, choice: Choice, sources: Sequence[TensorSource], progress: Progress
-) -> Aligning:
+def aligned_ends(plan: BarrierPlan, choice: Choice, stored: Ends, progress: Progress) -> Aligning:
     """Yield what aligning each model to the first finds, and return them all; nothing is written.
 
-    sources: the models as they are.
+    stored: the models as they are.
     """
     if plan.rotation is not None:
         return (yield from _rotated(plan, plan.rotation, progress))
-    moved = [sources[0]]
-    for number, source in enumerate(sources[1:], 1):
-        found = _aligned(plan, choice, number, progress)
-        yield found
-        permuted = Permuted(source, choice.bound.tensors, found.matching.permutations)
-        moved.append(in_memory_if_room(permuted, plan))
-    return moved
+    found = []
+    for number in range(1, len(plan.models)):
+        aligned = _aligned(plan, choice, number, progress)
+        yield aligned
+        found.append(aligned.matching.permutations)
+    return Ends(partial(_permuted, plan, choice, stored, found))
+
+
+def _permuted(
+    plan: BarrierPlan,
+    choice: Choice,
+    stored: Ends,
+    found: Sequence[Permutations],
+    machine: Machine,
+) -> list[TensorSource]:
+    """Return the first model as it is, and the others with their units in the orders found."""
+    first, *others = stored.at(machine)
+    pairs = zip(others, found, strict=True)
+    moved = (Permuted(source, choice.bound.tensors, orders) for source, orders in pairs)
+    return [first, *(in_memory_if_room(source, plan, machine) for source in moved)]
 
 
 def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) -> Aligning:
@@ -54,7 +68,12 @@ def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) ->
     weights = [finite(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     yield from rotated.found
-    return [in_memory_if_room(_AsComputed(source), plan) for source in rotated.moved(weights)]
+
+    def moved(machine: Machine) -> list[TensorSource]:
+        sources = map(_AsComputed, rotated.moved(weights))
+        return [in_memory_if_room(source, plan, machine) for source in sources]
+
+    return Ends(moved)
 
 
 class _AsComputed(Derived):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rebasin_cli.options.computing import MEANS, Computing
+from rebasin_cli.options.computing import MEANS, Computing, ExecutorName
 from rebasin_cli.options.data import JUDGING, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
@@ -85,7 +85,7 @@ Symmetry = Annotated[str, symmetry_option("All models are folded (see rebasin fo
 OWN = ("steps", "at", "no_align", "renormalize", "diagnose", "plane", "margin", "plot", "resume")
 
 
-@with_options("models", *OWN, "null", "force", "verbose", "symmetry", "tie")
+@with_options("models", *OWN, "null", "force", "verbose", "symmetry", "tie", "executor")
 def barrier(
     models: Annotated[list[Path] | None, argument("A B [C]")] = None,
     steps: Steps = None,
@@ -99,6 +99,7 @@ def barrier(
     resume: Resume = None,
     symmetry: Symmetry = "permutation",
     tie: Tie = "auto",
+    executor: ExecutorName = "local",
     null: Null = False,
     *,
     selection: Annotated[Selection, offer(*ALIGNING)],
@@ -147,6 +148,7 @@ def barrier(
             diagnose=diagnose,
             symmetry=symmetry,
             tie=tie,
+            executor=executor,
             selection=selection,
             output=output,
             computing=computing,

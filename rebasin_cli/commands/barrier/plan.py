@@ -11,6 +11,7 @@ from rebasin_cli.alignment.estimate import describe_matching, estimate_memory
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.files.result_memory import STREAMED, mean_bytes, run_bytes, stored_bytes
@@ -45,6 +46,7 @@ class BarrierRequest:
     models to the first. renormalize: a method that corrects the points between, for one more
     curve. margin: of the plane, beyond the three models. picture, resume: files. diagnose: look
     into the layers too. symmetry: of the maps that align; tie: of heads, where norms are folded.
+    executor: who judges the points.
     """
 
     models: Sequence[Path]
@@ -59,6 +61,7 @@ class BarrierRequest:
     diagnose: bool = False
     symmetry: str = PERMUTATION
     tie: str = "auto"
+    executor: str = "local"
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()
@@ -88,6 +91,7 @@ class BarrierPlan:
     resume: Path | None
     machine: Machine
     request: BarrierRequest
+    workers: Workers
     diagnose: bool = False
     layers: OutputPlace | None = None
     rotation: RotationProblem | None = None
@@ -125,7 +129,7 @@ class BarrierPlan:
         the mean of a tensor; or what the search for their orders takes, before that.
         """
         first, others = self.models[0], len(self.models) - 1
-        held = self.holds(stored_bytes(first)) * stored_bytes(first)
+        held = self.holds(stored_bytes(first), self.machine) * stored_bytes(first)
         judged, matched = mean_bytes(self.models), 0
         if self.choice:
             matched = max(estimate_memory(self.choice, self.machine), others * held)
@@ -133,9 +137,9 @@ class BarrierPlan:
             judged += (others + 1) * run_bytes(first)
         return run_bytes(first) + (others + 1) * held + max(matched, judged) + STREAMED
 
-    def holds(self, size: int) -> bool:
+    def holds(self, size: int, machine: Machine) -> bool:
         """Return whether there is room for models of so many bytes, as they are and moved."""
-        return size * 2 * len(self.models) <= self.machine.max_memory
+        return size * 2 * len(self.models) <= machine.max_memory
 
 
 def plan_barrier(request: BarrierRequest) -> BarrierPlan:
@@ -147,6 +151,8 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
     steps = request.steps or (GRID if request.plane else STEPS)
     alphas = () if request.plane else line_alphas(steps, request.at)
     tracing = request.tracing.unless(request.selection.spec)
+    workers = plan_workers(request, tasks=len(alphas) or steps**2)
+    request = replace(request, computing=workers.here(request.computing))
     rotation = _rotation(request) if rotates(request.symmetry, tie=request.tie) else None
     problem: MatchingProblem[Choice | None] = rotation or open_problem(
         request.models, replace(request, tracing=tracing), matched=request.align
@@ -174,6 +180,7 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
         resume=request.resume,
         machine=problem.machine,
         request=request,
+        workers=workers,
         diagnose=request.diagnose,
         layers=layers,
         rotation=rotation,
@@ -189,6 +196,11 @@ def _rotation(request: BarrierRequest) -> RotationProblem:
         raise UsageError("--symmetry orthogonal aligns the models, and --no-align does not")
     if request.renormalize is not None:
         raise UsageError("--renormalize does not go with --symmetry orthogonal")
+    if request.executor != LOCAL:
+        raise UsageError(
+            f"--executor {request.executor} does not go with --symmetry orthogonal",
+            hint="leave out one of the two",
+        )
     unchecked = replace(request.computing, check=False)
     return open_rotations(request.models, replace(request, computing=unchecked), tie=request.tie)
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from rebasin_cli.commands.barrier.aligned_ends import AlignedOutcome, aligned_ends, alignment_digest
 from rebasin_cli.commands.barrier.curve import barrier, share_removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
+from rebasin_cli.commands.barrier.judged_point import (
+    Ends,
+    PointCorrection,
+    has_running_statistics,
+    stored_ends,
+)
 from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
 from rebasin_cli.commands.barrier.layers.run import diagnose_midpoint
 from rebasin_cli.commands.barrier.plan import BarrierPlan
@@ -22,16 +29,9 @@ from rebasin_cli.commands.barrier.scored_points import (
     MixturePoint,
     Scored,
 )
-from rebasin_cli.commands.barrier.scorer import (
-    Correct,
-    Scorer,
-    Segment,
-    has_running_statistics,
-    in_memory_if_room,
-    point_corrector,
-)
+from rebasin_cli.commands.barrier.scorer import Scorer, Segment, point_correction
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.execution.task import Executor
 from rebasin_cli.files.provenance import one_basin, one_folded_basin
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.choice import Choice
@@ -51,11 +51,13 @@ def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcom
     Where something fails, what was judged until then is yielded as a whole before the exception.
     """
     record = _Judged(plan)
+    judge = _on_plane if plan.plane else _on_line
     try:
-        for outcome in (_on_plane if plan.plane else _on_line)(plan, record, progress):
-            if isinstance(outcome, Scored):
-                record.points.append(outcome)
-            yield outcome
+        with plan.workers.executor() as executor:
+            for outcome in judge(plan, record, executor, progress):
+                if isinstance(outcome, Scored):
+                    record.points.append(outcome)
+                yield outcome
     except GeneratorExit:
         raise
     except BaseException:  # Ctrl-C too: what is done is not lost
@@ -63,9 +65,9 @@ def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcom
             yield record.whole(complete=False)
         raise
     yield record.whole(complete=True)
-    if plan.diagnose:
-        aligned = plan.choice is not None
-        yield diagnose_midpoint(plan, record.ends, progress, aligned=aligned)
+    if plan.diagnose and record.ends:
+        aligned, ends = plan.choice is not None, record.ends.at(plan.machine)
+        yield diagnose_midpoint(plan, ends, progress, aligned=aligned)
 
 
 @dataclass
@@ -77,7 +79,7 @@ class _Judged:
     notes: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     plane: Plane | None = None
-    ends: Sequence[TensorSource] = ()
+    ends: Ends | None = None
     began: float = field(default_factory=perf_counter)
 
     def whole(self, *, complete: bool) -> Curves | Contour:
@@ -94,15 +96,16 @@ class _Judged:
             return Contour(survey, self.plane)
         return Curves(survey, _barriers(Curves(survey, ())))
 
-    def scorer(self, progress: Progress, total: int) -> Scorer:
+    def scorer(self, executor: Executor, progress: Progress, total: int) -> Scorer:
         """Return where the points are judged; what is odd about their file is noted."""
         journal = Journal(self.plan.resume)
         if journal.cut:
             self.notes.append(
                 f"the last line of {self.plan.resume} was cut off: its point is judged again"
             )
-        scorer = Scorer(self.plan, journal, progress, total)
-        normed = has_running_statistics(scorer.model)
+        scorer = Scorer(self.plan, journal, executor, progress, total)
+        progress("building the model", 0, 0)
+        normed = has_running_statistics(scorer.mixed.model(self.plan.machine))
         if self.plan.renormalize == "reset" and not normed:
             hint = "--renormalize rescale does without BatchNorm"
             raise UsageError(
@@ -118,37 +121,33 @@ class _Judged:
 
 
 def _on_line(
-    plan: BarrierPlan, record: _Judged, progress: Progress
+    plan: BarrierPlan, record: _Judged, executor: Executor, progress: Progress
 ) -> Iterator[AlignedOutcome | Scored]:
     choice = _choice(plan, record)
     curves = 1 + (choice is not None) + (plan.renormalize is not None)
-    scorer = record.scorer(progress, curves * len(plan.alphas))
-    sources = [
-        in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
-    ]
-    basis = NAIVE
-    yield from scorer.scored(_segment(plan, NAIVE, sources))
+    scorer = record.scorer(executor, progress, curves * len(plan.alphas))
+    ends, basis = Ends(partial(stored_ends, plan)), NAIVE
+    yield from scorer.scored(_segment(plan, NAIVE, ends))
     if choice:
         basis = ALIGNED
-        if plan.diagnose or not all(scorer.known(later) for later in _later(plan, sources)):
-            sources = yield from aligned_ends(plan, choice, sources, progress)
-        yield from scorer.scored(_segment(plan, ALIGNED, sources))
-    record.ends = sources
+        if plan.diagnose or not all(scorer.known(later) for later in _later(plan, ends)):
+            ends = yield from aligned_ends(plan, choice, ends, progress)
+        yield from scorer.scored(_segment(plan, ALIGNED, ends))
+    record.ends = ends
     if plan.renormalize is not None:
-        correct = point_corrector(plan, sources, progress)
-        yield from scorer.scored(_segment(plan, basis, sources, correct))
+        correct = partial(point_correction, plan, ends, progress)
+        yield from scorer.scored(_segment(plan, basis, ends, correct))
 
 
 def _on_plane(
-    plan: BarrierPlan, record: _Judged, progress: Progress
+    plan: BarrierPlan, record: _Judged, executor: Executor, progress: Progress
 ) -> Iterator[AlignedOutcome | Scored]:
-    scorer = record.scorer(progress, 3 + plan.steps**2)
-    sources = [
-        in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
-    ]
+    scorer = record.scorer(executor, progress, 3 + plan.steps**2)
+    models = Ends(partial(stored_ends, plan))
     choice = _choice(plan, record)
     if choice:
-        sources = yield from aligned_ends(plan, choice, sources, progress)
+        models = yield from aligned_ends(plan, choice, models, progress)
+    sources = models.at(plan.machine)
     plane = record.plane = plane_through(
         sources[0], sources[1], sources[2], _counting(plan, sources[0])
     )
@@ -158,7 +157,7 @@ def _on_plane(
         MixturePoint(PLANE, plane.weights(at), at) for at in plane.grid(plan.steps, plan.margin)
     ]
     of = _subject(plan, aligned=plan.choice is not None)
-    yield from scorer.scored(Segment([*corners, *grid], sources, PLANE, of))
+    yield from scorer.scored(Segment([*corners, *grid], models, PLANE, of))
 
 
 def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
@@ -173,21 +172,21 @@ def _choice(plan: BarrierPlan, record: _Judged) -> Choice | None:
 
 
 def _segment(
-    plan: BarrierPlan, basis: str, sources: Sequence[TensorSource], correct: Correct | None = None
+    plan: BarrierPlan, basis: str, ends: Ends, correct: Callable[[], PointCorrection] | None = None
 ) -> Segment:
-    """Return the line between two sources; with `correct`, the curve of corrected points."""
+    """Return the line between two models; with `correct`, the curve of corrected points."""
     of = _subject(plan, aligned=basis == ALIGNED)
     name = f"{basis}, {plan.renormalize}" if correct else basis
     mixtures = [MixturePoint(name, (1 - alpha, alpha)) for alpha in plan.alphas]
     folded = basis == ALIGNED and plan.rotation is not None
-    return Segment(mixtures, sources, basis, of, correct, all_moved=folded)
+    return Segment(mixtures, ends, basis, of, correct, all_moved=folded)
 
 
-def _later(plan: BarrierPlan, sources: Sequence[TensorSource]) -> Iterator[Segment]:
+def _later(plan: BarrierPlan, ends: Ends) -> Iterator[Segment]:
     """Yield the segments for which the models have to be aligned."""
-    yield _segment(plan, ALIGNED, sources)
+    yield _segment(plan, ALIGNED, ends)
     if plan.renormalize is not None:
-        yield _segment(plan, ALIGNED, sources, lambda model, mixture: None)
+        yield _segment(plan, ALIGNED, ends, lambda: PointCorrection(plan.renormalize or "", {}))
 
 
 def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.numbers import in_reals
-from rebasin_cli.tensors.one_thread import one_thread
+from rebasin_cli.tensors.torch_threads import one_thread
 
 
 def slopes_of(

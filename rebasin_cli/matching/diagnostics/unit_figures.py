@@ -224,21 +224,23 @@ def _orders(groups: Iterable[BoundGroup]) -> float:
 
 def _summed(found: Sequence[GroupDim], a: Tensor, b: Tensor, moved: Tensor) -> _BlockSums:
     """Return the sums of a block: as `Spread.add` takes them, and the squared distances."""
-    whole = torch.zeros(8, dtype=torch.float64)
-    units = [torch.zeros(4, *(a.shape[k] for k in p.axes), dtype=torch.float64) for p in found]
+    # Summed where the blocks are, for which the CPU waits once; mps has no float64.
+    here = torch.device("cpu") if a.is_mps else a.device
+    whole = torch.zeros(8, dtype=torch.float64, device=here)
+    units = [whole.new_zeros(4, *(a.shape[k] for k in p.axes)) for p in found]
     for axis, start, (x, y, z) in _pieces(a, b, moved):
         still, dot, apart = z is y, x * y, _square(x - y)
         products = (dot, dot if still else x * z, x * x, y * y)
         for place, total in zip(found, units, strict=True):
-            kept = torch.stack([_kept(v, place.axes) for v in products]).cpu()
+            kept = torch.stack([_kept(v, place.axes) for v in products]).to(here)
             own = 1 + place.axes.index(axis) if axis in place.axes else 0
-            here = total.narrow(own, start, x.shape[axis]) if own else total
-            here += kept
+            part = total.narrow(own, start, x.shape[axis]) if own else total
+            part += kept
         whole[:4] += kept.flatten(1).sum(1)
-        whole[4:] += torch.stack(
-            [x.sum(), y.sum(), apart, apart if still else _square(x - z)]
-        ).cpu()
-    return _BlockSums(found, units, whole)
+        whole[4:] += torch.stack([x.sum(), y.sum(), apart, apart if still else _square(x - z)]).to(
+            here
+        )
+    return _BlockSums(found, [total.cpu() for total in units], whole.cpu())
 
 
 def _square(values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from threading import Lock
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors.device_memory import on_device
 from rebasin_cli.tensors.numbers import all_finite, in_reals
 
 
@@ -33,7 +35,7 @@ class DeviceTensors(Derived):
         limit: int,
     ) -> None:
         super().__init__(source)
-        self._label = label
+        self.label = label
         self.device, self.dtype, self._limit = device, dtype, limit
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
         self._bytes = 0
@@ -45,17 +47,32 @@ class DeviceTensors(Derived):
                 self._kept.move_to_end(name)
                 return self._kept[name]
         # Not under the lock: two threads may convert a tensor twice, but none waits for a disk.
-        tensor = in_reals(self._source.load(name)).to(self.device, self.dtype).contiguous()
+        stored = in_reals(self._source.load(name))
+        # Narrowed before and widened after it is copied; mps knows no float64.
+        narrow = stored if stored.dtype.itemsize <= self.dtype.itemsize else stored.to(self.dtype)
+        tensor = on_device(narrow, self.device).to(self.dtype).contiguous()
         # An assignment over NaN has no answer, and one such value spoils every sum it is in.
         if not all_finite(tensor):
             raise NotFiniteError(
                 f"tensor {name!r} holds NaN or infinity",
-                where=self._label,
+                where=self.label,
                 hint="leave it out with --skip, or repair the checkpoint",
             )
         with self._lock:
             self._keep(name, tensor)
         return tensor
+
+    @cached_property
+    def aside(self) -> DeviceTensors:
+        """The same tensors on the CPU, of which none is kept."""
+        cpu = torch.device("cpu")
+        return DeviceTensors(self._source, label=self.label, device=cpu, dtype=self.dtype, limit=0)
+
+    def release(self) -> None:
+        """Forget all tensors that are kept."""
+        with self._lock:
+            self._kept.clear()
+            self._bytes = 0
 
     def _keep(self, name: str, tensor: Tensor) -> None:
         # A tensor larger than the limit would push out all others and then itself.

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from math import sqrt
 
 import torch
 from torch import Tensor
 
+from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.result import Change, GroupChange
 from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutations, gather
@@ -23,7 +25,8 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.device_memory import with_room
+from rebasin_cli.tensors.numbers import in_reals, on_host
 
 
 @dataclass
@@ -82,9 +85,13 @@ def measure(
     compare: sums a block, from any thread of the pool, and may look at more of it.
     """
     moving = {name: p for name, p in permutations.items() if p.moved}
+    sides = _ComparedModels(reference, other)
 
     def here(tensor: BoundTensor) -> list[tuple[Block, Sums]]:
-        values = tensor.load(reference), tensor.load(other)
+        return with_room(sides, partial(sums_of, tensor))
+
+    def sums_of(tensor: BoundTensor, sides: _ComparedModels) -> list[tuple[Block, Sums]]:
+        values = tensor.load(sides.reference), tensor.load(sides.other)
         found = []
         for block in tensor.blocks:
             a, b = (block.view(v) for v in values)
@@ -111,6 +118,31 @@ def measure(
         Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
         tuple(_group_change(bound.groups[g], s, permutations) for g, s in groups.items()),
     )
+
+
+@dataclass(frozen=True)
+class _ComparedModels:
+    """The two models that are compared."""
+
+    reference: TensorSource
+    other: TensorSource
+
+    @property
+    def device(self) -> torch.device:
+        found = (s.device for s in (self.reference, self.other) if isinstance(s, DeviceTensors))
+        return next(found, torch.device("cpu"))
+
+    @property
+    def aside(self) -> _ComparedModels:
+        a, b = (
+            s.aside if isinstance(s, DeviceTensors) else s for s in (self.reference, self.other)
+        )
+        return _ComparedModels(a, b)
+
+    def release(self) -> None:
+        for source in (self.reference, self.other):
+            if isinstance(source, DeviceTensors):
+                source.release()
 
 
 def compare_block(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
@@ -160,7 +192,7 @@ def inner(a: Tensor, b: Tensor) -> float:
     Gains of single moves are told from rounding at 1e-7 of the scale (see `descent`), which a sum
     in float32 of millions of products does not resolve.
     """
-    return sum(float(torch.dot(x, y)) for x, y in pieces(a, b))
+    return sum(on_host(torch.dot(x, y) for x, y in pieces(a, b)))
 
 
 def square(a: Tensor) -> float:
@@ -170,7 +202,7 @@ def square(a: Tensor) -> float:
 
 def _square_distance(a: Tensor, b: Tensor) -> float:
     """Return |a - b|^2, exactly 0 for equal arrays: 0 is how an exact match is told."""
-    return sum(float(torch.dot(d, d)) for d in (x - y for x, y in pieces(a, b)))
+    return sum(on_host(torch.dot(d, d) for d in (x - y for x, y in pieces(a, b))))
 
 
 def pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,7 +11,10 @@ from concurrent.futures import Executor, Future
 from threading import Lock
 from typing import ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
+
+from rebasin_cli.tensors.device_memory import empty_cache, tell_shortage
 
 ROWS = 256  # of a product, at least: in pieces of half as many rows it takes a tenth longer
 ALIKE = 2  # of the largest tensors, copied at a time
@@ -82,12 +85,41 @@ def add_product(pool: Executor, values: Tensor, rows: Tensor, columns: Tensor) -
     """Add rows (n, m) times columns (k, m) transposed to values (n, k), some rows a piece.
 
     Each row is the same sum whatever the others are, but a library may add it up in another
-    order for another number of rows: hence fixed pieces, and each on one thread.
+    order for another number of rows: hence fixed pieces, and each on one thread. What does not
+    fit on the device of the values is added in halves of all rows, and so on down to one piece,
+    which is added on the CPU; so is all of it if rows and columns had no room beside the values.
     """
-    count = 1 if values.device.type != "cpu" else max(1, -(-len(values) // ROWS))
+    if values.device != rows.device:
+        rows, columns = rows.cpu(), columns.cpu()
+        here = values.cpu()
+        add_product(pool, here, rows, columns)
+        if here is not values:
+            values.copy_(here)
+        return
+    count = max(1, -(-len(values) // ROWS))
+    pieces = list(zip(values.chunk(count), rows.chunk(count), strict=True))
+    if values.device.type == "cpu":
+        share(pool, lambda piece: piece[0].addmm_(piece[1], columns.T), pieces)
+    else:
+        _add_halving(values, rows, columns, step=len(pieces[0][0]) if len(values) else 1)
 
-    def add(piece: tuple[Tensor, Tensor]) -> None:
-        piece[0].addmm_(piece[1], columns.T)
 
-    pieces = zip(values.chunk(count), rows.chunk(count), strict=True)
-    share(pool, add, list(pieces))
+def _add_halving(values: Tensor, rows: Tensor, columns: Tensor, step: int) -> None:
+    """Add a product on a device, in two parts where it has no room for the whole.
+
+    step: rows that are not parted, but added on the CPU.
+    """
+    try:
+        values.addmm_(rows, columns.T)
+        return
+    except torch.OutOfMemoryError:
+        tell_shortage(values.device)
+    empty_cache()
+    if len(values) > step:
+        middle = step * (-(-len(values) // step) // 2)
+        for part in (slice(None, middle), slice(middle, None)):
+            _add_halving(values[part], rows[part], columns, step)
+        return
+    here = values.cpu()
+    here.addmm_(rows.cpu(), columns.cpu().T)
+    values.copy_(here)

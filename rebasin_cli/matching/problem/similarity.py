@@ -18,6 +18,7 @@ from torch import Tensor
 from rebasin_cli.matching.problem.shared_work import INLINE, add_product
 from rebasin_cli.matching.problem.terms import Term
 from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.tensors.device_memory import zeros_with_room
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def sum_similarities(terms: Iterable[Term], pool: Executor = INLINE) -> list[Sim
         *sizes, width = term.reference.shape
         rows, columns = term.reference.reshape(-1, width), term.other.reshape(-1, width)
         if term.groups not in found:
-            found[term.groups] = Similarity(term.groups, rows.new_zeros(*sizes, *sizes))
+            zeros = zeros_with_room(*sizes, *sizes, like=rows)
+            found[term.groups] = Similarity(term.groups, zeros)
         add_product(pool, found[term.groups].matrix(), rows, columns)
     return list(found.values())

@@ -17,7 +17,7 @@ own family, and is stale only where a neighbour moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,7 @@ from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.tensors.device_memory import with_room, zeros_with_room
 
 ANEW = 0.7  # of all products: with more to do, sums are made anew, which also sheds rounding
 UPDATES = 50  # differences added to a float32 sum before it is made anew
@@ -148,10 +149,9 @@ class SimilarityCache:
         )
 
     def _anew(self, family: GroupFamily, orders: Orders) -> FamilySimilarities:
+        like = torch.empty(0, dtype=self._pair.dtype, device=self._pair.device)
         values = {
-            chain.groups: torch.zeros(
-                chain.size, chain.size, dtype=self._pair.dtype, device=self._pair.device
-            )
+            chain.groups: zeros_with_room(chain.size, chain.size, like=like)
             for chain in family.chains()
         }
         for site, position in _places(family):
@@ -160,9 +160,18 @@ class SimilarityCache:
 
     def _add_product(self, values: Tensor, site: Site, position: int, orders: Orders) -> None:
         """Add a site's share. On its own, so that its copies are gone before the next site's."""
-        reference, other = self._pair.arrays(site)
-        columns = front(reorder(other, around(site.chains, orders, position=position)), position)
-        add_product(self._pair.pool, values, front(reference, position), columns)
+        around_it = around(site.chains, orders, position=position)
+
+        def operands(pair: Pair) -> tuple[Tensor, Tensor]:
+            reference, other = pair.arrays(site)
+            return front(reference, position), front(_ordered(other, around_it), position)
+
+        add_product(self._pair.pool, values, *with_room(self._near(values), operands))
+
+    def _near(self, values: Tensor) -> Pair:
+        """Return the pair where some similarities are: beside the device, if that had no room."""
+        here = values.device.type == self._pair.device.type
+        return self._pair if here else self._pair.aside
 
     def _add_difference(
         self,
@@ -178,21 +187,46 @@ class SimilarityCache:
         S(q', r)): `now` holds the orders that have been accounted for so far.
         """
         before, after = (around(site.chains, each, position=position) for each in orders)
-        reference, other = self._pair.arrays(site)
         now = list(before)
         for k, chain in enumerate(site.chains):
             units = moved[chain.groups]
             if k == position or not len(units):
                 continue
-            rest = [None if j == k else order for j, order in enumerate(now)]
-            change = _taken(other, k, after[k], units)
-            # Subtracted before the product and not after it: one product of small numbers,
-            # whose rounding is that of what moved.
-            change -= _taken(other, k, before[k], units)
-            rows = front(reference.index_select(k, units), position)
-            columns = front(reorder(change, rest), position)
-            add_product(self._pair.pool, values, rows, columns)
+            step = _Step(site, position, k, units, tuple(now), after[k])
+            add_product(self._pair.pool, values, *with_room(self._near(values), step.operands))
             now[k] = after[k]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The units of one chain that moved, all other chains in an order.
+
+    now: of every chain, before the step. after: of this one.
+    """
+
+    site: Site
+    position: int
+    chain: int
+    units: Tensor
+    now: tuple[Tensor | None, ...]
+    after: Tensor | None
+
+    def operands(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        """Return what a similarity changes by, as rows and columns of a product."""
+        reference, other = pair.arrays(self.site)
+        units, k = self.units.to(pair.device), self.chain
+        change = _taken(other, k, self.after, units)
+        # Subtracted before the product and not after it: one product of small numbers,
+        # whose rounding is that of what moved.
+        change -= _taken(other, k, self.now[k], units)
+        rest = [None if j == k else order for j, order in enumerate(self.now)]
+        rows = front(reference.index_select(k, units), self.position)
+        return rows, front(_ordered(change, rest), self.position)
+
+
+def _ordered(array: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
+    """Return an array in some orders, which are brought to its device."""
+    return reorder(array, [None if o is None else o.to(array.device) for o in orders])
 
 
 def dense(family: GroupFamily, groups: Mapping[str, BoundGroup]) -> bool:
@@ -223,7 +257,7 @@ def fitting(families: Mapping[str, GroupFamily], words: int) -> dict[str, int]:
 
 def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
     assert order is not None
-    return array.index_select(position, order[units])
+    return array.index_select(position, order.to(array.device)[units])
 
 
 def _places(family: GroupFamily) -> Iterator[tuple[Site, int]]:

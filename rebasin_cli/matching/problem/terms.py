@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from math import prod, sqrt
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,7 +30,9 @@ from rebasin_cli.matching.problem.measure import inner, square
 from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec.binding.bound import BoundGroup
+from rebasin_cli.tensors.device_memory import with_room
 
+R = TypeVar("R")
 Worth = Callable[[Tensor, Tensor], float]  # of a block of the reference and of the other
 
 
@@ -124,6 +128,16 @@ class Pair:
     def dtype(self) -> torch.dtype:
         return self.reference.dtype
 
+    @cached_property
+    def aside(self) -> Pair:
+        """The same pair on the CPU, for what the device has no memory for."""
+        return replace(self, reference=self.reference.aside, other=self.other.aside)
+
+    def release(self) -> None:
+        """Forget the tensors that are kept on the device."""
+        self.reference.release()
+        self.other.release()
+
     def views(self, site: Site) -> tuple[Tensor, Tensor]:
         """Return a block of the reference and of the other as strided views."""
         sources = self.reference, self.other
@@ -149,8 +163,7 @@ class Pair:
         moving = {name: p for name, p in permutations.items() if p.moved}
 
         def here(site: Site) -> float:
-            a, b = self.views(site)
-            return worth(a, gather(b, site.block.groups, moving))
+            return with_room(self, partial(_worth, site, moving, worth))
 
         sites = sites_of(families)
         some = portions(sites, [site.numel for site in sites])
@@ -159,9 +172,8 @@ class Pair:
     def equal(self, families: Mapping[str, GroupFamily], permutations: Permutations) -> bool:
         """Return whether the permutations make the two models equal in the families' blocks."""
         return all(
-            torch.equal(a, gather(b, site.block.groups, permutations))
+            with_room(self, partial(_worth, site, permutations, torch.equal))
             for site in sites_of(families)
-            for a, b in (self.views(site),)
         )
 
     def scale(self, family: GroupFamily) -> float:
@@ -175,8 +187,7 @@ class Pair:
         return self._scales[family.root]
 
     def _largest(self, site: Site) -> float:
-        a, b = self.views(site)
-        return sqrt(square(a) * square(b))
+        return with_room(self, partial(_worth, site, {}, _bound_of))
 
     def terms(self, family: GroupFamily, known: Permutations) -> Iterator[Term]:
         """Yield the terms of a family, given the permutations of the groups that are known.
@@ -194,7 +205,23 @@ class Pair:
         """
         for site in family.sites:
             for axes in occurrences(site.block.groups, family.root, self.groups):
-                yield arrange(*self.views(site), site.block.groups, axes, known)
+                yield with_room(self, partial(_arranged, site, axes, known))
+
+
+def _worth(
+    site: Site, permutations: Permutations, worth: Callable[[Tensor, Tensor], R], pair: Pair
+) -> R:
+    """Return what a block of the reference and of the other, permuted, are worth."""
+    a, b = pair.views(site)
+    return worth(a, gather(b, site.block.groups, permutations))
+
+
+def _bound_of(a: Tensor, b: Tensor) -> float:
+    return sqrt(square(a) * square(b))
+
+
+def _arranged(site: Site, axes: tuple[int, ...], known: Permutations, pair: Pair) -> Term:
+    return arrange(*pair.views(site), site.block.groups, axes, known)
 
 
 def arrange(

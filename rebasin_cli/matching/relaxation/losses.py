@@ -19,6 +19,7 @@ from rebasin_cli.matching.problem.measure import inner, pieces
 from rebasin_cli.matching.relaxation.polytope import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import GroupNames, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
+from rebasin_cli.tensors.numbers import on_host
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _city_blocks(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _nearness(a: Tensor, b: Tensor) -> float:
-    return -sum(float((x - y).abs().sum()) for x, y in pieces(a, b))
+    return -sum(on_host((x - y).abs().sum() for x, y in pieces(a, b)))
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -67,8 +68,10 @@ LOSSES: Mapping[str, Loss] = {
 def at_vertex(polytope: Polytope, loss: Loss, vertex: Vertex) -> float:
     """Return the loss of the other model, its units reordered."""
     return sum(
-        float(loss.apart(field.arrays[0], reorder(field.arrays[1], around(field.chains, vertex))))
-        for field in polytope.fields
+        on_host(
+            loss.apart(field.arrays[0], reorder(field.arrays[1], around(field.chains, vertex)))
+            for field in polytope.fields
+        )
     )
 
 

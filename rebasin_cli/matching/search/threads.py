@@ -12,7 +12,7 @@ from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.matching.problem.similarity_cache import work
-from rebasin_cli.tensors.one_thread import one_thread
+from rebasin_cli.tensors.torch_threads import one_thread
 
 LIGHT = 5e8  # multiplications of a sweep that are done sooner than handed over
 

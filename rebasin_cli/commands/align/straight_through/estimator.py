@@ -27,6 +27,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.progress import Progress, silent
+from rebasin_cli.tensors.numbers import on_host
 
 MOMENTUM = 0.9  # as the source has it
 FURTHEST = 1e15  # of a free parameter: products of such still fit into a float32
@@ -133,7 +134,7 @@ def _step(course: LearningTask, state: LearningState, batch: Batch) -> LearningS
     """Return the state after a step down the slope of one batch, with momentum."""
     current = course.project(state.free, state.current)
     slope = course.midpoints.slope(current, batch, course.split.batches.name)
-    if not all(bool(values.isfinite().all()) for values in slope.values()):
+    if not all(on_host(values.isfinite().all() for values in slope.values())):
         return replace(state, stopped="the loss had no finite slope")
     velocity = {
         name: MOMENTUM * moving + slope[name].to(moving) if name in slope else MOMENTUM * moving
@@ -142,7 +143,7 @@ def _step(course: LearningTask, state: LearningState, batch: Batch) -> LearningS
     unit = state.unit or _unit(state.free, slope)
     rate = course.rate * unit
     free = {name: values - rate * velocity[name] for name, values in state.free.items()}
-    if not all(bool((values.abs() < FURTHEST).all()) for values in free.values()):
+    if not all(on_host((values.abs() < FURTHEST).all() for values in free.values())):
         return replace(state, stopped="the free parameters ran away")
     return replace(state, current=current, free=free, velocity=velocity, unit=unit)
 
@@ -154,5 +155,5 @@ def _unit(free: Mapping[str, Tensor], slope: Mapping[str, Tensor]) -> float:
 
 
 def _length(tensors: Mapping[str, Tensor]) -> float:
-    squares = (float(torch.linalg.vector_norm(values)) ** 2 for values in tensors.values())
-    return sqrt(sum(squares))
+    lengths = on_host(torch.linalg.vector_norm(values) for values in tensors.values())
+    return sqrt(sum(length**2 for length in lengths))

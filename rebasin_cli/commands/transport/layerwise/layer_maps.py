@@ -27,7 +27,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scores import call_model
 from rebasin_cli.progress import Progress
-from rebasin_cli.tensors.one_thread import one_thread
+from rebasin_cli.tensors.torch_threads import one_thread
 
 # Of the largest singular value: what makes the identity of directions that no data show, and is
 # below what data show; sums of float32 activations are right to 1e-14 there.
