@@ -26,7 +26,7 @@ FLOORS = [
     "options",
     "execution",
     "presentation files",
-    "network resuming",
+    "network resuming pictures",
     "activations adapters",
     "spec_choice renormalization",
     "alignment",
