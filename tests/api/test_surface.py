@@ -46,6 +46,7 @@ VERBS = {
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
     "rename: 'str | Sequence[str]' = (), ignore_classes: 'bool' = False, "
     "dequantize: 'bool' = False) -> 'Checkpoint'",
+    "related": f"(models: 'Sequence[Model]', *, {KEYWORDS}) -> 'Kinship'",
     "rotate": f"(models: 'Sequence[Model]', *, ref: 'int' = 0, {KEYWORDS}) -> "
     "'Sequence[dict[str, Tensor] | Checkpoint]'",
     "save": "(model: 'Model | PairMatching', path: 'str | PathLike[str]', *, "

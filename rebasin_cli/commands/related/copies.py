@@ -18,9 +18,9 @@ from rebasin_cli.tensors.compare import same_bits, wide
 # Of |A|: what products in float64 and storing in float32 leave of a rotated or rescaled copy.
 SAME_WEIGHTS = 1e-4
 SPARSE = 0.01  # of all weights, that are zero in one model alone: below it nothing was pruned
-BLOCK, SAMPLED = 64, 4096  # weights that share a scale at least; blocks of a tensor looked at
-FEWEST = 8  # different values of a block, below which it tells nothing
-LEVELS = 300  # steps from zero to the largest weight of a block: 8 bits have 127 or 255
+BLOCK, SAMPLED = 32, 256  # weights that share a scale at least; blocks of a matrix looked at
+FEWEST = 12  # different values of a block, below which it tells nothing
+LEVELS = 255  # steps from zero to the largest weight of a block: 8 bits have 127, or 255
 OFF_GRID = 0.1  # of a step: what float16 leaves of multiples of it
 ON_GRID = 0.95  # of the blocks: a model that is quantised, its first and last layers perhaps not
 
@@ -30,8 +30,8 @@ class Stored:
     """How two models differ in what they store, one of them moved.
 
     different: names of tensors whose bits differ. beyond_rounding: of those that differ by more
-    than the dtypes account for. distance: |A - B| / |A|. where_both: the same of weights that are
-    zero in neither.
+    than the dtypes account for. distance: |A - B| / |A|. where_both: the same of those weights
+    alone that are zero in neither.
     """
 
     tensors: int
@@ -58,7 +58,7 @@ class Stored:
 def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> Stored:
     """Return how tensors of two models of one order differ, one after another."""
     different, beyond = [], []
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
     for name in names:
         x, y = a.load(name), b.load(name)
         sums += _squares(x, y)
@@ -67,19 +67,24 @@ def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> St
         different.append(name)
         if share_apart(x, y) > rounding_of(a.info(name), b.info(name)):
             beyond.append(name)
-    size, apart, both = (float(value) for value in sums.sqrt())
-    scale = size or 1.0
-    return Stored(len(names), tuple(different), tuple(beyond), apart / scale, both / scale)
+    size, apart, both, both_apart = (float(value) for value in sums.sqrt())
+    return Stored(
+        tensors=len(names),
+        different=tuple(different),
+        beyond_rounding=tuple(beyond),
+        distance=apart / (size or 1.0),
+        where_both=both_apart / (both or 1.0),
+    )
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
-    """Return |x|^2, |x - y|^2, and the latter where neither is zero; 0 of whole numbers."""
+    """Return |x|^2 and |x - y|^2, then both of what is zero in neither; 0 of whole numbers."""
     if not x.is_floating_point():
-        return torch.zeros(3, dtype=torch.float64)
+        return torch.zeros(4, dtype=torch.float64)
     x, y = wide(x), wide(y)
-    apart = (x - y).square()
-    both = apart[(x != 0) & (y != 0)]
-    return torch.stack([x.square().sum(), apart.sum(), both.sum()])
+    both = (x != 0) & (y != 0)
+    sizes, apart = x.square(), (x - y).square()
+    return torch.stack([sizes.sum(), apart.sum(), sizes[both].sum(), apart[both].sum()])
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Marks:
     """What was done to a model, as far as its own weights tell.
 
     zeros: share of the weights of its matrices that are zero. on_grid: share of blocks of its
-    matrices whose weights are multiples of one step, or have no more than 16 values.
+    matrices whose weights are multiples of one step, or have few values.
     """
 
     zeros: float
@@ -121,12 +126,17 @@ def _sampled(values: Tensor) -> Iterable[Tensor]:
 
 
 def _is_on_grid(block: Tensor) -> bool | None:
-    """Return whether weights are few levels; None where they are too few to tell."""
-    levels = block[block != 0].unique()
+    """Return whether weights are whole multiples of a step; None where they are too few to tell.
+
+    The largest is one of 1 to 255 steps: for each of these all others are looked at. Of twelve
+    weights of any value, all lie near multiples of some step once in a million times.
+    """
+    weights = block[block != 0]
+    levels = weights.unique()
+    if len(levels) <= BLOCK // 2 and 2 * len(levels) <= len(weights):
+        return True
     if len(levels) < FEWEST:
         return None
-    if len(levels) <= BLOCK // 4 and int((block != 0).sum()) >= BLOCK // 2:
-        return True
-    gaps = levels.diff() / (step := float(levels.diff().min()))
-    coarse = float(levels.abs().max()) <= LEVELS * step
-    return coarse and bool(((gaps - gaps.round()).abs() <= OFF_GRID).all())
+    counts = torch.arange(1, LEVELS + 1, dtype=levels.dtype)
+    steps = counts[:, None] * (levels / levels.abs().max())
+    return bool(((steps - steps.round()).abs() <= OFF_GRID).all(1).any())

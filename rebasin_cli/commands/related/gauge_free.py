@@ -36,15 +36,19 @@ SCALED = (PERMUTATION, SIGNED)  # classes whose units may have a scale of their 
 PAIRED = (ROTARY, INTERLEAVED)  # classes whose dims turn in pairs
 ROUNDS = 30  # of rows and columns; lengths are then one to 1e-6 in trained networks
 RANK = 1e-9  # of the largest singular value, below which a direction of a head is not there
-MATRIX = 2  # axes, below which a tensor has no direction left without its scales
+MATRIX = 2  # axes longer than one, below which nothing is left without scales
 
 
 def matrices_of(bound: BoundSpec) -> BoundSpec:
-    """Return a bound spec in which only matrices vote: vectors have nothing but their scales."""
+    """Return a bound spec in which only matrices with units that move vote.
+
+    Vectors have nothing but their scales.
+    """
 
     def votes(tensor: BoundTensor) -> bool:
-        axes = len(tensor.shape) - tensor.stacked
-        return tensor.votes and axes >= MATRIX and bool(tensor.groups)
+        long = sum(size > 1 for size in tensor.shape[tensor.stacked :])
+        moves = any(not bound.groups[name].fixed for name in tensor.groups)
+        return tensor.votes and long >= MATRIX and moves
 
     return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))
 

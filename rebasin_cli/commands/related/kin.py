@@ -12,8 +12,7 @@ from rebasin_cli.commands.related.scores import MatrixScore, Nearness
 # Excess of the cosine over its null value, see `scores`; the figures of both sides are those of
 # tests/benchmarks/related_or_not.py. All pairs of five networks trained apart come to .13 at most.
 RELATED = 0.3
-# Share of the weights in matrices that descend from their counterparts; trained apart: none.
-MOST, SOME = 0.75, 0.05
+SOME = 0.05  # of the weights: what makes a part of a model
 FAR = 0.3  # of a model's length: 4 bits for each weight leave .1
 
 
@@ -70,19 +69,20 @@ class KinPair:
 
 def kin_of(stored: Stored, near: Nearness, marks: tuple[Marks, Marks]) -> Kin:
     """Return what two models are to each other that are no copies of one another."""
-    if near.kept >= MOST:
-        return _made_of_the_other(stored, marks) or Kin.TRAINED
-    if near.kept >= SOME:
+    made = _made_of_the_other(stored, near, marks)
+    if made:
+        return made
+    if near.kept >= SOME and near.foreign >= SOME:
         return Kin.PART
     return Kin.TRAINED if near.excess >= RELATED else Kin.INDEPENDENT
 
 
-def _made_of_the_other(stored: Stored, marks: tuple[Marks, Marks]) -> Kin | None:
+def _made_of_the_other(stored: Stored, near: Nearness, marks: tuple[Marks, Marks]) -> Kin | None:
     """Return what was done to one of two models to have the other, if its weights tell."""
     a, b = marks
     if abs(a.zeros - b.zeros) >= SPARSE and stored.same_where_both:
         return Kin.PRUNED
-    if a.quantised != b.quantised and stored.distance <= FAR:
+    if a.quantised != b.quantised and stored.distance <= FAR and near.foreign < SOME:
         return Kin.QUANTISED
     return None
 

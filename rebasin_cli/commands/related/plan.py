@@ -51,8 +51,9 @@ class RelatedPlan:
     problem: MatchingProblem[Choice]
     orders: Frame
     rotations: Frame | None
-    picture: OutputPlace | None
     selection: Selection
+    search: Search
+    picture: OutputPlace | None
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
@@ -87,24 +88,32 @@ class RelatedPlan:
 
 def plan_related(request: RelatedRequest) -> RelatedPlan:
     """Return what will be compared; nothing is read but headers."""
-    if len(request.models) < FEWEST:
-        raise UsageError(
-            f"related takes {FEWEST} models or more, not {len(request.models)}",
-            hint="rebasin related A B",
-        )
+    check_number(request.models)
     problem = open_problem(request.models, request, done="compared")
     inputs = [file for model in problem.models for file in files_of(model)]
     picture = plan_drawing(request.picture, request.output, inputs) if request.picture else None
-    return related_plan(problem, request.selection, picture)
+    return related_plan(problem, request.selection, picture=picture)
+
+
+def check_number(models: Sequence[object]) -> None:
+    """Raise UsageError for fewer models than make a pair."""
+    if len(models) < FEWEST:
+        raise UsageError(
+            f"related takes {FEWEST} models or more, not {len(models)}", hint="rebasin related A B"
+        )
 
 
 def related_plan(
-    problem: MatchingProblem[Choice], selection: Selection, picture: OutputPlace | None = None
+    problem: MatchingProblem[Choice],
+    selection: Selection,
+    *,
+    search: Search = Search(),
+    picture: OutputPlace | None = None,
 ) -> RelatedPlan:
     """Return the plan for models that are open. Raises UsageError where no matrix can move."""
     choice = problem.choice
     orders = frame_of_orders(choice.bound, choice.movable)
-    plan = RelatedPlan(problem, orders, rotations_of(problem), picture, selection)
+    plan = RelatedPlan(problem, orders, rotations_of(problem), selection, search, picture)
     if not plan.matrices:
         raise UsageError(
             f"spec {choice.name!r} has no units in any matrix of these models",

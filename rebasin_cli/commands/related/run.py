@@ -23,7 +23,6 @@ from rebasin_cli.commands.related.plan import RelatedPlan
 from rebasin_cli.commands.related.scores import Frame, Nearness, measure_nearness
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.merging.sources import Finite
-from rebasin_cli.options.search import Search
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.maps import GroupMaps
 from rebasin_cli.tensors import TensorSource, dtype_name
@@ -148,7 +147,7 @@ class _Comparison:
             self._finite[first],
             self._finite[second],
             replace(plan.orders.bound, tensors=tensors),
-            settings=plan.problem.machine.settings(Search()),
+            settings=plan.problem.machine.settings(plan.search),
             movable=plan.orders.movable,
             labels=(str(self._models[first].path), str(self._models[second].path)),
             progress=self._progress,
@@ -168,7 +167,7 @@ class _Comparison:
     def _nearness(self, frame: Frame, first: int, second: int) -> Nearness:
         machine = self._plan.problem.machine
         machine = machine.for_maps if frame.folding else machine
-        settings = machine.settings(Search())
+        settings = machine.settings(self._plan.search)
         a, b = self._finite[first], self._finite[second]
         return measure_nearness(a, b, frame, settings, self._progress)
 

@@ -40,6 +40,7 @@ RISE = 1e-9
 # A matrix of a copy with noise as long as itself comes to .5 and more; of networks trained apart
 # the nearest, a head of 10 classes, comes to .45 (tests/benchmarks/related_or_not.py).
 KEPT = 0.5
+FOREIGN = 0.2  # a matrix below it comes from elsewhere
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Nearness:
     def kept(self) -> float:
         """The share of elements in matrices that descend from their counterparts."""
         return self._mean([float(matrix.kept) for matrix in self.matrices])
+
+    @property
+    def foreign(self) -> float:
+        """The share of elements in matrices that have nothing to do with their counterparts."""
+        return self._mean([float(matrix.excess < FOREIGN) for matrix in self.matrices])
 
     def _mean(self, values: list[float]) -> float:
         total = sum(matrix.elements for matrix in self.matrices)
