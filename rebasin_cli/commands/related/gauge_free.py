@@ -9,7 +9,9 @@ that has none of them:
     D1 W D2       with rows and columns of one length, over the axes of units that are permuted:
                   there is one such matrix for all positive D1, D2 (Sinkhorn and Knopp 1967,
                   of squared entries)
-    (W W')^-1/2 W the orthonormal rows of a head, where any map inside it is allowed
+    S^-1/2 V      the orthonormal rows of a head's values, S = V V', where any map is allowed inside
+    S^1/2 O'      what reads them: V <- R V and O' <- R^-T O' turn both by one orthogonal map,
+                  (R S R')^-1/2 R S^1/2; queries and keys alike
     pairs of one length, where rotary positions allow a complex number for each
 
 A permutation, a rotation of the stream and an orthogonal map inside a head do to the result what
@@ -18,7 +20,7 @@ they do to W: matching goes on as before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -27,7 +29,7 @@ from torch import Tensor
 
 from rebasin_cli.permutation import parent_axis
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
-from rebasin_cli.spec.language.model import INTERLEAVED, PERMUTATION, ROTARY, SIGNED
+from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY, SIGNED
 from rebasin_cli.symmetry.voting_blocks import load_voting
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
@@ -53,6 +55,9 @@ def matrices_of(bound: BoundSpec) -> BoundSpec:
     return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))
 
 
+Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
+
+
 class GaugeFree(Derived):
     """A model whose matrices that vote have no scales of units and no bases of heads, in float64.
 
@@ -62,12 +67,13 @@ class GaugeFree(Derived):
     def __init__(self, source: TensorSource, bound: BoundSpec, classes: Mapping[str, str]) -> None:
         super().__init__(source)
         self._groups, self._classes = bound.groups, classes
+        voting = [tensor for tensor in bound.tensors if tensor.votes]
         self._places = {
             name: (tensor, position)
-            for tensor in bound.tensors
-            if tensor.votes
+            for tensor in voting
             for position, name in enumerate(tensor.members)
         }
+        self._bases = dict(_bases_of(voting, self._free_inside))
 
     def load(self, name: str) -> Tensor:
         if name not in self._places:
@@ -77,9 +83,40 @@ class GaugeFree(Derived):
         for block in tensor.blocks:
             view = block.view(values)
             for axis, group in self._axes(block):
-                _free_axis(view, axis, block, group, self._classes[group.name])
+                if group.parents:
+                    self._free_axis(view, axis, (tensor, block), group)
             _balance(view, [self._lines(block, a, g) for a, g in self._axes(block, SCALED)])
         return values[position] if tensor.stacked else values
+
+    def _free_inside(self, name: str) -> bool:
+        """Return whether any map is allowed inside the parents of a group."""
+        return bool(self._groups[name].parents) and self._classes[name] == ORTHOGONAL
+
+    def _free_axis(
+        self, view: Tensor, axis: int, site: tuple[BoundTensor, Block], group: BoundGroup
+    ) -> None:
+        """Take the basis out of an axis of dims inside heads, in place."""
+        tensor, block = site
+        kind, front = self._classes[group.name], _front(block, axis, group)
+        if kind in PAIRED:
+            heads = _heads(view, front)
+            _write(view, front, _equal_pairs(heads, kind))
+        elif self._free_inside(group.name):
+            heads = _heads(view, front)
+            basis = self._bases.get((tensor.members[0], block.offset))
+            found = self._in_basis(heads, basis, group) if basis else _orthonormal_rows(heads)
+            _write(view, front, found)
+
+    def _in_basis(
+        self, heads: Tensor, basis: tuple[BoundTensor, Block], group: BoundGroup
+    ) -> Tensor:
+        """Return S^1/2 W of each head, S that of the block that its basis is taken from."""
+        tensor, block = basis
+        front = _front(block, block.groups.index(group.name), group)
+        rows = _heads(block.view(load_voting(tensor, self._source)), front)
+        sizes, vectors = torch.linalg.eigh(rows @ rows.mT)
+        root = (vectors * sizes.clamp_min(0).sqrt()[:, None, :]) @ vectors.mT
+        return root @ heads
 
     def _axes(
         self, block: Block, classes: Sequence[str] | None = None
@@ -91,6 +128,25 @@ class GaugeFree(Derived):
     def _lines(self, block: Block, axis: int, group: BoundGroup) -> list[int]:
         """Return the axes along which a unit's entries are, its parents apart."""
         return [k for k in range(len(block.dims)) if k not in _front(block, axis, group)]
+
+
+def _bases_of(
+    tensors: Sequence[BoundTensor], free: Callable[[str], bool]
+) -> Iterator[tuple[Place, tuple[BoundTensor, Block]]]:
+    """Yield the blocks that take the basis of their heads from another: the second of two.
+
+    free: whether any map is allowed in a group. Where it is in more blocks, each has its own.
+    """
+    sites: dict[str, list[tuple[BoundTensor, Block]]] = {}
+    for tensor in tensors:
+        for block in tensor.blocks:
+            for name in filter(None, block.groups):
+                if free(name):
+                    sites.setdefault(name, []).append((tensor, block))
+    for found in sites.values():
+        if len(found) == 2:
+            first, (tensor, block) = found
+            yield (tensor.members[0], block.offset), first
 
 
 def _front(block: Block, axis: int, group: BoundGroup) -> list[int]:
@@ -111,16 +167,18 @@ def _balance(view: Tensor, lines: Sequence[Sequence[int]]) -> None:
             view.div_(torch.where(length > 0, length, 1.0))
 
 
-def _free_axis(view: Tensor, axis: int, block: Block, group: BoundGroup, kind: str) -> None:
-    """Take the basis out of an axis of dims inside heads, in place."""
-    front = _front(block, axis, group)
-    if not group.parents or kind in SCALED or len(front) == len(block.dims):
-        return
+def _heads(view: Tensor, front: Sequence[int]) -> Tensor:
+    """Return a block as (heads, dims, entries). front: the axes of heads and of their dims."""
+    moved = view.movedim(list(front), list(range(len(front))))
+    count, size = prod(moved.shape[: len(front) - 1]), moved.shape[len(front) - 1]
+    return moved.reshape(count, size, -1)
+
+
+def _write(view: Tensor, front: Sequence[int], heads: Tensor) -> None:
+    """Write what `_heads` returned back into its block."""
     places = list(range(len(front)))
-    moved = view.movedim(front, places)
-    heads = moved.reshape(prod(moved.shape[: len(front) - 1]), group.size, -1)
-    found = _equal_pairs(heads, kind) if kind in PAIRED else _orthonormal_rows(heads)
-    view.copy_(found.reshape(moved.shape).movedim(places, front))
+    shape = view.movedim(list(front), places).shape
+    view.copy_(heads.reshape(shape).movedim(places, list(front)))
 
 
 def _orthonormal_rows(heads: Tensor) -> Tensor:
