@@ -10,8 +10,8 @@ from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
+from rebasin_cli.commands.related.frames import Frame, frame_of_orders, frame_of_rotations
 from rebasin_cli.commands.related.gauge_free import matrices_of
-from rebasin_cli.commands.related.scores import Frame, frame_of_orders, frame_of_rotations
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of

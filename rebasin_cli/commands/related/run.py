@@ -17,10 +17,11 @@ from rebasin_cli.commands.related.copies import (
     compare_stored,
     marks_of,
 )
+from rebasin_cli.commands.related.frames import Frame
 from rebasin_cli.commands.related.kin import Kin, KinPair, is_swapped, kin_of
 from rebasin_cli.commands.related.mixtures import Merge, find_merges
 from rebasin_cli.commands.related.plan import RelatedPlan
-from rebasin_cli.commands.related.scores import Frame, Nearness, measure_nearness
+from rebasin_cli.commands.related.scores import Nearness, measure_nearness
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.merging.sources import Finite
 from rebasin_cli.progress import Progress

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +18,7 @@ def perceptron(seed: int) -> nn.Sequential:
     """Return linear layers named 0, 2, 4, 6, as the bundled spec `mlp` has them."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for read, written in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for read, written in pairwise(WIDTHS):
         layers += [nn.Linear(read, written), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -44,14 +46,20 @@ def trained(state: State, seed: int, *, steps: int = 30, rate: float = 2e-3) -> 
 
 def base(seed: int = 0) -> State:
     """Return a network that was trained; all seeds learn one task."""
-    return trained(dict(perceptron(seed).state_dict()), 100, steps=60, rate=5e-3)
+    return trained(fresh(seed), 100, steps=60, rate=5e-3)
+
+
+def fresh(seed: int) -> State:
+    """Return a network that has learnt nothing."""
+    return dict(perceptron(seed).state_dict())
 
 
 def scaled(state: State) -> State:
     """Return the same function: hidden units scaled, and divided where they are read."""
     made = {name: value.clone() for name, value in state.items()}
+    generator = torch.Generator().manual_seed(0)
     for k in (0, 2, 4):
-        scale = 4 ** (2 * torch.rand(len(made[f"{k}.bias"])) - 1)
+        scale = 4 ** (2 * torch.rand(len(made[f"{k}.bias"]), generator=generator) - 1)
         made[f"{k}.weight"] *= scale[:, None]
         made[f"{k}.bias"] *= scale
         made[f"{k + 2}.weight"] /= scale
