@@ -19,11 +19,11 @@ from rebasin_cli.tensors import TensorSource
 # Share of the objective that a sweep has to gain: maps of a copy are then right to 1e-5.
 RISE = 1e-9
 
-Search = Callable[[TensorSource, TensorSource], GroupMaps]
+MapFinder = Callable[[TensorSource, TensorSource], GroupMaps]
 
 
 @dataclass(frozen=True)
-class Frame:
+class PairFrame:
     """What two models may be moved by: permutations, or rotations of their folded streams.
 
     bound: whose tensors move. classes: of each group, what its maps are. folding: None for
@@ -45,7 +45,7 @@ class Frame:
             return Permuted(model, self.bound.tensors, maps.permutations)
         return Carried(model, self.bound.tensors, maps)
 
-    def search(self, settings: Settings, progress: Progress) -> Search:
+    def finder(self, settings: Settings, progress: Progress) -> MapFinder:
         """Return what finds the maps that bring a folded model next to another."""
         return (
             self._by_orders(settings, progress)
@@ -53,7 +53,7 @@ class Frame:
             else self._by_rotations(settings, progress)
         )
 
-    def _by_orders(self, settings: Settings, progress: Progress) -> Search:
+    def _by_orders(self, settings: Settings, progress: Progress) -> MapFinder:
         def find(a: TensorSource, b: TensorSource) -> GroupMaps:
             found = match_weights(
                 a, b, self.bound, settings=settings, movable=self.movable, progress=progress
@@ -62,7 +62,7 @@ class Frame:
 
         return find
 
-    def _by_rotations(self, settings: Settings, progress: Progress) -> Search:
+    def _by_rotations(self, settings: Settings, progress: Progress) -> MapFinder:
         def find(a: TensorSource, b: TensorSource) -> GroupMaps:
             return match_maps(
                 a,
@@ -78,11 +78,11 @@ class Frame:
         return find
 
 
-def frame_of_orders(bound: BoundSpec, movable: frozenset[str]) -> Frame:
+def frame_of_orders(bound: BoundSpec, movable: frozenset[str]) -> PairFrame:
     """Return the frame of permutations."""
-    return Frame(bound, dict.fromkeys(bound.groups, PERMUTATION), movable, None)
+    return PairFrame(bound, dict.fromkeys(bound.groups, PERMUTATION), movable, None)
 
 
-def frame_of_rotations(plan: FoldPlan) -> Frame:
+def frame_of_rotations(plan: FoldPlan) -> PairFrame:
     """Return the frame of rotations of folded streams, and all that goes with them."""
-    return Frame(plan.moving, plan.classes, None, plan)
+    return PairFrame(plan.moving, plan.classes, None, plan)

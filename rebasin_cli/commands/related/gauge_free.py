@@ -30,7 +30,7 @@ from torch import Tensor
 from rebasin_cli.permutation import parent_axis
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY, SIGNED
-from rebasin_cli.symmetry.voting_blocks import load_voting
+from rebasin_cli.symmetry.voting_blocks import Place, key_of, load_voting
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 
@@ -53,9 +53,6 @@ def matrices_of(bound: BoundSpec) -> BoundSpec:
         return tensor.votes and long >= MATRIX and moves
 
     return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))
-
-
-Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 
 class GaugeFree(Derived):
@@ -103,7 +100,7 @@ class GaugeFree(Derived):
             _write(view, front, _equal_pairs(heads, kind))
         elif self._free_inside(group.name):
             heads = _heads(view, front)
-            basis = self._bases.get((tensor.members[0], block.offset))
+            basis = self._bases.get((key_of(tensor), block.offset))
             found = self._in_basis(heads, basis, group) if basis else _orthonormal_rows(heads)
             _write(view, front, found)
 
@@ -146,7 +143,7 @@ def _bases_of(
     for found in sites.values():
         if len(found) == 2:
             first, (tensor, block) = found
-            yield (tensor.members[0], block.offset), first
+            yield (key_of(tensor), block.offset), first
 
 
 def _front(block: Block, axis: int, group: BoundGroup) -> list[int]:

@@ -7,9 +7,9 @@ from enum import Enum
 from pathlib import Path
 
 from rebasin_cli.commands.related.copies import SPARSE, Marks, Stored
-from rebasin_cli.commands.related.scores import MatrixScore, Nearness
+from rebasin_cli.commands.related.nearness import MatrixScore, Nearness
 
-# Excess of the cosine over its null value, see `scores`; the figures of both sides are those of
+# Excess of the cosine over its null value, see `nearness`; the figures of both sides are those of
 # tests/benchmarks/related_or_not.py. All pairs of six networks trained apart come to .13 at most.
 RELATED = 0.3
 SOME = 0.05  # of the weights: what makes a part of a model

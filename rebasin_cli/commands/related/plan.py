@@ -10,7 +10,7 @@ from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
-from rebasin_cli.commands.related.frames import Frame, frame_of_orders, frame_of_rotations
+from rebasin_cli.commands.related.frames import PairFrame, frame_of_orders, frame_of_rotations
 from rebasin_cli.commands.related.gauge_free import matrices_of
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.inputs import describe_inputs
@@ -49,8 +49,8 @@ class RelatedPlan:
     """
 
     problem: MatchingProblem[Choice]
-    orders: Frame
-    rotations: Frame | None
+    orders: PairFrame
+    rotations: PairFrame | None
     selection: Selection
     search: Search
     picture: OutputPlace | None
@@ -122,7 +122,7 @@ def related_plan(
     return plan
 
 
-def rotations_of(problem: MatchingProblem[Choice]) -> Frame | None:
+def rotations_of(problem: MatchingProblem[Choice]) -> PairFrame | None:
     """Return how models may be rotated, where their spec allows that and all units may move."""
     choice = problem.choice
     if choice.held or not can_rotate(choice.bound):

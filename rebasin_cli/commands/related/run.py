@@ -10,6 +10,7 @@ from time import perf_counter
 import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.related.convex_means import Merge, find_merges
 from rebasin_cli.commands.related.copies import (
     SAME_WEIGHTS,
     Marks,
@@ -17,11 +18,10 @@ from rebasin_cli.commands.related.copies import (
     compare_stored,
     marks_of,
 )
-from rebasin_cli.commands.related.frames import Frame
+from rebasin_cli.commands.related.frames import PairFrame
 from rebasin_cli.commands.related.kin import Kin, KinPair, is_swapped, kin_of
-from rebasin_cli.commands.related.mixtures import Merge, find_merges
+from rebasin_cli.commands.related.nearness import Nearness, measure_nearness
 from rebasin_cli.commands.related.plan import RelatedPlan
-from rebasin_cli.commands.related.scores import Nearness, measure_nearness
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.merging.sources import Finite
 from rebasin_cli.progress import Progress
@@ -155,17 +155,17 @@ class _Comparison:
         )
         return GroupMaps(found.permutations, {}), found.moved
 
-    def _stored(self, frame: Frame, first: int, second: int, maps: GroupMaps) -> Stored:
+    def _stored(self, frame: PairFrame, first: int, second: int, maps: GroupMaps) -> Stored:
         a, b = (frame.folded(self._finite[number]) for number in (first, second))
         return compare_stored(a, frame.moved(b, maps), self._plan.names)
 
     def _same_rotated(
-        self, frame: Frame, numbers: tuple[int, int], near: Nearness, allowed: float
+        self, frame: PairFrame, numbers: tuple[int, int], near: Nearness, allowed: float
     ) -> bool:
         """Return whether all that is stored agrees too, vectors and scales, once it is rotated."""
         return self._stored(frame, *numbers, near.maps).distance <= allowed
 
-    def _nearness(self, frame: Frame, first: int, second: int) -> Nearness:
+    def _nearness(self, frame: PairFrame, first: int, second: int) -> Nearness:
         machine = self._plan.problem.machine
         machine = machine.for_maps if frame.folding else machine
         settings = machine.settings(self._plan.search)
@@ -188,7 +188,7 @@ class _Comparison:
 
     def _in_one_frame(
         self, family: list[int], found: Mapping[tuple[int, int], ComparedPair]
-    ) -> tuple[Frame, list[TensorSource]]:
+    ) -> tuple[PairFrame, list[TensorSource]]:
         """Return related models next to the first of them: in its order, unless one is rotated."""
         first, *others = family
         pairs = [found[first, other] for other in others]

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.related.frames import Frame
+from rebasin_cli.commands.related.frames import PairFrame
 from rebasin_cli.commands.related.gauge_free import MATRIX, GaugeFree, matrices_of
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.progress import Progress
@@ -122,14 +122,14 @@ def excess(cosine: float, null: float) -> float:
 def measure_nearness(
     a: TensorSource,
     b: TensorSource,
-    frame: Frame,
+    frame: PairFrame,
     settings: Settings,
     progress: Progress,
 ) -> Nearness:
     """Return how near two models are. Raises NotFiniteError."""
     matrices = replace(frame, bound=matrices_of(frame.bound))
     free = [_held(_free(model, matrices), matrices.bound, settings) for model in (a, b)]
-    search = matrices.search(settings, progress)
+    search = matrices.finder(settings, progress)
     maps = search(*free)
     noise = Shuffled(free[1], matrices.bound, settings.seed)
     null = cosines(free[0], matrices.moved(noise, search(free[0], noise)), matrices.bound)
@@ -152,7 +152,7 @@ def is_anchored(tensor: BoundTensor, bound: BoundSpec) -> bool:
     return all(len(roots(block)) < MATRIX for block in tensor.blocks)
 
 
-def _free(model: TensorSource, frame: Frame) -> TensorSource:
+def _free(model: TensorSource, frame: PairFrame) -> TensorSource:
     return GaugeFree(frame.folded(model), frame.bound, frame.classes)
 
 
