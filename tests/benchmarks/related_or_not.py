@@ -4,7 +4,7 @@ Of seed 0 of each network: copies that compute the same, permuted, rotated, its 
 and their inverses inside attention heads ("invertible pairs" of Merge-Lock, arXiv 2509.01548), and
 all of these at once; copies with something done to them, rounded to float16, to 8 and to 4 bits and
 back, pruned; what training makes of it, 150 steps of Adam on another task (labels of the next
-class, images under noise, text backwards), as a LoRA of rank 4, and 1,000 steps at four times the
+class, images under noise, text backwards), as a LoRA of rank 4, and 400 steps at four times the
 rate; disguised fine-tunes; half of the matrices new; means of two fine-tunes, as they are and with
 one of them permuted. None comes from it: a network of another seed, one distilled from its outputs,
 a random one. Each is given to the real command with seed 0; "outputs differ" is of those that claim
@@ -34,7 +34,7 @@ from tests.benchmarks.bed.networks import BENCHMARKS, FOLDER, SEEDS, Network, re
 from tests.benchmarks.bed.tables import Row, number, table
 
 STEPS, ROWS, RATE = 150, 64, 5e-4
-LONG, FAST = 1000, 2e-3
+LONG, FAST = 400, 2e-3
 CHARACTERS = 65
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rebasin-benchmarks"
 HEADS = (

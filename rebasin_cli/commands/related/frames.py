@@ -12,12 +12,10 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_sweeps import RISE
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
 from rebasin_cli.tensors import TensorSource
-
-# Share of the objective that a sweep has to gain: maps of a copy are then right to 1e-5.
-RISE = 1e-9
 
 MapFinder = Callable[[TensorSource, TensorSource], GroupMaps]
 
@@ -45,37 +43,31 @@ class PairFrame:
             return Permuted(model, self.bound.tensors, maps.permutations)
         return Carried(model, self.bound.tensors, maps)
 
-    def finder(self, settings: Settings, progress: Progress) -> MapFinder:
-        """Return what finds the maps that bring a folded model next to another."""
-        return (
-            self._by_orders(settings, progress)
-            if self.folding is None
-            else self._by_rotations(settings, progress)
-        )
+    def finder(self, settings: Settings, progress: Progress, *, rise: float = RISE) -> MapFinder:
+        """Return what finds the maps that bring a folded model next to another.
 
-    def _by_orders(self, settings: Settings, progress: Progress) -> MapFinder:
-        def find(a: TensorSource, b: TensorSource) -> GroupMaps:
+        rise: share of the objective that a sweep of rotations has to gain.
+        """
+
+        def orders(a: TensorSource, b: TensorSource) -> GroupMaps:
             found = match_weights(
                 a, b, self.bound, settings=settings, movable=self.movable, progress=progress
             )
             return GroupMaps(found.permutations, {})
 
-        return find
-
-    def _by_rotations(self, settings: Settings, progress: Progress) -> MapFinder:
-        def find(a: TensorSource, b: TensorSource) -> GroupMaps:
+        def rotations(a: TensorSource, b: TensorSource) -> GroupMaps:
             return match_maps(
                 a,
                 b,
                 self.bound,
                 self.classes,
-                rise=RISE,
+                rise=rise,
                 max_memory=settings.max_memory,
                 device=settings.device,
                 progress=progress,
             ).maps
 
-        return find
+        return orders if self.folding is None else rotations
 
 
 def frame_of_orders(bound: BoundSpec, movable: frozenset[str]) -> PairFrame:

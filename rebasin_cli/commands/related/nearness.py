@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rebasin_cli.commands.related.frames import PairFrame
 from rebasin_cli.commands.related.gauge_free import MATRIX, GaugeFree, matrices_of
+from rebasin_cli.folding.rotated_pair import AT_REST
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -35,6 +36,8 @@ from rebasin_cli.tensors.ranges import Kept
 
 COPIES = 6  # of a model in float64 at once: two, what is moved, and what a search holds
 WORD = torch.float64.itemsize
+# Where all cosines are this near to 1 it may be a copy, whose maps are then found to rounding.
+CLOSE = 0.99
 # A matrix of a copy with noise as long as itself comes to .5 and more; of networks trained apart
 # the nearest comes to .3, an embedding or a head to .6 (tests/benchmarks/related_or_not.py).
 KEPT, KEPT_ANCHOR = 0.5, 0.9
@@ -129,11 +132,14 @@ def measure_nearness(
     """Return how near two models are. Raises NotFiniteError."""
     matrices = replace(frame, bound=matrices_of(frame.bound))
     free = [_held(_free(model, matrices), matrices.bound, settings) for model in (a, b)]
-    search = matrices.finder(settings, progress)
-    maps = search(*free)
-    noise = Shuffled(free[1], matrices.bound, settings.seed)
-    null = cosines(free[0], matrices.moved(noise, search(free[0], noise)), matrices.bound)
+    maps = matrices.finder(settings, progress)(*free)
     found = cosines(free[0], matrices.moved(free[1], maps), matrices.bound)
+    if frame.folding and all(cosine >= CLOSE for cosine, _ in found.values()):
+        maps = matrices.finder(settings, progress, rise=AT_REST)(*free)
+        found = cosines(free[0], matrices.moved(free[1], maps), matrices.bound)
+    noise = Shuffled(free[1], matrices.bound, settings.seed)
+    order = matrices.finder(settings, progress)(free[0], noise)
+    null = cosines(free[0], matrices.moved(noise, order), matrices.bound)
     anchored = {t.members[0]: is_anchored(t, matrices.bound) for t in matrices.bound.tensors}
     scores = [
         MatrixScore(name, cosine, null[name][0], elements, anchored[name])
