@@ -24,7 +24,7 @@ def draw_kinship(outcome: Kinship, place: OutputPlace) -> Drawn:
 
 
 def kinship_figure(outcome: Kinship) -> Any:
-    """Return the matplotlib figure: a cell for each pair, its score in it, copies framed."""
+    """Return the matplotlib figure: a cell for each pair, its score in it."""
     size = len(outcome.models)
     inches = min(max(SMALLEST, CELL * size + 2), LARGEST)
     figure = matplotlib("figure").Figure(figsize=(inches + 1, inches), layout="constrained")

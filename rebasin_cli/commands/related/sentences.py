@@ -58,6 +58,10 @@ _SENTENCES: Mapping[Kin, Callable[[KinPair], str]] = {
         "and {of} are related by training: one was fine-tuned from the other, or both from one"
     ),
     Kin.PART: _part,
+    Kin.UNCLEAR: lambda pair: (
+        "and {of} are nearer than independent runs mostly are, and not as near as fine-tunes: "
+        "weights alone do not tell"
+    ),
     Kin.INDEPENDENT: lambda pair: (
         "and {of} are independent runs: nothing says that one comes from the other"
     ),

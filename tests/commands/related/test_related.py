@@ -59,7 +59,7 @@ def test_a_scaled_copy_is_one_also_if_it_is_permuted(tmp_path):
         f"{B} is a rescaled copy of {A}: its matrices are the same but for scales of units and "
         "maps inside heads\n"
     )
-    assert "score 1.000 (related from 0.3, a copy 1)" in done.err
+    assert "score 1.000 (related from 0.45, a copy 1)" in done.err
     assert "4 of 4 matrices descend from their counterparts, 100 % of the weights" in done.err
 
 

@@ -10,15 +10,16 @@ import torch
 
 import rebasin_cli as rb
 from rebasin_cli.commands.related.convex_means import convex_fit
-from rebasin_cli.commands.related.copies import marks_of
+from rebasin_cli.commands.related.copies import Marks, Stored, marks_of
 from rebasin_cli.commands.related.gauge_free import GaugeFree, matrices_of
-from rebasin_cli.commands.related.kin import Kin
+from rebasin_cli.commands.related.kin import Kin, kin_of
 from rebasin_cli.commands.related.kinship_plot import kinship_figure
+from rebasin_cli.commands.related.nearness import MatrixScore, Nearness
 from rebasin_cli.errors import UsageError
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec
-from rebasin_cli.symmetry.maps import Carried
+from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory, infos
 from tests.cli.build import shuffled
@@ -118,6 +119,16 @@ def test_one_model_is_no_pair():
         rb.related([base()])
     with pytest.raises(TypeError, match="models: expected several, in a list"):
         rb.related(base())
+
+
+@pytest.mark.parametrize(
+    ("score", "kin"), [(0.2, Kin.INDEPENDENT), (0.4, Kin.UNCLEAR), (0.5, Kin.TRAINED)]
+)
+def test_between_fine_tunes_and_independent_runs_nothing_is_said(score, kin):
+    near = Nearness((MatrixScore("w", score, 0.0, 100, anchored=False),), GroupMaps({}, {}))
+    marks = Marks(0.0, 0.0)
+    assert kin_of(Stored(1, ("w",), ("w",), 1.0, 1.0), near, (marks, marks)) is kin
+    assert kin.related is (kin is Kin.TRAINED)
 
 
 @pytest.mark.slow
