@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.folding.rotated_pair import rounding_of, share_apart
+from rebasin_cli.folding.rotated_pair import share_apart
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import same_bits, wide
 
@@ -29,9 +29,9 @@ ON_GRID = 0.95  # of the blocks: a model that is quantised, its first and last l
 class Stored:
     """How two models differ in what they store, one of them moved.
 
-    different: names of tensors whose bits differ. beyond_rounding: of those that differ by more
-    than the dtypes account for. distance: |A - B| / |A|. where_both: the same of those weights
-    alone that are zero in neither.
+    different: names of tensors whose bits differ. beyond_rounding: of those that are no rounding of
+    one another. distance: |A - B| / |A|. where_both: the same of those weights alone that are zero
+    in neither. largest: the largest |a - b| / |a| of a tensor.
     """
 
     tensors: int
@@ -39,6 +39,7 @@ class Stored:
     beyond_rounding: tuple[str, ...]
     distance: float
     where_both: float
+    largest: float
 
     @property
     def equal(self) -> bool:
@@ -57,7 +58,7 @@ class Stored:
 
 def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> Stored:
     """Return how tensors of two models of one order differ, one after another."""
-    different, beyond = [], []
+    different, beyond, largest = [], [], 0.0
     sums = torch.zeros(4, dtype=torch.float64)
     for name in names:
         x, y = a.load(name), b.load(name)
@@ -65,7 +66,8 @@ def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> St
         if same_bits(x, y):
             continue
         different.append(name)
-        if share_apart(x, y) > rounding_of(a.info(name), b.info(name)):
+        largest = max(largest, share_apart(x, y))
+        if not _is_rounding(x, y):
             beyond.append(name)
     size, apart, both, both_apart = (float(value) for value in sums.sqrt())
     return Stored(
@@ -74,7 +76,17 @@ def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> St
         beyond_rounding=tuple(beyond),
         distance=apart / (size or 1.0),
         where_both=both_apart / (both or 1.0),
+        largest=largest,
     )
+
+
+def _is_rounding(x: Tensor, y: Tensor) -> bool:
+    """Return whether one tensor is the other in a coarser dtype."""
+    dtypes = {x.dtype, y.dtype}
+    if len(dtypes) == 1 or not all(dtype.is_floating_point for dtype in dtypes):
+        return False
+    coarser = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    return same_bits(x.to(coarser), y.to(coarser))
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:

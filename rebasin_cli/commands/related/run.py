@@ -30,6 +30,7 @@ from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.compare import same_bits
 
 STILL = GroupMaps({}, {})
+HIDDEN = 10  # times what rounding makes of a copy: scales and rotations make more
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,9 @@ class _Comparison:
         frame = self._plan.rotations or self._plan.orders
         near = self._nearness(frame, *numbers)
         rotations = near.maps if frame.folding else None
-        allowed = _allowed(*(self._models[number] for number in numbers))
-        if all(1 - matrix.cosine <= allowed**2 for matrix in near.matrices):
-            rotated = bool(frame.folding) and self._same_rotated(frame, numbers, near, allowed)
-            kin = Kin.ROTATED if rotated else Kin.RESCALED
-            return ComparedPair(replace(pair, kin=kin, nearness=near), orders, rotations)
+        copied = self._copied(frame, numbers, stored, near)
+        if copied:
+            return ComparedPair(replace(pair, kin=copied, nearness=near), orders, rotations)
         first, second = (self._marks_of(number) for number in numbers)
         kin = kin_of(stored, near, (first, second))
         found = replace(
@@ -159,11 +158,21 @@ class _Comparison:
         a, b = (frame.folded(self._finite[number]) for number in (first, second))
         return compare_stored(a, frame.moved(b, maps), self._plan.names)
 
-    def _same_rotated(
-        self, frame: PairFrame, numbers: tuple[int, int], near: Nearness, allowed: float
-    ) -> bool:
-        """Return whether all that is stored agrees too, vectors and scales, once it is rotated."""
-        return self._stored(frame, *numbers, near.maps).distance <= allowed
+    def _copied(
+        self, frame: PairFrame, numbers: tuple[int, int], stored: Stored, near: Nearness
+    ) -> Kin | None:
+        """Return what hides that one model is a copy of the other, if it is one.
+
+        Nothing hides models that are near as they are stored: one was trained a little.
+        """
+        allowed = _allowed(*(self._models[number] for number in numbers))
+        if stored.distance <= HIDDEN * allowed:
+            return None
+        if any(1 - matrix.cosine > allowed**2 for matrix in near.matrices):
+            return None
+        if frame.folding and self._stored(frame, *numbers, near.maps).largest <= allowed:
+            return Kin.ROTATED
+        return Kin.RESCALED
 
     def _nearness(self, frame: PairFrame, first: int, second: int) -> Nearness:
         machine = self._plan.problem.machine

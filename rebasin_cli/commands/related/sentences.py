@@ -45,7 +45,10 @@ _SENTENCES: Mapping[Kin, Callable[[KinPair], str]] = {
         "in another place"
     ),
     Kin.ROUNDED: _rounded,
-    Kin.ROTATED: lambda pair: "is a rotated copy of {of}: the same, its units turned by maps",
+    Kin.ROTATED: lambda pair: (
+        f"is a rotated copy of {{of}}: the same to the rounding of {pair.dtype}, "
+        "its units turned by maps"
+    ),
     Kin.RESCALED: lambda pair: (
         "is a rescaled copy of {of}: its matrices are the same but for scales of units and maps "
         "inside heads"

@@ -129,6 +129,17 @@ def test_a_copy_of_low_precision_is_rounded(dtype, tmp_path):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_was_trained_a_little_is_no_copy(dtype, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    little = {n: v + 1e-5 * torch.randn(v.shape, generator=generator) for n, v in BASE.items()}
+    if dtype is torch.bfloat16:
+        signs = {n: torch.randn(v.shape, generator=generator).sign() for n, v in BASE.items()}
+        little = {n: v * (1 + 4e-3 * signs[n]) for n, v in BASE.items()}
+    stored = [{n: v.to(dtype) for n, v in state.items()} for state in (BASE, little)]
+    assert found(tmp_path, *stored)["relation"] == "related by training"
+
+
 def write_merge(folder):
     """Write two fine-tunes of a base, one permuted, and their mean."""
     one, two = (trained(BASE, task) for task in (5, 6))

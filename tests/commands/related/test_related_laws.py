@@ -127,7 +127,7 @@ def test_one_model_is_no_pair():
 def test_between_fine_tunes_and_independent_runs_nothing_is_said(score, kin):
     near = Nearness((MatrixScore("w", score, 0.0, 100, anchored=False),), GroupMaps({}, {}))
     marks = Marks(0.0, 0.0)
-    assert kin_of(Stored(1, ("w",), ("w",), 1.0, 1.0), near, (marks, marks)) is kin
+    assert kin_of(Stored(1, ("w",), ("w",), 1.0, 1.0, 1.0), near, (marks, marks)) is kin
     assert kin.related is (kin is Kin.TRAINED)
 
 
