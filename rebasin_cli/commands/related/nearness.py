@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -164,8 +165,12 @@ def _free(model: TensorSource, frame: PairFrame) -> TensorSource:
 
 def _held(source: TensorSource, bound: BoundSpec, settings: Settings) -> TensorSource:
     """Return a source that keeps what it makes, if there is room for it."""
-    voting = sum(source.info(n).numel for t in bound.tensors if t.votes for n in t.members)
-    return Kept(source) if COPIES * WORD * voting <= settings.max_memory else source
+    return Kept(source) if held_memory(bound) <= settings.max_memory else source
+
+
+def held_memory(bound: BoundSpec) -> int:
+    """Return the bytes of comparing two models that are kept in memory. bound: `matrices_of`."""
+    return COPIES * WORD * sum(prod(tensor.shape) for tensor in bound.tensors if tensor.votes)
 
 
 def cosines(a: TensorSource, b: TensorSource, bound: BoundSpec) -> dict[str, tuple[float, int]]:

@@ -12,6 +12,7 @@ from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.commands.related.frames import PairFrame, frame_of_orders, frame_of_rotations
 from rebasin_cli.commands.related.gauge_free import matrices_of
+from rebasin_cli.commands.related.nearness import held_memory
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of
@@ -76,10 +77,14 @@ class RelatedPlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
+        matching = describe_matching(self.problem.choice, self.problem.machine)
+        held = held_memory(matrices_of(self.orders.bound))
+        fits = held <= self.problem.machine.max_memory
         return {
             "command": "related",
             "inputs": describe_inputs(self.problem.models),
-            **describe_matching(self.problem.choice, self.problem.machine),
+            **matching,
+            "memory": max(matching["memory"], held if fits else 0),
             "pairs": len(self.pairs),
             "rotations": self.rotations is not None,
             "plot": str(self.picture.path) if self.picture else None,
