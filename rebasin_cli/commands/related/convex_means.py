@@ -1,9 +1,10 @@
 """Which of several related models is a merge of others: a point between them, in one frame.
 
 Of a model M and others X_i in one order, the weights w of sum 1, none negative, that minimise
-|M - sum w_i X_i|^2 = w' H w, H_ij = <X_i - M, X_j - M>. A merge leaves nothing but rounding; two
-fine-tunes and what they began with leave .7 of their distance, since what training changes in one
-has nothing to do with what it changes in another.
+|M - sum w_i X_i|^2 = w' H w, H_ij = <X_i - M, X_j - M>. A merge leaves nothing but rounding, and
+where parents are rotated the error of their maps; two fine-tunes and what they began with leave .7
+of their distance, since what training changes in one has nothing to do with what it changes in
+another.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import wide
 
-LEFT = 0.1  # of the distance to the nearest parent: means of folded or rounded models leave .02
-LEAST = 0.02  # a share, below which a model is none of the parents
+LEFT = 0.3  # of the distance to the nearest parent: maps of rotated ones are found with some noise
+LEAST = 0.08  # a share, below which a model is none of the parents
 COPY = 1e-5  # of the largest distance, below which two models are one
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -184,6 +185,27 @@ def test_a_rotated_copy_is_one_and_its_relatives_are_related(kind, tmp_path):
         store(tmp_path / B, state)
         done = rebasin("related", A, B, "--spec", "my.yaml", cwd=tmp_path)
         assert words in done.out, done.out + done.err
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_a_merge_is_found_also_where_a_parent_is_rotated(kind, tmp_path):
+    net, generator = case(kind, d=24), torch.Generator().manual_seed(3)
+    one, two = (
+        {
+            n: v + 0.05 * torch.randn(v.shape, generator=generator, dtype=v.dtype)
+            for n, v in net.state.items()
+        }
+        for _ in range(2)
+    )
+    (tmp_path / "my.yaml").write_text(NETS[kind])
+    store(tmp_path / "one.safetensors", rotated(replace(net, state=one), 1, 0))
+    store(tmp_path / "two.safetensors", two)
+    store(tmp_path / "m.safetensors", {n: (one[n] + two[n]) / 2 for n in one})
+    files = ("one.safetensors", "two.safetensors", "m.safetensors")
+    done = rebasin("related", *files, "--spec", "my.yaml", "--json", cwd=tmp_path)
+    (event,) = (e for e in done.events if "merge" in e)
+    assert (event["merge"], event["parents"]) == (files[2], list(files[:2]))
+    assert event["shares"] == pytest.approx([0.5, 0.5], abs=0.1)
 
 
 def with_invertible_pairs(state):
