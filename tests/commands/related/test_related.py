@@ -154,13 +154,10 @@ def write_merge(folder):
 
 def test_a_merge_is_named_with_its_parents_and_their_shares(tmp_path):
     files = write_merge(tmp_path)
-    done = rebasin("related", *files, cwd=tmp_path)
-    (line,) = (line for line in done.lines if "merge" in line)
-    assert line == "m.safetensors is a merge: 0.70 one.safetensors + 0.30 two.safetensors"
-    assert done.lines[-4:][0].startswith(f"1 {A}")
-    (event,) = (
-        e for e in rebasin("related", *files, "--json", cwd=tmp_path).events if "merge" in e
-    )
+    done = rebasin("related", *files, "--json", cwd=tmp_path)
+    (event,) = (e for e in done.events if "merge" in e)
+    said = "m.safetensors is a merge: 0.70 one.safetensors + 0.30 two.safetensors"
+    assert event["verdict"] == said
     assert (event["merge"], event["parents"]) == (files[3], files[1:3])
     assert event["shares"] == pytest.approx([0.7, 0.3], abs=1e-3)
     assert event["left"] < 1e-3
@@ -247,16 +244,14 @@ def test_verbose_shows_each_matrix_beside_its_null_value(tmp_path):
     ]
 
 
-def test_a_picture_and_a_page_of_all_pairs_are_drawn(tmp_path):
-    files = write_merge(tmp_path)
-    for name in ("k.html", "k.png"):
-        done = rebasin("related", *files, "--plot", name, cwd=tmp_path)
-        assert done.code == 0, done.err
-        assert done.err.splitlines()[-1] == f"drawn: {name}"
+def test_a_page_of_all_pairs_is_drawn(tmp_path):
+    done = rebasin("related", *write_merge(tmp_path)[1:], "--plot", "k.html", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[-1] == "drawn: k.html"
     page = (tmp_path / "k.html").read_text()
     assert "<svg" in page
     assert "<li>m.safetensors is a merge: 0.70 one.safetensors + 0.30 two.safetensors</li>" in page
-    assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
+    assert done.lines[-3].startswith("1 one.safetensors")
 
 
 def test_a_plan_says_how_many_pairs_there_are(tmp_path):
