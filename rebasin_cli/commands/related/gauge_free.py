@@ -113,7 +113,8 @@ class GaugeFree(Derived):
         rows = _heads(block.view(load_voting(tensor, self._source)), front)
         sizes, vectors = torch.linalg.eigh(rows @ rows.mT)
         root = (vectors * sizes.clamp_min(0).sqrt()[:, None, :]) @ vectors.mT
-        return root @ heads
+        found: Tensor = root @ heads
+        return found
 
     def _axes(
         self, block: Block, classes: Sequence[str] | None = None

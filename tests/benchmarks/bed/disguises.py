@@ -115,7 +115,8 @@ def _invertible(size: int, generator: torch.Generator) -> Tensor:
     noise = torch.randn(2, size, size, generator=generator, dtype=torch.float64)
     (u, v), _ = torch.linalg.qr(noise)
     spread = torch.rand(size, generator=generator, dtype=torch.float64) * 2 - 1
-    return (u * 3.0**spread) @ v
+    found: Tensor = (u * 3.0**spread) @ v
+    return found
 
 
 def scaled_gates(state: State) -> dict[str, Tensor]:
@@ -169,7 +170,8 @@ def low_rank(base: State, tuned: State) -> dict[str, Tensor]:
 
 def half_new(state: State, fresh: State) -> dict[str, Tensor]:
     """Return a state in which every second matrix, and the vectors behind it, are fresh."""
-    made, new = {}, False
+    made: dict[str, Tensor] = {}
+    new = False
     for name, value in state.items():
         if _is_matrix(value):
             new = not new

@@ -17,6 +17,7 @@ from tests.symmetry.rotated_files import rotated, store
 from tests.symmetry.small import NETS, case, outputs
 
 A, B = "a.safetensors", "b.safetensors"
+SLOW_NET = pytest.param("layer norm", marks=pytest.mark.slow)
 BASE, OTHER = cache(base)(0), cache(base)(1)
 
 
@@ -105,14 +106,16 @@ def pruned(share):
     }
 
 
-@pytest.mark.parametrize(("share", "percent"), [(0.5, 50), (0.8, 80)])
+@pytest.mark.parametrize(
+    ("share", "percent"), [pytest.param(0.5, 50, marks=pytest.mark.slow), (0.8, 80)]
+)
 def test_the_pruned_one_of_two_is_named(share, percent, tmp_path):
     said = f"is {{}} pruned: {percent} % of its weights are zero, 0 % of those of the other\n"
     assert told(tmp_path, BASE, shuffled(pruned(share))).out == f"{B} {said.format(A)}"
     assert told(tmp_path, pruned(share), BASE).out == f"{A} {said.format(B)}"
 
 
-@pytest.mark.parametrize("levels", [127, 7])
+@pytest.mark.parametrize("levels", [127, pytest.param(7, marks=pytest.mark.slow)])
 def test_the_quantised_one_of_two_is_named(levels, tmp_path):
     steps = {n: v.abs().amax(-1, keepdim=True) / levels for n, v in BASE.items()}
     codes = {n: (v / steps[n]).round() * steps[n] if v.dim() > 1 else v for n, v in BASE.items()}
@@ -168,7 +171,7 @@ def test_fine_tunes_and_their_base_are_no_merge(tmp_path):
     assert "merge" not in rebasin("related", *files, cwd=tmp_path).out
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", [SLOW_NET, "rotary"])
 def test_a_rotated_copy_is_one_and_its_relatives_are_related(kind, tmp_path):
     net = case(kind, d=24)
     (tmp_path / "my.yaml").write_text(NETS[kind])
@@ -184,6 +187,7 @@ def test_a_rotated_copy_is_one_and_its_relatives_are_related(kind, tmp_path):
         assert words in done.out, done.out + done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETS)
 def test_a_merge_is_found_also_where_a_parent_is_rotated(kind, tmp_path):
     net, generator = case(kind, d=24), torch.Generator().manual_seed(3)
