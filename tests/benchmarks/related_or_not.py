@@ -34,6 +34,7 @@ from tests.benchmarks.bed.networks import BENCHMARKS, FOLDER, SEEDS, Network, re
 from tests.benchmarks.bed.tables import Row, number, table
 
 STEPS, ROWS, RATE = 150, 64, 5e-4
+TEXT_ROWS = 12  # windows of text, of 64 characters each
 LONG, FAST = 400, 2e-3
 CHARACTERS = 65
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rebasin-benchmarks"
@@ -206,8 +207,9 @@ def after_steps(
     net = evaluation().load(bed.network.name, dict(state)).train()
     generator = torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(net.parameters(), lr=rate)
+    size = TEXT_ROWS if bed.text else ROWS
     for _ in range(steps):
-        rows = torch.randint(len(inputs), (ROWS,), generator=generator)
+        rows = torch.randint(len(inputs), (size,), generator=generator)
         outputs, wanted = net(inputs[rows]), targets[rows]
         flat = wanted.flatten(0, -2) if wanted.is_floating_point() else wanted.flatten()
         loss = F.cross_entropy(outputs.flatten(0, -2), flat)

@@ -113,8 +113,8 @@ class Nearness:
 
 
 def _share(matrices: Sequence[MatrixScore], value: Callable[[MatrixScore], float]) -> float:
-    """Return the mean of a value over the elements of matrices."""
-    total = sum(matrix.elements for matrix in matrices)
+    """Return the mean of a value over the elements of matrices; 0 where all are zero."""
+    total = sum(matrix.elements for matrix in matrices) or 1
     return sum(value(matrix) * matrix.elements for matrix in matrices) / total
 
 
