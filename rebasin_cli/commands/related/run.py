@@ -166,7 +166,7 @@ class _Comparison:
         Nothing hides models that are near as they are stored: one was trained a little.
         """
         allowed = _allowed(*(self._models[number] for number in numbers))
-        if stored.distance <= HIDDEN * allowed:
+        if stored.distance <= HIDDEN * allowed or not near.matrices:
             return None
         if any(1 - matrix.cosine > allowed**2 for matrix in near.matrices):
             return None
