@@ -10,8 +10,8 @@ from rebasin_cli.commands.related.copies import SPARSE, Marks, Stored
 from rebasin_cli.commands.related.nearness import MatrixScore, Nearness
 
 # Excess of the cosine over its null value, see `nearness`. Shared networks that were trained apart
-# come to .15 at most, small perceptrons of one teacher to .29; 400 steps at a high rate leave .5
-# and more (tests/benchmarks/related_or_not.py).
+# come to .14 at most, small perceptrons of one teacher to .29; 400 steps of training at a high rate
+# leave .80, without the smallest 80 % of the weights it is .63 (tests/benchmarks/README.md).
 RELATED, UNCLEAR = 0.45, 0.3
 SOME = 0.05  # of the weights: what makes a part of a model
 FAR = 0.3  # of a model's length: 4 bits for each weight leave .1
