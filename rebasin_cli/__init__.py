@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rebasin_cli.api.judging import BarrierCurves, barrier
+    from rebasin_cli.api.lineage import related
     from rebasin_cli.api.mixtures import lerp, merge
     from rebasin_cli.api.pairs import PairMatching, align, apply, match, verify
     from rebasin_cli.api.rotations import fold, rotate
@@ -46,6 +47,7 @@ __all__ = [
     "match",
     "merge",
     "open",
+    "related",
     "rotate",
     "save",
     "trace",
@@ -70,6 +72,7 @@ _HOMES = {
     "match": "rebasin_cli.api.pairs",
     "merge": "rebasin_cli.api.mixtures",
     "open": "rebasin_cli.api.saving",
+    "related": "rebasin_cli.api.lineage",
     "rotate": "rebasin_cli.api.rotations",
     "save": "rebasin_cli.api.saving",
     "trace": "rebasin_cli.api.specs",

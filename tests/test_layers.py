@@ -26,7 +26,7 @@ FLOORS = [
     "options",
     "execution",
     "presentation files",
-    "network resuming",
+    "network resuming pictures",
     "activations adapters",
     "spec_choice renormalization",
     "alignment",
@@ -279,8 +279,12 @@ PARTICIPLES = (
 
 
 def participles_in(tree: ast.Module) -> list[str]:
-    """Return public functions that are called by a participle alone: of what, and who does it?"""
+    """Return public functions that are called by a participle alone: of what, and who does it?
+
+    A command is called as a person asks for it.
+    """
     names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    names = [name for name in names if name not in COMMANDS]
     return [n for n in names if "_" not in n and (n.endswith("ed") or n in PARTICIPLES)]
 
 

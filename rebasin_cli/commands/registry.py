@@ -61,6 +61,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "inspect",
         "Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.",
     ),
+    "related": CommandEntry(
+        "rebasin_cli.commands.related.command",
+        "related",
+        "What are models to each other: a copy, a fine-tune, a merge, or independent runs?",
+    ),
     "transport": CommandEntry(
         "rebasin_cli.commands.transport.command",
         "transport",

@@ -40,12 +40,13 @@ VERBS = {
     "load_spec": "(name: 'str | PathLike[str]') -> 'Spec'",
     "match": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'PairMatching'",
     "merge": "(models: 'Sequence[Model]', *, weights: 'Sequence[float]' = (), "
-    "strategy: 'str | None' = None, ref: 'int | None' = None, base: 'Model | None' = None, "
+    "strategy: 'str | None' = None, sync_method: 'str | None' = None, ref: 'int | None' = None, base: 'Model | None' = None, "
     "combine: 'str' = 'mean', density: 'float | None' = None, scale: 'float | None' = None, "
     f"tensor_weights: 'Mapping[str, Sequence[float]] | None' = None, {KEYWORDS}) -> {LATE}",
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
     "rename: 'str | Sequence[str]' = (), ignore_classes: 'bool' = False, "
     "dequantize: 'bool' = False) -> 'Checkpoint'",
+    "related": f"(models: 'Sequence[Model]', *, {KEYWORDS}) -> 'Kinship'",
     "rotate": f"(models: 'Sequence[Model]', *, ref: 'int' = 0, {KEYWORDS}) -> "
     "'Sequence[dict[str, Tensor] | Checkpoint]'",
     "save": "(model: 'Model | PairMatching', path: 'str | PathLike[str]', *, "

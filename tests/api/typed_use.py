@@ -24,6 +24,7 @@ def pairs(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     assert_type(rb.apply(found, "b.pt"), rb.Checkpoint)
     assert_type(bool(rb.verify(net, state)), bool)
     assert_type(found.distance.before, float)
+    assert_type(rb.related([net, state, "c.pt"]).pairs[0].excess, float)
     assert_type(found.spec, rb.Spec)
 
 

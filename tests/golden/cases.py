@@ -140,6 +140,12 @@ CASES: Mapping[str, Sequence[Run]] = {
         Run(f"verify {AB} --json"),
         Run(f"verify a.safetensors same.safetensors {NET} -v"),
     ),
+    "related": (
+        Run("related a.safetensors same.safetensors"),
+        Run("related a.safetensors same.safetensors --json"),
+        Run("related a.safetensors a.safetensors same.safetensors"),
+        Run("related a.safetensors wide.safetensors"),
+    ),
     "diff": (
         Run("diff a.safetensors a.safetensors"),
         Run(f"diff {AB}"),

@@ -127,8 +127,8 @@ def barrier(
         rebasin barrier a.pt b.pt --symmetry orthogonal --spec gpt2 --model hf:a/ --data d.py:text
     """
     from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
-    from rebasin_cli.commands.barrier.plot import require_matplotlib
     from rebasin_cli.commands.barrier.report import PRESENTERS
+    from rebasin_cli.pictures.drawing import require_matplotlib
 
     places, traced = parse_numbers(at), tracing.of(tracing.target, data.data)
 

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from html import escape
 
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
-       color: #222; background: #fff; }
-svg { max-width: 100%; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.15rem 0.8rem; text-align: right; border-bottom: 1px solid #ddd; }
-.wide { overflow-x: auto; }
-"""
+from rebasin_cli.pictures.html_document import document, table
 
 
 def page(svg: str, outcome: Curves | Contour) -> str:
@@ -31,17 +22,6 @@ def page(svg: str, outcome: Curves | Contour) -> str:
         f'<h2>Points</h2>\n<div class="wide">{table(rows)}</div>',
     ]
     return document(title, parts)
-
-
-def document(title: str, parts: Iterable[str]) -> str:
-    """Return a page of parts that are HTML; empty ones are left out."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
-    )
 
 
 def _barriers(outcome: Curves) -> str:
@@ -81,17 +61,6 @@ def _places(outcome: Contour) -> list[list[str]]:
         values = (point.scores.get(score) for score in scores)
         rows.append([*(f"{n:.6g}" for n in numbers), *map(_number, values)])
     return rows
-
-
-def table(rows: Sequence[Iterable[str]]) -> str:
-    """Return a table of plain text; the first row is its head."""
-    head, *body = rows
-    lines = ["<table>", _row(head, "th"), *(_row(row, "td") for row in body), "</table>"]
-    return "\n".join(lines)
-
-
-def _row(cells: Iterable[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _number(value: float | None) -> str:

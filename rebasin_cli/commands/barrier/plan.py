@@ -13,7 +13,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.places import OutputPlace, files_of, plan_place
+from rebasin_cli.files.places import OutputPlace, files_of
 from rebasin_cli.files.result_memory import STREAMED, mean_bytes, run_bytes, stored_bytes
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.folding.tied_heads import untied_network
@@ -27,6 +27,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.pictures.drawing import plan_drawing
 from rebasin_cli.renormalization.correction_methods import METHODS
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
@@ -35,7 +36,6 @@ STEPS, GRID = 25, 11  # points of a line; rows and columns of a plane
 MARGIN = 0.2
 MOST = 100_000
 CORRECTIONS = tuple(METHODS)  # not calibrate, which knows no mixtures but averages
-PICTURES = (".png", ".svg", ".html")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
     if rotation:
         code = replace(code, network=untied_network(code.network, rotation.heads))
     inputs = [file for model in models for file in files_of(model)]
-    picture = plan_picture(request.picture, request, inputs) if request.picture else None
+    picture = plan_drawing(request.picture, request.output, inputs) if request.picture else None
     layers = _layers_picture(request, inputs)
     _check_resume(request.resume, inputs)
     return BarrierPlan(
@@ -214,21 +214,12 @@ def line_alphas(steps: int, at: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({*(at or (k / (steps - 1) for k in range(steps))), 0.0, 1.0}))
 
 
-def plan_picture(path: Path, request: BarrierRequest, inputs: Sequence[Path]) -> OutputPlace:
-    """Return where a picture goes. Raises UsageError if it may not, or for another ending."""
-    if path.suffix.lower() not in PICTURES:
-        raise UsageError(
-            f"--plot {path}: no picture has this ending", hint=f"one of {', '.join(PICTURES)}"
-        )
-    return plan_place(path, request.output, others=inputs)
-
-
 def _layers_picture(request: BarrierRequest, inputs: Sequence[Path]) -> OutputPlace | None:
     """Return where the picture of the layers goes: beside the other, NAME-layers."""
     if request.picture is None or not request.diagnose:
         return None
-    return plan_picture(
-        request.picture.with_stem(f"{request.picture.stem}-layers"), request, inputs
+    return plan_drawing(
+        request.picture.with_stem(f"{request.picture.stem}-layers"), request.output, inputs
     )
 
 

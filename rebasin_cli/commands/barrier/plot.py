@@ -1,23 +1,17 @@
-"""Pictures of curves and of planes: PNG, SVG, or a page of HTML that needs no other file.
-
-matplotlib is an extra, and slow to import: it is looked for only when a picture is wanted.
-"""
+"""Pictures of curves and of planes."""
 
 from __future__ import annotations
 
-import importlib
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint.writing.publish import new_file
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.barrier.curve import Peak, chord, sign
 from rebasin_cli.commands.barrier.html_page import page
-from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, FoundBarrier
-from rebasin_cli.errors import MachineError
+from rebasin_cli.commands.barrier.scored_points import Contour, Curves, FoundBarrier
 from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.pictures.drawing import Drawn, matplotlib, write_drawing
 
 BarStyle = Mapping[str, Any]
 
@@ -38,11 +32,6 @@ SIZE = (6.4, 4.4)  # inches, of one panel
 LEVELS = 20
 
 
-def require_matplotlib() -> None:
-    """Raise MachineError if no picture can be drawn here."""
-    _matplotlib("figure")
-
-
 def draw(outcome: Curves | Contour, place: OutputPlace) -> Drawn:
     """Write the picture of an outcome, in the format of the ending."""
     return Drawn(write_figure(figure_of(outcome), outcome, place))
@@ -51,7 +40,7 @@ def draw(outcome: Curves | Contour, place: OutputPlace) -> Drawn:
 def figure_of(outcome: Curves | Contour) -> Any:
     """Return the matplotlib figure of an outcome: a panel for each score, at most four."""
     scores = outcome.survey.scores[:4]
-    figure = _matplotlib("figure").Figure(
+    figure = matplotlib("figure").Figure(
         figsize=(SIZE[0] * len(scores), SIZE[1]), layout="constrained"
     )
     for axes, score in zip(figure.subplots(1, len(scores), squeeze=False)[0], scores, strict=True):
@@ -65,40 +54,6 @@ def figure_of(outcome: Curves | Contour) -> Any:
 def write_figure(figure: Any, outcome: Curves | Contour, place: OutputPlace) -> Written:
     """Write the figure of an outcome, whole or not at all."""
     return write_drawing(figure, place, lambda svg: page(svg, outcome))
-
-
-def write_drawing(figure: Any, place: OutputPlace, paged: Callable[[str], str]) -> Written:
-    """Write a figure, whole or not at all; the same figure gives the same bytes.
-
-    paged: from an SVG to the page around it, for .html.
-    """
-    ending = place.path.suffix.lower()
-    data = _bytes(figure, "png" if ending == ".png" else "svg")
-    if ending == ".html":
-        data = paged(data.decode()).encode()
-    with new_file(place.path, overwrite=place.overwrite) as sink:
-        sink.write(data)
-    return Written(place.path, sink.bytes, sink.sha256)
-
-
-def _bytes(figure: Any, format: str) -> bytes:
-    drawn = io.BytesIO()
-    metadata = {"Date": None} if format == "svg" else {}
-    # names inside an SVG are random without a salt
-    with _matplotlib().rc_context({"svg.hashsalt": "rebasin", "svg.fonttype": "path"}):
-        figure.savefig(drawn, format=format, dpi=150, metadata=metadata)
-    return drawn.getvalue()
-
-
-def _matplotlib(module: str = "") -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}" if module else "matplotlib")
-    except ImportError as error:
-        raise MachineError(
-            "a picture needs the package matplotlib, which cannot be imported",
-            detail=str(error),
-            hint="pip install 'rebasin-cli[plot]'",
-        ) from error
 
 
 def _curves(axes: Any, outcome: Curves, score: str) -> None:

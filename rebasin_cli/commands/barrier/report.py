@@ -16,8 +16,9 @@ from rebasin_cli.commands.barrier.layers.report import (
     diagnosis_summary,
     diagnosis_text,
 )
-from rebasin_cli.commands.barrier.scored_points import Contour, Curves, Drawn, JudgedPoints, Scored
+from rebasin_cli.commands.barrier.scored_points import Contour, Curves, JudgedPoints, Scored
 from rebasin_cli.folding.rotation_report import ROTATING
+from rebasin_cli.pictures.report import DRAWING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table
 
@@ -51,12 +52,6 @@ def _contour_fields(outcome: Contour) -> dict[str, Any]:
             if place
         },
     }
-
-
-def _drawn_fields(outcome: Drawn) -> dict[str, Any]:
-    """Return what the event of a picture says. Not `path`: that is a model's, for who reads it."""
-    written = outcome.written
-    return {"plot": str(written.path), "bytes": written.bytes, "sha256": written.sha256}
 
 
 def _curves_text(outcome: Curves) -> str:
@@ -180,11 +175,7 @@ PRESENTERS: Presenters = {
         summary=lambda outcome: _survey_summary(outcome.survey),
     ),
     Contour: Presenter(fields=_contour_fields, text=_contour_text, summary=_contour_summary),
-    Drawn: Presenter(
-        fields=_drawn_fields,
-        text=lambda outcome: "",
-        summary=lambda outcome: f"drawn: {outcome.written.path}",
-    ),
+    **DRAWING,
     DiagnosedLayers: Presenter(
         fields=diagnosis_fields, text=diagnosis_text, summary=diagnosis_summary
     ),

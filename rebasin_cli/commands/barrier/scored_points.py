@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.barrier.curve import Barrier
 from rebasin_cli.commands.barrier.plane import Plane
 
@@ -145,10 +144,3 @@ class Contour:
         return [
             (*p.mixture.at, p.scores[score]) for p in points if p.mixture.at and score in p.scores
         ]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A picture of curves or of a plane that was written."""
-
-    written: Written

@@ -9,7 +9,7 @@ import pytest
 
 from rebasin_cli.commands.barrier.curve import Barrier, Peak
 from rebasin_cli.commands.barrier.plane import Plane
-from rebasin_cli.commands.barrier.plot import draw, figure_of, require_matplotlib
+from rebasin_cli.commands.barrier.plot import draw, figure_of
 from rebasin_cli.commands.barrier.scored_points import (
     Contour,
     Curves,
@@ -20,6 +20,7 @@ from rebasin_cli.commands.barrier.scored_points import (
 )
 from rebasin_cli.errors import MachineError
 from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.pictures.drawing import require_matplotlib
 from tests.cli.harness import rebasin
 from tests.commands.barrier.barrier_files import BARRIER, write_user
 

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from rebasin_cli.commands.barrier.html_page import document, table
 from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers, LayerFigures
 from rebasin_cli.commands.barrier.layers.report import Figure, advice, shown_columns
-from rebasin_cli.commands.barrier.plot import write_drawing
-from rebasin_cli.commands.barrier.scored_points import Drawn
 from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.pictures.drawing import Drawn, write_drawing
+from rebasin_cli.pictures.html_document import document, table
 
 # Okabe and Ito's colours, as in the other pictures.
 STYLES = (

@@ -1,0 +1,46 @@
+"""What models are to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from rebasin_cli.api.keywords import groups_of
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.tensors_in import Model, open_all
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.related.plan import check_number, related_plan
+from rebasin_cli.commands.related.run import Kinship, run_related
+from rebasin_cli.progress import silent
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rebasin_cli.api.keywords import Options
+
+
+def related(
+    models: Sequence[Model],
+    *,
+    spec: SpecLike = None,
+    model: NetworkLike | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> Kinship:
+    """Return what two models or more are to each other, as `rebasin related`.
+
+    `pairs` of the result has the relation and the scores of each pair, `merges` the models that are
+    means of others. Arguments are those of `match`. Raises UsageError for fewer than two models and
+    where no matrix has units that move, and what `match` raises.
+    """
+    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
+        raise TypeError("models: expected several, in a list")
+    check_number(models)
+    groups = groups_of(SpecSource(spec).named, options)
+    held = open_all(models, groups.selection)
+    source = SpecSource(spec, model, inputs)
+    found = problem(held, models, source, groups, done="compared")
+    plan = related_plan(found, groups.selection, search=groups.search)
+    return next(each for each in run_related(plan, silent) if isinstance(each, Kinship))

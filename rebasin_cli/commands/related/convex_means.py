@@ -1,0 +1,101 @@
+"""Which of several related models is a merge of others: a point between them, in one frame.
+
+Of a model M and others X_i in one order, the weights w of sum 1, none negative, that minimise
+|M - sum w_i X_i|^2 = w' H w, H_ij = <X_i - M, X_j - M>. A merge leaves nothing but rounding, and
+where parents are rotated the error of their maps; two fine-tunes and what they began with leave .7
+of their distance, since what training changes in one has nothing to do with what it changes in
+another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.compare import wide
+
+LEFT = 0.3  # of the distance to the nearest parent: maps of rotated ones are found with some noise
+LEAST = 0.08  # a share, below which a model is none of the parents
+COPY = 1e-5  # of the largest distance, below which two models are one
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A model that lies between others. All by number; left: of the distance to the nearest."""
+
+    model: int
+    parents: tuple[int, ...]
+    shares: tuple[float, ...]
+    left: float
+
+
+def find_merges(models: Sequence[TensorSource], names: Sequence[str]) -> list[Merge]:
+    """Return which of some models in one frame lie between others of them. names: of tensors."""
+    products = inner_products(models, names)
+    found = (_merge_of(number, products) for number in range(len(models)))
+    return [merge for merge in found if merge is not None]
+
+
+def inner_products(models: Sequence[TensorSource], names: Sequence[str]) -> Tensor:
+    """Return <X_i - X_0, X_j - X_0> of all models, (n, n) in float64, tensor by tensor."""
+    total = torch.zeros(len(models), len(models), dtype=torch.float64)
+    for name in names:
+        first = wide(models[0].load(name))
+        apart = [(wide(model.load(name)) - first).flatten() for model in models[1:]]
+        rows = torch.stack([torch.zeros_like(first).flatten(), *apart])
+        total += rows @ rows.mT
+    return total
+
+
+def _merge_of(number: int, products: Tensor) -> Merge | None:
+    """Return what a model is a merge of, if it is one."""
+    from_it = products - products[number] - products[:, number, None] + products[number, number]
+    distances = from_it.diagonal()
+    others = list(_apart(number, from_it))
+    if len(others) < 2:
+        return None
+    h = from_it[others][:, others]
+    shares = convex_fit(h)
+    chosen = [k for k, share in enumerate(shares.tolist()) if share >= LEAST]
+    if len(chosen) < 2:
+        return None
+    parents = [others[k] for k in chosen]
+    nearest = float(distances[parents].min())
+    left = max(float(shares @ h @ shares), 0.0)
+    if left > LEFT**2 * nearest:
+        return None
+    return Merge(number, tuple(parents), tuple(shares[chosen].tolist()), (left / nearest) ** 0.5)
+
+
+def _apart(number: int, from_it: Tensor) -> Iterator[int]:
+    """Yield the models that are neither this one nor a copy of one that was named before."""
+    distances = from_it.diagonal()
+    least, kept = COPY**2 * float(distances.max()), [number]
+    for other in range(len(distances)):
+        to = [distances[other] + distances[k] - 2 * from_it[other, k] for k in kept]
+        if min(map(float, to)) > least:
+            kept.append(other)
+            yield other
+
+
+def convex_fit(h: Tensor) -> Tensor:
+    """Return the w of sum 1, none negative, with the least w' H w; h: (n, n), positive.
+
+    By active sets: the least of those that are left, and without the most negative of it again.
+    """
+    size = len(h)
+    active = list(range(size))
+    while True:
+        inside = h[active][:, active]
+        ridge = 1e-12 * inside.diagonal().mean() * torch.eye(len(active), dtype=h.dtype)
+        weights = torch.linalg.solve(inside + ridge, torch.ones(len(active), dtype=h.dtype))
+        weights = weights / weights.sum()
+        if float(weights.min()) >= 0:
+            found = torch.zeros(size, dtype=h.dtype)
+            found[active] = weights
+            return found
+        del active[int(weights.argmin())]

@@ -1,0 +1,74 @@
+"""The picture of what models are to each other: a heat map of the scores of all pairs."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rebasin_cli.commands.related.kin import KinPair
+from rebasin_cli.commands.related.run import Kinship
+from rebasin_cli.commands.related.sentences import merge_sentence, verdict
+from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.pictures.drawing import Drawn, matplotlib, write_drawing
+from rebasin_cli.pictures.html_document import document, table
+
+CELL, SMALLEST, LARGEST = 0.75, 4.2, 24.0  # inches
+LONGEST = 24  # letters of a name
+DARK = 0.55  # a score from which letters on its colour are white
+
+
+def draw_kinship(outcome: Kinship, place: OutputPlace) -> Drawn:
+    """Write the picture of all pairs, in the format of the ending."""
+    return Drawn(write_drawing(kinship_figure(outcome), place, lambda svg: _page(svg, outcome)))
+
+
+def kinship_figure(outcome: Kinship) -> Any:
+    """Return the matplotlib figure: a cell for each pair, its score in it."""
+    size = len(outcome.models)
+    inches = min(max(SMALLEST, CELL * size + 2), LARGEST)
+    figure = matplotlib("figure").Figure(figsize=(inches + 1, inches), layout="constrained")
+    axes = figure.subplots()
+    scores = [[_score(outcome, a, b) for b in range(size)] for a in range(size)]
+    image = axes.imshow(scores, cmap="Blues", vmin=0, vmax=1)
+    for a, row in enumerate(scores):
+        for b, score in enumerate(row):
+            if a != b:
+                colour = "white" if score >= DARK else "#222222"
+                axes.text(b, a, f"{score:.2f}", ha="center", va="center", color=colour, fontsize=9)
+    names = [_short(path) for path in outcome.models]
+    axes.set_xticks(range(size), names, rotation=35, ha="right", fontsize=9)
+    axes.set_yticks(range(size), names, fontsize=9)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="score: 0 unrelated, 1 a copy", shrink=0.8)
+    return figure
+
+
+def _score(outcome: Kinship, a: int, b: int) -> float:
+    return 1.0 if a == b else max(0.0, outcome.pair(a, b).excess)
+
+
+def _short(path: Path) -> str:
+    return path.name if len(path.name) <= LONGEST else f"...{path.name[3 - LONGEST :]}"
+
+
+def _page(svg: str, outcome: Kinship) -> str:
+    """Return the page around a picture: the verdicts, and the figures of all pairs."""
+    rows = [["A", "B", "relation", "score", "cosine", "null value", "kept"]]
+    rows += [_row(pair) for pair in outcome.pairs]
+    said = [*map(verdict, outcome.pairs), *map(merge_sentence, outcome.merges)]
+    parts = [
+        "<h1>What the models are to each other</h1>",
+        svg[svg.index("<svg") :],
+        "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in said) + "</ul>",
+        f'<h2>Pairs</h2>\n<div class="wide">{table(rows)}</div>',
+    ]
+    return document("What the models are to each other", parts)
+
+
+def _row(pair: KinPair) -> list[str]:
+    near = pair.nearness
+    figures = (near.cosine, near.null, near.kept) if near else ()
+    shown = [f"{figure:.3f}" for figure in figures] or ["", "", ""]
+    return [pair.a.name, pair.b.name, pair.kin.value, f"{pair.excess:.3f}", *shown]

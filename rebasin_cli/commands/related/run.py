@@ -1,0 +1,259 @@
+"""Carrying out `rebasin related`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.related.convex_means import Merge, find_merges
+from rebasin_cli.commands.related.copies import (
+    SAME_WEIGHTS,
+    Marks,
+    Stored,
+    compare_stored,
+    marks_of,
+)
+from rebasin_cli.commands.related.frames import PairFrame
+from rebasin_cli.commands.related.kin import Kin, KinPair, is_swapped, kin_of
+from rebasin_cli.commands.related.nearness import Nearness, measure_nearness
+from rebasin_cli.commands.related.plan import RelatedPlan
+from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.merging.sources import Finite
+from rebasin_cli.progress import Progress
+from rebasin_cli.symmetry.maps import GroupMaps
+from rebasin_cli.tensors import TensorSource, dtype_name
+from rebasin_cli.tensors.compare import same_bits
+
+STILL = GroupMaps({}, {})
+HIDDEN = 10  # times what rounding makes of a copy: scales and rotations make more
+
+
+@dataclass(frozen=True)
+class FoundMerge:
+    """A model that is a mean of others: of which, with which shares, and what is left."""
+
+    model: Path
+    parents: tuple[Path, ...]
+    shares: tuple[float, ...]
+    left: float
+
+
+@dataclass(frozen=True)
+class Kinship:
+    """What some models are to each other: all pairs, and which are merges of others."""
+
+    models: tuple[Path, ...]
+    pairs: tuple[KinPair, ...]
+    merges: tuple[FoundMerge, ...]
+
+    def pair(self, a: int, b: int) -> KinPair:
+        """Return the pair of two models, by their numbers."""
+        low, high = sorted((a, b))
+        size = len(self.models)
+        return self.pairs[low * size - low * (low + 1) // 2 + high - low - 1]
+
+
+@dataclass(frozen=True)
+class ComparedPair:
+    """A pair, and how its second model comes next to the first: by its order, and by rotation."""
+
+    pair: KinPair
+    orders: GroupMaps
+    rotations: GroupMaps | None
+
+
+Outcome = KinPair | FoundMerge | Kinship
+
+
+def run_related(plan: RelatedPlan, progress: Progress) -> Iterator[Outcome]:
+    """Yield what each pair of models is to each other, then which are merges, then all of it."""
+    comparison = _Comparison(plan, progress)
+    found: dict[tuple[int, int], ComparedPair] = {}
+    for numbers in plan.pairs:
+        began = perf_counter()
+        compared = comparison.compare(*numbers)
+        pair = replace(compared.pair, seconds=perf_counter() - began)
+        found[numbers] = replace(compared, pair=pair)
+        yield pair
+    merges = tuple(comparison.merges(found))
+    yield from merges
+    paths = tuple(model.path for model in plan.problem.models)
+    yield Kinship(paths, tuple(each.pair for each in found.values()), merges)
+
+
+class _Comparison:
+    """Models that are compared pair by pair; what is known of one is looked for once."""
+
+    def __init__(self, plan: RelatedPlan, progress: Progress) -> None:
+        self._plan, self._progress = plan, progress
+        self._models = plan.problem.models
+        self._finite = [_finite(model, plan) for model in self._models]
+        self._marks: dict[int, Marks] = {}
+
+    def compare(self, first: int, second: int) -> ComparedPair:
+        """Return what two models are to each other: the cheapest question first."""
+        a, b = self._models[first], self._models[second]
+        self._progress("comparing tensors", 0, 0)
+        if all(same_bits(a.load(name), b.load(name)) for name in self._plan.names):
+            same = a.sha256() == b.sha256() if a.files and b.files else False
+            kin = Kin.SAME_BYTES if same else Kin.SAME_TENSORS
+            return ComparedPair(KinPair(a.path, b.path, kin), STILL, STILL)
+        orders, moved = self._matched(first, second)
+        stored = self._stored(self._plan.orders, first, second, orders)
+        pair = KinPair(a.path, b.path, Kin.PERMUTED, moved, stored, dtype=_coarser(a, b))
+        if stored.equal:
+            return ComparedPair(pair, orders, None)
+        if stored.rounded:
+            return ComparedPair(replace(pair, kin=Kin.ROUNDED), orders, None)
+        return self._scored(pair, stored, (first, second), orders)
+
+    def _scored(
+        self, pair: KinPair, stored: Stored, numbers: tuple[int, int], orders: GroupMaps
+    ) -> ComparedPair:
+        """Return what two models are to each other, one being no other order of the other."""
+        frame = self._plan.rotations or self._plan.orders
+        near = self._nearness(frame, *numbers)
+        rotations = near.maps if frame.folding else None
+        copied = self._copied(frame, numbers, stored, near)
+        if copied:
+            return ComparedPair(replace(pair, kin=copied, nearness=near), orders, rotations)
+        first, second = (self._marks_of(number) for number in numbers)
+        kin = kin_of(stored, near, (first, second))
+        found = replace(
+            pair,
+            kin=kin,
+            nearness=near,
+            marks=(first, second),
+            swapped=is_swapped(kin, (first, second)),
+        )
+        return ComparedPair(found, orders, rotations)
+
+    def _matched(self, first: int, second: int) -> tuple[GroupMaps, int]:
+        """Return the order of the second model, as stored, and how many of its units move.
+
+        Buffers vote here, as in `rebasin verify`.
+        """
+        plan = self._plan
+        tensors = tuple(
+            replace(t, votes=all(map(plan.selection.selects, t.members)))
+            for t in plan.orders.bound.tensors
+        )
+        found = match_weights(
+            self._finite[first],
+            self._finite[second],
+            replace(plan.orders.bound, tensors=tensors),
+            settings=plan.problem.machine.settings(plan.search),
+            movable=plan.orders.movable,
+            labels=(str(self._models[first].path), str(self._models[second].path)),
+            progress=self._progress,
+        )
+        return GroupMaps(found.permutations, {}), found.moved
+
+    def _stored(self, frame: PairFrame, first: int, second: int, maps: GroupMaps) -> Stored:
+        a, b = (frame.folded(self._finite[number]) for number in (first, second))
+        return compare_stored(a, frame.moved(b, maps), self._plan.names)
+
+    def _copied(
+        self, frame: PairFrame, numbers: tuple[int, int], stored: Stored, near: Nearness
+    ) -> Kin | None:
+        """Return what hides that one model is a copy of the other, if it is one.
+
+        Nothing hides models that are near as they are stored: one was trained a little.
+        """
+        allowed = _allowed(*(self._models[number] for number in numbers))
+        if stored.distance <= HIDDEN * allowed or not near.matrices:
+            return None
+        if any(1 - matrix.cosine > allowed**2 for matrix in near.matrices):
+            return None
+        if frame.folding and self._stored(frame, *numbers, near.maps).largest <= allowed:
+            return Kin.ROTATED
+        return Kin.RESCALED
+
+    def _nearness(self, frame: PairFrame, first: int, second: int) -> Nearness:
+        machine = self._plan.problem.machine
+        machine = machine.for_maps if frame.folding else machine
+        settings = machine.settings(self._plan.search)
+        a, b = self._finite[first], self._finite[second]
+        return measure_nearness(a, b, frame, settings, self._progress)
+
+    def _marks_of(self, number: int) -> Marks:
+        if number not in self._marks:
+            self._marks[number] = marks_of(self._finite[number], self._plan.matrices)
+        return self._marks[number]
+
+    def merges(self, found: Mapping[tuple[int, int], ComparedPair]) -> Iterator[FoundMerge]:
+        """Yield the merges among models that are related to one another."""
+        self._progress("looking for merges", 0, 0)
+        names = [n for n in self._plan.names if self._models[0].info(n).floating]
+        for family in related_families(found, len(self._models)):
+            frame, sources = self._in_one_frame(family, found)
+            merges = find_merges([frame.folded(sources[0]), *sources[1:]], names)
+            yield from (self._named(merge, family) for merge in merges)
+
+    def _in_one_frame(
+        self, family: list[int], found: Mapping[tuple[int, int], ComparedPair]
+    ) -> tuple[PairFrame, list[TensorSource]]:
+        """Return related models next to the first of them: in its order, unless one is rotated."""
+        first, *others = family
+        pairs = [found[first, other] for other in others]
+        rotated = any(_is_rotated(each) for each in pairs)
+        frame = self._plan.rotations if rotated and self._plan.rotations else self._plan.orders
+        maps = [each.rotations or each.orders if rotated else each.orders for each in pairs]
+        moved = [
+            frame.moved(frame.folded(self._finite[other]), each)
+            for other, each in zip(others, maps, strict=True)
+        ]
+        return frame, [self._finite[first], *moved]
+
+    def _named(self, merge: Merge, family: list[int]) -> FoundMerge:
+        paths = [self._models[number].path for number in family]
+        return FoundMerge(
+            paths[merge.model],
+            tuple(paths[parent] for parent in merge.parents),
+            merge.shares,
+            merge.left,
+        )
+
+
+def related_families(
+    found: Mapping[tuple[int, int], ComparedPair], size: int
+) -> Iterator[list[int]]:
+    """Yield the models, three or more, that are related to the first of them, by number."""
+    left = list(range(size))
+    while left:
+        first, *others = left
+        related = [other for other in others if found[first, other].pair.kin.related]
+        if len(related) > 1:
+            yield [first, *related]
+        left = [other for other in others if other not in related]
+
+
+def _is_rotated(compared: ComparedPair) -> bool:
+    """Return whether a model is nearer once it is rotated than in any order of its units."""
+    near, stored = compared.pair.nearness, compared.pair.stored
+    if compared.rotations is None or near is None or stored is None:
+        return False
+    return stored.distance**2 > 2 * (1 - near.cosine) + 0.5
+
+
+def _finite(model: Checkpoint, plan: RelatedPlan) -> TensorSource:
+    return Finite(model, str(model.path), "repair the checkpoint", plan.selection.selects)
+
+
+def _allowed(a: Checkpoint, b: Checkpoint) -> float:
+    """Return how far apart a copy may be, as a share of its length: by its coarser dtype."""
+    return max(SAME_WEIGHTS, *(torch.finfo(dtype).eps for dtype in _dtypes(a, b)))
+
+
+def _coarser(a: Checkpoint, b: Checkpoint) -> str:
+    return dtype_name(max(_dtypes(a, b), key=lambda dtype: torch.finfo(dtype).eps))
+
+
+def _dtypes(a: Checkpoint, b: Checkpoint) -> list[torch.dtype]:
+    infos = (model.info(name) for model in (a, b) for name in model.names())
+    return [info.dtype for info in infos if info.floating] or [torch.float64]
