@@ -20,6 +20,7 @@ class Merged:
     combination: how, as JSON values, see `MixedModels`. objective: sum over pairs, before and after
     alignment. aligned: a unit of any of them changed place. torn: see `Alignment`. preserved: what
     stays apart of them, if anything does.
+    parents: where the models went, in one order of units.
     report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
     not. function: the farthest of the outputs of a permuted model from its own, if they were run.
     """
@@ -44,6 +45,7 @@ class Merged:
     preserved: Preserved | None = None
     zipped: Zipped | None = None
     function: FunctionDifference | None = None
+    parents: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Zipped:
     """Groups that were merged by linear maps, and the others, with the reason of each.
 
     method: a key of LINEAR. samples: that the maps of each group are drawn from. inside: units
-    that share their place with another of their own model.
+    that share their place with another of their own model. maps: the file that has them.
     """
 
     method: str
@@ -80,3 +82,4 @@ class Zipped:
     inside: int
     samples: Mapping[str, int]
     others: Mapping[str, str]
+    maps: Path | None = None

@@ -22,6 +22,7 @@ def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
         "units": outcome.units,
         "inside": outcome.inside,
         "samples": dict(outcome.samples),
+        "maps": str(outcome.maps) if outcome.maps else None,
     }
 
 
@@ -34,6 +35,8 @@ def zip_lines(outcome: Zipped) -> list[str]:
         f"mapped linearly from at least {few:,} samples{_inside(outcome)}",
         "  linear maps keep no model's function: judge the result before you use it",
     ]
+    if outcome.maps:
+        lines.append(f"  maps of every model: {outcome.maps}")
     if outcome.others:
         lines.append(f"  only permuted: {list_names(list(outcome.others), _SHOWN)}")
     shown = list(dict.fromkeys(outcome.others.values()))[:_REASONS]

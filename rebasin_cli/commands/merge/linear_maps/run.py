@@ -9,11 +9,12 @@ from time import perf_counter
 from rebasin_cli.activations.moments import CrossMoments
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
+from rebasin_cli.commands.merge.linear_maps.linear_map_file import save_linear_maps
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
 from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
 from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, Zipped
-from rebasin_cli.commands.merge.run import brought_together, merged_outcome
+from rebasin_cli.commands.merge.run import brought_together, merged_outcome, save_parents
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
@@ -36,8 +37,10 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
         return
     began = perf_counter()
     together = brought_together(merge, progress)
+    save_parents(merge, together, progress)
     seen = _moments(plan, together.sources, progress)
     maps = _maps(plan, seen, progress)
+    save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
     facts = _facts(plan)
@@ -47,7 +50,8 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     )
     merged = merged_outcome(merge, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(merge.models[0])
-    yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)
+    zipped = replace(_outcome(plan, maps, seen), maps=plan.maps.path if plan.maps else None)
+    yield replace(merged, zipped=zipped, report=report, stale=stale)
 
 
 def map_units(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:

@@ -16,7 +16,12 @@ from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.request import MergeRequest
-from rebasin_cli.commands.merge.run import brought_together, merge_facts, merged_outcome
+from rebasin_cli.commands.merge.run import (
+    brought_together,
+    merge_facts,
+    merged_outcome,
+    save_parents,
+)
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
@@ -40,6 +45,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
         return
     began = perf_counter()
     together = brought_together(plan.merge, progress)
+    save_parents(plan.merge, together, progress)
     progress("checking that copies of one model compute what it does", 0, 0)
     inputs = _built(plan)
     names = _stored_names(inputs.single, plan)
