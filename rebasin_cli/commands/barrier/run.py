@@ -33,6 +33,7 @@ from rebasin_cli.commands.barrier.scorer import (
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import one_basin, one_folded_basin
+from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
@@ -77,6 +78,7 @@ class _Judged:
     notes: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     plane: Plane | None = None
+    ensemble: Ensemble | None = None
     ends: Sequence[TensorSource] = ()
     began: float = field(default_factory=perf_counter)
 
@@ -92,7 +94,7 @@ class _Judged:
         )
         if self.plane is not None:
             return Contour(survey, self.plane)
-        return Curves(survey, _barriers(Curves(survey, ())))
+        return Curves(survey, _barriers(Curves(survey, ())), self.ensemble)
 
     def scorer(self, progress: Progress, total: int) -> Scorer:
         """Return where the points are judged; what is odd about their file is noted."""
@@ -127,7 +129,9 @@ def _on_line(
         in_memory_if_room(finite(model, plan.request.selection), plan) for model in plan.models
     ]
     basis = NAIVE
-    yield from scorer.scored(_segment(plan, NAIVE, sources))
+    naive = _segment(plan, NAIVE, sources)
+    yield from scorer.scored(naive)
+    record.ensemble = scorer.ensemble(naive)
     if choice:
         basis = ALIGNED
         if plan.diagnose or not all(scorer.known(later) for later in _later(plan, sources)):

@@ -21,12 +21,14 @@ from rebasin_cli.errors import Problem, UserCodeError
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.built import batches_of, build_network, judge_of
+from rebasin_cli.network.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.network.scores import Judge
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import renormalize
 from rebasin_cli.tensors import InMemory, TensorSource
 
+ENSEMBLE = "ensemble"  # the curve that its scores are kept under
 Correct = Callable[[nn.Module, MixturePoint], None]
 
 
@@ -90,6 +92,31 @@ class Scorer:
             self._done += 1
             yield scored
         self.progress("judged", self._done, self.total)
+
+    def ensemble(self, segment: Segment) -> Ensemble:
+        """Return what the ensemble of a segment's two ends is worth; kept like a point."""
+        batches = batches_of(self.plan.code, self.plan.machine)
+        reason = why_no_ensemble(self.plan.code, batches, self._model)
+        if reason:
+            return Ensemble(reason=reason)
+        mixture = MixturePoint(ENSEMBLE, (0.5, 0.5))
+        known = self.journal.find(mixture, segment.of)
+        if known is None:
+            self.progress("judging the ensemble", self._done, self.total)
+            began = perf_counter()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.plan.request.computing.seed)
+                scores = judge_ensemble([*self._ends_of(segment)], batches)
+            known = Scored(mixture, scores, perf_counter() - began, segment.of)
+            self.journal.add(known)
+        return Ensemble(known.scores)
+
+    def _ends_of(self, segment: Segment) -> Iterator[nn.Module]:
+        """Yield the models at the ends."""
+        network, machine = self.plan.code.network, self.plan.machine
+        selects = self.plan.request.selection.selects
+        for weights in ((1.0, 0.0), (0.0, 1.0)):
+            yield build_network(network, Mean(segment.sources, weights, 0, selects), machine)
 
     def _scored(self, segment: Segment, mixture: MixturePoint) -> Scored:
         known = self.journal.find(mixture, segment.of)

@@ -10,6 +10,7 @@ from typing import Any
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.renormalization.corrected import Report
 
 
@@ -49,23 +50,41 @@ class Merged:
 
 
 @dataclass(frozen=True)
+class ModelSize:
+    """How large a model is. flops: operations of a pass with one input, products counted twice."""
+
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class BesideEnsemble:
+    """What a merged model is worth beside its parents, and beside their ensemble."""
+
+    merged: Mapping[str, float]
+    models: tuple[Mapping[str, float], ...]
+    ensemble: Ensemble
+
+
+@dataclass(frozen=True)
 class Preserved:
     """The first layers of models whose other layers are one.
 
     module: the file that runs the result. kept, layers: how many layers hold weights, and how many
-    of these are apart. parameters, single: of the result, of one of the models. cost: operations
-    of a pass over those of one model. difference: of outputs, relative, when all parents are the
-    same model, which the result has to compute then.
+    of these are apart. size, single: of the result, of one of the models. cost: operations of a
+    pass over those of one model. difference: of outputs, relative, when all parents are the same
+    model, which the result has to compute then. judged: what data say of it, if there are any.
     """
 
     module: Path
     join: str
     kept: tuple[str, ...]
     layers: int
-    parameters: int
-    single: int
+    size: ModelSize
+    single: ModelSize
     cost: float
     difference: float
+    judged: BesideEnsemble | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,8 @@ class Zipped:
     """Groups that were merged by linear maps, and the others, with the reason of each.
 
     method: a key of LINEAR. samples: that the maps of each group are drawn from. inside: units
-    that share their place with another of their own model. maps: the file that has them.
+    that share their place with another of their own model. maps: the file that has them. size: of
+    the result, and of each of the models.
     """
 
     method: str
@@ -83,3 +103,4 @@ class Zipped:
     samples: Mapping[str, int]
     others: Mapping[str, str]
     maps: Path | None = None
+    size: ModelSize | None = None
