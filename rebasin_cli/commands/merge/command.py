@@ -194,6 +194,8 @@ def merge(
     _check_sampling(symmetry, data)
     if resume is not None:
         _check_resuming(symmetry, tie, preserve_first, search.method)
+        if save_parents is not None:
+            raise typer.BadParameter("--save-parents does not go with --resume")
     from rebasin_cli.commands.merge.report import PRESENTERS
 
     return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)

@@ -18,6 +18,7 @@ from rebasin_cli.commands.merge.saved_parents import plan_parents
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
+from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.merging.combination import Combination
@@ -98,11 +99,10 @@ def plan_merge(request: MergeRequest) -> MergePlan:
         together=len(request.paths) - 1 if request.strategy == "universe" else 0,
     )
     mean = plan_mean(request, problem)
-    return MergePlan(
-        **vars(mean),
-        target=plan_mean_target(mean.models, request),
-        parents=plan_parents(mean.mixture.merged, mean.overlaps, request),
-    )
+    target = plan_mean_target(mean.models, request)
+    parents = plan_parents(mean.mixture.merged, mean.overlaps, request)
+    check_distinct([each.path for each in (target, *parents)])
+    return MergePlan(**vars(mean), target=target, parents=parents)
 
 
 def plan_mean_target(models: Sequence[Checkpoint], request: MergeRequest) -> Target:

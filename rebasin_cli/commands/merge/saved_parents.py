@@ -10,7 +10,6 @@ from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.part_sources import finite, moved_parts
-from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.targets import Target, plan_target
 from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.merging.overlap import Overlap
@@ -32,7 +31,6 @@ def plan_parents(
     check_alike(overlaps, "--save-parents")
     output = replace(request.output, out=f"{folder}/", card=None, in_place=False)
     paths = output_paths(models, output, word="aligned")
-    check_distinct(paths)
     inputs = [file for model in models for file in model.files]
     return tuple(
         plan_target(

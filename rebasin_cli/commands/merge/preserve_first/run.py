@@ -93,11 +93,14 @@ def _judged(
     fill(joined, source, {name: Window.whole(info) for name, info in held_infos(joined).items()})
     widen(joined, torch.float32)
     judge = judge_of(plan.code, machine)
-    return BesideEnsemble(
-        judge(joined.to(machine.device)),
-        tuple(map(judge, models)),
-        Ensemble(judge_ensemble(models, batches, weights=merge.mixture.weights.models)),
-    )
+    try:
+        return BesideEnsemble(
+            judge(joined.to(machine.device)),
+            tuple(map(judge, models)),
+            Ensemble(judge_ensemble(models, batches, weights=merge.mixture.weights.models)),
+        )
+    except UserCodeError as error:  # the result is written all the same
+        return BesideEnsemble({}, (), Ensemble(reason=error.problems[0].what))
 
 
 @dataclass(frozen=True)
