@@ -31,6 +31,7 @@ class Pattern:
         """
         if not values.numel():
             return values.bool()
+        values = values.abs() if values.is_complex() else values
         wide = torch.float64 if values.dtype == torch.float64 else torch.float32
         last = values.to(wide).abs().movedim(1, -1)
         short = -last.shape[-1] % self.group

@@ -72,8 +72,8 @@ def plan_fisher(
 ) -> FisherPlan:
     """Return how the weights of some names will be judged.
 
-    Raises UsageError where no model or no data is named, CheckpointError for weights that the model
-    has not.
+    Raises UsageError where no model or no data is named and for complex weights, CheckpointError
+    for weights that the model has not.
     """
     selection, tracing, data = user
     code = plan_user_code(model, selection.all_tensors, tracing, data, fed=True)
@@ -83,6 +83,12 @@ def plan_fisher(
             f"tensor {strange[0]!r} is no weight of {code.network.subject.name}",
             where=str(model.path),
             hint="--skip GLOB leaves it as it is",
+        )
+    pairs = [name for name in names if model.info(name).dtype.is_complex]
+    if pairs:
+        raise UsageError(
+            f"tensor {pairs[0]!r} is complex, and costs are of real weights",
+            hint="--method magnitude, or --skip GLOB",
         )
     return FisherPlan(
         code=code,
