@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from time import perf_counter
 
 from rebasin_cli.alignment.results import write_result
@@ -39,7 +40,8 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
         return
     began = perf_counter()
     source = _finite(plan)
-    with one_thread():  # gradients, and the order they give, do not depend on the machine's load
+    # gradients, and the order they give, do not depend on the machine's load then
+    with one_thread() if plan.fisher else nullcontext():
         ranking = _ranked(plan, source, progress)
         progress("looking for the smallest weights", 0, 0)
         rules = _rules(plan, ranking)
