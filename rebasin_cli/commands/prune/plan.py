@@ -13,7 +13,7 @@ from rebasin_cli.commands.prune.fisher.plan import (
     FisherPlan,
     plan_fisher,
 )
-from rebasin_cli.commands.prune.pattern import Pattern, parse_pattern
+from rebasin_cli.commands.prune.neighbour_pattern import NeighbourPattern, parse_pattern
 from rebasin_cli.commands.prune.prunable import weight_names
 from rebasin_cli.commands.prune.thresholds import METHODS
 from rebasin_cli.errors import UsageError, suggest
@@ -67,7 +67,7 @@ class PrunePlan:
     names: tuple[str, ...]
     method: str
     sparsity: float | None
-    pattern: Pattern | None
+    pattern: NeighbourPattern | None
     fisher: FisherPlan | None
     correction: CorrectionPlan | None
     target: Target
@@ -126,7 +126,7 @@ def plan_prune(request: PruneRequest) -> PrunePlan:
     )
 
 
-def _pattern(request: PruneRequest) -> Pattern | None:
+def _pattern(request: PruneRequest) -> NeighbourPattern | None:
     """Return the pattern, None for a share. Raises UsageError unless it is one of the two."""
     share = request.sparsity
     if (share is None) == (request.pattern is None):

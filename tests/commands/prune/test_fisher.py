@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rebasin_cli.commands.prune.fisher.blocks import BlockCut, updated
+from rebasin_cli.commands.prune.fisher.block_inverse import BlockCut, update_weights
 from rebasin_cli.commands.prune.fisher.example_gradients import ExampleLosses
-from rebasin_cli.commands.prune.fisher.passes import FisherBlocks, plan_passes
+from rebasin_cli.commands.prune.fisher.fisher_passes import FisherBlocks, plan_passes
 from rebasin_cli.errors import MachineError
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.tensors import TensorInfo
@@ -188,7 +188,7 @@ def test_blocks_beyond_memory_are_refused():
 def test_nothing_removed_is_nothing_changed():
     weights = torch.randn(2, 3, dtype=torch.float64)
     inverse = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
-    assert torch.equal(updated(weights, torch.ones(2, 3) > 0, inverse), weights)
+    assert torch.equal(update_weights(weights, torch.ones(2, 3) > 0, inverse), weights)
 
 
 @pytest.mark.filterwarnings("ignore:gradients are taken example by example")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rebasin_cli.commands.prune.pattern import Pattern
+from rebasin_cli.commands.prune.neighbour_pattern import NeighbourPattern
 from tests.cli.build import load, save
 from tests.cli.harness import rebasin
 from tests.commands.prune.test_fisher import NET, SPACE, USER
@@ -25,7 +25,7 @@ def kept_by_hand(values, kept, group):
 @pytest.mark.parametrize(("kept", "group"), [(2, 4), (1, 4), (4, 8), (1, 2)])
 def test_the_largest_of_each_group_stay(shape, kept, group):
     values = torch.randn(shape).mul(2).round()  # with equal ones
-    found = Pattern(kept, group).keeps(values).numpy()
+    found = NeighbourPattern(kept, group).keeps(values).numpy()
     assert np.array_equal(found, kept_by_hand(values.numpy(), kept, group))
 
 

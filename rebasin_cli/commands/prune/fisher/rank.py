@@ -8,9 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.prune.fisher.blocks import BlockCut, saliencies, updated
+from rebasin_cli.commands.prune.fisher.block_inverse import BlockCut, saliencies, update_weights
 from rebasin_cli.commands.prune.fisher.example_gradients import ExampleLosses, Gradients
-from rebasin_cli.commands.prune.fisher.passes import FisherBlocks, RowRange, diagonals, reached
+from rebasin_cli.commands.prune.fisher.fisher_passes import (
+    FisherBlocks,
+    RowRange,
+    check_reached,
+    diagonals,
+)
 from rebasin_cli.commands.prune.ranking import FisherFacts, Ranking
 from rebasin_cli.commands.prune.thresholds import Rule, Zeroed
 from rebasin_cli.network.built import batches_of, build_network
@@ -68,7 +73,7 @@ def rank_by_diagonal(dense: Dense) -> Ranking:
     """Return the ranking by w^2 F_qq / 2: what removing each weight alone costs, none moved."""
     passes = GradientPasses(dense)
     fisher = diagonals(passes, dense.names)
-    reached(sum(float(values.sum()) for values in fisher.values()))
+    check_reached(sum(float(values.sum()) for values in fisher.values()))
     costs = {
         name: dense.source.load(name).double().square() * values / 2
         for name, values in fisher.items()
@@ -117,6 +122,6 @@ def _updated(
     for rows, inverse in _ranges(fisher):
         name, cut = rows.name, fisher.cuts[rows.name]
         keeps = rows.blocks(cut, rules[name].keeps(costs[name])) > 0
-        found = updated(rows.blocks(cut, source.load(name)), keeps, inverse)
+        found = update_weights(rows.blocks(cut, source.load(name)), keeps, inverse)
         rows.of(tensors[name]).copy_(cut.values(found))
     return Replaced(source, tensors)

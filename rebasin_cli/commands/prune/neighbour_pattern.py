@@ -13,7 +13,7 @@ from rebasin_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Pattern:
+class NeighbourPattern:
     """At most `kept` of `group` neighbours along axis 1 stay, the largest in magnitude.
 
     Axis 1 are the inputs of nn.Linear and of convolutions, where kernels for sparse matrices want
@@ -41,11 +41,11 @@ class Pattern:
         return kept.flatten(-2)[..., : last.shape[-1]].movedim(-1, 1).contiguous()
 
 
-def parse_pattern(text: str) -> Pattern:
+def parse_pattern(text: str) -> NeighbourPattern:
     """Return the pattern that a text such as `2:4` names. Raises UsageError for none."""
     found = re.fullmatch(r"(\d{1,6}):(\d{1,6})", text)
     if not found or not 0 < int(found[1]) < int(found[2]):
         raise UsageError(
             f"--pattern {text} is no N:M", hint="2:4 keeps at most 2 of every 4: N is below M"
         )
-    return Pattern(int(found[1]), int(found[2]))
+    return NeighbourPattern(int(found[1]), int(found[2]))

@@ -80,7 +80,7 @@ def saliencies(weights: Tensor, inverse: Tensor) -> Tensor:
     return weights.square() / (2 * inverse.diagonal(dim1=1, dim2=2))
 
 
-def updated(weights: Tensor, keeps: Tensor, inverse: Tensor) -> Tensor:
+def update_weights(weights: Tensor, keeps: Tensor, inverse: Tensor) -> Tensor:
     """Return weights (blocks, width) after those that are not kept went: zeros in their places.
 
     The updates of single weights are added up, as in the paper (section 4), although each is best

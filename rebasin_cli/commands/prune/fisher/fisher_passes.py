@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.prune.fisher.blocks import BlockCut, add_gradients, invert_blocks
+from rebasin_cli.commands.prune.fisher.block_inverse import BlockCut, add_gradients, invert_blocks
 from rebasin_cli.commands.prune.fisher.example_gradients import Gradients
 from rebasin_cli.errors import MachineError, UserCodeError
 
@@ -107,7 +107,9 @@ class FisherBlocks:
         return _inverted(means, damping), damping
 
     def _lambda(self, trace: float) -> float:
-        return self._share * reached(trace) / sum(c.rows * c.length for c in self.cuts.values())
+        return (
+            self._share * check_reached(trace) / sum(c.rows * c.length for c in self.cuts.values())
+        )
 
     def _means(self, ranges: Sequence[RowRange]) -> Blocks:
         """Return the means of g g' over all examples, for some rows."""
@@ -146,7 +148,7 @@ def diagonals(gradients: GradientPass, names: Sequence[str]) -> dict[str, Tensor
     return {name: total / examples for name, total in sums.items()}
 
 
-def reached(total: float) -> float:
+def check_reached(total: float) -> float:
     """Return the trace of a Fisher matrix. Raises UserCodeError if it is no positive number."""
     if not 0 < total < float("inf"):
         raise UserCodeError(
