@@ -1,24 +1,31 @@
-"""Claim: pruned networks keep more of their accuracy where weights are chosen and updated by the
-Fisher than by size, up to a point, and BatchNorm measured anew gives back most of what is lost.
+"""Claim: pruned in one shot and as it comes, a network keeps more of its accuracy where blocks of
+the Fisher choose and update weights than where their size does, and BatchNorm measured anew gives
+back most of what is lost, whatever chose them.
 
-Accuracy on test images of seed 0, pruned in one shot with the real command by every method, as it
-is and after `--renormalize`: `reset` with BatchNorm, else `repair`, all statistics and gradients
-from training images. The last row is the pattern 2:4. Nothing is trained after pruning. Without
-arguments: the MLP at two sparsities; networks are chosen by name, --full takes all three.
+Accuracy on test images of seed 0 after `rebasin prune` by every method, as it is and after
+`--renormalize`: `reset` with BatchNorm, else `repair`. Gradients are of 500 training images, the
+statistics of the same. The last row is the pattern 2:4. Nothing is trained after pruning. The
+command's plan and run are called in this process. Without arguments: the MLP at two sparsities;
+networks are chosen by name, --full takes all three.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from tests.benchmarks.bed.commands import say
+from rebasin_cli.commands.prune.plan import PruneRequest, plan_prune
+from rebasin_cli.commands.prune.run import run_prune
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.output import Output
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.progress import silent
 from tests.benchmarks.bed.judge import judge, state_of
 from tests.benchmarks.bed.networks import BENCHMARKS, FOLDER, NETWORKS, Network, require
 from tests.benchmarks.bed.tables import Row, number, table
@@ -27,31 +34,47 @@ NAMES = ("mlp_512x3", "vgg_bn", "resnet20_bn_x1")
 METHODS = ("magnitude", "layer-magnitude", "diagonal-fisher", "block-fisher")
 SHARES = (0.5, 0.7, 0.8, 0.9)
 FEW = (0.8, 0.9)
-BATCHES = 4  # of 250 images each
-PATTERN = "2:4"
+BATCHES = 2  # of 250 images each
+DATA = f"{BENCHMARKS / 'bed' / 'training_data.py'}:images"
+TARGET = f"{FOLDER / 'models.py'}:build"
 
 
-def pruned(network: Network, amount: Sequence[str], method: str, *, renormalized: bool) -> float:
+@dataclass(frozen=True)
+class Amount:
+    """How much is pruned: a share or a pattern."""
+
+    share: float | None = None
+    pattern: str | None = None
+
+    def __str__(self) -> str:
+        return self.pattern or f"{self.share:g}"
+
+
+def pruned(network: Network, amount: Amount, method: str, *, renormalized: bool) -> float:
     """Return the accuracy of a network after pruning."""
-    data = f"{BENCHMARKS / 'bed' / 'training_data.py'}:images"
-    run = ["--model", f"{FOLDER / 'models.py'}:build", "--data", data, "--batches", str(BATCHES)]
-    run += ["--model-args", json.dumps({"arch": network.name})]
+    runs = renormalized or method.endswith("fisher")
     how = "reset" if network.batch_norm else "repair"
-    more = ["--renormalize", how] if renormalized else []
-    if renormalized or method.endswith("fisher"):
-        more += run
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "pruned.safetensors"
-        said = ["prune", str(network.path(0)), *amount, "--method", method, "-o", str(out)]
-        say([*said, *more])
+        request = PruneRequest(
+            network.path(0),
+            amount.share,
+            method,
+            amount.pattern,
+            renormalize=how if renormalized else None,
+            output=Output(out=str(out)),
+            tracing=Tracing(TARGET if runs else None, arguments={"arch": network.name}),
+            data=Data(data=DATA, batches=BATCHES) if runs else Data(),
+        )
+        list(run_prune(plan_prune(request), silent))
         return judge(network, state_of(out)).accuracy
 
 
-def row(network: Network, label: str, amount: Sequence[str]) -> Row:
-    cells = [network.name, label]
+def row(network: Network, amount: Amount) -> Row:
+    cells = [network.name, str(amount)]
     for method in METHODS:
         found = [pruned(network, amount, method, renormalized=after) for after in (False, True)]
-        cells += [number(value, 3) for value in found]
+        cells += [number(value) for value in found]
     print(*cells, file=sys.stderr, flush=True)  # the whole takes minutes
     return cells
 
@@ -60,9 +83,8 @@ def rows(network: Network, shares: Sequence[float]) -> Iterator[Row]:
     """Yield the table's rows of one network."""
     dense = number(judge(network, state_of(network.path(0))).accuracy)
     yield network.name, "0", *([dense] + [""] * (2 * len(METHODS) - 1))
-    for share in shares:
-        yield row(network, f"{share:g}", ["--sparsity", str(share)])
-    yield row(network, PATTERN, ["--pattern", PATTERN])
+    for amount in (*map(Amount, shares), Amount(pattern="2:4")):
+        yield row(network, amount)
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def obs(model, share, block_size, damping):
     return {name: found[name].reshape(weights[name].shape) for name in WEIGHTS}
 
 
-@pytest.mark.parametrize("block_size", [4, 100])
+@pytest.mark.parametrize("block_size", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_blocks_give_the_weights_of_the_formulas(tmp_path, model, block_size):
     argv = ("--sparsity", "0.4", "--method", "block-fisher", "--damping", "0.03")
     size = ("--block-size", str(block_size))

@@ -42,7 +42,9 @@ def test_by_size_of_every_four_inputs_two_stay(tmp_path, method):
     assert "at most 2 of every 4 inputs stay in 2 tensors, the smallest went" in done.err
 
 
-@pytest.mark.parametrize("method", ["diagonal-fisher", "block-fisher"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("diagonal-fisher", marks=pytest.mark.slow), "block-fisher"]
+)
 def test_by_gradients_of_every_four_inputs_two_stay(tmp_path, method):
     (tmp_path / "net.py").write_text(NET)
     torch.manual_seed(1)

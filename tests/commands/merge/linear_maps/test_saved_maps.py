@@ -15,7 +15,7 @@ from tests.commands.merge.linear_maps.test_linear_maps import MEANS, answers, fo
 FILES = ("a.safetensors", "b.safetensors")
 
 
-@pytest.mark.parametrize("method", ["zipit", "cca"])
+@pytest.mark.parametrize("method", ["zipit", pytest.param("cca", marks=pytest.mark.slow)])
 def test_saved_maps_make_the_merged_model_of_its_parents(tmp_path, method):
     folder(tmp_path, mlp(0), mlp(1))
     argv = ("merge", *FILES, "--method", method, *MEANS, "--save-maps", "maps.safetensors")
@@ -76,11 +76,8 @@ def test_saved_parents_of_a_merge_by_permutations_average_to_it(tmp_path):
     assert "one basin already" in second["reason"]
     merged, found = load(tmp_path / "merged.safetensors"), load(tmp_path / "again.safetensors")
     assert all(torch.equal(merged[name], found[name]) for name in merged)
-    for name in "abc":
-        done = rebasin(
-            "verify", f"{name}.safetensors", f"kept/{name}.aligned.safetensors", cwd=tmp_path
-        )
-        assert done.code == 0, done.err
+    done = rebasin("verify", "b.safetensors", "kept/b.aligned.safetensors", cwd=tmp_path)
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(
