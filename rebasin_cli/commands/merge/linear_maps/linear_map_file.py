@@ -91,7 +91,8 @@ class ModelMaps:
         with open_checkpoint(self.file) as file:
             bound = bind_saved(file, self.file, model)
             stored = set(file.names())
-            orders, maps = {}, {}
+            orders: dict[str, Permutation] = {}
+            maps: dict[str, LinearMap] = {}
             for name, group in bound.groups.items():
                 start = f"{self.number}.{name}."
                 if f"{start}order" in stored:

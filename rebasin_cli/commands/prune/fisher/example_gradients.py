@@ -19,7 +19,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scores import judge_batch, logits_of
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.blocks import Window
-from rebasin_cli.tensors.trees import map_leaves
+from rebasin_cli.tensors.trees import map_leaves, tensors_in
 
 Gradients = Mapping[str, Tensor]
 _COPIES = 4  # of the gradients: as they are found, as float64, and what a layer needs beside them
@@ -87,8 +87,7 @@ def _window(gradients: Tensor, window: Window) -> Tensor:
 def _at_once(model: nn.Module, batch: Batch, wanted: Mapping[str, Tensor]) -> Gradients:
     """Return the gradients of all rows of a batch. Raises whatever vmap makes of the model."""
     call = (batch.example.args, dict(batch.example.kwargs), batch.targets)
-    rows: list[Tensor] = []
-    map_leaves(call, Tensor, lambda t: rows.append(t) if batch.in_rows(t) else None)
+    rows = [tensor for tensor in tensors_in(call) if batch.in_rows(tensor)]
 
     def loss(weights: Mapping[str, Tensor], *row: Tensor) -> Tensor:
         parts = iter(row)
