@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike, fspath
+from typing import overload
 
 from torch import Tensor
 
-from rebasin_cli.api.tensors_in import Model, OutputForm, open_all, result
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import ModelMaps, read_linear_maps
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.options.selection import Selection
+from rebasin_cli.tensors import TensorSource
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class LinearMaps:
 
     def __len__(self) -> int:
         return len(self.models)
+
+    @overload
+    def apply(self, model: ModelInMemory, number: int) -> dict[str, Tensor]: ...
+
+    @overload
+    def apply(self, model: TensorSource | str | PathLike[str], number: int) -> Checkpoint: ...
 
     def apply(self, model: Model, number: int) -> dict[str, Tensor] | Checkpoint:
         """Return model `number`, from 0, with its units put in order and mapped.

@@ -42,4 +42,5 @@ def operations_of(model: nn.Module, example: Example) -> int:
     """Return the operations of a pass for one of the inputs: products, counted twice."""
     with Operations() as counted, torch.no_grad(), users_code("the model"):
         model(*example.args, **example.kwargs)
-    return counted.count // max(1, Batch(example).rows)
+    count: int = counted.count
+    return count // max(1, Batch(example).rows)

@@ -35,7 +35,7 @@ class NeighbourPattern:
         wide = torch.float64 if values.dtype == torch.float64 else torch.float32
         last = values.to(wide).abs().movedim(1, -1)
         short = -last.shape[-1] % self.group
-        groups = pad(last, (0, short), value=-1.0).unflatten(-1, (-1, self.group))
+        groups = pad(last, (0, short), value=-1.0).reshape(*last.shape[:-1], -1, self.group)
         largest = groups.argsort(dim=-1, stable=True)[..., self.group - self.kept :]
         kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, largest, True)
         return kept.flatten(-2)[..., : last.shape[-1]].movedim(-1, 1).contiguous()
