@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rebasin_cli.api.judging import BarrierCurves, barrier
     from rebasin_cli.api.lineage import related
+    from rebasin_cli.api.linear_maps import LinearMaps, load_maps
     from rebasin_cli.api.mixtures import lerp, merge
     from rebasin_cli.api.pairs import PairMatching, align, apply, match, verify
     from rebasin_cli.api.rotations import fold, rotate
@@ -33,6 +34,7 @@ __all__ = [
     "BarrierCurves",
     "BoundSpec",
     "Checkpoint",
+    "LinearMaps",
     "PairMatching",
     "RebasinError",
     "RebasinWarning",
@@ -43,6 +45,7 @@ __all__ = [
     "barrier",
     "fold",
     "lerp",
+    "load_maps",
     "load_spec",
     "match",
     "merge",
@@ -58,6 +61,7 @@ _HOMES = {
     "BarrierCurves": "rebasin_cli.api.judging",
     "BoundSpec": "rebasin_cli.spec.binding.bound",
     "Checkpoint": "rebasin_cli.checkpoint.reader",
+    "LinearMaps": "rebasin_cli.api.linear_maps",
     "PairMatching": "rebasin_cli.api.pairs",
     "RebasinError": "rebasin_cli.errors",
     "RebasinWarning": "rebasin_cli.errors",
@@ -68,6 +72,7 @@ _HOMES = {
     "barrier": "rebasin_cli.api.judging",
     "fold": "rebasin_cli.api.rotations",
     "lerp": "rebasin_cli.api.mixtures",
+    "load_maps": "rebasin_cli.api.linear_maps",
     "load_spec": "rebasin_cli.api.specs",
     "match": "rebasin_cli.api.pairs",
     "merge": "rebasin_cli.api.mixtures",

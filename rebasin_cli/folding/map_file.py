@@ -33,6 +33,7 @@ from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 HEADS = "rebasin.untied"  # a JSON object: heads that are apart -> the embeddings that they were
+ORTHOGONAL = "orthogonal"  # what the metadata say of such a file's symmetry
 NEAR = 1e-9  # entries of a map that is of its class
 
 
@@ -73,7 +74,7 @@ def save_maps(
     matrices = {name: m.matrix.contiguous() for name, m in maps.linear.items()}
     metadata = {
         **origin_of(folding.bound, models, sizes),
-        SYMMETRY: "orthogonal",
+        SYMMETRY: ORTHOGONAL,
         HEADS: json.dumps(dict(models[1].apart), sort_keys=True),
     }
     with folder_for(place):
@@ -88,6 +89,12 @@ def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
     Raises PermutationError if it is not such a file, or not one for this checkpoint.
     """
     with open_checkpoint(source) as file:
+        if file.metadata.get(SYMMETRY) not in (None, ORTHOGONAL):
+            raise PermutationError(
+                "its maps are linear, and keep no model's function",
+                where=str(source),
+                hint="from Python: rebasin_cli.load_maps(FILE).apply(model, number)",
+            )
         heads = {name: str(first) for name, first in object_in(file, source, HEADS).items()}
         (checkpoint,) = part_heads([checkpoint], heads)
         bound = untied_spec(bind_saved(file, source, checkpoint), heads)

@@ -36,6 +36,18 @@ class Batch:
         tensors = tensors_in((self.example.args, dict(self.example.kwargs)))
         return next((len(tensor) for tensor in tensors if tensor.dim()), 1)
 
+    def in_rows(self, tensor: Tensor) -> bool:
+        """Return whether a tensor of the batch has a row for each input."""
+        return bool(tensor.dim()) and len(tensor) == self.rows
+
+    def cut(self, begin: int, end: int) -> Batch:
+        """Return the batch of some rows."""
+        call = (self.example.args, dict(self.example.kwargs), self.targets)
+        args, kwargs, targets = map_leaves(
+            call, Tensor, lambda tensor: tensor[begin:end] if self.in_rows(tensor) else tensor
+        )
+        return Batch(Example(args, kwargs), targets, self.where)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch with all tensors on a device."""
         args, kwargs = on(device, self.example.args), on(device, dict(self.example.kwargs))

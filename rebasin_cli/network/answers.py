@@ -43,7 +43,7 @@ def answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
     if logits.dim() < 2 or (logits.dim() == 2 and logits.shape[1] == 1):
         raise _mistaken(batch, logits, "the model gives one number for each answer, not classes")
     for shaped in _shapes(targets):
-        axis = _class_axis(logits, shaped)
+        axis = class_axis(logits, shaped)
         if axis is not None:
             rows = logits.movedim(axis, -1).flatten(0, -2)
             return _counted(rows, _classes(rows, shaped.flatten(), batch))
@@ -65,7 +65,7 @@ def _shapes(targets: Tensor) -> Iterator[Tensor]:
             yield targets.squeeze(axis)
 
 
-def _class_axis(logits: Tensor, targets: Tensor) -> int | None:
+def class_axis(logits: Tensor, targets: Tensor) -> int | None:
     """Return the axis of the classes, the last or axis 1, where that fits the targets."""
     if logits.shape[:-1] == targets.shape:
         return -1

@@ -37,10 +37,12 @@ VERBS = {
     "lerp": "(a: 'Model', b: 'Model', alpha: 'SupportsFloat | Iterable[SupportsFloat]', *, "
     f"mode: 'str' = 'linear', align: 'bool' = False, {KEYWORDS}) -> "
     "'dict[str, Tensor] | Checkpoint | Sequence[dict[str, Tensor] | Checkpoint]'",
+    "load_maps": "(path: 'str | PathLike[str]') -> 'LinearMaps'",
     "load_spec": "(name: 'str | PathLike[str]') -> 'Spec'",
     "match": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'PairMatching'",
     "merge": "(models: 'Sequence[Model]', *, weights: 'Sequence[float]' = (), "
-    "strategy: 'str | None' = None, sync_method: 'str | None' = None, ref: 'int | None' = None, base: 'Model | None' = None, "
+    "strategy: 'str | None' = None, sync_method: 'str | None' = None, "
+    "ref: 'int | None' = None, base: 'Model | None' = None, "
     "combine: 'str' = 'mean', density: 'float | None' = None, scale: 'float | None' = None, "
     f"tensor_weights: 'Mapping[str, Sequence[float]] | None' = None, {KEYWORDS}) -> {LATE}",
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
@@ -56,8 +58,8 @@ VERBS = {
     "free_outputs: 'bool' = False, buffers: 'Sequence[str]' = ()) -> 'Trace'",
     "verify": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'Verified'",
 }
-TYPES = ["BarrierCurves", "BoundSpec", "Checkpoint", "PairMatching", "RebasinError"]
-TYPES += ["RebasinWarning", "Spec", "Trace"]
+TYPES = ["BarrierCurves", "BoundSpec", "Checkpoint", "LinearMaps", "PairMatching"]
+TYPES += ["RebasinError", "RebasinWarning", "Spec", "Trace"]
 OPTIONS = "sizes strict only skip pass_through key rename ignore_classes dequantize method effort"
 OPTIONS += " start restarts order loss fast device jobs max_memory seed"
 

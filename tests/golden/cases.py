@@ -186,6 +186,7 @@ CASES: Mapping[str, Sequence[Run]] = {
         values("prune a.safetensors --sparsity 0.25 --method layer-magnitude -f --json"),
         values("prune a.safetensors --sparsity 0.75 --only 2.* -f --dry-run"),
         values("prune first --sparsity 0.5 --skip 0.*"),
+        values("prune a.safetensors --pattern 2:4 -f --json"),
         names(f"prune n.safetensors --sparsity 0.5 --renormalize reset {NORMED} --json"),
     ),
     "transport": (

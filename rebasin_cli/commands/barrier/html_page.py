@@ -19,6 +19,7 @@ def page(svg: str, outcome: Curves | Contour) -> str:
         svg[svg.index("<svg") :],
         *(f"<p>{escape(note)}</p>" for note in notes),
         _barriers(outcome) if isinstance(outcome, Curves) else "",
+        _ensemble(outcome) if isinstance(outcome, Curves) else "",
         f'<h2>Points</h2>\n<div class="wide">{table(rows)}</div>',
     ]
     return document(title, parts)
@@ -42,6 +43,14 @@ def _barriers(outcome: Curves) -> str:
             ]
         )
     return f"<h2>Barriers</h2>\n{table(rows)}"
+
+
+def _ensemble(outcome: Curves) -> str:
+    """Return the scores of the ensemble, empty if it has none."""
+    scores = outcome.ensemble.scores if outcome.ensemble else {}
+    if not scores:
+        return ""
+    return f"<h2>Ensemble</h2>\n{table([[*scores], [_number(v) for v in scores.values()]])}"
 
 
 def _points(outcome: Curves) -> list[list[str]]:

@@ -30,6 +30,7 @@ BARS: tuple[BarStyle, ...] = (
 DOTS = 60  # points of a curve that are marked one by one
 SIZE = (6.4, 4.4)  # inches, of one panel
 LEVELS = 20
+ENSEMBLE_LINE = {"color": "#000000", "linestyle": "--", "linewidth": 1.2, "zorder": 2}
 
 
 def draw(outcome: Curves | Contour, place: OutputPlace) -> Drawn:
@@ -68,6 +69,9 @@ def _curves(axes: Any, outcome: Curves, score: str) -> None:
         if name in barriers:
             _mark(axes, curve, barriers[name].barrier.chord, sign(score), bar)
     _ends(axes, outcome.curve(names[0], score), outcome.survey.models)
+    if outcome.ensemble and score in outcome.ensemble.scores:
+        value = outcome.ensemble.scores[score]
+        axes.axhline(value, label=f"ensemble: {value:.4g}", **ENSEMBLE_LINE)
     axes.set_ylabel(score)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -18,6 +18,7 @@ from rebasin_cli.commands.barrier.layers.report import (
 )
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, JudgedPoints, Scored
 from rebasin_cli.folding.rotation_report import ROTATING
+from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.pictures.report import DRAWING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table
@@ -28,6 +29,7 @@ def _curves_fields(outcome: Curves) -> dict[str, Any]:
     return {
         **_survey_fields(outcome.survey),
         "curves": list(outcome.names),
+        **_ensemble_fields(outcome),
         "barriers": [
             {
                 "curve": found.curve,
@@ -38,6 +40,32 @@ def _curves_fields(outcome: Curves) -> dict[str, Any]:
             for found in outcome.barriers
         ],
     }
+
+
+def _ensemble_fields(outcome: Curves) -> dict[str, Any]:
+    """Return the scores of the ensemble, or null and the reason."""
+    found = outcome.ensemble
+    if found is None:
+        return {"ensemble": None}
+    return {
+        "ensemble": dict(found.scores) or None,
+        **({"no_ensemble": found.reason} if found.reason else {}),
+    }
+
+
+def _ensemble_table(found: Ensemble) -> Table:
+    """Return a row with the scores of the ensemble."""
+    rows = _table("", *map(escape, found.scores))
+    rows.add_row("ensemble", *map(_number, found.scores.values()))
+    return rows
+
+
+def _curves_summary(outcome: Curves) -> str:
+    """Return what a person wants to know beside the tables of a line."""
+    lines = [_survey_summary(outcome.survey)]
+    if outcome.ensemble and outcome.ensemble.reason:
+        lines.append(f"no ensemble: {outcome.ensemble.reason}")
+    return "\n".join(lines)
 
 
 def _contour_fields(outcome: Contour) -> dict[str, Any]:
@@ -59,6 +87,8 @@ def _curves_text(outcome: Curves) -> str:
     tables = [render(_points(outcome))]
     if outcome.barriers:
         tables.append(render(barrier_table(outcome)))
+    if outcome.ensemble and outcome.ensemble.scores:
+        tables.append(render(_ensemble_table(outcome.ensemble)))
     return "\n".join(tables).rstrip("\n")
 
 
@@ -172,7 +202,7 @@ PRESENTERS: Presenters = {
     Curves: Presenter(
         fields=_curves_fields,
         text=_curves_text,
-        summary=lambda outcome: _survey_summary(outcome.survey),
+        summary=_curves_summary,
     ),
     Contour: Presenter(fields=_contour_fields, text=_contour_text, summary=_contour_summary),
     **DRAWING,

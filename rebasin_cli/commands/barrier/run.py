@@ -33,6 +33,7 @@ from rebasin_cli.commands.barrier.scorer import Scorer, Segment, point_correctio
 from rebasin_cli.errors import UsageError
 from rebasin_cli.execution.task import Executor
 from rebasin_cli.files.provenance import one_basin, one_folded_basin
+from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
@@ -79,6 +80,7 @@ class _Judged:
     notes: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
     plane: Plane | None = None
+    ensemble: Ensemble | None = None
     ends: Ends | None = None
     began: float = field(default_factory=perf_counter)
 
@@ -94,7 +96,7 @@ class _Judged:
         )
         if self.plane is not None:
             return Contour(survey, self.plane)
-        return Curves(survey, _barriers(Curves(survey, ())))
+        return Curves(survey, _barriers(Curves(survey, ())), self.ensemble)
 
     def scorer(self, executor: Executor, progress: Progress, total: int) -> Scorer:
         """Return where the points are judged; what is odd about their file is noted."""
@@ -127,7 +129,9 @@ def _on_line(
     curves = 1 + (choice is not None) + (plan.renormalize is not None)
     scorer = record.scorer(executor, progress, curves * len(plan.alphas))
     ends, basis = Ends(partial(stored_ends, plan)), NAIVE
-    yield from scorer.scored(_segment(plan, NAIVE, ends))
+    naive = _segment(plan, NAIVE, ends)
+    yield from scorer.scored(naive)
+    record.ensemble = scorer.ensemble(naive)
     if choice:
         basis = ALIGNED
         if plan.diagnose or not all(scorer.known(later) for later in _later(plan, ends)):

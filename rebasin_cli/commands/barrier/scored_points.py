@@ -9,6 +9,7 @@ from typing import Any
 
 from rebasin_cli.commands.barrier.curve import Barrier
 from rebasin_cli.commands.barrier.plane import Plane
+from rebasin_cli.network.ensemble import Ensemble
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,14 @@ class JudgedPoints:
 
 @dataclass(frozen=True)
 class Curves:
-    """What is known of the line between two models."""
+    """What is known of the line between two models.
+
+    ensemble: of the two models at its ends; None where the line was not finished.
+    """
 
     survey: JudgedPoints
     barriers: tuple[FoundBarrier, ...]
+    ensemble: Ensemble | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

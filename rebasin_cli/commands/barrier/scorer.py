@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
+from torch import nn
 
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.commands.barrier.journal import Journal
@@ -20,8 +22,12 @@ from rebasin_cli.commands.barrier.judged_point import (
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.execution.task import Executor
+from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.progress import Progress
+
+ENSEMBLE = "ensemble"  # the curve that its scores are kept under
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,34 @@ class Scorer:
             self._done += 1
             yield scored
         self.progress("judged", self._done, self.total)
+
+    def ensemble(self, segment: Segment) -> Ensemble:
+        """Return what the ensemble of a segment's two ends is worth; kept like a point."""
+        code, machine = self.plan.code, self.plan.machine
+        batches = batches_of(code, machine)
+        reason = why_no_ensemble(code, batches, self.mixed.model(machine))
+        if reason:
+            return Ensemble(reason=reason)
+        mixture = MixturePoint(ENSEMBLE, (0.5, 0.5))
+        known = self.journal.find(mixture, segment.of)
+        if known is None:
+            self.progress("judging the ensemble", self._done, self.total)
+            began = perf_counter()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.plan.request.computing.seed)
+                scores = judge_ensemble([*self._ends_of(segment)], batches)
+            known = Scored(mixture, scores, perf_counter() - began, segment.of)
+            self.journal.add(known)
+        return Ensemble(known.scores)
+
+    def _ends_of(self, segment: Segment) -> Iterator[nn.Module]:
+        """Yield the models at the ends."""
+        network, machine = self.plan.code.network, self.plan.machine
+        selects = self.plan.request.selection.selects
+        for weights in ((1.0, 0.0), (0.0, 1.0)):
+            yield build_network(
+                network, Mean(segment.ends.at(machine), weights, 0, selects), machine
+            )
 
     def _left(self, segment: Segment) -> list[MixturePoint]:
         """Return the mixtures that have to be judged: a model that is there twice is, once."""

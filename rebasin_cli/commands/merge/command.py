@@ -80,6 +80,22 @@ Renormalize = Annotated[
         help="Correct the statistics of the result, see `rebasin renormalize`.",
     ),
 ]
+SaveParents = Annotated[
+    Path | None,
+    option("Files")(
+        "--save-parents",
+        metavar="FOLDER",
+        help="Also write every model with its units in the order that they are merged in.",
+    ),
+]
+SaveMaps = Annotated[
+    Path | None,
+    option("Files")(
+        "--save-maps",
+        metavar="FILE",
+        help="Also write the linear maps of zipit or cca, of all models (safetensors).",
+    ),
+]
 Symmetry = Annotated[
     str,
     symmetry_option(
@@ -101,7 +117,10 @@ OWN = (
 )
 
 
-@with_options("models", "out", *OWN, "card", "resume", "null", "verbose", "symmetry", "tie")
+SAVED = ("card", "save_parents", "save_maps", "resume")
+
+
+@with_options("models", "out", *OWN, *SAVED, "null", "verbose", "symmetry", "tie")
 def merge(
     models: Annotated[list[Path] | None, argument("MODEL...")] = None,
     strategy: Strategy = None,
@@ -115,6 +134,8 @@ def merge(
     resume: Resume = None,
     null: Null = False,
     *,
+    save_parents: SaveParents = None,
+    save_maps: SaveMaps = None,
     selection: Selection,
     output: Output,
     computing: Computing,
@@ -168,6 +189,8 @@ def merge(
             tie=tie,
             combining=combining,
             resume=optional_path(resume),
+            save_parents=optional_path(save_parents),
+            save_maps=optional_path(save_maps),
             selection=selection,
             output=output,
             computing=computing,
@@ -178,10 +201,13 @@ def merge(
 
     if preserve_first is not None:
         _check_preserving(search, output, renormalize)
+    _check_saving(symmetry, tie, search.method, save_parents, save_maps)
     plan, run = _way(symmetry, tie, preserve_first, search.method)
     _check_sampling(symmetry, data)
     if resume is not None:
         _check_resuming(symmetry, tie, preserve_first, search.method)
+        if save_parents is not None:
+            raise typer.BadParameter("--save-parents does not go with --resume")
     from rebasin_cli.commands.merge.report import PRESENTERS
 
     return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)
@@ -199,6 +225,21 @@ def _check_preserving(search: Search, output: Output, renormalize: str | None) -
         raise typer.BadParameter(
             "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
             "result, with --model merged.py:build"
+        )
+
+
+def _check_saving(
+    symmetry: str, tie: str, method: str, parents: Path | None, maps: Path | None
+) -> None:
+    """Raise for what a way to merge has none of."""
+    from rebasin_cli.folding.rotation_problem import rotates
+
+    if maps is not None and method not in LINEAR:
+        raise typer.BadParameter("--save-maps is for --method zipit or cca")
+    if parents is not None and rotates(symmetry, tie=tie):
+        raise typer.BadParameter(
+            "--save-parents is for a merge by permutations; `rebasin align --symmetry orthogonal` "
+            "writes rotated models"
         )
 
 

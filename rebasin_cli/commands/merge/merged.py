@@ -10,6 +10,7 @@ from typing import Any
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.matching.problem.result import Change
+from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.renormalization.corrected import Report
 
 
@@ -20,6 +21,7 @@ class Merged:
     combination: how, as JSON values, see `MixedModels`. objective: sum over pairs, before and after
     alignment. aligned: a unit of any of them changed place. torn: see `Alignment`. preserved: what
     stays apart of them, if anything does.
+    parents: where the models went, in one order of units.
     report: how its statistics were corrected, if they were; stale: it has BatchNorm, and they were
     not. function: the farthest of the outputs of a permuted model from its own, if they were run.
     """
@@ -44,6 +46,24 @@ class Merged:
     preserved: Preserved | None = None
     zipped: Zipped | None = None
     function: FunctionDifference | None = None
+    parents: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a model is. flops: operations of a pass with one input, products counted twice."""
+
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class BesideEnsemble:
+    """What a merged model is worth beside its parents, and beside their ensemble."""
+
+    merged: Mapping[str, float]
+    models: tuple[Mapping[str, float], ...]
+    ensemble: Ensemble
 
 
 @dataclass(frozen=True)
@@ -51,19 +71,20 @@ class Preserved:
     """The first layers of models whose other layers are one.
 
     module: the file that runs the result. kept, layers: how many layers hold weights, and how many
-    of these are apart. parameters, single: of the result, of one of the models. cost: operations
-    of a pass over those of one model. difference: of outputs, relative, when all parents are the
-    same model, which the result has to compute then.
+    of these are apart. size, single: of the result, of one of the models. cost: operations of a
+    pass over those of one model. difference: of outputs, relative, when all parents are the same
+    model, which the result has to compute then. judged: what data say of it, if there are any.
     """
 
     module: Path
     join: str
     kept: tuple[str, ...]
     layers: int
-    parameters: int
-    single: int
+    size: ModelSize
+    single: ModelSize
     cost: float
     difference: float
+    judged: BesideEnsemble | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,8 @@ class Zipped:
     """Groups that were merged by linear maps, and the others, with the reason of each.
 
     method: a key of LINEAR. samples: that the maps of each group are drawn from. inside: units
-    that share their place with another of their own model.
+    that share their place with another of their own model. maps: the file that has them. size: of
+    the result, and of each of the models.
     """
 
     method: str
@@ -80,3 +102,5 @@ class Zipped:
     inside: int
     samples: Mapping[str, int]
     others: Mapping[str, str]
+    maps: Path | None = None
+    size: ModelSize | None = None

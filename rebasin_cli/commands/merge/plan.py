@@ -14,9 +14,11 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import plan_combination
 from rebasin_cli.commands.merge.mixture import MixedModels, check_model_weights, weigh_tensors
 from rebasin_cli.commands.merge.request import MergeRequest
+from rebasin_cli.commands.merge.saved_parents import plan_parents
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
+from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.result_memory import averaged_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
@@ -67,9 +69,10 @@ class MeanPlan:
 
 @dataclass(frozen=True)
 class MergePlan(MeanPlan):
-    """All that `run_merge` needs. target: where the mean goes."""
+    """All that `run_merge` needs. target: where the mean goes; parents: where the models do."""
 
     target: Target
+    parents: tuple[Target, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -81,7 +84,7 @@ class MergePlan(MeanPlan):
             **self.mixture.describe(),
             "reference": str(self.models[self.reference].path),
             "strategy": self.strategy,
-            "outputs": [describe_target(self.target)],
+            "outputs": [describe_target(target) for target in (self.target, *self.parents)],
             **matching,
             **({"renormalize": self.correction.describe()} if self.correction else {}),
         }
@@ -108,7 +111,10 @@ def plan_merge(request: MergeRequest) -> MergePlan:
         together=len(request.paths) - 1 if request.strategy in TOGETHER else 0,
     )
     mean = plan_mean(request, problem)
-    return MergePlan(**vars(mean), target=plan_mean_target(mean.models, request))
+    target = plan_mean_target(mean.models, request)
+    parents = plan_parents(mean.mixture.merged, mean.overlaps, request)
+    check_distinct([each.path for each in (target, *parents)])
+    return MergePlan(**vars(mean), target=target, parents=parents)
 
 
 def plan_mean_target(models: Sequence[Checkpoint], request: MergeRequest) -> Target:

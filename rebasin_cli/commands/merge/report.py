@@ -38,8 +38,19 @@ def merged_text(outcome: Merged) -> str:
     lines += merged_lines(outcome)
     lines += preserve_lines(outcome.preserved) if outcome.preserved else []
     lines += zip_lines(outcome.zipped) if outcome.zipped else []
+    lines += _parent_lines(outcome)
     lines += card_lines(outcome.written)
     return "\n".join(lines)
+
+
+def _parent_lines(outcome: Merged) -> list[str]:
+    """Return where the models went, if they were written."""
+    if not outcome.parents:
+        return []
+    folder = outcome.parents[0].parent
+    return [
+        f"  {count(len(outcome.parents), 'model')} in the order that they were merged in: {folder}"
+    ]
 
 
 def _how(outcome: Merged) -> str:
@@ -79,6 +90,7 @@ def _merged_fields(outcome: Merged) -> dict[str, Any]:
         **agreement_fields(outcome.function),
         **preserve_fields(outcome.preserved),
         **zip_fields(outcome.zipped),
+        "parents": [str(path) for path in outcome.parents],
         "seconds": outcome.seconds,
     }
 

@@ -28,7 +28,8 @@ class MergeRequest:
     that a glob names, in place of weights. combining: how the models are put together.
     preserve_first: the layers that stay apart. renormalization: how the result's statistics are to
     be corrected; --spec then says how to align, and --model what is run. tie: of heads that are
-    folded into. resume: the list of matches that were found.
+    folded into. resume: the list of matches that were found. save_parents: the folder that the
+    models go to, in the order of units that they are merged in. save_maps: the file of linear maps.
     """
 
     models: Sequence[Path]
@@ -41,6 +42,8 @@ class MergeRequest:
     tie: str = "auto"
     combining: Combining = Combining()
     resume: Path | None = None
+    save_parents: Path | None = None
+    save_maps: Path | None = None
     sync_method: str | None = None
     selection: Selection = Selection()
     output: Output = Output()

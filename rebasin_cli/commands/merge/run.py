@@ -12,6 +12,7 @@ from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan
+from rebasin_cli.commands.merge.saved_parents import save_parent
 from rebasin_cli.files.part_sources import Parts, finite, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
@@ -85,6 +86,7 @@ def run_merge(
         return
     began = perf_counter()
     together = brought_together(plan, progress, recall=recall)
+    save_parents(plan, together, progress)
     source, report = _renormalized(plan, together, progress)
     more = {"renormalized": report.method} if report else {}
     facts = merge_facts(plan, together, **more)
@@ -150,12 +152,10 @@ def _checked(
 
 def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str, str]:
     """Return the provenance of what is made of the models."""
-    whole = plan.choice is not None and plan.choice.whole
-    near = together.shared or (whole and together.strategy != "none")
     return provenance(
         "merge",
         plan.mixture.merged,
-        basin=basin_of(plan.models[plan.reference]) if near else None,
+        basin=_basin(plan, together),
         spec=plan.choice.name if plan.choice else None,
         seed=plan.request.computing.seed,
         jobs=plan.machine.jobs,
@@ -164,6 +164,32 @@ def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str
         **plan.mixture.facts(),
         **facts,
     )
+
+
+def save_parents(plan: MergePlan, together: Together, progress: Progress) -> None:
+    """Write the models in the order of units that they are merged in, if that is asked for."""
+    reference = plan.models[plan.reference]
+    for number, target in enumerate(plan.parents):
+        progress(f"writing {target.path.name}", number, len(plan.parents))
+        model = plan.mixture.merged[number]
+        facts = provenance(
+            "merge",
+            [reference, model] if model is not reference else [reference],
+            basin=_basin(plan, together),
+            spec=plan.choice.name if plan.choice else None,
+            seed=plan.request.computing.seed,
+            jobs=plan.machine.jobs,
+            strategy=together.strategy,
+        )
+        order = plan.tensors, together.alignment.permutations[number]
+        save_parent(model, target, order, plan.request, facts)
+
+
+def _basin(plan: MeanPlan, together: Together) -> str | None:
+    """Return the basin that the models of a plan now lie in, None if that is not known."""
+    whole = plan.choice is not None and plan.choice.whole
+    near = together.shared or (whole and together.strategy != "none")
+    return basin_of(plan.models[plan.reference]) if near else None
 
 
 def merged_outcome(plan: MergePlan, together: Together, written: Written, seconds: float) -> Merged:
@@ -186,6 +212,7 @@ def merged_outcome(plan: MergePlan, together: Together, written: Written, second
         seconds=seconds,
         alike=searched.alike if searched else (),
         function=together.function,
+        parents=tuple(target.path for target in plan.parents),
     )
 
 

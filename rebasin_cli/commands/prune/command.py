@@ -17,7 +17,7 @@ from rebasin_cli.presentation.work import Work
 
 _option = option("Pruning")
 Sparsity = Annotated[
-    float,
+    float | None,
     _option(
         "--sparsity",
         metavar="SHARE",
@@ -28,8 +28,34 @@ Method = Annotated[
     str,
     _option(
         "--method",
-        metavar="magnitude|layer-magnitude",
-        help="The smallest of all tensors together, or of each tensor by itself.",
+        metavar="magnitude|layer-magnitude|diagonal-fisher|block-fisher",
+        help="The smallest of all tensors together, or of each by itself; or those that cost least "
+        "by the gradients on --data, blocks with an update of the others (WoodFisher).",
+    ),
+]
+PatternText = Annotated[
+    str | None,
+    _option(
+        "--pattern",
+        metavar="N:M",
+        help="In place of a share: of every M neighbours along the inputs at most N stay, as 2:4.",
+    ),
+]
+BlockSize = Annotated[
+    int | None,
+    _option(
+        "--block-size",
+        metavar="N",
+        min=1,
+        help="Weights of a row that are judged and updated together by block-fisher. Default: 64.",
+    ),
+]
+Damping = Annotated[
+    float | None,
+    _option(
+        "--damping",
+        metavar="SHARE",
+        help="Lambda of block-fisher, as a share of the mean of the diagonal. Default: 1.",
     ),
 ]
 Renormalize = Annotated[
@@ -41,16 +67,22 @@ Renormalize = Annotated[
     ),
 ]
 
-FIRST = ("sparsity", "how", "renormalize", "out", "only", "skip", "device", "max_memory", "seed")
+FIRST = (
+    *("sparsity", "pattern", "how", "block_size", "damping", "renormalize", "out"),
+    *("only", "skip", "device", "max_memory", "seed"),
+)
 
 
 @with_options("model", *FIRST)
 def prune(
     model: Annotated[Path, argument("MODEL")],
-    sparsity: Sparsity,
+    sparsity: Sparsity = None,
     how: Method = "magnitude",
     renormalize: Renormalize = None,
     *,
+    pattern: PatternText = None,
+    block_size: BlockSize = None,
+    damping: Damping = None,
     selection: Annotated[Selection, offer("only", "skip", *READING, "only_part")],
     output: Annotated[Output, offer("out", *FORMING)],
     computing: Annotated[Computing, offer("device", "max_memory", "seed")],
@@ -62,8 +94,9 @@ def prune(
 
     Writes NAME.pruned.EXT. Weights are floating tensors of two or more axes; biases, norms and
     tables of embeddings stay as they are, unless --only names them. Tied tensors are pruned once.
-    Safetensors metadata keep the masks. Of MODEL alone nothing is run; --renormalize needs --model
-    and --data, and gives the pruned model the statistics of MODEL: zeros stay zeros.
+    Safetensors metadata keep the masks. By magnitude nothing is run. The Fisher methods need
+    --model and labelled --data. So does --renormalize, without labels, which gives the pruned model
+    the statistics of MODEL: zeros stay zeros.
 
     Examples:
 
@@ -71,8 +104,11 @@ def prune(
 
         rebasin prune model.pt --sparsity 0.5 --method layer-magnitude --skip 'fc.*'
 
+        rebasin prune model.pt --pattern 2:4 --method block-fisher --model net.py:Net --data d.py:f
+
         rebasin prune model.pt --sparsity 0.8 --renormalize reset --model net.py:Net --data d.py:f
     """
+    from rebasin_cli.commands.prune.fisher.plan import FisherOptions
     from rebasin_cli.commands.prune.plan import PruneRequest, plan_prune
     from rebasin_cli.commands.prune.report import PRESENTERS
     from rebasin_cli.commands.prune.run import run_prune
@@ -81,6 +117,8 @@ def prune(
         model=named_path(model),
         sparsity=sparsity,
         method=how,
+        pattern=pattern,
+        fisher=FisherOptions(block_size, damping),
         renormalize=renormalize,
         selection=selection,
         output=output,

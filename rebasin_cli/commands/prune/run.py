@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from time import perf_counter
 
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.commands.prune.plan import Pruned, PrunedTensor, PrunePlan
-from rebasin_cli.commands.prune.thresholds import METHODS, Threshold, Zeroed, pack_mask
+from rebasin_cli.commands.prune.fisher.plan import DIAGONAL
+from rebasin_cli.commands.prune.fisher.rank import Dense, rank_by_blocks, rank_by_diagonal
+from rebasin_cli.commands.prune.plan import PrunePlan
+from rebasin_cli.commands.prune.pruned import Pruned, PrunedTensor
+from rebasin_cli.commands.prune.ranking import Ranking, by_magnitude
+from rebasin_cli.commands.prune.thresholds import (
+    METHODS,
+    Rule,
+    Threshold,
+    global_thresholds,
+    pack_mask,
+)
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.write import MASKS, Result
 from rebasin_cli.merging.sources import Finite
@@ -17,6 +28,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.torch_threads import one_thread
 
 MOST = 64 << 20  # bytes of masks: readers refuse headers of more than 100 MB
 
@@ -28,24 +40,47 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
         return
     began = perf_counter()
     source = _finite(plan)
-    progress("looking for the smallest weights", 0, 0)
-    thresholds = METHODS[plan.method](source, plan.names, plan.sparsity)
-    tensors, masks = _looked_at(plan, source, thresholds, progress)
-    result, report = _corrected(plan, source, Zeroed(source, thresholds), progress)
+    # gradients, and the order they give, do not depend on the machine's load then
+    with one_thread() if plan.fisher else nullcontext():
+        ranking = _ranked(plan, source, progress)
+        progress("looking for the smallest weights", 0, 0)
+        rules = _rules(plan, ranking)
+        tensors, masks = _looked_at(plan, ranking, rules, progress)
+        sparse = ranking.pruned(rules)
+    result, report = _corrected(plan, source, sparse, progress)
     progress(f"writing {plan.target.path.name}", 0, 0)
-    facts = {**_facts(plan, tensors), **masks}
+    facts = {**_facts(plan, ranking, tensors), **masks}
     written = write_result(Result(result, plan.model, facts), plan.target, plan.request)
     yield Pruned(
         model=plan.model.path,
         method=plan.method,
         sparsity=plan.sparsity,
+        pattern=plan.request.pattern,
         tensors=tensors,
         others=len(plan.model.names()) - len(plan.names),
         masks=bool(masks),
         written=written,
         seconds=perf_counter() - began,
         report=report,
+        fisher=ranking.fisher,
     )
+
+
+def _ranked(plan: PrunePlan, source: TensorSource, progress: Progress) -> Ranking:
+    if plan.fisher is None:
+        return by_magnitude(source)
+    dense = Dense(source, plan.names, plan.fisher.code, plan.machine, progress)
+    if plan.method == DIAGONAL:
+        return rank_by_diagonal(dense)
+    return rank_by_blocks(dense, plan.fisher.block_size, plan.fisher.damping)
+
+
+def _rules(plan: PrunePlan, ranking: Ranking) -> Mapping[str, Rule]:
+    """Return what says which weights of each tensor stay."""
+    if plan.pattern is not None:
+        return dict.fromkeys(plan.names, plan.pattern)
+    find = METHODS.get(plan.method, global_thresholds)
+    return find(ranking.values, plan.names, plan.sparsity or 0.0)
 
 
 def _finite(plan: PrunePlan) -> Finite:
@@ -69,16 +104,17 @@ def _corrected(
 
 
 def _looked_at(
-    plan: PrunePlan, source: TensorSource, thresholds: Mapping[str, Threshold], progress: Progress
+    plan: PrunePlan, ranking: Ranking, rules: Mapping[str, Rule], progress: Progress
 ) -> tuple[tuple[PrunedTensor, ...], dict[str, str]]:
     """Return what stays of each tensor, and the metadata that say where, if they can be kept."""
     room = _room(plan)
     tensors, masks = [], {}
     for count, name in enumerate(plan.names):
         progress("marking what stays", count, len(plan.names))
-        mask = thresholds[name].keeps(source.load(name))
-        stays = PrunedTensor(name, mask.numel(), int(mask.sum()), thresholds[name].magnitude)
-        tensors.append(stays)
+        rule = rules[name]
+        mask = rule.keeps(ranking.values.load(name))
+        limit = rule.magnitude if isinstance(rule, Threshold) else None
+        tensors.append(PrunedTensor(name, mask.numel(), int(mask.sum()), limit))
         if room > 0:
             masks[name] = pack_mask(mask)
             room -= len(name) + len(masks[name])
@@ -93,7 +129,7 @@ def _room(plan: PrunePlan) -> int:
     return MOST // max(1, len(set(layout.shards.values())))
 
 
-def _facts(plan: PrunePlan, tensors: tuple[PrunedTensor, ...]) -> dict[str, str]:
+def _facts(plan: PrunePlan, ranking: Ranking, tensors: tuple[PrunedTensor, ...]) -> dict[str, str]:
     """Return the record of where the model comes from: its units keep their order."""
     return provenance(
         "prune",
@@ -101,6 +137,8 @@ def _facts(plan: PrunePlan, tensors: tuple[PrunedTensor, ...]) -> dict[str, str]
         basin=basin_of(plan.model),
         method=plan.method,
         sparsity=plan.sparsity,
+        pattern=plan.request.pattern,
+        fisher=vars(ranking.fisher) if ranking.fisher else None,
         renormalize=plan.correction.method if plan.correction else None,
         thresholds={tensor.name: tensor.threshold for tensor in tensors},
         weights={tensor.name: tensor.weights for tensor in tensors},

@@ -11,6 +11,7 @@ import base64
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,18 +55,34 @@ class Threshold:
 Thresholds = Callable[[TensorSource, Sequence[str], float], Mapping[str, Threshold]]
 
 
-class Zeroed(Derived):
-    """A TensorSource with zeros where the thresholds say so; all else is that of another source."""
+class Rule(Protocol):
+    """What says which weights of a tensor stay, by a value for each: the largest do."""
 
-    def __init__(self, source: TensorSource, thresholds: Mapping[str, Threshold]) -> None:
+    def keeps(self, tensor: Tensor, /) -> Tensor:
+        """Return where a tensor of values keeps them: bool, of its shape."""
+
+
+class Zeroed(Derived):
+    """A TensorSource with zeros where rules say so; all else is that of another source.
+
+    values: what the rules look at; None: the tensors themselves.
+    """
+
+    def __init__(
+        self,
+        source: TensorSource,
+        rules: Mapping[str, Rule],
+        values: TensorSource | None = None,
+    ) -> None:
         super().__init__(source)
-        self._thresholds = thresholds
+        self._rules, self._values = rules, values
 
     def load(self, name: str) -> Tensor:
         tensor = super().load(name)
-        if name not in self._thresholds:
+        if name not in self._rules:
             return tensor
-        return torch.where(self._thresholds[name].keeps(tensor), tensor, torch.zeros_like(tensor))
+        values = tensor if self._values is None else self._values.load(name)
+        return torch.where(self._rules[name].keeps(values), tensor, torch.zeros_like(tensor))
 
 
 def global_thresholds(

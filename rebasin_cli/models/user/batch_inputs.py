@@ -18,7 +18,6 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch, answers_in, describe_batch
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import CPU
-from rebasin_cli.tensors.trees import map_leaves
 
 SIZES = (2, 3)  # rows of the examples that are cut from a batch
 TARGETS = ("labels", "label", "targets", "target", "y")  # keys that hold the right answers
@@ -69,7 +68,7 @@ def examples_of_batches(
     def examples(model: nn.Module) -> tuple[Example, ...]:
         first = fit_batch(next(iter(batches)).to(CPU), model)
         counts = dict.fromkeys(min(first.rows, size) for size in SIZES)
-        return tuple(_cut(first, count) for count in counts)
+        return tuple(first.cut(0, count).example for count in counts)
 
     return examples
 
@@ -150,12 +149,3 @@ def _positions(takes: Takes) -> str:
     if takes.needed == takes.most:
         return f"{takes.needed} of them"
     return f"{takes.needed} to {takes.most:.0f} of them"
-
-
-def _cut(batch: Batch, count: int) -> Example:
-    """Return the first rows of a batch."""
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor[:count] if tensor.dim() and len(tensor) == batch.rows else tensor
-
-    return Example(*map_leaves((batch.example.args, dict(batch.example.kwargs)), Tensor, cut))

@@ -5,6 +5,7 @@ import re
 from math import hypot
 
 import pytest
+import torch
 
 from tests.cli.build import load
 from tests.cli.harness import image, rebasin
@@ -75,6 +76,7 @@ def test_people_get_one_table_and_the_barriers(tmp_path):
     assert done.lines[10].startswith("accuracy, naive")
     assert "b.safetensors aligned to a.safetensors" in done.err
     assert "6 points, 5 of them judged now" in done.err
+    assert re.match(r"ensemble +[\d.]+ +[\d.]+$", done.lines[-1])
 
 
 def test_places_are_put_in_order_with_the_ends_and_may_lie_outside(tmp_path):
@@ -263,3 +265,35 @@ def test_three_models_need_a_plane_and_a_plane_three_different_ones(tmp_path):
     done = rebasin(*flat, cwd=tmp_path)
     assert (done.code, done.out) == (3, "")
     assert "the three models lie on a line, so there is no plane through them" in done.err
+
+
+def test_the_ensemble_of_the_two_models_is_judged_once_and_kept(tmp_path):
+    write_user(tmp_path)
+    argv = (*ON_DATA, "--steps", "2", "--resume", "p.ndjson", "--json")
+    whole = the_whole(rebasin(*argv, cwd=tmp_path))
+    space: dict = {"__file__": str(tmp_path / "user.py")}
+    exec((tmp_path / "user.py").read_text(), space)
+    models = [space["net"](), space["net"]()]
+    for model, name in zip(models, "ab", strict=True):
+        model.load_state_dict(load(tmp_path / f"{name}.safetensors"))
+    inputs, targets = (torch.cat(parts) for parts in zip(*space["batches"](), strict=True))
+    with torch.no_grad():
+        mean = sum(model(inputs).double().softmax(-1) for model in models) / 2
+    losses = -mean[torch.arange(len(targets)), targets].log()
+    assert whole["ensemble"]["loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+    assert whole["ensemble"]["accuracy"] == float((mean.argmax(-1) == targets).double().mean())
+    assert "no_ensemble" not in whole
+    kept = (tmp_path / "p.ndjson").read_text()
+    changed = kept.replace(str(whole["ensemble"]["loss"]), "0.125")
+    assert changed != kept
+    (tmp_path / "p.ndjson").write_text(changed)
+    assert the_whole(rebasin(*argv, cwd=tmp_path))["ensemble"]["loss"] == 0.125
+
+
+def test_a_judge_of_one_model_has_no_ensemble(tmp_path):
+    write_user(tmp_path)
+    argv = (*BARRIER, "--evaluate", "user.py:words", "--steps", "2", "--no-align")
+    whole = the_whole(rebasin(*argv, "--json", cwd=tmp_path))
+    assert whole["ensemble"] is None
+    assert whole["no_ensemble"].startswith("--evaluate judges one model")
+    assert "no ensemble: --evaluate judges one model" in rebasin(*argv, cwd=tmp_path).err

@@ -3,6 +3,7 @@
 import struct
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from rebasin_cli.commands.barrier.scored_points import (
 )
 from rebasin_cli.errors import MachineError
 from rebasin_cli.files.places import OutputPlace
+from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.pictures.drawing import require_matplotlib
 from tests.cli.harness import rebasin
 from tests.commands.barrier.barrier_files import BARRIER, write_user
@@ -51,6 +53,17 @@ def curves():
         for name, share in names.items()
     )
     return Curves(survey(points, 2), barriers)
+
+
+def test_the_ensemble_is_a_dashed_line_across_and_a_table_of_the_page(tmp_path):
+    found = replace(curves(), ensemble=Ensemble({"loss": 0.75}))
+    loss, accuracy = figure_of(found).axes
+    assert loss.get_legend().get_texts()[-1].get_text() == "ensemble: 0.75"
+    (line,) = [line for line in loss.lines if line.get_linestyle() == "--"]
+    assert list(line.get_ydata()) == [0.75, 0.75]
+    assert not [line for line in accuracy.lines if line.get_linestyle() == "--"]
+    draw(found, place(tmp_path / "p.html"))
+    assert "<h2>Ensemble</h2>" in (tmp_path / "p.html").read_text()
 
 
 def contour():

@@ -10,7 +10,10 @@ from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, s
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
 from rebasin_cli.commands.merge.plan import MergePlan, check_averages, plan_merge
 from rebasin_cli.commands.merge.request import MergeRequest
+from rebasin_cli.commands.merge.saved_parents import check_alike
 from rebasin_cli.errors import UsageError
+from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
+from rebasin_cli.files.targets import check_ending
 from rebasin_cli.models.subject import without_memory
 from rebasin_cli.network.network import Network, UserCode, plan_user_code
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
@@ -37,6 +40,7 @@ class LinearMapsPlan:
     others: Mapping[str, str]
     request: MergeRequest
     correction: CorrectionPlan | None = None
+    maps: OutputPlace | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -86,8 +90,28 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
         else None
     )
     return LinearMapsPlan(
-        merge, merge.choice, code, method, sides, readers, others, request, correction
+        merge,
+        merge.choice,
+        code,
+        method,
+        sides,
+        readers,
+        others,
+        request,
+        correction,
+        plan_maps(merge, request),
     )
+
+
+def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
+    """Return where the maps go, if they are to be saved."""
+    if request.save_maps is None:
+        return None
+    check_alike(merge.overlaps, "--save-maps")
+    check_ending(request.save_maps)
+    check_distinct([merge.target.path, request.save_maps])
+    inputs = [file for model in merge.models for file in files_of(model)]
+    return plan_place(request.save_maps, request.output, others=inputs)
 
 
 def _permuting(request: MergeRequest) -> MergeRequest:

@@ -15,6 +15,7 @@ def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
     """Return what a result event says besides what every merge says."""
     if outcome is None:
         return {}
+    size = outcome.size
     return {
         "method": outcome.method,
         "mapped": list(outcome.groups),
@@ -22,6 +23,8 @@ def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
         "units": outcome.units,
         "inside": outcome.inside,
         "samples": dict(outcome.samples),
+        **({"parameters": size.parameters, "flops": size.flops} if size else {}),
+        "maps": str(outcome.maps) if outcome.maps else None,
     }
 
 
@@ -34,6 +37,14 @@ def zip_lines(outcome: Zipped) -> list[str]:
         f"mapped linearly from at least {few:,} samples{_inside(outcome)}",
         "  linear maps keep no model's function: judge the result before you use it",
     ]
+    if outcome.size:
+        size = outcome.size
+        lines.append(
+            f"  as each of the models, {size.parameters:,} parameters, and {size.flops:,} FLOPs an "
+            "input"
+        )
+    if outcome.maps:
+        lines.append(f"  maps of every model: {outcome.maps}")
     if outcome.others:
         lines.append(f"  only permuted: {list_names(list(outcome.others), _SHOWN)}")
     shown = list(dict.fromkeys(outcome.others.values()))[:_REASONS]

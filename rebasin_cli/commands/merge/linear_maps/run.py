@@ -9,14 +9,17 @@ from time import perf_counter
 from rebasin_cli.activations.moments import CrossMoments
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
+from rebasin_cli.commands.merge.linear_maps.linear_map_file import save_linear_maps
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
 from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
 from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
-from rebasin_cli.commands.merge.merged import Merged, Zipped
-from rebasin_cli.commands.merge.run import brought_together, merged_outcome
+from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
+from rebasin_cli.commands.merge.operations import size_of
+from rebasin_cli.commands.merge.run import brought_together, merged_outcome, save_parents
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
+from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
@@ -36,8 +39,10 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
         return
     began = perf_counter()
     together = brought_together(merge, progress)
+    save_parents(merge, together, progress)
     seen = _moments(plan, together.sources, progress)
     maps = _maps(plan, seen, progress)
+    save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
     facts = _facts(plan)
@@ -47,7 +52,20 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     )
     merged = merged_outcome(merge, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(merge.models[0])
-    yield replace(merged, zipped=_outcome(plan, maps, seen), report=report, stale=stale)
+    zipped = replace(
+        _outcome(plan, maps, seen),
+        maps=plan.maps.path if plan.maps else None,
+        size=_size(plan, source),
+    )
+    yield replace(merged, zipped=zipped, report=report, stale=stale)
+
+
+def _size(plan: LinearMapsPlan, source: TensorSource) -> ModelSize:
+    """Return the size of the result, which is that of any of the models."""
+    machine = plan.merge.machine
+    model = build_network(plan.code.network, source, machine)
+    first = fit_batch(next(iter(batches_of(plan.code, machine))), model)
+    return size_of(model, first.example)
 
 
 def map_units(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:

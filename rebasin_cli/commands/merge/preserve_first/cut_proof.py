@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import flop_registry
 
+from rebasin_cli.commands.merge.operations import Operations
 from rebasin_cli.commands.merge.preserve_first.call_order import (
     CallSpan,
     inside_of,
@@ -31,7 +31,6 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.subject import Example
 from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, relative_difference
 from rebasin_cli.tensors.trees import tensors_in
-from rebasin_cli.tracer.recording.dispatch import OperatorMode
 
 
 def holds(
@@ -59,34 +58,17 @@ def costs(model: nn.Module, cut_point: CutPoint, example: Example) -> tuple[int,
     def stop(*_: Any) -> None:
         raise JoinReached(torch.zeros(()))
 
-    with _Operations() as whole:
+    with Operations() as whole:
         run_example(model, example)
     join = model.get_submodule(cut_point.join)
     with (
-        _Operations() as part,
+        Operations() as part,
         with_hooks([join.register_forward_pre_hook(stop)]),
         contextlib.suppress(JoinReached),
         torch.no_grad(),
     ):
         model(*example.args, **example.kwargs)
     return part.count, whole.count
-
-
-class _Operations(OperatorMode):
-    """Counts operations by torch's table. Its own counter takes seconds to import a compiler."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.count += int(formula(*args, **(kwargs or {}), out_val=result))
-        return result
 
 
 def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -17,19 +17,21 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.output_names import output_file
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.files.targets import FORMATS, Target, describe_target, plan_format
-from rebasin_cli.network.network import Network, plan_network
+from rebasin_cli.network.network import Network, UserCode, plan_network, plan_user_code
 
 
 @dataclass(frozen=True)
 class PreservePlan:
     """All that `run_preserve` needs.
 
-    merge: of the models, to one in the form of the class. text: the module that runs the result.
+    merge: of the models, to one in the form of the class. code: what judges the models and the
+    result, None without data. text: the module that runs the result.
     target, module: where the two go.
     """
 
     merge: MergePlan
     network: Network
+    code: UserCode | None
     cut: Cut
     text: str
     target: Target
@@ -67,11 +69,19 @@ def plan_preserve(request: MergeRequest) -> PreservePlan:
     return PreservePlan(
         merge=merge,
         network=network,
+        code=_code(merge, request),
         cut=cut,
         text=joined_source(_recipe(merge, request, cut, places)),
         module=places[0],
         target=places[1],
     )
+
+
+def _code(merge: MergePlan, request: MergeRequest) -> UserCode | None:
+    if request.data.data is None:
+        return None
+    first = merge.models[merge.reference]
+    return plan_user_code(first, request.selection, request.tracing, request.data, fed=True)
 
 
 def _merging(request: MergeRequest, out: Path) -> MergeRequest:

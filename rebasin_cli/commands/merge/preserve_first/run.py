@@ -11,19 +11,27 @@ import torch
 from torch import nn
 
 from rebasin_cli.checkpoint.writing.writer import write_text
-from rebasin_cli.commands.merge.merged import Merged, Preserved
+from rebasin_cli.commands.merge.merged import BesideEnsemble, Merged, Preserved
+from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.request import MergeRequest
-from rebasin_cli.commands.merge.run import brought_together, merge_facts, merged_outcome
+from rebasin_cli.commands.merge.run import (
+    brought_together,
+    merge_facts,
+    merged_outcome,
+    save_parents,
+)
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
-from rebasin_cli.models.module_weights import fill, held_infos, held_ties
+from rebasin_cli.models.module_weights import fill, held_infos, held_ties, widen
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.imports import home
 from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.network.built import batches_of, build_network, judge_of
+from rebasin_cli.network.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
@@ -40,6 +48,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
         return
     began = perf_counter()
     together = brought_together(plan.merge, progress)
+    save_parents(plan.merge, together, progress)
     progress("checking that copies of one model compute what it does", 0, 0)
     inputs = _built(plan)
     names = _stored_names(inputs.single, plan)
@@ -58,13 +67,40 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
         join=plan.cut.cut_point.join,
         kept=plan.cut.kept,
         layers=len(plan.cut.layers),
-        parameters=_size(inputs.joined),
-        single=_size(inputs.single),
+        size=size_of(inputs.joined, inputs.examples[0]),
+        single=size_of(inputs.single, inputs.examples[0]),
         cost=plan.cut.cost(len(plan.merge.models)),
         difference=difference,
+        judged=_judged(plan, inputs.joined, source, progress),
     )
     merged = merged_outcome(plan.merge, together, written, perf_counter() - began)
     yield replace(merged, preserved=preserved)
+
+
+def _judged(
+    plan: PreservePlan, joined: nn.Module, source: TensorSource, progress: Progress
+) -> BesideEnsemble | None:
+    """Return what the result, the models and their ensemble are worth, if data says it."""
+    if plan.code is None:
+        return None
+    progress("judging the models", 0, 0)
+    machine, merge = plan.merge.machine, plan.merge
+    batches = batches_of(plan.code, machine)
+    models = [build_network(plan.network, model, machine) for model in merge.mixture.merged]
+    reason = why_no_ensemble(plan.code, batches, models[0])
+    if reason:
+        return BesideEnsemble({}, (), Ensemble(reason=reason))
+    fill(joined, source, {name: Window.whole(info) for name, info in held_infos(joined).items()})
+    widen(joined, torch.float32)
+    judge = judge_of(plan.code, machine)
+    try:
+        return BesideEnsemble(
+            judge(joined.to(machine.device)),
+            tuple(map(judge, models)),
+            Ensemble(judge_ensemble(models, batches, weights=merge.mixture.weights.models)),
+        )
+    except UserCodeError as error:  # the result is written all the same
+        return BesideEnsemble({}, (), Ensemble(reason=error.problems[0].what))
 
 
 @dataclass(frozen=True)
@@ -162,7 +198,3 @@ def _planned(info: TensorInfo, request: MergeRequest) -> TensorInfo:
     if request.output.dtype == "keep" or not info.dtype.is_floating_point:
         return info
     return replace(info, dtype=DTYPES[request.output.dtype])
-
-
-def _size(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -104,6 +104,8 @@ def test_zipping_independent_models_merges_units_of_one_model_too(tmp_path):
     assert len(event["mapped"]) == 3
     assert event["permuted"] == {}
     assert event["units"] == 28
+    assert event["parameters"] == sum(t.numel() for t in mlp(0).values())
+    assert event["flops"] == 2 * (6 * 8 + 8 * 11 + 11 * 9 + 9 * 4)
     assert set(event["samples"].values()) == {600}
 
 

@@ -207,3 +207,57 @@ def test_the_summary_says_what_it_costs(tmp_path, models):
     assert "times those of one model; a pass costs about" in done.err
     assert "copies of one model compute what it does" in done.err
     assert "merged.py builds it: --model merged.py:build" in done.err
+
+
+DATA = """
+import torch
+
+
+def labelled():
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(2):
+        yield (
+            torch.randn(20, 6, generator=generator),
+            torch.randint(4, (20,), generator=generator),
+        )
+
+
+def bare():
+    return (inputs for inputs, _ in labelled())
+"""
+
+
+def test_data_judge_the_result_beside_the_models_and_their_ensemble(tmp_path, models):
+    parents = models("Net")
+    (tmp_path / "data.py").write_text(DATA)
+    argv = ("--strategy", "none", "-w", "3,1", "--data", "data.py:labelled")
+    done = preserved(tmp_path, "1", *argv, "--json")
+    assert done.code == 0, done.err
+    (event, _) = done.events
+    space: dict = {}
+    exec(DATA, space)
+    inputs, targets = (torch.cat(parts) for parts in zip(*space["labelled"](), strict=True))
+    merged = built(tmp_path / "merged.py", tmp_path / "merged.safetensors")
+    with torch.no_grad():
+        answers = [model(inputs).double() for model in (merged, *parents)]
+    odds = [each.softmax(-1) for each in answers]
+    everyone = [*odds, 0.75 * odds[1] + 0.25 * odds[2]]
+    scores = event["scores"]
+    told = [scores["merged"], *scores["models"], scores["ensemble"]]
+    for found, likely in zip(told, everyone, strict=True):
+        loss = -likely[torch.arange(len(targets)), targets].log().mean()
+        assert found["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert event["flops"] == 2 * (2 * 6 * 16) + 2 * (16 * 12 + 12 * 4)
+    assert event["single"]["flops"] == 2 * (6 * 16 + 16 * 12 + 12 * 4)
+    done = preserved(tmp_path, "1", *argv, "-f")
+    assert "; of their ensemble loss " in done.err
+    assert f"{event['flops']:,} FLOPs an input" in done.err
+
+
+def test_data_without_answers_judge_nothing_and_it_says_why(tmp_path, models):
+    models("Net")
+    (tmp_path / "data.py").write_text(DATA)
+    done = preserved(tmp_path, "1", "--data", "data.py:bare", "--json")
+    (event, _) = done.events
+    assert event["scores"] is None
+    assert event["no_ensemble"].startswith("the data has no targets of its own")

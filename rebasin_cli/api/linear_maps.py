@@ -1,0 +1,55 @@
+"""Linear maps that a merge saved, applied to models again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from typing import overload
+
+from torch import Tensor
+
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import named_path
+from rebasin_cli.commands.merge.linear_maps.linear_map_file import ModelMaps, read_linear_maps
+from rebasin_cli.files.provenance import provenance
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.tensors import TensorSource
+
+
+@dataclass(frozen=True)
+class LinearMaps:
+    """The maps of all models of a merge, in the order in which they were given to it."""
+
+    models: Sequence[ModelMaps]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    @overload
+    def apply(self, model: ModelInMemory, number: int) -> dict[str, Tensor]: ...
+
+    @overload
+    def apply(self, model: TensorSource | str | PathLike[str], number: int) -> Checkpoint: ...
+
+    def apply(self, model: Model, number: int) -> dict[str, Tensor] | Checkpoint:
+        """Return model `number`, from 0, with its units put in order and mapped.
+
+        The mean of all of them, with the weights of the merge, is the merged model, but for
+        statistics that were measured anew. No function is kept. A state dict or module in, a state
+        dict out; a path in, a checkpoint that is computed as it is read. Raises IndexError for a
+        number that there is none of, PermutationError for a model that the maps do not fit.
+        """
+        (seen,) = open_all([model], Selection(), label="the model")
+        form = OutputForm([seen], partial(provenance, "merge", [seen], basin=None), Selection())
+        return result([model], self.models[number].mapped(seen), form)
+
+
+def load_maps(path: str | PathLike[str]) -> LinearMaps:
+    """Return the maps in a file that `rebasin merge --save-maps` wrote.
+
+    Raises PermutationError for a file that is none.
+    """
+    return LinearMaps(read_linear_maps(named_path(fspath(path))))

@@ -1,0 +1,97 @@
+"""What judging weights by the Fisher takes: a model that runs, labelled data, sizes of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import CheckpointError, UsageError
+from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.options.data import Data
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+
+DIAGONAL, IN_BLOCKS = "diagonal-fisher", "block-fisher"
+FISHER_METHODS = (DIAGONAL, IN_BLOCKS)
+BLOCK_SIZE = 64
+# Of the mean of the diagonal. With the paper's 1e-5 a few hundred examples say of most directions
+# that nothing depends on them: at 80 % of a ResNet-20 blocks are then worse than magnitudes.
+DAMPING = 1.0
+
+
+@dataclass(frozen=True)
+class FisherPlan:
+    """The model and its data, and how its Fisher is cut.
+
+    damping: as a share of the mean of the diagonal.
+    """
+
+    code: UserCode
+    block_size: int
+    damping: float
+
+    def describe(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "model": self.code.network.subject.name,
+            "data": self.code.data.data,
+            "batches": self.code.data.batches,
+            "block_size": self.block_size,
+            "damping": self.damping,
+        }
+
+
+@dataclass(frozen=True)
+class FisherOptions:
+    """What was said of blocks; None: nothing."""
+
+    block_size: int | None = None
+    damping: float | None = None
+
+    def check(self, method: str) -> None:
+        """Raise UsageError for what says nothing to the method, or is no size or no share."""
+        said = {"--block-size": self.block_size, "--damping": self.damping}
+        for option, value in said.items():
+            if value is not None and method != IN_BLOCKS:
+                raise UsageError(
+                    f"{option} says nothing to method {method!r}", hint=f"--method {IN_BLOCKS}"
+                )
+        if self.damping is not None and not (isfinite(self.damping) and self.damping > 0):
+            raise UsageError(
+                f"--damping {self.damping:g}: a matrix is inverted, and needs a positive number"
+            )
+
+
+def plan_fisher(
+    model: Checkpoint,
+    names: tuple[str, ...],
+    asked: FisherOptions,
+    user: tuple[Selection, Tracing, Data],
+) -> FisherPlan:
+    """Return how the weights of some names will be judged.
+
+    Raises UsageError where no model or no data is named and for complex weights, CheckpointError
+    for weights that the model has not.
+    """
+    selection, tracing, data = user
+    code = plan_user_code(model, selection.all_tensors, tracing, data, fed=True)
+    strange = [name for name in names if name not in code.network.windows]
+    if strange:
+        raise CheckpointError(
+            f"tensor {strange[0]!r} is no weight of {code.network.subject.name}",
+            where=str(model.path),
+            hint="--skip GLOB leaves it as it is",
+        )
+    pairs = [name for name in names if model.info(name).dtype.is_complex]
+    if pairs:
+        raise UsageError(
+            f"tensor {pairs[0]!r} is complex, and costs are of real weights",
+            hint="--method magnitude, or --skip GLOB",
+        )
+    return FisherPlan(
+        code=code,
+        block_size=BLOCK_SIZE if asked.block_size is None else asked.block_size,
+        damping=DAMPING if asked.damping is None else asked.damping,
+    )

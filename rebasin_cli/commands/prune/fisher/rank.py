@@ -1,0 +1,127 @@
+"""Ranking weights by the empirical Fisher: by its diagonal, or by blocks with updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.commands.prune.fisher.block_inverse import BlockCut, saliencies, update_weights
+from rebasin_cli.commands.prune.fisher.example_gradients import ExampleLosses, Gradients
+from rebasin_cli.commands.prune.fisher.fisher_passes import (
+    FisherBlocks,
+    RowRange,
+    check_reached,
+    diagonals,
+)
+from rebasin_cli.commands.prune.ranking import FisherFacts, Ranking
+from rebasin_cli.commands.prune.thresholds import Rule, Zeroed
+from rebasin_cli.network.built import batches_of, build_network
+from rebasin_cli.network.network import UserCode
+from rebasin_cli.options.machine import Machine
+from rebasin_cli.progress import Progress
+from rebasin_cli.tensors import InMemory, TensorSource
+from rebasin_cli.tensors.derived import Replaced
+
+BLOCKS, GRADIENTS = 2, 4  # shares of the memory: a half and a quarter
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The model that is pruned. names: of its weights, in the order in which equals go.
+
+    Run on the CPU unless a device was named: masks are then the same wherever they are made.
+    """
+
+    source: TensorSource
+    names: tuple[str, ...]
+    code: UserCode
+    machine: Machine
+    progress: Progress
+
+    def losses(self) -> ExampleLosses:
+        """Return the model as it is run, with its data."""
+        machine = self.machine.for_maps
+        network = self.code.network
+        model = build_network(network, self.source, machine)
+        return ExampleLosses(model, network.windows, batches_of(self.code, machine))
+
+    @property
+    def memory(self) -> int:
+        return self.machine.max_memory
+
+
+class GradientPasses:
+    """Gradients of all examples, again and again. examples: how many the last pass had."""
+
+    def __init__(self, dense: Dense) -> None:
+        self._losses, self._room = dense.losses(), dense.memory // GRADIENTS
+        self._progress, self.examples = dense.progress, 0
+
+    def __call__(self, names: Sequence[str]) -> Iterator[Gradients]:
+        done = 0
+        for found in self._losses.gradients(names, self._room):
+            self._progress("taking gradients of examples", done, self.examples)
+            done += len(found[names[0]])
+            yield found
+        self.examples = done
+
+
+def rank_by_diagonal(dense: Dense) -> Ranking:
+    """Return the ranking by w^2 F_qq / 2: what removing each weight alone costs, none moved."""
+    passes = GradientPasses(dense)
+    fisher = diagonals(passes, dense.names)
+    check_reached(sum(float(values.sum()) for values in fisher.values()))
+    costs = {
+        name: dense.source.load(name).double().square() * values / 2
+        for name, values in fisher.items()
+    }
+    values = InMemory(costs)
+    return Ranking(
+        values, lambda rules: Zeroed(dense.source, rules, values), FisherFacts(passes.examples)
+    )
+
+
+def rank_by_blocks(dense: Dense, block_size: int, damping: float) -> Ranking:
+    """Return the ranking by w_q^2 / (2 [F^-1]_qq), and how those that stay are updated.
+
+    damping: a share of the mean of the diagonal.
+    """
+    infos = [dense.source.info(name) for name in dense.names]
+    cuts = {info.name: BlockCut.of(info.shape, block_size) for info in infos if info.numel}
+    passes = GradientPasses(dense)
+    fisher = FisherBlocks(cuts, passes, room=dense.memory // BLOCKS, damping=damping)
+    costs = {info.name: torch.empty(info.shape, dtype=torch.float64) for info in infos}
+    for rows, inverse in _ranges(fisher):
+        weights = rows.blocks(cuts[rows.name], dense.source.load(rows.name))
+        found = saliencies(weights, inverse)
+        rows.of(costs[rows.name]).copy_(cuts[rows.name].values(found))
+    return Ranking(
+        InMemory(costs),
+        lambda rules: _updated(dense.source, fisher, costs, rules),
+        FisherFacts(passes.examples, block_size, fisher.damping),
+    )
+
+
+def _ranges(fisher: FisherBlocks) -> Iterator[tuple[RowRange, Tensor]]:
+    return (found for blocks in fisher.inverses() for found in blocks.items())
+
+
+def _updated(
+    source: TensorSource,
+    fisher: FisherBlocks,
+    costs: Mapping[str, Tensor],
+    rules: Mapping[str, Rule],
+) -> TensorSource:
+    """Return a model whose weights that stay make up for those that go."""
+    tensors = {
+        name: source.load(name).clone(memory_format=torch.contiguous_format) for name in fisher.cuts
+    }
+    for rows, inverse in _ranges(fisher):
+        name, cut = rows.name, fisher.cuts[rows.name]
+        keeps = rows.blocks(cut, rules[name].keeps(costs[name])) > 0
+        found = update_weights(rows.blocks(cut, source.load(name)), keeps, inverse)
+        rows.of(tensors[name]).copy_(cut.values(found))
+    return Replaced(source, tensors)
