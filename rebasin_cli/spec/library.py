@@ -21,10 +21,9 @@ from rebasin_cli.spec.language.yaml_reader import MAX_CHARACTERS
 _ENDINGS = (".yaml", ".yml")
 
 
-@cache
 def bundled_names() -> tuple[str, ...]:
     """Return the names of the bundled specs, sorted."""
-    return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+    return _names(_folder())
 
 
 def load_spec(name_or_path: str) -> Spec:
@@ -61,12 +60,16 @@ def _found(name_or_path: str) -> tuple[str, Path]:
     raise UsageError(f"there is no bundled spec {name_or_path!r} and no such file", hint=hint)
 
 
-@cache
 def _folder() -> Path:
     """Return the folder of the installed package, or of the source checkout."""
     package = Path(__file__).parents[1]
     installed = package / "specs"
     return installed if installed.is_dir() else package.parent / "specs"
+
+
+@cache
+def _names(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
 
 
 def _read(path: Path) -> str:
