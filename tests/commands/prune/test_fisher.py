@@ -208,6 +208,13 @@ def test_a_model_that_vmap_cannot_run_is_run_example_by_example(model):
             np.testing.assert_allclose(joined, expected[name], rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_hold_no_graph_of_weights_that_are_not_wanted(model):
+    info = TensorInfo("net.0.weight", tuple(model.net[0].weight.shape), torch.float32)
+    losses = ExampleLosses(model, {info.name: Window.whole(info)}, Batches(SPACE["batches"]))
+    for found in losses.gradients([info.name], room=1 << 20):
+        assert not found[info.name].requires_grad
+
+
 def test_all_at_once_and_one_by_one_are_told_apart(tmp_path, model):
     argv = ("prune", "m.safetensors", "--sparsity", "0.4", "--method", "diagonal-fisher", "-f")
     said = "gradients are taken example by example"

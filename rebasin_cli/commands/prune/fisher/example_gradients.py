@@ -96,7 +96,8 @@ def _at_once(model: nn.Module, batch: Batch, wanted: Mapping[str, Tensor]) -> Gr
         return _loss_of(functional_call(model, dict(weights), args, kwargs), kwargs, targets)
 
     weights = {name: tensor.detach() for name, tensor in wanted.items()}
-    found: Gradients = vmap(grad(loss), (None, *(0 for _ in rows)))(weights, *rows)
+    with torch.no_grad():  # of what is not wanted there would be a second graph, kept by the result
+        found: Gradients = vmap(grad(loss), (None, *(0 for _ in rows)))(weights, *rows)
     return found
 
 
