@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rebasin_cli.commands.merge.combining import Combining, parse_weights
-from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
+from rebasin_cli.commands.merge.request import LEAST_SQUARES, LINEAR, RUNNING, MergeRequest
 from rebasin_cli.options import search as search_options
 from rebasin_cli.options import tracing as tracing_options
 from rebasin_cli.options.computing import Computing
@@ -62,6 +62,18 @@ PreserveFirst = Annotated[
         "names, average what they return, and merge the rest; needs --model.",
     ),
 ]
+Width = Annotated[
+    float,
+    option(tracing_options.PANEL)(
+        "--width",
+        metavar="F",
+        min=1.0,
+        max=2.0,
+        help="Of --method least-squares: how many times as many units hidden layers get as in one "
+        "model; the most alike of both are merged, the others stand side by side. The class has to "
+        "be built as wide to load the result.",
+    ),
+]
 
 Renormalize = Annotated[
     str | None,
@@ -87,6 +99,7 @@ OWN = (
     "weights",
     "ref",
     "preserve_first",
+    "width",
     "renormalize",
 )
 
@@ -98,6 +111,7 @@ def merge(
     weights: Weights = None,
     ref: Reference = None,
     preserve_first: PreserveFirst = None,
+    width: Width = 1.0,
     renormalize: Renormalize = None,
     symmetry: Symmetry = "permutation",
     tie: Tie = "auto",
@@ -140,6 +154,8 @@ def merge(
 
         rebasin merge a.pt b.pt --method zipit --model net.py:Net --data net.py:train
 
+        rebasin merge a.pt b.pt --method least-squares --model net.py:Net --data net.py:train
+
         rebasin merge gpt-*.safetensors --symmetry orthogonal --strategy universe
     """
     (numbers, by_glob), traced = parse_weights(weights), tracing.of(tracing.target, data.own)
@@ -152,6 +168,7 @@ def merge(
             tensor_weights=by_glob,
             reference=optional_path(ref),
             preserve_first=preserve_first,
+            width=width,
             renormalization=renormalizing(renormalize),
             tie=tie,
             combining=combining,
@@ -166,6 +183,8 @@ def merge(
 
     if preserve_first is not None:
         _check_preserving(search, output, renormalize)
+    if width != 1 and search.method != LEAST_SQUARES:
+        raise typer.BadParameter("--width is for --method least-squares", param_hint="--width")
     plan, run = _way(symmetry, tie, preserve_first, search.method)
     _check_sampling(symmetry, data)
     if resume is not None:
@@ -177,8 +196,9 @@ def merge(
 
 def _check_preserving(search: Search, output: Output, renormalize: str | None) -> None:
     """Raise for what does not go with --preserve-first."""
-    if search.method in LINEAR:
-        raise typer.BadParameter("--preserve-first permutes units; --method zipit and cca mix them")
+    if search.method in RUNNING:
+        names = ", ".join(RUNNING)
+        raise typer.BadParameter(f"--preserve-first permutes units and averages, unlike {names}")
     if output.max_shard_size:
         raise typer.BadParameter("--max-shard-size does not go with --preserve-first")
     if output.card:
@@ -194,7 +214,7 @@ def _check_resuming(symmetry: str, tie: str, preserve_first: str | None, method:
     """Raise for ways to merge that list no matches."""
     from rebasin_cli.folding.rotation_problem import rotates
 
-    if rotates(symmetry, tie=tie) or preserve_first is not None or method in LINEAR:
+    if rotates(symmetry, tie=tie) or preserve_first is not None or method in RUNNING:
         raise typer.BadParameter("--resume lists matches of units, for a merge by permutations")
 
 
@@ -228,6 +248,11 @@ def _way(symmetry: str, tie: str, preserve_first: str | None, method: str) -> tu
         from rebasin_cli.commands.merge.linear_maps.run import run_linear_maps
 
         return plan_linear_maps, run_linear_maps
+    if method == LEAST_SQUARES:
+        from rebasin_cli.commands.merge.least_squares.plan import plan_least_squares
+        from rebasin_cli.commands.merge.least_squares.run import run_least_squares
+
+        return plan_least_squares, run_least_squares
     from rebasin_cli.commands.merge.plan import plan_merge
     from rebasin_cli.commands.merge.resumed_matches import run_resumed
 
