@@ -27,6 +27,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.tensors.numbers import in_float64
 
 AT_ONCE = 1 << 22  # numbers that are widened to float64 at a time
+UNEVEN = "the models do not call it on the same samples"
 WORD = 8  # float64
 COPIES = 3  # of the sums: so far, of a batch, of both
 
@@ -60,31 +61,48 @@ class MergedLayer:
         return torch.cat([mine, torch.ones(int(bias), dtype=torch.bool)])
 
 
+@dataclass(frozen=True)
+class SumsOfLayers:
+    """The sums of layers by name, and the layers that have none, as a router sends each model's
+    samples elsewhere, with the reason.
+    """
+
+    sums: Mapping[str, LayerSums]
+    uneven: Mapping[str, str]
+
+
 def sums_of(
     models: Sequence[nn.Module],
     shares: Sequence[float],
     layers: Sequence[MergedLayer],
     batches: Batches,
     progress: Progress,
-) -> dict[str, LayerSums]:
-    """Return the sums of all layers that are called, by name.
+) -> SumsOfLayers:
+    """Return the sums of all layers that are called.
 
-    shares: of the models, they add up to 1. Raises UserCodeError if a model raises, if the models
-    call a layer differently, or if numbers are not finite.
+    shares: of the models, they add up to 1. Raises UserCodeError if a model raises, or if numbers
+    are not finite.
     """
     found: dict[str, LayerSums] = {}
+    uneven: dict[str, str] = {}
     with torch.no_grad():
         for count, batch in enumerate(batches):
             progress("running the models", count, batches.limit or 0)
             seen = [_inputs_of(model, layers, batch) for model in models]
             for layer in layers:
-                for sums in _of_batch(models, shares, layer, [one[layer.name] for one in seen]):
+                calls = [one.pop(layer.name) for one in seen]
+                if len({tuple(value.shape for value in own) for own in calls}) > 1:
+                    uneven[layer.name] = UNEVEN
+                for sums in (
+                    _of_batch(models, shares, layer, calls) if layer.name not in uneven else ()
+                ):
                     known = found.get(layer.name)
                     found[layer.name] = known.joined(sums) if known else sums
-    for name, sums in found.items():
+    even = {name: sums for name, sums in found.items() if name not in uneven}
+    for name, sums in even.items():
         if not sums.finite:
             raise UserCodeError(f"what layer {name!r} reads or returns is NaN or infinite")
-    return found
+    return SumsOfLayers(even, uneven)
 
 
 def check_room(layers: Sequence[MergedLayer], model: nn.Module, machine: Machine) -> None:
@@ -136,8 +154,6 @@ def _of_batch(
     seen: Sequence[Sequence[Tensor]],
 ) -> Iterator[LayerSums]:
     """Yield the sums of parts of what a layer reads in each model. seen: by model and call."""
-    if len({tuple(value.shape for value in calls) for calls in seen}) > 1:
-        raise UserCodeError(f"the models do not call layer {layer.name!r} on as many samples")
     modules = [model.get_submodule(layer.name) for model in models]
     for values in zip(*seen, strict=True):
         for part in zip(*(_in_parts(modules[0], value) for value in values), strict=True):

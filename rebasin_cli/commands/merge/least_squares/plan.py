@@ -55,6 +55,12 @@ class LeastSquaresPlan:
     request: MergeRequest
     correction: CorrectionPlan | None = None
 
+    @property
+    def shares(self) -> list[float]:
+        """The weights of the models, made to add up to 1."""
+        weights = self.merge.mixture.weights.models
+        return [weight / sum(weights) for weight in weights]
+
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
         return {

@@ -25,7 +25,7 @@ def wider_network(network: Network, shapes: Mapping[str, Shape]) -> Network:
     sources = {network.windows[name].source: shape for name, shape in shapes.items()}
 
     def build() -> nn.Module:
-        return _resized(network.subject.build(), sources)
+        return resized(network.subject.build(), sources)
 
     windows = {
         name: Window.whole(TensorInfo(window.source, shapes[name], torch.float32))
@@ -36,7 +36,7 @@ def wider_network(network: Network, shapes: Mapping[str, Shape]) -> Network:
     return Network(replace(network.subject, build=build), windows)
 
 
-def _resized(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
+def resized(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
     """Give tensors of a model other shapes, in place; one of two names stays one."""
     held = model.state_dict(keep_vars=True)
     wide = {id(held[name]): _empty(held[name], shape) for name, shape in sources.items()}

@@ -62,6 +62,18 @@ class Softmax(nn.Module):
         return self.out(torch.relu(self.second(torch.softmax(self.first(x), -1))))
 
 
+class Routed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate, self.left, self.right = nn.Linear(6, 1), nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x):
+        chosen = self.gate(x)[:, 0] > 0
+        y = x.new_zeros(len(x), 4)
+        y[chosen], y[~chosen] = self.left(x[chosen]), self.right(x[~chosen])
+        return y
+
+
 class Normed(nn.Module):
     def __init__(self):
         super().__init__()

@@ -83,6 +83,19 @@ def test_events_say_what_was_solved_and_what_was_averaged(tmp_path):
     assert event["solved"]["down"]["error"]["after"] < event["solved"]["down"]["error"]["before"]
 
 
+def test_experts_that_each_model_sends_other_samples_are_averaged(tmp_path):
+    a, b = drawn("Routed", 0), drawn("Routed", 1)
+    folder(tmp_path, a, b)
+    done = merge("Routed", "rows", "--strategy", "none", "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    event, found = done.events[0], load(tmp_path / "merged.safetensors")
+    assert list(event["solved"]) == ["gate"]
+    assert event["averaged"] == dict.fromkeys(
+        ("left", "right"), "the models do not call it on the same samples"
+    )
+    assert torch.allclose(found["left.weight"], (a["left.weight"] + b["left.weight"]) / 2)
+
+
 def test_three_models_and_weights_are_taken(tmp_path):
     a, b = drawn("relu", 0), drawn("relu", 1)
     folder(tmp_path, a, shuffled(a, 1), b)
