@@ -39,7 +39,7 @@ def solved_lines(outcome: Solved) -> list[str]:
     before, after = (_mean(getattr(fit, when) for fit in fits) for when in ("before", "after"))
     lines = [
         f"  least squares: {count(len(fits), 'layer')} solved from at least {few:,} samples",
-        f"  error of what they return, over its variance: {before:.3g} -> {after:.3g} in the mean",
+        f"  error of what they return, over its variance: {before:.2g} -> {after:.2g} in the mean",
         *_told("averaged", outcome.others),
         *_wider_lines(outcome),
     ]
