@@ -77,6 +77,16 @@ def test_units_of_one_model_read_none_of_the_other(tmp_path):
     assert event["parameters_ratio"] > 2
 
 
+def test_half_as_wide_again_units_that_stand_alone_read_none_of_the_other(tmp_path):
+    folder(tmp_path, drawn("relu", 0), drawn("relu", 1))
+    found, event = merged("relu", "--width", "1.5", cwd=tmp_path)
+    assert [*event["wider"].values()] == [[8, 12], [11, 17], [9, 13]]
+    unread = found["2.weight"] == 0
+    assert unread[11:].sum(1).tolist() == [4] * 6  # of the second model, of the first one's four
+    assert unread.sum(1).tolist().count(4) == 12  # six of each model; all others read all
+    assert unread.sum() == 48
+
+
 def test_the_most_alike_are_the_ones_that_are_merged(tmp_path):
     a, noise = drawn("relu", 0), drawn("relu", 1)
     b = dict(a)  # two units of the first layer are others
