@@ -78,6 +78,12 @@ class Pair:
     def batches(self) -> Batches:
         return Batches(self.yields)
 
+    @property
+    def fed(self) -> Sequence[str]:
+        """Options of a command that runs the models."""
+        data = f"{BENCHMARKS / 'bed' / 'training_data.py'}:{self.yields.__name__}"
+        return [*self.running, "--data", data]
+
     def aligned(self, alignment: str) -> State:
         """Return the second model, aligned to the first."""
         with tempfile.TemporaryDirectory() as folder:
