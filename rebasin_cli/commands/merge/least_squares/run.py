@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 from torch import nn
 
@@ -78,7 +79,7 @@ def _renormalized(
 def _facts(plan: LeastSquaresPlan) -> dict[str, str]:
     """Return the provenance: what is solved lies in no parent's basin."""
     merge = plan.merge
-    width = {"width": plan.request.width} if plan.growth.apart else {}
+    width: dict[str, Any] = {"width": plan.request.width} if plan.growth.apart else {}
     return provenance(
         "merge",
         merge.models,

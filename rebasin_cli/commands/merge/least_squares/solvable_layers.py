@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -64,7 +64,8 @@ def solvable_layers(
         if why:
             others[name] = why
         else:
-            layers.append(SolvableLayer(name, *_stored(prefix, own, stored)))
+            bias = stored.get(f"{prefix}bias") if f"{prefix}bias" in own else None
+            layers.append(SolvableLayer(name, stored[f"{prefix}weight"], bias))
     return SolvableLayers(tuple(layers), others)
 
 
@@ -72,12 +73,6 @@ def _holds_matrix(module: nn.Module) -> bool:
     """Return whether a module has a weight of two axes, its own or computed from its parts."""
     own = module.parameters(recurse=is_parametrized(module))
     return not isinstance(module, ParametrizationList) and any(p.dim() > 1 for p in own)
-
-
-def _stored(prefix: str, own: list[str], stored: Mapping[str, str]) -> Iterator[str | None]:
-    """Yield the names of weight and bias in the checkpoint."""
-    for kind in ("weight", "bias"):
-        yield stored[prefix + kind] if prefix + kind in own else None
 
 
 def _reason(module: nn.Module) -> str:

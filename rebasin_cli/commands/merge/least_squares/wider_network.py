@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,8 @@ def resized(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
     held = model.state_dict(keep_vars=True)
     wide = {id(held[name]): _empty(held[name], shape) for name, shape in sources.items()}
     for module in model.modules():
-        for slots in (module._parameters, module._buffers):
+        held_by: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for slots in held_by:
             for key, tensor in slots.items():
                 if tensor is not None and id(tensor) in wide:
                     slots[key] = wide[id(tensor)]
