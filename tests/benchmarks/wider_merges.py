@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.merge.least_squares.wider_network import resized
+from rebasin_cli.commands.merge.least_squares.wider_network import resize_model
 from tests.benchmarks.bed.judge import State
 from tests.benchmarks.bed.networks import require
 from tests.benchmarks.bed.tables import Row, number, table
@@ -52,7 +52,7 @@ def wider(pair: Pair, state: State) -> nn.Module:
     model = pair.build()
     held = model.state_dict()
     shapes = {n: tuple(t.shape) for n, t in state.items() if t.shape != held[n].shape}
-    resized(model, shapes).load_state_dict(dict(state))
+    resize_model(model, shapes).load_state_dict(dict(state))
     return model.eval()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.merge.least_squares.normal_equations import Fit
+from rebasin_cli.commands.merge.least_squares.normal_equations import LayerFit
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.renormalization.corrected import Report
 
@@ -94,7 +94,7 @@ class Solved:
     same model, which a wider result has to compute then.
     """
 
-    layers: Mapping[str, Fit]
+    layers: Mapping[str, LayerFit]
     others: Mapping[str, str]
     width: float
     wider: Mapping[str, tuple[int, int]]

@@ -15,7 +15,11 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.merge.least_squares.normal_equations import LayerSums, Part, layer_sums
+from rebasin_cli.commands.merge.least_squares.normal_equations import (
+    NormalSums,
+    OutputPart,
+    layer_sums,
+)
 from rebasin_cli.commands.merge.least_squares.solvable_layers import as_matrix, rows_read
 from rebasin_cli.commands.merge.least_squares.wider_axis import SHARED, WiderAxis
 from rebasin_cli.errors import MachineError, UserCodeError
@@ -40,18 +44,18 @@ class MergedLayer:
     into: WiderAxis | None = None
     out: WiderAxis | None = None
 
-    def parts(self, inputs: int, outputs: int, *, bias: bool) -> tuple[Part, ...]:
+    def parts(self, inputs: int, outputs: int, *, bias: bool) -> tuple[OutputPart, ...]:
         """Return which inputs each output may read: units of one model none of the other.
 
         inputs, outputs: of the wider layer, in each of its groups; the bias is the last input.
         """
         every = torch.arange(inputs)
         if self.out is None:
-            return (Part(torch.arange(outputs), every),)
+            return (OutputPart(torch.arange(outputs), every),)
         found = []
         for owner in self.out.owner.unique().tolist():
             rows = (self.out.owner == owner).nonzero().flatten()
-            found.append(Part(rows, every[self._readable(inputs - bias, bias, owner)]))
+            found.append(OutputPart(rows, every[self._readable(inputs - bias, bias, owner)]))
         return tuple(found)
 
     def _readable(self, inputs: int, bias: bool, owner: int) -> Tensor:
@@ -67,7 +71,7 @@ class SumsOfLayers:
     samples elsewhere, with the reason.
     """
 
-    sums: Mapping[str, LayerSums]
+    sums: Mapping[str, NormalSums]
     uneven: Mapping[str, str]
 
 
@@ -83,7 +87,7 @@ def sums_of(
     shares: of the models, they add up to 1. Raises UserCodeError if a model raises, or if numbers
     are not finite.
     """
-    found: dict[str, LayerSums] = {}
+    found: dict[str, NormalSums] = {}
     uneven: dict[str, str] = {}
     with torch.no_grad():
         for count, batch in enumerate(batches):
@@ -152,7 +156,7 @@ def _of_batch(
     shares: Sequence[float],
     layer: MergedLayer,
     seen: Sequence[Sequence[Tensor]],
-) -> Iterator[LayerSums]:
+) -> Iterator[NormalSums]:
     """Yield the sums of parts of what a layer reads in each model. seen: by model and call."""
     modules = [model.get_submodule(layer.name) for model in models]
     for values in zip(*seen, strict=True):
@@ -176,7 +180,7 @@ def _merged_sums(
     shares: Sequence[float],
     layer: MergedLayer,
     values: Sequence[Tensor],
-) -> LayerSums:
+) -> NormalSums:
     """Return the sums of what the merged layer should read and return on the same samples."""
     inputs, outputs = [], []
     for number, (module, share, value) in enumerate(zip(modules, shares, values, strict=True)):

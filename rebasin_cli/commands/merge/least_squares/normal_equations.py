@@ -21,7 +21,7 @@ RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
-class LayerSums:
+class NormalSums:
     """Sums over the samples of a layer of g groups, d inputs and o outputs each; float64.
 
     inner: (g, d, d), Z'Z. cross: (g, o, d), Y'Z. total, square: (g, o), of the outputs, and of
@@ -34,9 +34,9 @@ class LayerSums:
     total: Tensor
     square: Tensor
 
-    def joined(self, other: LayerSums) -> LayerSums:
+    def joined(self, other: NormalSums) -> NormalSums:
         """Return the sums over the samples of both."""
-        return LayerSums(
+        return NormalSums(
             self.count + other.count,
             self.inner + other.inner,
             self.cross + other.cross,
@@ -44,10 +44,10 @@ class LayerSums:
             self.square + other.square,
         )
 
-    def cpu(self) -> LayerSums:
+    def cpu(self) -> NormalSums:
         """Return the sums in the memory of the CPU."""
         held = (self.inner, self.cross, self.total, self.square)
-        return LayerSums(self.count, *(values.cpu() for values in held))
+        return NormalSums(self.count, *(values.cpu() for values in held))
 
     @property
     def finite(self) -> bool:
@@ -56,7 +56,7 @@ class LayerSums:
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputPart:
     """Some outputs of a layer, and the inputs that they may read: indices."""
 
     outputs: Tensor
@@ -64,7 +64,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Fit:
+class LayerFit:
     """How well a layer does: mean squared error of its outputs, over their variance."""
 
     samples: int
@@ -72,14 +72,16 @@ class Fit:
     after: float
 
 
-def layer_sums(inputs: Tensor, outputs: Tensor) -> LayerSums:
+def layer_sums(inputs: Tensor, outputs: Tensor) -> NormalSums:
     """Return the sums over samples of shape (g, samples, d) and (g, samples, o)."""
     cross = outputs.mT @ inputs
     inner, square = inputs.mT @ inputs, outputs.square().sum(1)
-    return LayerSums(inputs.shape[1], inner, cross, outputs.sum(1), square)
+    return NormalSums(inputs.shape[1], inner, cross, outputs.sum(1), square)
 
 
-def solve(sums: LayerSums, average: Tensor, parts: Sequence[Part], ridge: float = RIDGE) -> Tensor:
+def solve(
+    sums: NormalSums, average: Tensor, parts: Sequence[OutputPart], *, ridge: float = RIDGE
+) -> Tensor:
     """Return the weights (g, o, d) of the least error.
 
     average: where the samples say nothing. parts: weights of what a part may not read stay.
@@ -106,7 +108,7 @@ def _step(inner: Tensor, missing: Tensor, ridge: float) -> Tensor:
     return torch.where(alive[:, None, None], step, 0.0)
 
 
-def error_of(sums: LayerSums, weights: Tensor) -> float:
+def error_of(sums: NormalSums, weights: Tensor) -> float:
     """Return the mean squared error of all outputs, over their variance; 0 if they never vary."""
     cross = (weights * sums.cross).sum()
     error = sums.square.sum() - 2 * cross + (weights @ sums.inner * weights).sum()

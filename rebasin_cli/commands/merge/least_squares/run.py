@@ -11,7 +11,7 @@ from torch import nn
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan
-from rebasin_cli.commands.merge.least_squares.solution import Solution, solved_layers
+from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.least_squares.wider_network import wider_network
@@ -98,7 +98,7 @@ def _outcome(
     model: nn.Module,
     average: WiderMean,
     wider: Wider,
-    solution: Solution,
+    solution: LayerSolution,
 ) -> Solved:
     windows, held = plan.code.network.windows, dict(model.named_parameters())
     own = {name for name, window in windows.items() if window.source in held}

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_room, sums_of
 from rebasin_cli.commands.merge.least_squares.normal_equations import (
-    Fit,
-    LayerSums,
+    LayerFit,
+    NormalSums,
     error_of,
     solve,
 )
@@ -30,7 +30,7 @@ UNCALLED = "the data do not call it"
 
 
 @dataclass(frozen=True)
-class Solution:
+class LayerSolution:
     """What became of layers.
 
     tensors: by their names in the checkpoint. fits, others: of the layers that were solved, and why
@@ -38,7 +38,7 @@ class Solution:
     """
 
     tensors: Mapping[str, Tensor]
-    fits: Mapping[str, Fit]
+    fits: Mapping[str, LayerFit]
     others: Mapping[str, str]
 
 
@@ -48,7 +48,7 @@ def solved_layers(
     average: TensorSource,
     axes: Mapping[str, TensorAxes],
     progress: Progress,
-) -> Solution:
+) -> LayerSolution:
     """Return what the layers of the merged model become.
 
     models: aligned. average: of them, on wider axes. axes: of the tensors that are wider.
@@ -58,14 +58,14 @@ def solved_layers(
     batches = batches_of(plan.code, plan.merge.machine)
     seen = sums_of(models, plan.shares, [*merged.values()], batches, progress)
     tensors: dict[str, Tensor] = {}
-    fits: dict[str, Fit] = {}
+    fits: dict[str, LayerFit] = {}
     for count, layer in enumerate(x for x in plan.solvable.layers if x.name in seen.sums):
         progress("solving layer by layer", count, len(seen.sums))
         module, sums = models[0].get_submodule(layer.name), seen.sums[layer.name].cpu()
         found, fits[layer.name] = _solve(layer, module, merged[layer.name], sums, average)
         tensors |= found
     idle = {name: UNCALLED for name in merged if name not in seen.sums}
-    return Solution(tensors, fits, {**plan.solvable.others, **idle, **seen.uneven})
+    return LayerSolution(tensors, fits, {**plan.solvable.others, **idle, **seen.uneven})
 
 
 def _merged(layer: SolvableLayer, axes: Mapping[str, TensorAxes]) -> MergedLayer:
@@ -77,9 +77,9 @@ def _solve(
     layer: SolvableLayer,
     module: nn.Module,
     merged: MergedLayer,
-    sums: LayerSums,
+    sums: NormalSums,
     average: TensorSource,
-) -> tuple[dict[str, Tensor], Fit]:
+) -> tuple[dict[str, Tensor], LayerFit]:
     """Return the tensors of one layer; the bias is the weight of an input that is always 1."""
     held = average.load(layer.weight)
     start = as_matrix(module, held.double())
@@ -88,7 +88,7 @@ def _solve(
         start = torch.cat([start, bias], 2)
     parts = merged.parts(start.shape[2], start.shape[1], bias=layer.bias is not None)
     found = solve(sums, start, parts)
-    fit = Fit(sums.count, error_of(sums, start), error_of(sums, found))
+    fit = LayerFit(sums.count, error_of(sums, start), error_of(sums, found))
     wide = found.to(torch.promote_types(torch.float32, held.dtype))
     if layer.bias is None:
         return {layer.weight: as_weight(module, wide, held)}, fit

@@ -26,7 +26,7 @@ def wider_network(network: Network, shapes: Mapping[str, Shape]) -> Network:
     sources = {network.windows[name].source: shape for name, shape in shapes.items()}
 
     def build() -> nn.Module:
-        return resized(network.subject.build(), sources)
+        return resize_model(network.subject.build(), sources)
 
     windows = {
         name: Window.whole(TensorInfo(window.source, shapes[name], torch.float32))
@@ -37,7 +37,7 @@ def wider_network(network: Network, shapes: Mapping[str, Shape]) -> Network:
     return Network(replace(network.subject, build=build), windows)
 
 
-def resized(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
+def resize_model(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
     """Give tensors of a model other shapes, in place; one of two names stays one."""
     held = model.state_dict(keep_vars=True)
     wide = {id(held[name]): _empty(held[name], shape) for name, shape in sources.items()}

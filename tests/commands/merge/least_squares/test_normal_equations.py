@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rebasin_cli.commands.merge.least_squares.normal_equations import (
-    Part,
+    OutputPart,
     error_of,
     layer_sums,
     solve,
@@ -19,7 +19,7 @@ def draw(*shape, seed=0):
 
 
 def everything(inputs, outputs):
-    return (Part(torch.arange(outputs), torch.arange(inputs)),)
+    return (OutputPart(torch.arange(outputs), torch.arange(inputs)),)
 
 
 def test_two_linear_networks_have_the_weights_that_numpy_finds():
@@ -29,7 +29,7 @@ def test_two_linear_networks_have_the_weights_that_numpy_finds():
     z = torch.cat([z, torch.ones(80, 1)], 1)
     expected = np.linalg.lstsq(z.numpy(), y.numpy(), rcond=None)[0].T
     found = solve(
-        layer_sums(z[None], y[None]), torch.zeros(1, 3, 6).double(), everything(6, 3), TINY
+        layer_sums(z[None], y[None]), torch.zeros(1, 3, 6).double(), everything(6, 3), ridge=TINY
     )
     assert np.allclose(found[0], expected, atol=1e-9)
 
@@ -37,10 +37,10 @@ def test_two_linear_networks_have_the_weights_that_numpy_finds():
 def test_groups_are_solved_one_by_one():
     z, y = draw(4, 50, 3), draw(4, 50, 2, seed=1)
     start = torch.zeros(4, 2, 3).double()
-    found = solve(layer_sums(z, y), start, everything(3, 2), TINY)
+    found = solve(layer_sums(z, y), start, everything(3, 2), ridge=TINY)
     for group in range(4):
         sums = layer_sums(z[[group]], y[[group]])
-        alone = solve(sums, start[[group]], everything(3, 2), TINY)
+        alone = solve(sums, start[[group]], everything(3, 2), ridge=TINY)
         assert torch.allclose(found[group], alone[0], atol=1e-12)
 
 
@@ -80,7 +80,9 @@ def test_an_average_that_is_right_stays_to_the_last_digits():
 
 def test_a_part_leaves_what_it_may_not_read():
     z, y, average = draw(1, 50, 4), draw(1, 50, 3, seed=1), torch.zeros(1, 3, 4).double()
-    found = solve(layer_sums(z, y), average, (Part(torch.tensor([0, 2]), torch.tensor([1, 3])),))
+    found = solve(
+        layer_sums(z, y), average, (OutputPart(torch.tensor([0, 2]), torch.tensor([1, 3])),)
+    )
     assert torch.equal(found[0, 1], average[0, 1])
     assert not found[0][:, [0, 2]].any()
     assert found[0][[0, 2]][:, [1, 3]].all()
