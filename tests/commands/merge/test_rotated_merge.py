@@ -200,7 +200,7 @@ def test_a_plan_says_by_which_maps(tmp_path):
         (("--strategy", "none"), "--strategy none does not go with", "--strategy star"),
         (("--strategy", "moon"), "no strategy is called 'moon'", ""),
         (("--method", "zipit"), "--symmetry orthogonal has no method 'zipit'", "--method weights"),
-        (("--preserve-first", "2"), "--preserve-first permutes units and averages", ""),
+        (("--preserve-first", "2"), "--preserve-first permutes units", ""),
         (("--renormalize", "rescale"), "--renormalize does not go with", "rebasin renormalize"),
     ],
 )

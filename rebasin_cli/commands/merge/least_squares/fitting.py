@@ -53,7 +53,7 @@ class MergedLayer:
         if self.out is None:
             return (OutputPart(torch.arange(outputs), every),)
         found = []
-        for owner in self.out.owner.unique().tolist():
+        for owner in sorted(set(self.out.owner.tolist())):
             rows = (self.out.owner == owner).nonzero().flatten()
             found.append(OutputPart(rows, every[self._readable(inputs - bias, bias, owner)]))
         return tuple(found)
@@ -172,7 +172,7 @@ def _in_parts(module: nn.Module, values: Tensor) -> Sequence[Tensor]:
     elif values.dim() == len(kernel) + 1:
         values = values[None]
     most = max(1, AT_ONCE // max(1, values[0].numel() * prod(kernel))) if len(values) else 1
-    return values.split(most)
+    return torch.split(values, most)
 
 
 def _merged_sums(
@@ -201,5 +201,7 @@ def _placed(values: Tensor, axis: WiderAxis | None, model: int, share: float) ->
     """Return a model's part of what stands on a merged axis; values: (..., places * taps)."""
     if axis is None:
         return share * values
-    found = values.unflatten(-1, (axis.before, -1)).index_select(-2, axis.source.to(values.device))
+    taps = values.shape[-1] // axis.before
+    apart = values.reshape(*values.shape[:-1], axis.before, taps)
+    found = apart.index_select(-2, axis.source.to(values.device))
     return (found * axis.written(model, share).to(values.device)[:, None]).flatten(-2)

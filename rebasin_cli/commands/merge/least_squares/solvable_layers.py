@@ -118,7 +118,8 @@ def rows_read(module: nn.Module, values: Tensor) -> Tensor:
         window = (size - 1) * spread + 1
         values = values.unfold(axis, window, stride)[..., ::spread]
     # (samples, channels, places..., kernel...) -> (channels, samples, places..., kernel...)
-    channels = values.transpose(0, 1).unflatten(0, (module.groups, -1))
+    swapped = values.transpose(0, 1)
+    channels = swapped.reshape(module.groups, len(swapped) // module.groups, *swapped.shape[1:])
     # (groups, channels, samples, places..., kernel...) -> channels beside the kernel
     return channels.movedim(1, count + 2).flatten(count + 2).flatten(1, count + 1)
 

@@ -39,11 +39,11 @@ def test_two_linear_networks_get_the_weights_that_numpy_finds(tmp_path):
     returned = [
         h @ one["1.weight"].T + one["1.bias"] for h, one in zip(hidden, (a, b), strict=True)
     ]
-    z = torch.cat([sum(hidden) / 2, torch.ones(len(x), 1)], 1)
+    z = torch.cat([(hidden[0] + hidden[1]) / 2, torch.ones(len(x), 1)], 1)
     # 8 units of 6 inputs lie in 7 dimensions with the bias: of many solutions, the nearest
     matrices = [torch.cat([one["1.weight"], one["1.bias"][:, None]], 1) for one in (a, b)]
-    start = sum(matrices) / 2
-    missing = sum(returned) / 2 - z @ start.T
+    start = (matrices[0] + matrices[1]) / 2
+    missing = (returned[0] + returned[1]) / 2 - z @ start.T
     step = np.linalg.lstsq(z.numpy(), missing.numpy(), rcond=1e-5)[0]
     expected = start + torch.from_numpy(step).T
     solved = torch.cat([found["1.weight"], found["1.bias"][:, None]], 1)

@@ -1,5 +1,7 @@
 """Layers as products of rows and a matrix, and which modules are none."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,7 @@ class Conv1D(nn.Module):
         return x @ self.weight + self.bias
 
 
-LAYERS = {
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (nn.Linear(4, 6), (3, 5, 4)),
     "turned": (Conv1D(), (3, 5, 4)),
     "conv1d": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (3, 4, 11)),
