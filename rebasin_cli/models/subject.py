@@ -43,3 +43,9 @@ def without_memory(subject: Subject) -> nn.Module | None:
             return subject.build()
     except Exception:  # the code of any class runs here, and fails on meta in its own way
         return None
+
+
+def bare_model(subject: Subject) -> nn.Module:
+    """Return the model on the meta device, or with memory where it cannot be built there."""
+    model = without_memory(subject)
+    return subject.build() if model is None else model

@@ -41,6 +41,11 @@ class Layer:
         return 1
 
 
+def is_turned(layer: nn.Module) -> bool:
+    """Return whether a layer is a Linear whose weight is (in, out), as GPT-2's in transformers."""
+    return type(layer).__name__ == "Conv1D"
+
+
 def layers_of(model: nn.Module) -> list[Layer]:
     """Return the layers of a model, in the order in which it declares them."""
     kinds = (nn.Linear, _ConvNd, _BatchNorm)

@@ -12,7 +12,7 @@ from torch import nn
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.module_weights import held_infos, held_ties
-from rebasin_cli.models.subject import Example, Subject, without_memory
+from rebasin_cli.models.subject import Example, Subject, bare_model
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
@@ -130,8 +130,7 @@ def plan_network(checkpoint: Checkpoint, selection: Selection, tracing: Tracing)
 
 def network_of(subject: Subject, checkpoint: Checkpoint, selection: Selection) -> Network:
     """Return a model, and where in it the tensors of a checkpoint belong."""
-    model = without_memory(subject)
-    model = subject.build() if model is None else model
+    model = bare_model(subject)
     held = held_infos(model)
     known = ModelTensors(
         name=subject.name,

@@ -36,7 +36,7 @@ class Search:
         help="weights: one group after another. frank-wolfe: all groups at once, softly. "
         "sinkhorn: by gradients. auto: the first two, as the effort allows. align also has two "
         "that run the models on --data: activations (merge --symmetry orthogonal too) and "
-        "straight-through; merge has zipit and cca.",
+        "straight-through; merge has zipit, cca and least-squares.",
     )
     start: str | None = _option(
         "--start",

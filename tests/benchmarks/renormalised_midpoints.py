@@ -48,6 +48,8 @@ ALIGNMENTS: Mapping[str, Sequence[str]] = {
     "activations and weights": ("--method", "activations", "--mix", "0.5"),
     "straight-through": ("--method", "straight-through"),
 }
+MERGES = ("zipit", "cca", "least-squares")  # methods of `merge` that run the models
+MERGED_AFTER = ("weights", "activations")  # alignments
 SEQUENTIAL = ("repair", "rescale")  # also a pass a layer
 DECAYS = {"weights": "calibrate", "depth": "calibrate by depth"}
 
@@ -76,15 +78,36 @@ class Pair:
     def batches(self) -> Batches:
         return Batches(self.yields)
 
+    @property
+    def fed(self) -> Sequence[str]:
+        """Options of a command that runs the models."""
+        data = f"{BENCHMARKS / 'bed' / 'training_data.py'}:{self.yields.__name__}"
+        return [*self.running, "--data", data]
+
     def aligned(self, alignment: str) -> State:
         """Return the second model, aligned to the first."""
-        method = ALIGNMENTS[alignment]
-        data = f"{BENCHMARKS / 'bed' / 'training_data.py'}:{self.yields.__name__}"
-        how = [*method, *self.running, "--data", data] if method else self.weights
         with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "aligned.safetensors"
-            say(["align", *map(str, self.files), "-o", str(out), "--jobs", "1", *how])
+            return state_of(self._align(alignment, Path(folder)))
+
+    def merged(self, alignment: str, method: str, *options: str) -> State:
+        """Return what `merge` makes of both by a method that runs them, the second aligned before.
+
+        Where there is BatchNorm its statistics are measured anew. options: further ones.
+        """
+        reset = ["--renormalize", "reset"] if self.batch_norm else []
+        with tempfile.TemporaryDirectory() as folder:
+            models = [self.files[0], self._align(alignment, Path(folder))]
+            out = Path(folder) / "merged.safetensors"
+            how = ["--method", method, *reset, *options, *self.fed]
+            say(["merge", *map(str, models), "-o", str(out), "--jobs", "1", *how])
             return state_of(out)
+
+    def _align(self, alignment: str, folder: Path) -> Path:
+        method = ALIGNMENTS[alignment]
+        how = [*method, *self.fed] if method else self.weights
+        out = folder / "aligned.safetensors"
+        say(["align", *map(str, self.files), "-o", str(out), "--jobs", "1", *how])
+        return out
 
     def model(self, state: State) -> nn.Module:
         model = self.build()
@@ -185,6 +208,10 @@ def rows(pair: Pair, alignments: Sequence[str]) -> Iterator[Row]:
                 yield pair.name, f"+ {label}: {model}", "", ""
             else:
                 yield row(pair, f"+ {label}", model)
+        if alignment in MERGED_AFTER:
+            for method in MERGES:
+                model = pair.model(pair.merged(alignment, method))
+                yield row(pair, f"merged by {method}", model)
 
 
 def row(pair: Pair, label: str, model: nn.Module) -> Row:

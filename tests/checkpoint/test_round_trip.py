@@ -126,7 +126,8 @@ def test_we_read_what_the_reference_implementation_writes(tmp_path, code):
 def test_views_and_conjugates_are_written_as_they_look(tmp_path):
     base = filled((4, 6), torch.float32)
     turned = torch.complex(torch.ones(3), torch.arange(3.0)).conj()
-    tensors = {"t": base.t(), "row": base[1:2, ::2], "conj": turned}
+    one = base[3:4, 5]  # a number, and a step to no other
+    tensors = {"t": base.t(), "row": base[1:2, ::2], "conj": turned, "one": one}
     written = write_tensors(tmp_path / "x.safetensors", tensors, metadata={}, overwrite=False)
     with open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
         for name, tensor in tensors.items():

@@ -37,6 +37,7 @@ SAME = {
 # Sums over data, whose last digits depend on the device.
 NEAR = {
     "zipit": ("merge", *PAIR, *DATA, "--method", "zipit"),
+    "least-squares": ("merge", *PAIR, *DATA, "--method", "least-squares"),
     "statistics": ("statistics", *PAIR, *DATA),
     "renormalize": ("renormalize", PAIR[0], "--parents", *PAIR, *DATA),
 }

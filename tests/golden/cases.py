@@ -118,6 +118,7 @@ CASES: Mapping[str, Sequence[Run]] = {
         names(f"merge {AB} --renormalize rescale --spec mlp {NET} {DATA} --json"),
         names(f"merge {AB} --method zipit {NET} {DATA} -o zip.safetensors --json"),
         names(f"merge {AB} --method cca {NET} {DATA} -o cca.safetensors"),
+        names(f"merge {AB} --method least-squares --width 1.5 {NET} {DATA} -o w.safetensors"),
         names(f"merge {AB} --preserve-first 1 {NET} -o trunk.safetensors --json"),
     ),
     "lerp": (

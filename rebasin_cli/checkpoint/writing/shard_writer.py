@@ -129,7 +129,9 @@ def _ranges(count: int) -> Iterator[tuple[int, int]]:
 def _write_tensor(sink: Sink, tensor: Tensor) -> None:
     """Write a tensor's bytes, and be the last to hold it before the next one is made."""
     if tensor.numel():
-        sink.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.reshape(-1)  # one number keeps the step it was cut out with
+        flat = flat if flat.stride(0) == 1 else flat.clone(memory_format=torch.contiguous_format)
+        sink.write(flat.view(torch.uint8).numpy().data)
 
 
 def _write_torch(sink: Sink, job: Job, container: str) -> None:

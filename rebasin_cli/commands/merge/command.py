@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from rebasin_cli.commands.merge.combining import Combining, parse_weights
-from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
+from rebasin_cli.commands.merge.request import LEAST_SQUARES, LINEAR, MergeRequest
 from rebasin_cli.options import search as search_options
 from rebasin_cli.options import tracing as tracing_options
 from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.data import SAMPLED, WRITING, WRITTEN, Data
+from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.model_paths import Null, piped_paths
 from rebasin_cli.options.output import Output, Resume
@@ -71,6 +70,18 @@ PreserveFirst = Annotated[
         "names, average what they return, and merge the rest; needs --model.",
     ),
 ]
+Width = Annotated[
+    float,
+    option(tracing_options.PANEL)(
+        "--width",
+        metavar="F",
+        min=1.0,
+        max=2.0,
+        help="Of --method least-squares: how many times as many units hidden layers get as in one "
+        "model; the most alike of both are merged, the others stand side by side. The class has to "
+        "be built as wide to load the result.",
+    ),
+]
 
 Renormalize = Annotated[
     str | None,
@@ -113,6 +124,7 @@ OWN = (
     "weights",
     "ref",
     "preserve_first",
+    "width",
     "renormalize",
 )
 
@@ -128,6 +140,7 @@ def merge(
     weights: Weights = None,
     ref: Reference = None,
     preserve_first: PreserveFirst = None,
+    width: Width = 1.0,
     renormalize: Renormalize = None,
     symmetry: Symmetry = "permutation",
     tie: Tie = "auto",
@@ -172,115 +185,69 @@ def merge(
 
         rebasin merge a.pt b.pt --method zipit --model net.py:Net --data net.py:train
 
+        rebasin merge a.pt b.pt --method least-squares --model net.py:Net --data net.py:train
+
         rebasin merge gpt-*.safetensors --symmetry orthogonal --strategy universe
     """
     (numbers, by_glob), traced = parse_weights(weights), tracing.of(tracing.target, data.own)
 
-    def request(told: Progress) -> MergeRequest:
-        return MergeRequest(
-            models=piped_paths(models, null=null),
-            strategy=strategy,
-            sync_method=sync_method,
-            weights=numbers,
-            tensor_weights=by_glob,
-            reference=optional_path(ref),
-            preserve_first=preserve_first,
-            renormalization=renormalizing(renormalize),
-            tie=tie,
-            combining=combining,
-            resume=optional_path(resume),
-            save_parents=optional_path(save_parents),
-            save_maps=optional_path(save_maps),
-            selection=selection,
-            output=output,
-            computing=computing,
-            tracing=traced.telling(told),
-            search=search,
-            data=data,
-        )
-
-    if preserve_first is not None:
-        _check_preserving(search, output, renormalize)
-    _check_saving(symmetry, tie, search.method, save_parents, save_maps)
-    plan, run = _way(symmetry, tie, preserve_first, search.method)
-    _check_sampling(symmetry, data)
-    if resume is not None:
-        _check_resuming(symmetry, tie, preserve_first, search.method)
-        if save_parents is not None:
-            raise typer.BadParameter("--save-parents does not go with --resume")
+    asked = MergeRequest(
+        models=(),
+        strategy=strategy,
+        sync_method=sync_method,
+        weights=numbers,
+        tensor_weights=by_glob,
+        reference=optional_path(ref),
+        preserve_first=preserve_first,
+        width=width,
+        renormalization=renormalizing(renormalize),
+        tie=tie,
+        combining=combining,
+        resume=optional_path(resume),
+        save_parents=optional_path(save_parents),
+        save_maps=optional_path(save_maps),
+        selection=selection,
+        output=output,
+        computing=computing,
+        search=search,
+        data=data,
+    )
+    plan, run = _way(asked, symmetry)
     from rebasin_cli.commands.merge.report import PRESENTERS
+    from rebasin_cli.commands.merge.ways import check_way
 
-    return Work("merge", display, lambda told: plan(request(told)), run, PRESENTERS)
+    def planned(told: Progress) -> Any:
+        check_way(asked, symmetry)
+        paths, tracing = piped_paths(models, null=null), traced.telling(told)
+        return plan(replace(asked, models=paths, tracing=tracing))
 
-
-def _check_preserving(search: Search, output: Output, renormalize: str | None) -> None:
-    """Raise for what does not go with --preserve-first."""
-    if search.method in LINEAR:
-        raise typer.BadParameter("--preserve-first permutes units; --method zipit and cca mix them")
-    if output.max_shard_size:
-        raise typer.BadParameter("--max-shard-size does not go with --preserve-first")
-    if output.card:
-        raise typer.BadParameter("--card does not go with --preserve-first, which writes a module")
-    if renormalize is not None:
-        raise typer.BadParameter(
-            "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
-            "result, with --model merged.py:build"
-        )
+    return Work("merge", display, planned, run, PRESENTERS)
 
 
-def _check_saving(
-    symmetry: str, tie: str, method: str, parents: Path | None, maps: Path | None
-) -> None:
-    """Raise for what a way to merge has none of."""
-    from rebasin_cli.folding.rotation_problem import rotates
-
-    if maps is not None and method not in LINEAR:
-        raise typer.BadParameter("--save-maps is for --method zipit or cca")
-    if parents is not None and rotates(symmetry, tie=tie):
-        raise typer.BadParameter(
-            "--save-parents is for a merge by permutations; `rebasin align --symmetry orthogonal` "
-            "writes rotated models"
-        )
-
-
-def _check_resuming(symmetry: str, tie: str, preserve_first: str | None, method: str) -> None:
-    """Raise for ways to merge that list no matches."""
-    from rebasin_cli.folding.rotation_problem import rotates
-
-    if rotates(symmetry, tie=tie) or preserve_first is not None or method in LINEAR:
-        raise typer.BadParameter("--resume lists matches of units, for a merge by permutations")
-
-
-def _check_sampling(symmetry: str, data: Data) -> None:
-    """Raise for text to be drawn where nothing is run on it."""
-    from rebasin_cli.folding.rotation_problem import rotates
-
-    if data.data == SAMPLED and not rotates(symmetry):
-        raise typer.BadParameter(
-            "--data sampled is for --symmetry orthogonal --method activations; "
-            "here --data file.py:batches yields batches"
-        )
-
-
-def _way(symmetry: str, tie: str, preserve_first: str | None, method: str) -> tuple[Any, Any]:
+def _way(request: MergeRequest, symmetry: str) -> tuple[Any, Any]:
     """Return what plans and what runs the way to merge that was asked for."""
     from rebasin_cli.folding.rotation_problem import rotates
 
-    if rotates(symmetry, tie=tie):
+    if rotates(symmetry, tie=request.tie):
         from rebasin_cli.commands.merge.orthogonal.plan import plan_rotated_merge
         from rebasin_cli.commands.merge.orthogonal.run import run_rotated_merge
 
         return plan_rotated_merge, run_rotated_merge
-    if preserve_first is not None:
+    if request.preserve_first is not None:
         from rebasin_cli.commands.merge.preserve_first.plan import plan_preserve
         from rebasin_cli.commands.merge.preserve_first.run import run_preserve
 
         return plan_preserve, run_preserve
-    if method in LINEAR:
+    if request.search.method in LINEAR:
         from rebasin_cli.commands.merge.linear_maps.plan import plan_linear_maps
         from rebasin_cli.commands.merge.linear_maps.run import run_linear_maps
 
         return plan_linear_maps, run_linear_maps
+    if request.search.method == LEAST_SQUARES:
+        from rebasin_cli.commands.merge.least_squares.plan import plan_least_squares
+        from rebasin_cli.commands.merge.least_squares.run import run_least_squares
+
+        return plan_least_squares, run_least_squares
     from rebasin_cli.commands.merge.plan import plan_merge
     from rebasin_cli.commands.merge.resumed_matches import run_resumed
 

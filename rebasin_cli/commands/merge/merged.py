@@ -9,6 +9,7 @@ from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.merge.least_squares.normal_equations import LayerFit
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.ensemble import Ensemble
 from rebasin_cli.renormalization.corrected import Report
@@ -45,6 +46,7 @@ class Merged:
     stale: bool = False
     preserved: Preserved | None = None
     zipped: Zipped | None = None
+    solved: Solved | None = None
     function: FunctionDifference | None = None
     parents: tuple[Path, ...] = ()
 
@@ -104,3 +106,23 @@ class Zipped:
     others: Mapping[str, str]
     maps: Path | None = None
     size: ModelSize | None = None
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Layers whose weights were found by least squares; of the others, the reason of each.
+
+    width: that was asked for. wider: groups with more units than one model has, before and after.
+    narrow: groups that could not become wider, and why; empty if none had to. parameters, single:
+    of the result, of one of the models. difference: of outputs, relative, when both parents are the
+    same model, which a wider result has to compute then.
+    """
+
+    layers: Mapping[str, LayerFit]
+    others: Mapping[str, str]
+    width: float
+    wider: Mapping[str, tuple[int, int]]
+    narrow: Mapping[str, str]
+    parameters: int
+    single: int
+    difference: float | None

@@ -6,6 +6,7 @@ from typing import Any
 
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, named_spec
 from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.commands.merge.least_squares.report import solved_fields, solved_lines
 from rebasin_cli.commands.merge.linear_maps.report import zip_fields, zip_lines
 from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.preserve_first.report import preserve_fields, preserve_lines
@@ -39,6 +40,7 @@ def merged_text(outcome: Merged) -> str:
     lines += preserve_lines(outcome.preserved) if outcome.preserved else []
     lines += zip_lines(outcome.zipped) if outcome.zipped else []
     lines += _parent_lines(outcome)
+    lines += solved_lines(outcome.solved) if outcome.solved else []
     lines += card_lines(outcome.written)
     return "\n".join(lines)
 
@@ -91,6 +93,7 @@ def _merged_fields(outcome: Merged) -> dict[str, Any]:
         **preserve_fields(outcome.preserved),
         **zip_fields(outcome.zipped),
         "parents": [str(path) for path in outcome.parents],
+        **solved_fields(outcome.solved),
         "seconds": outcome.seconds,
     }
 

@@ -16,6 +16,8 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 
 LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
+LEAST_SQUARES = "least-squares"
+RUNNING = (*LINEAR, LEAST_SQUARES)  # methods that run the models, and keep no model's function
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,11 @@ class MergeRequest:
     of SYNC_METHODS; None: `spectral`. weights: of the models; none: equal. reference: one of the
     models, whose frame the result has; None: the base, or the first. tensor_weights: for tensors
     that a glob names, in place of weights. combining: how the models are put together.
-    preserve_first: the layers that stay apart. renormalization: how the result's statistics are to
-    be corrected; --spec then says how to align, and --model what is run. tie: of heads that are
-    folded into. resume: the list of matches that were found. save_parents: the folder that the
-    models go to, in the order of units that they are merged in. save_maps: the file of linear maps.
+    preserve_first: the layers that stay apart. width: of hidden layers, in widths of one model.
+    renormalization: how the result's statistics are to be corrected; --spec then says how to align,
+    and --model what is run. tie: of heads that are folded into. resume: the list of matches that
+    were found. save_parents: the folder that the models go to, in the order of units that they are
+    merged in. save_maps: the file of linear maps.
     """
 
     models: Sequence[Path]
@@ -38,6 +41,7 @@ class MergeRequest:
     tensor_weights: Sequence[GlobWeights] = ()
     reference: Path | None = None
     preserve_first: str | None = None
+    width: float = 1.0
     renormalization: Renormalization | None = None
     tie: str = "auto"
     combining: Combining = Combining()

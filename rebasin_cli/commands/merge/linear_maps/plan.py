@@ -14,8 +14,8 @@ from rebasin_cli.commands.merge.saved_parents import check_alike
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import check_ending
-from rebasin_cli.models.subject import without_memory
-from rebasin_cli.network.network import Network, UserCode, plan_user_code
+from rebasin_cli.models.subject import bare_model
+from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice
 
@@ -69,14 +69,14 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
             "the units of the result are those of no parent: only their BatchNorm can be corrected",
             hint="--renormalize reset",
         )
-    merge = plan_merge(_permuting(request))
+    merge = plan_merge(permuting(request))
     if merge.choice is None:
         raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
     first = merge.models[merge.reference]
     code = plan_user_code(
         first, request.selection.all_tensors, request.tracing, request.data, fed=True
     )
-    sides = _sides(code.network)
+    sides = sides_of(bare_model(code.network.subject), code.network.windows)
     readers, others = _groups(merge.choice, sides)
     if not readers:
         raise UsageError(
@@ -114,7 +114,7 @@ def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
     return plan_place(request.save_maps, request.output, others=inputs)
 
 
-def _permuting(request: MergeRequest) -> MergeRequest:
+def permuting(request: MergeRequest) -> MergeRequest:
     """Return how the models are first aligned by permutations."""
     return replace(
         request,
@@ -135,11 +135,6 @@ def _check(request: MergeRequest) -> None:
             "zipit merges all units alike, and takes no weights",
             hint="leave out --weights, or --method cca",
         )
-
-
-def _sides(network: Network) -> Sides:
-    model = without_memory(network.subject)
-    return sides_of(network.subject.build() if model is None else model, network.windows)
 
 
 def _groups(choice: Choice, sides: Sides) -> tuple[dict[str, Reader], dict[str, str]]:

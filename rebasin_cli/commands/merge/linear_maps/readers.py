@@ -16,6 +16,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import Layer
+from rebasin_cli.network.network import Network
 from rebasin_cli.network.scores import call_model
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.axis_sides import READ, axis_of
@@ -62,6 +63,14 @@ def _positions(tensor: BoundTensor, block: Block, position: int) -> Tensor:
     # which columns repeat is the same in every row
     first = {place: column for column, place in reversed(list(enumerate(flat[0].tolist())))}
     return flat[:, [first[place] for place in sorted(first)]]
+
+
+def seen_at(network: Network, readers: Mapping[str, Reader]) -> dict[str, tuple[str, Tensor]]:
+    """Return for each group the name of the layer that reads it, and the places of its units."""
+    return {
+        group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
+        for group, reader in readers.items()
+    }
 
 
 def stacked_moments(

@@ -12,7 +12,7 @@ from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import save_linear_maps
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
 from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
-from rebasin_cli.commands.merge.linear_maps.readers import stacked_moments
+from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
 from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.run import brought_together, merged_outcome, save_parents
@@ -96,10 +96,7 @@ def _moments(
     """Return what the units of all models do together on the data."""
     machine, network = plan.merge.machine, plan.code.network
     models = [build_network(network, source, machine) for source in sources]
-    readers = {
-        group: (network.windows[reader.tensor].source.rpartition(".")[0], reader.positions)
-        for group, reader in plan.readers.items()
-    }
+    readers = seen_at(network, plan.readers)
     return stacked_moments(models, readers, batches_of(plan.code, machine), progress=progress)
 
 

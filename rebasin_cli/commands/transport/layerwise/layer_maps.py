@@ -25,6 +25,7 @@ from rebasin_cli.commands.transport.layerwise.attention import (
 from rebasin_cli.commands.transport.layerwise.tensor_maps import AxisMap, TensorMap
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.layers import is_turned
 from rebasin_cli.network.scores import call_model
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors.torch_threads import one_thread
@@ -127,11 +128,6 @@ def _unit_axis(layer: nn.Module, value: Tensor) -> int | None:
         return value.dim() - 1
     sizes = {p.shape[0] for p in layer.parameters(recurse=False) if p.dim() == 1}
     return next((k for k in (value.dim() - 1, 1) if value.shape[k] in sizes), None)
-
-
-def is_turned(layer: nn.Module) -> bool:
-    """Return whether a layer is a Linear whose weight is (in, out), as GPT-2's in transformers."""
-    return type(layer).__name__ == "Conv1D"
 
 
 def _map_in(sums: LayerProducts, name: str) -> Tensor | None:

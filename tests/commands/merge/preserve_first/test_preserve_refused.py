@@ -33,7 +33,7 @@ def test_layers_that_cannot_be_kept_are_refused(tmp_path, models, first, message
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--method", "zipit"), "--preserve-first permutes units"),
+        (("--method", "zipit"), "--preserve-first permutes units and averages"),
         (("--renormalize", "reset"), "--renormalize does not go with --preserve-first"),
     ],
 )

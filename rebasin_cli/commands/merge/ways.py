@@ -1,0 +1,60 @@
+"""What does not go with the way to merge that was asked for."""
+
+from __future__ import annotations
+
+from rebasin_cli.commands.merge.request import LEAST_SQUARES, LINEAR, RUNNING, MergeRequest
+from rebasin_cli.errors import UsageError
+from rebasin_cli.folding.rotation_problem import rotates
+from rebasin_cli.options.data import SAMPLED
+
+
+def check_way(request: MergeRequest, symmetry: str) -> None:
+    """Raise UsageError for options that the way to merge has no use for."""
+    rotated = rotates(symmetry, tie=request.tie)
+    if request.preserve_first is not None:
+        _check_preserving(request)
+    _check_saving(request, rotated=rotated)
+    if request.width != 1 and request.search.method != LEAST_SQUARES:
+        raise UsageError("--width is for --method least-squares")
+    if request.data.data == SAMPLED and not rotates(symmetry):
+        raise UsageError(
+            "--data sampled is for --symmetry orthogonal --method activations; "
+            "here --data file.py:batches yields batches"
+        )
+    if request.resume is not None:
+        _check_resuming(request, rotated=rotated)
+
+
+def _check_preserving(request: MergeRequest) -> None:
+    """Raise for what does not go with --preserve-first."""
+    if request.search.method in RUNNING:
+        names = ", ".join(RUNNING)
+        raise UsageError(f"--preserve-first permutes units and averages, unlike {names}")
+    if request.output.max_shard_size:
+        raise UsageError("--max-shard-size does not go with --preserve-first")
+    if request.output.card:
+        raise UsageError("--card does not go with --preserve-first, which writes a module")
+    if request.renormalization is not None:
+        raise UsageError(
+            "--renormalize does not go with --preserve-first: run `rebasin renormalize` on the "
+            "result, with --model merged.py:build"
+        )
+
+
+def _check_saving(request: MergeRequest, *, rotated: bool) -> None:
+    """Raise for what a way to merge has none of."""
+    if request.save_maps is not None and request.search.method not in LINEAR:
+        raise UsageError("--save-maps is for --method zipit or cca")
+    if request.save_parents is not None and rotated:
+        raise UsageError(
+            "--save-parents is for a merge by permutations; `rebasin align --symmetry orthogonal` "
+            "writes rotated models"
+        )
+
+
+def _check_resuming(request: MergeRequest, *, rotated: bool) -> None:
+    """Raise for ways to merge that list no matches."""
+    if rotated or request.preserve_first is not None or request.search.method in RUNNING:
+        raise UsageError("--resume lists matches of units, for a merge by permutations")
+    if request.save_parents is not None:
+        raise UsageError("--save-parents does not go with --resume")
