@@ -17,7 +17,7 @@ pixels): data alone makes them alike. They count for a model as a whole only whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -35,6 +35,7 @@ from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.ranges import Kept
 
+STILL = GroupMaps({}, {})
 COPIES = 6  # of a model in float64 at once: two, what is moved, and what a search holds
 WORD = torch.float64.itemsize
 # Where all cosines are this near to 1 it may be a copy, whose maps are then found to rounding.
@@ -132,15 +133,19 @@ def measure_nearness(
 ) -> Nearness:
     """Return how near two models are. Raises NotFiniteError."""
     matrices = replace(frame, bound=matrices_of(frame.bound))
-    free = [_held(_free(model, matrices), matrices.bound, settings) for model in (a, b)]
-    maps = matrices.finder(settings, progress)(*free)
-    found = cosines(free[0], matrices.moved(free[1], maps), matrices.bound)
+    first, second = (_held(_free(m, matrices), matrices.bound, settings) for m in (a, b))
+    maps = matrices.finder(settings, progress)(first, second)
+    found = cosines(first, matrices.moved(second, maps), matrices.bound)
+    # A search that is misled by what does not belong together misses what never moved.
+    as_stored = cosines(first, second, matrices.bound)
+    if _sum(as_stored) > _sum(found):
+        maps, found = STILL, as_stored
     if frame.folding and all(cosine >= CLOSE for cosine, _ in found.values()):
-        maps = matrices.finder(settings, progress, rise=AT_REST)(*free)
-        found = cosines(free[0], matrices.moved(free[1], maps), matrices.bound)
-    noise = Shuffled(free[1], matrices.bound, settings.seed)
-    order = matrices.finder(settings, progress)(free[0], noise)
-    null = cosines(free[0], matrices.moved(noise, order), matrices.bound)
+        maps = matrices.finder(settings, progress, rise=AT_REST)(first, second)
+        found = cosines(first, matrices.moved(second, maps), matrices.bound)
+    noise = Shuffled(second, matrices.bound, settings.seed)
+    order = matrices.finder(settings, progress)(first, noise)
+    null = cosines(first, matrices.moved(noise, order), matrices.bound)
     anchored = {t.members[0]: is_anchored(t, matrices.bound) for t in matrices.bound.tensors}
     scores = [
         MatrixScore(name, cosine, null[name][0], elements, anchored[name])
@@ -171,6 +176,10 @@ def _held(source: TensorSource, bound: BoundSpec, settings: Settings) -> TensorS
 def held_memory(bound: BoundSpec) -> int:
     """Return the bytes of comparing two models that are kept in memory. bound: `matrices_of`."""
     return COPIES * WORD * sum(prod(tensor.shape) for tensor in bound.tensors if tensor.votes)
+
+
+def _sum(found: Mapping[str, tuple[float, int]]) -> float:
+    return sum(cosine * elements for cosine, elements in found.values())
 
 
 def cosines(a: TensorSource, b: TensorSource, bound: BoundSpec) -> dict[str, tuple[float, int]]:

@@ -20,7 +20,7 @@ from rebasin_cli.commands.related.copies import (
 )
 from rebasin_cli.commands.related.frames import PairFrame
 from rebasin_cli.commands.related.kin import Kin, KinPair, is_swapped, kin_of
-from rebasin_cli.commands.related.nearness import Nearness, measure_nearness
+from rebasin_cli.commands.related.nearness import STILL, Nearness, measure_nearness
 from rebasin_cli.commands.related.plan import RelatedPlan
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.merging.sources import Finite
@@ -29,7 +29,6 @@ from rebasin_cli.symmetry.maps import GroupMaps
 from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.compare import same_bits
 
-STILL = GroupMaps({}, {})
 HIDDEN = 10  # times what rounding makes of a copy: scales and rotations make more
 
 

@@ -12,6 +12,7 @@ import torch
 import rebasin_cli as rb
 from rebasin_cli.commands.related.convex_means import convex_fit
 from rebasin_cli.commands.related.copies import Marks, Stored, marks_of
+from rebasin_cli.commands.related.frames import PairFrame
 from rebasin_cli.commands.related.gauge_free import GaugeFree, matrices_of
 from rebasin_cli.commands.related.kin import Kin, kin_of
 from rebasin_cli.commands.related.kinship_plot import kinship_figure
@@ -113,6 +114,14 @@ def test_the_library_says_what_the_command_does():
     shown = {text.get_text() for text in kinship_figure(kinship).axes[0].texts}
     assert f"{kinship.pairs[0].excess:.2f}" in shown
     assert len(kinship_figure(kinship).axes[0].texts) == 6
+
+
+def test_what_never_moved_is_seen_where_the_search_is_misled(monkeypatch):
+    wrong = draw(perceptron_bound(), 5)
+    monkeypatch.setattr(PairFrame, "finder", lambda *_, **__: lambda a, b: GroupMaps(wrong, {}))
+    other = {name: values + 0.01 * values.std() for name, values in base().items()}
+    (pair,) = rb.related([base(), other], spec="mlp").pairs
+    assert pair.kin is Kin.TRAINED
 
 
 def test_one_model_is_no_pair():
