@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from tests.library import convolutions, decoders, diffusion, encoders, modules, pairs, pictures
 from tests.library.entry import Entry
+from tests.library.single_files import entries as single_files
 
 ENTRIES: Mapping[str, Entry] = {
     entry.name: entry
-    for page in (decoders, encoders, pairs, pictures, convolutions, modules, diffusion)
+    for page in (decoders, encoders, pairs, pictures, convolutions, modules, diffusion, single_files)
     for entry in page.ENTRIES
 }

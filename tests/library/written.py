@@ -39,6 +39,7 @@ from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace
 from tests.library.entry import Entry, Model
+from tests.library.single_files.stored import Layout
 from tests.library.written_norms import joined_norms, spelled_norm
 from tests.library.written_signs import permuted_spec, signed_alike
 
@@ -84,6 +85,8 @@ def described(model: Model, *, files: bool) -> Described:
     plain = permuted_spec(found)
     if found.proof is None or not found.proof.holds or found.proof.refuted:
         raise AssertionError(f"{subject.name} was not proved: {found.proof}")
+    if model.layout is not None:
+        return _laid_out(model, found, model.layout())
     with torch.device("meta"):
         windows = stored_windows(subject.build()) if files else {}
     if not windows:
@@ -99,6 +102,27 @@ def described(model: Model, *, files: bool) -> Described:
         for said in (plain, found.explicit)
     )
     return Described(model, found, spec, classes, infos, {})
+
+
+def _laid_out(model: Model, found: Trace, layout: Layout) -> Described:
+    """Return what tracing says, in the names of files that are not those of the library."""
+    plain, classes = (
+        layout.spec(_with_groups(said, layout.path))
+        for said in (permuted_spec(found), found.explicit)
+    )
+    return Described(model, found, plain, classes, layout.infos(found.infos), {})
+
+
+def _with_groups(spec: Spec, path: Callable[[str], str]) -> Spec:
+    """Return a spec whose groups are named after paths in files."""
+    new = {name: path(name) for name in _group_names(spec)}
+    assert len(set(new.values())) == len(new), sorted(new.values())
+    groups = {
+        new[name]: replace(said, per=new[said.per] if said.per else None)
+        for name, said in spec.groups.items()
+    }
+    tensors = {key: _mapped(lines, new) for key, lines in spec.tensors.items()}
+    return replace(spec, groups=groups, tensors=tensors)
 
 
 def text_of(entry: Entry, rows: Sequence[Described]) -> str:
