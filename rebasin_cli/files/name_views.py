@@ -57,7 +57,8 @@ def views(
     that a spec need not name. A running average has the place of the tensor that it is one of, and
     does not vote: to a spec the two are tied.
     """
-    ties = {**averaged_tensors(infos), **ties}
+    averages = averaged_tensors(infos)
+    aside, ties = {*aside, *averages}, {**averages, **ties}
     pairs = [*ties.items(), *((first, alias) for alias, first in ties.items())]
     known = {**infos, **{n: infos[m] for n, m in pairs if n not in infos and m in infos}}
     told: list[NameMap] = []

@@ -49,9 +49,12 @@ def returned_roots(
     """Return the roots of groups that a model without the head of another may return.
 
     What a backbone returns goes through all of its layers, or through what lies beside them:
-    units of one block, or between two layers of a chain, it does not return.
+    units of one block, or between two layers of a chain, it does not return. What a model lacks
+    whole, and reads and writes no units of the rest, as the autoencoder in a file of several
+    models, is no head.
     """
-    parts = [headers.infos[name] for name in headers.partial]
+    alone = _alone(bound, headers)
+    parts = [headers.infos[name] for name in headers.partial - alone]
     apart = any(info.floating and info.numel > 1 for info in parts)
     told = [model.config["architectures"] for model in models if "architectures" in model.config]
     if all(kind == told[0] for kind in told) and not apart:
@@ -59,6 +62,14 @@ def returned_roots(
     return frozenset(
         g.root for g in bound.groups.values() if not g.fixed and _passes(bound, g.name)
     )
+
+
+def _alone(bound: BoundSpec, headers: Headers) -> frozenset[str]:
+    """Return the tensors, of those not in all models, that share no group with those that are."""
+    lacking = [t for t in bound.tensors if headers.partial.issuperset(t.members)]
+    shared = {g for t in bound.tensors if headers.everywhere & {*t.members} for g in t.groups}
+    free = {group for group in shared if not bound.groups[group].fixed}
+    return frozenset(name for t in lacking if free.isdisjoint(t.groups) for name in t.members)
 
 
 def _passes(bound: BoundSpec, group: str) -> bool:

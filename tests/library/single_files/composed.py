@@ -23,7 +23,7 @@ class Component:
     optional: whether files without it are used.
     """
 
-    subject: Subject
+    subject: Callable[[], Subject]
     prefix: str
     places: Places
     optional: bool = True
@@ -49,26 +49,27 @@ def _plain(answer: Any) -> Any:
 
 def composed(name: str, components: Mapping[str, Component]) -> Subject:
     """Return the models of a file as one, each under its name."""
+    subjects = {n: part.subject() for n, part in components.items()}
 
     def build() -> nn.Module:
-        return Composed({n: part.subject.build() for n, part in components.items()}).eval()
+        return Composed({n: subject.build() for n, subject in subjects.items()}).eval()
 
     def examples(model: nn.Module) -> tuple[Example, ...]:
-        made = {n: part.subject.examples(getattr(model, n)) for n, part in components.items()}
+        made = {n: subject.examples(getattr(model, n)) for n, subject in subjects.items()}
         count = min(map(len, made.values()))
         return tuple(
             Example((), {n: dict(calls[k].kwargs) for n, calls in made.items()})
             for k in range(count)
         )
 
-    versions = " ".join(part.subject.version for part in components.values())
+    versions = " ".join(subject.version for subject in subjects.values())
     return Subject(name, build, examples, version=versions)
 
 
 def layout_of(components: Mapping[str, Component]) -> Layout:
     """Return where a file has the tensors of `composed`."""
     with torch.device("meta"):
-        names = {n: tuple(c.subject.build().state_dict()) for n, c in components.items()}
+        names = {n: tuple(c.subject().build().state_dict()) for n, c in components.items()}
     place = {n: part.places(names[n]) for n, part in components.items()}
 
     def within(name: str) -> Place:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from functools import partial
 
 from rebasin_cli.models.libraries.diffusers_models import diffusers_subject
+from rebasin_cli.models.subject import Subject
 from tests.library.diffusion import (
     CROSS,
-    FOUR,
-    PLAIN,
     DIM,
+    FOUR,
     PIECES,
+    PLAIN,
     SD1,
     SD2,
     SDXL,
@@ -99,25 +100,25 @@ def unet_of(fields: Fields) -> Component:
     def places(names: Sequence[str]) -> Callable[[str], Place]:
         return partial(unet_place, rules=unet_rules(attentive_blocks(names)))
 
-    return Component(diffusers_subject("unet", fields), UNET, places, optional=False)
+    return Component(partial(diffusers_subject, "unet", fields), UNET, places, optional=False)
 
 
 def vae_of(fields: Fields) -> Component:
     """Return the autoencoder of a file."""
-    return Component(diffusers_subject("vae", fields), FIRST, lambda names: vae_place)
+    return Component(partial(diffusers_subject, "vae", fields), FIRST, lambda names: vae_place)
 
 
 def clip_of(fields: Fields, prefix: str) -> Component:
     """Return a text encoder that a file keeps as transformers does."""
     found = hf("clip_text_model", "CLIPTextModel", **fields, output_hidden_states=True)
-    return Component(found.subject(), prefix, lambda names: clip_place)
+    return Component(found.subject, prefix, lambda names: clip_place)
 
 
 def open_clip_of(fields: Fields, prefix: str) -> Component:
     """Return a text encoder of OpenCLIP."""
     architecture = "CLIPTextModelWithProjection"
     found = hf("clip_text_model", architecture, **fields, output_hidden_states=True)
-    return Component(found.subject(), f"{prefix}model.", lambda names: open_clip_place)
+    return Component(found.subject, f"{prefix}model.", lambda names: open_clip_place)
 
 
 def sd1(unet: Fields, vae: Fields, text: Fields) -> dict[str, Component]:
@@ -161,8 +162,11 @@ def published(
 ) -> Model:
     """Return the models of the published size, which are not run but for a small copy."""
     model = held(name, components, {})
-    small = composed(f"{name} (small)", copy)
-    return replace(model, subject=lambda: replace(composed(name, components), small=small))
+
+    def found() -> Subject:
+        return replace(composed(name, components), small=composed(f"{name} (small)", copy))
+
+    return replace(model, subject=found)
 
 
 U, V = r"model\.diffusion_model\.", r"first_stage_model\."
@@ -208,7 +212,8 @@ PLACES = {
 }
 
 
-def _text_groups(prefix: str, layer: str, mlp: str, name: str) -> dict[str, str]:
+def text_groups(prefix: str, layer: str, mlp: str, name: str) -> dict[str, str]:
+    """Return the names of the groups of a text encoder."""
     start = layer.rpartition(r"\.")[0]
     return {
         rf"{prefix}{layer}\.heads": rf"{name}.head.\1",
@@ -256,7 +261,7 @@ def entry(
 
     models: small, and of the published size. pieces: channels in the smallest piece of a norm.
     """
-    plural = len(text) > len(_text_groups("", "", "", ""))
+    plural = len(text) > len(text_groups("", "", "", ""))
     counted: dict[str, int | str] = {r"head\..*": heads} if heads else {r"(?:qk|vo)\..*": "dim"}
     return Entry(
         name=name,
@@ -267,7 +272,11 @@ def entry(
         larger=models[1:],
         groups={**UNET_GROUPS, **VAE_GROUPS, **text},
         places=PLACES,
-        sizes={**{x: n // 10 * pieces for x, n in UNET_SIZES.items()}, "dim": 64, "context": context},
+        sizes={
+            **{x: n // 10 * pieces for x, n in UNET_SIZES.items()},
+            "dim": 64,
+            "context": context,
+        },
         counted={**counted, r"text\w*\.(?:qk|vo)\..*": "dim", "text": "context"},
         measured=UNET_MEASURED,
         held=UNET_HELD,
@@ -309,7 +318,7 @@ ENTRIES = (
         models_of("sd1"),
         context=768,
         heads=8,
-        text=_text_groups(r"cond_stage_model\.", CLIP_LAYER, "fc1", "text"),
+        text=text_groups(r"cond_stage_model\.", CLIP_LAYER, "fc1", "text"),
         extra=(f"{TEXT}{POSITIONS}",),
     ),
     entry(
@@ -318,7 +327,7 @@ ENTRIES = (
         models_of("sd2"),
         context=1024,
         heads=None,
-        text=_text_groups(r"cond_stage_model\.", OPEN_CLIP_LAYER, "c_fc", "text"),
+        text=text_groups(r"cond_stage_model\.", OPEN_CLIP_LAYER, "c_fc", "text"),
         extra=(f"{TEXT}{MASK}",),
     ),
     entry(
@@ -328,8 +337,8 @@ ENTRIES = (
         context=2048,
         heads=None,
         text={
-            **_text_groups(r"conditioner\.embedders\.0\.", CLIP_LAYER, "fc1", "text"),
-            **_text_groups(r"conditioner\.embedders\.1\.", OPEN_CLIP_LAYER, "c_fc", "text_g"),
+            **text_groups(r"conditioner\.embedders\.0\.", CLIP_LAYER, "fc1", "text"),
+            **text_groups(r"conditioner\.embedders\.1\.", OPEN_CLIP_LAYER, "c_fc", "text_g"),
         },
         extra=(f"{EMBEDDERS}0.{POSITIONS}", f"{EMBEDDERS}1.{MASK}", "denoiser.sigmas?"),
     ),
@@ -339,7 +348,7 @@ ENTRIES = (
         models_of("sdxl_refiner"),
         context=1280,
         heads=None,
-        text=_text_groups(r"conditioner\.embedders\.0\.", OPEN_CLIP_LAYER, "c_fc", "text"),
+        text=text_groups(r"conditioner\.embedders\.0\.", OPEN_CLIP_LAYER, "c_fc", "text"),
         extra=(f"{EMBEDDERS}0.{MASK}", "denoiser.sigmas?"),
         pieces=12,
     ),

@@ -226,5 +226,3 @@ def open_clip_place(name: str, rules: Sequence[Rule] = OPEN_CLIP_RULES) -> Place
     if found:
         return Place(f"{found[1]}.in_proj_{found[3]}", FUSED.index(found[2]))
     return Place(new, form=TRANSPOSED if new == "text_projection" else WHOLE)
-
-

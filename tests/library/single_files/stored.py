@@ -59,15 +59,14 @@ class Layout:
         return {s: sorted(names, key=lambda n: self.places[n].part) for s, names in found.items()}
 
     def stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a library as the file has them."""
+        """Return the tensors of a library as the file has them, one name of those that are tied."""
         return {
             stored: torch.cat([_formed(state[n], self.places[n].form) for n in names]).contiguous()
             for stored, names in self.sources().items()
+            if state.keys() >= {*names}
         }
 
-    def restored(
-        self, file: Mapping[str, Tensor], rows: Mapping[str, int]
-    ) -> dict[str, Tensor]:
+    def restored(self, file: Mapping[str, Tensor], rows: Mapping[str, int]) -> dict[str, Tensor]:
         """Return the tensors of a library from those of a file. rows: lengths of first axes."""
         found = {}
         for stored, names in self.sources().items():
