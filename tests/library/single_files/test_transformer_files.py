@@ -43,9 +43,7 @@ FROM_SD3: Callable[[State], State] = converters.convert_sd3_transformer_checkpoi
 def numbered(fields: Fields) -> State:
     """Return a tensor for each of a transformer, as long along its first axis, one number each."""
     with torch.device("meta"):
-        shapes = {
-            n: t.shape for n, t in diffusers_subject("m", fields).build().state_dict().items()
-        }
+        state = diffusers_subject("model", fields).build().state_dict()
     found, start = {}, 0
     for name, tensor in state.items():
         rows = torch.arange(start, start + len(tensor), dtype=torch.float64)
