@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,43 +59,51 @@ def windows(shapes: Mapping[str, tuple[int, ...]], heads: Mapping[str, int]) -> 
     """Yield what sd-mecha permutes of a file. heads: of the text encoders, by prefix."""
     for name, shape in shapes.items():
         count = next((n for start, n in heads.items() if name.startswith(start)), HEADS)
-        rows = shape[0]
-        if found := re.fullmatch(r"(.*)\.(to_q|self_attn\.q_proj)\.weight", name):
-            key = found[2].replace("q", "k", 1) if found[2] == "to_q" else "self_attn.k_proj"
-            both = (f"{found[1]}.{found[2]}", f"{found[1]}.{key}")
-            yield _alike(shapes, rows, rows // count, both, None)
-        elif found := re.fullmatch(r"(.*)\.(to_v|self_attn\.v_proj)\.weight", name):
-            out = "to_out.0" if found[2] == "to_v" else "self_attn.out_proj"
-            last = f"{found[1]}.{out}.weight"
-            yield _alike(shapes, rows, rows // count, (f"{found[1]}.{found[2]}",), last)
-        elif found := re.fullmatch(r"(.*)\.in_proj_weight", name):
-            size = rows // 3
-            both = dict.fromkeys((name, f"{found[1]}.in_proj_bias"), (0, (0, size)))
-            yield Windows(size, size // count, both)
-            value = dict.fromkeys(both, (0, (2 * size,)))
-            yield Windows(size, size // count, {**value, f"{found[1]}.out_proj.weight": (1, (0,))})
-        elif found := re.fullmatch(r"(.*\.mlp\.)(fc1|c_fc)\.weight", name):
-            last = f"{found[1]}{'fc2' if found[2] == 'fc1' else 'c_proj'}.weight"
-            yield _alike(shapes, rows, rows, (f"{found[1]}{found[2]}",), last)
-        elif found := re.fullmatch(r"(.*\.)(time_embed|label_emb\.0)\.0\.weight", name):
-            last = f"{found[1]}{found[2]}.2.weight"
-            yield _alike(shapes, rows, rows, (f"{found[1]}{found[2]}.0",), last)
-        elif found := re.fullmatch(r"(.*\.ff\.net\.)2\.weight", name):
+        for expression, (others, read) in PAIRED.items():
+            if found := re.fullmatch(expression, name):
+                layers = [name.removesuffix(".weight"), *(found.expand(o) for o in others)]
+                width = shape[0] // (count if found[2] in ("to_", "self_attn.") else 1)
+                yield _alike(shapes, (shape[0], width), layers, read and found.expand(read))
+        if name.endswith(".in_proj_weight"):
+            yield from _joined(name.removesuffix("in_proj_weight"), shape[0] // 3, count)
+        if found := re.fullmatch(r"(.*\.ff\.net\.)2\.weight", name):
             halves = {f"{found[1]}0.proj.{end}": (0, (0, shape[1])) for end in ("weight", "bias")}
             yield Windows(shape[1], shape[1], {**halves, name: (1, (0,))})
 
 
+# Layers whose rows move: others that move alike, and the weight whose columns read them.
+PAIRED: Mapping[str, tuple[tuple[str, ...], str | None]] = {
+    r"(.*\.)(to_)q\.weight": ((r"\1to_k",), None),
+    r"(.*\.)(to_)v\.weight": ((), r"\1to_out.0.weight"),
+    r"(.*\.)(self_attn\.)q_proj\.weight": ((r"\1\2k_proj",), None),
+    r"(.*\.)(self_attn\.)v_proj\.weight": ((), r"\1\2out_proj.weight"),
+    r"(.*\.mlp\.)(fc)1\.weight": ((), r"\1fc2.weight"),
+    r"(.*\.mlp\.)(c)_fc\.weight": ((), r"\1c_proj.weight"),
+    r"(.*\.)(time_embed|label_emb\.0)\.0\.weight": ((), r"\1\2.2.weight"),
+}
+
+
+def _joined(layer: str, size: int, heads: int) -> Iterator[Windows]:
+    """Yield the windows of a layer that joins q, k and v."""
+    rows = (f"{layer}in_proj_weight", f"{layer}in_proj_bias")
+    yield Windows(size, size // heads, dict.fromkeys(rows, (0, (0, size))))
+    values: dict[str, tuple[int, tuple[int, ...]]] = dict.fromkeys(rows, (0, (2 * size,)))
+    yield Windows(size, size // heads, {**values, f"{layer}out_proj.weight": (1, (0,))})
+
+
 def _alike(
     shapes: Mapping[str, tuple[int, ...]],
-    length: int,
-    width: int,
-    written: tuple[str, ...],
+    sizes: tuple[int, int],
+    written: Sequence[str],
     read: str | None,
 ) -> Windows:
-    """Return windows on the rows of some layers and the columns of the one that reads them."""
+    """Return windows on the rows of some layers and the columns of the one that reads them.
+
+    sizes: number of rows, and width of a window.
+    """
     names = [f"{layer}.{end}" for layer in written for end in ("weight", "bias")]
     axes: dict[str, tuple[int, tuple[int, ...]]] = {n: (0, (0,)) for n in names if n in shapes}
-    return Windows(length, width, {**axes, read: (1, (0,))} if read else axes)
+    return Windows(*sizes, {**axes, read: (1, (0,))} if read else axes)
 
 
 def by_windows(file: State, heads: Mapping[str, int]) -> State:

@@ -155,6 +155,7 @@ FLUX_GROUPS = {
     rf"{OWN}(?:time_text_embed\.guidance_embedder\.linear_1|guidance_in\.in_layer)": (
         "guidance.inner"
     ),
+    rf"{OWN}(?:time_text_embed\.timestep_embedder\.linear_2|time_in\.out_layer)": "time",
     rf"{OWN}time_text_embed\.stream": "time",
     rf"{OWN}stream": "stream",
 }
