@@ -26,7 +26,7 @@ from rebasin_cli.tensors import InMemory, TensorInfo, infos
 from tests.library.diffusion import SMALL_SDXL, SMALL_VAE
 from tests.library.entry import Fields
 from tests.library.single_files.composed import composed, layout_of
-from tests.library.single_files.entries import PUBLISHED, SMALL_TEXT, sdxl
+from tests.library.single_files.file_models import PUBLISHED, SMALL_TEXT, sdxl
 from tests.library.single_files.run_and_moved import answers, largest_change, randomised
 
 State = dict[str, Tensor]

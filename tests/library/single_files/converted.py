@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from tests.library.single_files.entries import EMBEDDERS, TEXT
+from tests.library.single_files.file_models import EMBEDDERS, TEXT
 
 State = dict[str, Tensor]
 converters = pytest.importorskip("diffusers.loaders.single_file_utils")

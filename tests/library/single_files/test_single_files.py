@@ -19,7 +19,7 @@ from tests.cli.build import same
 from tests.cli.harness import rebasin
 from tests.library.single_files.composed import composed, layout_of
 from tests.library.single_files.converted import converted_back
-from tests.library.single_files.entries import FIRST, PUBLISHED, SMALL, SMALL_SIZES, UNET
+from tests.library.single_files.file_models import FIRST, PUBLISHED, SMALL, SMALL_SIZES, UNET
 from tests.library.single_files.run_and_moved import answers, largest_change, moved, randomised
 from tests.library.test_diffusion import headers_only
 

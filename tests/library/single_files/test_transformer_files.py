@@ -16,7 +16,7 @@ from tests.cli.build import same
 from tests.library.entry import Fields
 from tests.library.single_files.composed import Component, composed, layout_of
 from tests.library.single_files.converted import converters
-from tests.library.single_files.entries import FIRST, UNET
+from tests.library.single_files.file_models import FIRST, UNET
 from tests.library.single_files.run_and_moved import answers, largest_change, moved, randomised
 from tests.library.single_files.transformers_entries import (
     ENCODERS,

@@ -11,17 +11,14 @@ from rebasin_cli.models.subject import Subject
 from tests.library.diffusion import SMALL_VAE, VAE
 from tests.library.entry import Entry, Fields, Model, diffuser, hf
 from tests.library.single_files.composed import Component
-from tests.library.single_files.entries import (
+from tests.library.single_files.entries import CLIP_LAYER, PLACES, VAE_GROUPS, text_groups
+from tests.library.single_files.file_models import (
     BIG_G,
     CLIP_L,
-    CLIP_LAYER,
-    PLACES,
     SMALL_TEXT,
     UNET,
-    VAE_GROUPS,
     held,
     published,
-    text_groups,
     vae_of,
 )
 from tests.library.single_files.original_names import clip_place, flux_place, sd3_place, t5_place
