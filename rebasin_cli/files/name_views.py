@@ -13,7 +13,7 @@ from typing import Any
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.common_names import NameMap, normal_names, uniform_prefixes
-from rebasin_cli.files.running_averages import averaged_tensors
+from rebasin_cli.files.running_averages import AVERAGES, averaged_tensors
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Spec
@@ -58,7 +58,7 @@ def views(
     does not vote: to a spec the two are tied.
     """
     averages = averaged_tensors(infos)
-    aside, ties = {*aside, *averages}, {**averages, **ties}
+    ties, aside = {**averages, **ties}, {*aside, *(n for n in infos if n.startswith(AVERAGES))}
     pairs = [*ties.items(), *((first, alias) for alias, first in ties.items())]
     known = {**infos, **{n: infos[m] for n, m in pairs if n not in infos and m in infos}}
     told: list[NameMap] = []
