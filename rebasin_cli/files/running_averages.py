@@ -31,3 +31,9 @@ def averaged_tensors(infos: Mapping[str, TensorInfo]) -> dict[str, str]:
         if len(origins) == 1:
             found[name] = origins[0]
     return found
+
+
+def of_averages(infos: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """Return the names of running averages, and of the numbers kept with them (decay, updates)."""
+    numbers = (n for n, info in infos.items() if n.startswith(AVERAGES) and info.numel == 1)
+    return frozenset((*averaged_tensors(infos), *numbers))

@@ -11,6 +11,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinWarning
 from rebasin_cli.files.difference import difference_of, skipped_globs
 from rebasin_cli.files.headers import Headers
+from rebasin_cli.files.running_averages import of_averages
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import infos
@@ -26,11 +27,14 @@ def heads_apart(
 ) -> tuple[str, ...]:
     """Return globs for the tensors of heads that not all models have, and tell them.
 
-    Nothing of a model that differs from the reference in more than heads is among them.
+    Nothing of a model that differs from the reference in more than heads is among them, but running
+    averages, which are not told: none need have them.
     """
     found: dict[str, None] = {}
     for model in models:
-        difference = difference_of(infos(reference), infos(model), selection)
+        averages = [escape(n) for n in of_averages(infos(reference)) ^ of_averages(infos(model))]
+        found |= dict.fromkeys(averages)
+        difference = difference_of(infos(reference), infos(model), selection, apart=averages)
         if difference.of_heads:
             apart = listing(skipped_globs(difference))
             warnings.warn(

@@ -70,7 +70,8 @@ class Layout:
         """Return the tensors of a library from those of a file. rows: lengths of first axes."""
         found = {}
         for stored, names in self.sources().items():
-            parts = file[stored].split([rows[name] for name in names])
+            whole = len(names) == 1
+            parts = [file[stored]] if whole else file[stored].split([rows[n] for n in names])
             for name, part in zip(names, parts, strict=True):
                 form = self.places[name].form
                 pixel = form == CONVOLUTION and part.dim() > 1

@@ -253,7 +253,7 @@ SMALL: Mapping[str, Mapping[str, Component]] = {
     "flux": flux(SMALL_FLUX, SMALL_VAE, SMALL_TEXT, SMALL_T5),
     "flux_schnell": flux(SMALL_SCHNELL, SMALL_VAE, SMALL_TEXT, SMALL_T5),
     "sd3": sd3(SMALL_SD3, SMALL_VAE, *TEXTS),
-    "sd3_normed": sd3(SMALL_SD3_NORMED, SMALL_VAE, *TEXTS),
+    "sd3_large": sd3(SMALL_SD3_NORMED, SMALL_VAE, *TEXTS),
     "sd3_dual": sd3(SMALL_SD3_DUAL, SMALL_VAE, *TEXTS),
 }
 PUBLISHED: Mapping[str, Mapping[str, Component]] = {
@@ -262,9 +262,40 @@ PUBLISHED: Mapping[str, Mapping[str, Component]] = {
     "sd3_large": sd3(SD3_LARGE, VAE, *LARGE_TEXTS),
     "sd3_dual": sd3(SD3_DUAL, VAE, *LARGE_TEXTS),
 }
-FLUX_MODELS, SD3_MODELS = "FLUX.1", "Stable Diffusion 3 and 3.5 large"
-DUAL_MODELS = "Stable Diffusion 3.5 medium"
-SD3_TEXT_GROUPS = {**SD3_GROUPS, **VAE_GROUPS, **TEXT_GROUPS}
+FLUX_MODELS = "FLUX.1"
+SD3_KINDS: Mapping[str, tuple[str, Fields, Fields]] = {
+    "sd3": ("Stable Diffusion 3", SD3, SMALL_SD3),
+    "sd3_large": ("Stable Diffusion 3.5 large", SD3_LARGE, SMALL_SD3_NORMED),
+    "sd3_dual": ("Stable Diffusion 3.5 medium", SD3_DUAL, SMALL_SD3_DUAL),
+}
+
+
+def sd3_entries(name: str) -> tuple[Entry, Entry]:
+    """Return the entries of a kind of Stable Diffusion 3: of folders, and of single files."""
+    models, large, small = SD3_KINDS[name]
+    told = folder(f"{name}_transformer", models, JOINED)
+    whole = single(name, models, JOINED)
+    groups = {**SD3_GROUPS, **VAE_GROUPS, **TEXT_GROUPS}
+    return (
+        replace(
+            told,
+            variants=(_small(small, SMALL_SD3_SIZES),),
+            larger=(folder_of(large, small),),
+            groups=SD3_GROUPS,
+            sizes={"dim": 64},
+            counted=SD3_COUNTED,
+        ),
+        replace(
+            whole,
+            variants=(held(name, SMALL[name], SMALL_SD3_SIZES),),
+            larger=(published(name, PUBLISHED[name], SMALL[name]),),
+            groups=groups,
+            sizes={"dim": 64, "text_dim": 64},
+            counted={**SD3_COUNTED, **TEXT_COUNTED},
+        ),
+    )
+
+
 ENTRIES = (
     replace(
         folder("flux_transformer", FLUX_MODELS, ROTARY),
@@ -286,39 +317,5 @@ ENTRIES = (
         counted={**FLUX_COUNTED, **TEXT_COUNTED},
         held=FLUX_HELD,
     ),
-    replace(
-        folder("sd3_transformer", SD3_MODELS, JOINED),
-        variants=(_small(SMALL_SD3, SMALL_SD3_SIZES), _small(SMALL_SD3_NORMED, SMALL_SD3_SIZES)),
-        larger=(folder_of(SD3, SMALL_SD3), folder_of(SD3_LARGE, SMALL_SD3_NORMED)),
-        groups=SD3_GROUPS,
-        sizes={"dim": 64},
-        counted=SD3_COUNTED,
-    ),
-    replace(
-        single("sd3", SD3_MODELS, JOINED),
-        variants=tuple(held(name, SMALL[name], SMALL_SD3_SIZES) for name in ("sd3", "sd3_normed")),
-        larger=(
-            published("sd3", PUBLISHED["sd3"], SMALL["sd3"]),
-            published("sd3_large", PUBLISHED["sd3_large"], SMALL["sd3_normed"]),
-        ),
-        groups=SD3_TEXT_GROUPS,
-        sizes={"dim": 64, "text_dim": 64},
-        counted={**SD3_COUNTED, **TEXT_COUNTED},
-    ),
-    replace(
-        folder("sd3_dual_transformer", DUAL_MODELS, JOINED),
-        variants=(_small(SMALL_SD3_DUAL, SMALL_SD3_SIZES),),
-        larger=(folder_of(SD3_DUAL, SMALL_SD3_DUAL),),
-        groups=SD3_GROUPS,
-        sizes={"dim": 64},
-        counted=SD3_COUNTED,
-    ),
-    replace(
-        single("sd3_dual", DUAL_MODELS, JOINED),
-        variants=(held("sd3_dual", SMALL["sd3_dual"], SMALL_SD3_SIZES),),
-        larger=(published("sd3_dual", PUBLISHED["sd3_dual"], SMALL["sd3_dual"]),),
-        groups=SD3_TEXT_GROUPS,
-        sizes={"dim": 64, "text_dim": 64},
-        counted={**SD3_COUNTED, **TEXT_COUNTED},
-    ),
+    *(entry for name in SD3_KINDS for entry in sd3_entries(name)),
 )
