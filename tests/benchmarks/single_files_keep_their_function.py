@@ -55,10 +55,16 @@ class Windows:
     axes: Mapping[str, tuple[int, tuple[int, ...]]]
 
 
-def windows(shapes: Mapping[str, tuple[int, ...]], heads: Mapping[str, int]) -> Iterator[Windows]:
-    """Yield what sd-mecha permutes of a file. heads: of the text encoders, by prefix."""
+def windows(
+    shapes: Mapping[str, tuple[int, ...]], heads: Mapping[str, int], *, dims: int | None = None
+) -> Iterator[Windows]:
+    """Yield what sd-mecha permutes of a file. heads: of the text encoders, by prefix.
+
+    dims: of a head of the U-Net; None: as many as make 64 heads.
+    """
     for name, shape in shapes.items():
-        count = next((n for start, n in heads.items() if name.startswith(start)), HEADS)
+        other = shape[0] // dims if dims else HEADS
+        count = next((n for start, n in heads.items() if name.startswith(start)), other)
         for expression, (others, read) in PAIRED.items():
             if found := re.fullmatch(expression, name):
                 layers = [name.removesuffix(".weight"), *(found.expand(o) for o in others)]
@@ -106,10 +112,10 @@ def _alike(
     return Windows(*sizes, {**axes, read: (1, (0,))} if read else axes)
 
 
-def by_windows(file: State, heads: Mapping[str, int]) -> State:
+def by_windows(file: State, heads: Mapping[str, int], *, dims: int | None = None) -> State:
     """Return a file with every window in a random order."""
     found, generator = dict(file), torch.Generator().manual_seed(3)
-    for window in windows({n: tuple(t.shape) for n, t in file.items()}, heads):
+    for window in windows({n: tuple(t.shape) for n, t in file.items()}, heads, dims=dims):
         starts = range(0, window.length, window.width)
         parts = [torch.randperm(window.width, generator=generator) + start for start in starts]
         order = torch.cat(parts)
@@ -157,7 +163,11 @@ def main() -> None:
     file = layout.stored(model.state_dict())
     bound = bind(spec, infos(InMemory(file)), sizes=SIZES)
     print("small copy:", shares(infos(InMemory(file)), bound, SMALL_HEADS))
-    moved = {"rebasin": by_spec(file, bound), "sd-mecha": by_windows(file, SMALL_HEADS)}
+    moved = {
+        "rebasin": by_spec(file, bound),
+        "sd-mecha": by_windows(file, SMALL_HEADS),
+        "sd-mecha, were its windows heads of 64 dims": by_windows(file, SMALL_HEADS, dims=64),
+    }
     rows = {name: len(tensor) for name, tensor in model.state_dict().items()}
     for title, other in moved.items():
         model.load_state_dict(layout.restored(other, rows), strict=False)

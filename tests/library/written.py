@@ -252,8 +252,15 @@ def _shortened(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
     def needed(pattern: str) -> bool:
         return any(matches(compile_pattern(pattern), required))
 
-    tensors = {f"{k}{'' if needed(k) else '?'}": lines for k, lines in short.tensors.items()}
-    return replace(short, tensors=tensors)
+    def told(pattern: str) -> str:
+        return pattern if needed(pattern) else f"{pattern}?"
+
+    return replace(
+        short,
+        tensors={told(pattern): lines for pattern, lines in short.tensors.items()},
+        buffers=tuple(map(told, short.buffers)),
+        transposed=tuple(map(told, short.transposed)),
+    )
 
 
 def _held(spec: Spec, held: Mapping[str, str]) -> Spec:

@@ -234,6 +234,7 @@ def single(name: str, models: str, about: str) -> Entry:
         needs="diffusers",
         variants=(),
         places=PLACES,
+        measured={r"norm\.vae\..*": {}},
         spelled={
             r"^model\.diffusion_model\.": "{,model.diffusion_model.}",
             r"^first_stage_model\.": "{first_stage_model.,vae.}",
@@ -284,6 +285,7 @@ def sd3_entries(name: str) -> tuple[Entry, Entry]:
             groups=SD3_GROUPS,
             sizes={"dim": 64},
             counted=SD3_COUNTED,
+            extra={"pos_embed.pos_embed?": "[~]"},
         ),
         replace(
             whole,
@@ -292,6 +294,7 @@ def sd3_entries(name: str) -> tuple[Entry, Entry]:
             groups=groups,
             sizes={"dim": 64, "text_dim": 64},
             counted={**SD3_COUNTED, **TEXT_COUNTED},
+            extra={**EXTRA, "{,model.diffusion_model.}pos_embed?": "[~]"},
         ),
     )
 
