@@ -34,6 +34,7 @@ from tests.library.test_diffusion import headers_only
 State = dict[str, Tensor]
 pytestmark = pytest.mark.filterwarnings("ignore")
 EXACT = 1e-10  # float64
+SUMMED = 1e-7  # the norms of queries and keys in diffusers sum in float32
 SHORT_FLUX: Fields = {**FLUX, "num_layers": 2, "num_single_layers": 2}
 SHORT_SD3: Fields = {**SD3, "num_layers": 3, "sample_size": 32, "pos_embed_max_size": 16}
 FROM_FLUX: Callable[[State], State] = converters.convert_flux_transformer_checkpoint_to_diffusers
@@ -78,17 +79,17 @@ def loaded(components: Mapping[str, Component], model: nn.Module, file: State) -
 
 
 KINDS = (
-    ("sd3", "sd3", SMALL_SD3_SIZES),
-    pytest.param("sd3_large", "sd3_large", SMALL_SD3_SIZES, marks=pytest.mark.slow),
-    pytest.param("sd3_dual", "sd3_dual", SMALL_SD3_SIZES, marks=pytest.mark.slow),
-    pytest.param("flux", "flux", SMALL_FLUX_SIZES, marks=pytest.mark.slow),
-    pytest.param("flux_schnell", "flux", SMALL_FLUX_SIZES, marks=pytest.mark.slow),
+    ("sd3", SMALL_SD3_SIZES, EXACT),
+    pytest.param("sd3_large", SMALL_SD3_SIZES, SUMMED, marks=pytest.mark.slow),
+    pytest.param("sd3_dual", SMALL_SD3_SIZES, SUMMED, marks=pytest.mark.slow),
+    pytest.param("flux", SMALL_FLUX_SIZES, EXACT, marks=pytest.mark.slow),
+    pytest.param("flux_schnell", SMALL_FLUX_SIZES, EXACT, marks=pytest.mark.slow),
 )
 
 
-@pytest.mark.parametrize(("name", "spec", "sizes"), KINDS)
+@pytest.mark.parametrize(("name", "sizes", "accepted"), KINDS)
 def test_a_permuted_file_is_the_same_function(
-    name: str, spec: str, sizes: Mapping[str, int]
+    name: str, sizes: Mapping[str, int], accepted: float
 ) -> None:
     components = SMALL[name]
     model = randomised(composed(name, components).build())
@@ -96,10 +97,10 @@ def test_a_permuted_file_is_the_same_function(
     file = layout_of(components).stored(model.state_dict())
     loaded(components, model, file)
     assert largest_change(before, answers(components, model)) == 0
-    other = moved(spec, file, sizes)
+    other = moved(name.removesuffix("_schnell"), file, sizes)
     assert sum(not torch.equal(file[n], other[n]) for n in file) > 0.7 * len(file)
     loaded(components, model, other)
-    assert largest_change(before, answers(components, model)) < EXACT
+    assert largest_change(before, answers(components, model)) < accepted
 
 
 @pytest.mark.slow
