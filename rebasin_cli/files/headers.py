@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.files.running_averages import of_averages
 from rebasin_cli.tensors import TensorInfo, infos
 
 
@@ -21,15 +22,17 @@ class Headers:
     """The tensors of some models of one architecture, those of the first in front.
 
     ties: alias -> first name, in every model one tensor. everywhere: names that all models have.
-    partial: names that a model lacks, and none that is tied to them is there instead. config,
-    folder: the content of the config.json that counts, and where it lies: the first one, but a
-    model that is a bare backbone comes first. where: the first model.
+    partial: names that a model lacks, and none that is tied to them is there instead. averages:
+    running averages of other tensors, which follow them and hold none in place. config, folder: the
+    content of the config.json that counts, and where it lies: the first one, but a model that is a
+    bare backbone comes first. where: the first model.
     """
 
     infos: Mapping[str, TensorInfo]
     ties: Mapping[str, str]
     everywhere: frozenset[str]
     partial: frozenset[str]
+    averages: frozenset[str]
     config: Mapping[str, Any]
     folder: Path
     where: str
@@ -49,11 +52,13 @@ def headers_of(models: Sequence[Checkpoint]) -> Headers:
     ties = dict(_common_ties(models, everywhere))
     homes = [model for model in models if model.config]
     home = next((m for m in homes if _bare(m.config)), homes[0] if homes else models[0])
+    averages = of_averages(ordered)
     return Headers(
         infos=ordered,
         ties=ties,
         everywhere=everywhere,
-        partial=frozenset(_partial(each, ties)),
+        partial=frozenset(_partial(each, ties)) - averages,
+        averages=averages,
         config=home.config,
         folder=home.home,
         where=str(models[0].path),

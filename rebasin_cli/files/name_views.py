@@ -13,6 +13,7 @@ from typing import Any
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.files.common_names import NameMap, normal_names, uniform_prefixes
+from rebasin_cli.files.running_averages import AVERAGES, averaged_tensors
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Spec
@@ -53,8 +54,11 @@ def views(
     """Yield tensors under their own names, then without what is around all of them.
 
     ties: alias -> first name, of which the tensors need not have both. aside: names of tensors
-    that a spec need not name.
+    that a spec need not name. A running average has the place of the tensor that it is one of, and
+    does not vote: to a spec the two are tied.
     """
+    averages = averaged_tensors(infos)
+    ties, aside = {**averages, **ties}, {*aside, *(n for n in infos if n.startswith(AVERAGES))}
     pairs = [*ties.items(), *((first, alias) for alias, first in ties.items())]
     known = {**infos, **{n: infos[m] for n, m in pairs if n not in infos and m in infos}}
     told: list[NameMap] = []

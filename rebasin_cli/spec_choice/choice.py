@@ -107,10 +107,13 @@ def held_roots(bound: BoundSpec, headers: Headers, selection: Selection) -> froz
     """Return the roots of the families that have to stay in place.
 
     What is left out, or missing in one of the models, keeps its order: so do the units in it, in
-    every model. Of a tensor that the spec does not name, those that it could hold.
+    every model. Of a tensor that the spec does not name, those that it could hold. A running
+    average holds none: it follows its tensor, whether or not it takes part.
     """
 
     def out(name: str) -> bool:
+        if name in headers.averages:
+            return False
         return name in headers.partial or not selection.selects(name)
 
     named = (t.groups for t in bound.tensors if any(map(out, t.members)))

@@ -15,6 +15,7 @@ from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.user.given_inputs import examples_of_shape
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
+from tests.library.single_files.stored import Layout
 
 Fields = Mapping[str, Any]  # of a configuration
 
@@ -23,13 +24,15 @@ Fields = Mapping[str, Any]  # of a configuration
 class Model:
     """A model to trace, and what binds its spec: the content of config.json, or sizes by name.
 
-    choices: what to say to the tracer.
+    choices: what to say to the tracer. layout: what files store of it, where they do so under
+    other names than its library.
     """
 
     subject: Callable[[], Subject]
     config: Callable[[], Mapping[str, Any]] = dict
     sizes: Mapping[str, int] = field(default_factory=dict)
     choices: Choices | None = None
+    layout: Callable[[], Layout] | None = None
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ def _double(value: object) -> object:
 
 # Their specs have the names of files, under which the model cannot be run: the traces of the
 # models are proved, and planted folders of them found, elsewhere.
-CONVERTED = ("mixtral", "qwen_moe", "gpt_neox", "vit")
+SINGLE_FILES = tuple(name for name, entry in ENTRIES.items() if entry.variants[0].layout)
+CONVERTED = ("mixtral", "qwen_moe", "gpt_neox", "vit", *SINGLE_FILES)
 
 
 @pytest.mark.parametrize("name", speeds(QUICK, CONVERTED))

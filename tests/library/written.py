@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,12 +24,9 @@ from rebasin_cli.spec.language.model import (
     Declaration,
     Fixed,
     Named,
-    Product,
     Spec,
     Split,
-    concatenation,
     leaves,
-    product,
 )
 from rebasin_cli.spec.language.model import Entry as Lines
 from rebasin_cli.spec.language.parse import parse
@@ -39,13 +36,14 @@ from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace
 from tests.library.entry import Entry, Model
+from tests.library.single_files.stored import Layout
+from tests.library.written_groups import each_factor, group_names, mapped, with_groups
 from tests.library.written_norms import joined_norms, spelled_norm
 from tests.library.written_signs import permuted_spec, signed_alike
 
 STREAM = r"(?:.*\.)?stream"
 ROLES = ((), ("unit",), ("norm", "unit"), ("norm", "pair", "unit"))
 FIXED = Declaration(fixed=True)
-Change = Callable[[Named | Fixed], AxisExpr]
 MISSABLE = r"(?:(?:^|\.)(?:(?:\w+_)?bias|bias_[ih]h_l\w+)|\?)$"  # at the end of a name
 WIDTH = 97  # of a comment, without `# `
 
@@ -84,6 +82,8 @@ def described(model: Model, *, files: bool) -> Described:
     plain = permuted_spec(found)
     if found.proof is None or not found.proof.holds or found.proof.refuted:
         raise AssertionError(f"{subject.name} was not proved: {found.proof}")
+    if model.layout is not None:
+        return _laid_out(model, found, model.layout())
     with torch.device("meta"):
         windows = stored_windows(subject.build()) if files else {}
     if not windows:
@@ -101,6 +101,15 @@ def described(model: Model, *, files: bool) -> Described:
     return Described(model, found, spec, classes, infos, {})
 
 
+def _laid_out(model: Model, found: Trace, layout: Layout) -> Described:
+    """Return what tracing says, in the names of files that are not those of the library."""
+    plain, classes = (
+        layout.spec(with_groups(said, layout.path))
+        for said in (permuted_spec(found), found.explicit)
+    )
+    return Described(model, found, plain, classes, layout.infos(found.infos), {})
+
+
 def text_of(entry: Entry, rows: Sequence[Described]) -> str:
     """Return the file of a bundled spec; raises AssertionError if its models disagree.
 
@@ -115,7 +124,7 @@ def text_of(entry: Entry, rows: Sequence[Described]) -> str:
     groups = {e: name for e, name in entry.held.items() if name not in entry.sizes}
     sizes = {e: name for e, name in entry.held.items() if name in entry.sizes}
     held = _held(joined, groups)
-    fixed = dict.fromkeys(set(_group_names(held)) - set(_group_names(joined)), FIXED)
+    fixed = dict.fromkeys(set(group_names(held)) - set(group_names(joined)), FIXED)
     turning = {name: said for row in rows for name, said in _turning(row, entry).items()}
     fixed |= {name: said for name, said in turning.items() if name in fixed}
     made = replace(held, groups={**held.groups, **fixed}, norms=joined_norms(rows))
@@ -130,7 +139,7 @@ def variants_of(entry: Entry) -> list[Described]:
 
 def _new_names(spec: Spec, entry: Entry) -> dict[str, str]:
     """Return a readable name for each group."""
-    used = _group_names(spec)
+    used = group_names(spec)
     streams = [name for name in used if re.fullmatch(STREAM, name)]
     only = {STREAM: "stream"} if len(streams) == 1 else {}
     placed = _placed(spec, entry)
@@ -149,7 +158,7 @@ def _renamed(row: Described, entry: Entry) -> Spec:
         said = replace(spec.groups.get(name, Declaration()), maps=maps)
         if said != Declaration():
             groups[new[name]] = replace(said, per=new[said.per] if said.per else None)
-    tensors = {key: _mapped(lines, new) for key, lines in spec.tensors.items()}
+    tensors = {key: mapped(lines, new) for key, lines in spec.tensors.items()}
     return replace(spec, tensors=tensors, groups=groups)
 
 
@@ -158,7 +167,7 @@ def _turning(row: Described, entry: Entry) -> dict[str, Declaration]:
     new = _new_names(row.spec, entry)
     found = {}
     for key, lines in row.classes.tensors.items():
-        for name in _group_names(replace(row.classes, tensors={key: lines})):
+        for name in group_names(replace(row.classes, tensors={key: lines})):
             said = row.classes.groups.get(name, Declaration())
             for expression, group in entry.held.items():
                 match = re.fullmatch(expression, key.removesuffix("?"))
@@ -187,39 +196,6 @@ def _name(name: str, groups: Mapping[str, str]) -> str:
         if found:
             return found.expand(short)
     return name
-
-
-def _group_names(spec: Spec) -> list[str]:
-    found: dict[str, None] = {}
-
-    def note(tree: AxisExpr) -> AxisExpr:
-        if isinstance(tree, Named):
-            found[tree.name] = None
-        return tree
-
-    for lines in spec.tensors.values():
-        _each(lines, note)
-    return list(found)
-
-
-def _mapped(lines: Lines, new: Mapping[str, str]) -> Lines:
-    return _each(lines, lambda leaf: Named(new[leaf.name]) if isinstance(leaf, Named) else leaf)
-
-
-def _each(lines: Lines, change: Change) -> Lines:
-    """Return the entry of a tensor with every factor changed."""
-    if isinstance(lines, Split):
-        parts = (tuple(_tree(axis, change) for axis in part) for part in lines.parts)
-        return Split(lines.axis, tuple(parts))
-    return tuple(_tree(axis, change) for axis in lines)
-
-
-def _tree(tree: AxisExpr, change: Change) -> AxisExpr:
-    if isinstance(tree, (Named, Fixed)):
-        return change(tree)
-    if isinstance(tree, Product):
-        return product([_tree(factor, change) for factor in tree.factors])
-    return concatenation([_tree(segment, change) for segment in tree.segments])
 
 
 def _joined(specs: Sequence[Spec], entry: Entry) -> Spec:
@@ -276,8 +252,15 @@ def _shortened(spec: Spec, infos: Mapping[str, TensorInfo]) -> Spec:
     def needed(pattern: str) -> bool:
         return any(matches(compile_pattern(pattern), required))
 
-    tensors = {f"{k}{'' if needed(k) else '?'}": lines for k, lines in short.tensors.items()}
-    return replace(short, tensors=tensors)
+    def told(pattern: str) -> str:
+        return pattern if needed(pattern) else f"{pattern}?"
+
+    return replace(
+        short,
+        tensors={told(pattern): lines for pattern, lines in short.tensors.items()},
+        buffers=tuple(map(told, short.buffers)),
+        transposed=tuple(map(told, short.transposed)),
+    )
 
 
 def _held(spec: Spec, held: Mapping[str, str]) -> Spec:
@@ -288,7 +271,7 @@ def _held(spec: Spec, held: Mapping[str, str]) -> Spec:
             found = re.fullmatch(expression, key.removesuffix("?"))
             if found:
                 change = partial(_as_group, found.expand(group))
-                tensors[key] = _each(lines, change)
+                tensors[key] = each_factor(lines, change)
     return replace(spec, tensors=tensors)
 
 
@@ -299,7 +282,7 @@ def _as_group(name: str, leaf: AxisExpr) -> AxisExpr:
 def _told(spec: Spec, entry: Entry) -> Spec:
     """Return the spec with named sizes, the spellings of files, and what models lack."""
     groups = {n: replace(d, size=_size(n, entry, d.size)) for n, d in spec.groups.items()}
-    for name in filter(str.isalpha, _group_names(spec)):
+    for name in filter(str.isalpha, group_names(spec)):
         groups.setdefault(name, Declaration(size=_size(name, entry)))
     said = {name: d for name, d in groups.items() if d != Declaration()}
 
