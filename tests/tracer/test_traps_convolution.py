@@ -193,16 +193,32 @@ def test_two_units_of_chunk_and_shuffle() -> None:
     check(shuffled_units(2), "one 3; two 3; q 6", text)
 
 
-def test_trap_12_a_third_unit_cuts_where_factors_cross_and_freezes() -> None:
-    # 3 * 4 channels cannot be cut at 6: `one` is frozen, the others move on.
+def test_trap_12_a_cut_inside_a_row_of_factors_fixes_that_row() -> None:
+    # Before the third unit there are 3 * 4 channels. Half of them are a row and a half: the second
+    # row stays, and with it what `one` was; of 5 * 4 the two rows on either side still move.
     text = """
   a.{weight,bias}: ["3 + two + q"]
   units.0.weight: ["3 + two", q]
   units.0.bias: ["3 + two"]
   units.1.weight: [~, "two * 2"]
 """
-    found = check(shuffled_units(3), "two 3; q 6", text)
-    assert any(axis.soft for axis in found.fixed)
+    check(shuffled_units(3), "two 3; q 6", text)
+
+
+def test_rows_beside_one_that_is_cut_still_move() -> None:
+    # 5 rows of 2, cut at 5: between two rows and two others the third stays in place.
+    def run(m, x):
+        x = m.a(x).unflatten(1, (2, 5)).transpose(1, 2).flatten(1, 2)
+        one, two = x.chunk(2, 1)
+        return m.b(one.relu()) + m.c(two.relu())
+
+    given = convolutions(run, a=nn.Conv2d(3, 10, 1), b=nn.Conv2d(5, 4, 1), c=nn.Conv2d(5, 4, 1))
+    text = """
+  a.{weight,bias}: ["o + 1 + u + o + 1 + u"]
+  b.weight: [~, "o * 2 + 1"]
+  c.weight: [~, "1 + u * 2"]
+"""
+    check(given, "o 2; u 2", text)
 
 
 def test_squeeze_and_excitation() -> None:
