@@ -167,60 +167,6 @@ def test_a_shuffle_into_groups_that_cross_freezes_them() -> None:
     check(shuffle_between(groups=3), "G 3 fixed; i 4 per G; H 3 fixed; p 5 per H", text)
 
 
-def shuffled_units(count: int):
-    def run(m, x):
-        x = m.a(x)
-        for unit in range(count):
-            one, two = x.chunk(2, 1)
-            x = torch.cat([one, m.units[unit](two).relu()], 1)
-            x = x.unflatten(1, (2, 6)).transpose(1, 2).flatten(1, 2)
-        return m.b(x)
-
-    units = nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(count))
-    return convolutions(run, a=nn.Conv2d(3, 12, 1), units=units, b=nn.Conv2d(12, 5, 1))
-
-
-def test_two_units_of_chunk_and_shuffle() -> None:
-    # Shuffled, 6 + 6 are c * 2. Cut in the middle, c is one + two; shuffled, one * 2 twice.
-    text = """
-  a.{weight,bias}: ["one + two + q"]
-  units.0.weight: ["one + two", q]
-  units.0.bias: ["one + two"]
-  units.1.weight: ["one * 2", "two * 2"]
-  units.1.bias: ["one * 2"]
-  b.weight: [~, "one * 4"]
-"""
-    check(shuffled_units(2), "one 3; two 3; q 6", text)
-
-
-def test_trap_12_a_cut_inside_a_row_of_factors_fixes_that_row() -> None:
-    # Before the third unit there are 3 * 4 channels. Half of them are a row and a half: the second
-    # row stays, and with it what `one` was; of 5 * 4 the two rows on either side still move.
-    text = """
-  a.{weight,bias}: ["3 + two + q"]
-  units.0.weight: ["3 + two", q]
-  units.0.bias: ["3 + two"]
-  units.1.weight: [~, "two * 2"]
-"""
-    check(shuffled_units(3), "two 3; q 6", text)
-
-
-def test_rows_beside_one_that_is_cut_still_move() -> None:
-    # 5 rows of 2, cut at 5: between two rows and two others the third stays in place.
-    def run(m, x):
-        x = m.a(x).unflatten(1, (2, 5)).transpose(1, 2).flatten(1, 2)
-        one, two = x.chunk(2, 1)
-        return m.b(one.relu()) + m.c(two.relu())
-
-    given = convolutions(run, a=nn.Conv2d(3, 10, 1), b=nn.Conv2d(5, 4, 1), c=nn.Conv2d(5, 4, 1))
-    text = """
-  a.{weight,bias}: ["o + 1 + u + o + 1 + u"]
-  b.weight: [~, "o * 2 + 1"]
-  c.weight: [~, "1 + u * 2"]
-"""
-    check(given, "o 2; u 2", text)
-
-
 def test_squeeze_and_excitation() -> None:
     given = convolutions(
         lambda m, x: m.b(_excited(m, m.a(x).relu())),

@@ -77,7 +77,7 @@ def chosen_outputs(record: Record, wanted: Sequence[str]) -> list[str]:
 
 
 def _with_own_layers(record: Record) -> list[str]:
-    """Return the outputs that are not chosen and read parameters which no output before them reads."""
+    """Return the outputs beside those chosen that read parameters which none before them reads."""
     others = [n for n, v in record.outputs.items() if v.dtype.is_floating_point]
     others = [name for name in others if name not in record.chosen]
     if not others:
