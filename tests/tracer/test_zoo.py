@@ -56,6 +56,13 @@ TRANSFORMERS: Mapping[str, tuple[Mapping[str, object], int, int]] = {
         1 + 2 * 4,
         2 * 2,
     ),
+    # windows by strides; the first token sees all by queries, keys and values of its own: heads,
+    # dims of queries near and far, dims of values, hidden units
+    "LongformerForMaskedLM": (
+        LAYERS | {"intermediate_size": 48, "attention_window": 4},
+        1 + 2 * 5,
+        2 * 3,
+    ),
     "ViTForImageClassification": (
         TOWER | {"image_size": 32, "patch_size": 8, "num_labels": 5},
         1 + 2 * 4,
