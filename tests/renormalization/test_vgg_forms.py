@@ -16,10 +16,10 @@ from rebasin_cli.models.user.given_inputs import examples_of_shape
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec.binding.outline import outlines, ruled_out
+from rebasin_cli.spec.binding.outline import Outlines, outlines, ruled_out
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.library import bundled_names, load_spec, spec_text
-from rebasin_cli.tensors import InMemory, infos
+from rebasin_cli.tensors import InMemory, TensorInfo, infos
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace
 from tests.cli.harness import rebasin
@@ -40,7 +40,7 @@ def fitting(state: Mapping[str, Tensor]) -> set[str]:
     return {title for title in bundled_names() if _fits(title, known, names)}
 
 
-def _fits(title: str, known: Mapping[str, object], names: object) -> bool:
+def _fits(title: str, known: Mapping[str, TensorInfo], names: Outlines) -> bool:
     if ruled_out(spec_text(title), names):
         return False
     try:

@@ -7,12 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.tracer.traps import WRONG, Net, case, check, harm, noise, rows, weight
-
-
-def convolutions(run, **members):
-    """Return a network on images of 3 channels and 6 x 6 places."""
-    return rows(Net(run, **members), 2, 3, 6, 6)
+from tests.tracer.traps import WRONG, Net, case, check, convolutions, harm, noise, weight
 
 
 def chain(**members):

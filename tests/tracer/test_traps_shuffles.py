@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.tracer.test_traps_convolution import convolutions
-from tests.tracer.traps import WRONG, Net, case, check, harm, noise
+from tests.tracer.traps import WRONG, Net, case, check, convolutions, harm, noise
 
 
 def shuffled_units(count: int):
