@@ -52,6 +52,7 @@ BUNDLED = [
     ("mlp_layers_nobias", "mlp", 3),
     ("vgg11_nobias", "vgg", 8 + 2),
     ("vgg11_small", "vgg-cifar", 8),
+    ("vgg11_bn_small", "vgg11_bn", 8),
     ("vgg11_bn_nobias", "vgg11_bn", 8 + 2),
     ("resnet18_nobias", "resnet-basic", 4 + 8),
     ("nano_gpt", "preln-gpt", 1 + 3 * 4),

@@ -68,11 +68,14 @@ EXAMPLES: dict[str, Example] = {
     "mlp_residual": Example(ResidualMlp, ROWS),
     **{
         f"vgg{depth}{'_bn' * norm}": Example(
-            partial(Vgg, depth, batch_norm=norm), features(2, 3, 64, 64), gain=2.0
+            partial(Vgg, depth, norm="bn" if norm else None), features(2, 3, 64, 64), gain=2.0
         )
         for depth in CONVOLUTIONS
         for norm in (False, True)
     },
+    "vgg11_bn_small": Example(
+        partial(Vgg, 11, norm="bn", small=True), features(2, 3, 32, 32), gain=2.0
+    ),
     "vgg11_small": Example(partial(Vgg, 11, small=True), features(2, 3, 32, 32), gain=2.0),
     **{
         name: Example(partial(ResNet, kind, depths), PICTURE)

@@ -7,12 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.tracer.traps import WRONG, Net, case, check, harm, noise, rows, weight
-
-
-def convolutions(run, **members):
-    """Return a network on images of 3 channels and 6 x 6 places."""
-    return rows(Net(run, **members), 2, 3, 6, 6)
+from tests.tracer.traps import WRONG, Net, case, check, convolutions, harm, noise, weight
 
 
 def chain(**members):
@@ -165,44 +160,6 @@ def test_a_shuffle_into_groups_that_cross_freezes_them() -> None:
   b.weight: [~, "H * p"]
 """
     check(shuffle_between(groups=3), "G 3 fixed; i 4 per G; H 3 fixed; p 5 per H", text)
-
-
-def shuffled_units(count: int):
-    def run(m, x):
-        x = m.a(x)
-        for unit in range(count):
-            one, two = x.chunk(2, 1)
-            x = torch.cat([one, m.units[unit](two).relu()], 1)
-            x = x.unflatten(1, (2, 6)).transpose(1, 2).flatten(1, 2)
-        return m.b(x)
-
-    units = nn.ModuleList(nn.Conv2d(6, 6, 1) for _ in range(count))
-    return convolutions(run, a=nn.Conv2d(3, 12, 1), units=units, b=nn.Conv2d(12, 5, 1))
-
-
-def test_two_units_of_chunk_and_shuffle() -> None:
-    # Shuffled, 6 + 6 are c * 2. Cut in the middle, c is one + two; shuffled, one * 2 twice.
-    text = """
-  a.{weight,bias}: ["one + two + q"]
-  units.0.weight: ["one + two", q]
-  units.0.bias: ["one + two"]
-  units.1.weight: ["one * 2", "two * 2"]
-  units.1.bias: ["one * 2"]
-  b.weight: [~, "one * 4"]
-"""
-    check(shuffled_units(2), "one 3; two 3; q 6", text)
-
-
-def test_trap_12_a_third_unit_cuts_where_factors_cross_and_freezes() -> None:
-    # 3 * 4 channels cannot be cut at 6: `one` is frozen, the others move on.
-    text = """
-  a.{weight,bias}: ["3 + two + q"]
-  units.0.weight: ["3 + two", q]
-  units.0.bias: ["3 + two"]
-  units.1.weight: [~, "two * 2"]
-"""
-    found = check(shuffled_units(3), "two 3; q 6", text)
-    assert any(axis.soft for axis in found.fixed)
 
 
 def test_squeeze_and_excitation() -> None:

@@ -40,6 +40,20 @@ def test_trap_7_logits_are_what_a_user_looks_at() -> None:
     assert found.outputs == ("logits",)
 
 
+@pytest.mark.parametrize("layers", [True, False])
+def test_trap_7_boxes_beside_logits_count_if_they_have_layers_of_their_own(layers: bool) -> None:
+    # Otherwise the layer of the boxes would stay where the stream that it reads has moved.
+    def run(m, x):
+        hidden = m.a(x).relu()
+        boxes = m.c(hidden) if layers else hidden
+        return {"logits": m.b(hidden), "boxes": boxes, "again": boxes}
+
+    net = Net(run, a=nn.Linear(5, 8), b=nn.Linear(8, 3), c=nn.Linear(8, 4))
+    text = HIDDEN + "  c.weight: [~, h]" * layers
+    found = check(rows(net, 2, 5), "h 8", text)
+    assert found.outputs == ("logits", "boxes")[: 1 + layers]
+
+
 def test_trap_7_an_output_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(UsageError, match="the model returns no output 'logit'") as caught:
         two_outputs(named=True).traced(Choices(outputs=("logit",)))

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+import torch
 
 from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
+from rebasin_cli.tracer.proof.proof import randomise
 from rebasin_cli.tracer.trace import trace
+from tests.proof import draw, permuted, stored
 
 ENOUGH = 0.99  # of the elements
+PIXELS = 1e-6  # rounding; boxes whose layers did not follow were 4.6 pixels off
 
 # Name -> groups that move, and those of them with a parent, counted by hand.
 TORCHVISION = {
@@ -55,6 +59,13 @@ TRANSFORMERS: Mapping[str, tuple[Mapping[str, object], int, int]] = {
         LAYERS | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
         1 + 2 * 4,
         2 * 2,
+    ),
+    # windows by strides; the first token sees all by queries, keys and values of its own: heads,
+    # dims of queries near and far, dims of values, hidden units
+    "LongformerForMaskedLM": (
+        LAYERS | {"intermediate_size": 48, "attention_window": 4},
+        1 + 2 * 5,
+        2 * 3,
     ),
     "ViTForImageClassification": (
         TOWER | {"image_size": 32, "patch_size": 8, "num_labels": 5},
@@ -117,3 +128,23 @@ def test_transformers(name: str) -> None:
     kind = KINDS.get(name) or name.partition("For")[0].removesuffix("Model").lower()
     given = transformers_subject(name, {"model_type": kind, "architectures": [name], **config})
     check(given, groups, children)
+
+
+@pytest.mark.slow
+def test_a_detector_finds_the_same_boxes_with_its_units_in_another_order() -> None:
+    models = pytest.importorskip("torchvision.models")
+    name = "ssdlite320_mobilenet_v3_large"
+    found = trace(subject(f"torchvision:{name}"))
+    assert (found.share >= ENOUGH, found.unused) == (True, ())
+    model = models.get_model(name, weights=None, weights_backbone=None).double().eval()
+    picture = torch.rand(3, 200, 240, dtype=torch.float64)
+    with torch.no_grad():
+        randomise(model, torch.Generator().manual_seed(1))
+        state = stored(model)
+        before = model([picture])[0]
+        moved = permuted(state, found.bound.tensors, draw(found.bound, seed=3))
+        model.load_state_dict({**state, **moved})
+        after = model([picture])[0]
+    assert len(before["boxes"]) > 0
+    assert torch.equal(before["labels"], after["labels"])
+    assert float((before["boxes"] - after["boxes"]).abs().max()) < PIXELS

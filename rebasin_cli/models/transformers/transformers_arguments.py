@@ -128,6 +128,13 @@ def _zeros(frame: ExampleSize) -> torch.Tensor:
     return tokens(frame, frame.length) * 0
 
 
+def _global_attention(frame: ExampleSize) -> torch.Tensor:
+    """Return that the first token sees all others, by the layers which only such tokens use."""
+    mask = _zeros(frame)
+    mask[:, 0] = 1
+    return mask
+
+
 def _queries(frame: ExampleSize) -> torch.Tensor:
     """Return vectors (batch, length, width) as an embedding would."""
     width = frame.get("hidden_size", "d_model", "hidden_dim", default=8)
@@ -138,6 +145,7 @@ WAYS: Mapping[str, tuple[TensorMaker, ...]] = {
     "input_ids": (lambda frame: tokens(frame, frame.length),),
     "decoder_input_ids": (lambda frame: tokens(frame, frame.target),),
     "qformer_input_ids": (lambda frame: tokens(frame, frame.length),),
+    "global_attention_mask": (_global_attention,),
     "bbox": (_boxes,),
     "pixel_values": (image, video, patches),
     "image_grid_thw": (grid,),

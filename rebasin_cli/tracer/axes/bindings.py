@@ -245,17 +245,16 @@ class Bindings:
         if isinstance(term, Atom):
             return self._cut_atom(term, offsets)
         if isinstance(term, SumTerm):
-            return self._cut_sum(term, offsets)
+            return self._cut_sum(term.segments, offsets)
         # A product is rows of its inner factors: between whole rows the outer factor is cut, and
-        # each piece keeps the inner ones. Inside a row no pair of products would be left.
+        # each piece keeps the inner ones. A row that is cut inside stands alone, and stays.
         outer, *inner = parts(term)
-        size = extent(multiply(inner))
-        if any(offset % size for offset in offsets):
-            sizes = [end - start for start, end in pairwise((0, *offsets, extent(term)))]
-            text = f"a cut at {', '.join(map(str, offsets))} of {extent(term)} crosses factors"
-            return self._give_up([term], text, sizes)
-        pieces = self._cut(outer, [offset // size for offset in offsets])
-        return [multiply([piece, *inner]) for piece in pieces]
+        row = multiply(inner)
+        size = extent(row)
+        bounds = {end for offset in offsets for end in (offset // size, -(-offset // size))}
+        outers = self._cut(outer, sorted(bounds - {0, extent(outer)}))
+        pieces = [multiply([piece, row]) for piece in outers]
+        return self._cut_sum(pieces, offsets) if any(o % size for o in offsets) else pieces
 
     def _cut_atom(self, atom: Atom, offsets: Sequence[int]) -> list[AxisTerm]:
         if atom not in self._reasons:
@@ -269,11 +268,11 @@ class Bindings:
         self._bind(atom, SumTerm(tuple(pieces)))
         return pieces
 
-    def _cut_sum(self, term: SumTerm, offsets: Sequence[int]) -> list[AxisTerm]:
+    def _cut_sum(self, segments: Sequence[AxisTerm], offsets: Sequence[int]) -> list[AxisTerm]:
         """Cut each segment where offsets fall inside it, then join what lies between offsets."""
         pieces: list[list[AxisTerm]] = [[]]
         start = 0
-        for segment in term.segments:
+        for segment in segments:
             end = start + extent(segment)
             inside = [offset - start for offset in offsets if start < offset < end]
             first, *rest = self._cut(segment, inside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,7 +11,7 @@ from torch import nn
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.tracer.axes.analysis import analyse
 from rebasin_cli.tracer.derivation.derive import DerivedSpec, derive
-from rebasin_cli.tracer.recording.record import Record, live
+from rebasin_cli.tracer.recording.record import Record, Value, live
 from rebasin_cli.tracer.rules import apply_rule
 
 
@@ -59,9 +59,13 @@ def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> S
 
 
 def chosen_outputs(record: Record, wanted: Sequence[str]) -> list[str]:
-    """Return the names of the outputs to keep, those of each recorded call."""
+    """Return the names of the outputs to keep, those of each recorded call.
+
+    Of outputs that nobody named, those that a user looks at, and what has layers of its own beside
+    them: boxes beside classes read the same stream, and their layers have to follow it.
+    """
     if not wanted:
-        return list(record.chosen)
+        return [*record.chosen, *_with_own_layers(record)]
     known = {name.partition(":")[2] for name in record.outputs}
     for name in wanted:
         if name not in known:
@@ -70,6 +74,31 @@ def chosen_outputs(record: Record, wanted: Sequence[str]) -> list[str]:
                 hint=suggest(name, sorted(known)) or f"it returns {', '.join(sorted(known))}",
             )
     return [name for name in record.outputs if name.partition(":")[2] in wanted]
+
+
+def _with_own_layers(record: Record) -> list[str]:
+    """Return the outputs beside those chosen that read parameters which none before them reads."""
+    others = [n for n, v in record.outputs.items() if v.dtype.is_floating_point]
+    others = [name for name in others if name not in record.chosen]
+    if not others:
+        return []
+    known = _parameters_read(record, record.chosen)
+    if _parameters_read(record, [*record.chosen, *others]) == known:
+        return []
+    found = []
+    for name in others:
+        read = _parameters_read(record, [name])
+        if not read <= known:
+            found.append(name)
+            known |= read
+    return found
+
+
+def _parameters_read(record: Record, names: Iterable[str]) -> set[Value]:
+    """Return the parameters that some outputs depend on."""
+    calls = live(record, [record.outputs[name] for name in names])
+    read = {operand.root for call in calls for operand in call.operands}
+    return {value for value in read if value.source.startswith("parameter")}
 
 
 def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:

@@ -100,6 +100,11 @@ def rows(net: nn.Module, *shape: int) -> Case:
     return case(net, noise(*shape), noise(shape[0] + 1, *shape[1:]))
 
 
+def convolutions(run: Callable[..., Any], **members: Any) -> Case:
+    """Return a network on images of 3 channels and 6 x 6 places."""
+    return rows(Net(run, **members), 2, 3, 6, 6)
+
+
 def check(
     given: Case,
     groups: str,
