@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.files.running_averages import of_averages
+from rebasin_cli.files.names.running_averages import of_averages
 from rebasin_cli.tensors import TensorInfo, infos
 
 

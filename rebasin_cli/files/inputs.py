@@ -23,9 +23,9 @@ from rebasin_cli.errors import (
     UsageError,
     suggest,
 )
-from rebasin_cli.files.common_names import agree_on_names
 from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.difference import Difference, difference_of, names_hint
+from rebasin_cli.files.names.common_names import agree_on_names
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import dtype_name, infos

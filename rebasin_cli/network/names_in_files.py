@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint.renamed import strip_wrappers
 from rebasin_cli.errors import CheckpointError, Problem, suggest
-from rebasin_cli.files.common_names import normal_names, uniform_prefixes
 from rebasin_cli.files.inputs import label_names, shape_text
+from rebasin_cli.files.names.common_names import normal_names, uniform_prefixes
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
 

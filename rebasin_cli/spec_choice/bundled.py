@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.files.name_views import View, bind_seen, chains, views
+from rebasin_cli.files.names.name_views import View, bind_seen, chains, views
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines, ruled_out

@@ -11,7 +11,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinWarning
 from rebasin_cli.files.difference import difference_of, skipped_globs
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.files.running_averages import of_averages
+from rebasin_cli.files.names.running_averages import of_averages
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import infos

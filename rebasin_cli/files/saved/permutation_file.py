@@ -11,7 +11,7 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.errors import PermutationError, SpecError
-from rebasin_cli.files.name_views import bind_seen
+from rebasin_cli.files.names.name_views import bind_seen
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.saved.stored_model import tensors_entry
 from rebasin_cli.files.write import folder_for

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.files.common_names import NameMap, normal_names, uniform_prefixes
-from rebasin_cli.files.running_averages import AVERAGES, averaged_tensors
+from rebasin_cli.files.names.common_names import NameMap, normal_names, uniform_prefixes
+from rebasin_cli.files.names.running_averages import AVERAGES, averaged_tensors
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import Spec

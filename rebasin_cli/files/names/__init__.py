@@ -1,0 +1,1 @@
+"""Tensors under other names: those that a spec has, and averages of others."""
