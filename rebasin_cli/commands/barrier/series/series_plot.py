@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import pairwise
+from math import log
 from typing import Any
 
 from rebasin_cli.commands.barrier.plot import SIZE, STYLES
@@ -13,7 +15,7 @@ from rebasin_cli.pictures.drawing import Drawn, frame_lightly, matplotlib, write
 from rebasin_cli.pictures.html_document import document, paragraphs, picture, table
 
 PANELS = 4
-TICKED = 10  # pairs whose places are written one by one
+APART = 0.05  # of the axis: places that are nearer to each other are not written one by one
 
 
 def draw_series(outcome: Series, place: OutputPlace) -> Drawn:
@@ -38,7 +40,9 @@ def _barriers(axes: Any, outcome: Series, score: str) -> None:
     """Draw the barriers of all curves by one score."""
     for name, style in zip(outcome.names, STYLES, strict=False):
         heights = outcome.heights(name, score)
-        axes.plot(list(heights), list(heights.values()), label=name, **style, markersize=5)
+        axes.plot(
+            list(heights), list(heights.values()), label=name, **style, markersize=5, clip_on=False
+        )
     axes.set_xlabel(outcome.plan.axis)
     axes.set_ylabel(f"barrier of {score}")
     _scale(axes, outcome)
@@ -48,11 +52,13 @@ def _barriers(axes: Any, outcome: Series, score: str) -> None:
 
 
 def _scale(axes: Any, outcome: Series) -> None:
-    """Show sizes of models on a scale of factors, and the place of each pair if they are few."""
-    places = [pair.pair.place for pair in outcome.pairs]
-    if outcome.plan.wide and min(places) > 0:
+    """Show sizes of models on a scale of factors, and the place of each pair if there is room."""
+    places = sorted(pair.pair.place for pair in outcome.pairs)
+    factors = outcome.plan.wide and places[0] > 0
+    if factors:
         axes.set_xscale("log", base=2)
-    if len(places) <= TICKED:
+    along = list(map(log, places)) if factors else places
+    if all(b - a >= APART * (along[-1] - along[0]) for a, b in pairwise(along)):
         axes.set_xticks(places, [f"{place:g}" for place in places])
         axes.minorticks_off()
 
