@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from rebasin_cli.commands.barrier.plot import draw
+from rebasin_cli.commands.barrier.series.series_plot import draw_series
 from rebasin_cli.commands.related.kin import Kin, KinPair
 from rebasin_cli.commands.related.kinship_plot import draw_kinship
 from rebasin_cli.commands.related.run import Kinship
-from tests.commands.barrier.test_pictures import contour, curves, draw, place
-from tests.commands.barrier.test_series_pictures import draw_series, series
+from tests.commands.barrier.test_pictures import contour, curves, place
+from tests.commands.barrier.test_series_pictures import series
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -76,8 +78,8 @@ def shown(folder, document, *options):
     argv = (BROWSER, "--headless", *QUIET, profile, "--enable-logging=stderr", *options)
     argv = (*argv, "--dump-dom", (folder / "frames.htm").as_uri())
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
-    body = re.search("<body>(.*)</body>", done.stdout, re.DOTALL)
-    return html.unescape(body[1]), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    (body,) = re.findall("<body>(.*)</body>", done.stdout, re.DOTALL)
+    return html.unescape(body), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 def framed(texts):

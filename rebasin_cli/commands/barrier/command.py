@@ -22,7 +22,7 @@ from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from rebasin_cli.commands.barrier.plan import BarrierPlan
+    from rebasin_cli.commands.barrier.plan import BarrierPlan, BarrierRequest
     from rebasin_cli.commands.barrier.series.plan import SeriesPlan
 
 _option, _file, _series = option("Curve"), option("Files"), option("Series")
@@ -158,9 +158,8 @@ def barrier(
 
         rebasin barrier a.pt b.pt --symmetry orthogonal --spec gpt2 --model hf:a/ --data d.py:text
     """
-    from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
+    from rebasin_cli.commands.barrier.plan import BarrierRequest
     from rebasin_cli.commands.barrier.report import PRESENTERS
-    from rebasin_cli.commands.barrier.series.plan import EACH, plan_series
     from rebasin_cli.commands.barrier.series.report import SERIES
     from rebasin_cli.pictures.drawing import require_matplotlib
 
@@ -191,14 +190,24 @@ def barrier(
             data=data,
             display=display,
         )
-        if series:
-            return plan_series(request, pair_by=pair_by, align_by=align_by or EACH)
-        for given, flag in ((pair_by, "--pair-by"), (align_by, "--align-by")):
-            if given is not None:
-                raise UsageError(f"{flag} is for many pairs of models", hint="--series")
-        return plan_barrier(request)
+        return _planned(request, pair_by, align_by, series=series)
 
     return Work("barrier", display, plan, _run, {**PRESENTERS, **SERIES})
+
+
+def _planned(
+    request: BarrierRequest, pair_by: str | None, align_by: str | None, *, series: bool
+) -> BarrierPlan | SeriesPlan:
+    """Return the plan of a series, or of one line or plane. Raises UsageError, as planning does."""
+    from rebasin_cli.commands.barrier.plan import plan_barrier
+    from rebasin_cli.commands.barrier.series.plan import EACH, plan_series
+
+    if series:
+        return plan_series(request, pair_by=pair_by, align_by=align_by or EACH)
+    for given, flag in ((pair_by, "--pair-by"), (align_by, "--align-by")):
+        if given is not None:
+            raise UsageError(f"{flag} is for many pairs of models", hint="--series")
+    return plan_barrier(request)
 
 
 def _run(plan: BarrierPlan | SeriesPlan, progress: Any) -> Iterator[Any]:

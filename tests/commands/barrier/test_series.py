@@ -123,22 +123,22 @@ def test_models_of_several_widths_are_built_each_by_its_number(tmp_path):
         save(tmp_path / f"w{width}" / "s0.safetensors", state)
         save(tmp_path / f"w{width}" / "s1.safetensors", near(shuffled(state), 2))
     files = [f"w{width}/s{seed}.safetensors" for width in (16, 8) for seed in (0, 1)]
-    argv = (*SERIES, *files, "--pair-by", "folder", "--model", "user.py:sized")
-    argv = (*argv, "--data", "user.py:batches", "--spec", "mlp", "--steps", "2")
+    sized = ("--model", "user.py:sized", *ON_DATA[:2], *ON_DATA[4:], "--steps", "2")
+    argv = (*SERIES, *files, "--pair-by", "folder", *sized)
     done = rebasin(*argv, "--model-args", '{"width": "{number}"}', "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     told = [(e["axis"], e["place"], e["elements"]) for e in done.events if "place" in e]
     assert told == [("w", 8, 92), ("w", 16, 180)]
-    argv = (*argv[:6], "--pair-by", "order", *argv[8:], "--model-args", '{"width": "{number}"}')
-    done = rebasin(*argv, cwd=tmp_path)
+    words = ["order" if word == "folder" else word for word in argv]
+    done = rebasin(*words, "--model-args", '{"width": "{number}"}', cwd=tmp_path)
     assert done.code == 2
     assert "--model-args has {number}, and the names of the models have no number" in done.err
 
 
 def test_a_series_that_broke_off_is_shown_as_far_as_it_came_and_goes_on(tmp_path):
     models = write_runs(tmp_path, (1, 2))
-    argv = (*SERIES, *models, *CODE, "--evaluate", "user.py:third_fails", "--steps", "2")
-    argv = (*argv, "--no-align", "--resume", "p.ndjson", "--plot", "s.svg")
+    failing = ("--evaluate", "user.py:third_fails", "--steps", "2", "--no-align")
+    argv = (*SERIES, *models, *CODE, *failing, "--resume", "p.ndjson", "--plot", "s.svg")
     done = rebasin(*argv, cwd=tmp_path)
     assert done.code == 3
     assert "error: at the naive curve at alpha 0: user.py:third_fails failed" in done.err
@@ -184,9 +184,8 @@ def test_orders_are_not_carried_over_to_models_of_another_size(tmp_path):
         "from torch import nn\n\n\ndef net(w):\n"
         "    return nn.Sequential(nn.Linear(6, w), nn.ReLU(), nn.Linear(w, 4))\n"
     )
-    argv = (*SERIES, *names, "--model", "n.py:net", "--model-args", '{"w": "{number}"}')
-    argv = (*argv, "--data", "user.py:batches", "--spec", "mlp", "--align-by", "last")
-    done = rebasin(*argv, cwd=tmp_path)
+    code = ("--model", "n.py:net", "--model-args", '{"w": "{number}"}', *ON_DATA[:2], *ON_DATA[4:])
+    done = rebasin(*SERIES, *names, *code, "--align-by", "last", cwd=tmp_path)
     assert done.code == 2
     assert "the last pair, w9-0.safetensors and its partner, has other tensors than" in done.err
     assert "hint: --align-by each" in done.err

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from rebasin_cli.commands.barrier.series.run import JudgedPair, Series
 from rebasin_cli.commands.barrier.series.series_plot import draw_series, series_figure
 from tests.commands.barrier.test_pictures import place
 
+NO_MODELS: Any = None  # a picture is drawn without them
 HEIGHTS = {1.0: (2.0, 0.5), 2.0: (1.5, 0.25), 10.0: (1.0, 0.0)}
 
 
@@ -30,7 +32,7 @@ def curves_of(number, heights):
 def series(heights=HEIGHTS, *, wide=False):
     """Return a series without the models that it would come from."""
     pairs = tuple(
-        JudgedPair(SeriesPair(number, 10, None), "epoch", curves_of(number, both))
+        JudgedPair(SeriesPair(number, 10, NO_MODELS), "epoch", curves_of(number, both))
         for number, both in heights.items()
     )
     plan = SeriesPlan((), "epoch", "number", "each", wide, None, None)
