@@ -56,6 +56,12 @@ def write_drawing(figure: Any, place: OutputPlace, paged: Callable[[str], str]) 
     return Written(place.path, sink.bytes, sink.sha256)
 
 
+def frame_lightly(axes: Any) -> None:
+    """Give axes a faint grid, and no lines where there is no scale."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _bytes(figure: Any, format: str) -> bytes:
     drawn = io.BytesIO()
     metadata = {"Date": None} if format == "svg" else {}

@@ -39,6 +39,7 @@ def names(words: str) -> Run:
 
 AB = "a.safetensors b.safetensors"
 ABC = f"{AB} c.safetensors"
+FOUR = f"{ABC} same.safetensors"
 NM = "n.safetensors m.safetensors"
 NET, DATA = "--model user.py:net", "--data user.py:batches"
 STATISTICS = "--statistics a.statistics.safetensors"
@@ -212,6 +213,7 @@ CASES: Mapping[str, Sequence[Run]] = {
         names(f"{BARRIER} --evaluate user.py:first_bias --steps 3 --no-align --json"),
         names(f"{BARRIER} {DATA} --steps 3 --renormalize rescale --resume points.ndjson"),
         names(f"barrier {ABC} --spec mlp {NET} {DATA} --plane --steps 3"),
+        names(f"barrier --series {FOUR} --spec mlp {NET} {DATA} --steps 3 --align-by last"),
     ),
     "dry-runs": tuple(
         Run(f"{words} --dry-run")

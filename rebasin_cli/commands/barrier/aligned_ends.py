@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -32,20 +32,36 @@ from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
 
 AlignedOutcome = Aligned | Folded | Rotated
 Aligning = Generator[AlignedOutcome, None, Ends]
+Ordering = Generator[Aligned, None, list[Permutations]]
+# Yields what aligning finds, and returns the orders of the units of all models but the first.
+OrderSearch = Callable[[BarrierPlan, Choice, Progress], Ordering]
 
 
-def aligned_ends(plan: BarrierPlan, choice: Choice, stored: Ends, progress: Progress) -> Aligning:
-    """Yield what aligning each model to the first finds, and return them all; nothing is written.
-
-    stored: the models as they are.
-    """
-    if plan.rotation is not None:
-        return (yield from _rotated(plan, plan.rotation, progress))
+def found_orders(plan: BarrierPlan, choice: Choice, progress: Progress) -> Ordering:
+    """Yield what aligning each model of a plan to the first finds, and return the orders."""
     found = []
     for number in range(1, len(plan.models)):
         aligned = _aligned(plan, choice, number, progress)
         yield aligned
         found.append(aligned.matching.permutations)
+    return found
+
+
+def aligned_ends(
+    plan: BarrierPlan,
+    choice: Choice,
+    stored: Ends,
+    progress: Progress,
+    *,
+    orders: OrderSearch = found_orders,
+) -> Aligning:
+    """Yield what aligning each model to the first finds, and return them all; nothing is written.
+
+    stored: the models as they are. orders: the search for permutations, where it is by those.
+    """
+    if plan.rotation is not None:
+        return (yield from _rotated(plan, plan.rotation, progress))
+    found = yield from orders(plan, choice, progress)
     return Ends(partial(_permuted, plan, choice, stored, found))
 
 
@@ -134,5 +150,6 @@ def alignment_digest(plan: BarrierPlan, choice: Choice) -> str:
         },
         **({"symmetry": request.symmetry} if plan.rotation else {}),
         **({"untied": heads} if heads else {}),
+        **({"by": [model.sha256() for model in plan.aligned_by]} if plan.aligned_by else {}),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

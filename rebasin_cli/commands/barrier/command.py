@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from rebasin_cli.errors import UsageError
 from rebasin_cli.options.computing import MEANS, Computing, ExecutorName
 from rebasin_cli.options.data import JUDGING, Data
 from rebasin_cli.options.display import Display
@@ -21,9 +22,10 @@ from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from rebasin_cli.commands.barrier.plan import BarrierPlan
+    from rebasin_cli.commands.barrier.plan import BarrierPlan, BarrierRequest
+    from rebasin_cli.commands.barrier.series.plan import SeriesPlan
 
-_option, _file = option("Curve"), option("Files")
+_option, _file, _series = option("Curve"), option("Files"), option("Series")
 
 Steps = Annotated[
     int | None,
@@ -68,6 +70,30 @@ Margin = Annotated[
         help="How far the plane goes beyond the models; default: 0.2 of their extent.",
     ),
 ]
+InSeries = Annotated[
+    bool,
+    _series(
+        "--series",
+        help="Many pairs, as of run-a/*.pt run-b/*.pt: the barrier of each, and one picture.",
+    ),
+]
+PairBy = Annotated[
+    str | None,
+    _series(
+        "--pair-by",
+        metavar="number|order|folder",
+        help="Pairs have the same number in their names, or the same place in both lists, or are "
+        "the two models of a folder. Default: what fits. The lists are the two folders, or halves.",
+    ),
+]
+AlignBy = Annotated[
+    str | None,
+    _series(
+        "--align-by",
+        metavar="each|last",
+        help="Each pair is aligned by itself (the default), or all as the last pair is.",
+    ),
+]
 Plot = Annotated[
     str | None,
     _file("--plot", metavar="FILE", help="Also draw it: .png, .svg or .html."),
@@ -83,9 +109,10 @@ Resume = Annotated[
 Symmetry = Annotated[str, symmetry_option("All models are folded (see rebasin fold).")]
 
 OWN = ("steps", "at", "no_align", "renormalize", "diagnose", "plane", "margin", "plot", "resume")
+IN_SERIES = ("series", "pair_by", "align_by")
 
 
-@with_options("models", *OWN, "null", "force", "verbose", "symmetry", "tie", "executor")
+@with_options("models", *OWN, *IN_SERIES, "null", "force", "verbose", "symmetry", "tie", "executor")
 def barrier(
     models: Annotated[list[Path] | None, argument("A B [C]")] = None,
     steps: Steps = None,
@@ -95,6 +122,9 @@ def barrier(
     diagnose: Diagnose = False,
     plane: AsPlane = False,
     margin: Margin = None,
+    series: InSeries = False,
+    pair_by: PairBy = None,
+    align_by: AlignBy = None,
     plot: Plot = None,
     resume: Resume = None,
     symmetry: Symmetry = "permutation",
@@ -124,15 +154,18 @@ def barrier(
 
         rebasin barrier a.pt b.pt c.pt --plane --model net.py:Net --data net.py:test_set
 
+        rebasin barrier --series run-a/*.pt run-b/*.pt --model net.py:Net --data net.py:test_set
+
         rebasin barrier a.pt b.pt --symmetry orthogonal --spec gpt2 --model hf:a/ --data d.py:text
     """
-    from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
+    from rebasin_cli.commands.barrier.plan import BarrierRequest
     from rebasin_cli.commands.barrier.report import PRESENTERS
+    from rebasin_cli.commands.barrier.series.report import SERIES
     from rebasin_cli.pictures.drawing import require_matplotlib
 
     places, traced = parse_numbers(at), tracing.of(tracing.target, data.data)
 
-    def plan(told: Progress) -> BarrierPlan:
+    def plan(told: Progress) -> BarrierPlan | SeriesPlan:
         if plot is not None:
             require_matplotlib()
         request = BarrierRequest(
@@ -157,13 +190,44 @@ def barrier(
             data=data,
             display=display,
         )
-        return plan_barrier(request)
+        return _planned(request, pair_by, align_by, series=series)
 
-    return Work("barrier", display, plan, _run, PRESENTERS)
+    return Work("barrier", display, plan, _run, {**PRESENTERS, **SERIES})
 
 
-def _run(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
+def _planned(
+    request: BarrierRequest, pair_by: str | None, align_by: str | None, *, series: bool
+) -> BarrierPlan | SeriesPlan:
+    """Return the plan of a series, or of one line or plane. Raises UsageError, as planning does."""
+    from rebasin_cli.commands.barrier.plan import plan_barrier
+    from rebasin_cli.commands.barrier.series.plan import EACH, plan_series
+
+    if series:
+        return plan_series(request, pair_by=pair_by, align_by=align_by or EACH)
+    for given, flag in ((pair_by, "--pair-by"), (align_by, "--align-by")):
+        if given is not None:
+            raise UsageError(f"{flag} is for many pairs of models", hint="--series")
+    return plan_barrier(request)
+
+
+def _run(plan: BarrierPlan | SeriesPlan, progress: Any) -> Iterator[Any]:
     """Yield what is found, and the picture of it if one is wanted."""
+    from rebasin_cli.commands.barrier.series.plan import SeriesPlan
+
+    return _series_run(plan, progress) if isinstance(plan, SeriesPlan) else _way(plan, progress)
+
+
+def _series_run(plan: SeriesPlan, progress: Any) -> Iterator[Any]:
+    from rebasin_cli.commands.barrier.series.run import Series, run_series
+    from rebasin_cli.commands.barrier.series.series_plot import draw_series
+
+    for outcome in run_series(plan, progress):
+        yield outcome
+        if isinstance(outcome, Series) and outcome.complete and plan.picture is not None:
+            yield draw_series(outcome, plan.picture)
+
+
+def _way(plan: BarrierPlan, progress: Any) -> Iterator[Any]:
     from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
     from rebasin_cli.commands.barrier.layers.layers_plot import draw_layers
     from rebasin_cli.commands.barrier.plot import draw

@@ -51,7 +51,7 @@ def barrier(curve: Mapping[float, Score], *, sign: int = 1) -> Barrier:
         places = sorted(alpha for alpha in curve if 0 <= alpha <= 1)
         above = {alpha: sign * (curve[alpha] - yardstick(alpha)) for alpha in places}
         highest = max(above, key=above.__getitem__)
-        return Peak(max(above[highest], 0.0), highest)
+        return Peak(max(0.0, above[highest]), highest)
 
     middle = first + (last - first) / 2
     return Barrier(peak(lambda alpha: chord(first, last, alpha)), peak(lambda alpha: middle))

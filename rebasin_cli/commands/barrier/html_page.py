@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves
-from rebasin_cli.pictures.html_document import document, table
+from rebasin_cli.pictures.html_document import document, paragraphs, picture, table
 
 
 def page(svg: str, outcome: Curves | Contour) -> str:
@@ -14,13 +14,14 @@ def page(svg: str, outcome: Curves | Contour) -> str:
     contour = isinstance(outcome, Contour)
     rows = _places(outcome) if isinstance(outcome, Contour) else _points(outcome)
     notes = [*outcome.survey.notes, *outcome.survey.hints]
+    heading = f"{'The plane through' if contour else 'Between'} {title}"
     parts = [
-        f"<h1>{'The plane through' if contour else 'Between'} {title}</h1>",
-        svg[svg.index("<svg") :],
-        *(f"<p>{escape(note)}</p>" for note in notes),
+        f"<h1>{heading}</h1>",
+        picture(svg, f"{heading}: the points below as a picture"),
+        *paragraphs(notes),
         _barriers(outcome) if isinstance(outcome, Curves) else "",
         _ensemble(outcome) if isinstance(outcome, Curves) else "",
-        f'<h2>Points</h2>\n<div class="wide">{table(rows)}</div>',
+        f"<h2>Points</h2>\n{table(rows)}",
     ]
     return document(title, parts)
 

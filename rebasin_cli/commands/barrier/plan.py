@@ -78,6 +78,7 @@ class BarrierPlan:
     alphas: of the points on the line; empty for a plane, which has `steps` rows and columns.
     choice: None unless the models are to be aligned. rotation: by orthogonal maps, if by those.
     picture: where one goes, if it is wanted; layers: and that of the layers, with `diagnose`.
+    aligned_by: the models whose orders align these, if they are others.
     """
 
     models: tuple[Checkpoint, ...]
@@ -95,6 +96,7 @@ class BarrierPlan:
     diagnose: bool = False
     layers: OutputPlace | None = None
     rotation: RotationProblem | None = None
+    aligned_by: tuple[Checkpoint, ...] = ()
 
     @property
     def plane(self) -> bool:
@@ -227,7 +229,8 @@ def _check_way(request: BarrierRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
     count = 3 if request.plane else 2
     if len(request.models) != count:
-        hint = "--plane takes three models" if len(request.models) == 3 else "rebasin barrier A B"
+        hints = {3: "--plane takes three models", **dict.fromkeys(range(3), "rebasin barrier A B")}
+        hint = hints.get(len(request.models), "--series takes many pairs of models")
         raise UsageError(f"barrier takes {count} models, not {len(request.models)}", hint=hint)
     if request.plane and request.at:
         raise UsageError("--at says where on a line, and --plane has none", hint="--steps 11")

@@ -11,7 +11,7 @@ from rebasin_cli.commands.barrier.curve import Peak, chord, sign
 from rebasin_cli.commands.barrier.html_page import page
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, FoundBarrier
 from rebasin_cli.files.places import OutputPlace
-from rebasin_cli.pictures.drawing import Drawn, matplotlib, write_drawing
+from rebasin_cli.pictures.drawing import Drawn, frame_lightly, matplotlib, write_drawing
 
 BarStyle = Mapping[str, Any]
 
@@ -73,8 +73,7 @@ def _curves(axes: Any, outcome: Curves, score: str) -> None:
         value = outcome.ensemble.scores[score]
         axes.axhline(value, label=f"ensemble: {value:.4g}", **ENSEMBLE_LINE)
     axes.set_ylabel(score)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame_lightly(axes)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=9)
 
 

@@ -24,7 +24,7 @@ from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table
 
 
-def _curves_fields(outcome: Curves) -> dict[str, Any]:
+def curves_fields(outcome: Curves) -> dict[str, Any]:
     """Return what the event of a finished line says: the barriers; its points went before."""
     return {
         **_survey_fields(outcome.survey),
@@ -200,7 +200,7 @@ PRESENTERS: Presenters = {
     **ROTATING,
     Scored: Presenter(fields=lambda outcome: outcome.fields(), text=lambda outcome: ""),
     Curves: Presenter(
-        fields=_curves_fields,
+        fields=curves_fields,
         text=_curves_text,
         summary=_curves_summary,
     ),

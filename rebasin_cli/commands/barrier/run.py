@@ -8,7 +8,13 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from rebasin_cli.commands.barrier.aligned_ends import AlignedOutcome, aligned_ends, alignment_digest
+from rebasin_cli.commands.barrier.aligned_ends import (
+    AlignedOutcome,
+    OrderSearch,
+    aligned_ends,
+    alignment_digest,
+    found_orders,
+)
 from rebasin_cli.commands.barrier.curve import barrier, share_removed, sign
 from rebasin_cli.commands.barrier.journal import Journal
 from rebasin_cli.commands.barrier.judged_point import (
@@ -51,14 +57,28 @@ def run_barrier(plan: BarrierPlan, progress: Progress) -> Iterator[BarrierOutcom
 
     Where something fails, what was judged until then is yielded as a whole before the exception.
     """
-    record = _Judged(plan)
+    with plan.workers.executor() as executor:
+        yield from judge_way(plan, executor, progress)
+
+
+def judge_way(
+    plan: BarrierPlan,
+    executor: Executor,
+    progress: Progress,
+    *,
+    orders: OrderSearch = found_orders,
+) -> Iterator[BarrierOutcome]:
+    """Yield what `run_barrier` does, judged by an executor that stays open.
+
+    orders: gives the orders of units that align a line's second model to its first.
+    """
+    record = _Judged(plan, orders)
     judge = _on_plane if plan.plane else _on_line
     try:
-        with plan.workers.executor() as executor:
-            for outcome in judge(plan, record, executor, progress):
-                if isinstance(outcome, Scored):
-                    record.points.append(outcome)
-                yield outcome
+        for outcome in judge(plan, record, executor, progress):
+            if isinstance(outcome, Scored):
+                record.points.append(outcome)
+            yield outcome
     except GeneratorExit:
         raise
     except BaseException:  # Ctrl-C too: what is done is not lost
@@ -76,6 +96,7 @@ class _Judged:
     """What is known so far."""
 
     plan: BarrierPlan
+    orders: OrderSearch
     points: list[Scored] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
@@ -135,7 +156,7 @@ def _on_line(
     if choice:
         basis = ALIGNED
         if plan.diagnose or not all(scorer.known(later) for later in _later(plan, ends)):
-            ends = yield from aligned_ends(plan, choice, ends, progress)
+            ends = yield from aligned_ends(plan, choice, ends, progress, orders=record.orders)
         yield from scorer.scored(_segment(plan, ALIGNED, ends))
     record.ends = ends
     if plan.renormalize is not None:

@@ -11,7 +11,7 @@ from rebasin_cli.commands.related.run import Kinship
 from rebasin_cli.commands.related.sentences import merge_sentence, verdict
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.pictures.drawing import Drawn, matplotlib, write_drawing
-from rebasin_cli.pictures.html_document import document, table
+from rebasin_cli.pictures.html_document import document, picture, table
 
 CELL, SMALLEST, LARGEST = 0.75, 4.2, 24.0  # inches
 LONGEST = 24  # letters of a name
@@ -60,9 +60,9 @@ def _page(svg: str, outcome: Kinship) -> str:
     said = [*map(verdict, outcome.pairs), *map(merge_sentence, outcome.merges)]
     parts = [
         "<h1>What the models are to each other</h1>",
-        svg[svg.index("<svg") :],
+        picture(svg, "the scores of all pairs, which the table below has too"),
         "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in said) + "</ul>",
-        f'<h2>Pairs</h2>\n<div class="wide">{table(rows)}</div>',
+        f"<h2>Pairs</h2>\n{table(rows)}",
     ]
     return document("What the models are to each other", parts)
 

@@ -10,8 +10,8 @@ from typing import Any
 from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers, LayerFigures
 from rebasin_cli.commands.barrier.layers.report import Figure, advice, shown_columns
 from rebasin_cli.files.places import OutputPlace
-from rebasin_cli.pictures.drawing import Drawn, write_drawing
-from rebasin_cli.pictures.html_document import document, table
+from rebasin_cli.pictures.drawing import Drawn, frame_lightly, write_drawing
+from rebasin_cli.pictures.html_document import document, paragraphs, picture, table
 
 # Okabe and Ito's colours, as in the other pictures.
 STYLES = (
@@ -59,8 +59,7 @@ def _lines(axes: Any, layers: Sequence[LayerFigures], drawn: Sequence[Any]) -> N
             (k, value) for k, layer in enumerate(layers) if (value := figure(layer)) is not None
         ]
         axes.plot(*zip(*known, strict=True), label=name, markersize=4, linewidth=1.6, **style)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    frame_lightly(axes)
     if drawn:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=9)
 
@@ -97,8 +96,8 @@ def _page(svg: str, outcome: DiagnosedLayers) -> str:
         rows.append([layer.name, layer.kind, str(layer.units), *cells])
     parts = [
         f"<h1>Layers halfway between {title}</h1>",
-        svg[svg.index("<svg") :],
-        f"<p>{escape(advice(outcome.diagnosis))}</p>",
-        f'<div class="wide">{table(rows)}</div>',
+        picture(svg, f"layers halfway between {title}: the table below as a picture"),
+        *paragraphs([advice(outcome.diagnosis)]),
+        table(rows),
     ]
     return document(title, parts)
