@@ -54,7 +54,7 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
         target = replace(target, fate=target.fate.without_parts)
     parts_jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
     jobs = [*parts_jobs, *result.jobs]
-    config = _configuration(target, selection, output, parted=bool(like.apart))
+    config = _configuration(target, selection, output, like)
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}
     return write_source(result.source, infos, target, facts, beside=config, parts=jobs)
@@ -70,13 +70,15 @@ def _planned(
 
 
 def _configuration(
-    target: Target, selection: Selection, output: Output, *, parted: bool
+    target: Target, selection: Selection, output: Output, like: Checkpoint
 ) -> dict[str, str]:
     """Return the config.json of a result where it is not that of the model, by its name."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
-    if folder is None or not (dtype or selection.dequantize or parted):
+    parted = bool(like.apart)
+    if folder is None or not (dtype or selection.dequantize or parted or like.settings):
         return {}
-    text = configuration_in(folder, dtype, coded=not selection.dequantize, parted=parted)
+    coded = not selection.dequantize
+    text = configuration_in(folder, dtype, coded=coded, parted=parted, settings=like.settings)
     return {CONFIG: text} if text else {}
 
 

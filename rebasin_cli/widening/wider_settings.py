@@ -1,0 +1,115 @@
+"""What the config.json of a wider model says otherwise than that of the narrow one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import islice, product
+from math import prod
+from typing import Any
+
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import CheckpointError, RebasinError, UsageError
+from rebasin_cli.files.headers import headers_of
+from rebasin_cli.network.network import network_of, subject_for
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.spec_choice.traced import class_in_config, of_library
+from rebasin_cli.widening.growth import Growth
+from rebasin_cli.widening.wider_checkpoint import wider
+
+Settings = Mapping[str, Any]
+
+# Whole numbers of a config.json that are no widths, by parts of their keys.
+_NO_WIDTHS = ("_id", "vocab", "layers", "position", "max_", "num_labels", "seed", "version")
+_TRIED = 256
+_SAY = "--wide-args says it, as '{\"intermediate_size\": 512}'"
+
+
+def settings_like(narrow: Settings, wide: Settings) -> Settings:
+    """Return the widths that another config.json has otherwise, or has besides."""
+    keys = [key for key, value in wide.items() if _is_width(key, value)]
+    return {key: wide[key] for key in keys if narrow.get(key) != wide[key]}
+
+
+def found_settings(
+    model: Checkpoint, bound: BoundSpec, growth: Growth, selection: Selection
+) -> Settings:
+    """Return the widths in a model's config.json that change: with them its class has the shapes.
+
+    Raises UsageError where none is known, or its library is not installed.
+    """
+    headers = headers_of([model])
+    found = class_in_config(headers)
+    if found is None or importlib.util.find_spec(found[0]) is None:
+        raise UsageError(
+            "what config.json has to say of the wider model is not known",
+            where=str(model.path),
+            hint=f"{_SAY}; -o FILE.safetensors writes the weights alone",
+        )
+    tracing = of_library(found[0], headers, Tracing())
+    for settings in islice(_candidates(model.config, bound, growth), _TRIED):
+        if _fits(model, growth, selection, tracing, settings):
+            return settings
+    raise UsageError(
+        f"with no other widths in config.json, {found[1]} has tensors of these shapes",
+        where=str(model.path),
+        detail="\n".join(f"{group}: {n:,} -> {m:,}" for group, (n, m) in growth.sizes.items()),
+        hint=f"all layers have to be of one width there; if it can be said, {_SAY}",
+    )
+
+
+def _fits(
+    model: Checkpoint, growth: Growth, selection: Selection, tracing: Tracing, settings: Settings
+) -> bool:
+    """Return whether a class with other settings has the tensors of the wider model."""
+    asked = Tracing(target=tracing.target, arguments=settings)
+    try:
+        network_of(subject_for(asked), wider(model, growth, settings), selection)
+    except CheckpointError:
+        return False
+    except RebasinError as error:
+        if isinstance(error, UsageError):
+            return False  # the class does not take such settings
+        raise
+    return True
+
+
+def _candidates(config: Settings, bound: BoundSpec, growth: Growth) -> Iterator[dict[str, Any]]:
+    """Yield what a config.json may say otherwise, the fewest changes first."""
+    news = _sizes(bound, growth)
+    keys = [key for key, value in config.items() if _is_width(key, value) and value in news]
+    choices = [[None, *sorted(news[config[key]])] for key in keys]
+    ways = sorted(product(*choices), key=lambda way: sum(new is not None for new in way))
+    for way in ways:
+        said = {key: new for key, new in zip(keys, way, strict=True) if new is not None}
+        if said:
+            yield {**said, **_implied(config, said)}
+
+
+def _sizes(bound: BoundSpec, growth: Growth) -> dict[int, set[int]]:
+    """Return what sizes become: of groups, and of groups with all their parents."""
+    news: defaultdict[int, set[int]] = defaultdict(set)
+    for group in bound.groups.values():
+        chain = [*group.parents, group.name]
+        after = [growth.sizes.get(g, (0, bound.groups[g].size))[1] for g in chain]
+        pairs = {(group.size, after[-1]), (prod(group.shape), prod(after))}
+        for old, new in pairs:
+            if old != new:
+                news[old].add(new)
+    return news
+
+
+def _implied(config: Settings, said: Settings) -> Settings:
+    """Return the size of heads, where it follows from what changes and has to stay."""
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    follows = {"hidden_size", "num_attention_heads"} & said.keys()
+    if not follows or "head_dim" in config or not (isinstance(width, int) and heads):
+        return {}
+    return {"head_dim": width // int(heads)}
+
+
+def _is_width(key: str, value: object) -> bool:
+    return type(value) is int and value > 0 and not any(part in key for part in _NO_WIDTHS)
