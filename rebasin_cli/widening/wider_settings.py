@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import islice, product
@@ -10,7 +11,7 @@ from math import prod
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import CheckpointError, RebasinError, UsageError
+from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.network.network import network_of, subject_for
 from rebasin_cli.options.selection import Selection
@@ -50,31 +51,31 @@ def found_settings(
             hint=f"{_SAY}; -o FILE.safetensors writes the weights alone",
         )
     tracing = of_library(found[0], headers, Tracing())
+    refusals = ["no width in it is that of these groups"]
     for settings in islice(_candidates(model.config, bound, growth), _TRIED):
-        if _fits(model, growth, selection, tracing, settings):
+        refusal = _refusal(model, growth, selection, tracing, settings)
+        if refusal is None:
             return settings
+        refusals.append(f"{json.dumps(settings)}: {refusal}")
     raise UsageError(
-        f"with no other widths in config.json, {found[1]} has tensors of these shapes",
+        f"{found[1]} cannot be built with tensors of these widths",
         where=str(model.path),
-        detail="\n".join(f"{group}: {n:,} -> {m:,}" for group, (n, m) in growth.sizes.items()),
-        hint=f"all layers have to be of one width there; if it can be said, {_SAY}",
+        detail=refusals[-1],
+        hint=f"all layers have to be of one width there; if other settings do it, {_SAY}",
     )
 
 
-def _fits(
+def _refusal(
     model: Checkpoint, growth: Growth, selection: Selection, tracing: Tracing, settings: Settings
-) -> bool:
-    """Return whether a class with other settings has the tensors of the wider model."""
+) -> str | None:
+    """Return why a class with other settings has not the tensors of the wider model."""
     asked = Tracing(target=tracing.target, arguments=settings)
     try:
         network_of(subject_for(asked), wider(model, growth, settings), selection)
-    except CheckpointError:
-        return False
-    except RebasinError as error:
-        if isinstance(error, UsageError):
-            return False  # the class does not take such settings
-        raise
-    return True
+    except (CheckpointError, UsageError) as error:
+        first = error.problems[0]
+        return first.detail.partition("\n")[0] or first.what
+    return None
 
 
 def _candidates(config: Settings, bound: BoundSpec, growth: Growth) -> Iterator[dict[str, Any]]:
