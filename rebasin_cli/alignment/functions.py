@@ -65,9 +65,8 @@ def compare_functions(
     """Return how far apart the outputs of two checkpoints are on the model's random inputs.
 
     inputs: how many of them; None: all. beside: the model of the other, if it is one of its own. In
-    float64, or in float32 where the model computes no
-    numbers in that; NaN if it computes none at all. What a checkpoint lacks, such as a head, has
-    the same random values for both.
+    float64, or in float32 where the model computes no numbers in that; NaN if it computes none at
+    all. What a checkpoint lacks, such as a head, has the same random values for both in one model.
     Raises UsageError if the model does not run, MachineError if it does not fit into memory.
     """
     subject = check.network.subject

@@ -53,16 +53,22 @@ class GrownTensor:
 
     def grown(self, tensor: Tensor) -> Tensor:
         """Return a tensor with its new units, in its own dtype; what only grows keeps every bit."""
+        found = self.unrounded(tensor)
+        return found if found.dtype == tensor.dtype else found.to(tensor.dtype)
+
+    def unrounded(self, tensor: Tensor) -> Tensor:
+        """Return the same, in float64 where values are computed."""
         values = in_reals(tensor)
-        if self._computes:
+        if self.computes:
             values = self._multiplied(values.double())
         for number, axis in self.axes.items():
             taken = values.index_select(number, axis.source.clamp(min=0))
             values = taken.index_fill_(number, (axis.source == NEW).nonzero().flatten(), self.fill)
-        return of_reals(values, tensor.dtype).to(tensor.dtype)
+        return of_reals(values, tensor.dtype)
 
     @property
-    def _computes(self) -> bool:
+    def computes(self) -> bool:
+        """Whether old values change too."""
         return bool(self.centred) or any(bool((a.factor != 1).any()) for a in self.axes.values())
 
     def _multiplied(self, values: Tensor) -> Tensor:

@@ -11,9 +11,12 @@ from torch import Tensor
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.reader import DERIVED, Checkpoint
 from rebasin_cli.checkpoint.weight_file import HeldOpen
-from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.tensors import Derived, TensorInfo
 from rebasin_cli.tensors.ranges import Ranged
 from rebasin_cli.widening.growth import Growth
+
+
+_WIDE = 4  # bytes of float32, whose rounding no output shows
 
 
 class WiderCheckpoint(Checkpoint):
@@ -40,6 +43,12 @@ class WiderCheckpoint(Checkpoint):
         tensor, grown = self.narrow.load(name), self.growth.tensors.get(self._first(name))
         return tensor if grown is None else grown.grown(tensor)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether values are computed that the dtype of their tensor holds to a few digits only."""
+        computed = (name for name, grown in self.growth.tensors.items() if grown.computes)
+        return any(self.narrow.info(name).dtype.itemsize < _WIDE for name in computed)
+
     def ranged(self, name: str) -> Ranged | None:
         return None if self._first(name) in self.growth.tensors else self.narrow.ranged(name)
 
@@ -62,6 +71,20 @@ class WiderCheckpoint(Checkpoint):
     def sha256(self) -> str:
         """Return the digest of the files as they are."""
         return self.narrow.sha256()
+
+
+class Unrounded(Derived):
+    """A wider checkpoint as it is computed, before what it computes is stored in its dtypes."""
+
+    def __init__(self, wide: WiderCheckpoint) -> None:
+        super().__init__(wide)
+        self._wide = wide
+
+    def load(self, name: str) -> Tensor:
+        grown = self._wide.growth.tensors.get(name)
+        return (
+            super().load(name) if grown is None else grown.unrounded(self._wide.narrow.load(name))
+        )
 
 
 def wider(narrow: Checkpoint, growth: Growth, settings: Mapping[str, Any]) -> WiderCheckpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import Problem, UsageError, suggest
@@ -13,6 +14,8 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.bundled import bound_to
 from rebasin_cli.wording import listing
+
+ValueT = TypeVar("ValueT")
 
 _SAID = re.compile(r"(?P<glob>[^=]+)=(?:(?P<count>[1-9]\d*)|(?P<times>\d+(?:\.\d+)?)x)")
 
@@ -28,23 +31,32 @@ def said_sizes(bound: BoundSpec, texts: Sequence[str]) -> dict[str, int]:
     Of several for one group the last one counts; N times rounds to the nearest. Raises UsageError
     for a name that no group has.
     """
-    found: dict[str, int] = {}
+    said = [found for text in texts if (found := _SAID.fullmatch(text))]
+    sizes = checked_sizes(bound, {one["glob"]: one for one in said})
+    return {
+        name: int(one["count"])
+        if one["count"]
+        else round(bound.groups[name].size * float(one["times"]))
+        for name, one in sizes.items()
+    }
+
+
+def checked_sizes(bound: BoundSpec, said: Mapping[str, ValueT]) -> dict[str, ValueT]:
+    """Return what is said of groups, by the name of each. said: by globs over their names.
+
+    Raises UsageError for a glob that no group has.
+    """
+    found: dict[str, ValueT] = {}
     problems = []
-    for said in filter(None, map(_SAID.fullmatch, texts)):
-        names = [name for name in bound.groups if fnmatchcase(name, said["glob"])]
+    for glob, value in said.items():
+        names = [name for name in bound.groups if fnmatchcase(name, glob)]
+        found |= dict.fromkeys(names, value)
         if not names:
-            hint = suggest(said["glob"], bound.groups) or f"groups: {listing(list(bound.groups))}"
-            problems.append(Problem(f"no group is called {said['glob']!r}", hint=hint))
-        for name in names:
-            size = bound.groups[name].size
-            found[name] = int(said["count"]) if said["count"] else _times(size, said["times"])
+            hint = suggest(glob, bound.groups) or f"groups: {listing(list(bound.groups))}"
+            problems.append(Problem(f"no group is called {glob!r}", hint=hint))
     if problems:
         raise UsageError(*problems)
     return found
-
-
-def _times(size: int, factor: str) -> int:
-    return round(size * float(factor))
 
 
 def sizes_of(bound: BoundSpec, wide: Checkpoint, selection: Selection) -> Mapping[str, int]:
