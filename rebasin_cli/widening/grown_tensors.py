@@ -142,12 +142,9 @@ def _part(places: range, dims: Sequence[Dim], step: int, sizes: Sizes) -> GrownA
 
 
 def _same(one: tuple[int, GrownAxis], other: tuple[int, GrownAxis]) -> bool:
-    (end, axis), (other_end, other_axis) = one, other
-    return (
-        end == other_end
-        and torch.equal(axis.source, other_axis.source)
-        and torch.equal(axis.factor, other_axis.factor)
-    )
+    ours, theirs = one[1], other[1]
+    same = torch.equal(ours.source, theirs.source) and torch.equal(ours.factor, theirs.factor)
+    return same and one[0] == other[0]
 
 
 def _joined(

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 
 from rebasin_cli.errors import Problem, UsageError
-from rebasin_cli.spec.binding.axis_sides import Side, axis_of, axis_sides
+from rebasin_cli.spec.binding.axis_sides import AxisSides, Side, axis_of, axis_sides
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ROTARY
 from rebasin_cli.tensors.blocks import BoundTensor, Dim
 from rebasin_cli.widening.grown_tensors import GrownTensor, Sizes, grown_axes
 from rebasin_cli.widening.stream_growth import grown_stream, stream_norms
 
+_MEAN = "running_mean"  # beside it, gains and biases are of units one by one
 _SPREAD = "running_var"  # of a unit that was never seen it is 1, as in a new BatchNorm
 _READS = (Side.READ, Side.MAY_READ)
 
@@ -103,13 +105,22 @@ def _first_dims(tensor: BoundTensor) -> Iterator[Dim]:
 
 def _is_read(bound: BoundSpec, group: str) -> bool:
     """Return whether some tensor sums over the units of a group."""
+    return any(side in _READS for sides in _sides(bound, group) for side in sides)
+
+
+def _counts_matrices(bound: BoundSpec, group: str) -> bool:
+    """Return whether some tensor has a matrix for each unit of a group, as for an expert."""
+    return any({Side.READ, Side.WRITE} <= set(sides) for sides in _sides(bound, group))
+
+
+def _sides(bound: BoundSpec, group: str) -> Iterator[AxisSides]:
+    """Yield what each axis that a group stands on does with its units."""
     for tensor in (t for t in bound.tensors if group in t.groups):
         sides = axis_sides(tensor, bound.transposed)
         dims = (dim for block in tensor.blocks for dim in block.dims if dim.group == group)
-        axes = {axis for dim in dims if (axis := axis_of(tensor, dim)) is not None}
-        if any(side in _READS for axis in axes for side in sides[axis]):
-            return True
-    return False
+        yield from (
+            sides[axis] for axis in {axis_of(tensor, dim) for dim in dims} if axis is not None
+        )
 
 
 def _doubts(
@@ -119,21 +130,29 @@ def _doubts(
     unread: Collection[str],
     names: Collection[str],
 ) -> Iterator[tuple[str, str]]:
-    matrices = {_owner(name) for t in bound.tensors if len(t.shape) > 1 for name in t.members}
-    matrices |= {_owner(n) for n in names if n.endswith("running_mean")}
+    known = {_owner(n) for t in bound.tensors if not _is_vector(t) for n in t.members}
+    known |= {_owner(n) for n in names if n.endswith(_MEAN)}
     for group in wanted:
         norms = [
-            name
+            tensor.members[0]
             for tensor in bound.tensors
-            for name in tensor.members
-            if group in tensor.groups and _owner(name) not in matrices and len(tensor.shape) == 1
+            if group in tensor.groups
+            and _is_vector(tensor)
+            and _owner(tensor.members[0]) not in known
         ]
         if group in streams:
             yield group, "its norms count its units"
         elif group in unread:
             yield group, "no tensor reads its units: are they those of queries and keys?"
+        elif _counts_matrices(bound, group):
+            yield group, "each of its units has matrices of its own: are they experts?"
         elif norms:
             yield group, f"{norms[0]} may be of a norm that takes its units together"
+
+
+def _is_vector(tensor: BoundTensor) -> bool:
+    """Return whether a tensor has one number for each unit, as biases and gains have."""
+    return prod(tensor.shape) == max(tensor.shape, default=1)
 
 
 def _owner(name: str) -> str:

@@ -15,7 +15,6 @@ from rebasin_cli.tensors import Derived, TensorInfo
 from rebasin_cli.tensors.ranges import Ranged
 from rebasin_cli.widening.growth import Growth
 
-
 _WIDE = 4  # bytes of float32, whose rounding no output shows
 
 

@@ -73,7 +73,7 @@ def prove_widening(
     """Return how far outputs are from those of the narrow model; None if nothing was run.
 
     What is stored in fewer digits than it is computed in is looked at in both; it may be a little
-    off. Raises UsageError if they are not the same, or if nothing but running tells and nothing ran.
+    off. Raises UsageError if they are not the same, or if only running tells and nothing ran.
     """
     found = _compared(check, wide, Unrounded(wide)) if check else None
     if found is None and wide.growth.doubts:

@@ -53,6 +53,8 @@ VERBS = {
     "format: 'str | None' = None, drop_rest: 'bool' = False) -> 'Written'",
     "trace": "(model: 'NetworkLike', inputs: 'object' = None, *, outputs: 'Sequence[str]' = (), "
     "free_outputs: 'bool' = False, buffers: 'Sequence[str]' = ()) -> 'Trace'",
+    "widen": "(a: 'Model', to: 'Mapping[str, int] | Model', *, trust: 'bool' = False, "
+    f"{KEYWORDS}) -> {LATE}",
     "verify": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'Verified'",
 }
 TYPES = ["BarrierCurves", "BoundSpec", "Checkpoint", "PairMatching", "RebasinError"]

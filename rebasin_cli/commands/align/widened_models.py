@@ -8,7 +8,7 @@ from dataclasses import replace
 from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.errors import CheckpointError, Problem, UsageError
+from rebasin_cli.errors import CheckpointError, Problem, SpecError, UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.network.resized_network import resized_network
@@ -54,7 +54,7 @@ def widen_models(
 def _widened(
     reference: Checkpoint, model: Checkpoint, choice: Choice, request: AlignRequest
 ) -> Checkpoint:
-    bound = bound_to(choice.bound.spec, headers_of([model]), request.selection)
+    bound = _own(model, choice, request)
     sizes = {name: group.size for name, group in choice.bound.groups.items()}
     _check_narrower(reference, model, bound, sizes)
     growth = plan_growth(bound, sizes, choice.movable, model.names())
@@ -62,6 +62,21 @@ def _widened(
         return model
     refuse_codes([model], request.selection, done="multiplied")
     return wider_model(model, bound, growth, request.selection, like=reference)
+
+
+def _own(model: Checkpoint, choice: Choice, request: AlignRequest) -> BoundSpec:
+    """Return the spec with the sizes of a narrower model.
+
+    A trace may have the number of heads in it: then its own config.json says what is traced.
+    """
+    try:
+        return bound_to(choice.bound.spec, headers_of([model]), request.selection)
+    except SpecError as error:
+        if choice.traced is not None and model.config:
+            return choose_spec([model], request.selection).bound
+        hint = f"rebasin widen {model.path} --to GROUP=N first, then align what it writes"
+        problems = (replace(p, where=str(model.path), hint=hint) for p in error.problems)
+        raise SpecError(*problems) from error
 
 
 def _check_narrower(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
@@ -115,5 +115,23 @@ def _like(model: Checkpoint, request: WidenRequest) -> Checkpoint | None:
 
 def _sizes(choice: Choice, like: Checkpoint | None, request: WidenRequest) -> Mapping[str, int]:
     """Return the new sizes of groups; what is said by name comes before those of a model."""
-    taken = sizes_of(choice.bound, like, request.selection) if like else {}
+    taken = _taken(choice, like, request) if like else {}
     return {**taken, **said_sizes(choice.bound, [text for text in request.to if is_size(text)])}
+
+
+def _taken(choice: Choice, like: Checkpoint, request: WidenRequest) -> Mapping[str, int]:
+    """Return the sizes of groups in another model.
+
+    A trace may have the number of heads in it: then the wider class, or what the other one's
+    config.json says, is traced as well.
+    """
+    try:
+        return sizes_of(choice.bound, like, request.selection)
+    except SpecError:
+        tracing = request.tracing.unless(request.selection.spec)
+        if choice.traced is None or not (like.config or request.arguments):
+            raise
+    arguments = {**tracing.arguments, **request.arguments}
+    own = choose_spec([like], request.selection, tracing=replace(tracing, arguments=arguments))
+    sizes = {name: group.size for name, group in own.bound.groups.items()}
+    return {name: sizes[name] for name in choice.bound.groups if name in sizes}
