@@ -24,7 +24,7 @@ from rebasin_cli.files.provenance import provenance
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.widening.growth import plan_growth
 from rebasin_cli.widening.wider_checkpoint import wider
-from rebasin_cli.widening.wider_proof import unproved
+from rebasin_cli.widening.wider_proof import no_proof
 from rebasin_cli.widening.wider_sizes import checked_sizes, sizes_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def widen(
         choice.bound, checked_sizes(choice.bound, sizes), choice.movable, seen.names()
     )
     if growth.doubts and not trust:
-        raise unproved(growth, str(seen.path))
+        raise no_proof(growth, str(seen.path))
     wide = wider(seen, growth, {})
     told = {name: list(pair) for name, pair in growth.sizes.items()}
     facts = partial(provenance, "widen", [seen], basin=None, spec=choice.name, groups=told)

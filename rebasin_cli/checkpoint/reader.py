@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor
@@ -59,10 +59,7 @@ class Checkpoint:
     ties: alias -> first name of tensors that share their memory. `load` may be called from several
     threads. Names are without what wrappers put into them. dropped: what was left out of nested
     files, and its class. extra: what modules keep beside their tensors. apart: see `parting`.
-    settings: what its config.json would have to say otherwise than it does.
     """
-
-    settings: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, path: Path, weights: WeightSet, opened: Sequence[WeightFile]) -> None:
         self.path = path

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Result:
 
     parts: what the parts beside the weights become; None: they stay, and are stale. jobs: what is
     new in the same file besides. others: tensors that it has, and like has not, or in another
-    shape.
+    shape. settings: what its config.json says otherwise.
     """
 
     source: TensorSource
@@ -44,6 +45,7 @@ class Result:
     parts: Parts | None = None
     jobs: Sequence[PartJob] = ()
     others: Mapping[str, TensorInfo] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_model(result: Result, target: Target, selection: Selection, output: Output) -> Written:
@@ -54,7 +56,7 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
         target = replace(target, fate=target.fate.without_parts)
     parts_jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
     jobs = [*parts_jobs, *result.jobs]
-    config = _configuration(target, selection, output, like)
+    config = _configuration(result, target, selection, output)
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}
     return write_source(result.source, infos, target, facts, beside=config, parts=jobs)
@@ -70,15 +72,15 @@ def _planned(
 
 
 def _configuration(
-    target: Target, selection: Selection, output: Output, like: Checkpoint
+    result: Result, target: Target, selection: Selection, output: Output
 ) -> dict[str, str]:
     """Return the config.json of a result where it is not that of the model, by its name."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
-    parted = bool(like.apart)
-    if folder is None or not (dtype or selection.dequantize or parted or like.settings):
+    parted, settings = bool(result.like.apart), result.settings
+    if folder is None or not (dtype or selection.dequantize or parted or settings):
         return {}
     coded = not selection.dequantize
-    text = configuration_in(folder, dtype, coded=coded, parted=parted, settings=like.settings)
+    text = configuration_in(folder, dtype, coded=coded, parted=parted, settings=settings)
     return {CONFIG: text} if text else {}
 
 

@@ -42,12 +42,12 @@ def resized_network(network: Network, shapes: Mapping[str, Shape]) -> Network:
         windows[name] = Window.whole(TensorInfo(source, shape, torch.float32))
 
     def build() -> nn.Module:
-        return resized(subject.build(), sources)
+        return resize_model(subject.build(), sources)
 
     return Network(replace(subject, build=build), windows)
 
 
-def resized(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
+def resize_model(model: nn.Module, sources: Mapping[str, Shape]) -> nn.Module:
     """Give tensors of a model other shapes, in place; one of two names stays one."""
     held = model.state_dict(keep_vars=True)
     wide = {id(held[name]): _empty(held[name], shape) for name, shape in sources.items()}

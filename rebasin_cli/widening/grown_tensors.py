@@ -84,14 +84,14 @@ class GrownTensor:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class NewSizes:
     """How many units groups get, and what those of some are multiplied by, by the group's name."""
 
     new: Mapping[str, int]
     factors: Mapping[str, float] = field(default_factory=dict)
 
 
-def grown_axes(tensor: BoundTensor, sizes: Sizes) -> dict[int, GrownAxis]:
+def grown_axes(tensor: BoundTensor, sizes: NewSizes) -> dict[int, GrownAxis]:
     """Return the axes of a bound tensor that grow or are multiplied, by their number.
 
     Of a stack the axes are those of its members. Raises UsageError where parts of one axis, cut
@@ -124,7 +124,7 @@ def _extents(tensor: BoundTensor, block: Block) -> Iterator[tuple[int, int, int,
         yield axis, block.offset // step % size, last // step % size + 1, dims
 
 
-def _part(places: range, dims: Sequence[Dim], step: int, sizes: Sizes) -> GrownAxis:
+def _part(places: range, dims: Sequence[Dim], step: int, sizes: NewSizes) -> GrownAxis:
     """Return what becomes of some places, a product of groups and of fixed factors."""
     grid, factor = torch.tensor(places), 1.0
     old, new, inside = [], [], len(places)

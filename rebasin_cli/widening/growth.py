@@ -16,7 +16,7 @@ from rebasin_cli.spec.binding.axis_sides import AxisSides, Side, axis_of, axis_s
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ROTARY
 from rebasin_cli.tensors.blocks import BoundTensor, Dim
-from rebasin_cli.widening.grown_tensors import GrownTensor, Sizes, grown_axes
+from rebasin_cli.widening.grown_tensors import GrownTensor, NewSizes, grown_axes
 from rebasin_cli.widening.stream_growth import grown_stream, stream_norms
 
 _MEAN = "running_mean"  # beside it, gains and biases are of units one by one
@@ -54,14 +54,14 @@ def plan_growth(
     factors = {g: (wanted[g] / bound.groups[g].size) ** 0.25 for g in unread}
     tensors = {}
     for tensor in (t for t in bound.tensors if t.groups & wanted.keys()):
-        grown = _grown(bound, tensor, Sizes(wanted, factors), streams)
+        grown = _grown(bound, tensor, NewSizes(wanted, factors), streams)
         tensors.update(dict.fromkeys(tensor.members, grown))
     before = {g: (bound.groups[g].size, n) for g, n in wanted.items()}
     return Growth(before, tensors, dict(_doubts(bound, wanted, streams, unread, names)))
 
 
 def _grown(
-    bound: BoundSpec, tensor: BoundTensor, sizes: Sizes, streams: Collection[str]
+    bound: BoundSpec, tensor: BoundTensor, sizes: NewSizes, streams: Collection[str]
 ) -> GrownTensor:
     own = [group for group in tensor.groups if group in streams]
     fill = float(tensor.members[0].endswith(_SPREAD))

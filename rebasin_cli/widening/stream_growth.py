@@ -17,7 +17,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.spec.binding.axis_sides import Side, axis_of, axis_sides
 from rebasin_cli.spec.binding.bound import BoundNorm, BoundSpec
 from rebasin_cli.tensors.blocks import BoundTensor
-from rebasin_cli.widening.grown_tensors import GrownTensor, Sizes, grown_axes
+from rebasin_cli.widening.grown_tensors import GrownTensor, NewSizes, grown_axes
 
 _TAKES_MEAN, _SCALE = "layer", "scale"
 
@@ -29,7 +29,7 @@ def stream_norms(bound: BoundSpec, group: str) -> list[BoundNorm]:
 
 
 def grown_stream(
-    bound: BoundSpec, tensor: BoundTensor, streams: Sequence[str], sizes: Sizes
+    bound: BoundSpec, tensor: BoundTensor, streams: Sequence[str], sizes: NewSizes
 ) -> GrownTensor:
     """Return what becomes of a tensor on a stream. Raises UsageError where that is not known."""
     (group, *more) = streams
@@ -49,21 +49,21 @@ def grown_stream(
     if not _writes(bound, tensor, group, norms):
         return GrownTensor(grown_axes(tensor, sizes))
     factors = {**sizes.factors, group: c}
-    axes = grown_axes(tensor, Sizes(sizes.new, factors))
+    axes = grown_axes(tensor, NewSizes(sizes.new, factors))
     return GrownTensor(axes, centred=_written_axes(bound, tensor, group) if centres else ())
 
 
 def _of_norm(
-    norm: BoundNorm, tensor: BoundTensor, group: str, sizes: Sizes, c: float
+    norm: BoundNorm, tensor: BoundTensor, group: str, sizes: NewSizes, c: float
 ) -> GrownTensor:
     if norm.kind == _SCALE:
         return GrownTensor(grown_axes(tensor, sizes))
     tied = c if norm.tied else 1.0
     if tensor.members[0] != norm.gain:
-        return GrownTensor(grown_axes(tensor, Sizes(sizes.new, {group: 1 / tied})))
+        return GrownTensor(grown_axes(tensor, NewSizes(sizes.new, {group: 1 / tied})))
     if norm.offset is None:
         raise _unknown(tensor, "config.json would say whether its norm adds 1 to it", group)
-    axes = grown_axes(tensor, Sizes(sizes.new, {group: 1 / (c * tied)}))
+    axes = grown_axes(tensor, NewSizes(sizes.new, {group: 1 / (c * tied)}))
     return GrownTensor(axes, offset=float(norm.offset))
 
 

@@ -26,6 +26,7 @@ class WiderCheckpoint(Checkpoint):
 
     narrow: Checkpoint
     growth: Growth
+    settings: Mapping[str, Any]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return wider, (self.narrow, self.growth, self.settings)

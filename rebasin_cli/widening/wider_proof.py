@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
@@ -38,7 +40,7 @@ def plan_wider_check(
     *,
     wanted: bool | None,
     choice: Choice,
-    arguments: dict[str, object],
+    arguments: Mapping[str, object] = MappingProxyType({}),
 ) -> WiderCheck | None:
     """Return what to run, None if no model is at hand or none is to be run.
 
@@ -53,7 +55,7 @@ def plan_wider_check(
 
 
 def _wide_network(
-    network: Network, wide: WiderCheckpoint, selection: Selection, arguments: dict[str, object]
+    network: Network, wide: WiderCheckpoint, selection: Selection, arguments: Mapping[str, object]
 ) -> Network:
     asked = network.tracing
     if arguments and asked is not None:
@@ -77,7 +79,7 @@ def prove_widening(
     """
     found = _compared(check, wide, Unrounded(wide)) if check else None
     if found is None and wide.growth.doubts:
-        raise unproved(wide.growth, where)
+        raise no_proof(wide.growth, where)
     if found is not None and not found.same:
         raise UsageError(
             "with these widths the model computes something else",
@@ -104,7 +106,7 @@ def _compared(
     return None if math.isnan(found.difference) else found
 
 
-def unproved(growth: Growth, where: str) -> RebasinError:
+def no_proof(growth: Growth, where: str) -> RebasinError:
     """Return the error for groups of which a spec does not tell whether new units do nothing."""
     return UsageError(
         "only running the model shows whether it computes the same with these widths",

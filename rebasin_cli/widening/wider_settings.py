@@ -21,7 +21,7 @@ from rebasin_cli.spec_choice.traced import class_in_config, of_library
 from rebasin_cli.widening.growth import Growth
 from rebasin_cli.widening.wider_checkpoint import wider
 
-Settings = Mapping[str, Any]
+ConfigChanges = Mapping[str, Any]
 
 # Whole numbers of a config.json that are no widths, by parts of their keys.
 _NO_WIDTHS = ("_id", "vocab", "layers", "position", "max_", "num_labels", "seed", "version")
@@ -29,7 +29,7 @@ _TRIED = 256
 _SAY = "--wide-args says it, as '{\"intermediate_size\": 512}'"
 
 
-def settings_like(narrow: Settings, wide: Settings) -> Settings:
+def settings_like(narrow: ConfigChanges, wide: ConfigChanges) -> ConfigChanges:
     """Return the widths that another config.json has otherwise, or has besides."""
     keys = [key for key, value in wide.items() if _is_width(key, value)]
     return {key: wide[key] for key in keys if narrow.get(key) != wide[key]}
@@ -37,7 +37,7 @@ def settings_like(narrow: Settings, wide: Settings) -> Settings:
 
 def found_settings(
     model: Checkpoint, bound: BoundSpec, growth: Growth, selection: Selection
-) -> Settings:
+) -> ConfigChanges:
     """Return the widths in a model's config.json that change: with them its class has the shapes.
 
     Raises UsageError where none is known, or its library is not installed.
@@ -66,7 +66,11 @@ def found_settings(
 
 
 def _refusal(
-    model: Checkpoint, growth: Growth, selection: Selection, tracing: Tracing, settings: Settings
+    model: Checkpoint,
+    growth: Growth,
+    selection: Selection,
+    tracing: Tracing,
+    settings: ConfigChanges,
 ) -> str | None:
     """Return why a class with other settings has not the tensors of the wider model."""
     asked = Tracing(target=tracing.target, arguments=settings)
@@ -78,7 +82,9 @@ def _refusal(
     return None
 
 
-def _candidates(config: Settings, bound: BoundSpec, growth: Growth) -> Iterator[dict[str, Any]]:
+def _candidates(
+    config: ConfigChanges, bound: BoundSpec, growth: Growth
+) -> Iterator[dict[str, Any]]:
     """Yield what a config.json may say otherwise, the fewest changes first."""
     news = _sizes(bound, growth)
     keys = [key for key, value in config.items() if _is_width(key, value) and value in news]
@@ -103,7 +109,7 @@ def _sizes(bound: BoundSpec, growth: Growth) -> dict[int, set[int]]:
     return news
 
 
-def _implied(config: Settings, said: Settings) -> Settings:
+def _implied(config: ConfigChanges, said: ConfigChanges) -> ConfigChanges:
     """Return the size of heads, where it follows from what changes and has to stay."""
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     follows = {"hidden_size", "num_attention_heads"} & said.keys()

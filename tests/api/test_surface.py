@@ -53,9 +53,9 @@ VERBS = {
     "format: 'str | None' = None, drop_rest: 'bool' = False) -> 'Written'",
     "trace": "(model: 'NetworkLike', inputs: 'object' = None, *, outputs: 'Sequence[str]' = (), "
     "free_outputs: 'bool' = False, buffers: 'Sequence[str]' = ()) -> 'Trace'",
+    "verify": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'Verified'",
     "widen": "(a: 'Model', to: 'Mapping[str, int] | Model', *, trust: 'bool' = False, "
     f"{KEYWORDS}) -> {LATE}",
-    "verify": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'Verified'",
 }
 TYPES = ["BarrierCurves", "BoundSpec", "Checkpoint", "PairMatching", "RebasinError"]
 TYPES += ["RebasinWarning", "Spec", "Trace"]

@@ -12,12 +12,12 @@ from torch import nn
 from rebasin_cli.checkpoint.source_checkpoint import SourceCheckpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.module_weights import fill
-from rebasin_cli.network.resized_network import resized
+from rebasin_cli.network.resized_network import resize_model
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim, Window
-from rebasin_cli.widening.grown_tensors import Sizes, grown_axes
+from rebasin_cli.widening.grown_tensors import NewSizes, grown_axes
 from rebasin_cli.widening.growth import plan_growth
 from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
 from rebasin_cli.widening.wider_sizes import said_sizes
@@ -46,7 +46,7 @@ def moved(name: str, found: Case, wide: WiderCheckpoint) -> float:
     """Return how far outputs move, in a model with layers of the new widths and other values."""
     example, (model, seen, _) = EXAMPLES[name], found
     shapes = {n: wide.info(n).shape for n in wide.names() if wide.info(n) != seen.info(n)}
-    other = resized(example.model(seed=2), shapes)
+    other = resize_model(example.model(seed=2), shapes)
     fill(other, wide, {n: Window.whole(wide.info(n)) for n in wide.names()})
     return change(outputs(model, example.batch()), outputs(other, example.batch()))
 
@@ -140,10 +140,12 @@ def test_what_only_running_tells_is_in_doubt(name: str, said: str, why: str) -> 
 def test_experts_are_in_doubt_since_a_router_would_choose_new_ones(tmp_path: Path) -> None:
     spec = tmp_path / "moe.yaml"
     spec.write_text(
-        "rebasin: 1\nname: moe\ntensors:\n  router.weight: [e, ~]\n  into: [e, h, ~]\n"
-        "  out: [e, ~, h]\ngroups: {h: {per: e}}\n"
+        "rebasin: 1\nname: moe\ntransposed: [table.weight]\ngroups: {h: {per: e}}\n"
+        "tensors:\n  table.weight: [~, s]\n  router.weight: [e, s]\n  into: [e, h, s]\n"
+        "  out: [e, s, h]\n  head.weight: [~, s]\n"
     )
-    shapes = {"router.weight": (3, 5), "into": (3, 4, 5), "out": (3, 5, 4)}
+    shapes = {"table.weight": (7, 5), "router.weight": (3, 5), "head.weight": (7, 5)}
+    shapes |= {"into": (3, 4, 5), "out": (3, 5, 4)}
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
     seen = SourceCheckpoint(InMemory(tensors), "moe")
     found = nn.Module(), seen, choose_spec([seen], Selection(spec=str(spec)))
@@ -160,7 +162,7 @@ def test_plain_layers_and_batch_norms_leave_no_doubt() -> None:
 def test_units_keep_their_places_among_those_of_their_parents() -> None:
     dims = (Dim(2, 6, "head"), Dim(3, 2, "dim"), Dim(2, 1))
     tensor = BoundTensor(("w",), False, (12,), (Block(0, dims),), True)
-    source = grown_axes(tensor, Sizes({"dim": 4}))[0].source
+    source = grown_axes(tensor, NewSizes({"dim": 4}))[0].source
     assert source.tolist() == [0, 1, 2, 3, 4, 5, -1, -1, 6, 7, 8, 9, 10, 11, -1, -1]
 
 
@@ -168,6 +170,6 @@ def test_parts_of_an_axis_that_would_be_of_several_widths_are_refused() -> None:
     upper = Block(0, (Dim(2, 4), Dim(4, 1, "a")))
     lower = Block(8, (Dim(2, 4), Dim(4, 1, "b")))
     tensor = BoundTensor(("w",), False, (4, 4), (upper, lower), True)
-    assert len(grown_axes(tensor, Sizes({"a": 6, "b": 6}))[1]) == 6
+    assert len(grown_axes(tensor, NewSizes({"a": 6, "b": 6}))[1]) == 6
     with pytest.raises(UsageError, match="w is cut into parts that would not be of one width"):
-        grown_axes(tensor, Sizes({"a": 6}))
+        grown_axes(tensor, NewSizes({"a": 6}))

@@ -15,7 +15,7 @@ from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
-from rebasin_cli.commands.align.widened_models import growth_of, prove_models
+from rebasin_cli.commands.align.widened_models import growth_of, prove_models, settings_of
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.places import OutputPlace
@@ -105,7 +105,8 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
     parts = moved_parts(item.model, item.tensors, matching.permutations)
-    result = Result(moved, item.model, facts, parts)
+    settings = settings_of(item.model)
+    result = Result(moved, item.model, facts, parts, settings=settings)
     written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(
         item.permutation,

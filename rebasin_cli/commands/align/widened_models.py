@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -139,3 +140,8 @@ def _check(
 def growth_of(model: Checkpoint) -> Mapping[str, tuple[int, int]]:
     """Return the sizes of groups before and after, of a model that was widened."""
     return model.growth.sizes if isinstance(model, WiderCheckpoint) else {}
+
+
+def settings_of(model: Checkpoint) -> Mapping[str, Any]:
+    """Return what the config.json of a model says otherwise, if it was widened."""
+    return model.settings if isinstance(model, WiderCheckpoint) else {}

@@ -50,7 +50,9 @@ def run_widen(plan: WidenPlan, progress: Progress) -> Iterator[LeftAsIs | Widene
     inputs = [wide, *([plan.like] if plan.like else [])]
     facts = provenance("widen", inputs, basin=None, spec=plan.spec, groups=sizes)
     progress(f"writing {plan.target.path.name}", 0, 0)
-    written = write_result(Result(wide, wide, facts), plan.target, plan.request)
+    written = write_result(
+        Result(wide, wide, facts, settings=wide.settings), plan.target, plan.request
+    )
     yield Widened(
         model=wide.path,
         spec=plan.spec,
