@@ -45,7 +45,7 @@ class WiderCheckpoint(Checkpoint):
 
     @property
     def rounds(self) -> bool:
-        """Whether values are computed that the dtype of their tensor holds to a few digits only."""
+        """Whether values are computed that their dtype holds to a few digits only."""
         computed = (name for name, grown in self.growth.tensors.items() if grown.computes)
         return any(self.narrow.info(name).dtype.itemsize < _WIDE for name in computed)
 

@@ -25,6 +25,8 @@ ConfigChanges = Mapping[str, Any]
 
 # Whole numbers of a config.json that are no widths, by parts of their keys.
 _NO_WIDTHS = ("_id", "vocab", "layers", "position", "max_", "num_labels", "seed", "version")
+# Widths that follow from others where they are null, as GPT-2's hidden layers.
+_UNSAID = ("inner", "intermediate", "ffn", "head_dim")
 _TRIED = 256
 _SAY = "--wide-args says it, as '{\"intermediate_size\": 512}'"
 
@@ -88,7 +90,11 @@ def _candidates(
     """Yield what a config.json may say otherwise, the fewest changes first."""
     news = _sizes(bound, growth)
     keys = [key for key, value in config.items() if _is_width(key, value) and value in news]
+    unsaid = [k for k, v in config.items() if v is None and any(part in k for part in _UNSAID)]
+    anything = sorted(set().union(*news.values()))
     choices = [[None, *sorted(news[config[key]])] for key in keys]
+    choices += [[None, *anything] for _ in unsaid]
+    keys += unsaid
     ways = sorted(product(*choices), key=lambda way: sum(new is not None for new in way))
     for way in ways:
         said = {key: new for key, new in zip(keys, way, strict=True) if new is not None}

@@ -42,6 +42,8 @@ def widen_summary(outcome: Widened) -> str:
     if outcome.settings:
         said = [f"{key} {value}" for key, value in outcome.settings.items()]
         lines.append(f"  config.json has to say: {list_names(said, _SHOWN)}")
+    if outcome.rounded:
+        lines.append("  what is scaled was rounded to the dtype of the file, and is not exact")
     return "\n".join([*lines, *(function_lines(outcome.function) or [_unproved(outcome)])])
 
 

@@ -25,6 +25,7 @@ class Widened:
     """A model with more units. settings: what its config.json says otherwise.
 
     parameters: before and after. function: how far outputs are from those before, if it was run.
+    rounded: whether scaled values were stored in few digits.
     """
 
     model: Path
@@ -35,6 +36,7 @@ class Widened:
     written: Written
     function: FunctionDifference | None
     seconds: float
+    rounded: bool
 
 
 def run_widen(plan: WidenPlan, progress: Progress) -> Iterator[LeftAsIs | Widened]:
@@ -47,8 +49,8 @@ def run_widen(plan: WidenPlan, progress: Progress) -> Iterator[LeftAsIs | Widene
     refused = plan.request.computing.check is False
     function = None if refused else prove_widening(plan.check, wide, where=str(wide.path))
     sizes = {name: list(pair) for name, pair in wide.growth.sizes.items()}
-    inputs = [wide, *([plan.like] if plan.like else [])]
-    facts = provenance("widen", inputs, basin=None, spec=plan.spec, groups=sizes)
+    like = plan.like.path.name if plan.like else None
+    facts = provenance("widen", [wide], basin=None, spec=plan.spec, groups=sizes, like=like)
     progress(f"writing {plan.target.path.name}", 0, 0)
     written = write_result(
         Result(wide, wide, facts, settings=wide.settings), plan.target, plan.request
@@ -62,6 +64,7 @@ def run_widen(plan: WidenPlan, progress: Progress) -> Iterator[LeftAsIs | Widene
         written=written,
         function=function,
         seconds=perf_counter() - began,
+        rounded=wide.rounds,
     )
 
 
