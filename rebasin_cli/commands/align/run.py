@@ -105,8 +105,9 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
     parts = moved_parts(item.model, item.tensors, matching.permutations)
+    grown = growth_of(item.model)
     settings = settings_of(item.model)
-    result = Result(moved, item.model, facts, parts, settings=settings)
+    result = Result(moved, item.model, facts, None if grown else parts, settings=settings)
     written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(
         item.permutation,
@@ -128,7 +129,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         comparison=comparison,
         function=function,
         rotatable=can_rotate(plan.choice.bound),
-        widened=growth_of(item.model),
+        widened=grown,
     )
 
 

@@ -166,6 +166,20 @@ def test_a_narrower_model_is_found_in_one_that_it_was_widened_to(home: Path) -> 
     )
 
 
+def test_other_parts_of_a_file_keep_their_widths_and_are_called_stale(home: Path) -> None:
+    torch.save({"model": mlp(1), "ema": mlp(2), "epoch": 3}, home / "n.pt")
+    save(home / "big.safetensors", mlp(2, (6, 20, 20, 20, 4)))
+    for command in (
+        ("widen", "n.pt", "--to", "big.safetensors"),
+        ("align", "big.safetensors", "n.pt"),
+    ):
+        flags = ("--widen",) if command[0] == "align" else ()
+        done = rebasin(*command, *flags, "-o", "out.pt", "-f", cwd=home)
+        assert done.code == 0 and "stale: ema" in done.err, done.err
+        found = torch.load(home / "out.pt", weights_only=True)
+        assert found["model"]["2.weight"].shape == (20, 20) and same(found["ema"], mlp(2))
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
