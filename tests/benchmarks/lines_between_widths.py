@@ -60,7 +60,7 @@ def main() -> None:
     asked = parser.parse_args()
     require()
     torch.set_num_threads(1)
-    print(table(HEADS, rows(*((128, 256) if asked.full else (64, 128)))))
+    print(table(HEADS, list(rows(*((128, 256) if asked.full else (64, 128))))))
 
 
 if __name__ == "__main__":
