@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 
 @overload
 def widen(
-    a: ModelInMemory, to: Mapping[str, int] | Model, **options: Unpack[MatchOptions]
+    a: ModelInMemory,
+    to: Mapping[str, int] | Model,
+    *,
+    trust: bool = False,
+    **options: Unpack[MatchOptions],
 ) -> dict[str, Tensor]: ...
 
 
@@ -46,6 +50,8 @@ def widen(
 def widen(
     a: TensorSource | str | PathLike[str],
     to: Mapping[str, int] | Model,
+    *,
+    trust: bool = False,
     **options: Unpack[MatchOptions],
 ) -> Checkpoint: ...
 

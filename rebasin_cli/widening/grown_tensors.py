@@ -72,8 +72,8 @@ class GrownTensor:
         return bool(self.centred) or any(bool((a.factor != 1).any()) for a in self.axes.values())
 
     def _multiplied(self, values: Tensor) -> Tensor:
-        for axis in self.centred:
-            values = values - values.mean(axis, keepdim=True)
+        for number in self.centred:
+            values = values - values.mean(number, keepdim=True)
         values = values + self.offset
         for number, axis in self.axes.items():
             old = axis.source != NEW

@@ -50,7 +50,8 @@ def grown_stream(
         return GrownTensor(grown_axes(tensor, sizes))
     factors = {**sizes.factors, group: c}
     axes = grown_axes(tensor, NewSizes(sizes.new, factors))
-    return GrownTensor(axes, centred=_written_axes(bound, tensor, group) if centres else ())
+    written = _written_axes(bound, tensor, group) if centres else ()
+    return GrownTensor(axes, centred=tuple(axis - int(tensor.stacked) for axis in written))
 
 
 def _of_norm(

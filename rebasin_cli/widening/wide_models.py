@@ -49,13 +49,20 @@ def wider_model(
     *,
     like: Checkpoint | None = None,
     arguments: Mapping[str, object] | None = None,
+    needed: bool = True,
 ) -> WiderCheckpoint:
     """Return a model with more units, and what its config.json says then, if it has one.
 
     like: a model as wide as that, whose config.json tells. arguments: what to say, if it is known.
+    needed: whether it is written; if not, it may stay unknown.
     """
     if not model.config or arguments:
         return wider(model, growth, dict(arguments or {}) if model.config else {})
     if like is not None and like.config:
         return wider(model, growth, settings_like(model.config, like.config))
-    return wider(model, growth, found_settings(model, bound, growth, selection))
+    try:
+        return wider(model, growth, found_settings(model, bound, growth, selection))
+    except UsageError:
+        if needed:
+            raise
+        return wider(model, growth, {})

@@ -42,7 +42,7 @@ def widened(found: Case, *said: str) -> WiderCheckpoint:
     return wider(seen, plan_growth(choice.bound, sizes, choice.movable, seen.names()), {})
 
 
-def moved(name: str, found: Case, wide: WiderCheckpoint) -> float:
+def moved(name: str, found: Case, wide: SourceCheckpoint | WiderCheckpoint) -> float:
     """Return how far outputs move, in a model with layers of the new widths and other values."""
     example, (model, seen, _) = EXAMPLES[name], found
     shapes = {n: wide.info(n).shape for n in wide.names() if wide.info(n) != seen.info(n)}
@@ -144,9 +144,9 @@ def test_experts_are_in_doubt_since_a_router_would_choose_new_ones(tmp_path: Pat
         "tensors:\n  table.weight: [~, s]\n  router.weight: [e, s]\n  into: [e, h, s]\n"
         "  out: [e, s, h]\n  head.weight: [~, s]\n"
     )
-    shapes = {"table.weight": (7, 5), "router.weight": (3, 5), "head.weight": (7, 5)}
-    shapes |= {"into": (3, 4, 5), "out": (3, 5, 4)}
-    tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
+    matrices = {"table.weight": 7, "router.weight": 3, "head.weight": 7}
+    tensors = {name: torch.randn(rows, 5) for name, rows in matrices.items()}
+    tensors |= {"into": torch.randn(3, 4, 5), "out": torch.randn(3, 5, 4)}
     seen = SourceCheckpoint(InMemory(tensors), "moe")
     found = nn.Module(), seen, choose_spec([seen], Selection(spec=str(spec)))
     assert widened(found, "e=4").growth.doubts["e"].startswith("each of its units has matrices")

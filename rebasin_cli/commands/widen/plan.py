@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.models.libraries.config_json import SCHEMES
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
@@ -89,7 +91,8 @@ def plan_widen(request: WidenRequest) -> WidenPlan:
         growth,
         selection,
         like=like,
-        arguments=request.arguments,
+        arguments=request.arguments if _says_config(request) else None,
+        needed=format_of(out) is None,
     )
     folder = request.output.names_folder
     target = plan_target(out, wide, selection, request.output, own=[wide], create=folder)
@@ -102,6 +105,12 @@ def plan_widen(request: WidenRequest) -> WidenPlan:
         arguments={**wide.settings, **request.arguments},
     )
     return WidenPlan(wide, choice.name, like, target, check, request)
+
+
+def _says_config(request: WidenRequest) -> bool:
+    """Return whether --wide-args is what a config.json says, and not for a class of the user's."""
+    target = request.tracing.target
+    return target is None or target.partition(":")[0] in SCHEMES
 
 
 def _like(model: Checkpoint, request: WidenRequest) -> Checkpoint | None:

@@ -166,6 +166,18 @@ def test_a_narrower_model_is_found_in_one_that_it_was_widened_to(home: Path) -> 
     )
 
 
+def test_a_config_that_no_library_knows_is_not_left_wrong(home: Path) -> None:
+    folder = home / "hf"
+    save(folder / "model.safetensors", mlp(1))
+    (folder / "config.json").write_text('{"architectures": ["None"], "width": 8}')
+    flags = ("hf", "--to", "hidden.0=12", "--spec", "mlp")
+    done = run(home, *flags, code=2)
+    assert "-o FILE.safetensors writes the weights alone" in done.err or "cannot be" in done.err
+    run(home, *flags, "-o", "w.safetensors")
+    run(home, *flags, "--wide-args", '{"width": 12}', "--no-check", "-o", "wide/")
+    assert json.loads((home / "wide" / "config.json").read_text())["width"] == 12
+
+
 def test_other_parts_of_a_file_keep_their_widths_and_are_called_stale(home: Path) -> None:
     torch.save({"model": mlp(1), "ema": mlp(2), "epoch": 3}, home / "n.pt")
     save(home / "big.safetensors", mlp(2, (6, 20, 20, 20, 4)))
