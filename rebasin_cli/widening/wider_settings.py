@@ -27,7 +27,7 @@ ConfigChanges = Mapping[str, Any]
 _NO_WIDTHS = ("_id", "vocab", "layers", "position", "max_", "num_labels", "seed", "version")
 # Widths that follow from others where they are null, as GPT-2's hidden layers.
 _UNSAID = ("inner", "intermediate", "ffn", "head_dim")
-_TRIED = 256
+_TRIED, _LISTED = 256, 1 << 14
 _SAY = "--wide-args says it, as '{\"intermediate_size\": 512}'"
 
 
@@ -87,19 +87,27 @@ def _refusal(
 def _candidates(
     config: ConfigChanges, bound: BoundSpec, growth: Growth
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a config.json may say otherwise, the fewest changes first."""
+    """Yield what a config.json may say otherwise, first what tells of most sizes, then the least."""
     news = _sizes(bound, growth)
     keys = [key for key, value in config.items() if _is_width(key, value) and value in news]
     unsaid = [k for k, v in config.items() if v is None and any(part in k for part in _UNSAID)]
-    anything = sorted(set().union(*news.values()))
+    kept = {n for g in bound.groups.values() if g.name not in growth.sizes for n in [g.size]}
+    anything = sorted(kept.union(*news.values()))
     choices = [[None, *sorted(news[config[key]])] for key in keys]
     choices += [[None, *anything] for _ in unsaid]
     keys += unsaid
-    ways = sorted(product(*choices), key=lambda way: sum(new is not None for new in way))
-    for way in ways:
-        said = {key: new for key, new in zip(keys, way, strict=True) if new is not None}
-        if said:
-            yield {**said, **_implied(config, said)}
+    ways = (
+        {key: new for key, new in zip(keys, way, strict=True) if new is not None}
+        for way in islice(product(*choices), _LISTED)
+    )
+    for said in sorted(filter(None, ways), key=lambda said: (-_told(config, said), len(said))):
+        yield said
+        yield from _with_heads(config, said)
+
+
+def _told(config: ConfigChanges, said: ConfigChanges) -> int:
+    """Return how many changes of a size are told of: the number of heads shows in no shape."""
+    return len({(config[key], new) for key, new in said.items() if config[key] is not None})
 
 
 def _sizes(bound: BoundSpec, growth: Growth) -> dict[int, set[int]]:
@@ -115,13 +123,12 @@ def _sizes(bound: BoundSpec, growth: Growth) -> dict[int, set[int]]:
     return news
 
 
-def _implied(config: ConfigChanges, said: ConfigChanges) -> ConfigChanges:
-    """Return the size of heads, where it follows from what changes and has to stay."""
+def _with_heads(config: ConfigChanges, said: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the same with the size of heads, where it follows from what changes, as it was."""
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     follows = {"hidden_size", "num_attention_heads"} & said.keys()
-    if not follows or "head_dim" in config or not (isinstance(width, int) and heads):
-        return {}
-    return {"head_dim": width // int(heads)}
+    if follows and "head_dim" not in config and isinstance(width, int) and heads:
+        yield {**said, "head_dim": width // int(heads)}
 
 
 def _is_width(key: str, value: object) -> bool:
