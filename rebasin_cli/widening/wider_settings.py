@@ -87,7 +87,7 @@ def _refusal(
 def _candidates(
     config: ConfigChanges, bound: BoundSpec, growth: Growth
 ) -> Iterator[dict[str, Any]]:
-    """Yield what a config.json may say otherwise, first what tells of most sizes, then the least."""
+    """Yield what a config.json may say otherwise: what tells of most sizes first."""
     news = _sizes(bound, growth)
     keys = [key for key, value in config.items() if _is_width(key, value) and value in news]
     unsaid = [k for k, v in config.items() if v is None and any(part in k for part in _UNSAID)]

@@ -1,4 +1,4 @@
-"""`rebasin widen` on folders of transformers: the config.json goes along, and the class loads it."""
+"""`rebasin widen` on folders of transformers: their config.json says the new widths."""
 
 from __future__ import annotations
 
