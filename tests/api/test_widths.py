@@ -29,7 +29,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(rb.RebasinError, match="no group is called 'h'"):
         rb.widen(mlp(1), {"h": 10})
     with pytest.raises(rb.RebasinError, match=r"2\.5 is no number of units"):
-        rb.widen(mlp(1), {"hidden.0": 2.5})  # type: ignore[dict-item]
+        rb.widen(mlp(1), {"hidden.0": 2.5})  # type: ignore[arg-type]
 
 
 def test_what_only_running_tells_needs_trust(tmp_path: Path) -> None:
