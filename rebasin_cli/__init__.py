@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rebasin_cli.api.rotations import fold, rotate
     from rebasin_cli.api.saving import open, save
     from rebasin_cli.api.specs import load_spec, trace
+    from rebasin_cli.api.widths import widen
     from rebasin_cli.checkpoint.reader import Checkpoint
     from rebasin_cli.errors import RebasinError, RebasinWarning
     from rebasin_cli.spec.binding.bound import BoundSpec
@@ -55,6 +56,7 @@ __all__ = [
     "save",
     "trace",
     "verify",
+    "widen",
 ]
 
 _HOMES = {
@@ -82,6 +84,7 @@ _HOMES = {
     "save": "rebasin_cli.api.saving",
     "trace": "rebasin_cli.api.specs",
     "verify": "rebasin_cli.api.pairs",
+    "widen": "rebasin_cli.api.widths",
 }
 
 

@@ -30,7 +30,7 @@ FLOORS = [
     "activations adapters",
     "spec_choice renormalization",
     "alignment",
-    "folding",
+    "folding widening",
     "commands registry",
     "api cli",
     "__main__",
@@ -187,7 +187,7 @@ def commands_that_use(module: str) -> set[str]:
 
 SUBJECTS = (
     *("presentation", "files", "network", "activations", "spec_choice", "renormalization"),
-    "folding",
+    "folding widening",
 )
 SHARED = [
     path

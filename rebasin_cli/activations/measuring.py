@@ -17,7 +17,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watch_layers
 from rebasin_cli.network.layers import frozen_state
 from rebasin_cli.network.passes_with_room import pass_with_room
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 
 Samples = Mapping[str, list[Tensor]]  # of each layer: (samples, units) for each call of it
 Totals = dict[str, Moments]

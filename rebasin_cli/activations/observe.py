@@ -14,7 +14,7 @@ from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.passes_with_room import pass_with_room
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rebasin_cli.alignment.functions import FunctionDifference
@@ -18,6 +19,7 @@ class Aligned:
     alike: bundled specs beside the chosen one that allow the same permutations. comparison: what
     the units say one by one, if that was asked for. function: how far its outputs are from those
     before, if the model was run. rotatable: whether the spec allows more than permutations.
+    widened: sizes of groups before and after, of a model that was narrower.
     """
 
     model: Path
@@ -32,3 +34,4 @@ class Aligned:
     comparison: UnitComparison | None = None
     function: FunctionDifference | None = None
     rotatable: bool = False
+    widened: Mapping[str, tuple[int, int]] = field(default_factory=dict)

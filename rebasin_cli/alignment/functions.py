@@ -55,23 +55,33 @@ def check_function(
 
 
 def compare_functions(
-    check: FunctionCheck, one: TensorSource, other: TensorSource, *, inputs: int | None = None
+    check: FunctionCheck,
+    one: TensorSource,
+    other: TensorSource,
+    *,
+    inputs: int | None = None,
+    beside: FunctionCheck | None = None,
 ) -> FunctionDifference:
     """Return how far apart the outputs of two checkpoints are on the model's random inputs.
 
-    inputs: how many of them; None: all. In float64, or in float32 where the model computes no
-    numbers in that; NaN if it computes none at all. What a checkpoint lacks, such as a head, has
-    the same random values for both.
+    inputs: how many of them; None: all. beside: the model of the other, if it is one of its own. In
+    float64, or in float32 where the model computes no numbers in that; NaN if it computes none at
+    all. What a checkpoint lacks, such as a head, has the same random values for both in one model.
     Raises UsageError if the model does not run, MachineError if it does not fit into memory.
     """
     subject = check.network.subject
     try:
         with quiet():
             model = subject.build()
+            second = beside.network.subject.build() if beside else model
             examples = subject.examples(model)[:inputs]
             for dtype in (torch.float64, torch.float32):
                 widen(model, dtype)
-                runs = [_run(model, source, check, examples) for source in (one, other)]
+                widen(second, dtype)
+                runs = [
+                    _run(model, one, check, examples),
+                    _run(second, other, beside or check, examples),
+                ]
                 if all(map(_finite, runs)):
                     break
     except MemoryError as error:

@@ -16,6 +16,7 @@ from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.wording import MORE_IN_GROUPS, count, list_names
 
 ROTATABLE = "the residual stream can be rotated too, for a better midpoint: --symmetry orthogonal"
+_WIDENED = 8  # groups that are named
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
 
@@ -76,6 +77,9 @@ def _aligned_text(outcome: Aligned) -> str:
         *_unseen_lines(outcome.matching),
         f"  spec {named_spec(outcome.spec, outcome.alike)}, {outcome.seconds:.1f} s",
     ]
+    if outcome.widened:
+        told = [f"{name} {a:,} -> {b:,}" for name, (a, b) in outcome.widened.items()]
+        lines.insert(1, f"  widened: {list_names(told, _WIDENED)}")
     if outcome.comparison:
         figures, words = aligned_lines(outcome.matching, outcome.comparison)
         lines = [*lines[:2], figures, *lines[2:], words]
@@ -137,6 +141,9 @@ def _aligned_fields(outcome: Aligned) -> dict[str, Any] | None:
         "reference": str(outcome.reference),
         "spec": outcome.spec,
         "alike": list(outcome.alike),
+        **(
+            {"widened": {g: list(n) for g, n in outcome.widened.items()}} if outcome.widened else {}
+        ),
         **matched_fields(outcome.matching, outcome.comparison),
         "untouched": outcome.untouched,
         "permutation": str(outcome.permutation.path) if outcome.permutation else None,

@@ -28,7 +28,7 @@ from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network, judge_of
 from rebasin_cli.network.network import Network, UserCode, network_of
-from rebasin_cli.network.scores import Scores
+from rebasin_cli.network.scoring.scores import Scores
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.permuted import Permuted

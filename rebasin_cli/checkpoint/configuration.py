@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rebasin_cli.checkpoint.failures import reading
@@ -20,11 +22,17 @@ _CODES = ("quantization_config",)
 
 
 def configuration_in(
-    folder: Path, dtype: str | None, *, coded: bool = True, parted: bool = False
+    folder: Path,
+    dtype: str | None,
+    *,
+    coded: bool = True,
+    parted: bool = False,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> str | None:
     """Return a folder's config.json for weights of another dtype, or that are codes no more.
 
-    parted: an output head that was the embedding is a tensor of its own.
+    parted: an output head that was the embedding is a tensor of its own. settings: what it says
+    otherwise besides.
 
     As text; None if it says the same of them, or there is none that can be read.
     """
@@ -43,6 +51,7 @@ def configuration_in(
         changed |= {_NEW: dtype}
     if parted:
         changed = _untied(changed) | {_TIES: False}
+    changed = {**changed, **settings}
     if changed == config:
         return None
     return json.dumps(changed, indent=2, ensure_ascii=False) + "\n"

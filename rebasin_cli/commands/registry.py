@@ -36,6 +36,11 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "fold",
         "Multiply the gains of norms into the weights that read them. The function stays the same.",
     ),
+    "widen": CommandEntry(
+        "rebasin_cli.commands.widen.command",
+        "widen",
+        "Give groups of MODEL more units that do nothing. The function stays the same.",
+    ),
     "merge": CommandEntry(
         "rebasin_cli.commands.merge.command",
         "merge",

@@ -208,7 +208,8 @@ def _mismatches(
                 label_names("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
             ),
             hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
-            "channels differ, align, merge and lerp take what both have with --common",
+            "channels differ, align, merge and lerp take what both have with --common; "
+            "where layers are narrower, align --widen",
         )
     kinds = difference.kinds
     if kinds:

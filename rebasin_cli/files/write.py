@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Result:
 
     parts: what the parts beside the weights become; None: they stay, and are stale. jobs: what is
     new in the same file besides. others: tensors that it has, and like has not, or in another
-    shape. threads: that make its tensors.
+    shape. threads: that make its tensors. settings: what its config.json says otherwise.
     """
 
     source: TensorSource
@@ -45,6 +46,7 @@ class Result:
     jobs: Sequence[PartJob] = ()
     others: Mapping[str, TensorInfo] = field(default_factory=dict)
     threads: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_model(result: Result, target: Target, selection: Selection, output: Output) -> Written:
@@ -55,7 +57,7 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
         target = replace(target, fate=target.fate.without_parts)
     parts_jobs = _part_jobs(result, target, lambda info: output_info(info, selection, output))
     jobs = [*parts_jobs, *result.jobs]
-    config = _configuration(target, selection, output, parted=bool(like.apart))
+    config = _configuration(result, target, selection, output)
     # transformers refuses safetensors files without a format
     facts = {"format": "pt", **_carried(like.metadata), **result.facts}
     return write_source(
@@ -73,13 +75,15 @@ def _planned(
 
 
 def _configuration(
-    target: Target, selection: Selection, output: Output, *, parted: bool
+    result: Result, target: Target, selection: Selection, output: Output
 ) -> dict[str, str]:
     """Return the config.json of a result where it is not that of the model, by its name."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
-    if folder is None or not (dtype or selection.dequantize or parted):
+    parted, settings = bool(result.like.apart), result.settings
+    if folder is None or not (dtype or selection.dequantize or parted or settings):
         return {}
-    text = configuration_in(folder, dtype, coded=not selection.dequantize, parted=parted)
+    coded = not selection.dequantize
+    text = configuration_in(folder, dtype, coded=coded, parted=parted, settings=settings)
     return {CONFIG: text} if text else {}
 
 

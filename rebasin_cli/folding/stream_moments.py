@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import Network
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.tensors import TensorSource

@@ -8,7 +8,7 @@ from torch import nn
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import Network, UserCode
-from rebasin_cli.network.scores import Judge, cross_entropy_judge, own_judge
+from rebasin_cli.network.scoring.scores import Judge, cross_entropy_judge, own_judge
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.layers import Layer, layers_of
-from rebasin_cli.network.scores import call_model, logits_of
+from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.tensors.trees import tensors_in
 
 

@@ -12,7 +12,7 @@ from rebasin_cli.errors import RebasinError, UsageError, UserCodeError
 from rebasin_cli.models.subject import Example, Subject, without_memory
 from rebasin_cli.models.trial_run import failure, quiet
 from rebasin_cli.models.user.construction import cause
-from rebasin_cli.network.scores import logits_of
+from rebasin_cli.network.scoring.scores import logits_of
 from rebasin_cli.tensors.trees import tensors_in
 
 # Drawn in all. Barriers that a small GPT learned: .124 from half of them, .116, .113 from twice as

@@ -22,7 +22,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.language_model import SequencePlan
 from rebasin_cli.network.network import UserCode
-from rebasin_cli.network.scores import call_model, logits_of
+from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress

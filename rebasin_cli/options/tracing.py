@@ -18,15 +18,16 @@ PANEL = "Traced model"
 _option = flags_in(PANEL)
 
 
-def _arguments(text: str | None) -> dict[str, object]:
+def parse_arguments(text: str | None, *, flag: str = "--model-args") -> dict[str, object]:
+    """Return the arguments of a constructor that a JSON object names. flag: where it was given."""
     if text is None:
         return {}
     try:
         value = read_json(text)
     except ValueError as error:
-        raise typer.BadParameter(f"--model-args {text!r} is not JSON: {error}") from error
+        raise typer.BadParameter(f"{flag} {text!r} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise typer.BadParameter(f'--model-args {text!r} is not a JSON object, as {{"width": 8}}')
+        raise typer.BadParameter(f'{flag} {text!r} is not a JSON object, as {{"width": 8}}')
     return value
 
 
@@ -76,7 +77,7 @@ class Tracing:
     arguments: Mapping[str, object] = _option(
         "--model-args",
         kind=str | None,
-        parse=_arguments,
+        parse=parse_arguments,
         metavar="JSON",
         help="Its arguments, as '{\"num_classes\": 10}'.",
     )

@@ -24,7 +24,7 @@ from rebasin_cli.activations.moments import Moments, moments
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction, watch_layers
 from rebasin_cli.network.passes_with_room import pass_with_room
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.renormalization.corrected import Corrected, Correcting
 from rebasin_cli.renormalization.folding import fold, reset
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of

@@ -57,6 +57,8 @@ VERBS = {
     "trace": "(model: 'NetworkLike', inputs: 'object' = None, *, outputs: 'Sequence[str]' = (), "
     "free_outputs: 'bool' = False, buffers: 'Sequence[str]' = ()) -> 'Trace'",
     "verify": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'Verified'",
+    "widen": "(a: 'Model', to: 'Mapping[str, int] | Model', *, trust: 'bool' = False, "
+    f"{KEYWORDS}) -> {LATE}",
 }
 TYPES = ["BarrierCurves", "BoundSpec", "Checkpoint", "LinearMaps", "PairMatching"]
 TYPES += ["RebasinError", "RebasinWarning", "Spec", "Trace"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.merge.least_squares.wider_network import resize_model
+from rebasin_cli.network.resized_network import resize_model
 from tests.benchmarks.bed.judge import State
 from tests.benchmarks.bed.networks import require
 from tests.benchmarks.bed.tables import Row, number, table

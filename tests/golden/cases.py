@@ -102,6 +102,13 @@ CASES: Mapping[str, Sequence[Run]] = {
         Run("apply b.perm.safetensors b.safetensors --no-clobber"),
         Run("apply b.perm.safetensors b.safetensors -f --dry-run"),
     ),
+    "widen": (
+        Run("widen a.safetensors --to hidden.0=12 --to hidden.*=2x --json"),
+        Run("widen a.safetensors --to wide.safetensors -f"),
+        Run(f"widen a.safetensors --to layer.*=20 -o run.safetensors {NET}"),
+        Run("widen a.safetensors --to hidden.0=3 -o less.safetensors"),
+        Run("align wide.safetensors b.safetensors --widen"),
+    ),
     "merge": (
         Run(f"merge {AB} --json"),
         Run(f"merge {AB} -o half.safetensors --card -v"),

@@ -13,7 +13,7 @@ from rebasin_cli.errors import MachineError, RebasinError, UsageError, UserCodeE
 from rebasin_cli.models.batch import read_batch
 from rebasin_cli.models.user_functions import loader
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import cross_entropy_judge, logits_of, own_judge
+from rebasin_cli.network.scoring.scores import cross_entropy_judge, logits_of, own_judge
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.trees import tensors_in
 

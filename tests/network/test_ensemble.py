@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.ensemble import judge_ensemble
-from rebasin_cli.network.scores import cross_entropy_judge
+from rebasin_cli.network.scoring.ensemble import judge_ensemble
+from rebasin_cli.network.scoring.scores import cross_entropy_judge
 
 
 def probabilities(model, inputs):

@@ -9,7 +9,7 @@ from torch import nn
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import cross_entropy_judge
+from rebasin_cli.network.scoring.scores import cross_entropy_judge
 
 CLASSES = 3
 X = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))

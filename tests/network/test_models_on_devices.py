@@ -8,7 +8,7 @@ from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.errors import DeviceMemoryError, ShortageWarning
 from rebasin_cli.network import passes_with_room
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import cross_entropy_judge
+from rebasin_cli.network.scoring.scores import cross_entropy_judge
 from tests.cli.build import pair
 from tests.cli.harness import rebasin
 

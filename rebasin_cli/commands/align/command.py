@@ -53,9 +53,19 @@ Select = Annotated[
 ]
 
 
-@with_options(
-    "models", "out", "save", "card", "verbose", "symmetry", "tie", "learn", "select", "executor"
-)
+Widen = Annotated[
+    bool,
+    option(PANEL)(
+        "--widen",
+        help="A MODEL narrower than REF first gets REF's widths, its new units zero: see "
+        "rebasin widen.",
+    ),
+]
+
+FIRST = ("models", "out", "save", "card", "verbose", "symmetry", "tie", "learn", "select", "widen")
+
+
+@with_options(*FIRST, "executor")
 def align(
     models: Annotated[list[Path] | None, argument("REF MODEL...")] = None,
     save: SavePermutation = None,
@@ -64,6 +74,7 @@ def align(
     learn: Learn = 0,
     select: Select = None,
     executor: ExecutorName = "local",
+    widen: Widen = False,
     *,
     selection: Selection,
     output: Output,
@@ -90,6 +101,8 @@ def align(
 
         rebasin align a.pt b.pt -v
 
+        rebasin align wide.pt narrow.pt --widen | rebasin merge
+
         rebasin align a.pt b.pt --select 6 --model net.py:Net --data net.py:train
 
         rebasin align gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal | rebasin merge
@@ -98,6 +111,7 @@ def align(
     """
     from rebasin_cli.commands.align.request import AlignRequest
     from rebasin_cli.commands.align.symmetries import kind_of
+    from rebasin_cli.commands.align.widened_models import check_widening
 
     request = AlignRequest(
         models=model_paths(models),
@@ -106,6 +120,7 @@ def align(
         select=select,
         tie=tie,
         executor=executor,
+        widen=widen,
         selection=selection,
         output=output,
         computing=computing,
@@ -116,5 +131,6 @@ def align(
         learning=learning,
         display=display,
     )
+    check_widening(request, kind=symmetry)
     way = kind_of(symmetry, select=select is not None, tie=tie, executor=executor)
     return Work("align", display, planned_by(way.plan, request), way.run, way.presenters)

@@ -20,7 +20,7 @@ from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import Network
-from rebasin_cli.network.scores import mean_loss
+from rebasin_cli.network.scoring.scores import mean_loss
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import METHODS

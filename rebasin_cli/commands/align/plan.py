@@ -15,6 +15,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.method_inputs import DATA_METHODS, MethodInputs, check_chosen
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.plan import check_learning
+from rebasin_cli.commands.align.widened_models import widen_models
 from rebasin_cli.errors import UsageError
 from rebasin_cli.execution.workers import Workers, plan_workers
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes, told_of_codes
@@ -93,11 +94,12 @@ def plan_align(request: AlignRequest) -> AlignPlan:
     workers = plan_workers(request, tasks=len(request.models) - 1, more=DATA_METHODS)
     machine = workers.machines[0]
     reference, *models = open_models(request.models, request.selection)
+    inputs = _inputs(reference, request)
+    models = widen_models(reference, models, request, _given(inputs))
     runs = request.search.method in DATA_METHODS
     heads = () if runs else heads_apart(reference, models, request.selection)
     check_fit(reference, models, request.selection, request.tracing, apart=heads)
     check_learning([reference, *models], request)
-    inputs = _inputs(reference, request)
     choice = _choice(request, [reference, *models], heads, _given(inputs))
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))
     check_search(choice, machine, request.search)

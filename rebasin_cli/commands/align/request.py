@@ -27,7 +27,7 @@ class AlignRequest:
     or a folder for several. learn: steps by which maps are learned from the midpoint's answers.
     select: how many ways are tried, of which the one with the best midpoint is taken; None: one.
     tie: what becomes of tied heads where norms are folded, see `settle_heads`.
-    executor: who aligns the models.
+    executor: who aligns the models. widen: models narrower than the reference get its widths.
     """
 
     models: Sequence[Path]
@@ -36,6 +36,7 @@ class AlignRequest:
     select: int | None = None
     tie: str = "auto"
     executor: str = "local"
+    widen: bool = False
     selection: Selection = Selection()
     output: Output = Output()
     computing: Computing = Computing()

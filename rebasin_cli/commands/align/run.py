@@ -15,6 +15,7 @@ from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.align.by_activations import by_activations
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
+from rebasin_cli.commands.align.widened_models import growth_of, prove_models, settings_of
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.places import OutputPlace
@@ -40,6 +41,7 @@ def run_align(
     finds the permutations; None: the one that is asked for.
     """
     find = method or DATA_METHODS.get(plan.request.search.method, by_weights)
+    prove_models(plan.reference, [item.model for item in plan.items], plan.choice, plan.request)
     yield LeftAsIs(plan.reference.path, "reference")
     alone, one = len(plan.items) == 1, replace(plan, items=())
     tasks = [AlignTask(one, item, find, alone=alone) for item in plan.items]
@@ -103,7 +105,9 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
     parts = moved_parts(item.model, item.tensors, matching.permutations)
-    result = Result(moved, item.model, facts, parts)
+    grown = growth_of(item.model)
+    settings = settings_of(item.model)
+    result = Result(moved, item.model, facts, None if grown else parts, settings=settings)
     written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(
         item.permutation,
@@ -125,6 +129,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         comparison=comparison,
         function=function,
         rotatable=can_rotate(plan.choice.bound),
+        widened=grown,
     )
 
 

@@ -25,7 +25,7 @@ from rebasin_cli.files.part_sources import finite
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.built import batches_of, build_network, judge_of
-from rebasin_cli.network.scores import Judge, Scores
+from rebasin_cli.network.scoring.scores import Judge, Scores
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Correcting

@@ -18,7 +18,7 @@ from rebasin_cli.commands.barrier.layers.report import (
 )
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, JudgedPoints, Scored
 from rebasin_cli.folding.rotation_report import ROTATING
-from rebasin_cli.network.ensemble import Ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble
 from rebasin_cli.pictures.report import DRAWING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table

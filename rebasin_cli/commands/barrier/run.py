@@ -39,7 +39,7 @@ from rebasin_cli.commands.barrier.scorer import Scorer, Segment, point_correctio
 from rebasin_cli.errors import UsageError
 from rebasin_cli.execution.task import Executor
 from rebasin_cli.files.provenance import one_basin, one_folded_basin
-from rebasin_cli.network.ensemble import Ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource

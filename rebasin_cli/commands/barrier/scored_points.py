@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.commands.barrier.curve import Barrier
 from rebasin_cli.commands.barrier.plane import Plane
-from rebasin_cli.network.ensemble import Ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rebasin_cli.commands.barrier.scored_points import MixturePoint, Scored
 from rebasin_cli.execution.task import Executor
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.network.built import batches_of, build_network
-from rebasin_cli.network.ensemble import Ensemble, judge_ensemble, why_no_ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.progress import Progress
 
 ENSEMBLE = "ensemble"  # the curve that its scores are kept under

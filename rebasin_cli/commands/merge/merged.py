@@ -11,7 +11,7 @@ from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.least_squares.normal_equations import LayerFit
 from rebasin_cli.matching.problem.result import Change
-from rebasin_cli.network.ensemble import Ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble
 from rebasin_cli.renormalization.corrected import Report
 
 

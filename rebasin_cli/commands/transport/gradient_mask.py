@@ -19,7 +19,7 @@ from rebasin_cli.models.module_weights import within
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import Network
-from rebasin_cli.network.scores import judge_batch
+from rebasin_cli.network.scoring.scores import judge_batch
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource

@@ -15,7 +15,13 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.network import Network, UserCode
-from rebasin_cli.network.scores import Judge, Scores, cross_entropy_judge, has_targets, mean_loss
+from rebasin_cli.network.scoring.scores import (
+    Judge,
+    Scores,
+    cross_entropy_judge,
+    has_targets,
+    mean_loss,
+)
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource

@@ -21,7 +21,7 @@ from rebasin_cli.commands.barrier.scored_points import (
 )
 from rebasin_cli.errors import MachineError
 from rebasin_cli.files.places import OutputPlace
-from rebasin_cli.network.ensemble import Ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble
 from rebasin_cli.pictures.drawing import require_matplotlib
 from tests.cli.harness import rebasin
 from tests.commands.barrier.barrier_files import BARRIER, write_user

@@ -176,7 +176,7 @@ ENTRIES = (
     ),
     entry(
         "sdxl_refiner",
-        "XL, refiner,",
+        "XL, refiner",
         models_of("sdxl_refiner"),
         context=1280,
         heads=None,

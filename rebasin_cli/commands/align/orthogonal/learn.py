@@ -24,7 +24,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill, within
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.network import Network
-from rebasin_cli.network.scores import call_model, logits_of
+from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec

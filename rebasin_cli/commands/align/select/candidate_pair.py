@@ -29,7 +29,7 @@ from rebasin_cli.matching.diagnostics.unit_figures import compare_units
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors, load_models
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.built import build_network
-from rebasin_cli.network.scores import has_targets
+from rebasin_cli.network.scoring.scores import has_targets
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_sweeps import MapMatching

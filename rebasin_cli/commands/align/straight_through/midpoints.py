@@ -12,7 +12,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill, within
 from rebasin_cli.network.data_split import DataSplit
-from rebasin_cli.network.scores import judge_batch, mean_loss
+from rebasin_cli.network.scoring.scores import judge_batch, mean_loss
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.tensors import TensorSource

@@ -17,10 +17,10 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.batch_inputs import fit_batch
-from rebasin_cli.network.answers import answers
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import Layer, layers_of, observe_layers
-from rebasin_cli.network.scores import call_model, logits_of
+from rebasin_cli.network.scoring.answers import answers
+from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.tensors.trees import map_leaves, tensors_in
 

@@ -25,7 +25,7 @@ from rebasin_cli.commands.merge.least_squares.wider_axis import SHARED, WiderAxi
 from rebasin_cli.errors import MachineError, UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors.numbers import in_float64

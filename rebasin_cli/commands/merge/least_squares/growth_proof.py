@@ -14,13 +14,13 @@ from torch import Tensor
 
 from rebasin_cli.commands.merge.least_squares.wider_axis import WiderAxis, wider_units
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean, wider_tensors
-from rebasin_cli.commands.merge.least_squares.wider_network import wider_network
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.models.subject import Example
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import Network
+from rebasin_cli.network.resized_network import resized_network
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.spec_choice.choice import Choice
@@ -59,7 +59,7 @@ class GrowthProof:
         shapes = {name: wider.info(name).shape for name in tensors}
         example = self._example()
         before = self._outputs(self.network, self.source, example)
-        return apart(before, self._outputs(wider_network(self.network, shapes), wider, example))
+        return apart(before, self._outputs(resized_network(self.network, shapes), wider, example))
 
     def _half(self, group: str) -> WiderAxis:
         size = self.choice.bound.groups[group].size

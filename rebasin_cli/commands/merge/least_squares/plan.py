@@ -27,7 +27,7 @@ from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 
 
 @dataclass(frozen=True)
-class Growth:
+class WiderGroups:
     """Which groups become wider. apart: how many units of each are not merged.
 
     readers: where its units are seen. narrow: groups that stay as they are, with the reason of
@@ -51,7 +51,7 @@ class LeastSquaresPlan:
     merge: MergePlan
     code: UserCode
     solvable: SolvableLayers
-    growth: Growth
+    growth: WiderGroups
     request: MergeRequest
     correction: CorrectionPlan | None = None
 
@@ -100,7 +100,7 @@ def plan_least_squares(request: MergeRequest) -> LeastSquaresPlan:
             hint="rebasin merge without --method averages them",
         )
     check_room([MergedLayer(layer.name) for layer in solvable.layers], model, merge.machine)
-    growth = _growth(merge, code, model, request) if request.width > 1 else Growth()
+    growth = _growth(merge, code, model, request) if request.width > 1 else WiderGroups()
     return LeastSquaresPlan(merge, code, solvable, growth, request, _correction(first, request))
 
 
@@ -140,7 +140,9 @@ def _check_wider(request: MergeRequest) -> None:
         raise UsageError("--max-shard-size does not go with --width")
 
 
-def _growth(merge: MergePlan, code: UserCode, model: nn.Module, request: MergeRequest) -> Growth:
+def _growth(
+    merge: MergePlan, code: UserCode, model: nn.Module, request: MergeRequest
+) -> WiderGroups:
     """Return which groups become wider. Raises UsageError if none can."""
     if merge.choice is None:
         raise UsageError(
@@ -164,7 +166,7 @@ def _growth(merge: MergePlan, code: UserCode, model: nn.Module, request: MergeRe
         raise no_growth(found.others)
     sizes = {name: group.size for name, group in merge.choice.bound.groups.items()}
     apart = {name: round((request.width - 1) * sizes[name]) for name in found.readers}
-    return Growth(apart, found.readers, found.others, sides)
+    return WiderGroups(apart, found.readers, found.others, sides)
 
 
 def no_growth(reasons: Mapping[str, str]) -> UsageError:

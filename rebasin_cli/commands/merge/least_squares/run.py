@@ -14,12 +14,12 @@ from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan
 from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
-from rebasin_cli.commands.merge.least_squares.wider_network import wider_network
 from rebasin_cli.commands.merge.merged import Merged, Solved
 from rebasin_cli.commands.merge.run import brought_together, merged_outcome, save_parents
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.built import build_network
+from rebasin_cli.network.resized_network import resized_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
@@ -67,7 +67,7 @@ def _renormalized(
         for name, info in infos(source).items()
         if name in code.network.windows and info.shape != code.network.windows[name].shape
     }
-    wide = replace(code, network=wider_network(code.network, shapes))
+    wide = replace(code, network=resized_network(code.network, shapes))
     return correct_statistics(
         source,
         Parents(),

@@ -17,7 +17,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.network.network import Network
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.axis_sides import READ, axis_of
 from rebasin_cli.tensors.blocks import Block, BoundTensor

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.imports import home
 from rebasin_cli.models.user.uncached_imports import reachable
 from rebasin_cli.network.built import batches_of, build_network, judge_of
-from rebasin_cli.network.ensemble import Ensemble, judge_ensemble, why_no_ensemble
+from rebasin_cli.network.scoring.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress

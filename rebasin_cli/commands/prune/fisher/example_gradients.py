@@ -14,9 +14,9 @@ from torch.func import functional_call, grad, vmap
 from rebasin_cli.errors import MachineError, RebasinWarning, UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.user.batch_inputs import fit_batch, named_targets
-from rebasin_cli.network.answers import class_axis
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.scores import judge_batch, logits_of
+from rebasin_cli.network.scoring.answers import class_axis
+from rebasin_cli.network.scoring.scores import judge_batch, logits_of
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.blocks import Window
 from rebasin_cli.tensors.trees import map_leaves, tensors_in

@@ -26,7 +26,7 @@ from rebasin_cli.commands.transport.layerwise.tensor_maps import AxisMap, Tensor
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.layers import is_turned
-from rebasin_cli.network.scores import call_model
+from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors.torch_threads import one_thread
 

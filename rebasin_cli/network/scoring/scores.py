@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch, describe_batch
 from rebasin_cli.models.user.batch_inputs import fit_batch, is_labelled, named_targets
-from rebasin_cli.network.answers import answers
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.passes_with_room import pass_with_room
+from rebasin_cli.network.scoring.answers import answers
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.tensors.numbers import on_host
 

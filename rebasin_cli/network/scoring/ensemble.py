@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.user.batch_inputs import fit_batch
-from rebasin_cli.network.answers import Answers, answers
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import UserCode
-from rebasin_cli.network.scores import call_model, check_scores, logits_of
+from rebasin_cli.network.scoring.answers import Answers, answers
+from rebasin_cli.network.scoring.scores import call_model, check_scores, logits_of
 
 UNANSWERED = 1e-300  # a probability of 0 has no logarithm; float64 has smaller numbers than this
 

@@ -1,0 +1,105 @@
+"""Models with more units that do nothing: widen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, overload
+
+from torch import Tensor, nn
+
+from rebasin_cli.api.keywords import groups_of
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.tensors_in import (
+    Model,
+    ModelInMemory,
+    OutputForm,
+    open_all,
+    open_beside,
+    result,
+)
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.provenance import provenance
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.widening.growth import plan_growth
+from rebasin_cli.widening.wider_checkpoint import wider
+from rebasin_cli.widening.wider_proof import no_proof
+from rebasin_cli.widening.wider_sizes import checked_sizes, sizes_of
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from typing_extensions import Unpack
+
+    from rebasin_cli.api.keywords import Options
+    from rebasin_cli.api.specs import MatchOptions
+
+
+@overload
+def widen(
+    a: ModelInMemory,
+    to: Mapping[str, int] | Model,
+    *,
+    trust: bool = False,
+    **options: Unpack[MatchOptions],
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def widen(
+    a: TensorSource | str | PathLike[str],
+    to: Mapping[str, int] | Model,
+    *,
+    trust: bool = False,
+    **options: Unpack[MatchOptions],
+) -> Checkpoint: ...
+
+
+def widen(
+    a: Model,
+    to: Mapping[str, int] | Model,
+    *,
+    trust: bool = False,
+    spec: SpecLike = None,
+    model: NetworkLike | None = None,
+    inputs: object = None,
+    **options: Unpack[Options],
+) -> dict[str, Tensor] | Checkpoint:
+    """Return a model with more units that do nothing, its function the same, as `rebasin widen`.
+
+    to: by the name of a group, or a glob over them, how many units it gets; or a model that is as
+    wide. New units are zero wherever they stand. Nothing is run: groups of which a spec does not
+    tell that new units do nothing need `trust`, and that you compare outputs. Other arguments are
+    those of `match`, the result is as of `fold`; a config.json is not rewritten. Raises UsageError
+    for groups that cannot be widened, with the reason of each, and what `match` raises.
+    """
+    groups = groups_of(SpecSource(spec).named, options)
+    (held,) = open_all([a], groups.selection, label="the model")
+    found = problem([held], [a], SpecSource(spec, model, inputs), groups, done="multiplied")
+    (seen,), choice = found.models, found.choice
+    sizes = _sizes(to)
+    if sizes is None:
+        like = open_beside(seen, to, groups.selection)  # type: ignore[arg-type]
+        sizes = dict(sizes_of(choice.bound, like, groups.selection))
+    growth = plan_growth(
+        choice.bound, checked_sizes(choice.bound, sizes), choice.movable, seen.names()
+    )
+    if growth.doubts and not trust:
+        raise no_proof(growth, str(seen.path))
+    wide = wider(seen, growth, {})
+    told = {name: list(pair) for name, pair in growth.sizes.items()}
+    facts = partial(provenance, "widen", [seen], basin=None, spec=choice.name, groups=told)
+    return result([a], wide, OutputForm([wide], facts, groups.selection))
+
+
+def _sizes(to: object) -> dict[str, int] | None:
+    """Return sizes by name, None for a model."""
+    if isinstance(to, nn.Module) or not isinstance(to, Mapping):
+        return None
+    if any(isinstance(value, Tensor) for value in to.values()):
+        return None
+    wrong = next((v for v in to.values() if type(v) is not int or v < 1), None)
+    if wrong is not None:
+        raise UsageError(f"{wrong!r} is no number of units", hint="to={'hidden.*': 512}")
+    return dict(to)

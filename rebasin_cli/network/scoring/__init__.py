@@ -1,0 +1,1 @@
+"""What models are worth on data: the scores of one, and of the ensemble of several."""
