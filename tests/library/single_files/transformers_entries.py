@@ -67,7 +67,7 @@ SMALL_SD3: Fields = {
     "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,
-    "num_layers": 4,
+    "num_layers": 7,  # with 4, the `2` in `linear_2` would be read as the number of a block
     "attention_head_dim": 8,
     "num_attention_heads": 4,
     "joint_attention_dim": 28,
