@@ -14,6 +14,8 @@ LOCKS := tests/locks
 EXACTLY := --no-deps --require-hashes --requirement
 INSTALL := -m pip --disable-pip-version-check install --quiet --quiet
 BIN := $(VENV)/bin
+# What `check` runs, and `test` need not run again: they look at every source.
+CHECKED := tests/test_layers.py tests/test_style.py tests/test_imports.py
 
 .PHONY: help demo test test-all test-latest test-oldest check bench fuzz format lock clean
 
@@ -24,7 +26,7 @@ demo: $(VENV)-demo/.demo ## train two networks, align them, and show the barrier
 	$(VENV)-demo/bin/python tests/demo/demo.py
 
 test: $(VENV)/.dev ## the quick tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(CHECKED:%=--ignore=%)
 
 test-all: $(VENV)/.dev ## every test; those that need a GPU are skipped where there is none
 	$(BIN)/python -m pytest -n 2 -m ""
@@ -40,7 +42,7 @@ check: $(VENV)/.dev ## formatting, lint, types, layers, style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_style.py tests/test_imports.py
+	$(BIN)/python -m pytest -n 2 $(CHECKED)
 
 bench: $(VENV)/.dev ## the short form of every benchmark
 	@for script in tests/benchmarks/*.py; do \

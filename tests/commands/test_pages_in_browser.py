@@ -93,6 +93,7 @@ def framed(texts):
     return f'<!doctype html><meta charset="utf-8"><body>{"".join(frames)}{script}</body>'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on this machine")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_pages_are_readable_on_a_phone_and_at_a_desk(tmp_path, scheme):

@@ -17,7 +17,7 @@ def is_torch(path):
 
 
 @pytest.mark.parametrize("ending", ANY)
-@pytest.mark.parametrize("given", [".safetensors", ".pt"])
+@pytest.mark.parametrize("given", [".safetensors", pytest.param(".pt", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "argv",
     ["lerp {} --at 0.5", "merge {} --spec mlp", "align {} --spec mlp"],

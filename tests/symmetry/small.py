@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,6 +155,8 @@ def rotary(d: int = 12) -> Net:
 
 
 NETS = {"layer norm": LAYER_NORM, "rotary": ROTARY}
+# Of commands, whose laws are tested on both kinds: one that is quick, and the other.
+ONE_QUICK = ("rotary", pytest.param("layer norm", marks=pytest.mark.slow))
 # Nets of LayerNorm in which these have no bias.
 LACKING: dict[str, tuple[type[nn.Module], ...]] = {
     "no biases": (nn.Linear, nn.LayerNorm),

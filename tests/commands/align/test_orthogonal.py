@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.cli.harness import rebasin
 from tests.symmetry.rotated_files import USER, model_of, rotated, store
-from tests.symmetry.small import NETS, TEXTS, case, outputs
+from tests.symmetry.small import NETS, ONE_QUICK, TEXTS, case, outputs
 
 
 def written(folder: Path, kind: str):
@@ -144,7 +144,7 @@ def learning(folder: Path, kind: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_learned_maps_make_a_better_midpoint_and_keep_both_functions(kind, tmp_path):
     options = learning(tmp_path, kind)
     done = rebasin(*ALIGN, "--learn", "30", *options, "--json", cwd=tmp_path)
@@ -158,7 +158,7 @@ def test_learned_maps_make_a_better_midpoint_and_keep_both_functions(kind, tmp_p
     assert [e.get("sha256") for e in again.events] == [e.get("sha256") for e in done.events]
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_what_streams_do_on_data_finds_a_rotated_copy_too(kind, tmp_path):
     found = written(tmp_path, kind)
     (tmp_path / "user.py").write_text(USER)
@@ -209,7 +209,7 @@ def test_learning_needs_data_and_data_learning(tmp_path):
     assert "--learn learns rotations" in plain.err
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_saved_maps_bring_another_copy_along_and_back(kind, tmp_path):
     written(tmp_path, kind)
     saved = rebasin(*ALIGN, "--save-permutation", "maps.safetensors", cwd=tmp_path)

@@ -70,6 +70,7 @@ def digests(done: Done) -> list[str | None]:
 LEARN = ("align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED, "--learn", "4", "--samples", "10")
 
 
+@pytest.mark.slow
 def test_maps_are_learned_from_what_the_models_write(gpts):
     learned = result(run(gpts, *LEARN, "--json"))["learned"]
     assert learned["losses"][str(learned["step"])] < learned["losses"]["0"]
@@ -92,6 +93,7 @@ def test_the_same_seed_learns_the_same_from_what_is_drawn(gpts):
     assert digests(run(gpts, *LEARN, "--json", "-f", "--seed", "1")) != digests(done)
 
 
+@pytest.mark.slow
 def test_streams_are_compared_on_what_the_models_write(gpts):
     way = ("--method", "activations", "--samples", "40")
     done = run(gpts, "align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED, *way, "--json")
@@ -101,6 +103,7 @@ def test_streams_are_compared_on_what_the_models_write(gpts):
 FEW = (*MODEL, *SAMPLED, "--samples", "40")
 
 
+@pytest.mark.slow
 def test_merged_models_are_compared_on_what_all_of_them_write(gpts):
     way = ("--method", "activations", "--strategy", "universe", *FEW)
     done = run(gpts, "merge", *AB, *ORTHOGONAL, *way, "--json")

@@ -15,7 +15,7 @@ from rebasin_cli.options.search import Search
 from tests.cli.harness import rebasin
 from tests.commands.align.test_auto import answers, contents, permuted_only, written
 from tests.symmetry.rotated_files import USER, model_of
-from tests.symmetry.small import NETS, TOKENS, WORDS, case
+from tests.symmetry.small import ONE_QUICK, TOKENS, WORDS, case
 
 ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "my.yaml")
 
@@ -28,7 +28,7 @@ def running(folder, kind, truth, *symmetry):
     return (*ALIGN, *run, *(("--symmetry", *symmetry) if symmetry else ()))
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 @pytest.mark.parametrize("truth", ["permutation", "orthogonal"])
 def test_auto_takes_the_best_of_both_classes(kind, truth, tmp_path):
     command = running(tmp_path, kind, truth, "auto")

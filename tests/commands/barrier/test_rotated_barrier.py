@@ -9,7 +9,7 @@ import torch
 from tests.cli.harness import rebasin
 from tests.commands.barrier.barrier_files import points
 from tests.symmetry.rotated_files import model_of, store, write_copies
-from tests.symmetry.small import NETS, case
+from tests.symmetry.small import ONE_QUICK, case
 
 SHARED_OPTIONS = ("--spec", "my.yaml", "--data", "user.py:pairs", "--steps", "3")
 ORTHOGONAL = ("--symmetry", "orthogonal")
@@ -30,7 +30,7 @@ def results(done):
     return [event for event in done.events if event["event"] == "result"]
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_there_is_no_barrier_to_a_rotated_copy(kind, tmp_path):
     write_copies(tmp_path, kind)
     done = rebasin(*barrier(kind, *PAIR), *ORTHOGONAL, "--json", cwd=tmp_path)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.cli.harness import rebasin
 from tests.symmetry.rotated_files import USER, model_of, store, write_copies
-from tests.symmetry.small import NETS, case, outputs
+from tests.symmetry.small import NETS, ONE_QUICK, case, outputs
 
 ALL = ("a.safetensors", "b.safetensors", "c.safetensors")
 ORTHOGONAL = ("--spec", "my.yaml", "--symmetry", "orthogonal")
@@ -19,7 +19,7 @@ def by_activations(kind: str) -> tuple[str, ...]:
     return ("--method", "activations", "--model", model_of(kind), "--data", "user.py:batches")
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_three_rotated_copies_have_a_mean_that_computes_what_they_do(kind, tmp_path):
     found = write_copies(tmp_path, kind)
     done = rebasin("merge", *ALL, *ORTHOGONAL, cwd=tmp_path)
@@ -49,7 +49,7 @@ def test_differences_of_rotated_models_are_taken_in_the_frame_of_the_folded_base
     assert (outputs(found.net, merged) - near).abs().max() < 0.2
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 @pytest.mark.parametrize("strategy", ["star", "universe"])
 @pytest.mark.parametrize("method", ["weights", "activations"])
 def test_every_way_finds_rotated_copies_in_the_frame_of_the_reference(
@@ -87,7 +87,7 @@ def length_of_mean(folder, *options):
     return float(sum(tensor.square().sum() for tensor in mean.values())) ** 0.5
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_next_to_the_mean_all_models_agree_more_than_next_to_one_of_them(kind, tmp_path):
     write_unrelated(tmp_path, kind)
     star = length_of_mean(tmp_path)
@@ -101,7 +101,7 @@ def test_what_the_models_do_decides_where_there_is_data(tmp_path):
     assert length_of_mean(tmp_path, *UNIVERSE, *by_activations("rotary")) != by_weights
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_every_model_keeps_its_function_whatever_it_is_aligned_to(kind, tmp_path):
     write_unrelated(tmp_path, kind)
     way = (*UNIVERSE, *by_activations(kind))

@@ -16,7 +16,7 @@ from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.random_maps import draw_maps
 from tests.cli.harness import rebasin
 from tests.symmetry.rotated_files import model_of, rotated, store, write_copies
-from tests.symmetry.small import NETS, case
+from tests.symmetry.small import ONE_QUICK, case
 
 PAIR = ("a.safetensors", "b.safetensors")
 VERIFY = ("verify", *PAIR, "--spec", "my.yaml", "--symmetry", "orthogonal")
@@ -24,7 +24,7 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_a_rotated_copy_is_one_in_every_dtype(kind, dtype, tmp_path):
     found = write_copies(tmp_path, kind, noise=0, dtype=dtype)
     store(tmp_path / "a.safetensors", found.state)
@@ -37,7 +37,7 @@ def test_a_rotated_copy_is_one_in_every_dtype(kind, dtype, tmp_path):
     assert event["max_difference"] <= event["rounding"] <= max(torch.finfo(dtype).eps, 1e-10)
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_two_copies_of_low_precision_are_copies_of_one_another(kind, tmp_path):
     write_copies(tmp_path, kind, noise=0, dtype=torch.bfloat16)
     argv = ("verify", "b.safetensors", "c.safetensors", *VERIFY[3:])
@@ -47,7 +47,7 @@ def test_two_copies_of_low_precision_are_copies_of_one_another(kind, tmp_path):
     assert done.out.startswith(said)
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_what_is_folded_is_a_copy_of_what_is_not(kind, tmp_path):
     write_copies(tmp_path, kind, dtype=torch.float32)
     rebasin("fold", "a.safetensors", "--spec", "my.yaml", cwd=tmp_path)
@@ -55,7 +55,7 @@ def test_what_is_folded_is_a_copy_of_what_is_not(kind, tmp_path):
         assert rebasin("verify", *pair, *VERIFY[3:], cwd=tmp_path).code == 0
 
 
-@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("kind", ONE_QUICK)
 def test_other_weights_are_none(kind, tmp_path):
     write_copies(tmp_path, kind)
     store(tmp_path / "b.safetensors", case(kind, seed=5).state)
@@ -145,6 +145,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "checkpoints"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared checkpoints are not here")
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["char_gpt", "vit_small"])
 def test_trained_models_are_told_from_rotated_copies(name, dtype, tmp_path):
