@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeGuard, overload
 
 from torch import Tensor, nn
 
@@ -78,10 +78,11 @@ def widen(
     (held,) = open_all([a], groups.selection, label="the model")
     found = problem([held], [a], SpecSource(spec, model, inputs), groups, done="multiplied")
     (seen,), choice = found.models, found.choice
-    sizes = _sizes(to)
-    if sizes is None:
-        like = open_beside(seen, to, groups.selection)  # type: ignore[arg-type]
+    if _is_model(to):
+        like = open_beside(seen, to, groups.selection)
         sizes = dict(sizes_of(choice.bound, like, groups.selection))
+    else:
+        sizes = _sizes(to)
     growth = plan_growth(
         choice.bound, checked_sizes(choice.bound, sizes), choice.movable, seen.names()
     )
@@ -93,13 +94,17 @@ def widen(
     return result([a], wide, OutputForm([wide], facts, groups.selection))
 
 
-def _sizes(to: object) -> dict[str, int] | None:
-    """Return sizes by name, None for a model."""
+def _is_model(to: Mapping[str, int] | Model) -> TypeGuard[Model]:
+    """Return whether it is a model, and not sizes by name."""
     if isinstance(to, nn.Module) or not isinstance(to, Mapping):
-        return None
-    if any(isinstance(value, Tensor) for value in to.values()):
-        return None
-    wrong = next((v for v in to.values() if type(v) is not int or v < 1), None)
+        return True
+    return any(isinstance(value, Tensor) for value in to.values())
+
+
+def _sizes(to: object) -> dict[str, int]:
+    """Return sizes by name. Raises UsageError for what is none."""
+    sizes = dict(to) if isinstance(to, Mapping) else {}
+    wrong = next((v for v in sizes.values() if type(v) is not int or v < 1), None)
     if wrong is not None:
         raise UsageError(f"{wrong!r} is no number of units", hint="to={'hidden.*': 512}")
-    return dict(to)
+    return sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,8 +29,9 @@ def test_a_file_is_widened_as_it_is_read_and_saved(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(rb.RebasinError, match="no group is called 'h'"):
         rb.widen(mlp(1), {"h": 10})
+    half: Any = {"hidden.0": 2.5}
     with pytest.raises(rb.RebasinError, match=r"2\.5 is no number of units"):
-        rb.widen(mlp(1), {"hidden.0": 2.5})  # type: ignore[arg-type]
+        rb.widen(mlp(1), half)
 
 
 def test_what_only_running_tells_needs_trust(tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ from tests.commands.barrier.test_series_pictures import series
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on this machine"),
+]
 PHONE, DESK = 390, 1280  # CSS pixels
 QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 SCHEMES = {"dark": 0, "light": 1}  # what Chromium's settings call them
@@ -93,8 +97,6 @@ def framed(texts):
     return f'<!doctype html><meta charset="utf-8"><body>{"".join(frames)}{script}</body>'
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on this machine")
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_pages_are_readable_on_a_phone_and_at_a_desk(tmp_path, scheme):
     texts = pages(tmp_path)
@@ -116,7 +118,6 @@ def test_pages_are_readable_on_a_phone_and_at_a_desk(tmp_path, scheme):
         assert each["requests"] == 0
 
 
-@pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(NAMES)} is on this machine")
 def test_what_a_page_does_wrong_is_seen(tmp_path):
     wide = (
         '<!doctype html><title>t</title><body style="background: #fff; color: #ddd">'

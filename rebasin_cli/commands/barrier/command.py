@@ -161,13 +161,10 @@ def barrier(
     from rebasin_cli.commands.barrier.plan import BarrierRequest
     from rebasin_cli.commands.barrier.report import PRESENTERS
     from rebasin_cli.commands.barrier.series.report import SERIES
-    from rebasin_cli.pictures.drawing import require_matplotlib
 
     places, traced = parse_numbers(at), tracing.of(tracing.target, data.data)
 
     def plan(told: Progress) -> BarrierPlan | SeriesPlan:
-        if plot is not None:
-            require_matplotlib()
         request = BarrierRequest(
             models=piped_paths(models, null=null),
             steps=steps,
@@ -201,7 +198,10 @@ def _planned(
     """Return the plan of a series, or of one line or plane. Raises UsageError, as planning does."""
     from rebasin_cli.commands.barrier.plan import plan_barrier
     from rebasin_cli.commands.barrier.series.plan import EACH, plan_series
+    from rebasin_cli.pictures.drawing import require_matplotlib
 
+    if request.picture is not None:
+        require_matplotlib()
     if series:
         return plan_series(request, pair_by=pair_by, align_by=align_by or EACH)
     for given, flag in ((pair_by, "--pair-by"), (align_by, "--align-by")):
