@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.matching.diagnostics.relation import UnitComparison
-from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.result import Matching, UnitComparison
 
 
 @dataclass(frozen=True)

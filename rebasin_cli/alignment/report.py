@@ -9,8 +9,7 @@ from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.unit_report import aligned_fields, aligned_lines, span, unit_fields
 from rebasin_cli.alignment.unit_tables import matched_details
-from rebasin_cli.matching.diagnostics.relation import UnitComparison
-from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status
+from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status, UnitComparison
 from rebasin_cli.presentation.presenter import Presenter
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.wording import MORE_IN_GROUPS, count, list_names

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.matching.diagnostics.relation import Detail, UnitComparison, compare_models
+from rebasin_cli.matching.diagnostics.relation import Detail, compare_models
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors, working_dtype
 from rebasin_cli.matching.problem.measure import Measured
-from rebasin_cli.matching.problem.result import Matching
+from rebasin_cli.matching.problem.result import Matching, UnitComparison
 from rebasin_cli.merging.overlap import EQUAL, CommonPart, Overlap
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine

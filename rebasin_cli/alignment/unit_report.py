@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_cli.alignment.unit_tables import _share_moved
-from rebasin_cli.matching.diagnostics.margins import Margin
-from rebasin_cli.matching.diagnostics.relation import UnitComparison, UnitFigures, aligned_relation
-from rebasin_cli.matching.problem.result import Change, Matching
+from rebasin_cli.matching.diagnostics.relation import aligned_relation
+from rebasin_cli.matching.problem.result import (
+    Change,
+    Margin,
+    Matching,
+    UnitComparison,
+    UnitFigures,
+)
 
 
 def span(change: Change | None) -> dict[str, float] | None:

@@ -8,8 +8,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rebasin_cli.matching.diagnostics.relation import UnitComparison, UnitFigures
-from rebasin_cli.matching.problem.result import GroupChange, Matching
+from rebasin_cli.matching.problem.result import GroupChange, Matching, UnitComparison, UnitFigures
 from rebasin_cli.presentation.tables import number_columns, table
 
 LEGEND = (

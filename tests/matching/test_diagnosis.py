@@ -10,14 +10,12 @@ from rebasin_cli.matching.diagnostics import margins
 from rebasin_cli.matching.diagnostics import unit_figures as unit_sums
 from rebasin_cli.matching.diagnostics.relation import (
     Relation,
-    UnitComparison,
-    UnitFigures,
     aligned_relation,
     compare_models,
     present_relation,
 )
 from rebasin_cli.matching.match_weights import match_weights
-from rebasin_cli.matching.problem.result import Change, Status
+from rebasin_cli.matching.problem.result import Change, Status, UnitComparison, UnitFigures
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory

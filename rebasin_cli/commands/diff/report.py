@@ -20,7 +20,8 @@ from rebasin_cli.alignment.unit_tables import (
 from rebasin_cli.commands.diff.plan import Compared, RotatedFrame
 from rebasin_cli.folding.fold_report import tied_lines
 from rebasin_cli.folding.rotation_report import maps_text
-from rebasin_cli.matching.diagnostics.relation import Relation, UnitFigures, present_relation
+from rebasin_cli.matching.diagnostics.relation import Relation, present_relation
+from rebasin_cli.matching.problem.result import UnitFigures
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import render
 from rebasin_cli.wording import count

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.diagnostics.unit_figures import GroupDim, UnitSums, places, voting
+from rebasin_cli.matching.problem.result import Margin
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
 from rebasin_cli.permutation import Permutations, gather
@@ -23,18 +24,6 @@ from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block
 
 AT_ONCE = 1 << 25  # similarities held at a time, of groups inside many parents: 256 MB
-
-
-@dataclass(frozen=True)
-class Margin:
-    """How far the partners of a group's units are ahead of all others.
-
-    mean: over units, the cosine with the partner less the best cosine with another unit of the
-    other model. nearest: the share of units whose partner is the most similar one.
-    """
-
-    mean: float
-    nearest: float
 
 
 def measure_margins(

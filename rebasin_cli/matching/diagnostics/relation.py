@@ -8,16 +8,22 @@ brought them nearer than it would bring weights that have nothing to do with one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Literal
 
 from torch import Tensor
 
-from rebasin_cli.matching.diagnostics.margins import Margin, measure_margins
+from rebasin_cli.matching.diagnostics.margins import measure_margins
 from rebasin_cli.matching.diagnostics.unit_figures import ByUnit, UnitSums, compare_units
 from rebasin_cli.matching.problem.measure import Measured, measure
-from rebasin_cli.matching.problem.result import Change, Status
+from rebasin_cli.matching.problem.result import (
+    Change,
+    Margin,
+    Status,
+    UnitComparison,
+    UnitFigures,
+)
 from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.permutation import Permutations
@@ -62,44 +68,6 @@ class Relation(Enum):
     FIXED = "nothing could be aligned: no group may move"
     REORDERED = "they look like the same model, its units permuted: rebasin align brings them back"
     APART = "not in one basin as they are: rebasin align may bring them nearer"
-
-
-@dataclass(frozen=True)
-class UnitFigures:
-    """How alike the matched units of one group are; None where no unit is alive in both models.
-
-    cosine: mean over units, of all their weights that vote. collapse: mean over units of
-    sqrt((1 + cosine) / 2), the norm of the average of two unit vectors; 1: nothing collapses.
-    margin: None where it was not asked for or there is none.
-    """
-
-    cosine: Change | None
-    collapse: Change | None
-    margin: Margin | None = None
-
-
-@dataclass(frozen=True)
-class UnitComparison:
-    """The figures of two models before and after alignment.
-
-    groups: by name. whole: means over the groups that may move, weighted by elements.
-    cosine: of the two models, each as one vector over the voting blocks that groups occur in.
-    chance: what matching would bring it to, at most, for unrelated values of the same spread.
-    alike: every block holds the same sums, so one may be the other in another order.
-    """
-
-    groups: Mapping[str, UnitFigures]
-    whole: UnitFigures
-    cosine: Change
-    chance: float
-    alike: bool
-
-    @property
-    def nearness(self) -> Change:
-        """The cosines between chance (0) and equality (1)."""
-        room = max(1 - self.chance, 1e-12)
-        before, after = ((x - self.chance) / room for x in (self.cosine.before, self.cosine.after))
-        return Change(before, after)
 
 
 def compare_models(

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from rebasin_cli.permutation import Permutation
-
-if TYPE_CHECKING:
-    from rebasin_cli.matching.diagnostics.relation import UnitComparison
 
 
 class Status(Enum):
@@ -48,6 +44,56 @@ class GroupChange:
     cosine: Change
     gain: float
     fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far the partners of a group's units are ahead of all others.
+
+    mean: over units, the cosine with the partner less the best cosine with another unit of the
+    other model. nearest: the share of units whose partner is the most similar one.
+    """
+
+    mean: float
+    nearest: float
+
+
+@dataclass(frozen=True)
+class UnitFigures:
+    """How alike the matched units of one group are; None where no unit is alive in both models.
+
+    cosine: mean over units, of all their weights that vote. collapse: mean over units of
+    sqrt((1 + cosine) / 2), the norm of the average of two unit vectors; 1: nothing collapses.
+    margin: None where it was not asked for or there is none.
+    """
+
+    cosine: Change | None
+    collapse: Change | None
+    margin: Margin | None = None
+
+
+@dataclass(frozen=True)
+class UnitComparison:
+    """The figures of two models before and after alignment.
+
+    groups: by name. whole: means over the groups that may move, weighted by elements.
+    cosine: of the two models, each as one vector over the voting blocks that groups occur in.
+    chance: what matching would bring it to, at most, for unrelated values of the same spread.
+    alike: every block holds the same sums, so one may be the other in another order.
+    """
+
+    groups: Mapping[str, UnitFigures]
+    whole: UnitFigures
+    cosine: Change
+    chance: float
+    alike: bool
+
+    @property
+    def nearness(self) -> Change:
+        """The cosines between chance (0) and equality (1)."""
+        room = max(1 - self.chance, 1e-12)
+        before, after = ((x - self.chance) / room for x in (self.cosine.before, self.cosine.after))
+        return Change(before, after)
 
 
 @dataclass(frozen=True)
