@@ -103,7 +103,9 @@ OPERATORS: tuple[Operator, ...] = (
     *_each("cat stack", keeps_indices=True, joins=True),
     *_each("clone _to_copy _unsafe_view", copies=True, keeps_indices=True, moves=True),
     Operator("mul", copies=True, homogeneous=True),
-    Operator("embedding", looks_up=True, layer=(1, 0, None)),
+    *_each(
+        "embedding _embedding_bag _embedding_bag_forward_only", looks_up=True, layer=(1, 0, None)
+    ),
     *_each("index index_select", copies=True, looks_up=True, takes=True, moves=True),
     Operator("gather", looks_up=True, takes=True),
     *_each(

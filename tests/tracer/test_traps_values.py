@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from rebasin_cli.spec.binding.bind import bind
+from rebasin_cli.spec.language.dump import dump
+from rebasin_cli.tensors import InMemory, infos
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from tests.tracer.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
@@ -307,3 +310,16 @@ def test_a_count_that_only_some_units_decide_fixes_them() -> None:
     given = mlp(change)
     check(given, "h 4; g 4", '  a.{weight,bias}: ["h + g"]\n  b.weight: [~, "h + g"]')
     assert harm(given, given.traced(), "h 8", HIDDEN) >= WRONG
+
+
+def test_trap_14_a_stored_table_is_named_so_that_files_can_be_matched_by_the_spec_alone() -> None:
+    grid = torch.linspace(-1, 1, 4)
+    net = Net(
+        lambda m, x: m.b((m.a(x)[..., None] - m.grid).exp().sum(-1)),
+        a=nn.Linear(5, 8),
+        b=nn.Linear(8, 3),
+        grid=grid,
+    )
+    found = check(rows(net, 2, 5), "h 8", HIDDEN)
+    assert "grid?: [~]" in dump(found.spec)
+    assert bind(found.spec, infos(InMemory(net.state_dict()))).untouched == ()

@@ -92,7 +92,7 @@ def derive(
     named = names([*free, *held], found, lines)
     entries = {n: _entry(terms, named) for n, terms in axes.items()}
     spec = Spec(
-        tensors=_with_ties(entries, tensors),
+        tensors={**_with_ties(entries, tensors), **_still(record, analysis)},
         name=name,
         buffers=tuple(n for n, v in tensors.items() if v.source.startswith("buffer")),
         transposed=_transposed({atom: found[atom] for atom in named}),
@@ -111,13 +111,26 @@ def derive(
 
 
 def _concerns(value: Value, analysis: Analysis) -> bool:
-    """Return whether a spec says anything of a tensor: numbers, of more than one unit, that move.
-
-    Integers (position ids, indices, counters) never do.
-    """
+    """Return whether units of a tensor may move: parameters, and buffers that move like them."""
     moves = value.source.startswith("parameter") or value.source[7:] in analysis.movable
+    return moves and _counts(value)
+
+
+def _counts(value: Value) -> bool:
+    """Return whether a spec says anything of a tensor: numbers, of more than one unit.
+
+    Integers (position ids, indices, counters) never move.
+    """
     numbers = value.dtype.is_floating_point or value.dtype.is_complex
-    return moves and prod(value.shape) > 1 and numbers
+    return prod(value.shape) > 1 and numbers
+
+
+def _still(record: Record, analysis: Analysis) -> dict[str, Entry]:
+    """Return entries of the buffers that stay (grids, masks): without one, a file that is matched
+    by the spec alone holds a tensor of unknown units. Files of other releases may lack them.
+    """
+    stay = {n: v for n, v in record.tensors.items() if _counts(v) and not _concerns(v, analysis)}
+    return {f"{name}?": tuple(map(Fixed, value.shape)) for name, value in stay.items()}
 
 
 def _resolved(analysis: Analysis, value: Value) -> AxisTerms:

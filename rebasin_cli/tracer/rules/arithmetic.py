@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import gcd, prod
 
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule
@@ -29,6 +29,9 @@ def pointwise(analysis: Analysis, call: Call) -> list[AxisTerms]:
 def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int]) -> AxisTerms:
     """Unify the axes of several tensors from the last dimension on, and return the widest."""
     axes: list[AxisTerm] = [ONE] * len(shape)
+    rows = list(rows)
+    for term in _crossing(rows):
+        analysis.terms.collapse(term)
     dependent_first = sorted(rows, key=lambda row: not any(isinstance(t, Dependent) for t in row))
     for row in dependent_first:
         for dim, term in enumerate(row, len(shape) - len(row)):
@@ -44,6 +47,21 @@ def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int
     return tuple(axes)
 
 
+def _crossing(rows: Iterable[AxisTerms]) -> Iterator[Dependent]:
+    """Yield the terms whose index stands in another place of another row: all their cases meet.
+
+    In x[:, None] * x[None] each pair of rows of x is multiplied, also of two segments.
+    """
+    places: dict[AxisTerm, set[int]] = {}
+    for row in rows:
+        for term in row:
+            if isinstance(term, Dependent):
+                where = places.setdefault(term.index, set())
+                where.update(k - len(row) for k, axis in enumerate(row) if axis is term.index)
+                if len(where) > 1:
+                    yield term
+
+
 def contract(
     analysis: Analysis, one: AxisTerms, two: AxisTerms, dims: tuple[int, int], *, batch: int = 0
 ) -> AxisTerms:
@@ -53,6 +71,10 @@ def contract(
     the second.
     """
     left, right = dims[0] % len(one), dims[1] % len(two)
+    # Whatever is no batch of both meets all of the other, also what depends on another segment.
+    for term, axes in ((one[left], one), (two[right], two)):
+        if isinstance(term, Dependent) and not any(axis is term.index for axis in axes[:batch]):
+            analysis.terms.collapse(term)
     analysis.terms.unify(one[left], two[right])
     analysis.terms.unify_all(one[:batch], two[:batch])
     analysis.mix(one, [left])

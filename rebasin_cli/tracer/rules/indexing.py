@@ -45,6 +45,21 @@ def embedding(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [(*analysis.of(index), *table[1:])]
 
 
+def embedding_bag(analysis: Analysis, call: Call) -> list[AxisTerms]:
+    """Rows of a table, summed, averaged or compared in bags that are stretches of the index.
+
+    Where the largest of a bag is taken, its place is a result too, of the same axes.
+    """
+    table = analysis.of(call.args[0])
+    looked_into(analysis, table, 0, call.args[1], text="embedding rows")
+    analysis.read(call.args[0], table[0])
+    for value in call.operands[1:]:
+        analysis.freeze(analysis.of(value), "places in bags")
+    shapes = [() if value is None else value.shape for value in call.results]
+    made = (*analysis.frozen(shapes[0][:1], "bags"), table[1])
+    return [made if len(shape) == 2 else analysis.frozen(shape, "bags") for shape in shapes]
+
+
 def index(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`x[i, j, ...]` with tensors: their broadcast shape stands where the first of them stood."""
     value, given = call.args[0], call.args[1]
@@ -287,6 +302,7 @@ def freezing(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 RULES: dict[str, OperatorRule] = {
     "embedding": embedding,
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
     "index": index_any,
     "index_select": index_select,
     "gather": gather,

@@ -90,7 +90,20 @@ _DOMAINS: list[Maker] = [
     _domain(lambda run, i: run(aten.stack.default, [i, i], 1)),
 ]
 
+
+def _bags(op: Any, mode: int, *weights: Tensor) -> Maker:
+    rest = (torch.tensor([0, 1]), False, mode, False, *weights)
+    return lambda s: one(op, s("v d"), s.numbers("4", 2), *rest)
+
+
+def _in_bags(op: Any) -> list[Maker]:
+    weights = torch.arange(4, dtype=torch.float64)
+    return [_bags(op, 0), _bags(op, 1), _bags(op, 2), _bags(op, 0, weights)]
+
+
 _LOOKUP: dict[str, list[Maker]] = {
+    "_embedding_bag": _in_bags(aten._embedding_bag.default),
+    "_embedding_bag_forward_only": _in_bags(aten._embedding_bag_forward_only.default),
     "embedding": [
         lambda s: one(aten.embedding.default, s("v d"), s.numbers("n m", 2)),
         lambda s: one(aten.embedding.default, s("v d"), torch.ones(2, 3, dtype=torch.int64)),
