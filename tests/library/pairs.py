@@ -132,7 +132,6 @@ ENTRIES = (
         groups=LAYER_GROUPS,
         sizes=HEADS_OF_BOTH,
         counted=COUNTED_IN_BOTH,
-        extra={"final_logits_bias?": "[~]"},
     ),
     Entry(
         name="whisper",
