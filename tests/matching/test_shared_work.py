@@ -1,7 +1,8 @@
 """Work that threads share: the same bits whoever does it, and no thread that waits for ever."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event
+from weakref import ref
 
 import pytest
 import torch
@@ -33,6 +34,18 @@ def test_a_thread_of_the_pool_may_share_its_work_when_all_others_do_so_too():
 def test_what_goes_wrong_in_a_piece_is_raised():
     with ThreadPoolExecutor(2) as pool, pytest.raises(ZeroDivisionError):
         share(pool, lambda k: 1 // k, range(3))
+
+
+def test_a_thread_that_is_busy_keeps_nothing_of_what_others_have_done():
+    columns, freed = torch.zeros(4), Event()
+    kept = ref(columns)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(freed.wait, 60)
+        share(pool, columns.__getitem__, range(4))
+        del columns
+        still = kept()
+        freed.set()
+    assert still is None
 
 
 @pytest.mark.parametrize(

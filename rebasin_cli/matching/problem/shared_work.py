@@ -6,10 +6,11 @@ order: the result has the same bits for any number of threads and any load of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -40,6 +41,30 @@ class InlineExecutor(Executor):
 INLINE = InlineExecutor()
 
 
+class _Shared(Generic[WorkT, R]):
+    """Pieces of work that all who take part take one after another; found: by number."""
+
+    def __init__(self, work: Callable[[WorkT], R], items: Iterable[WorkT]) -> None:
+        self.found = dict[int, R]()
+        self._work, self._left, self._lock = work, iter(enumerate(items)), Lock()
+
+    def take(self) -> None:
+        """Do pieces until none is left."""
+        while True:
+            with self._lock:
+                one = next(self._left, None)
+            if one is None:
+                return
+            self.found[one[0]] = self._work(one[1])
+
+
+def _help(shared: ReferenceType[_Shared[Any, Any]]) -> None:
+    """Take part in work, if it is still going on."""
+    going_on = shared()
+    if going_on is not None:
+        going_on.take()
+
+
 def share(pool: Executor, work: Callable[[WorkT], R], items: Sequence[WorkT]) -> list[R]:
     """Return what `work` makes of each item, done by this thread and all that are free.
 
@@ -47,26 +72,19 @@ def share(pool: Executor, work: Callable[[WorkT], R], items: Sequence[WorkT]) ->
     """
     if pool is INLINE or len(items) < 2:
         return [work(item) for item in items]
-    found, left, lock = dict[int, R](), iter(enumerate(items)), Lock()
-
-    def take() -> None:
-        while True:
-            with lock:
-                one = next(left, None)
-            if one is None:
-                return
-            found[one[0]] = work(one[1])
-
-    helpers = [pool.submit(take) for _ in range(min(len(items) - 1, HELPERS))]
+    shared = _Shared(work, items)
+    # By a weak reference: what is cancelled stays in the queue until a thread is free to throw it
+    # away, and operands of dozens of products stayed with it (2 GB of a model of 1 B parameters).
+    helpers = [pool.submit(_help, ref(shared)) for _ in range(min(len(items) - 1, HELPERS))]
     try:
-        take()
+        shared.take()
     finally:
         begun = [helper for helper in helpers if not helper.cancel()]
         for helper in begun:
             helper.exception()  # waits: no thread writes into what the caller has left
     for helper in begun:
         helper.result()
-    return [found[k] for k in range(len(items))]
+    return [shared.found[k] for k in range(len(items))]
 
 
 def portions(items: Sequence[WorkT], sizes: Sequence[int]) -> Iterator[Sequence[WorkT]]:

@@ -30,8 +30,8 @@ def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int
     """Unify the axes of several tensors from the last dimension on, and return the widest."""
     axes: list[AxisTerm] = [ONE] * len(shape)
     rows = list(rows)
-    for term in _crossing(rows):
-        analysis.terms.collapse(term)
+    for crossing in _crossing(rows):
+        analysis.terms.collapse(crossing)
     dependent_first = sorted(rows, key=lambda row: not any(isinstance(t, Dependent) for t in row))
     for row in dependent_first:
         for dim, term in enumerate(row, len(shape) - len(row)):
