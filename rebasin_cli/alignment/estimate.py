@@ -44,9 +44,9 @@ def estimate_memory(choice: Choice, machine: Machine) -> int:
     held = fitting(moving, may.similarities // WORD)
     similarities = sum(n for root, n in held.items() if dense(moving[root], bound.groups)) * WORD
     copies = (VISITED if models > may.tensors else WRITTEN) * _largest(bound) * WORD
-    assignments = _similarity(bound)
-    assignments = max(assignments, min(machine.jobs * assignments, may.similarities))
-    return min(models, may.tensors) + similarities + max(copies, assignments)
+    visit = max(copies, _similarity(bound))
+    visits = max(visit, min(machine.jobs * visit, may.similarities))
+    return min(models, may.tensors) + similarities + visits
 
 
 def _largest(bound: BoundSpec) -> int:

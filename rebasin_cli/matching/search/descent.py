@@ -33,6 +33,8 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 
 SOLVING = 16  # bytes for each pair of units
+# Of a block that a product is over: both models as loaded, the other in its order, both as factors.
+OPERANDS, WORD = 5, 4
 TOLERANCE = 1e-7  # of |reference| |other| in the family's blocks: float32's resolution
 
 
@@ -113,19 +115,25 @@ def _apart(waiting: Iterable[str], families: Mapping[str, GroupFamily]) -> list[
 
 
 def _affordable(batch: Sequence[GroupFamily], room: int) -> Iterator[list[GroupFamily]]:
-    """Yield families that may be solved side by side within some bytes: one at a time, if large.
-
-    An assignment of n units takes n^2 costs in float64, and the solver a copy of them.
-    """
+    """Yield families that may be visited side by side within some bytes; large ones alone."""
     part, left = list[GroupFamily](), room
     for family in batch:
-        needed = max((SOLVING * each.size**2 for each in family.chains()), default=0)
+        needed = visit_memory(family)
         if part and needed > left:
             yield part
             part, left = [], room
         part.append(family)
         left -= needed
     yield part
+
+
+def visit_memory(family: GroupFamily) -> int:
+    """Return the bytes that a visit takes beside what is kept, in float32.
+
+    First products, then assignments: of n units n^2 costs in float64, and the solver's copy.
+    """
+    solving = max((SOLVING * each.size**2 for each in family.chains()), default=0)
+    return max(solving, OPERANDS * WORD * max((site.numel for site in family.sites), default=0))
 
 
 def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> Move | None:
