@@ -1,6 +1,6 @@
 """Networks that shuffle their channels, through the command line: traced, read back, aligned."""
 
-import importlib.util
+from runpy import run_path
 
 import pytest
 import torch
@@ -44,11 +44,9 @@ class Net(nn.Module):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "net.py").write_text(NET)
-    source = importlib.util.spec_from_file_location("shuffling_net", tmp_path / "net.py")
-    module = importlib.util.module_from_spec(source)
-    source.loader.exec_module(module)
     torch.manual_seed(1)
-    save(tmp_path / "a.safetensors", module.Net().state_dict())
+    net = run_path(str(tmp_path / "net.py"))["Net"]()
+    save(tmp_path / "a.safetensors", net.state_dict())
     return tmp_path
 
 
