@@ -112,7 +112,7 @@ def _cut(
             end = steps[axis] * shape[axis]
             if stride >= end or size == 1:
                 continue
-            here = min(size, end // stride)
+            here = min(size, -(-end // stride))  # of interleaved units the last may be missing
             found.append((axis, Dim(here, stride // steps[axis], dim.group)))
             size, stride = size // here, stride * here
     return reversed(found)

@@ -100,9 +100,16 @@ def grown_axes(tensor: BoundTensor, sizes: NewSizes) -> dict[int, GrownAxis]:
     rows: dict[int, dict[int, tuple[int, GrownAxis]]] = {}
     for block in tensor.blocks:
         for axis, start, end, dims in _extents(tensor, block):
-            part = end, _part(range(start, end), dims, prod(tensor.shape[axis + 1 :]), sizes)
+            step = prod(tensor.shape[axis + 1 :])
+            if _alternates(end - start, dims, step):
+                _refuse_growth(tensor, dims, sizes)
+                part = end, _kept(range(start, end))
+            else:
+                part = end, _part(range(start, end), dims, step, sizes)
             known = rows.setdefault(axis, {}).setdefault(start, part)
-            if not _same(known, part):
+            if _idle(start, *known) and _idle(start, *part):
+                rows[axis][start] = max(known, part, key=lambda found: found[0])
+            elif not _same(known, part):
                 raise _uneven(tensor)
     shift = int(tensor.stacked)
     return {
@@ -122,6 +129,24 @@ def _extents(tensor: BoundTensor, block: Block) -> Iterator[tuple[int, int, int,
         step = prod(tensor.shape[axis + 1 :])
         dims = [dim for dim in owned if axis_of(tensor, dim) == axis]
         yield axis, block.offset // step % size, last // step % size + 1, dims
+
+
+def _alternates(length: int, dims: Sequence[Dim], step: int) -> bool:
+    """Return whether units of other groups stand between those of a block along an axis."""
+    return any(length % (dim.size * dim.stride // step) for dim in dims if dim.size > 1)
+
+
+def _refuse_growth(tensor: BoundTensor, dims: Sequence[Dim], sizes: NewSizes) -> None:
+    changed = [d.group for d in dims if d.group in sizes.new or d.group in sizes.factors]
+    if changed:
+        raise UsageError(
+            f"units of {changed[0]!r} alternate with others in {tensor.members[0]}",
+            hint="widen groups whose units lie side by side: as channels that are not shuffled",
+        )
+
+
+def _kept(places: range) -> GrownAxis:
+    return GrownAxis(torch.tensor(places), torch.ones(len(places), dtype=torch.float64))
 
 
 def _part(places: range, dims: Sequence[Dim], step: int, sizes: NewSizes) -> GrownAxis:
@@ -151,6 +176,7 @@ def _joined(
     parts: Mapping[int, tuple[int, GrownAxis]], tensor: BoundTensor, axis: int
 ) -> GrownAxis | None:
     """Return the parts of an axis behind one another; None if nothing becomes of them."""
+    parts = _without_overlap(parts, tensor)
     ordered = [parts[start] for start in sorted(parts)]
     source = torch.cat([part.source for _, part in ordered])
     factor = torch.cat([part.factor for _, part in ordered])
@@ -159,6 +185,23 @@ def _joined(
     if [end for end, _ in ordered] != [*sorted(parts)[1:], tensor.shape[axis]]:
         raise _uneven(tensor)
     return GrownAxis(source, factor)
+
+
+def _without_overlap(
+    parts: Mapping[int, tuple[int, GrownAxis]], tensor: BoundTensor
+) -> Mapping[int, tuple[int, GrownAxis]]:
+    """Return the parts of an axis with those in one that alternate, which have to stay."""
+    runs: dict[int, tuple[int, GrownAxis]] = {}
+    for start, (end, part) in sorted(parts.items(), key=lambda item: item[0]):
+        last = max(runs, default=0)
+        if not runs or runs[last][0] <= start:
+            runs[start] = end, part
+            continue
+        if not (_idle(start, end, part) and _idle(last, *runs[last])):
+            raise _uneven(tensor)
+        longest = max(end, runs[last][0])
+        runs[last] = longest, _kept(range(last, longest))
+    return runs
 
 
 def _idle(start: int, end: int, part: GrownAxis) -> bool:

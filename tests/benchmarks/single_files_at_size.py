@@ -1,7 +1,7 @@
 """Claim: two single files of Stable Diffusion of the published size are aligned within a budget.
 
-A random file in float16 and a permuted copy with noise (bed/planted_files.py) are aligned and
-compared by the real command, started from cold, `--effort quick`, within --max-memory 6GB. "plan":
+A random file in float16 and a permuted copy with noise (bed/planted_files.py) are aligned
+by the real command, started from cold, `--effort quick`, within --max-memory 6GB. "plan":
 `memory` of --dry-run; the peak is that of the process, 0.57 GB of which are its start. "cosine": of
 all matrices once aligned; the planted orders leave .894. Without arguments: SD 1, 1.0 B parameters,
 in about five minutes of CPU; kinds are chosen by name (sd1, sd2, sdxl, sdxl_refiner).

@@ -9,11 +9,10 @@ from rebasin_cli.spec.language.model import (
     AxisExpr,
     Fixed,
     Named,
-    Product,
     Spec,
     Split,
-    concatenation,
-    product,
+    parts_of,
+    with_parts,
 )
 from rebasin_cli.spec.language.model import Entry as Lines
 
@@ -52,9 +51,7 @@ def each_factor(lines: Lines, change: Change) -> Lines:
 def _tree(tree: AxisExpr, change: Change) -> AxisExpr:
     if isinstance(tree, (Named, Fixed)):
         return change(tree)
-    if isinstance(tree, Product):
-        return product([_tree(factor, change) for factor in tree.factors])
-    return concatenation([_tree(segment, change) for segment in tree.segments])
+    return with_parts(tree, [_tree(part, change) for part in parts_of(tree)])
 
 
 def with_groups(spec: Spec, path: Callable[[str], str]) -> Spec:

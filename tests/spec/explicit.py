@@ -6,7 +6,7 @@ from rebasin_cli.spec.binding.declared import Sizes, declared_groups
 from rebasin_cli.spec.binding.entry_match import match_tensors, matching_names
 from rebasin_cli.spec.binding.resolve import resolve
 from rebasin_cli.spec.compression.forms import names_in
-from rebasin_cli.spec.language.model import Fixed, Named, Product, Split, Sum
+from rebasin_cli.spec.language.model import Fixed, Named, Split, parts_of, with_parts
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 
@@ -52,9 +52,8 @@ def said(tree, sizes):
     if isinstance(tree, Named):
         fixed = tree.name.startswith("~") or tree.name in sizes
         return Fixed(sizes.get(tree.name)) if fixed else tree
-    if isinstance(tree, Product):
-        return Product(tuple(said(factor, sizes) for factor in tree.factors))
-    return Sum(tuple(said(s, sizes) for s in tree.segments)) if isinstance(tree, Sum) else tree
+    parts = [said(part, sizes) for part in parts_of(tree)]
+    return with_parts(tree, parts) if parts else tree
 
 
 def _known_size(size: int | str | None, known: Sizes, problems: Problems) -> int | None:

@@ -11,16 +11,25 @@ from rebasin_cli.permuted import take
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.cut_blocks import measure, pieces
 from rebasin_cli.spec.binding.entry_match import Placement
-from rebasin_cli.spec.language.model import Fixed, Named, concatenation, product
+from rebasin_cli.spec.language.model import Fixed, Named, concatenation, interleaving, product
 from rebasin_cli.spec.language.parse import parse
 from tests.spec.shapes import bound, covers_exactly, infos, positions, spec_text
 
 SIZES = {"x": 2, "y": 3, "z": 1, "n": 4}
+
+
+def alternating(tree, more):
+    """Return an expression between fixed units, of which the first part may have one more."""
+    size = measure(tree, SIZES)
+    return interleaving([Fixed(size + more), tree, Fixed(size)])
+
+
 EXPRESSIONS = st.recursive(
     st.one_of(st.sampled_from(sorted(SIZES)).map(Named), st.integers(1, 3).map(Fixed)),
     lambda inner: st.one_of(
         st.lists(inner, min_size=2, max_size=3).map(product),
         st.lists(inner, min_size=2, max_size=3).map(concatenation),
+        st.builds(alternating, inner, st.integers(0, 1)),
     ),
     max_leaves=5,
 )
@@ -71,7 +80,7 @@ def head_major(P):
     return np.concatenate([heads[k] * 3 + inner[k] for k in range(len(heads))])
 
 
-def interleaved(P):
+def fused(P):
     """The rows of kv * (q * qk + qk + vo) with kv 2, q 2, qk 3, vo 2: 11 rows for each kv."""
     rows = []
     for k in range(2):
@@ -82,7 +91,28 @@ def interleaved(P):
     return np.array(rows)
 
 
+def shuffled(P):
+    """The rows of ((a | b) | c), of which a has 3, b 2 and c 4."""
+    inner = [None] * 5
+    inner[0::2], inner[1::2] = list(P["a"] * 2), list(P["b"] * 2 + 1)
+    rows = np.empty(9, dtype=np.int64)
+    rows[0::2], rows[1::2] = 2 * np.array(inner), 2 * P["c"] + 1
+    return rows
+
+
 CASES = {
+    "shuffle": (
+        ['t: ["(a | b) | c", x]', 'w: [x, "a + b + c"]'],
+        "groups: {a: {size: 3}, b: {size: 2}}\n",
+        {"t": (9, 2), "w": (2, 9)},
+        shuffled,
+    ),
+    "flattened shuffle": (
+        ['t: ["(a | b) * 2", x]', 'w: [x, "a + b"]'],
+        "groups: {a: {size: 3}}\n",
+        {"t": (12, 2), "w": (2, 6)},
+        lambda P: (np.stack([P["a"] * 4, P["b"] * 4 + 2], 1)[:, :, None] + [0, 1]).flatten(),
+    ),
     "flatten": (
         ['t: ["c * 3", x]', "c: [x, c]", "u: [c, ~]"],
         "",
@@ -117,7 +147,7 @@ CASES = {
         ['t: ["kv * (q * qk + qk + vo)", x]', 'o: [x, "kv * q * vo"]'],
         "groups: {kv: {size: 2}, q: {per: kv, size: 2}, qk: {per: kv, size: 3}, vo: {per: kv}}\n",
         {"t": (22, 4), "o": (4, 8)},
-        interleaved,
+        fused,
     ),
 }
 

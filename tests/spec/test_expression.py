@@ -9,12 +9,14 @@ from rebasin_cli.spec.language.expression import dump_expression, parse_expressi
 from rebasin_cli.spec.language.model import (
     Declaration,
     Fixed,
+    Interleaving,
     Named,
     Product,
     Spec,
     Split,
     Sum,
     concatenation,
+    interleaving,
     product,
 )
 from rebasin_cli.spec.language.parse import parse
@@ -28,6 +30,7 @@ EXPRESSIONS = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, min_size=1, max_size=4).map(product),
         st.lists(inner, min_size=1, max_size=4).map(concatenation),
+        st.lists(inner, min_size=1, max_size=4).map(interleaving),
     ),
     max_leaves=8,
 )
@@ -91,6 +94,11 @@ def test_a_spec_that_is_dumped_parses_back_equal(spec):
         (" ~ ", "~"),
         ("007", "7"),
         ("~ * x.{i}", "~ * x.{i}"),
+        ("a|b", "a | b"),
+        ("(a | b) | c", "(a | b) | c"),
+        ("a + b | c * d", "(a + b) | c * d"),
+        ("a + (b | c) * 2", "a + (b | c) * 2"),
+        ("a + (b | c)", "a + (b | c)"),
     ],
 )
 def test_the_canonical_text_has_no_parentheses_to_spare(text, canonical):
@@ -101,6 +109,13 @@ def test_products_bind_tighter_than_sums():
     tree = Sum((Product((Named("a"), Named("b"))), Named("c")))
     assert parsed("a * b + c") == tree
     assert parsed("a * (b + c)") == Product((Named("a"), Sum((Named("b"), Named("c")))))
+
+
+def test_interleaved_parts_bind_loosest_and_keep_their_nesting():
+    a, b, c = map(Named, "abc")
+    assert parsed("a + b | c") == Interleaving((Sum((a, b)), c))
+    assert parsed("a | b | c") == Interleaving((a, b, c))
+    assert parsed("(a | b) | c") == Interleaving((Interleaving((a, b)), c))
 
 
 def test_a_name_that_looks_like_null_is_quoted():

@@ -258,7 +258,7 @@ def test_an_excerpt_looks_as_designed():
         "s.yaml:3:23: 'c4' is out of place\n"
         "    3 |   fc.weight: [fc1, c3 c4]\n"
         "      |                       ^^\n"
-        "hint: write '*' between factors and '+' between segments"
+        "hint: write '*' between factors, '+' between segments, '|' between interleaved parts"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, analyse
-from rebasin_cli.tracer.axes.bindings import Reason
+from rebasin_cli.tracer.axes.known_atoms import Reason
 from rebasin_cli.tracer.derivation.parents import parents
 from rebasin_cli.tracer.recording.capture import record_fake
 from rebasin_cli.tracer.recording.record import Call, live

@@ -1,7 +1,8 @@
 """What rules say of the axes, so that nothing is fixed that could move.
 
-Letters are atoms in order of use, `3!` is an axis of three fixed units, and `of a` says that the
-numbers of an index tensor name units of `a`. Every size that a case leaves open is three.
+Letters are atoms in order of use, `3!` is an axis of three fixed units, `a & b` alternates, and `of
+a` says that the numbers of an index tensor name units of `a`. Every size that a case leaves open is
+three.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ view-1: [a, b*c] -> [a, b, c]
 view-4: [3!, 4!] -> [2!, 6!]
 view-5: [a*b + a*b + c*d, e | e | e] -> [a, b, e] [c, d, e]
 view-6: [a*(b + c + d), e] -> [a, b, e] [a, c, e] [a, d, e]
+view-7: [a, b] [c, b] -> [a & c, b]
+view-8: [a + b, c | c] [1 + d, c | c] -> [a & 1, c] [d & b, c]
+view-9: [a + 1, b | b] [1 + c, b | b] [d, b] -> [c & 1, b] [(a & 1) & d, b]
+view-10: [a, b] [c, b] -> [a, b] [c, b]
+view-14: [a & b, c] [d & e, c] [a, c] [d, c] [b, c] [e, c] -> [(a & b) & (d & e), c]
 expand-0: [a, 1] -> [b, a, c]
 repeat-0: [a, b] -> [c, a, d*b]
 select-2: [a + 1 + b, c | d | e] -> [d]

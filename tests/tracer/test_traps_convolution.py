@@ -7,18 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.tracer.traps import WRONG, Net, case, check, convolutions, harm, noise, weight
-
-
-def chain(**members):
-    """Return a network that applies its members in their order."""
-
-    def run(m, x):
-        for name in members:
-            x = getattr(m, name)(x)
-        return x
-
-    return convolutions(run, **members)
+from tests.tracer.traps import WRONG, Net, case, chain, check, convolutions, harm, noise, weight
 
 
 def test_trap_11_a_grouped_convolution_has_channels_inside_groups() -> None:
@@ -120,46 +109,6 @@ def test_a_pixel_shuffle_makes_places_of_inner_channels() -> None:
 def test_a_pixel_unshuffle_makes_inner_channels_of_places() -> None:
     given = chain(a=nn.Conv2d(3, 6, 1), p=nn.PixelUnshuffle(2), b=nn.Conv2d(24, 5, 1))
     check(given, "c 6", '  a.{weight,bias}: [c]\n  b.weight: [~, "c * 4"]')
-
-
-def shuffle_between(groups: int):
-    return chain(
-        a=nn.Conv2d(3, 12, 1),
-        g=nn.Conv2d(12, 12, 1, groups=3),
-        s=nn.ChannelShuffle(3),
-        k=nn.Conv2d(12, 20 if groups == 4 else 15, 1, groups=groups),
-        b=nn.Conv2d(20 if groups == 4 else 15, 5, 1),
-    )
-
-
-def test_a_channel_shuffle_turns_groups_inside_out() -> None:
-    given = shuffle_between(groups=4)
-    # After the shuffle the 12 channels are o * G, and the second convolution has 4 groups of 3.
-    groups = "G 3; i 4 per G; o 4; p 5 per o"
-    text = """
-  a.{weight,bias}: ["G * i"]
-  g.weight: ["G * o", i]
-  g.bias: ["G * o"]
-  k.weight: ["o * p", G]
-  k.bias: ["o * p"]
-  b.weight: [~, "o * p"]
-"""
-    found = check(given, groups, text)
-    naive = text.replace("G * o", "o * G")
-    assert harm(given, found, groups, naive) >= WRONG
-
-
-def test_a_shuffle_into_groups_that_cross_freezes_them() -> None:
-    # 12 channels are 4 * 3, seen as 3 groups of 4. What is inside the groups on either side moves.
-    text = """
-  a.{weight,bias}: ["G * i"]
-  g.weight: ["G * 4", i]
-  g.bias: ["G * 4"]
-  k.weight: ["H * p"]
-  k.bias: ["H * p"]
-  b.weight: [~, "H * p"]
-"""
-    check(shuffle_between(groups=3), "G 3 fixed; i 4 per G; H 3 fixed; p 5 per H", text)
 
 
 def test_squeeze_and_excitation() -> None:

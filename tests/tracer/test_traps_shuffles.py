@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.tracer.traps import WRONG, Net, case, check, convolutions, harm, noise
+from tests.tracer.traps import WRONG, Net, case, chain, check, convolutions, harm, noise
 
 
 def shuffled_units(count: int):
@@ -22,32 +22,41 @@ def shuffled_units(count: int):
 
 
 def test_two_units_of_chunk_and_shuffle() -> None:
-    # Shuffled, 6 + 6 are c * 2. Cut in the middle, c is one + two; shuffled, one * 2 twice.
+    # Of 12 channels the second half is read, the first alternates with what is made of it: units
+    # move by where they come from and by which convolution reads them.
     text = """
   a.{weight,bias}: ["one + two + q"]
-  units.0.weight: ["one + two", q]
-  units.0.bias: ["one + two"]
-  units.1.weight: ["one * 2", "two * 2"]
-  units.1.bias: ["one * 2"]
-  b.weight: [~, "one * 4"]
+  units.0.weight: ["early + late", q]
+  units.0.bias: ["early + late"]
+  units.1.weight: [u, "two | late"]
+  units.1.bias: [u]
+  b.weight: [~, "(one | early) | u"]
 """
-    check(shuffled_units(2), "one 3; two 3; q 6", text)
+    groups = "one 3; two 3; q 6; early 3; late 3; u 6"
+    given = shuffled_units(2)
+    found = check(given, groups, text)
+    for right, wrong in (("two | late", "late | two"), ("(one | early) | u", "one + early + u")):
+        assert harm(given, found, groups, text.replace(right, wrong)) >= WRONG
 
 
-def test_trap_12_a_cut_inside_a_row_of_factors_fixes_that_row() -> None:
-    # Before the third unit there are 3 * 4 channels. Half of them are a row and a half: the second
-    # row stays, and with it what `one` was; of 5 * 4 the two rows on either side still move.
+def test_trap_12_a_unit_that_alternates_alone_stays() -> None:
+    # The second channel of `a` is read by the third unit, the first one by no unit but `b`.
     text = """
-  a.{weight,bias}: ["3 + two + q"]
-  units.0.weight: ["3 + two", q]
-  units.0.bias: ["3 + two"]
-  units.1.weight: [~, "two * 2"]
+  a.{weight,bias}: ["one + 1 + two + q"]
+  units.0.weight: ["1 + early + late", q]
+  units.0.bias: ["1 + early + late"]
+  units.1.weight: ["first + second", "two | late"]
+  units.1.bias: ["first + second"]
+  units.2.weight: [u, "(early | 1) | second"]
+  units.2.bias: [u]
+  b.weight: [~, "((one | 1) | first) | u"]
 """
-    check(shuffled_units(3), "two 3; q 6", text)
+    groups = "one 2; two 3; q 6; early 2; late 3; first 3; second 3; u 6"
+    check(shuffled_units(3), groups, text)
 
 
-def test_rows_beside_one_that_is_cut_still_move() -> None:
-    # 5 rows of 2, cut at 5: between two rows and two others the third stays in place.
+def test_rows_of_pairs_that_are_cut_inside_a_row() -> None:
+    # Five rows of two, cut at five: of either half three units come first, of the other two.
     def run(m, x):
         x = m.a(x).unflatten(1, (2, 5)).transpose(1, 2).flatten(1, 2)
         one, two = x.chunk(2, 1)
@@ -55,11 +64,124 @@ def test_rows_beside_one_that_is_cut_still_move() -> None:
 
     given = convolutions(run, a=nn.Conv2d(3, 10, 1), b=nn.Conv2d(5, 4, 1), c=nn.Conv2d(5, 4, 1))
     text = """
-  a.{weight,bias}: ["o + 1 + u + o + 1 + u"]
-  b.weight: [~, "o * 2 + 1"]
-  c.weight: [~, "1 + u * 2"]
+  a.{weight,bias}: ["h + i + j + k"]
+  b.weight: [~, "h | j"]
+  c.weight: [~, "k | i"]
 """
-    check(given, "o 2; u 2", text)
+    check(given, "h 3; i 2; j 2; k 3", text)
+
+
+def test_a_shuffle_that_the_library_has_an_operator_for() -> None:
+    def run(m, x):
+        x = m.s(torch.cat([m.a(x).relu(), m.b(x).relu()], 1))
+        return m.c(x[:, :4]) + m.d(x[:, 4:])
+
+    parts = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 4, 1), "s": nn.ChannelShuffle(2)}
+    given = convolutions(run, **parts, c=nn.Conv2d(4, 3, 1), d=nn.Conv2d(4, 3, 1))
+    text = """
+  a.{weight,bias}: ["h + i"]
+  b.{weight,bias}: ["j + k"]
+  c.weight: [~, "h | j"]
+  d.weight: [~, "i | k"]
+"""
+    check(given, "h 2; i 2; j 2; k 2", text)
+
+
+def shuffle_between(groups: int):
+    return chain(
+        a=nn.Conv2d(3, 12, 1),
+        g=nn.Conv2d(12, 12, 1, groups=3),
+        s=nn.ChannelShuffle(3),
+        k=nn.Conv2d(12, 20 if groups == 4 else 15, 1, groups=groups),
+        b=nn.Conv2d(20 if groups == 4 else 15, 5, 1),
+    )
+
+
+def test_a_channel_shuffle_turns_groups_inside_out() -> None:
+    given = shuffle_between(groups=4)
+    # After the shuffle the 12 channels are o * G, and the second convolution has 4 groups of 3.
+    groups = "G 3; i 4 per G; o 4; p 5 per o"
+    text = """
+  a.{weight,bias}: ["G * i"]
+  g.weight: ["G * o", i]
+  g.bias: ["G * o"]
+  k.weight: ["o * p", G]
+  k.bias: ["o * p"]
+  b.weight: [~, "o * p"]
+"""
+    found = check(given, groups, text)
+    naive = text.replace("G * o", "o * G")
+    assert harm(given, found, groups, naive) >= WRONG
+
+
+def test_a_shuffle_into_groups_that_cross_parts_them() -> None:
+    # 12 channels are 4 * 3, seen as 3 groups of 4: two of one group come first in each, then one.
+    text = """
+  a.{weight,bias}: ["h + i + j"]
+  g.weight:
+    split: 0
+    parts: [[p, h], [1, h], [1, h], [1, i], [q, i], [1, i], [1, j], [1, j], [r, j]]
+  g.bias: ["p + 3 + q + 3 + r"]
+  k.weight: {split: 0, parts: [[s, "p | 1 | 1"], [t, "q | 1 | 1"], [u, "r | 1 | 1"]]}
+  k.bias: ["s + t + u"]
+  b.weight: [~, "s + t + u"]
+"""
+    check(shuffle_between(groups=3), "h 4; i 4; j 4; p 2; q 2; r 2; s 5; t 5; u 5", text)
+
+
+def test_groups_that_are_those_before_and_behind_a_shuffle_are_parted() -> None:
+    # The stream makes the groups that channels come from and those that they go to one.
+    def run(m, x):
+        x = m.a(x).relu()
+        y = m.k(m.s(m.g(x).relu()))
+        return m.b((x + y).relu())
+
+    given = convolutions(
+        run,
+        a=nn.Conv2d(3, 12, 1),
+        g=nn.Conv2d(12, 8, 1, groups=2),
+        s=nn.ChannelShuffle(2),
+        k=nn.Conv2d(8, 12, 1, groups=2),
+        b=nn.Conv2d(12, 5, 1),
+    )
+    text = """
+  a.{weight,bias}: ["h + i"]
+  g.weight: {split: 0, parts: [[p, h], [q, h], [r, i], [s, i]]}
+  g.bias: ["p + q + r + s"]
+  k.weight: {split: 0, parts: [[h, "p | r"], [i, "q | s"]]}
+  k.bias: ["h + i"]
+  b.weight: [~, "h + i"]
+"""
+    check(given, "h 6; i 6; p 2; q 2; r 2; s 2", text)
+
+
+def test_shuffled_channels_into_grouped_and_transposed_convolutions() -> None:
+    # Two halves alternate, each group reads some of both; depthwise, every channel has its own.
+    def run(m, x):
+        x = m.s(torch.cat([m.a(x).relu(), m.b(x).relu()], 1))
+        return m.out(m.k(m.d(x)).relu()) + m.out(m.t(x).relu())
+
+    given = convolutions(
+        run,
+        a=nn.Conv2d(3, 6, 1),
+        b=nn.Conv2d(3, 6, 1),
+        s=nn.ChannelShuffle(2),
+        d=nn.Conv2d(12, 12, 3, padding=1, groups=12),
+        k=nn.Conv2d(12, 8, 1, groups=2),
+        t=nn.ConvTranspose2d(12, 8, 1, groups=2),
+        out=nn.Conv2d(8, 5, 1),
+    )
+    text = """
+  a.{weight,bias}: ["h + i"]
+  b.{weight,bias}: ["p + q"]
+  d.{weight,bias}: ["(h | p) + (i | q)"]
+  k.weight: {split: 0, parts: [[r, "h | p"], [s, "i | q"]]}
+  k.bias: ["r + s"]
+  t.weight: {split: 0, parts: [["h | p", r], ["i | q", s]]}
+  t.bias: ["r + s"]
+  out.weight: [~, "r + s"]
+"""
+    check(given, "h 3; i 3; p 3; q 3; r 4; s 4", text)
 
 
 def test_a_convolution_along_channels_keeps_their_order() -> None:

@@ -17,7 +17,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.tensors import InMemory
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim, Window
-from rebasin_cli.widening.grown_tensors import NewSizes, grown_axes
+from rebasin_cli.widening.grown_tensors import NEW, NewSizes, grown_axes
 from rebasin_cli.widening.growth import plan_growth
 from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
 from rebasin_cli.widening.wider_sizes import said_sizes
@@ -173,3 +173,13 @@ def test_parts_of_an_axis_that_would_be_of_several_widths_are_refused() -> None:
     assert len(grown_axes(tensor, NewSizes({"a": 6, "b": 6}))[1]) == 6
     with pytest.raises(UsageError, match="w is cut into parts that would not be of one width"):
         grown_axes(tensor, NewSizes({"a": 6}))
+
+
+def test_units_that_alternate_keep_their_number_and_others_beside_them_grow() -> None:
+    rows = (Dim(2, 5, "out"), Dim(3, 2, "a")), (Dim(2, 5, "out"), Dim(2, 2, "b"))
+    blocks = tuple(Block(start, dims) for start, dims in enumerate(rows))
+    tensor = BoundTensor(("w",), False, (2, 5), blocks, True)
+    grown = grown_axes(tensor, NewSizes({"out": 3}))
+    assert {axis: found.source.tolist() for axis, found in grown.items()} == {0: [0, 1, NEW]}
+    with pytest.raises(UsageError, match="units of 'b' alternate with others in w"):
+        grown_axes(tensor, NewSizes({"b": 3}))

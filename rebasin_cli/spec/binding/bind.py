@@ -13,7 +13,7 @@ from rebasin_cli.spec.binding.cut_blocks import Piece, count, of_pairs, pieces
 from rebasin_cli.spec.binding.declared import Declared, Sizes, chain, declared_groups, parents
 from rebasin_cli.spec.binding.entry_match import Placement, match_tensors, matching_names
 from rebasin_cli.spec.binding.resolve import resolve
-from rebasin_cli.spec.binding.sizes import solve
+from rebasin_cli.spec.binding.sizes import check_turns, solve
 from rebasin_cli.spec.binding.symmetry import (
     Occurrences,
     check_parents,
@@ -26,11 +26,10 @@ from rebasin_cli.spec.language.model import (
     PERMUTATION,
     ROTARY,
     Named,
-    Product,
     Spec,
-    Sum,
     TextPlace,
     leaves,
+    parts_of,
 )
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
@@ -98,6 +97,8 @@ class _Binder:
         declared = declared_groups(spec, groups, problems)
         known, broken = self._known(used, declared)
         sizes = solve(placements, known, broken, self._sizes, problems)
+        if not problems.added:  # sizes that are wrong would not alternate either
+            check_turns(placements, sizes, problems)
         declared = _turning_together(declared, placements)
         per = parents(spec, declared, groups, problems)
         self._check_stacks(placements)
@@ -155,7 +156,7 @@ class _Binder:
             if isinstance(first, Named) and self._owner(first.name) is None:
                 what = f"{first.name!r} is a size, but an axis of names belongs to a group"
                 self._problems.add(what, first.at, kind="stack")
-            elif isinstance(first, Product | Sum):
+            elif first is not None and parts_of(first):
                 what = "an axis of names belongs to one group, not to several factors or segments"
                 self._problems.add(what, placement.at, kind="stack")
 

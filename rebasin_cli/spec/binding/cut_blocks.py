@@ -1,20 +1,31 @@
 """Axis expressions with known sizes to blocks: strided views that cover a tensor exactly.
 
 A product is row-major: factor k of sizes n_1 * ... * n_r has the stride n_(k+1) ... n_r along its
-axis. A segment of a sum has the sizes before it as its offset. An expression is therefore as many
-pieces as it has ways to choose a segment in each sum, and a tensor the combinations of those of its
-axes: every element is in one of them, and permuting a group is reordering one dimension of views.
+axis. A segment of a sum has the sizes before it as its offset, and part j of k
+interleaved ones the offset j and k times the strides. An expression is therefore as many pieces as
+it has ways to choose a segment or part wherever there are any, and a tensor the combinations of
+those of its axes: every element is in one of them, and permuting a group is reordering one
+dimension of views.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 
 from rebasin_cli.spec.binding.entry_match import Placement
-from rebasin_cli.spec.language.model import Axes, AxisExpr, Fixed, Named, Sum, TextPlace
+from rebasin_cli.spec.language.model import (
+    Axes,
+    AxisExpr,
+    Fixed,
+    Interleaving,
+    Named,
+    Product,
+    TextPlace,
+    parts_of,
+)
 from rebasin_cli.tensors.blocks import Block, Dim
 
 Owner = Callable[[str], str | None]
@@ -77,9 +88,8 @@ def measure(tree: AxisExpr, sizes: Mapping[str, int]) -> int:
         return tree.size or 0
     if isinstance(tree, Named):
         return sizes[tree.name]
-    if isinstance(tree, Sum):
-        return sum(measure(segment, sizes) for segment in tree.segments)
-    return prod(measure(factor, sizes) for factor in tree.factors)
+    total = prod if isinstance(tree, Product) else sum
+    return total(measure(part, sizes) for part in parts_of(tree))
 
 
 def count(axes: Axes) -> int:
@@ -90,9 +100,8 @@ def count(axes: Axes) -> int:
 def _count(tree: AxisExpr) -> int:
     if isinstance(tree, Named | Fixed):
         return 1
-    if isinstance(tree, Sum):
-        return sum(map(_count, tree.segments))
-    return prod(map(_count, tree.factors))
+    total = prod if isinstance(tree, Product) else sum
+    return total(map(_count, parts_of(tree)))
 
 
 def _part(axes: Axes, steps: Sequence[int], sizes: Mapping[str, int], owner: Owner) -> list[Piece]:
@@ -108,19 +117,18 @@ def _along(tree: AxisExpr, axis: int, sizes: Mapping[str, int], owner: Owner) ->
     if isinstance(tree, Named | Fixed):
         group = owner(tree.name) if isinstance(tree, Named) else None
         return [Piece(0, (AxisDim(axis, Dim(measure(tree, sizes), 1, group), tree.at),))]
-    if isinstance(tree, Sum):
-        found, start = [], 0
-        for segment in tree.segments:
-            inside = _along(segment, axis, sizes, owner)
-            found += [Piece(piece.offset + start, piece.dims) for piece in inside]
-            start += measure(segment, sizes)
-        return found
-    totals = [measure(factor, sizes) for factor in tree.factors]
-    by_factor = [
-        [piece.scaled(prod(totals[k + 1 :])) for piece in _along(factor, axis, sizes, owner)]
-        for k, factor in enumerate(tree.factors)
-    ]
-    return [_joined(combination) for combination in product(*by_factor)]
+    inside = [_along(part, axis, sizes, owner) for part in parts_of(tree)]
+    totals = [measure(part, sizes) for part in parts_of(tree)]
+    if isinstance(tree, Product):
+        steps = [prod(totals[k + 1 :]) for k in range(len(totals))]
+        by_factor = [[p.scaled(step) for p in row] for row, step in zip(inside, steps, strict=True)]
+        return [_joined(combination) for combination in product(*by_factor)]
+    # Parts of one unit each are a concatenation: an axis has no room for larger strides.
+    turns = isinstance(tree, Interleaving) and max(totals) > 1
+    step = len(totals) if turns else 1
+    starts = range(step) if turns else [0, *accumulate(totals)][:-1]
+    found = [(p.scaled(step), at) for at, row in zip(starts, inside, strict=True) for p in row]
+    return [Piece(piece.offset + start, piece.dims) for piece, start in found]
 
 
 def _joined(parts: Sequence[Piece]) -> Piece:

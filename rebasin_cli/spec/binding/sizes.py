@@ -12,10 +12,20 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rebasin_cli.spec.binding.cut_blocks import measure
 from rebasin_cli.spec.binding.entry_match import Placement
 from rebasin_cli.spec.binding.resolve import span
 from rebasin_cli.spec.language.expression import dump_expression
-from rebasin_cli.spec.language.model import AxisExpr, Fixed, Named, Product, concatenation, leaves
+from rebasin_cli.spec.language.model import (
+    AxisExpr,
+    Fixed,
+    Interleaving,
+    Named,
+    Product,
+    concatenation,
+    leaves,
+    parts_of,
+)
 from rebasin_cli.spec.language.problems import Problems
 
 _LARGEST = 10**20  # a wrong product can have thousands of digits
@@ -37,8 +47,7 @@ class Equation:
 
     @property
     def shown(self) -> str:
-        """The expression as it was written, with `~` for factors of any size."""
-        return re.sub(r"~[0-9]+", "~", dump_expression(self.tree))
+        return _shown(self.tree)
 
 
 def equations(placements: Iterable[Placement]) -> Iterator[Equation]:
@@ -83,8 +92,8 @@ def solve(
 def affine(tree: AxisExpr, known: Mapping[str, int]) -> tuple[int, int, str | None] | None:
     """Return slope, constant and the one unknown of an expression, or None if it has more.
 
-    (s x + c) (0 x + d) = s d x + c d, and sums add up. An unknown times itself (the axis u * u of
-    a Gram matrix) is quadratic and counts as more; added to itself it is one.
+    (s x + c) (0 x + d) = s d x + c d, and sums add up, as interleaved parts do. An unknown times
+    itself (the axis u * u of a Gram matrix) is quadratic and counts as more; added, it is one.
     """
     if isinstance(tree, Fixed):
         return 0, tree.size or 0, None
@@ -92,7 +101,7 @@ def affine(tree: AxisExpr, known: Mapping[str, int]) -> tuple[int, int, str | No
         return (0, known[tree.name], None) if tree.name in known else (1, 0, tree.name)
     multiply = isinstance(tree, Product)
     slope, constant, unknown = 0, int(multiply), None
-    for part in tree.factors if isinstance(tree, Product) else tree.segments:
+    for part in parts_of(tree):
         line = affine(part, known)
         if line is None or (unknown and line[2] and (multiply or unknown != line[2])):
             return None
@@ -103,6 +112,43 @@ def affine(tree: AxisExpr, known: Mapping[str, int]) -> tuple[int, int, str | No
             slope, constant = slope + line[0], constant + line[1]
         unknown = unknown or line[2]
     return slope, constant, unknown
+
+
+def check_turns(
+    placements: Iterable[Placement], sizes: Mapping[str, int], problems: Problems
+) -> None:
+    """Refuse interleaved parts of sizes that cannot alternate to the end."""
+    for placement in placements:
+        for axis, tree in ((k, tree) for part in placement.parts for k, tree in enumerate(part)):
+            for mixed in _interleaved_in(tree):
+                made = [measure(part, sizes) for part in mixed.parts]
+                fair = [len(range(k, sum(made), len(made))) for k in range(len(made))]
+                if made != fair:
+                    _uneven(f"{placement.members[0]}[{axis}]", mixed, made, fair, problems)
+
+
+def _interleaved_in(tree: AxisExpr) -> Iterator[Interleaving]:
+    if isinstance(tree, Interleaving):
+        yield tree
+    for part in parts_of(tree):
+        yield from _interleaved_in(part)
+
+
+def _uneven(
+    label: str, tree: Interleaving, made: Sequence[int], fair: Sequence[int], problems: Problems
+) -> None:
+    problems.add(
+        f"the parts of {_shown(tree)!r} cannot alternate",
+        span(tree),
+        detail=f"in {label}, {sum(made)} units in turn are {fair} in the parts, not {made}",
+        hint="parts behind one another are written with '+'",
+        kind="turns",
+    )
+
+
+def _shown(tree: AxisExpr) -> str:
+    """Return an expression as it was written, with `~` for factors of any size."""
+    return re.sub(r"~[0-9]+", "~", dump_expression(tree))
 
 
 class _Solver:

@@ -1,6 +1,7 @@
 """Axis expressions as text: `kv * (q * qk + qk + vo)` to a tree and back.
 
-expression := product ('+' product)*
+expression := sum ('|' sum)*
+sum        := product ('+' product)*
 product    := factor ('*' factor)*
 factor     := NAME | INTEGER | '~' | '(' expression ')'
 """
@@ -10,16 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import UnionType
 
 from rebasin_cli.errors import suggest
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Fixed,
+    Interleaving,
     Named,
     Product,
     Sum,
     TextPlace,
     concatenation,
+    interleaving,
     product,
 )
 
@@ -29,7 +33,7 @@ MAX_TOKENS = 10_000
 
 TEMPLATE = re.compile(r"\{([^{}]*)\}")
 _VALID_TEMPLATE = re.compile(r"[A-Za-z_]\w*(?:\.(?:prev|next))*", re.ASCII)
-_TOKEN = re.compile(r"(?P<name>(?:[\w.\-]|\{[^{}]*\})+)|(?P<symbol>[~*+()])|(?P<space>\s+)")
+_TOKEN = re.compile(r"(?P<name>(?:[\w.\-]|\{[^{}]*\})+)|(?P<symbol>[~*+|()])|(?P<space>\s+)")
 
 
 class SyntaxProblem(Exception):
@@ -69,11 +73,11 @@ class _Parser:
         self._locate = locate
 
     def whole(self) -> AxisExpr:
-        tree = self._sum()
+        tree = self._interleaved()
         if self._next.text:
             raise self._next.refuse(
                 f"{self._next.text!r} is out of place",
-                "write '*' between factors and '+' between segments",
+                "write '*' between factors, '+' between segments, '|' between interleaved parts",
             )
         return tree
 
@@ -85,6 +89,12 @@ class _Parser:
         found = self._next.text == symbol
         self._position += found
         return found
+
+    def _interleaved(self) -> AxisExpr:
+        parts = [self._sum()]
+        while self._skip("|"):
+            parts.append(self._sum())
+        return interleaving(parts)
 
     def _sum(self) -> AxisExpr:
         segments = [self._product()]
@@ -100,7 +110,7 @@ class _Parser:
 
     def _factor(self) -> AxisExpr:
         token = self._next
-        if token.text in ("", "*", "+", ")"):
+        if token.text in ("", "*", "+", "|", ")"):
             found = repr(token.text) if token.text else "the end"
             raise token.refuse(f"expected a group, a size, '~' or '(' but found {found}")
         self._position += 1
@@ -113,7 +123,7 @@ class _Parser:
         if self._depth == MAX_DEPTH:
             raise opening.refuse(f"parentheses nest deeper than {MAX_DEPTH}")
         self._depth += 1
-        inside = self._sum()
+        inside = self._interleaved()
         self._depth -= 1
         if not self._skip(")"):
             raise opening.refuse("this parenthesis is not closed")
@@ -178,14 +188,22 @@ def templates(name: str) -> tuple[str, ...]:
 
 
 def dump_expression(tree: AxisExpr) -> str:
-    """Return the canonical text: one space around operators, parentheses only where needed."""
+    """Return the canonical text: one space around operators, parentheses where they nest.
+
+    A sum that is interleaved has them too, though it needs none: `(a + b) | c`.
+    """
+    if isinstance(tree, Interleaving):
+        return " | ".join(_inside(part, Sum | Interleaving) for part in tree.parts)
     if isinstance(tree, Sum):
-        return " + ".join(map(dump_expression, tree.segments))
+        return " + ".join(_inside(segment, Interleaving) for segment in tree.segments)
     if isinstance(tree, Product):
-        return " * ".join(
-            f"({dump_expression(f)})" if isinstance(f, Sum) else dump_expression(f)
-            for f in tree.factors
-        )
+        return " * ".join(_inside(factor, Sum | Interleaving) for factor in tree.factors)
     if isinstance(tree, Named):
         return tree.name
     return "~" if tree.size is None else str(tree.size)
+
+
+def _inside(tree: AxisExpr, looser: type | UnionType) -> str:
+    """Return the text of a part, in parentheses if its operator is one of the looser ones."""
+    text = dump_expression(tree)
+    return f"({text})" if isinstance(tree, looser) else text

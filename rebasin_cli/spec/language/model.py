@@ -48,7 +48,18 @@ class Sum:
     segments: tuple[AxisExpr, ...]
 
 
-AxisExpr = Named | Fixed | Product | Sum
+@dataclass(frozen=True)
+class Interleaving:
+    """Parts that are interleaved: the first unit of each, then the second of each, and so on.
+
+    Of n units, part j of k has those at j, j + k, j + 2 k, ...: the last parts may have one less.
+    Make it with `interleaving`.
+    """
+
+    parts: tuple[AxisExpr, ...]
+
+
+AxisExpr = Named | Fixed | Product | Sum | Interleaving
 Axes = tuple[AxisExpr, ...]
 
 
@@ -64,13 +75,36 @@ def concatenation(segments: Sequence[AxisExpr]) -> AxisExpr:
     return flat[0] if len(flat) == 1 else Sum(tuple(flat))
 
 
+def interleaving(parts: Sequence[AxisExpr]) -> AxisExpr:
+    """Return one or more parts interleaved; those of a part stay there.
+
+    Of two units each, `(a | b) | c` is a c b c a c b c, and `a | b | c` a b c a b c.
+    """
+    return parts[0] if len(parts) == 1 else Interleaving(tuple(parts))
+
+
+def parts_of(expression: AxisExpr) -> tuple[AxisExpr, ...]:
+    """Return the factors, segments or parts of an axis expression; of a leaf, none."""
+    if isinstance(expression, Product):
+        return expression.factors
+    if isinstance(expression, Sum):
+        return expression.segments
+    return expression.parts if isinstance(expression, Interleaving) else ()
+
+
+def with_parts(expression: AxisExpr, parts: Sequence[AxisExpr]) -> AxisExpr:
+    """Return the product, concatenation or interleaving that an expression is, of other parts."""
+    if isinstance(expression, Product):
+        return product(parts)
+    return concatenation(parts) if isinstance(expression, Sum) else interleaving(parts)
+
+
 def leaves(expression: AxisExpr) -> Iterator[Named | Fixed]:
     """Yield the factors of an axis expression from left to right."""
     if isinstance(expression, Named | Fixed):
         yield expression
         return
-    parts = expression.factors if isinstance(expression, Product) else expression.segments
-    for part in parts:
+    for part in parts_of(expression):
         yield from leaves(part)
 
 
@@ -80,6 +114,8 @@ def rewritten(expression: AxisExpr, change: Callable[[Named | Fixed], AxisExpr])
         return Product(tuple(rewritten(factor, change) for factor in expression.factors))
     if isinstance(expression, Sum):
         return Sum(tuple(rewritten(segment, change) for segment in expression.segments))
+    if isinstance(expression, Interleaving):
+        return Interleaving(tuple(rewritten(part, change) for part in expression.parts))
     return change(expression)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from rebasin_cli.tracer.axes.axis_terms import ONE, Atom, AxisTerm, Dependent, SumTerm
-from rebasin_cli.tracer.axes.bindings import Bindings, Birth, Reason
+from rebasin_cli.tracer.axes.axis_terms import ONE, Atom, AxisTerm, Dependent, SumTerm, paths
+from rebasin_cli.tracer.axes.bindings import ALTERNATING, Bindings
+from rebasin_cli.tracer.axes.known_atoms import Birth, Reason
 from rebasin_cli.tracer.recording.record import Call, Record, Value
 
 AxisTerms = tuple[AxisTerm, ...]
@@ -37,7 +38,8 @@ class Analysis:
     operation that mixes along some axes for each index of the others. identities: equal for
     index tensors that are equal views of one.
     reads: axes of parameters over which an operator sums: by them the parameter reads units, by
-    its others it writes them. stems: copies of parameters, or of some rows of them.
+    its others it writes them. grouped: groups of channels, and the axis of a weight that they are
+    the outer factor of. stems: copies of parameters, or of some rows of them.
     """
 
     record: Record
@@ -49,6 +51,7 @@ class Analysis:
     look_ups: list[LookUp] = field(default_factory=list)
     identities: dict[Value, object] = field(default_factory=dict)
     reads: list[tuple[Value, AxisTerm]] = field(default_factory=list)
+    grouped: list[tuple[AxisTerm, AxisTerm]] = field(default_factory=list)
     stems: dict[Value, Value] = field(default_factory=dict)
     overwritten: frozenset[Value] = frozenset()
     unknown: set[str] = field(default_factory=set)  # operators without a rule
@@ -230,6 +233,20 @@ def analyse(
     return analysis
 
 
+def _part_groups(analysis: Analysis) -> None:
+    """Cut groups of channels that stand twice on one axis into single ones.
+
+    A residual stream beside a shuffle makes the groups that channels come from and those that
+    they go to one: of two, neither gives an order to what is inside, and all would have the same.
+    """
+    terms = analysis.terms
+    for term, axis in analysis.grouped:
+        group = terms.resolve(term)
+        twice = (row.count(group) > 1 for row in paths(terms.resolve(axis)))
+        if isinstance(group, Atom) and group.size <= ALTERNATING and any(twice):
+            terms.note(group, range(1, group.size))
+
+
 def _run(analysis: Analysis, calls: Sequence[Call], rule: OperatorRule) -> None:
     for call in calls:
         results = [value for value in call.results if value is not None]
@@ -240,3 +257,4 @@ def _run(analysis: Analysis, calls: Sequence[Call], rule: OperatorRule) -> None:
         for value, axes in zip(call.results, made, strict=False):
             if value is not None and axes is not None:
                 analysis.emit(value, axes)
+    _part_groups(analysis)

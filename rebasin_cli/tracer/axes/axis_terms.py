@@ -1,4 +1,4 @@
-"""What an axis is made of while a model is traced: atoms, products, sums and dependent axes.
+"""What an axis is made of while a model is traced: atoms, products, sums, parts that alternate.
 
 Terms are trees: bloom's and falcon's fused projections have sums inside products, such as
 heads * (qk + qk + vo). An axis of size 1 is the empty product, so that squeezing, unsqueezing and
@@ -39,11 +39,21 @@ class SumTerm:
 
 
 @dataclass(frozen=True)
+class InterleavedTerm:
+    """Parts whose units alternate: what a channel shuffle makes of two halves.
+
+    Of n units, part j of k has those at j, j + k, j + 2 k, ... Make it with `interleave`.
+    """
+
+    rows: tuple[AxisTerm, ...]
+
+
+@dataclass(frozen=True)
 class Dependent:
     """An axis that means something else in each segment of another axis of the same tensor.
 
     index: the atom that stands for the other axis. segments: what that is made of, one a case.
-    Only a whole axis is dependent: it never stands inside a product or a sum.
+    Only a whole axis is dependent: it never stands inside another term.
     The rows of nn.MultiheadAttention's in_proj_weight are queries + keys + values, and in cross
     attention their columns are the decoder's stream in the first segment, the encoder's in others.
     """
@@ -53,7 +63,7 @@ class Dependent:
     cases: tuple[AxisTerm, ...]
 
 
-AxisTerm = Atom | ProductTerm | SumTerm | Dependent
+AxisTerm = Atom | ProductTerm | SumTerm | InterleavedTerm | Dependent
 
 ONE = ProductTerm(())
 STEPS = 64  # an axis that is compared with itself shifted by less than its 64th part is frozen
@@ -67,7 +77,7 @@ def extent(term: AxisTerm) -> int:
         return extent(term.cases[0])
     if isinstance(term, ProductTerm):
         return prod(extent(factor) for factor in term.factors)
-    return sum(extent(segment) for segment in term.segments)
+    return sum(map(extent, parts(term)))
 
 
 def multiply(factors: Sequence[AxisTerm]) -> AxisTerm:
@@ -82,6 +92,23 @@ def add(segments: Sequence[AxisTerm]) -> AxisTerm:
     return flat[0] if len(flat) == 1 else SumTerm(tuple(flat))
 
 
+def interleave(rows: Sequence[AxisTerm]) -> AxisTerm:
+    """Return one or more terms interleaved; of one unit each, they are a concatenation."""
+    if len(rows) == 1:
+        return rows[0]
+    return add(rows) if extent(rows[0]) == 1 else InterleavedTerm(tuple(rows))
+
+
+def turns(count: int, start: int, stop: int) -> list[tuple[int, int, int]]:
+    """Return which units of interleaved parts lie between two places of their axis.
+
+    For each part in order of its first unit there: which of the `count` parts, from, and to which
+    of its own units.
+    """
+    order = [(start + k) % count for k in range(min(count, stop - start))]
+    return [(part, -((part - start) // count), -((part - stop) // count)) for part in order]
+
+
 def atoms(term: AxisTerm) -> Iterator[Atom]:
     """Yield the atoms of a term from left to right, repeated ones included."""
     if isinstance(term, Atom):
@@ -92,11 +119,13 @@ def atoms(term: AxisTerm) -> Iterator[Atom]:
 
 
 def parts(term: AxisTerm) -> tuple[AxisTerm, ...]:
-    """Return the factors, segments or cases of a term; of an atom, none."""
+    """Return the factors, segments, interleaved parts or cases of a term; of an atom, none."""
     if isinstance(term, ProductTerm):
         return term.factors
     if isinstance(term, SumTerm):
         return term.segments
+    if isinstance(term, InterleavedTerm):
+        return term.rows
     return term.cases if isinstance(term, Dependent) else ()
 
 
@@ -104,7 +133,7 @@ AtomBlock = tuple[Atom, ...]
 
 
 def paths(term: AxisTerm) -> Iterator[AtomBlock]:
-    """Yield, for each block that an axis is cut into by its sums, the atoms that meet there.
+    """Yield, for each block that an axis is cut into, the atoms that meet there.
 
     The outer ones come first. Of heads * (qk + vo): (heads, qk) and (heads, vo). Whether a group
     stands beside another is asked for each block by itself: qk and vo never meet.
@@ -149,6 +178,29 @@ def whole_rows(segments: Sequence[AxisTerm], size: int) -> list[AxisTerm]:
     return [add(row) for row in rows]
 
 
+def divides(term: AxisTerm, outer: int) -> bool:
+    """Return whether a resolved axis is rows of one kind, that many.
+
+    Interleaved parts are not: each row of them has units of its own.
+    """
+    inner = extent(term) // outer
+    if isinstance(term, SumTerm):
+        rows = whole_rows(term.segments, inner)
+        ends = boundaries(term.segments)
+        apart = all(k * inner in ends for k in range(1, outer))
+        return not apart and len(rows) > 1 and all(divides(r, extent(r) // inner) for r in rows)
+    if isinstance(term, InterleavedTerm):
+        return False
+    for factor in parts(term):
+        size = extent(factor)
+        if outer < size:
+            return size % outer == 0 and (outer == 1 or divides(factor, outer))
+        if outer % size:
+            return False
+        outer //= size
+    return True
+
+
 def are_shifted(one: AxisTerm, two: AxisTerm) -> bool:
     """Return whether two concatenations have an atom at places near each other, but not equal.
 
@@ -163,6 +215,29 @@ def are_shifted(one: AxisTerm, two: AxisTerm) -> bool:
         for b in second[atom]
     )
     return any(0 < step * STEPS < extent(one) for step in steps)
+
+
+def are_shuffled(one: AxisTerm, two: AxisTerm) -> bool:
+    """Return whether two axes have an atom in common whose units are not at the same places.
+
+    To make them one would cut it along every cycle of the shuffle, unit by unit.
+    """
+    first, second = (dict(_runs(term, 0, 1)) for term in (one, two))
+    return any(first[atom] != second[atom] for atom in first.keys() & second.keys())
+
+
+def _runs(term: AxisTerm, start: int, step: int) -> Iterator[tuple[Atom, tuple[int, int]]]:
+    """Yield each atom with the place of its first unit and the step from one unit to the next."""
+    if isinstance(term, Atom):
+        yield term, (start, step)
+    sizes = [extent(part) for part in parts(term)]
+    for k, part in enumerate(parts(term)):
+        if isinstance(term, ProductTerm):
+            yield from _runs(part, start, step * prod(sizes[k + 1 :]))
+        elif isinstance(term, InterleavedTerm):
+            yield from _runs(part, start + k * step, step * len(sizes))
+        else:
+            yield from _runs(part, start + sum(sizes[:k]) * step, step)
 
 
 def _places(term: AxisTerm) -> dict[Atom, set[int]]:

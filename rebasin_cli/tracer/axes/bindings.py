@@ -4,130 +4,52 @@ Every step is sound: where two terms cannot be brought into one shape, all their
 A frozen atom keeps its order, and the identity commutes with every operator; what is lost is a
 symmetry that was there, never the function.
 
-Terms are unified as in logic, with two operations that are associative and not commutative:
-a product a * b is an axis of a rows of b in row-major order (what `view` makes of two axes, and
-takes apart again), a sum a + b a concatenation. Two terms of one axis become one so:
+Terms are unified as in logic, with operations that are not commutative: a product a * b is an axis
+of a rows of b in row-major order (what `view` makes of two axes, and takes apart again), a sum
+a + b a concatenation, a | b alternates between the two. Two terms of one axis become one so:
 
     atom   ~ anything   the atom is bound to it
     a * b  ~ c * d      outer factors against outer ones, the larger split by the smaller
     a + b  ~ c + d      both are cut at the boundaries of either, pieces against pieces
     a * b  ~ c + d      the product is cut too, which it can be at multiples of its inner size
+    a | b  ~ c | d      part against part; of 2 parts and 3, each is taken apart until there are 6
+    a | b  ~ c + d      what is interleaved is cut too: every part of it is
 
 The relation has no direction: writing in place unifies the new values' axes with the old ones'.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from math import lcm
 
 from rebasin_cli.tracer.axes.axis_terms import (
     ONE,
     Atom,
     AxisTerm,
     Dependent,
+    InterleavedTerm,
     ProductTerm,
     SumTerm,
     add,
     are_shifted,
-    atoms,
+    are_shuffled,
     boundaries,
     extent,
+    interleave,
     multiply,
     parts,
+    turns,
     whole_rows,
 )
+from rebasin_cli.tracer.axes.known_atoms import KnownAtoms, Reason
+
+ALTERNATING = 64  # of more parts than that none has an order of its own: a sum of as many pieces
 
 
-@dataclass(frozen=True)
-class Reason:
-    """Why an atom is frozen. soft: a limit of the tracer, not a fact about the model."""
-
-    text: str
-    soft: bool = False
-
-
-Birth = tuple[str, int]  # a parameter or a call by name, and the axis that an atom was made for
-Origin = tuple[Birth, int]  # the birth, and how far into that axis
-
-
-class Bindings:
-    """A union-find over atoms whose members may also be bound to products and sums.
-
-    cuts: for each axis that was born whole, where it was cut later; the next pass over the same
-    record makes it of segments from the start. A fused projection viewed as (3, heads, d) and
-    taken apart afterwards has one d for queries, keys and values, tied by the view: only
-    segments that are there before the view can keep them apart.
-    """
-
-    def __init__(self) -> None:
-        self._bound: dict[Atom, AxisTerm] = {}
-        self._reasons: dict[Atom, Reason] = {}
-        self._origins: defaultdict[Atom, set[Origin]] = defaultdict(set)
-        self.cuts: defaultdict[Birth, set[int]] = defaultdict(set)
-
-    # -- atoms ----------------------------------------------------------------------------------
-
-    def atom(self, size: int, birth: Birth | None = None) -> AxisTerm:
-        """Return a new free atom; of size 1, the empty product."""
-        if size == 1:
-            return ONE
-        made = Atom(size)
-        if birth is not None:
-            self.born(made, birth)
-        return made
-
-    def held(self, size: int, reason: Reason) -> AxisTerm:
-        """Return a new frozen atom."""
-        made = self.atom(size)
-        self.freeze(made, reason)
-        return made
-
-    def born(self, term: AxisTerm, birth: Birth) -> None:
-        """Say which axis an atom was made for, so that later cuts are noted there."""
-        self.born_at(term, birth, 0)
-
-    def born_at(self, term: AxisTerm, birth: Birth, start: int) -> None:
-        """Say of which axis an atom is a part, and where the part starts."""
-        if isinstance(term, Atom):
-            self._origins[term].add((birth, start))
-
-    def resolve(self, term: AxisTerm) -> AxisTerm:
-        """Return what a term is made of now: atoms that are bound to nothing, products, sums."""
-        if isinstance(term, Atom):
-            bound = self._bound.get(term)
-            if bound is None:
-                return term
-            # Paths are shortened on the way, as in any union-find: chains of bound atoms get as
-            # long as the network is deep.
-            self._bound[term] = resolved = self.resolve(bound)
-            return resolved
-        if isinstance(term, ProductTerm):
-            return multiply([self.resolve(factor) for factor in term.factors])
-        if isinstance(term, SumTerm):
-            return add([self.resolve(segment) for segment in term.segments])
-        segments = tuple(self.resolve(segment) for segment in term.segments)
-        return Dependent(term.index, segments, tuple(self.resolve(case) for case in term.cases))
-
-    def reason(self, atom: Atom) -> Reason | None:
-        """Return why a resolved atom is frozen, or None."""
-        return self._reasons.get(atom)
-
-    def is_frozen(self, term: AxisTerm) -> bool:
-        """Return whether nothing in a term can be permuted."""
-        return all(atom in self._reasons for atom in atoms(self.resolve(term)))
-
-    def freeze(self, term: AxisTerm, reason: Reason) -> None:
-        """Freeze every atom of a term. The first reason stays, but a hard one replaces a soft.
-
-        What is reported as a limit of the tracer should not be a fact about the model as well.
-        """
-        for atom in atoms(self.resolve(term)):
-            known = self._reasons.get(atom)
-            if known is None or (known.soft and not reason.soft):
-                self._reasons[atom] = reason
+class Bindings(KnownAtoms):
+    """A union-find over atoms whose members may also be bound to composite terms."""
 
     # -- making two terms one -------------------------------------------------------------------
 
@@ -150,17 +72,35 @@ class Bindings:
         if isinstance(one, ProductTerm) and isinstance(two, ProductTerm):
             self._unify_products(list(one.factors), list(two.factors))
             return
+        if isinstance(one, InterleavedTerm) and isinstance(two, InterleavedTerm):
+            self._unify_turns(one, two, lcm(len(one.rows), len(two.rows)))
+            return
         # x[1:] next to x[:-1]: unit i would be unit i + 1, cut by cut along the whole axis.
         if are_shifted(one, two):
             self._give_up([one, two], "an axis that meets itself shifted")
             return
         bounds = {b for t in (one, two) if isinstance(t, SumTerm) for b in boundaries(t.segments)}
+        mixed = next((t for t in (one, two) if isinstance(t, InterleavedTerm)), None)
+        if mixed and are_shuffled(one, two):
+            self._give_up([one, two], "an axis that meets itself shuffled")
+            return
+        if mixed and not bounds:
+            self._unify_turns(one, two, len(mixed.rows))
+            return
         self.unify_all(self._cut(one, sorted(bounds)), self._cut(two, sorted(bounds)))
 
     def unify_all(self, first: Iterable[AxisTerm], second: Iterable[AxisTerm]) -> None:
         """Unify two rows of terms one by one."""
         for one, two in zip(first, second, strict=True):
             self.unify(one, two)
+
+    def _unify_turns(self, one: AxisTerm, two: AxisTerm, count: int) -> None:
+        """Make each of `count` parts that alternate along two axes one."""
+        rows = self.in_turn(one, count), self.in_turn(two, count)
+        if rows[0] and rows[1]:
+            self.unify_all(*rows)
+        else:
+            self._give_up([one, two], "interleaved parts do not line up")
 
     def _unify_dependent(self, one: AxisTerm, two: AxisTerm) -> None:
         if (
@@ -184,20 +124,6 @@ class Bindings:
         for case in rest:
             self.unify(first, case)
         return first
-
-    def _bind(self, atom: Atom, term: AxisTerm) -> None:
-        # Of two terms of one size neither is a proper part of the other. If it were bound to what
-        # it is a part of, resolving it would never end.
-        if atom in set(atoms(term)):
-            self.freeze(term, Reason("an axis that contains itself", soft=True))
-            return
-        self._bound[atom] = term
-        if isinstance(term, Atom):
-            self._origins[term] |= self._origins[atom]
-        # Being frozen passes to what the atom is made of now: only roots have reasons.
-        reason = self._reasons.pop(atom, None)
-        if reason is not None:
-            self.freeze(term, reason)
 
     def _unify_products(self, one: list[AxisTerm], two: list[AxisTerm]) -> None:
         every = [*one, *two]
@@ -224,19 +150,8 @@ class Bindings:
         """Return the segments of an axis between increasing offsets inside it."""
         term = self.collapse(term)
         if isinstance(term, Atom) and not self.is_frozen(term):
-            self._note(term, offsets)
+            self.note(term, offsets)
         return self._cut(self.resolve(term), offsets)
-
-    def inherit(self, part: Atom, whole: Atom, start: int) -> None:
-        """Say that an atom is the part of another that begins at `start`.
-
-        Without it the second of two cuts is lost: q taken from q + k + v leaves k and v tied.
-        """
-        self._origins[part] |= {(birth, at + start) for birth, at in self._origins[whole]}
-
-    def _note(self, atom: Atom, offsets: Sequence[int]) -> None:
-        for birth, start in self._origins[atom]:
-            self.cuts[birth].update(start + offset for offset in offsets)
 
     def _cut(self, term: AxisTerm, offsets: Sequence[int]) -> list[AxisTerm]:
         term = self.resolve(term)  # the same atom may stand twice in what is being cut
@@ -246,11 +161,16 @@ class Bindings:
             return self._cut_atom(term, offsets)
         if isinstance(term, SumTerm):
             return self._cut_sum(term.segments, offsets)
+        if isinstance(term, InterleavedTerm):
+            return self._cut_turns(term.rows, offsets)
         # A product is rows of its inner factors: between whole rows the outer factor is cut, and
-        # each piece keeps the inner ones. A row that is cut inside stands alone, and stays.
+        # each piece keeps the inner ones. A row that is cut inside stands alone, and stays; the
+        # next pass may know better: channels that were shuffled, if each of its units is a part.
         outer, *inner = parts(term)
         row = multiply(inner)
         size = extent(row)
+        if isinstance(row, Atom) and size <= ALTERNATING and any(o % size for o in offsets):
+            self.note(row, range(1, size))
         bounds = {end for offset in offsets for end in (offset // size, -(-offset // size))}
         outers = self._cut(outer, sorted(bounds - {0, extent(outer)}))
         pieces = [multiply([piece, row]) for piece in outers]
@@ -258,7 +178,7 @@ class Bindings:
 
     def _cut_atom(self, atom: Atom, offsets: Sequence[int]) -> list[AxisTerm]:
         if atom not in self._reasons:
-            self._note(atom, offsets)
+            self.note(atom, offsets)
         pieces: list[AxisTerm] = []
         for start, end in pairwise((0, *offsets, atom.size)):
             piece = self.atom(end - start)
@@ -283,6 +203,70 @@ class Bindings:
             start = end
         return [add(piece) for piece in pieces]
 
+    def _cut_turns(self, rows: Sequence[AxisTerm], offsets: Sequence[int]) -> list[AxisTerm]:
+        """Cut interleaved parts: between two places each has a run of its units, in turn."""
+        total = sum(map(extent, rows))
+        found = [turns(len(rows), *ends) for ends in pairwise((0, *offsets, total))]
+        ends: list[set[int]] = [set() for _ in rows]
+        for part, start, stop in (run for runs in found for run in runs):
+            ends[part] |= {start, stop} - {0, extent(rows[part])}
+        pieces = [self._cut(row, sorted(inside)) for row, inside in zip(rows, ends, strict=True)]
+        taken = [iter(row) for row in pieces]
+        return [interleave([next(taken[part]) for part, _, _ in runs]) for runs in found]
+
+    def in_turn(self, term: AxisTerm, count: int) -> list[AxisTerm]:
+        """Return the parts that alternate along an axis; none if it cannot be taken apart so.
+
+        Part j of them has the units at j, j + count, j + 2 count, ...
+        """
+        term = self.resolve(self.collapse(term))
+        count = min(count, extent(term))
+        if count == 1:
+            return [term]
+        if isinstance(term, Atom):
+            rows = [self.atom(len(range(k, term.size, count))) for k in range(count)]
+            self._bind(term, interleave(rows))
+            return rows
+        if isinstance(term, SumTerm):
+            return self._sum_in_turn(term.segments, count)
+        if isinstance(term, InterleavedTerm):
+            return self._regrouped(term.rows, count)
+        return self._product_in_turn(term, count)
+
+    def _sum_in_turn(self, segments: Sequence[AxisTerm], count: int) -> list[AxisTerm]:
+        rows: list[list[AxisTerm]] = [[] for _ in range(count)]
+        start = 0
+        for segment in segments:
+            inside = self.in_turn(segment, count)
+            if not inside:
+                return []
+            for k, part in enumerate(inside):
+                rows[(start + k) % count].append(part)
+            start += extent(segment)
+        return [add(row) for row in rows]
+
+    def _regrouped(self, rows: Sequence[AxisTerm], count: int) -> list[AxisTerm]:
+        """Return `count` parts instead of those given, if one is a multiple of the other."""
+        have = len(rows)
+        if have % count == 0:
+            return [interleave(rows[k::count]) for k in range(count)]
+        if count % have:
+            return []
+        inside = [self.in_turn(row, count // have) for row in rows]
+        found = [inside[k % have][k // have : k // have + 1] for k in range(count)]
+        return [part for row in found for part in row] if all(inside) else []
+
+    def _product_in_turn(self, term: AxisTerm, count: int) -> list[AxisTerm]:
+        """Of a * b with b as long as there are parts, each part is a: they are one."""
+        *outer, inner = parts(term)
+        if extent(inner) % count == 0 and extent(inner) > count:
+            rows = self.in_turn(inner, count)
+            return [multiply([*outer, row]) for row in rows]
+        if extent(inner) != count:
+            return []
+        self._cut(inner, range(1, count))
+        return [multiply(outer)] * count
+
     def split(self, term: AxisTerm, outer: int) -> tuple[AxisTerm, AxisTerm]:
         """Return the outer and inner factor of an axis, the outer one of the given size."""
         term = self.resolve(self.collapse(term))
@@ -297,6 +281,8 @@ class Bindings:
             return pair
         if isinstance(term, SumTerm):
             return self._split_sum(term, outer, inner)
+        if isinstance(term, InterleavedTerm):
+            return self._split_turns(term, outer, inner)
         return self._split_product(term, outer, inner)
 
     def _split_sum(self, term: SumTerm, outer: int, inner: int) -> tuple[AxisTerm, AxisTerm]:
@@ -308,6 +294,22 @@ class Bindings:
         for _, rest in pairs[1:]:
             self.unify(pairs[0][1], rest)
         return add([first for first, _ in pairs]), pairs[0][1]
+
+    def _split_turns(
+        self, term: InterleavedTerm, outer: int, inner: int
+    ) -> tuple[AxisTerm, AxisTerm]:
+        """Split interleaved parts: rows of some units of each, or the parts themselves are one."""
+        if inner % len(term.rows) == 0:
+            pairs = [self.split(row, outer) for row in term.rows]
+            for first, _ in pairs[1:]:
+                self.unify(pairs[0][0], first)
+            return pairs[0][0], interleave([rest for _, rest in pairs])
+        rows = self.in_turn(term, inner)
+        if not rows:
+            return self._give_up_split(term, outer, inner)
+        for row in rows[1:]:
+            self.unify(rows[0], row)
+        return rows[0], add([ONE] * inner)
 
     def _split_product(self, term: AxisTerm, outer: int, inner: int) -> tuple[AxisTerm, AxisTerm]:
         left: list[AxisTerm] = []

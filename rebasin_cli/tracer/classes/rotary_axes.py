@@ -19,8 +19,8 @@ from rebasin_cli.spec.language.model import (
     Product,
     Spec,
     Split,
-    Sum,
     leaves,
+    parts_of,
     rewritten,
 )
 from rebasin_cli.tracer.axes.axis_terms import AxisTerm, SumTerm, extent
@@ -143,12 +143,9 @@ def _named(tree: AxisExpr, axis: RotaryAxis) -> AxisExpr:
 
 def _before(tree: AxisExpr, size: int, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Yield, for each row of as many fixed units, the groups that it stands inside of."""
-    if isinstance(tree, Sum):
-        for segment in tree.segments:
-            yield from _before(segment, size, outer)
-    elif isinstance(tree, Product):
-        for factor in tree.factors:
-            yield from _before(factor, size, outer)
-            outer = (*outer, *(f.name for f in leaves(factor) if isinstance(f, Named)))
-    elif tree == Fixed(size):
+    if tree == Fixed(size):
         yield outer
+    for part in parts_of(tree):
+        yield from _before(part, size, outer)
+        if isinstance(tree, Product):
+            outer = (*outer, *(f.name for f in leaves(part) if isinstance(f, Named)))

@@ -22,6 +22,7 @@ from rebasin_cli.spec.language.model import (
     Spec,
     Split,
     concatenation,
+    interleaving,
     product,
 )
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms
@@ -29,6 +30,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     Atom,
     AxisTerm,
     Dependent,
+    InterleavedTerm,
     ProductTerm,
     SumTerm,
     atoms,
@@ -207,6 +209,8 @@ def _expression(term: AxisTerm, named: Mapping[Atom, str]) -> AxisExpr:
         return Fixed(extent(term))
     if isinstance(term, ProductTerm):
         return product(_joined([_expression(f, named) for f in term.factors], prod))
+    if isinstance(term, InterleavedTerm):
+        return interleaving([_expression(row, named) for row in term.rows])
     assert isinstance(term, SumTerm)
     return concatenation(_joined([_expression(s, named) for s in term.segments], sum))
 

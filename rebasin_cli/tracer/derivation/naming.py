@@ -45,10 +45,10 @@ def occurrences(
     """
     found: defaultdict[Atom, list[AtomOccurrence]] = defaultdict(list)
     for name, axes in tensors.items():
+        sides = _read_axes(axes, read.get(name, frozenset()))
         for axis, term in enumerate(axes):
             for atom, inner, outer in _standing(term, inner=False, outer=False):
-                alone = not inner and not outer
-                side = axis in _read_axes(axes, read.get(name, frozenset()))
+                alone, side = not inner and not outer, axis in sides
                 found[atom].append(AtomOccurrence(name, len(axes), axis, alone, inner, outer, side))
     return found
 

@@ -6,7 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Sum, axes_of
+from rebasin_cli.spec.language.model import (
+    AxisExpr,
+    Entry,
+    Fixed,
+    Named,
+    Product,
+    axes_of,
+    parts_of,
+)
 from rebasin_cli.tracer.operators import facts
 from rebasin_cli.tracer.points.paired import paired_values
 from rebasin_cli.tracer.recording.record import Call, Record, Value
@@ -110,7 +118,7 @@ def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tup
 
 
 def blocks_of(entry: Entry) -> list[tuple[str, ...]]:
-    """Return the groups that meet in each block that sums and splits cut a tensor into."""
+    """Return the groups that meet in each block that a tensor is cut into."""
     found: list[tuple[str, ...]] = []
     for axes in axes_of(entry):
         rows: list[tuple[str, ...]] = [()]
@@ -125,8 +133,8 @@ def _along(axis: AxisExpr) -> list[tuple[str, ...]]:
         return [(axis.name,)]
     if isinstance(axis, Fixed):
         return [()]
-    if isinstance(axis, Sum):
-        return [names for segment in axis.segments for names in _along(segment)]
+    if not isinstance(axis, Product):
+        return [names for part in parts_of(axis) for names in _along(part)]
     rows: list[tuple[str, ...]] = [()]
     for factor in axis.factors:
         rows = [row + names for row in rows for names in _along(factor)]

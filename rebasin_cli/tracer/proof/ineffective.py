@@ -27,11 +27,12 @@ BlockPlaces = Mapping[str, Sequence[Block]]
 def unmoved_groups(trial: Trial, bound: BoundSpec) -> list[str]:
     """Return the groups of which no number reaches the outputs."""
     suspects = [group.name for group in bound.groups.values() if not group.fixed]
+    everywhere = _by_group(bound)
     # The slope of a bias is a sum, that of a matrix a product as large as a run; most often the
     # first tells enough, of the smallest input.
     for names in (_light(bound), _stored(bound)):
         for slopes in trial.slopes(names):
-            suspects = [name for name in suspects if not _sloped(slopes, _places(bound, [name]))]
+            suspects = [name for name in suspects if not _sloped(slopes, everywhere[name])]
             if not suspects:
                 return []
     left = RUNS
@@ -62,6 +63,16 @@ def _places(bound: BoundSpec, names: Iterable[str]) -> dict[str, list[Block]]:
         for tensor in bound.tensors
     }
     return {name: blocks for name, blocks in found.items() if blocks}
+
+
+def _by_group(bound: BoundSpec) -> dict[str, dict[str, list[Block]]]:
+    """Return for each group the blocks that it occurs in, by tensor."""
+    found: dict[str, dict[str, list[Block]]] = {name: {} for name in bound.groups}
+    for tensor in bound.tensors:
+        for block in tensor.blocks:
+            for name in {name for name in block.groups if name}:
+                found[name].setdefault(tensor.members[0], []).append(block)
+    return found
 
 
 def _stored(bound: BoundSpec) -> dict[str, int]:

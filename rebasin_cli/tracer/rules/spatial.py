@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule
-from rebasin_cli.tracer.axes.axis_terms import AxisTerm, extent, multiply
+from rebasin_cli.tracer.axes.axis_terms import AxisTerm, add, divides, extent, multiply
+from rebasin_cli.tracer.axes.bindings import ALTERNATING
+from rebasin_cli.tracer.axes.known_atoms import Birth
 from rebasin_cli.tracer.recording.record import Call, Value
+from rebasin_cli.tracer.rules.slices import narrowed
 from rebasin_cli.tracer.rules.views import regroup
 
 CHANNELS = 2  # batch and channel come first
@@ -17,28 +20,74 @@ def convolution(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
     Transposed, the weight is [g * i, o, ...].
     """
+    made = _by_group(analysis, call) if _is_apart(analysis, call) else _by_groups(analysis, call)
+    analysis.freeze(analysis.of(call.args[1])[2:], "convolution kernel")
+    if call.arg("bias") is not None:
+        analysis.terms.unify(made, analysis.of(call.arg("bias"))[0])
+    return [(analysis.of(call.args[0])[0], made, *_places(analysis, call))]
+
+
+def _is_apart(analysis: Analysis, call: Call) -> bool:
+    """Return whether each group of channels is better looked at by itself.
+
+    Where groups are not rows of one kind: channels that were shuffled, or are to be, as an
+    earlier pass found out.
+    """
+    channels, groups = analysis.of(call.args[0])[1], call.arg("groups")
+    if not 1 < groups < min(extent(channels), ALTERNATING + 1):
+        return False
+    term = analysis.terms.resolve(analysis.terms.collapse(channels))
+    known = analysis.terms.cuts.get(_birth(call), ())
+    return len(known) == groups - 1 or not (analysis.terms.is_frozen(term) or divides(term, groups))
+
+
+def _birth(call: Call) -> Birth:
+    """Return the name of the axis that a convolution's groups are."""
+    return f"call {call.index}", 0
+
+
+def _by_group(analysis: Analysis, call: Call) -> AxisTerm:
+    """Return the output channels where each group has channels of its own, behind one another."""
+    axes, weight = analysis.of(call.args[0]), analysis.of(call.args[1])
+    groups, transposed = call.arg("groups"), call.arg("transposed")
+    made = []
+    for k in range(groups):
+        part, rows = (
+            narrowed(analysis, whole, dim, *(extent(whole[dim]) * n // groups for n in (k, k + 1)))
+            for whole, dim in ((axes, 1), (weight, 0))
+        )
+        into, out = (rows[0], rows[1]) if transposed else (rows[1], rows[0])
+        analysis.terms.unify(part[1], into)
+        analysis.read(call.args[1], into)
+        analysis.mix(part, range(1, len(part)))
+        analysis.mix((into, out), [0])
+        made.append(analysis.terms.collapse(out))
+    return add(made) if transposed else weight[0]
+
+
+def _by_groups(analysis: Analysis, call: Call) -> AxisTerm:
+    """Return the output channels where all groups are alike."""
     axes, weight = analysis.of(call.args[0]), analysis.of(call.args[1])
     groups = call.arg("groups")
     group, inner = analysis.terms.split(axes[1], groups)
     first_group, first = analysis.terms.split(weight[0], groups)
     analysis.terms.unify(group, first_group)
+    if 1 < groups < extent(axes[1]):
+        analysis.terms.born(analysis.terms.resolve(group), _birth(call))
+        analysis.grouped.append((group, weight[0]))
     into, out = (first, weight[1]) if call.arg("transposed") else (weight[1], first)
     analysis.terms.unify(inner, into)
     analysis.read(call.args[1], into)
-    analysis.freeze(weight[2:], "convolution kernel")
     analysis.mix((axes[0], group, inner, *axes[2:]), range(2, len(axes) + 1))
     analysis.mix((group, into, out), [1])
-    result = multiply([group, analysis.terms.collapse(out)]) if groups > 1 else out
     if not call.arg("transposed"):
-        result = weight[0]
-    if call.arg("bias") is not None:
-        analysis.terms.unify(result, analysis.of(call.arg("bias"))[0])
-    return [(axes[0], result, *_places(analysis, call, axes))]
+        return weight[0]
+    return multiply([group, analysis.terms.collapse(out)]) if groups > 1 else out
 
 
-def _places(analysis: Analysis, call: Call, axes: AxisTerms) -> Sequence[AxisTerm]:
+def _places(analysis: Analysis, call: Call) -> Sequence[AxisTerm]:
     """Return the spatial axes of a convolution; one that looks at single places keeps them."""
-    shape = _result(call).shape
+    axes, shape = analysis.of(call.args[0]), _result(call).shape
     pointlike = all(size == 1 for size in call.args[1].shape[2:])
     if pointlike and set(call.arg("stride")) == {1} and not any(call.arg("padding")):
         return axes[2:]

@@ -11,13 +11,16 @@ from rebasin_cli.tracer.axes.axis_terms import (
     ONE,
     AxisTerm,
     Dependent,
+    InterleavedTerm,
     SumTerm,
     add,
     boundaries,
     extent,
+    interleave,
     multiply,
 )
-from rebasin_cli.tracer.axes.bindings import Birth
+from rebasin_cli.tracer.axes.bindings import ALTERNATING
+from rebasin_cli.tracer.axes.known_atoms import Birth
 from rebasin_cli.tracer.recording.record import Call
 
 
@@ -57,20 +60,48 @@ def aligned(axes: AxisTerms, shape: Sequence[int]) -> Iterator[tuple[list[AxisTe
 
 
 def merged(analysis: Analysis, terms: Sequence[AxisTerm]) -> AxisTerm:
-    """Return the product of axes; one that is followed by its dependents becomes a sum."""
+    """Return the product of axes; one that is followed by its dependents becomes a sum.
+
+    One that follows them is a shuffle: their cases alternate.
+    """
     factors: list[AxisTerm] = []
     rest = list(terms)
     while rest:
         term = rest.pop(0)
-        follow = (t if isinstance(t, Dependent) and t.index is term else None for t in rest)
-        hanging = [axis for axis in takewhile(bool, follow) if axis is not None]
-        del rest[: len(hanging)]
+        hanging = _hanging(rest, term)
+        before = [term, *_hanging(rest, term.index)] if isinstance(term, Dependent) else []
         if hanging:
             rows = zip(hanging[0].segments, *(axis.cases for axis in hanging), strict=True)
             factors.append(add([multiply(row) for row in rows]))
+            del rest[: len(hanging)]
+        elif before and _alternates(analysis, before, rest[len(before) - 1 :]):
+            rows = zip(*(axis.cases for axis in before), strict=True)
+            factors.append(interleave([multiply(row) for row in rows]))
+            del rest[: len(before)]
         else:
             factors.append(analysis.terms.collapse(term))
     return multiply(factors)
+
+
+def _hanging(terms: Sequence[AxisTerm], index: AxisTerm) -> list[Dependent]:
+    """Return the first of some axes, as many as depend on another one."""
+    follow = (t if isinstance(t, Dependent) and t.index is index else None for t in terms)
+    return [axis for axis in takewhile(bool, follow) if axis is not None]
+
+
+def _alternates(analysis: Analysis, before: Sequence[Dependent], rest: Sequence[AxisTerm]) -> bool:
+    """Return whether the axis behind its dependents has a segment for each unit, and ends them.
+
+    If its segments are longer, it is cut: so it will be in the next pass.
+    """
+    index, segments = before[0].index, before[0].segments
+    if not rest or rest[0] is not index or _hanging(rest[1:], index):
+        return False
+    if len(segments) == index.size:
+        return True
+    if index.size <= ALTERNATING:
+        analysis.terms.cut(index, range(1, index.size))
+    return False
 
 
 def opened(
@@ -79,7 +110,8 @@ def opened(
     """Split an axis into dimensions of the given sizes.
 
     Where the first of them is known to be cut, or the axis is a concatenation of whole rows of
-    the others, each segment gets inner dimensions of its own.
+    the others, each segment gets inner dimensions of its own. So does each row of what is
+    interleaved; if the rows are as long as it has parts, each unit of them stands for a part.
     """
     if len(sizes) == 1:
         return [term]
@@ -88,6 +120,12 @@ def opened(
     resolved = analysis.terms.resolve(term)
     if isinstance(resolved, SumTerm) and not analysis.terms.is_frozen(resolved):
         cuts |= {end // inner for end in boundaries(resolved.segments) if end % inner == 0}
+    if isinstance(resolved, InterleavedTerm) and not analysis.terms.is_frozen(resolved):
+        if list(sizes[1:]) == [len(resolved.rows)]:
+            index, ones = analysis.segmented(births[1], range(1, sizes[1]), sizes[1])
+            return [Dependent(index, ones, resolved.rows), index]
+        if sizes[0] <= ALTERNATING:
+            cuts |= set(range(1, sizes[0]))
     if cuts:
         return _opened_in_segments(analysis, term, sizes, births[0], sorted(cuts))
     first, rest = analysis.terms.split(term, sizes[0])

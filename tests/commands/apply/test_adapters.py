@@ -7,10 +7,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from rebasin_cli.adapters.along_axes import along_axes
 from rebasin_cli.errors import PermutationError, RebasinWarning, UsageError
+from rebasin_cli.permuted import take
 from tests.cli.harness import rebasin
 from tests.commands.apply.owned import applied, moved_model, write_permutation
 from tests.models.llama import KV_HEADS, Llama
+from tests.proof import draw as draw_moves
+from tests.spec.shapes import bound, head
 
 RANK, SCALE = 3, 0.5
 LAYERS = [
@@ -262,3 +266,17 @@ def test_statistics_are_refused_with_what_to_do_instead(llama):
     assert done.code == 3
     assert "it holds what units do on data" in done.err
     assert "measure the permuted model" in done.err
+
+
+def test_a_factor_follows_units_that_alternate():
+    lines = ['t: [x, "(a | b) | c"]', 'w: ["a + b + c", x]']
+    declared = head(groups="{a: {size: 3}, b: {size: 2}}")
+    spec = bound(lines, {"t": (2, 9), "w": (9, 2)}, **declared)
+    (tensor,) = (t for t in spec.tensors if t.members == ("t",))
+    moves = draw_moves(spec, 3)
+    rows = torch.arange(9.0).expand(2, 9).contiguous()
+    order = take(rows, tensor, moves)[0].long()
+    factor = along_axes(tensor, [None, 1], (RANK, 9), members=("f",), groups=spec.groups)
+    values = draw(5, RANK, 9)
+    assert torch.equal(take(values, factor, moves), values[:, order])
+    assert not torch.equal(order, torch.arange(9))

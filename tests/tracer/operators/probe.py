@@ -16,7 +16,16 @@ from torch import Tensor
 
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule, analyse
-from rebasin_cli.tracer.axes.axis_terms import Atom, AxisTerm, ProductTerm, SumTerm, atoms, extent
+from rebasin_cli.tracer.axes.axis_terms import (
+    Atom,
+    AxisTerm,
+    InterleavedTerm,
+    ProductTerm,
+    SumTerm,
+    atoms,
+    extent,
+    parts,
+)
 from rebasin_cli.tracer.derivation.parents import parents
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder
@@ -222,8 +231,9 @@ def described(found: Probe) -> str:
             return names.setdefault(term, chr(ord("a") + len(names)))
         if isinstance(term, ProductTerm):
             return "*".join(text(factor, True) for factor in term.factors) or "1"
-        rows = term.segments if isinstance(term, SumTerm) else term.cases
-        joined = (" + " if isinstance(term, SumTerm) else " | ").join(text(row) for row in rows)
+        turns, plain = isinstance(term, InterleavedTerm), isinstance(term, SumTerm)
+        sign = " & " if turns else " + " if plain else " | "
+        joined = sign.join(text(row, turns) for row in parts(term))
         return f"({joined})" if inside else joined
 
     def whole(value: Value) -> str:

@@ -18,6 +18,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     Atom,
     AxisTerm,
     Dependent,
+    InterleavedTerm,
     ProductTerm,
     SumTerm,
     extent,
@@ -145,12 +146,23 @@ def _walk(term: AxisTerm, units: Tensor, inside: Tensor, visit: Visit) -> Tensor
         return visit(term, units, inside)
     if isinstance(term, ProductTerm):
         return _walk_product(term, units, inside, visit)
+    if isinstance(term, InterleavedTerm):
+        return _walk_turns(term, units, inside, visit)
     assert isinstance(term, SumTerm), "a dependent axis inside another term"
     result = torch.zeros_like(units)
     for segment, (start, stop) in zip(term.segments, spans(term.segments), strict=True):
         here = (units >= start) & (units < stop)
         old = start + _walk(segment, units - start, inside & here, visit)
         result = torch.where(here, old, result)
+    return result
+
+
+def _walk_turns(term: InterleavedTerm, units: Tensor, inside: Tensor, visit: Visit) -> Tensor:
+    count, result = len(term.rows), torch.zeros_like(units)
+    for k, row in enumerate(term.rows):
+        here = units % count == k
+        unit = units.div(count, rounding_mode="floor")
+        result = torch.where(here, _walk(row, unit, inside & here, visit) * count + k, result)
     return result
 
 

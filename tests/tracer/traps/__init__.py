@@ -105,6 +105,17 @@ def convolutions(run: Callable[..., Any], **members: Any) -> Case:
     return rows(Net(run, **members), 2, 3, 6, 6)
 
 
+def chain(**members):
+    """Return a network that applies its members in their order."""
+
+    def run(m, x):
+        for name in members:
+            x = getattr(m, name)(x)
+        return x
+
+    return convolutions(run, **members)
+
+
 def check(
     given: Case,
     groups: str,

@@ -10,15 +10,14 @@ from rebasin_cli.spec.language.model import (
     SIGNED,
     AxisExpr,
     Declaration,
-    Fixed,
     Named,
     Product,
     Spec,
     Split,
-    Sum,
-    concatenation,
     leaves,
+    parts_of,
     product,
+    with_parts,
 )
 from rebasin_cli.tracer.classes.signs.sign_forms import AxisPart, SignForm
 from rebasin_cli.tracer.derivation.naming import shared_module
@@ -111,10 +110,8 @@ def _signed(tree: AxisExpr, units: SignedUnits, which: set[int]) -> AxisExpr:
 
     def change(part: AxisExpr) -> AxisExpr:
         nonlocal count
-        if isinstance(part, Product):
-            return product([change(factor) for factor in part.factors])
-        if isinstance(part, Sum):
-            return concatenation([change(segment) for segment in part.segments])
+        if parts_of(part):
+            return with_parts(part, [change(inner) for inner in parts_of(part)])
         count += part == Named(units.parent)
         here = part == Named(units.parent) and count in which
         return product([part, Named(units.group)]) if here else part
@@ -133,12 +130,10 @@ def without_signs(spec: Spec, names: Iterable[str]) -> Spec:
     gone = set(names)
 
     def bare(tree: AxisExpr) -> AxisExpr:
-        if isinstance(tree, Named | Fixed):
-            return tree
-        if isinstance(tree, Sum):
-            return concatenation([bare(segment) for segment in tree.segments])
-        kept = [f for f in tree.factors if not (isinstance(f, Named) and f.name in gone)]
-        return product([bare(factor) for factor in kept])
+        parts = parts_of(tree)
+        if isinstance(tree, Product):
+            parts = tuple(f for f in parts if not (isinstance(f, Named) and f.name in gone))
+        return with_parts(tree, list(map(bare, parts))) if parts else tree
 
     tensors = {
         name: Split(entry.axis, tuple(tuple(map(bare, part)) for part in entry.parts))
