@@ -41,7 +41,7 @@ class InlineExecutor(Executor):
 INLINE = InlineExecutor()
 
 
-class _Shared(Generic[WorkT, R]):
+class _SharedPieces(Generic[WorkT, R]):
     """Pieces of work that all who take part take one after another; found: by number."""
 
     def __init__(self, work: Callable[[WorkT], R], items: Iterable[WorkT]) -> None:
@@ -58,7 +58,7 @@ class _Shared(Generic[WorkT, R]):
             self.found[one[0]] = self._work(one[1])
 
 
-def _help(shared: ReferenceType[_Shared[Any, Any]]) -> None:
+def _help(shared: ReferenceType[_SharedPieces[Any, Any]]) -> None:
     """Take part in work, if it is still going on."""
     going_on = shared()
     if going_on is not None:
@@ -72,7 +72,7 @@ def share(pool: Executor, work: Callable[[WorkT], R], items: Sequence[WorkT]) ->
     """
     if pool is INLINE or len(items) < 2:
         return [work(item) for item in items]
-    shared = _Shared(work, items)
+    shared = _SharedPieces(work, items)
     # By a weak reference: what is cancelled stays in the queue until a thread is free to throw it
     # away, and operands of dozens of products stayed with it (2 GB of a model of 1 B parameters).
     helpers = [pool.submit(_help, ref(shared)) for _ in range(min(len(items) - 1, HELPERS))]
