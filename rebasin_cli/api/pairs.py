@@ -29,7 +29,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.commands.apply.belonging_plan import plan_adapter
 from rebasin_cli.commands.apply.belongings.owner import owner_of
-from rebasin_cli.commands.apply.plan import check_saved
+from rebasin_cli.commands.apply.saved_movement import check_saved
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes

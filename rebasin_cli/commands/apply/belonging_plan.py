@@ -32,7 +32,8 @@ class Belonging:
     """What belongs to a model, and is none.
 
     kind: what it is called. tensors: how many it has, moved: how many of them move. kept: names of
-    what is left in the old order. foreign: of other networks.
+    what is left in the old order. foreign: of other networks. lost: of what the new order does not
+    follow from the old one, and is left out.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Belonging:
     moved: int
     kept: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def plan_adapter(
