@@ -22,7 +22,7 @@ from rebasin_cli.network.scoring.scores import call_model
 
 Samples = Mapping[str, list[Tensor]]  # of each layer: (samples, units) for each call of it
 Totals = dict[str, Moments]
-_Gathered = TypeVar("_Gathered", Moments, CrossMoments)
+_Tallied = TypeVar("_Tallied", Moments, CrossMoments)
 _HELD = 3 * 8  # bytes for a pair of units: so far, of a batch, of both
 
 
@@ -83,7 +83,7 @@ def first_of(batches: Batches) -> Batch:
     return next(iter(batches))
 
 
-def join(totals: dict[str, _Gathered], name: str, found: _Gathered) -> None:
+def join(totals: dict[str, _Tallied], name: str, found: _Tallied) -> None:
     """Add what was found of a layer to what is known of it."""
     totals[name] = totals[name].joined(found) if name in totals else found
 
