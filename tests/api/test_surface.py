@@ -25,8 +25,9 @@ KEYWORDS = f"{MATCHED}, **options: 'Unpack[Options]'"
 LATE = "'dict[str, Tensor] | Checkpoint'"
 VERBS = {
     "align": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> {LATE}",
-    "apply": "(permutation: 'PairMatching | str | PathLike[str]', model: 'Model', *, "
-    f"inverse: 'bool' = False, base: 'str | PathLike[str] | None' = None) -> {LATE}",
+    "apply": "(permutation: 'PairMatching | str | PathLike[str]', "
+    "model: 'Model | Mapping[str, Any]', *, inverse: 'bool' = False, "
+    "base: 'Model | None' = None) -> 'dict[str, Any] | Checkpoint'",
     "barrier": "(a: 'Model', b: 'Model', *, model: 'NetworkLike | None' = None, "
     "data: 'Callable[[], Iterable[object]] | Iterable[object] | str | None' = None, "
     "evaluate: 'Callable[[Any], object] | str | None' = None, steps: 'int' = 25, "
