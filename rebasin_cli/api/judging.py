@@ -26,8 +26,9 @@ from rebasin_cli.models.module_weights import fill
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.built import build_network, judge_of
-from rebasin_cli.network.network import Network, UserCode, network_of
+from rebasin_cli.network.built import batches_of, build_network, judge_of
+from rebasin_cli.network.network import Network, UserCode, network_of, no_data
+from rebasin_cli.network.scoring.ensemble import judge_ensemble, why_no_ensemble
 from rebasin_cli.network.scoring.scores import Scores
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
@@ -47,12 +48,14 @@ class BarrierCurves:
     """What lies between two models: scores at every alpha, as they are and aligned.
 
     naive, aligned: by alpha, the scores by name; aligned is None if nothing was. matching: how the
-    second model was aligned.
+    second model was aligned. ensemble: the scores of the mean of the two models' probabilities;
+    None where an `evaluate` judges them, or the data has no targets of its own.
     """
 
     naive: Mapping[float, Scores]
     aligned: Mapping[float, Scores] | None
     matching: PairMatching | None
+    ensemble: Scores | None = None
 
     def barrier(self, score: str = "loss", *, aligned: bool = True) -> Barrier:
         """Return the barrier of a curve by both of its definitions, see `Barrier`.
@@ -104,14 +107,14 @@ def barrier(
         judged = _JudgedLine(code, machine, line_alphas(steps, at))
         selects = groups.selection.selects
         ends = finite(first, groups.selection), finite(other, groups.selection)
-        naive = judged.scores(ends, selects)
+        naive, ensemble = judged.scores(ends, selects), judged.ensemble(ends)
         if not align:
-            return BarrierCurves(naive, None, None)
+            return BarrierCurves(naive, None, None, ensemble)
         fed = inputs if inputs is not None or data is None else _first_batch(code, machine)
         source = SpecSource(spec, None if spec is not None else network, fed)
         found = match_open_models((first, other), (a, b), source, groups)
         moved = Permuted(ends[1], found.bound.tensors, found.permutations)
-        return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found)
+        return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found, ensemble)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,15 @@ class _JudgedLine:
             torch.manual_seed(self.machine.seed)  # and the next one draws the same numbers
             found[alpha] = MappingProxyType(dict(judge(module)))
         return MappingProxyType(found)
+
+    def ensemble(self, ends: tuple[TensorSource, TensorSource]) -> Scores | None:
+        """Return the scores of the mean of what both models answer, None if there are none."""
+        batches = batches_of(self.code, self.machine)
+        models = [build_network(self.code.network, end, self.machine) for end in ends]
+        if why_no_ensemble(self.code, batches, models[0]):
+            return None
+        torch.manual_seed(self.machine.seed)
+        return MappingProxyType(dict(judge_ensemble(models, batches)))
 
 
 def _module_among(a: Model, b: Model) -> nn.Module:
@@ -161,11 +173,10 @@ def _user_code(network: Network, data: Any, evaluate: Any, batches: int | None) 
 
 def _loader(data: Any) -> Any:
     if data is None:
-        return None
+        return no_data
     return loader(data) if isinstance(data, str) else loader_of(data, "the data")
 
 
 def _first_batch(code: UserCode, machine: Machine) -> Any:
     """Return what the model is traced on: rows of the first batch."""
-    assert code.loader is not None, "asked for where there is data"
     return examples_of_batches(Batches(code.loader, "the data", limit=1, device=machine.device))

@@ -23,6 +23,7 @@ from rebasin_cli.api.tensors_in import (
     open_beside,
     result,
 )
+from rebasin_cli.api.widths import as_wide_as
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
@@ -186,12 +187,18 @@ def match_open_models(
 
 
 @overload
-def align(a: Model, b: ModelInMemory, **options: Unpack[MatchOptions]) -> dict[str, Tensor]: ...
+def align(
+    a: Model, b: ModelInMemory, *, widen: bool = False, **options: Unpack[MatchOptions]
+) -> dict[str, Tensor]: ...
 
 
 @overload
 def align(
-    a: Model, b: TensorSource | str | PathLike[str], **options: Unpack[MatchOptions]
+    a: Model,
+    b: TensorSource | str | PathLike[str],
+    *,
+    widen: bool = False,
+    **options: Unpack[MatchOptions],
 ) -> Checkpoint: ...
 
 
@@ -199,6 +206,7 @@ def align(
     a: Model,
     b: Model,
     *,
+    widen: bool = False,
     spec: SpecLike = None,
     model: NetworkLike | None = None,
     inputs: object = None,
@@ -206,10 +214,14 @@ def align(
 ) -> dict[str, Tensor] | Checkpoint:
     """Return `b` with its units in the order of those of `a`: `match(a, b).apply(b)`.
 
-    Arguments and errors are those of `match`, the result is as of `PairMatching.apply`.
+    widen: `b` may be narrower than `a`, and gets units that do nothing; where a spec does not tell
+    that they do, `widen(b, a, trust=True)` makes it as wide before. Other arguments and errors are
+    those of `match`, the result is as of `PairMatching.apply`.
     """
-    found = match(a, b, spec=spec, model=model, inputs=inputs, **options)
-    return found.apply(b)
+    source = SpecSource(spec, model, inputs)
+    other: Model = as_wide_as(a, b, source, groups_of(source.named, options)) if widen else b
+    found = match(a, other, spec=spec, model=model, inputs=inputs, **options)
+    return found.apply(other)
 
 
 def verify(

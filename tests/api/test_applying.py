@@ -90,7 +90,8 @@ def test_an_optimizer_is_moved_as_on_the_command_line(tmp_path: Path) -> None:
     done = rebasin("apply", "p.safetensors", "o.pt", "--base", "b.pt", cwd=tmp_path)
     assert done.code == 0, done.err
     wanted = torch.load(tmp_path / "o.permuted.pt", weights_only=True)
-    found = rb.apply(tmp_path / "p.safetensors", optimizer.state_dict(), base=b.state_dict())
+    moved = tmp_path / "p.safetensors"
+    found: Any = rb.apply(moved, optimizer.state_dict(), base=b.state_dict())
     assert all(same(found["state"][k], wanted["state"][k]) for k in wanted["state"])
     assert found["param_groups"] == wanted["param_groups"]
 

@@ -24,7 +24,7 @@ MATCHED = "spec: 'SpecLike' = None, model: 'NetworkLike | None' = None, inputs: 
 KEYWORDS = f"{MATCHED}, **options: 'Unpack[Options]'"
 LATE = "'dict[str, Tensor] | Checkpoint'"
 VERBS = {
-    "align": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> {LATE}",
+    "align": f"(a: 'Model', b: 'Model', *, widen: 'bool' = False, {KEYWORDS}) -> {LATE}",
     "apply": "(permutation: 'PairMatching | str | PathLike[str]', "
     "model: 'Model | Mapping[str, Any]', *, inverse: 'bool' = False, "
     "base: 'Model | None' = None) -> 'dict[str, Any] | Checkpoint'",
