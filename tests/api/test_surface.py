@@ -45,7 +45,8 @@ VERBS = {
     "strategy: 'str | None' = None, sync_method: 'str | None' = None, "
     "ref: 'int | None' = None, base: 'Model | None' = None, "
     "combine: 'str' = 'mean', density: 'float | None' = None, scale: 'float | None' = None, "
-    f"tensor_weights: 'Mapping[str, Sequence[float]] | None' = None, {KEYWORDS}) -> {LATE}",
+    "tensor_weights: 'Mapping[str, Sequence[float]] | None' = None, width: 'float' = 1.0, "
+    f"data: 'BatchesLike' = None, batches: 'int | None' = None, {KEYWORDS}) -> {LATE}",
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
     "rename: 'str | Sequence[str]' = (), ignore_classes: 'bool' = False, "
     "dequantize: 'bool' = False) -> 'Checkpoint'",
