@@ -135,7 +135,7 @@ def layer_tensor(name: str) -> LayerTensor | None:
 
 
 def _assembled(layer: str, own: Mapping[str, Tensor]) -> LayerStatistics:
-    models = range(sum(key.startswith("mean.") for key in own))
+    models = range(1 + max(int(number) for key in own for number in key.split(".")[1:]))
     pairs = list(combinations(models, 2))
     try:
         means = torch.stack([own[f"mean.{k}"] for k in models])

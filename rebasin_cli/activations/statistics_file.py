@@ -28,6 +28,7 @@ from rebasin_cli.spec.language.parse import parse
 KEY, SPEC = "rebasin.statistics", "rebasin.spec"
 VERSION = 1
 SIDES = "ab"
+_MOST = 1 << 31  # units of a layer
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def statistics_in(file: Checkpoint) -> Statistics:
             dims=tuple(_dims(place) for place in record["places"]),
             layers=_layers(record["layers"]) if "layers" in record else None,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _damaged(path) from error
 
 
@@ -140,11 +141,18 @@ def _dims(place: Mapping[str, Any]) -> UnitDims:
 def _layers(record: Mapping[str, Any]) -> UnitPlaces:
     return {
         str(name): tuple(
-            UnitPlace(str(tensor), int(first), tuple(map(int, steps)))
+            UnitPlace(str(tensor), _number(first), tuple(map(_number, steps)))
             for tensor, first, steps in places
         )
         for name, places in record.items()
     }
+
+
+def _number(value: object) -> int:
+    """Return a number of units. Raises ValueError for what is none."""
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise ValueError(value)
+    return value
 
 
 def load_units(statistics: Statistics) -> list[UnitMoments]:
@@ -156,7 +164,7 @@ def load_units(statistics: Statistics) -> list[UnitMoments]:
                 _units(file, number, place, len(statistics.models))
                 for number, place in enumerate(record["places"])
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(statistics.path) from error
 
 

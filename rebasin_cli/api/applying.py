@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
+from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.adapters.kept import tell_kept
 from rebasin_cli.api.pairs import PairMatching
@@ -29,6 +30,7 @@ from rebasin_cli.commands.apply.belongings.owner import OwnerModel, owner_of
 from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering
 from rebasin_cli.commands.apply.saved_movement import check_saved, read_movement
+from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.provenance import provenance
@@ -86,6 +88,9 @@ def apply(
         return permutation.apply(model, inverse=inverse)
     path = named_path(fspath(permutation))
     seen = open_owned(model)
+    if STATISTICS in seen.metadata:
+        hint = "rebasin apply PERM FILE --base MODEL carries them"
+        raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
     if is_adapter(seen.names()):
         owner = _owner(path, base)
         movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=False)

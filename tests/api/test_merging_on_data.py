@@ -49,7 +49,11 @@ def nets() -> list[Net]:
     return found
 
 
-@pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked["method"])
+@pytest.mark.parametrize(
+    "asked",
+    [ASKED[0], pytest.param(ASKED[1], marks=pytest.mark.slow), ASKED[2]],
+    ids=["zipit", "cca", "least-squares"],
+)
 def test_a_merge_is_the_one_of_the_command(asked: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     models = nets()

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import rebasin_cli as rb
 from tests.cli.harness import rebasin
 from tests.commands.apply.owned import PERM, write_permutation
 
@@ -164,7 +165,9 @@ def assert_alike(one, other):
         assert torch.allclose(tensor, other[name], rtol=1e-9, atol=1e-12), name
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(
+    "name", ["Mlp", "Conv", "Attending", pytest.param("Experts", marks=pytest.mark.slow)]
+)
 def test_what_is_carried_is_what_is_measured(built, name):
     folder = built(name)
     done = carry(folder, "-o", CARRIED)
@@ -177,6 +180,12 @@ def test_what_is_carried_is_what_is_measured(built, name):
     assert sum(not torch.equal(old[n], new[n]) for n in new) >= len(new) // 3
     said = "not known of the new order, and left out: 6 tensors" in done.err
     assert said == bool(apart) == (name == "Experts")  # whose units came from other layers
+
+
+def test_the_library_says_what_carries_them(built):
+    folder = built("Mlp")
+    with pytest.raises(rb.RebasinError, match="rebasin apply PERM FILE --base MODEL"):
+        rb.apply(folder / PERM, folder / FILE)
 
 
 def test_the_inverse_gives_back_what_was(built):
@@ -200,6 +209,7 @@ def record(path):
     return json.loads(metadata_of(path)["rebasin.statistics"])
 
 
+@pytest.mark.slow
 def test_statistics_of_one_model_follow_it(built):
     folder = built("Mlp")
     measure(folder, "Mlp", "b.safetensors", "-o", "one.safetensors", "--force")
@@ -285,18 +295,26 @@ def test_what_cannot_be_carried_is_refused(built, argv, said):
     assert done.code in (2, 3) and said in done.err, done.err
 
 
-@pytest.mark.parametrize("damage", ["layers", "models"])
+@pytest.mark.parametrize("damage", ["old", "models", "steps", "group", "layer"])
 def test_files_that_do_not_tell_enough_are_refused(built, damage):
     folder = built("Mlp")
-    metadata, known = metadata_of(folder / FILE), record(folder / FILE)
-    if damage == "layers":
+    tensors, metadata = load_file(folder / FILE), metadata_of(folder / FILE)
+    known, said = record(folder / FILE), "this file of statistics is damaged"
+    if damage == "old":
         del known["layers"], known["tensors"]  # as an earlier version wrote it
-    else:
+        said = "an earlier version wrote it"
+    elif damage == "models":
         known["tensors"] = ["only one"]
+    elif damage == "steps":
+        known["layers"]["up"][0][2] = [1 << 70]
+    elif damage == "group":
+        tensors["0.covariance"] = tensors["0.covariance"][:3].contiguous()
+    else:
+        del tensors["layer.up.mean.1"]
+        said = "the statistics of layer 'up' are not complete"
     metadata["rebasin.statistics"] = json.dumps(known)
-    save_file(load_file(folder / FILE), folder / "old.safetensors", metadata=metadata)
+    save_file(tensors, folder / "old.safetensors", metadata=metadata)
     done = run(folder, "apply", PERM, "old.safetensors", "--base", "b.safetensors")
-    said = "an earlier version wrote it" if damage == "layers" else "is damaged"
     assert done.code == 3 and said in done.err, done.err
 
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rebasin_cli.activations.layer_statistics import from_flat, layer_tensor
 from rebasin_cli.activations.measured_model import MeasuredModel, model_digest
-from rebasin_cli.activations.statistics_file import (
-    of_other_models,
-)
+from rebasin_cli.activations.statistics_file import load_units, of_other_models
 from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.commands.apply.belonging_plan import Belonging
 from rebasin_cli.commands.apply.plan import Applied
@@ -36,6 +35,7 @@ def run_moved_statistics(
         yield LeftAsIs(plan.place.path, "exists")
         return
     progress("reading the model", 0, 0)
+    _check_whole(plan)
     side = _side(plan)
     orders = regrouped_permutations(plan.movement, plan.bound)
     models = list(plan.statistics.models)
@@ -61,6 +61,12 @@ def run_moved_statistics(
         written=written,
         belonging=replace(_belonging(plan, side, tensors), lost=layers.left),
     )
+
+
+def _check_whole(plan: MovedStatisticsPlan) -> None:
+    """Raise CheckpointError for a file whose tensors do not fit together."""
+    load_units(plan.statistics)
+    from_flat({name: plan.file.load(name) for name in plan.file.names() if layer_tensor(name)})
 
 
 def _side(plan: MovedStatisticsPlan) -> int:
