@@ -221,6 +221,25 @@ def test_statistics_of_one_model_follow_it(built):
     assert_alike(one, other)
 
 
+def test_one_pass_over_the_data_serves_align_and_renormalize(built):
+    folder = built("Mlp")
+    found = ("align", "a.safetensors", "b.safetensors", "--method", "activations", "--force")
+    saved = ("--save-permutation", "found.safetensors", "-o", "near.safetensors")
+    ok(folder, *found, "--statistics", FILE, *saved)
+    ok(
+        folder, "apply", "found.safetensors", FILE, "--base", "b.safetensors", "-o", CARRIED,
+        "--force",
+    )  # fmt: skip
+    torch.save(load_file(folder / "near.safetensors"), folder / "near.pt")  # other bytes
+    ok(folder, "merge", "a.safetensors", "near.pt", "--strategy", "none", "-o", "mid.safetensors")
+    how = ("--method", "closed-form", "--model", "nets.py:Mlp", "--force", "-o", "x.safetensors")
+    parents = ("--parents", "a.safetensors", "near.pt")
+    ok(folder, "renormalize", "mid.safetensors", *how, "--statistics", CARRIED, *parents)
+    data = ("--data", "nets.py:rows", *parents)
+    ok(folder, "renormalize", "mid.safetensors", *how[:-1], "y.safetensors", *data)
+    assert_alike(*(load_file(folder / n) for n in ("x.safetensors", "y.safetensors")))
+
+
 def test_align_takes_them_for_the_permuted_model_alone(built):
     folder = built("Conv")
     carry(folder, "-o", CARRIED)
