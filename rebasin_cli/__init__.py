@@ -14,11 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rebasin_cli.api.applying import apply
     from rebasin_cli.api.judging import BarrierCurves, barrier
     from rebasin_cli.api.lineage import related
     from rebasin_cli.api.linear_maps import LinearMaps, load_maps
     from rebasin_cli.api.mixtures import lerp, merge
-    from rebasin_cli.api.pairs import PairMatching, align, apply, match, verify
+    from rebasin_cli.api.pairs import PairMatching, align, match, verify
     from rebasin_cli.api.rotations import fold, rotate
     from rebasin_cli.api.saving import open, save
     from rebasin_cli.api.specs import load_spec, trace
@@ -70,7 +71,7 @@ _HOMES = {
     "Spec": "rebasin_cli.spec.language.model",
     "Trace": "rebasin_cli.tracer.model_trace",
     "align": "rebasin_cli.api.pairs",
-    "apply": "rebasin_cli.api.pairs",
+    "apply": "rebasin_cli.api.applying",
     "barrier": "rebasin_cli.api.judging",
     "fold": "rebasin_cli.api.rotations",
     "lerp": "rebasin_cli.api.mixtures",

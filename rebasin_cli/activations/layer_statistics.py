@@ -41,7 +41,8 @@ class Goal:
 
 
 _NAME = re.compile(
-    r"layer\.(?P<layer>.*)\.(?P<kind>mean|deviation|correlation)\.(?P<which>[0-9.]+)"
+    r"layer\.(?P<layer>.*)\.(?P<kind>mean|deviation|correlation|covariance)"
+    r"\.(?P<which>[0-9]+(\.[0-9]+)?)"
 )
 
 
@@ -50,12 +51,15 @@ class LayerStatistics:
     """What the n units of one layer do in several models, on the same samples; float64.
 
     means, deviations: (models, n). correlations: (pairs, n), of each unit in two models, the pairs
-    in the order of `combinations`; None where the models were not measured together.
+    in the order of `combinations`; None where the models were not measured together. covariances:
+    (pairs, n, n), of all units of one with all of the other: what correlates after one of them is
+    put in another order; None where they are not known.
     """
 
     means: Tensor
     deviations: Tensor
     correlations: Tensor | None = None
+    covariances: Tensor | None = None
 
     def goal(self, weights: Sequence[float]) -> Goal:
         """Return what their average should do; weights: one for each model, they add up to 1."""
@@ -82,45 +86,86 @@ def goals(known: Mapping[str, LayerStatistics], weights: Sequence[float]) -> dic
 
 
 def flat(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
-    """Return vectors by name: `layer.NAME.mean.0`, `layer.NAME.correlation.0.1` and so on."""
+    """Return tensors by name: `layer.NAME.mean.0`, and for a pair `layer.NAME.covariance.0.1`.
+
+    Where that is not known: `layer.NAME.correlation.0.1`.
+    """
     found: dict[str, Tensor] = {}
     for layer, one in known.items():
         models = range(len(one.means))
         found |= {f"layer.{layer}.mean.{k}": one.means[k] for k in models}
         found |= {f"layer.{layer}.deviation.{k}": one.deviations[k] for k in models}
-        if one.correlations is not None:
-            names = [f"layer.{layer}.correlation.{i}.{j}" for i, j in combinations(models, 2)]
-            found |= dict(zip(names, one.correlations, strict=True))
+        kind = "correlation" if one.covariances is None else "covariance"
+        pairs = one.correlations if one.covariances is None else one.covariances
+        if pairs is not None:
+            names = [f"layer.{layer}.{kind}.{i}.{j}" for i, j in combinations(models, 2)]
+            found |= dict(zip(names, pairs, strict=True))
     return found
 
 
 def from_flat(tensors: Mapping[str, Tensor]) -> dict[str, LayerStatistics]:
     """Return what `flat` was given; tensors with other names are left out.
 
-    Raises CheckpointError where vectors of a layer are missing.
+    Raises CheckpointError where tensors of a layer are missing.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        found = _NAME.fullmatch(name)
+        found = layer_tensor(name)
         if found:
-            own = layers.setdefault(found["layer"], {})
-            own[f"{found['kind']}.{found['which']}"] = tensor.to(torch.float64)
+            own = layers.setdefault(found.layer, {})
+            own[f"{found.kind}.{'.'.join(map(str, found.models))}"] = tensor.to(torch.float64)
     return {layer: _assembled(layer, own) for layer, own in layers.items()}
 
 
+@dataclass(frozen=True)
+class LayerTensor:
+    """What a tensor of a file of statistics is. models: the one, or the two, that it tells of."""
+
+    layer: str
+    kind: str
+    models: tuple[int, ...]
+
+
+def layer_tensor(name: str) -> LayerTensor | None:
+    """Return what a name stands for; None: for nothing about a layer."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    return LayerTensor(found["layer"], found["kind"], tuple(map(int, found["which"].split("."))))
+
+
 def _assembled(layer: str, own: Mapping[str, Tensor]) -> LayerStatistics:
-    models = range(sum(key.startswith("mean.") for key in own))
+    models = range(1 + max(int(number) for key in own for number in key.split(".")[1:]))
     pairs = list(combinations(models, 2))
-    together = any(key.startswith("correlation.") for key in own) or not pairs
     try:
         means = torch.stack([own[f"mean.{k}"] for k in models])
         deviations = torch.stack([own[f"deviation.{k}"] for k in models])
-        cross = [own[f"correlation.{i}.{j}"] for i, j in pairs] if together else []
-        stacked = torch.stack(cross) if cross else means.new_zeros((0, means.shape[1]))
-        return LayerStatistics(means, deviations, stacked if together else None)
+        correlations = [_pair_correlations(own, deviations, *pair) for pair in pairs]
+        known = [one for one in correlations if one is not None]
+        stacked = torch.stack(known) if known else means.new_zeros((0, means.shape[1]))
+        if known and len(known) < len(pairs):
+            raise KeyError("correlation")
+        crossed = [own[key] for key in (f"covariance.{i}.{j}" for i, j in pairs) if key in own]
+        return LayerStatistics(
+            means,
+            deviations,
+            stacked if known or not pairs else None,
+            torch.stack(crossed) if crossed and len(crossed) == len(pairs) else None,
+        )
     except (KeyError, RuntimeError, IndexError) as error:
         raise CheckpointError(
             f"the statistics of layer {layer!r} are not complete",
             detail=f"found: {', '.join(sorted(own))}",
             hint="write them anew with rebasin statistics",
         ) from error
+
+
+def _pair_correlations(
+    own: Mapping[str, Tensor], deviations: Tensor, i: int, j: int
+) -> Tensor | None:
+    """Return how the units of two models correlate, None if nothing tells of the two."""
+    covariance = own.get(f"covariance.{i}.{j}")
+    if covariance is None:
+        return own.get(f"correlation.{i}.{j}")
+    scale = deviations[i] * deviations[j]
+    return torch.where(scale > 0, covariance.diagonal() / scale, 0.0)

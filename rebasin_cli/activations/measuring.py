@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rebasin_cli.activations.layer_statistics import LayerStatistics
-from rebasin_cli.activations.moments import Moments, moments
+from rebasin_cli.activations.moments import CrossMoments, Moments, cross_moments, moments
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watch_layers
@@ -21,6 +22,8 @@ from rebasin_cli.network.scoring.scores import call_model
 
 Samples = Mapping[str, list[Tensor]]  # of each layer: (samples, units) for each call of it
 Totals = dict[str, Moments]
+_Tallied = TypeVar("_Tallied", Moments, CrossMoments)
+_HELD = 3 * 8  # bytes for a pair of units: so far, of a batch, of both
 
 
 class _ReachedError(BaseException):
@@ -28,24 +31,26 @@ class _ReachedError(BaseException):
 
 
 def layer_statistics(
-    models: Sequence[nn.Module], batches: Batches, *, together: bool = False
+    models: Sequence[nn.Module], batches: Batches, *, together: bool = False, room: int = 0
 ) -> dict[str, LayerStatistics]:
     """Return what the layers of several models do on the same data, in one pass of each.
 
     Measured are what every layer returns that can be corrected, before the activation, and what
     every BatchNorm reads. The models share their class. together: how their units correlate, too;
-    then the outputs of all models for one batch are in memory at once.
+    then the outputs of all models for one batch are in memory at once. room: bytes for the
+    covariances of all units of a layer, of which the narrowest layers get theirs.
     """
-    return pass_with_room(models, batches, partial(_layer_statistics, models, together=together))
+    measured = partial(_layer_statistics, models, together=together, room=room)
+    return pass_with_room(models, batches, measured)
 
 
 def _layer_statistics(
-    models: Sequence[nn.Module], batches: Batches, *, together: bool
+    models: Sequence[nn.Module], batches: Batches, *, together: bool, room: int
 ) -> dict[str, LayerStatistics]:
     with keep_undisturbed(models):
         sites = sites_of(models[0], first_of(batches)).corrected
         if together:
-            return _together(models, sites, batches)
+            return _together(models, sites, batches, room)
         apart = [_alone(model, sites, batches) for model in models]
     return {site.name: _statistics([own[site.name] for own in apart], None) for site in sites}
 
@@ -78,7 +83,7 @@ def first_of(batches: Batches) -> Batch:
     return next(iter(batches))
 
 
-def join(totals: Totals, name: str, found: Moments) -> None:
+def join(totals: dict[str, _Tallied], name: str, found: _Tallied) -> None:
     """Add what was found of a layer to what is known of it."""
     totals[name] = totals[name].joined(found) if name in totals else found
 
@@ -109,23 +114,40 @@ def _alone(model: nn.Module, sites: Sequence[CorrectableLayer], batches: Batches
 
 
 def _together(
-    models: Sequence[nn.Module], sites: Sequence[CorrectableLayer], batches: Batches
+    models: Sequence[nn.Module], sites: Sequence[CorrectableLayer], batches: Batches, room: int
 ) -> dict[str, LayerStatistics]:
     pairs = list(combinations(range(len(models)), 2))
     own: list[Totals] = [{} for _ in models]
-    both: list[Totals] = [{} for _ in pairs]
+    sums: list[Totals] = [{} for _ in pairs]
+    crossed: list[dict[str, CrossMoments]] = [{} for _ in pairs]
     for batch in batches:
         seen = [_outputs(_same(model, *sites), model, batch) for model in models]
+        whole = _narrowest({n: rows[0].shape[1] for n, rows in seen[0].items()}, len(pairs), room)
         for name in seen[0]:
             rows = [torch.cat(one[name]).double() for one in seen]
             for totals, row in zip(own, rows, strict=True):
                 join(totals, name, moments(row))
-            for totals, (i, j) in zip(both, pairs, strict=True):
-                join(totals, name, moments(rows[i] + rows[j]))
-    return {
-        site.name: _statistics([t[site.name] for t in own], [t[site.name] for t in both])
-        for site in sites
-    }
+            for k, (i, j) in enumerate(pairs):
+                if name in whole:
+                    join(crossed[k], name, cross_moments(rows[i], rows[j]))
+                else:
+                    join(sums[k], name, moments(rows[i] + rows[j]))
+    found = {}
+    for name in (site.name for site in sites):
+        both = [c[name] if name in c else s[name] for c, s in zip(crossed, sums, strict=True)]
+        found[name] = _statistics([totals[name] for totals in own], both)
+    return found
+
+
+def _narrowest(units: Mapping[str, int], pairs: int, room: int) -> set[str]:
+    """Return the layers whose units' covariances, of all pairs of models, fit into some room."""
+    found, left = set(), room
+    for name, number in sorted(units.items(), key=lambda item: item[1]):
+        left -= _HELD * pairs * number**2
+        if left < 0:
+            break
+        found.add(name)
+    return found
 
 
 def _outputs(sites: Sequence[CorrectableLayer], model: nn.Module, batch: Batch) -> Samples:
@@ -135,20 +157,28 @@ def _outputs(sites: Sequence[CorrectableLayer], model: nn.Module, batch: Batch) 
     return found
 
 
-def _statistics(own: Sequence[Moments], sums: Sequence[Moments] | None) -> LayerStatistics:
-    """sums: moments of the sums of two models' units: what is more than both variances is twice
-    their covariance.
-    """
-    correlations = None
-    if sums is not None:
-        pairs = combinations(own, 2)
-        rows = [_correlation(a, b, s) for (a, b), s in zip(pairs, sums, strict=True)]
-        correlations = torch.stack(rows) if rows else own[0].mean.new_zeros((0, len(own[0].mean)))
+def _statistics(
+    own: Sequence[Moments], both: Sequence[Moments | CrossMoments] | None
+) -> LayerStatistics:
+    """both: of each pair, the moments of the sums of its units, or of all of its units."""
     means, deviations = ([getattr(m, what) for m in own] for what in ("mean", "deviation"))
-    return LayerStatistics(torch.stack(means), torch.stack(deviations), correlations)
+    known = torch.stack(means), torch.stack(deviations)
+    if both is None:
+        return LayerStatistics(*known)
+    pairs = zip(combinations(own, 2), both, strict=True)
+    rows = [_correlation(a, b, found) for (a, b), found in pairs]
+    whole = [found.covariance for found in both if isinstance(found, CrossMoments)]
+    return LayerStatistics(
+        *known,
+        torch.stack(rows) if rows else own[0].mean.new_zeros((0, len(own[0].mean))),
+        torch.stack(whole) if whole else None,
+    )
 
 
-def _correlation(a: Moments, b: Moments, both: Moments) -> Tensor:
+def _correlation(a: Moments, b: Moments, both: Moments | CrossMoments) -> Tensor:
+    """Return how units correlate: what is more than both variances is twice their covariance."""
+    if isinstance(both, CrossMoments):
+        return both.correlation.diagonal()
     scale = a.deviation * b.deviation
     covariance = (both.variance - a.variance - b.variance) / 2
     return torch.where(scale > 0, covariance / scale, 0.0).clamp(-1, 1)

@@ -1,7 +1,7 @@
 """A file of what the units of a model, or of two, do on data: its form, and how it is read.
 
 Tensors whose names begin with a number are of groups, those that begin with `layer.` are of layers
-(`evaluate.layer_statistics` reads them).
+(`layer_statistics` reads them).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.activations.layer_places import UnitPlace, UnitPlaces
+from rebasin_cli.activations.measured_model import MeasuredModel, model_digest
 from rebasin_cli.activations.moments import Moments
-from rebasin_cli.activations.units import UnitMoments
+from rebasin_cli.activations.units import UnitDims, UnitMoments
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.json_text import read_json
@@ -25,21 +27,43 @@ from rebasin_cli.spec.language.parse import parse
 
 KEY, SPEC = "rebasin.statistics", "rebasin.spec"
 VERSION = 1
-_SIDES = "ab"
+SIDES = "ab"
+_MOST = 1 << 31  # units of a layer
 
 
 @dataclass(frozen=True)
 class Statistics:
     """A file of statistics, from its header.
 
-    spec: whose groups it tells of. moment: `after` or `before` the activation. digests: SHA-256 of
-    the models, in their order.
+    spec: whose groups it tells of. moment: `after` or `before` the activation. models: in their
+    order. dims: the groups of each place, with their sizes. layers: where units of layers stand;
+    None: a file of an earlier version does not tell.
     """
 
     path: Path
     spec: Spec
     moment: str
-    digests: tuple[str, ...]
+    models: tuple[MeasuredModel, ...]
+    dims: tuple[UnitDims, ...] = ()
+    layers: UnitPlaces | None = None
+
+    def are_of(self, *models: MeasuredModel) -> bool:
+        """Return whether they are of these models, in this order."""
+        if len(models) != len(self.models):
+            return False
+        return all(own.same_as(model) for own, model in zip(self.models, models, strict=True))
+
+    def tell_of(self, model: MeasuredModel) -> bool:
+        """Return whether a model is one of theirs."""
+        return any(own.same_as(model) for own in self.models)
+
+    def known(self, model: Checkpoint) -> MeasuredModel:
+        """Return by what a checkpoint is compared; its tensors are read where its file is new."""
+        file = model.sha256()
+        by_tensors = any(own.tensors for own in self.models)
+        by_file = any(own.file == file for own in self.models)
+        tensors = model_digest(model, model) if by_tensors and not by_file else None
+        return MeasuredModel(file, tensors)
 
 
 def statistics_tensors(units: Sequence[UnitMoments]) -> dict[str, Tensor]:
@@ -49,7 +73,7 @@ def statistics_tensors(units: Sequence[UnitMoments]) -> dict[str, Tensor]:
     """
     found = {}
     for number, one in enumerate(units):
-        for side, moments in zip(_SIDES, one.models, strict=False):
+        for side, moments in zip(SIDES, one.models, strict=False):
             found[f"{number}.mean.{side}"] = moments.mean
             found[f"{number}.variance.{side}"] = moments.variance
         if one.products is not None:
@@ -58,28 +82,77 @@ def statistics_tensors(units: Sequence[UnitMoments]) -> dict[str, Tensor]:
 
 
 def statistics_metadata(
-    spec: str, units: Sequence[UnitMoments], digests: Sequence[str], facts: Mapping[str, object]
+    spec: str,
+    units: Sequence[UnitMoments],
+    models: Sequence[MeasuredModel],
+    layers: UnitPlaces,
+    facts: Mapping[str, object],
 ) -> dict[str, str]:
     """Return the metadata of a file. facts: whatever else a reader may want to know."""
     places = [{"dims": one.dims, "place": one.place, "count": one.count} for one in units]
-    record = {"version": VERSION, "sha256": list(digests), "places": places, **facts}
-    return {KEY: json.dumps(record, sort_keys=True), SPEC: spec}
+    stand = {n: [(p.tensor, p.first, p.steps) for p in every] for n, every in layers.items()}
+    record = {"version": VERSION, "places": places, "layers": stand, **facts}
+    return {KEY: json.dumps({**record, **_digests(models)}, sort_keys=True), SPEC: spec}
+
+
+def of_other_models(file: Checkpoint, models: Sequence[MeasuredModel]) -> dict[str, str]:
+    """Return the metadata of a file whose models became others."""
+    record = _record(file, file.path)
+    return {KEY: json.dumps({**record, **_digests(models)}, sort_keys=True)}
+
+
+def _digests(models: Sequence[MeasuredModel]) -> dict[str, list[str | None]]:
+    return {"sha256": [m.file for m in models], "tensors": [m.tensors for m in models]}
 
 
 def read_statistics(path: Path) -> Statistics:
     """Return what the header of a file says. Raises CheckpointError for another kind of file."""
     with open_checkpoint(path) as file:
-        record = _record(file, path)
-        try:
-            digests = tuple(map(str, record["sha256"]))
-            return Statistics(
-                path=path,
-                spec=parse(file.metadata[SPEC], source=f"{path} (spec)"),
-                moment=str(record["moment"]),
-                digests=digests,
-            )
-        except (KeyError, TypeError) as error:
-            raise _damaged(path) from error
+        return statistics_in(file)
+
+
+def statistics_in(file: Checkpoint) -> Statistics:
+    """Return what the header of an open file says, as `read_statistics` does."""
+    path = file.path
+    record = _record(file, path)
+    try:
+        files = record["sha256"]
+        known = zip(files, record.get("tensors", [None] * len(files)), strict=True)
+        return Statistics(
+            path=path,
+            spec=parse(file.metadata[SPEC], source=f"{path} (spec)"),
+            moment=str(record["moment"]),
+            models=tuple(MeasuredModel(_text(f), _text(t)) for f, t in known),
+            dims=tuple(_dims(place) for place in record["places"]),
+            layers=_layers(record["layers"]) if "layers" in record else None,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _damaged(path) from error
+
+
+def _text(digest: object) -> str | None:
+    return None if digest is None else str(digest)
+
+
+def _dims(place: Mapping[str, Any]) -> UnitDims:
+    return tuple((str(name), int(n)) for name, n in place["dims"])
+
+
+def _layers(record: Mapping[str, Any]) -> UnitPlaces:
+    return {
+        str(name): tuple(
+            UnitPlace(str(tensor), _number(first), tuple(map(_number, steps)))
+            for tensor, first, steps in places
+        )
+        for name, places in record.items()
+    }
+
+
+def _number(value: object) -> int:
+    """Return a number of units. Raises ValueError for what is none."""
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise ValueError(value)
+    return value
 
 
 def load_units(statistics: Statistics) -> list[UnitMoments]:
@@ -88,10 +161,10 @@ def load_units(statistics: Statistics) -> list[UnitMoments]:
         record = _record(file, statistics.path)
         try:
             return [
-                _units(file, number, place, len(statistics.digests))
+                _units(file, number, place, len(statistics.models))
                 for number, place in enumerate(record["places"])
             ]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(statistics.path) from error
 
 
@@ -113,12 +186,12 @@ def _record(file: Checkpoint, path: Path) -> Mapping[str, Any]:
 
 def _units(file: Checkpoint, number: int, place: Mapping[str, Any], models: int) -> UnitMoments:
     """Return the moments at one place. Raises ValueError for tensors of another shape or dtype."""
-    count, dims = int(place["count"]), tuple((str(name), int(n)) for name, n in place["dims"])
+    count, dims = int(place["count"]), _dims(place)
     size = 1
     for _, units in dims:
         size *= units
     found = []
-    for side in _SIDES[:models]:
+    for side in SIDES[:models]:
         mean = _tensor(file, f"{number}.mean.{side}", (size,))
         variance = _tensor(file, f"{number}.variance.{side}", (size,))
         found.append(Moments(count, mean, variance * count))

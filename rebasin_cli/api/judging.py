@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from rebasin_cli.api.keywords import groups_of
 from rebasin_cli.api.pairs import PairMatching, match_open_models
-from rebasin_cli.api.running import running_models
+from rebasin_cli.api.running import first_batch, module_among, running_models, user_code
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, subject_given
 from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.barrier.curve import Barrier, sign
@@ -23,13 +22,10 @@ from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.models.module_weights import fill
-from rebasin_cli.models.user.batch_inputs import examples_of_batches
-from rebasin_cli.models.user_functions import evaluation, loader, loader_of
-from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.built import build_network, judge_of
-from rebasin_cli.network.network import Network, UserCode, network_of
+from rebasin_cli.network.built import batches_of, build_network, judge_of
+from rebasin_cli.network.network import UserCode, network_of
+from rebasin_cli.network.scoring.ensemble import judge_ensemble, why_no_ensemble
 from rebasin_cli.network.scoring.scores import Scores
-from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import TensorSource
@@ -47,12 +43,14 @@ class BarrierCurves:
     """What lies between two models: scores at every alpha, as they are and aligned.
 
     naive, aligned: by alpha, the scores by name; aligned is None if nothing was. matching: how the
-    second model was aligned.
+    second model was aligned. ensemble: the scores of the mean of the two models' probabilities;
+    None where an `evaluate` judges them, or the data has no targets of its own.
     """
 
     naive: Mapping[float, Scores]
     aligned: Mapping[float, Scores] | None
     matching: PairMatching | None
+    ensemble: Scores | None = None
 
     def barrier(self, score: str = "loss", *, aligned: bool = True) -> Barrier:
         """Return the barrier of a curve by both of its definitions, see `Barrier`.
@@ -93,25 +91,27 @@ def barrier(
     """
     if steps < 2:
         raise UsageError(f"steps={steps}: both ends count, so that there are two at least")
+    if data is None and evaluate is None:
+        raise UsageError("nothing says how good a model is", hint="data=batches or evaluate=loss")
     groups = groups_of(SpecSource(spec).named, options)
-    network = model if model is not None else _module_among(a, b)
+    network = model if model is not None else module_among([a, b])
     with running_models():
         machine = plan_machine(groups.computing, groups.search)
         first, other = open_all([a, b], groups.selection)
         check_fit(first, [other], groups.selection, groups.tracing)
         runnable = network_of(subject_given(network), first, groups.selection)
-        code = _user_code(runnable, data, evaluate, batches)
+        code = user_code(runnable, data, evaluate, batches)
         judged = _JudgedLine(code, machine, line_alphas(steps, at))
         selects = groups.selection.selects
         ends = finite(first, groups.selection), finite(other, groups.selection)
-        naive = judged.scores(ends, selects)
+        naive, ensemble = judged.scores(ends, selects), judged.ensemble(ends)
         if not align:
-            return BarrierCurves(naive, None, None)
-        fed = inputs if inputs is not None or data is None else _first_batch(code, machine)
+            return BarrierCurves(naive, None, None, ensemble)
+        fed = inputs if inputs is not None or data is None else first_batch(code, machine)
         source = SpecSource(spec, None if spec is not None else network, fed)
         found = match_open_models((first, other), (a, b), source, groups)
         moved = Permuted(ends[1], found.bound.tensors, found.permutations)
-        return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found)
+        return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found, ensemble)
 
 
 @dataclass(frozen=True)
@@ -136,36 +136,11 @@ class _JudgedLine:
             found[alpha] = MappingProxyType(dict(judge(module)))
         return MappingProxyType(found)
 
-
-def _module_among(a: Model, b: Model) -> nn.Module:
-    """Return the one of two models that can be run."""
-    found = next((model for model in (a, b) if isinstance(model, nn.Module)), None)
-    if found is None:
-        raise UsageError("a model has to be run", hint="model=Net, model=net or model='net.py:Net'")
-    return found
-
-
-def _user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -> UserCode:
-    """Return the model, the data and the evaluation that were given, as those of a command."""
-    if data is None and evaluate is None:
-        raise UsageError("nothing says how good a model is", hint="data=batches or evaluate=loss")
-    if not (evaluate is None or isinstance(evaluate, str) or callable(evaluate)):
-        raise TypeError(f"evaluate: a {type(evaluate).__name__} is no function of a module")
-    return UserCode(
-        network=network,
-        loader=_loader(data),
-        evaluate=evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
-        data=Data(data="the data", batches=batches, evaluate="the evaluation"),
-    )
-
-
-def _loader(data: Any) -> Any:
-    if data is None:
-        return None
-    return loader(data) if isinstance(data, str) else loader_of(data, "the data")
-
-
-def _first_batch(code: UserCode, machine: Machine) -> Any:
-    """Return what the model is traced on: rows of the first batch."""
-    assert code.loader is not None, "asked for where there is data"
-    return examples_of_batches(Batches(code.loader, "the data", limit=1, device=machine.device))
+    def ensemble(self, ends: tuple[TensorSource, TensorSource]) -> Scores | None:
+        """Return the scores of the mean of what both models answer, None if there are none."""
+        batches = batches_of(self.code, self.machine)
+        models = [build_network(self.code.network, end, self.machine) for end in ends]
+        if why_no_ensemble(self.code, batches, models[0]):
+            return None
+        torch.manual_seed(self.machine.seed)
+        return MappingProxyType(dict(judge_ensemble(models, batches)))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsFloat, overload
+from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, overload
 
 from torch import Tensor, nn
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
+from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.plan import plan_mean
-from rebasin_cli.commands.merge.request import MergeRequest
+from rebasin_cli.commands.merge.request import RUNNING, MergeRequest
 from rebasin_cli.commands.merge.run import brought_together, merge_facts
+from rebasin_cli.commands.merge.ways import check_way
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from rebasin_cli.api.keywords import Options
     from rebasin_cli.api.specs import MatchOptions
 
+BatchesLike: TypeAlias = "Callable[[], Iterable[object]] | Iterable[object] | str | None"
+
 
 @overload
 def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes back as that
@@ -55,6 +59,9 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
     density: float | None = None,
     scale: float | None = None,
     tensor_weights: Mapping[str, Sequence[float]] | None = None,
+    width: float = 1.0,
+    data: BatchesLike = None,
+    batches: int | None = None,
     **options: Unpack[MatchOptions],
 ) -> dict[str, Tensor]: ...
 
@@ -72,6 +79,9 @@ def merge(
     density: float | None = None,
     scale: float | None = None,
     tensor_weights: Mapping[str, Sequence[float]] | None = None,
+    width: float = 1.0,
+    data: BatchesLike = None,
+    batches: int | None = None,
     **options: Unpack[MatchOptions],
 ) -> Checkpoint: ...
 
@@ -88,6 +98,9 @@ def merge(
     density: float | None = None,
     scale: float | None = None,
     tensor_weights: Mapping[str, Sequence[float]] | None = None,
+    width: float = 1.0,
+    data: BatchesLike = None,
+    batches: int | None = None,
     spec: SpecLike = None,
     model: NetworkLike | None = None,
     inputs: object = None,
@@ -103,6 +116,10 @@ def merge(
     from, to which they are aligned (`star` is the default then) before their differences to it are
     put together. sync_method, combine, density, scale, seed: as of `rebasin merge --help`.
     tensor_weights: by glob, in place of weights. The others, and errors, are those of `match`.
+
+    method `zipit` (arXiv 2305.03053), `cca` (2407.05385) and `least-squares` (2407.02447), with
+    hidden layers `width` times as wide, run `model`, or a module among the models, on `batches` of
+    `data`: batches of inputs, or what yields them. They keep no model's function.
 
     State dicts and modules in, a state dict out; with a path among them a checkpoint that is
     computed as it is read, one tensor at a time, so that until then the models have to stay as they
@@ -122,8 +139,14 @@ def merge(
         sync_method=sync_method,
         weights=list(map(float, weights)),
         tensor_weights=list((tensor_weights or {}).items()),
+        width=width,
     )
+    check_way(request, "permutation")
     source = SpecSource(spec, model, inputs)
+    if groups.search.method in RUNNING:
+        return merge_on_data(request, MergedModels(found, given, data, batches), source, groups)
+    if data is not None:
+        raise UsageError("data is for the methods that run models", hint=" or ".join(RUNNING))
     plan = plan_mean(request, _problem(found, given, groups, source, strategy))
     together = brought_together(plan, silent)
     facts = partial(merge_facts, plan, together)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, overload
 
 from torch import Tensor
 
-from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
 from rebasin_cli.api.running import running_models
@@ -22,14 +21,10 @@ from rebasin_cli.api.tensors_in import (
     OutputForm,
     open_all,
     open_beside,
-    open_owned,
     result,
 )
+from rebasin_cli.api.widths import as_wide_as
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.remote.remote_path import named_path
-from rebasin_cli.commands.apply.belonging_plan import plan_adapter
-from rebasin_cli.commands.apply.belongings.owner import owner_of
-from rebasin_cli.commands.apply.plan import check_saved
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
 from rebasin_cli.commands.verify.run import run_verify
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
@@ -38,7 +33,6 @@ from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.saved.permutation_file import read_permutations
 from rebasin_cli.matching.problem.result import Change, GroupChange, Matching, Status
-from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permutation import inverse as inverse_of
 from rebasin_cli.permuted import Permuted
@@ -193,12 +187,18 @@ def match_open_models(
 
 
 @overload
-def align(a: Model, b: ModelInMemory, **options: Unpack[MatchOptions]) -> dict[str, Tensor]: ...
+def align(
+    a: Model, b: ModelInMemory, *, widen: bool = False, **options: Unpack[MatchOptions]
+) -> dict[str, Tensor]: ...
 
 
 @overload
 def align(
-    a: Model, b: TensorSource | str | PathLike[str], **options: Unpack[MatchOptions]
+    a: Model,
+    b: TensorSource | str | PathLike[str],
+    *,
+    widen: bool = False,
+    **options: Unpack[MatchOptions],
 ) -> Checkpoint: ...
 
 
@@ -206,6 +206,7 @@ def align(
     a: Model,
     b: Model,
     *,
+    widen: bool = False,
     spec: SpecLike = None,
     model: NetworkLike | None = None,
     inputs: object = None,
@@ -213,65 +214,14 @@ def align(
 ) -> dict[str, Tensor] | Checkpoint:
     """Return `b` with its units in the order of those of `a`: `match(a, b).apply(b)`.
 
-    Arguments and errors are those of `match`, the result is as of `PairMatching.apply`.
+    widen: `b` may be narrower than `a`, and gets units that do nothing; where a spec does not tell
+    that they do, `widen(b, a, trust=True)` makes it as wide before. Other arguments and errors are
+    those of `match`, the result is as of `PairMatching.apply`.
     """
-    found = match(a, b, spec=spec, model=model, inputs=inputs, **options)
-    return found.apply(b)
-
-
-@overload
-def apply(
-    permutation: PairMatching | str | PathLike[str],
-    model: ModelInMemory,
-    *,
-    inverse: bool = False,
-    base: str | PathLike[str] | None = None,
-) -> dict[str, Tensor]: ...
-
-
-@overload
-def apply(
-    permutation: PairMatching | str | PathLike[str],
-    model: TensorSource | str | PathLike[str],
-    *,
-    inverse: bool = False,
-    base: str | PathLike[str] | None = None,
-) -> Checkpoint: ...
-
-
-def apply(
-    permutation: PairMatching | str | PathLike[str],
-    model: Model,
-    *,
-    inverse: bool = False,
-    base: str | PathLike[str] | None = None,
-) -> dict[str, Tensor] | Checkpoint:
-    """Return a model with its units permuted, or its adapter, as by `rebasin apply`.
-
-    permutation: what `match` found, or a permutation file. inverse: undo it. base: the file of the
-    model that an adapter belongs to, if the permutation file does not tell; a file or a state dict
-    of a LoRA and its kin is known by its names. The result is as of `PairMatching.apply`. Raises
-    PermutationError for a file that is none or does not fit the model, and for tensors of an
-    adapter that follow no weight.
-    """
-    if isinstance(permutation, PairMatching):
-        return permutation.apply(model, inverse=inverse)
-    path = named_path(fspath(permutation))
-    seen = open_owned(model)
-    if is_adapter(seen.names()):
-        named = None if base is None else named_path(fspath(base))
-        owner = owner_of(path, named, Selection())
-        movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=False)
-        facts = partial(provenance, "apply", [seen], basin=None, inverse=inverse)
-        return result([model], movement.apply(seen), OutputForm([seen], facts, Selection()))
-    saved = read_permutations(path, seen)
-    refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
-    check_saved(saved, path, seen, Selection())
-    found = inverse_of(saved.permutations) if inverse else saved.permutations
-    facts = partial(provenance, "apply", [seen], basin=None, inverse=inverse)
-    parts = moved_parts(seen, saved.bound.tensors, found)
-    form = OutputForm([seen], facts, Selection(), parts)
-    return result([model], Permuted(seen, saved.bound.tensors, found), form)
+    source = SpecSource(spec, model, inputs)
+    other: Model = as_wide_as(a, b, source, groups_of(source.named, options)) if widen else b
+    found = match(a, other, spec=spec, model=model, inputs=inputs, **options)
+    return found.apply(other)
 
 
 def verify(

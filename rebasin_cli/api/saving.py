@@ -87,7 +87,7 @@ def save(
         source, form = held, OutputForm([held], dict, Selection())
     own = form.made_of
     planned = plan_target(target, form.like, form.selection, output, own=own)
-    made = Result(source, form.like, form.facts(), form.parts)
+    made = Result(source, form.like, form.facts(), form.parts, others=form.others)
     return write_model(made, planned, form.selection, output)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import Any, TypeAlias, TypeGuard
 
@@ -36,12 +36,14 @@ class OutputForm:
 
     made_of: those. facts: its provenance, which takes their digests. selection: what of them was
     worked on. parts: what the sets of weights beside it become; None: they stay, and are stale.
+    others: tensors of the result that are of another shape than those of the first.
     """
 
     made_of: Sequence[Checkpoint]
     facts: Callable[[], Mapping[str, str]]
     selection: Selection
     parts: Parts | None = None
+    others: Mapping[str, TensorInfo] = field(default_factory=dict)
 
     @property
     def like(self) -> Checkpoint:

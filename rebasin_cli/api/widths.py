@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeGuard, overload
 
 from torch import Tensor, nn
 
-from rebasin_cli.api.keywords import groups_of
+from rebasin_cli.api.keywords import Groups, groups_of
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import (
     Model,
@@ -19,11 +19,14 @@ from rebasin_cli.api.tensors_in import (
     result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.widened_models import widen_models
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.provenance import provenance
+from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.widening.growth import plan_growth
-from rebasin_cli.widening.wider_checkpoint import wider
+from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
 from rebasin_cli.widening.wider_proof import no_proof
 from rebasin_cli.widening.wider_sizes import checked_sizes, sizes_of
 
@@ -89,9 +92,30 @@ def widen(
     if growth.doubts and not trust:
         raise no_proof(growth, str(seen.path))
     wide = wider(seen, growth, {})
-    told = {name: list(pair) for name, pair in growth.sizes.items()}
-    facts = partial(provenance, "widen", [seen], basin=None, spec=choice.name, groups=told)
-    return result([a], wide, OutputForm([wide], facts, groups.selection))
+    return result([a], wide, _form(wide, seen, choice, groups))
+
+
+def as_wide_as(a: Model, b: Model, source: SpecSource, groups: Groups) -> Model:
+    """Return `b` with the widths of `a`, as `rebasin align --widen` does before it aligns.
+
+    Raises UsageError where `b` is wider, and where nothing tells that new units do nothing.
+    """
+    reference, held = open_all([a, b], groups.selection)
+    choice = problem([reference], [a], source, groups).choice
+    asked = AlignRequest(models=(), widen=True, selection=groups.selection)
+    given = GivenSpec(choice.name, choice.bound.spec)
+    (wide,) = widen_models(reference, [held], asked, given)
+    if not isinstance(wide, WiderCheckpoint):
+        return b
+    if wide.growth.doubts:
+        raise no_proof(wide.growth, str(wide.path))
+    return result([b], wide, _form(wide, held, choice, groups))
+
+
+def _form(wide: WiderCheckpoint, narrow: Checkpoint, choice: Choice, groups: Groups) -> OutputForm:
+    told = {name: list(pair) for name, pair in wide.growth.sizes.items()}
+    facts = partial(provenance, "widen", [narrow], basin=None, spec=choice.name, groups=told)
+    return OutputForm([wide], facts, groups.selection)
 
 
 def _is_model(to: Mapping[str, int] | Model) -> TypeGuard[Model]:

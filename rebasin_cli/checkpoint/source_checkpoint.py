@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rebasin_cli.checkpoint.endings import TorchFormat
@@ -18,6 +16,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.weight_file import HeldOpen
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource, infos
+from rebasin_cli.tensors.digest import tensors_digest
 
 
 class _Held:
@@ -73,13 +72,7 @@ class SourceCheckpoint(Checkpoint):
 
     def sha256(self) -> str:
         """Return a digest of names, shapes, dtypes and bits: that of the content, not of a file."""
-        digest = hashlib.sha256()
-        for name in self.names():
-            info, tensor = self.info(name), self.load(name)
-            digest.update(f"{name}\0{info.dtype}\0{info.shape}\n".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-        return digest.hexdigest()
+        return tensors_digest((name, self.load(name)) for name in self.names())
 
     def close(self) -> None:
         """Do nothing: there is no file."""

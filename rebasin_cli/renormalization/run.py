@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.activations.layer_statistics import LayerStatistics, from_flat, goals
+from rebasin_cli.activations.layer_statistics import LayerStatistics, from_flat, goals, layer_tensor
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.trial_run import quiet
@@ -75,7 +75,7 @@ def _known(
     """Return what the layers of the parents do: measured, or from a file."""
     if plan.statistics is not None:
         file = plan.statistics
-        known = from_flat({name: file.load(name) for name in file.names()})
+        known = from_flat({name: file.load(name) for name in file.names() if layer_tensor(name)})
         if not known:
             raise UsageError(f"{file.path} holds no statistics of layers", hint="layer.NAME.mean.0")
         return known

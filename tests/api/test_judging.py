@@ -49,6 +49,18 @@ def test_an_aligned_model_has_no_barrier() -> None:
         curves.barrier("f1")
 
 
+def test_the_ensemble_is_the_mean_of_what_both_models_answer() -> None:
+    a, b = convolutions(0).eval(), convolutions(1).eval()
+    found = rb.barrier(a, b, data=batches(), steps=2, align=False).ensemble
+    (x, targets), *_ = batches()
+    with torch.no_grad():
+        mean = (a(x).double().softmax(1) + b(x).double().softmax(1)) / 2
+    assert found is not None and found.keys() == {"loss", "accuracy"}
+    assert found["loss"] == pytest.approx(-float(mean.log()[range(8), targets].mean()))
+    assert found["accuracy"] == float((mean.argmax(1) == targets).double().mean())
+    assert rb.barrier(a, b, evaluate=summed, steps=2, align=False).ensemble is None
+
+
 def test_without_alignment_there_is_one_curve() -> None:
     curves = rb.barrier(convolutions(0), convolutions(1), data=batches(), steps=2, align=False)
     assert (curves.aligned, curves.matching) == (None, None)

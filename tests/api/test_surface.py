@@ -24,9 +24,10 @@ MATCHED = "spec: 'SpecLike' = None, model: 'NetworkLike | None' = None, inputs: 
 KEYWORDS = f"{MATCHED}, **options: 'Unpack[Options]'"
 LATE = "'dict[str, Tensor] | Checkpoint'"
 VERBS = {
-    "align": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> {LATE}",
-    "apply": "(permutation: 'PairMatching | str | PathLike[str]', model: 'Model', *, "
-    f"inverse: 'bool' = False, base: 'str | PathLike[str] | None' = None) -> {LATE}",
+    "align": f"(a: 'Model', b: 'Model', *, widen: 'bool' = False, {KEYWORDS}) -> {LATE}",
+    "apply": "(permutation: 'PairMatching | str | PathLike[str]', "
+    "model: 'Model | Mapping[str, Any]', *, inverse: 'bool' = False, "
+    "base: 'Model | None' = None) -> 'dict[str, Any] | Checkpoint'",
     "barrier": "(a: 'Model', b: 'Model', *, model: 'NetworkLike | None' = None, "
     "data: 'Callable[[], Iterable[object]] | Iterable[object] | str | None' = None, "
     "evaluate: 'Callable[[Any], object] | str | None' = None, steps: 'int' = 25, "
@@ -44,7 +45,8 @@ VERBS = {
     "strategy: 'str | None' = None, sync_method: 'str | None' = None, "
     "ref: 'int | None' = None, base: 'Model | None' = None, "
     "combine: 'str' = 'mean', density: 'float | None' = None, scale: 'float | None' = None, "
-    f"tensor_weights: 'Mapping[str, Sequence[float]] | None' = None, {KEYWORDS}) -> {LATE}",
+    "tensor_weights: 'Mapping[str, Sequence[float]] | None' = None, width: 'float' = 1.0, "
+    f"data: 'BatchesLike' = None, batches: 'int | None' = None, {KEYWORDS}) -> {LATE}",
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
     "rename: 'str | Sequence[str]' = (), ignore_classes: 'bool' = False, "
     "dequantize: 'bool' = False) -> 'Checkpoint'",

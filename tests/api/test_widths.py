@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import rebasin_cli as rb
 from tests.cli.build import load, mlp, same, save
+from tests.cli.harness import rebasin
 
 
 def test_a_state_dict_grows_by_sizes_or_to_another_model() -> None:
@@ -43,3 +45,37 @@ def test_what_only_running_tells_needs_trust(tmp_path: Path) -> None:
     with pytest.raises(rb.RebasinError, match="only running the model shows"):
         rb.widen(state, {"h": 5}, spec=spec)
     assert rb.widen(state, {"h": 5}, spec=spec, trust=True)["b.weight"].shape == (4, 5)
+
+
+def test_a_narrower_model_is_aligned_as_on_the_command_line(tmp_path: Path) -> None:
+    wide, narrow = mlp(2, (6, 12, 12, 12, 4)), mlp(1)
+    a, b = save(tmp_path / "a.safetensors", wide), save(tmp_path / "b.safetensors", narrow)
+    done = rebasin("align", a, b, "--widen", "--trust", "-o", "c.safetensors", cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = rb.align(wide, narrow, widen=True)
+    assert same(found, load(tmp_path / "c.safetensors"))
+    assert narrow["0.weight"].shape == (8, 6)
+    rb.save(rb.align(a, b, widen=True), tmp_path / "d.safetensors")
+    assert same(load(tmp_path / "d.safetensors"), found)
+    assert same(rb.align(wide, wide, widen=True), wide)
+    with pytest.raises(rb.RebasinError, match="it is wider than model 1"):
+        rb.align(narrow, wide, widen=True)
+
+
+def test_a_narrower_module_is_aligned_by_the_trace_of_the_wider_one() -> None:
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(5, width), nn.Linear(width, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.leave(torch.relu(self.enter(x)))
+            return found
+
+    a, b, x = Net(9), Net(6), torch.randn(4, 5)
+    found = rb.align(a, b, widen=True, inputs=x)
+    after = Net(9)
+    after.load_state_dict(found)
+    assert torch.allclose(after(x), b(x), atol=1e-6)
+    again = rb.match(a, found, inputs=x)
+    assert again.distance.before == again.distance.after

@@ -111,6 +111,26 @@ def test_closed_form_fills_a_norm_from_its_parents():
     assert torch.allclose(merged[3].running_var.double(), wanted["3"].expected ** 2, rtol=1e-5)
 
 
+def test_correlations_are_the_same_with_room_for_all_covariances():
+    _, parents = family()
+    little, much = (
+        layer_statistics(parents, data(images()), together=True, room=room) for room in (0, 1 << 30)
+    )
+    for name, plain in little.items():
+        one, other = plain.correlations, much[name].correlations
+        assert plain.covariances is None and much[name].covariances is not None
+        assert one is not None and other is not None
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+    widths = [one.means.shape[1] for one in little.values()]
+    room = 3 * 8 * (min(widths) ** 2)
+    some: Any = layer_statistics(parents, data(images()), together=True, room=room)
+    held = [one.means.shape[1] for one in some.values() if one.covariances is not None]
+    assert held == [min(widths)]
+    back: Any = from_flat(flat(some))
+    for name, one in some.items():
+        assert torch.allclose(back[name].correlations, one.correlations, rtol=1e-9, atol=1e-12)
+
+
 def test_statistics_come_back_from_flat_vectors():
     _, parents = family()
     known: Any = layer_statistics([*parents, parents[0]], data(images()), together=True)

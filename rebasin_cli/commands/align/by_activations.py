@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rebasin_cli.activations.measured_model import MeasuredModel
 from rebasin_cli.activations.statistics_file import Statistics, load_units
 from rebasin_cli.activations.units import UnitMoments
 from rebasin_cli.alignment.unit_pair import UnitPair
@@ -53,22 +54,25 @@ def _pair(plan: AlignPlan, item: AlignItem) -> UnitPair:
 
 def _stored(plan: AlignPlan, statistics: Statistics, item: AlignItem) -> Sequence[UnitMoments]:
     """Return what a file says of the two models, whichever of them it has first."""
-    digests = (plan.reference.sha256(), item.model.sha256())
+    pair = plan.reference, item.model
+    known = [statistics.known(model) for model in pair]
     units = load_units(statistics)
-    if statistics.digests == digests[::-1] and digests[0] != digests[1]:
+    if statistics.are_of(*known):
+        return units
+    if statistics.are_of(*known[::-1]):
         return [one.swapped for one in units]
-    if statistics.digests != digests and not plan.request.tracing.trust:
-        others = zip((plan.reference, item.model), digests, strict=True)
+    if not plan.request.tracing.trust:
+        said = zip(pair, known, strict=True)
         raise CheckpointError(
             "the statistics are of other checkpoints",
             where=str(statistics.path),
-            detail="\n".join(_unknown(model, d, statistics) for model, d in others),
+            detail="\n".join(_unknown(model, one, statistics) for model, one in said),
             hint=f"rebasin statistics {plan.reference.path} {item.model.path}; "
             "--trust uses them all the same",
         )
     return units
 
 
-def _unknown(model: Checkpoint, digest: str, statistics: Statistics) -> str:
-    known = "is in it" if digest in statistics.digests else "is not in it"
-    return f"{model.path} (sha256 {digest[:12]}) {known}"
+def _unknown(model: Checkpoint, known: MeasuredModel, statistics: Statistics) -> str:
+    there = "is" if statistics.tell_of(known) else "is not"
+    return f"{model.path} (sha256 {model.sha256()[:12]}) {there} in it"

@@ -47,7 +47,7 @@ def plan_activations(reference: Checkpoint, request: AlignRequest) -> MethodInpu
     if request.data.data is not None:
         raise UsageError("--statistics and --data exclude each other")
     found = read_statistics(chosen.statistics)
-    if len(found.digests) < 2:
+    if len(found.models) < 2:
         raise UsageError(
             f"{found.path} tells of one model",
             hint="rebasin statistics A B writes what a pair does on the same data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rebasin_cli.adapters.adapter import Adapter, bind_adapter
 from rebasin_cli.adapters.factor_names import is_adapter
@@ -32,7 +33,8 @@ class Belonging:
     """What belongs to a model, and is none.
 
     kind: what it is called. tensors: how many it has, moved: how many of them move. kept: names of
-    what is left in the old order. foreign: of other networks.
+    what is left in the old order. foreign: of other networks. lost: of what the new order does not
+    follow from the old one, and is left out.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Belonging:
     moved: int
     kept: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
 
 def plan_adapter(
@@ -103,9 +106,8 @@ def open_states(path: Path, selection: Selection) -> Checkpoint | None:
     try:
         find_state_dict(value, key=None, path=path)
     except CheckpointError:
-        known = any(state.moments or state.unknown for state in training_states(value, ()))
         reading = Reading(ignoring=ignoring, weightless=True)
-        return open_checkpoint(path, reading=reading) if known else None
+        return open_checkpoint(path, reading=reading) if holds_training(value) else None
     return None
 
 
@@ -121,11 +123,23 @@ def plan_training(
 
     Raises PermutationError for what does not, unless it is kept.
     """
-    if isinstance(movement, Reordering):
-        found = bind_training(file, parts, owner, movement)
-    else:
-        what = "it holds numbers of single units, which do not follow a rotation"
-        names = [dotted_path(part) or "state" for part in parts]
-        found = Training(wrong={name: Problem(f"{name!r}: {what}") for name in names})
+    container = load_container(file.files[0], ignoring=file.layout.ignoring).value
+    found = training_in(container, parts, movement, owner)
     tell_kept(found.wrong, file.path, keep_unknown=keep_unknown)
     return found
+
+
+def training_in(
+    container: Any, parts: Sequence[KeyPath], movement: Movement, owner: OwnerModel
+) -> Training:
+    """Return what follows a model's weights in some parts of a container, and what is wrong."""
+    if isinstance(movement, Reordering):
+        return bind_training(container, parts, owner, movement)
+    what = "it holds numbers of single units, which do not follow a rotation"
+    names = [dotted_path(part) or "state" for part in parts]
+    return Training(wrong={name: Problem(f"{name!r}: {what}") for name in names})
+
+
+def holds_training(container: Any) -> bool:
+    """Return whether a container holds states of training."""
+    return any(state.moments or state.unknown for state in training_states(container, ()))

@@ -21,7 +21,8 @@ Base = Annotated[
     option()(
         "--base",
         metavar="MODEL",
-        help="The model that an adapter or an optimizer belongs to, if the file does not tell.",
+        help="The model that an adapter or an optimizer belongs to, if the file does not tell; of "
+        "statistics, the one that moves, as it was measured.",
     ),
 ]
 KeepUnknown = Annotated[
@@ -47,7 +48,8 @@ def apply(
 
     For EMA weights, other dtypes and other stages of the model that PERM was found for; for its
     adapters (LoRA and kin: a PEFT folder, files of diffusers and kohya); in a .pt, for states of
-    optimizers. A permutation is exact: NAME.permuted.EXT, and --inverse gives back the same bytes.
+    optimizers; for what `rebasin statistics` measured. A permutation is exact: NAME.permuted.EXT,
+    and --inverse gives back the same bytes.
     The maps of --symmetry orthogonal fold the norms (see rebasin fold) and rotate the units, in
     float64: NAME.rotated.EXT, right to the rounding of its dtype; --inverse turns it back, still
     folded. With --model the result is run before it is written: its outputs must not move.
@@ -63,9 +65,12 @@ def apply(
         rebasin apply gpt.maps.safetensors gpt-ema.safetensors
 
         rebasin apply b.perm.safetensors lora-of-b/ -o lora-of-aligned-b
+
+        rebasin apply b.perm.safetensors a.statistics.safetensors --base b.pt
     """
-    from rebasin_cli.commands.apply.plan import ApplyRequest, plan_apply
+    from rebasin_cli.commands.apply.plan import plan_apply
     from rebasin_cli.commands.apply.report import PRESENTERS
+    from rebasin_cli.commands.apply.request import ApplyRequest
     from rebasin_cli.commands.apply.run import run_apply
 
     request = ApplyRequest(

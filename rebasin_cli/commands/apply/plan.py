@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +26,20 @@ from rebasin_cli.commands.apply.belongings.owner import (
     owner_of,
 )
 from rebasin_cli.commands.apply.belongings.training import Training
-from rebasin_cli.commands.apply.movement import Movement, Reordering, Rotation
+from rebasin_cli.commands.apply.movement import Movement
+from rebasin_cli.commands.apply.request import ApplyRequest
+from rebasin_cli.commands.apply.saved_movement import check_saved, read_movement
+from rebasin_cli.commands.apply.statistics.plan import MovedStatisticsPlan, plan_moved_statistics
 from rebasin_cli.errors import PermutationError, UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
-from rebasin_cli.files.configs import compare_configs
-from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.result_memory import reordered_bytes, written_bytes
-from rebasin_cli.files.saved.permutation_file import Saved, read_permutations
+from rebasin_cli.files.saved.permutation_file import Saved
 from rebasin_cli.files.targets import Target, describe_target, plan_target
-from rebasin_cli.folding.map_file import is_map_file, read_maps
 from rebasin_cli.folding.tied_heads import untied_check
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.output import Output
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.permutation import inverse as inverted
 from rebasin_cli.permuted import Permuted
-from rebasin_cli.spec_choice.unnamed import check_passed, check_unnamed
 from rebasin_cli.tensors import infos
-
-
-@dataclass(frozen=True)
-class ApplyRequest:
-    """What a permutation file is applied to: a model, or what belongs to one.
-
-    base: the model that it belongs to, where the permutation file does not tell. keep_unknown:
-    leave what follows nothing that is known.
-    """
-
-    permutation: Path
-    model: Path
-    inverse: bool = False
-    base: Path | None = None
-    keep_unknown: bool = False
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
 
 
 @dataclass(frozen=True)
@@ -107,7 +81,7 @@ class ApplyPlan:
         )
 
 
-def plan_apply(request: ApplyRequest) -> ApplyPlan:
+def plan_apply(request: ApplyRequest) -> ApplyPlan | MovedStatisticsPlan:
     """Return what applying a permutation file will do; of the model only the header is read.
 
     Raises PermutationError if the file is not a permutation file or does not fit the model.
@@ -119,15 +93,13 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan:
         return _plan_states(request, states)
     (checkpoint,) = open_models([request.model], request.selection, adapters=True)
     if STATISTICS in checkpoint.metadata:
-        raise PermutationError(
-            "it holds what units do on data, and says of which model by a digest",
-            where=str(request.model),
-            hint="measure the permuted model: rebasin statistics",
-        )
+        return plan_moved_statistics(request, checkpoint)
     if is_adapter(checkpoint.names()) or adapter_configuration(request.model):
         return _plan_adapter(request, checkpoint)
     try:
-        found, movement, saved = _movement(request.permutation, checkpoint, inverse=request.inverse)
+        found, movement, saved = read_movement(
+            request.permutation, checkpoint, inverse=request.inverse
+        )
     except PermutationError:
         if request.base is None and not is_copy(checkpoint, request.permutation):
             raise
@@ -173,7 +145,7 @@ def _plan_states(request: ApplyRequest, file: Checkpoint) -> ApplyPlan:
     """Return the plan of a file that holds states of training alone, as of an optimizer."""
     owner = owner_of(request.permutation, request.base, request.selection)
     owner = in_module_order(owner, request.tracing)
-    _, movement, _ = _movement(request.permutation, owner.model, inverse=request.inverse)
+    _, movement, _ = read_movement(request.permutation, owner.model, inverse=request.inverse)
     target = _target(request, file, movement.word)
     if not target.layout.containers:
         raise UsageError(f"{request.model} can be written as a .pt file only")
@@ -202,31 +174,6 @@ def _target(request: ApplyRequest, like: Checkpoint, word: str) -> Target:
         others=[request.permutation, *base],
         create=request.output.names_folder,
     )
-
-
-def _movement(
-    source: Path, model: Checkpoint, *, inverse: bool
-) -> tuple[Checkpoint, Movement, Saved]:
-    """Return its model as a file takes it, what it does to that, and what it says of itself."""
-    if is_map_file(source):
-        found = read_maps(source, model)
-        maps = found.maps.inverse() if inverse else found.maps
-        return found.model, Rotation(found.folding, maps, found.model.apart), found.saved
-    saved = read_permutations(source, model)
-    orders = inverted(saved.permutations) if inverse else saved.permutations
-    return model, Reordering(saved.bound, orders), saved
-
-
-def check_saved(saved: Saved, source: Path, model: Checkpoint, selection: Selection) -> None:
-    """Raise if the model is another network, or has tensors that the permutation may not know.
-
-    What was unnamed in the model that it was found for could stay there, and can stay here.
-    """
-    compare_configs([(str(source), saved.config), (str(model.path), model.config)])
-    headers = headers_of([model])
-    known = selection.passing([*map(escape, saved.passed)])
-    check_unnamed(str(source), saved.bound, headers, known)
-    check_passed(saved.bound, headers, selection, saved.moving)
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,13 @@ def _moved_text(belonging: Belonging) -> str:
 
 
 def _left(belonging: Belonging) -> Iterator[str]:
-    """Yield a line for what was left of other networks."""
-    if belonging.foreign:
-        told = listing(belonging.foreign, most=SHOWN)
-        yield f"of other networks, and as before: {count(len(belonging.foreign), 'tensor')}: {told}"
+    """Yield a line for what was left of other networks, and for what was left out."""
+    for why, names in (
+        ("of other networks, and as before", belonging.foreign),
+        ("not known of the new order, and left out", belonging.lost),
+    ):
+        if names:
+            yield f"{why}: {count(len(names), 'tensor')}: {listing(names, most=SHOWN)}"
 
 
 def _belonging_fields(belonging: Belonging | None) -> dict[str, Any]:
@@ -46,6 +49,7 @@ def _belonging_fields(belonging: Belonging | None) -> dict[str, Any]:
         "tensors_moved": belonging.moved,
         "kept": list(belonging.kept),
         "other_networks": list(belonging.foreign),
+        "left_out": list(belonging.lost),
     }
 
 

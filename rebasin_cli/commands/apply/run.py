@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.apply.plan import Applied, ApplyPlan
+from rebasin_cli.commands.apply.statistics.plan import MovedStatisticsPlan
+from rebasin_cli.commands.apply.statistics.run import run_moved_statistics
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
@@ -14,8 +16,13 @@ from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 
 
-def run_apply(plan: ApplyPlan, progress: Progress) -> Iterator[LeftAsIs | Applied]:
+def run_apply(
+    plan: ApplyPlan | MovedStatisticsPlan, progress: Progress
+) -> Iterator[LeftAsIs | Applied]:
     """Yield the permuted model. Tensors the spec does not mention pass through."""
+    if isinstance(plan, MovedStatisticsPlan):
+        yield from run_moved_statistics(plan, progress)
+        return
     if plan.target.place.skip:
         yield LeftAsIs(plan.target.path, "exists")
         return

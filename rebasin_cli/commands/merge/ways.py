@@ -14,6 +14,8 @@ def check_way(request: MergeRequest, symmetry: str) -> None:
     if request.preserve_first is not None:
         _check_preserving(request)
     _check_saving(request, rotated=rotated)
+    if not 1 <= request.width <= 2:
+        raise UsageError(f"--width {request.width:g}: from 1 to 2 widths of one model")
     if request.width != 1 and request.search.method != LEAST_SQUARES:
         raise UsageError("--width is for --method least-squares")
     if request.data.data == SAMPLED and not rotates(symmetry):

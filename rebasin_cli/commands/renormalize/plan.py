@@ -54,7 +54,8 @@ class RenormalizePlan:
 
     weights: empty: what the model's provenance says, else equal. choice: how parents are aligned
     that do not lie in the model's basin, and how deep biases are where no model says it; None if
-    neither is asked for. align: whether parents may be moved.
+    neither is asked for. align: whether parents may be moved. measured: the parents that statistics
+    have to be of; none: not named.
     """
 
     model: Checkpoint
@@ -66,6 +67,7 @@ class RenormalizePlan:
     target: Target
     machine: Machine
     request: RenormalizeRequest
+    measured: tuple[Checkpoint, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -117,6 +119,7 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
         ),
         machine=machine,
         request=request,
+        measured=tuple(opened) if correction.statistics is not None else (),
     )
 
 

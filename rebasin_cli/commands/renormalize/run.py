@@ -8,6 +8,7 @@ from time import perf_counter
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.renormalize.measured_parents import check_measured, measured_files
 from rebasin_cli.commands.renormalize.plan import (
     Parent,
     Renormalized,
@@ -33,7 +34,8 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         yield LeftAsIs(plan.target.path, "exists")
         return
     began = perf_counter()
-    weights = plan.weights or recorded_weights(plan.model, plan.parents)
+    check_measured(plan)
+    weights = plan.weights or recorded_weights(plan.model, _digests(plan))
     placed = [_placed(plan, parent, progress) for parent in plan.parents]
     bound = plan.choice.bound if plan.choice else None
     source, report = correct_statistics(
@@ -60,7 +62,9 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         model=plan.model.path,
         parents=tuple(
             Parent(parent.path, weight, how)
-            for parent, weight, (_, how) in zip(plan.parents, weights, placed, strict=True)
+            for parent, weight, (_, how) in zip(
+                plan.parents, weights[: len(placed)], placed, strict=True
+            )
         ),
         report=report,
         spec=spec,
@@ -86,12 +90,18 @@ def _placed(
     return Permuted(source, plan.choice.bound.tensors, found.permutations), _ALIGNED
 
 
-def recorded_weights(model: Checkpoint, parents: Sequence[Checkpoint]) -> tuple[float, ...]:
-    """Return the weights with which a model was merged from some parents; else equal ones.
+def _digests(plan: RenormalizePlan) -> list[str]:
+    """Return the digests of what a model is the mean of, in the order of what is known of them."""
+    named = [parent.sha256() for parent in plan.parents or plan.measured]
+    return named or [digest for digest in measured_files(plan) if digest]
+
+
+def recorded_weights(model: Checkpoint, digests: Sequence[str]) -> tuple[float, ...]:
+    """Return the weights with which a model was merged from files; else equal ones.
 
     They are known if its provenance has the digests of all of them.
     """
-    equal = (1.0,) * len(parents)
+    equal = (1.0,) * len(digests)
     try:
         record = read_json(model.metadata.get(KEY, "null"))
         inputs = [str(entry["sha256"]) for entry in record["inputs"]]
@@ -99,7 +109,6 @@ def recorded_weights(model: Checkpoint, parents: Sequence[Checkpoint]) -> tuple[
         known = dict(zip(inputs, map(float, given), strict=True))
     except (ValueError, TypeError, KeyError):  # written by others, or not at all
         return equal
-    digests = [parent.sha256() for parent in parents]
     return tuple(known[d] for d in digests) if set(digests) == known.keys() else equal
 
 

@@ -7,10 +7,15 @@ from time import perf_counter
 
 from torch import Tensor
 
+from rebasin_cli.activations.layer_places import UnitPlaces, unit_places
 from rebasin_cli.activations.layer_statistics import flat
+from rebasin_cli.activations.measured_model import MeasuredModel, model_digest
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.activations.observe import check_room, units_on
-from rebasin_cli.activations.statistics_file import statistics_metadata, statistics_tensors
+from rebasin_cli.activations.statistics_file import (
+    statistics_metadata,
+    statistics_tensors,
+)
 from rebasin_cli.activations.units import UnitMoments
 from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
 from rebasin_cli.commands.statistics.plan import Observed, StatisticsPlan
@@ -38,7 +43,9 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
     models = [build_network(plan.code.network, model, plan.machine) for model in plan.models]
     units = units_on(models, batches, points, plan.choice.bound, progress=progress)
     progress("measuring layers", 0, 0)
-    layers = flat(layer_statistics(models, batches, together=len(models) > 1))
+    pair, room = len(models) > 1, plan.machine.max_memory - sum(map(_bytes, units))
+    layers = layer_statistics(models, batches, together=pair, room=room)
+    places = unit_places(models[0], layers, plan.code.network.windows)
     free = {g.name: g.size for g in plan.choice.bound.groups.values() if not g.fixed}
     told = {group for one in units for group, _ in one.dims}
     yield Observed(
@@ -48,13 +55,16 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
         samples=max((one.count for one in units), default=0),
         groups={name: size for name, size in free.items() if name in told},
         unseen=tuple(name for name in free if name not in told),
-        written=_written(plan, units, layers),
+        written=_written(plan, units, flat(layers), places),
         seconds=perf_counter() - began,
     )
 
 
 def _written(
-    plan: StatisticsPlan, units: Sequence[UnitMoments], layers: Mapping[str, Tensor]
+    plan: StatisticsPlan,
+    units: Sequence[UnitMoments],
+    layers: Mapping[str, Tensor],
+    places: UnitPlaces,
 ) -> Written:
     facts = {
         "moment": plan.request.activations.point,
@@ -64,8 +74,8 @@ def _written(
         "data": plan.request.data.data,
         "batches": plan.request.data.batches,
     }
-    digests = [model.sha256() for model in plan.models]
-    metadata = statistics_metadata(dump(plan.choice.bound.spec), units, digests, facts)
+    measured = [MeasuredModel(model.sha256(), model_digest(model, model)) for model in plan.models]
+    metadata = statistics_metadata(dump(plan.choice.bound.spec), units, measured, places, facts)
     with folder_for(plan.place):
         return write_tensors(
             plan.place.path,
@@ -73,3 +83,7 @@ def _written(
             metadata=metadata,
             overwrite=plan.place.overwrite,
         )
+
+
+def _bytes(units: UnitMoments) -> int:
+    return 0 if units.products is None else units.products.nbytes

@@ -258,16 +258,6 @@ def test_adapters_are_not_cut_into_shards(llama):
     assert (done.code, "lora is no model, and what reads such files" in done.err) == (2, True)
 
 
-def test_statistics_are_refused_with_what_to_do_instead(llama):
-    folder, _ = llama
-    measured = {"0.mean.a": draw(0, 8)}
-    save_file(measured, folder / "s.safetensors", metadata={"rebasin.statistics": "{}"})
-    done = rebasin("apply", "perm.safetensors", "s.safetensors", cwd=folder)
-    assert done.code == 3
-    assert "it holds what units do on data" in done.err
-    assert "measure the permuted model" in done.err
-
-
 def test_a_factor_follows_units_that_alternate():
     lines = ['t: [x, "(a | b) | c"]', 'w: ["a + b + c", x]']
     declared = head(groups="{a: {size: 3}, b: {size: 2}}")

@@ -6,15 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.files.places import OutputPlace
-from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.symmetry.random_maps import draw_maps
 from tests.cli.harness import rebasin
-from tests.commands.apply.owned import applied, moved_model
+from tests.commands.apply.owned import applied, moved_model, write_case
 from tests.symmetry.rotated_files import store
-from tests.symmetry.small import case, outputs
+from tests.symmetry.small import outputs
 
 RANK = 2
 EXACT = 1e-10  # relative, of float64
@@ -25,22 +21,6 @@ OTHERS = ("1.out", "0.down")
 def draw(seed, *shape):
     generator = torch.Generator().manual_seed(seed)
     return 0.3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def write_case(folder, kind, *, biased=True):
-    """Write a model and random maps of it. biased: norms have biases, if they are LayerNorms."""
-    found = case(kind)
-    state = {
-        n: torch.zeros_like(t) if n.endswith(("one.bias", "two.bias")) and not biased else t
-        for n, t in found.state.items()
-    }
-    store(folder / "base.safetensors", state)
-    with open_checkpoint(folder / "base.safetensors") as model:
-        groups = found.plan.moving.groups.values()
-        maps = draw_maps(groups, found.plan.classes, torch.Generator().manual_seed(5))
-        place = OutputPlace(folder / "perm.safetensors", overwrite=True, skip=False, folder=None)
-        save_maps(place, maps, found.plan, (model, model), {})
-    return found.net, state
 
 
 def lora_of(state, modules):

@@ -15,8 +15,6 @@ from rebasin_cli.adapters.followers import (
 )
 from rebasin_cli.adapters.weight_names import find_weights_of
 from rebasin_cli.checkpoint.parts import Fate, KeyPath, descend, dotted_path
-from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.torch_format.unpickle import load_container
 from rebasin_cli.checkpoint.writing.shard_writer import PartJob
 from rebasin_cli.commands.apply.belongings.numbering import Parameter, by_name, number_parameters
 from rebasin_cli.commands.apply.belongings.owner import OwnerModel
@@ -81,16 +79,15 @@ class Training:
 
 
 def bind_training(
-    file: Checkpoint,
+    container: Any,
     parts: Sequence[KeyPath],
     owner: OwnerModel,
     movement: Reordering,
 ) -> Training:
-    """Return what of some parts of a PyTorch file follows a model's weights, tensor by tensor.
+    """Return what of some parts of a container follows a model's weights, tensor by tensor.
 
     parts: those that hold numbers of the old weights.
     """
-    container = load_container(file.files[0], ignoring=file.layout.ignoring).value
     binder = _StateBinder(owner, movement)
     found = [
         (part, state) for part in parts for state in training_states(descend(container, part), part)

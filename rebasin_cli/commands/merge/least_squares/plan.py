@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,13 +17,13 @@ from rebasin_cli.commands.merge.least_squares.solvable_layers import (
     solvable_layers,
 )
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, sides_of
-from rebasin_cli.commands.merge.linear_maps.plan import permuting
+from rebasin_cli.commands.merge.linear_maps.plan import code_of, permuting
 from rebasin_cli.commands.merge.linear_maps.readers import Reader
-from rebasin_cli.commands.merge.plan import MergePlan, check_averages, plan_merge
+from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, check_averages, plan_merge
 from rebasin_cli.commands.merge.request import LEAST_SQUARES, MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import bare_model
-from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.network.network import UserCode
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 
 
@@ -41,14 +42,14 @@ class WiderGroups:
 
 
 @dataclass(frozen=True)
-class LeastSquaresPlan:
-    """All that `run_least_squares` needs.
+class SolvedMeanPlan:
+    """All that merging models by least squares needs.
 
     merge: of the models, aligned by permutations. solvable: the layers whose weights are solved,
     and why those of others are averaged.
     """
 
-    merge: MergePlan
+    merge: MeanPlan
     code: UserCode
     solvable: SolvableLayers
     growth: WiderGroups
@@ -60,6 +61,13 @@ class LeastSquaresPlan:
         """The weights of the models, made to add up to 1."""
         weights = self.merge.mixture.weights.models
         return [weight / sum(weights) for weight in weights]
+
+
+@dataclass(frozen=True)
+class LeastSquaresPlan(SolvedMeanPlan):
+    """All that `run_least_squares` needs."""
+
+    merge: MergePlan
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -83,12 +91,26 @@ def plan_least_squares(request: MergeRequest) -> LeastSquaresPlan:
     renormalize: of the methods, `reset`. Raises UsageError as `plan_merge` does, without a model
     and data, and where there is nothing to solve or to widen.
     """
-    _check(request)
+    check_solved(request)
     merge = plan_merge(permuting(request))
+    mean = plan_solved_mean(request, merge, partial(code_of, request))
+    if request.width > 1 and merge.target.layout.folder is not None:
+        raise UsageError(
+            "the config.json of a folder says how wide layers are, and would be wrong",
+            hint="-o FILE.safetensors writes the weights alone",
+        )
+    return LeastSquaresPlan(**{**vars(mean), "merge": merge})
+
+
+def plan_solved_mean(
+    request: MergeRequest, merge: MeanPlan, code_for: Callable[[Checkpoint], UserCode]
+) -> SolvedMeanPlan:
+    """Return how models that are open are merged by least squares. code_for: what one of them runs.
+
+    Raises UsageError where there is nothing to solve or to widen.
+    """
     first = merge.models[merge.reference]
-    code = plan_user_code(
-        first, request.selection.all_tensors, request.tracing, request.data, fed=True
-    )
+    code = code_for(first)
     model = bare_model(code.network.subject)
     solvable = solvable_layers(
         model, code.network.windows, lambda name: _averaged(request, first, name)
@@ -101,7 +123,7 @@ def plan_least_squares(request: MergeRequest) -> LeastSquaresPlan:
         )
     check_room([MergedLayer(layer.name) for layer in solvable.layers], model, merge.machine)
     growth = _growth(merge, code, model, request) if request.width > 1 else WiderGroups()
-    return LeastSquaresPlan(merge, code, solvable, growth, request, _correction(first, request))
+    return SolvedMeanPlan(merge, code, solvable, growth, request, _correction(first, request))
 
 
 def _averaged(request: MergeRequest, first: Checkpoint, name: str) -> bool:
@@ -116,7 +138,7 @@ def _correction(first: Checkpoint, request: MergeRequest) -> CorrectionPlan | No
     return plan_correction(first, request.selection, request.tracing, request.data, asked)
 
 
-def _check(request: MergeRequest) -> None:
+def check_solved(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
     check_averages(request, f"--method {LEAST_SQUARES}")
     asked = request.renormalization
@@ -141,17 +163,12 @@ def _check_wider(request: MergeRequest) -> None:
 
 
 def _growth(
-    merge: MergePlan, code: UserCode, model: nn.Module, request: MergeRequest
+    merge: MeanPlan, code: UserCode, model: nn.Module, request: MergeRequest
 ) -> WiderGroups:
     """Return which groups become wider. Raises UsageError if none can."""
     if merge.choice is None:
         raise UsageError(
             "without a spec nothing says which units belong together", hint="leave out --strategy"
-        )
-    if merge.target.layout.folder is not None:
-        raise UsageError(
-            "the config.json of a folder says how wide layers are, and would be wrong",
-            hint="-o FILE.safetensors writes the weights alone",
         )
     sides = sides_of(model, code.network.windows)
     first = merge.models[merge.reference]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 from torch import nn
 
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan
+from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan, SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
-from rebasin_cli.commands.merge.run import brought_together, merged_outcome, save_parents
+from rebasin_cli.commands.merge.run import Together, brought_together, merged_outcome, save_parents
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.built import build_network
@@ -25,7 +25,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import has_batch_norm
 from rebasin_cli.renormalization.run import Parents, correct_statistics
-from rebasin_cli.tensors import TensorSource, infos
+from rebasin_cli.tensors import TensorInfo, TensorSource, infos
 from rebasin_cli.tensors.derived import Replaced
 
 
@@ -38,25 +38,51 @@ def run_least_squares(plan: LeastSquaresPlan, progress: Progress) -> Iterator[Le
     began = perf_counter()
     together = brought_together(merge, progress)
     save_parents(merge, together, progress)
-    models = [build_network(plan.code.network, s, merge.machine) for s in together.sources]
-    wider = widening(plan, together.sources[0], models, progress)
-    average = WiderMean(together.mean, together.sources, plan.shares, wider.tensors)
-    solution = solved_layers(plan, models, average, wider.tensors, progress)
-    source, report = _renormalized(plan, Replaced(average, solution.tensors), progress)
+    found = solved_mean(plan, together, progress)
+    source, report = _renormalized(plan, found.source, progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
-    others = {name: average.info(name) for name in wider.tensors}
-    result = Result(source, merge.models[0], _facts(plan), others=others)
+    result = Result(source, merge.models[0], solved_facts(plan), others=found.others)
     written = write_result(
         result, merge.target, plan.request, inputs=merge.models, found=together.found
     )
     merged = merged_outcome(merge, together, written, perf_counter() - began)
     stale = report is None and has_batch_norm(merge.models[0])
-    solved = _outcome(plan, models[0], average, wider, solution)
+    solved = _outcome(plan, found)
     yield replace(merged, solved=solved, report=report, stale=stale)
 
 
+@dataclass(frozen=True)
+class SolvedMean:
+    """The mean of models with weights that were solved. model: the first of them, built."""
+
+    model: nn.Module
+    average: WiderMean
+    wider: Wider
+    solution: LayerSolution
+
+    @property
+    def source(self) -> TensorSource:
+        """The merged model."""
+        return Replaced(self.average, self.solution.tensors)
+
+    @property
+    def others(self) -> dict[str, TensorInfo]:
+        """Its tensors that are wider than those of the models."""
+        return {name: self.average.info(name) for name in self.wider.tensors}
+
+
+def solved_mean(plan: SolvedMeanPlan, together: Together, progress: Progress) -> SolvedMean:
+    """Return what the aligned models of a plan make."""
+    network, machine = plan.code.network, plan.merge.machine
+    models = [build_network(network, source, machine) for source in together.sources]
+    wider = widening(plan, together.sources[0], models, progress)
+    average = WiderMean(together.mean, together.sources, plan.shares, wider.tensors)
+    solution = solved_layers(plan, models, average, wider.tensors, progress)
+    return SolvedMean(models[0], average, wider, solution)
+
+
 def _renormalized(
-    plan: LeastSquaresPlan, source: TensorSource, progress: Progress
+    plan: SolvedMeanPlan, source: TensorSource, progress: Progress
 ) -> tuple[TensorSource, Report | None]:
     if plan.correction is None:
         return source, None
@@ -77,7 +103,7 @@ def _renormalized(
     )
 
 
-def _facts(plan: LeastSquaresPlan) -> dict[str, str]:
+def solved_facts(plan: SolvedMeanPlan) -> dict[str, str]:
     """Return the provenance: what is solved lies in no parent's basin."""
     merge = plan.merge
     width: dict[str, Any] = {"width": plan.request.width} if plan.growth.apart else {}
@@ -94,24 +120,18 @@ def _facts(plan: LeastSquaresPlan) -> dict[str, str]:
     )
 
 
-def _outcome(
-    plan: LeastSquaresPlan,
-    model: nn.Module,
-    average: WiderMean,
-    wider: Wider,
-    solution: LayerSolution,
-) -> Solved:
-    windows, held = plan.code.network.windows, dict(model.named_parameters())
+def _outcome(plan: SolvedMeanPlan, found: SolvedMean) -> Solved:
+    windows, held = plan.code.network.windows, dict(found.model.named_parameters())
     own = {name for name, window in windows.items() if window.source in held}
     return Solved(
-        layers=solution.fits,
-        others=solution.others,
+        layers=found.solution.fits,
+        others=found.solution.others,
         width=plan.request.width,
-        wider={name: (axis.before, len(axis)) for name, axis in wider.groups.items()},
-        narrow=wider.narrow,
-        parameters=_parameters(average, own),
+        wider={name: (axis.before, len(axis)) for name, axis in found.wider.groups.items()},
+        narrow=found.wider.narrow,
+        parameters=_parameters(found.average, own),
         single=_parameters(plan.merge.models[0], own),
-        difference=wider.difference,
+        difference=found.wider.difference,
     )
 
 

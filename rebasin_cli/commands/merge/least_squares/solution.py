@@ -15,7 +15,7 @@ from rebasin_cli.commands.merge.least_squares.normal_equations import (
     error_of,
     solve,
 )
-from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan
+from rebasin_cli.commands.merge.least_squares.plan import SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solvable_layers import (
     SolvableLayer,
     as_matrix,
@@ -43,7 +43,7 @@ class LayerSolution:
 
 
 def solved_layers(
-    plan: LeastSquaresPlan,
+    plan: SolvedMeanPlan,
     models: Sequence[nn.Module],
     average: TensorSource,
     axes: Mapping[str, TensorAxes],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from rebasin_cli.commands.merge.least_squares.growth_proof import CHANGED, GrowthProof
-from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan, no_growth
+from rebasin_cli.commands.merge.least_squares.plan import SolvedMeanPlan, no_growth
 from rebasin_cli.commands.merge.least_squares.wider_axis import WiderAxis, wider_units
 from rebasin_cli.commands.merge.least_squares.wider_mean import TensorAxes, wider_tensors
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
@@ -32,7 +32,7 @@ class Wider:
 
 
 def widening(
-    plan: LeastSquaresPlan, first: TensorSource, models: Sequence[nn.Module], progress: Progress
+    plan: SolvedMeanPlan, first: TensorSource, models: Sequence[nn.Module], progress: Progress
 ) -> Wider:
     """Return what becomes wider: proved on the first model, chosen by what units do on the data.
 
@@ -53,7 +53,7 @@ def widening(
 
 
 def _groups(
-    plan: LeastSquaresPlan, kept: Sequence[str], models: Sequence[nn.Module], progress: Progress
+    plan: SolvedMeanPlan, kept: Sequence[str], models: Sequence[nn.Module], progress: Progress
 ) -> dict[str, WiderAxis]:
     """Return the axes of groups; units that correlate the least with their partners stay apart."""
     machine, growth = plan.merge.machine, plan.growth

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plan import MergePlan, check_averages, plan_merge
+from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, check_averages, plan_merge
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.saved_parents import check_alike
 from rebasin_cli.errors import UsageError
@@ -23,15 +25,15 @@ UNREAD = "no layer of a known kind reads its units"
 
 
 @dataclass(frozen=True)
-class LinearMapsPlan:
-    """All that `run_linear_maps` needs.
+class LinearMeanPlan:
+    """All that merging models by linear maps needs.
 
     merge: of the models, aligned by permutations. method: a key of LINEAR. readers: where the
     units of each group that is mapped are seen. others: groups that are only permuted, with the
     reason of each. options: those of the user; those of `merge` say how to align.
     """
 
-    merge: MergePlan
+    merge: MeanPlan
     choice: Choice
     code: UserCode
     method: str
@@ -40,6 +42,13 @@ class LinearMapsPlan:
     others: Mapping[str, str]
     request: MergeRequest
     correction: CorrectionPlan | None = None
+
+
+@dataclass(frozen=True)
+class LinearMapsPlan(LinearMeanPlan):
+    """All that `run_linear_maps` needs. maps: where the maps go, if they are saved."""
+
+    merge: MergePlan
     maps: OutputPlace | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -61,21 +70,30 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
     renormalize: of the methods, `reset`. Raises UsageError as `plan_merge` does, without a model
     and data, and where no group can be mapped.
     """
-    method = request.search.method
-    _check(request)
-    renormalize = request.renormalization
-    if renormalize is not None and renormalize.method != "reset":
-        raise UsageError(
-            "the units of the result are those of no parent: only their BatchNorm can be corrected",
-            hint="--renormalize reset",
-        )
+    check_linear(request)
     merge = plan_merge(permuting(request))
+    mean = plan_linear_mean(request, merge, partial(code_of, request))
+    return LinearMapsPlan(**{**vars(mean), "merge": merge}, maps=plan_maps(merge, request))
+
+
+def code_of(request: MergeRequest, first: Checkpoint) -> UserCode:
+    """Return the model and the data that a request names, for a checkpoint."""
+    whole = request.selection.all_tensors
+    return plan_user_code(first, whole, request.tracing, request.data, fed=True)
+
+
+def plan_linear_mean(
+    request: MergeRequest, merge: MeanPlan, code_for: Callable[[Checkpoint], UserCode]
+) -> LinearMeanPlan:
+    """Return how models that are open are merged by linear maps. code_for: what one of them runs.
+
+    Raises UsageError for models that are not aligned, and where no group can be mapped.
+    """
+    method, renormalize = request.search.method, request.renormalization
     if merge.choice is None:
         raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
     first = merge.models[merge.reference]
-    code = plan_user_code(
-        first, request.selection.all_tensors, request.tracing, request.data, fed=True
-    )
+    code = code_for(first)
     sides = sides_of(bare_model(code.network.subject), code.network.windows)
     readers, others = _groups(merge.choice, sides)
     if not readers:
@@ -89,17 +107,8 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
         if renormalize
         else None
     )
-    return LinearMapsPlan(
-        merge,
-        merge.choice,
-        code,
-        method,
-        sides,
-        readers,
-        others,
-        request,
-        correction,
-        plan_maps(merge, request),
+    return LinearMeanPlan(
+        merge, merge.choice, code, method, sides, readers, others, request, correction
     )
 
 
@@ -124,7 +133,7 @@ def permuting(request: MergeRequest) -> MergeRequest:
     )
 
 
-def _check(request: MergeRequest) -> None:
+def check_linear(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
     method, models = request.search.method, len(request.models)
     check_averages(request, f"--method {method}")
@@ -134,6 +143,12 @@ def _check(request: MergeRequest) -> None:
         raise UsageError(
             "zipit merges all units alike, and takes no weights",
             hint="leave out --weights, or --method cca",
+        )
+    renormalize = request.renormalization
+    if renormalize is not None and renormalize.method != "reset":
+        raise UsageError(
+            "the units of the result are those of no parent: only their BatchNorm can be corrected",
+            hint="--renormalize reset",
         )
 
 

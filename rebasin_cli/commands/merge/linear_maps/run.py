@@ -11,7 +11,7 @@ from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import save_linear_maps
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
-from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
+from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan, LinearMeanPlan
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
 from rebasin_cli.commands.merge.operations import size_of
@@ -40,13 +40,11 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     began = perf_counter()
     together = brought_together(merge, progress)
     save_parents(merge, together, progress)
-    seen = _moments(plan, together.sources, progress)
-    maps = _maps(plan, seen, progress)
+    seen, maps = found_maps(plan, together.sources, progress)
     save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
     progress(f"writing {merge.target.path.name}", 0, 0)
-    facts = _facts(plan)
-    result = Result(source, merge.models[0], facts)
+    result = Result(source, merge.models[0], linear_facts(plan))
     written = write_result(
         result, merge.target, plan.request, inputs=merge.models, found=together.found
     )
@@ -68,7 +66,15 @@ def _size(plan: LinearMapsPlan, source: TensorSource) -> ModelSize:
     return size_of(model, first.example)
 
 
-def map_units(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
+def found_maps(
+    plan: LinearMeanPlan, sources: Sequence[TensorSource], progress: Progress
+) -> tuple[Mapping[str, CrossMoments], Maps]:
+    """Return what the units of the aligned models of a plan do together, and their maps."""
+    seen = _moments(plan, sources, progress)
+    return seen, _maps(plan, seen, progress)
+
+
+def map_units(plan: LinearMeanPlan, sources: Sequence[TensorSource], maps: Maps) -> Mean:
     """Return the mean of the models of a plan, each with its units mapped."""
     tensors, merge = plan.choice.bound.tensors, plan.merge
     mapped = [
@@ -81,7 +87,7 @@ def map_units(plan: LinearMapsPlan, sources: Sequence[TensorSource], maps: Maps)
 
 
 def _renormalized(
-    plan: LinearMapsPlan, mean: Mean, progress: Progress
+    plan: LinearMeanPlan, mean: Mean, progress: Progress
 ) -> tuple[TensorSource, Report | None]:
     if plan.correction is None:
         return mean, None
@@ -91,7 +97,7 @@ def _renormalized(
 
 
 def _moments(
-    plan: LinearMapsPlan, sources: Sequence[TensorSource], progress: Progress
+    plan: LinearMeanPlan, sources: Sequence[TensorSource], progress: Progress
 ) -> dict[str, CrossMoments]:
     """Return what the units of all models do together on the data."""
     machine, network = plan.merge.machine, plan.code.network
@@ -100,7 +106,7 @@ def _moments(
     return stacked_moments(models, readers, batches_of(plan.code, machine), progress=progress)
 
 
-def _maps(plan: LinearMapsPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:
+def _maps(plan: LinearMeanPlan, seen: Mapping[str, CrossMoments], progress: Progress) -> Maps:
     maps: dict[str, Sequence[LinearMap]] = {}
     for count, (group, moments) in enumerate(seen.items()):
         progress(f"merging units by {plan.method}", count, len(seen))
@@ -108,7 +114,7 @@ def _maps(plan: LinearMapsPlan, seen: Mapping[str, CrossMoments], progress: Prog
     return maps
 
 
-def _facts(plan: LinearMapsPlan) -> dict[str, str]:
+def linear_facts(plan: LinearMeanPlan) -> dict[str, str]:
     """Return the provenance: what linear maps made lies in no parent's basin."""
     merge = plan.merge
     return provenance(
@@ -123,7 +129,7 @@ def _facts(plan: LinearMapsPlan) -> dict[str, str]:
     )
 
 
-def _outcome(plan: LinearMapsPlan, maps: Maps, seen: Mapping[str, CrossMoments]) -> Zipped:
+def _outcome(plan: LinearMeanPlan, maps: Maps, seen: Mapping[str, CrossMoments]) -> Zipped:
     every = [one for own in maps.values() for one in own]
     inside = sum(int((one.read.sum(0) - 1).clamp(min=0).sum()) for one in every)
     return Zipped(

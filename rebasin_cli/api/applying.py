@@ -1,0 +1,172 @@
+"""What was found for one model, applied to others and to what belongs to them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial, reduce
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from torch import Tensor, nn
+
+from rebasin_cli.activations.statistics_file import KEY as STATISTICS
+from rebasin_cli.adapters.factor_names import is_adapter
+from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.api.pairs import PairMatching
+from rebasin_cli.api.tensors_in import (
+    Model,
+    ModelInMemory,
+    OutputForm,
+    open_all,
+    open_owned,
+    result,
+)
+from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import named_path
+from rebasin_cli.commands.apply.belonging_plan import holds_training, plan_adapter, training_in
+from rebasin_cli.commands.apply.belongings.owner import OwnerModel, owner_of
+from rebasin_cli.commands.apply.belongings.training import Training
+from rebasin_cli.commands.apply.movement import Movement, Reordering
+from rebasin_cli.commands.apply.saved_movement import check_saved, read_movement
+from rebasin_cli.errors import UsageError
+from rebasin_cli.files.coded import moves_together, refuse_torn_codes
+from rebasin_cli.files.part_sources import part_of
+from rebasin_cli.files.provenance import provenance
+from rebasin_cli.options.selection import Selection
+from rebasin_cli.permutation import inverse as inverse_of
+
+if TYPE_CHECKING:
+    from rebasin_cli.tensors import TensorSource
+
+_PLAIN = Selection()
+
+
+@overload
+def apply(
+    permutation: PairMatching | str | PathLike[str],
+    model: ModelInMemory,
+    *,
+    inverse: bool = False,
+    base: Model | None = None,
+) -> dict[str, Tensor]: ...
+
+
+@overload
+def apply(
+    permutation: PairMatching | str | PathLike[str],
+    model: TensorSource | str | PathLike[str],
+    *,
+    inverse: bool = False,
+    base: Model | None = None,
+) -> Checkpoint: ...
+
+
+def apply(
+    permutation: PairMatching | str | PathLike[str],
+    model: Model | Mapping[str, Any],
+    *,
+    inverse: bool = False,
+    base: Model | None = None,
+) -> dict[str, Any] | Checkpoint:
+    """Return a model with its units permuted, or what belongs to it, as by `rebasin apply`.
+
+    permutation: what `match` found, or a file of permutations or of the maps of `rebasin align
+    --symmetry orthogonal`, which fold the norms. inverse: undo it. model: also a file or a state
+    dict of a LoRA and its kin, known by its names, or the state dict of an optimizer, whose
+    moments follow their parameters, with the rest as it is. base: the model that those belong to,
+    where the permutation does not tell; the numbers of an optimizer count the parameters of a
+    module, else the tensors of a state dict or a .pt, in their order.
+
+    The result is as of `PairMatching.apply`. Raises PermutationError for a file that is none or
+    does not fit the model, and for what follows no weight.
+    """
+    if isinstance(model, Mapping) and _is_training(model):
+        return _applied_training(permutation, model, base, inverse=inverse)
+    if isinstance(permutation, PairMatching):
+        return permutation.apply(model, inverse=inverse)
+    path = named_path(fspath(permutation))
+    seen = open_owned(model)
+    if STATISTICS in seen.metadata:
+        hint = "rebasin apply PERM FILE --base MODEL carries them"
+        raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
+    if is_adapter(seen.names()):
+        owner = _owner(path, base)
+        movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=False)
+        return _moved(model, seen, seen, movement, inverse=inverse)
+    held, movement, saved = read_movement(path, seen, inverse=inverse)
+    refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
+    check_saved(saved, path, seen, _PLAIN)
+    return _moved(model, seen, held, movement, inverse=inverse)
+
+
+def _moved(
+    given: Model, seen: Checkpoint, held: Checkpoint, movement: Movement, *, inverse: bool
+) -> dict[str, Tensor] | Checkpoint:
+    """Return a checkpoint that is moved, in the form that it was given in. held: what moves."""
+
+    def part(key: str) -> TensorSource:
+        return movement.apply(part_of(held, key, movement.tensors))
+
+    facts = partial(
+        provenance, "apply", [seen], basin=None, inverse=inverse, **dict(movement.facts)
+    )
+    return result([given], movement.apply(held), OutputForm([held], facts, _PLAIN, part))
+
+
+def _owner(source: Path, base: Model | None) -> OwnerModel:
+    """Return the model that something belongs to."""
+    if base is None or isinstance(base, str | PathLike):
+        named = None if base is None else named_path(fspath(base))
+        return owner_of(source, named, _PLAIN)
+    return _named_owner(base)
+
+
+def _named_owner(base: Model) -> OwnerModel:
+    (model,) = open_all([base], _PLAIN, label="the base")
+    parameters = [n for n, _ in base.named_parameters()] if isinstance(base, nn.Module) else None
+    return OwnerModel(
+        model,
+        ordered=not model.opened or model.layout.format == "pt",
+        named=True,
+        parameters=None if parameters is None else tuple(parameters),
+    )
+
+
+def _is_training(value: Mapping[str, Any]) -> bool:
+    """Return whether a mapping holds states of training, and no tensors of a model."""
+    return not any(isinstance(t, Tensor) for t in value.values()) and holds_training(value)
+
+
+def _applied_training(
+    permutation: PairMatching | str | PathLike[str],
+    state: Mapping[str, Any],
+    base: Model | None,
+    *,
+    inverse: bool,
+) -> dict[str, Any]:
+    """Return a state of training whose tensors follow their weights."""
+    if isinstance(permutation, PairMatching):
+        owner = _named_owner(permutation.other if base is None else base)
+        orders = permutation.permutations
+        movement: Movement = Reordering(
+            permutation.bound, inverse_of(orders) if inverse else orders
+        )
+    else:
+        path = named_path(fspath(permutation))
+        owner = _owner(path, base)
+        _, movement, _ = read_movement(path, owner.model, inverse=inverse)
+    found = training_in(state, [()], movement, owner)
+    tell_kept(found.wrong, Path("the state of training"), keep_unknown=False)
+    return _with_moments(state, found)
+
+
+def _with_moments(state: Mapping[str, Any], found: Training) -> dict[str, Any]:
+    """Return a copy of a state with other tensors at some of its places."""
+    made: dict[str, Any] = copy.deepcopy(dict(state))
+    for job in found.jobs():
+        holder: Any = reduce(lambda value, key: value[key], job.path, made)
+        for info in job.tensors:
+            holder[job.stored[info.name]].copy_(job.produce(info.name))
+    return made
