@@ -11,7 +11,13 @@ from time import perf_counter
 import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.related.convex_means import Merge, find_merges
+from rebasin_cli.commands.related.base_merges import (
+    Gram,
+    gram_of,
+    kept_entries,
+    task_arithmetic,
+)
+from rebasin_cli.commands.related.convex_means import Merge, convex_merges
 from rebasin_cli.commands.related.copies import (
     SAME_WEIGHTS,
     Marks,
@@ -36,12 +42,18 @@ HIDDEN = 10  # times what rounding makes of a copy: scales and rotations make mo
 
 @dataclass(frozen=True)
 class FoundMerge:
-    """A model that is a mean of others: of which, with which shares, and what is left."""
+    """A model that was made of others: of which, with which shares, and what is left.
+
+    base: what the differences of the parents are from; None: it is a mean of them. kept: see
+    `Merge`.
+    """
 
     model: Path
     parents: tuple[Path, ...]
     shares: tuple[float, ...]
     left: float
+    base: Path | None = None
+    kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -230,8 +242,9 @@ class _Comparison:
         names = [n for n in self._plan.names if self._models[0].info(n).floating]
         for family in related_families(found, len(self._models)):
             frame, sources = self._in_one_frame(family, found)
-            merges = find_merges([frame.folded(sources[0]), *sources[1:]], names)
-            yield from (self._named(merge, family) for merge in merges)
+            steps = [_coarsest(self._models[number]) for number in family]
+            gram = gram_of([frame.folded(sources[0]), *sources[1:]], names, steps)
+            yield from (self._named(merge, family) for merge in merges_in(gram))
 
     def _in_one_frame(
         self, family: list[int], found: Mapping[tuple[int, int], ComparedPair]
@@ -255,7 +268,17 @@ class _Comparison:
             tuple(paths[parent] for parent in merge.parents),
             merge.shares,
             merge.left,
+            None if merge.base is None else paths[merge.base],
+            merge.kept,
         )
+
+
+def merges_in(gram: Gram) -> list[Merge]:
+    """Return the merges among models in one frame, each model once: what is exact comes first."""
+    found: dict[int, Merge] = {}
+    for merge in (*task_arithmetic(gram), *convex_merges(gram.products), *kept_entries(gram)):
+        found.setdefault(merge.model, merge)
+    return sorted(found.values(), key=lambda merge: merge.model)
 
 
 def related_families(
@@ -285,13 +308,19 @@ def _finite(model: Checkpoint, plan: RelatedPlan) -> TensorSource:
 
 def _allowed(a: Checkpoint, b: Checkpoint) -> float:
     """Return how far apart a copy may be, as a share of its length: by its coarser dtype."""
-    return max(SAME_WEIGHTS, *(torch.finfo(dtype).eps for dtype in _dtypes(a, b)))
+    return max(SAME_WEIGHTS, _coarsest(a), _coarsest(b))
+
+
+def _coarsest(model: Checkpoint) -> float:
+    """Return the rounding step of the coarsest dtype of a model."""
+    return max(torch.finfo(dtype).eps for dtype in _dtypes(model))
 
 
 def _coarser(a: Checkpoint, b: Checkpoint) -> str:
-    return dtype_name(max(_dtypes(a, b), key=lambda dtype: torch.finfo(dtype).eps))
+    dtypes = [*_dtypes(a), *_dtypes(b)]
+    return dtype_name(max(dtypes, key=lambda dtype: torch.finfo(dtype).eps))
 
 
-def _dtypes(a: Checkpoint, b: Checkpoint) -> list[torch.dtype]:
-    infos = (model.info(name) for model in (a, b) for name in model.names())
+def _dtypes(model: Checkpoint) -> list[torch.dtype]:
+    infos = (model.info(name) for name in model.names())
     return [info.dtype for info in infos if info.floating] or [torch.float64]
