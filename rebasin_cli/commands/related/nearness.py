@@ -46,7 +46,10 @@ from rebasin_cli.tensors.ranges import Kept
 STILL = GroupMaps({}, {})
 COPIES = 6  # of a model at once: two, what is moved, and what a search holds
 WORD = torch.float32.itemsize
-SAMPLE = 2e9  # multiplications of a sweep of the noise that a long search is held against
+# What of all units a long search is held against: of rotations half, an eighth of the work, since
+# their null value is known less well from fewer; of orders as many as take seconds, which are
+# within .006 of the whole (tests/benchmarks/null_from_a_sample.py).
+HALF, SAMPLE = 0.5, 2e9  # a share, and multiplications of one sweep
 # A cosine of units, from which two are nearer to one another than either can be to a third.
 SETTLED = 0.75
 # Where all cosines are this near to 1 it may be a copy, whose maps are then found to rounding.
@@ -151,7 +154,7 @@ def measure_nearness(
     orders: of the second model, found where it turns out that they are needed: where it is as near
     by them as it can be, no rotation is looked for.
     """
-    pair = _open_pair(a, b, frame, settings, progress)
+    pair = free_pair(a, b, frame, settings, progress)
     maps, found, settled = _nearest(pair, orders)
     null = pair.null()
     bound = pair.frame.bound
@@ -164,7 +167,7 @@ def measure_nearness(
 
 
 def _nearest(
-    pair: _ScaleFreePair, orders: Callable[[], GroupMaps] | None
+    pair: FreePair, orders: Callable[[], GroupMaps] | None
 ) -> tuple[GroupMaps, Mapping[str, Closeness], bool]:
     """Return the maps that bring two models nearest, how near, and whether that is settled.
 
@@ -190,7 +193,7 @@ def _nearest(
 
 
 @dataclass(frozen=True)
-class _ScaleFreePair:
+class FreePair:
     """Two models without scales and bases, what may move them, and how that is searched for.
 
     frame: in which matrices alone vote. dtype: of what is compared.
@@ -237,13 +240,14 @@ class _ScaleFreePair:
         if not self.frame.costly:
             found = among_noise(both, self.frame, self.finder(self.frame), seed)
             return {name: each.cosine for name, each in found.items()}
-        share = (SAMPLE / self.frame.work) ** (1 / 3)
+        share = HALF if self.frame.folding else (SAMPLE / self.frame.work) ** (1 / 3)
         return null_of_sample(both, self.frame, self.finder, share, seed)
 
 
-def _open_pair(
+def free_pair(
     a: TensorSource, b: TensorSource, frame: PairFrame, settings: Settings, progress: Progress
-) -> _ScaleFreePair:
+) -> FreePair:
+    """Return two models ready to be compared: without scales and bases, kept if there is room."""
     frame = replace(frame, bound=matrices_of(frame.bound))
     dtype = working_dtype(torch.device("cpu"), a, b)
 
@@ -251,7 +255,7 @@ def _open_pair(
         made = GaugeFree(frame.folded(model), frame.bound, frame.classes, dtype)
         return Kept(made) if held_memory(frame.bound) <= settings.max_memory else made
 
-    return _ScaleFreePair(free(a), free(b), frame, settings, progress, dtype)
+    return FreePair(free(a), free(b), frame, settings, progress, dtype)
 
 
 def is_anchored(tensor: BoundTensor, bound: BoundSpec) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import lgamma, pi, prod, sqrt
+from math import lgamma, log2, pi, prod, sqrt
 
 import torch
 from torch import Tensor
@@ -119,6 +119,25 @@ def null_of_sample(
     seed: int,
 ) -> dict[str, float]:
     """Return what `among_noise` would come to, from a share of all units; see above."""
+    found = _carried_over(pair, frame, finder, share, seed)
+    if frame.folding is None:
+        return found
+    less = _carried_over(pair, frame, finder, share / 2, seed)
+    halvings = log2(1 / share)
+    return {
+        name: min(max(value + halvings * (value - less.get(name, value)), 0.0), 1.0)
+        for name, value in found.items()
+    }
+
+
+def _carried_over(
+    pair: tuple[TensorSource, TensorSource],
+    frame: PairFrame,
+    finder: Callable[[PairFrame], MapFinder],
+    share: float,
+    seed: int,
+) -> dict[str, float]:
+    """Return the cosines of noise in a share of all units, carried over to all by their freedom."""
     small = thin(pair, frame.bound, frame.classes, share)
     less = replace(frame, bound=small.bound)
     found = among_noise((small.reference, small.other), less, finder(less), seed)
