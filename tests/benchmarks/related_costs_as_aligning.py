@@ -29,6 +29,7 @@ QUICK = ("--effort", "quick", "--no-check", "--force")
 ORTHOGONAL = ("--symmetry", "orthogonal", "--no-check", "--force")
 RELATED, INDEPENDENT = "related by training", "independent"
 MB = 1e6
+SIZES = {"perceptron": ((900,), (5000,)), "llama": ((256, 4, 4096), (768, 12, 16384))}
 HEADS = ("models", "M", "b is", "said", "right", "score", "null", "align CPU s",
          "related CPU s", "to that", "peak MB")  # fmt: skip
 
@@ -94,10 +95,13 @@ def elements(path: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="80 M and 100 M parameters")
-    full = parser.parse_args().full
+    parser.add_argument("--kind", choices=SIZES, help="these alone")
+    asked = parser.parse_args()
     found = []
-    for make, sizes in ((perceptrons, (5000,) if full else (900,)),
-                        (llamas, (768, 12, 16384) if full else (256, 4, 4096))):  # fmt: skip
+    for kind, make in (("perceptron", perceptrons), ("llama", llamas)):
+        if asked.kind not in (None, kind):
+            continue
+        sizes = SIZES[kind][asked.full]
         with tempfile.TemporaryDirectory() as name:
             for case in make(Path(name), *sizes):
                 found.append(judged(case, Path(name)))

@@ -56,7 +56,7 @@ class PairFrame:
         return model if self.folding is None else FoldedNorms(model, self.folding)
 
     def moved(
-        self, model: TensorSource, maps: GroupMaps, dtype: torch.dtype = torch.float64
+        self, model: TensorSource, maps: GroupMaps, *, dtype: torch.dtype = torch.float64
     ) -> TensorSource:
         """Return a folded model, moved; dtype: in which it is rotated."""
         if not maps.linear:

@@ -41,7 +41,7 @@ ROUNDS = 30  # of rows and columns; lengths are then one to 1e-6 in trained netw
 RESTING = 10  # rounding steps of a length that changes no more
 RANK = 1e-9  # of the largest singular value, below which a direction of a head is not there
 MATRIX = 2  # axes longer than one, below which nothing is left without scales
-Step = Callable[[Tensor], None]  # takes something out of a block, in place
+Removal = Callable[[Tensor], None]  # takes something out of a block, in place
 
 
 def matrices_of(bound: BoundSpec) -> BoundSpec:
@@ -82,7 +82,7 @@ class GaugeFree(Derived):
             for position, name in enumerate(tensor.members)
         }
         self._bases = dict(_bases_of(voting, self._free_inside))
-        self._steps: dict[Place, tuple[Step, ...]] = {}
+        self._steps: dict[Place, tuple[Removal, ...]] = {}
 
     def load(self, name: str) -> Tensor:
         if name not in self._places:
@@ -102,7 +102,7 @@ class GaugeFree(Derived):
         found = super().info(name)
         return replace(found, dtype=self._dtype) if name in self._places else found
 
-    def _taken_out(self, view: Tensor, tensor: BoundTensor, block: Block) -> Iterator[Step]:
+    def _taken_out(self, view: Tensor, tensor: BoundTensor, block: Block) -> Iterator[Removal]:
         """Take out of a block what no function fixes, in place, and yield how that was done."""
         for axis, group in self._axes(block):
             for step in self._heads_step(view, axis, (tensor, block), group):
@@ -119,7 +119,7 @@ class GaugeFree(Derived):
 
     def _heads_step(
         self, view: Tensor, axis: int, site: tuple[BoundTensor, Block], group: BoundGroup
-    ) -> Iterator[Step]:
+    ) -> Iterator[Removal]:
         """Yield what takes the basis out of an axis of dims inside heads, if there is one."""
         tensor, block = site
         kind, front = self._classes[group.name], _front(block, axis, group)

@@ -232,7 +232,7 @@ class FreePair:
         return least_near_unit(self.first, self._moved(maps), self.frame.bound) >= SETTLED
 
     def _moved(self, maps: GroupMaps) -> TensorSource:
-        return self.frame.moved(self.second, maps, self.dtype)
+        return self.frame.moved(self.second, maps, dtype=self.dtype)
 
     def null(self) -> dict[str, float]:
         """Return the cosine of each matrix where nothing is to be found."""

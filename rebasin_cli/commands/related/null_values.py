@@ -4,7 +4,9 @@ A null value takes a search of its own, as long as that of the models. It is a m
 of how the entries of the first model hang together: where a search is long it is made of a share of
 all units, words and classes, alike. From there to the whole a law leads. Of all orders of n units,
 n! or exp(n log n), the best brings n m Gaussian entries next to others by a cosine of at most
-sqrt(2 log n / m), so that its square goes X
+sqrt(2 log n / m), so that its square goes as log n / n does; orthogonal maps are worth as much as
+their nuclear norm. How both add up changes slowly with size: where models are rotated, what is
+carried over from half as many units tells that, and from both it is extended to the whole.
 """
 
 from __future__ import annotations
@@ -138,10 +140,10 @@ def _carried_over(
     seed: int,
 ) -> dict[str, float]:
     """Return the cosines of noise in a share of all units, carried over to all by their freedom."""
-    small = thin(pair, frame.bound, frame.classes, share)
+    small = _thin(pair, frame.bound, frame.classes, share)
     less = replace(frame, bound=small.bound)
     found = among_noise((small.reference, small.other), less, finder(less), seed)
-    whole, here = (freedom(bound, frame.classes) for bound in (frame.bound, small.bound))
+    whole, here = (_freedom(bound, frame.classes) for bound in (frame.bound, small.bound))
     sums: dict[str, Tensor] = {}
     for name, each in found.items():
         place, size = small.places[name]
@@ -177,7 +179,7 @@ class Shuffled(Derived):
 
 
 @dataclass(frozen=True)
-class Thinned:
+class _Thinned:
     """A share of the units of two models.
 
     places: of each small tensor, the block that it is of, and how many elements that has.
@@ -189,12 +191,12 @@ class Thinned:
     places: Mapping[str, tuple[Place, int]]
 
 
-def thin(
+def _thin(
     pair: tuple[TensorSource, TensorSource],
     bound: BoundSpec,
     classes: Mapping[str, str],
     share: float,
-) -> Thinned:
+) -> _Thinned:
     """Return two models with a share of the units, of each block that votes a tensor."""
     sizes = _sizes(bound, classes, share)
     groups = {name: _thinned_group(group, sizes) for name, group in bound.groups.items()}
@@ -212,7 +214,7 @@ def thin(
             tensors.append(_tensor(name, dims))
             places[name] = (key_of(tensor), block.offset), block.numel
     small = replace(bound, groups=groups, tensors=tuple(tensors), untouched=())
-    return Thinned(small, InMemory(states[0]), InMemory(states[1]), places)
+    return _Thinned(small, InMemory(states[0]), InMemory(states[1]), places)
 
 
 def _tensor(name: str, dims: tuple[Dim, ...]) -> BoundTensor:
@@ -273,7 +275,7 @@ def _spread(size: int, few: int, kind: str) -> Tensor:
     return torch.stack([2 * pairs, 2 * pairs + 1], 1).flatten()
 
 
-def freedom(bound: BoundSpec, classes: Mapping[str, str]) -> dict[Place, float]:
+def _freedom(bound: BoundSpec, classes: Mapping[str, str]) -> dict[Place, float]:
     """Return for each block how much the groups in it may be moved, for each of its entries."""
     every = {name: _of_group(group, classes[name]) for name, group in bound.groups.items()}
     return {
