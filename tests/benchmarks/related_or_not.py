@@ -287,13 +287,14 @@ def base_merge_rows(bed: Bed, folder: Path) -> Iterator[Row]:
         say([*made_of, *how, "-o", str(out), "--force", *bed.network.options])
         said = say(["related", *map(str, (*files, out)), *bed.network.options])
         merges = [event for event in said.events if "merge" in event]
-        found = [[Path(p or "").stem for p in (m["merge"], m["base"], *m["parents"])]
-                 for m in merges]  # fmt: skip
+        named = ((m["merge"], m["base"] or "", *m["parents"]) for m in merges)
+        found = [[Path(path).stem for path in each] for each in named]
         right = found == [[name, "base", "tuned", "other"]]
         shares = " + ".join(f"{share:.2f}" for share in merges[0]["shares"]) if merges else "none"
         kept = number(merges[0]["kept"]) if merges else ""
-        yield (bed.network.name, f"merge over a base, {name}", shares,
-               "yes" if right else f"NO, {found}", "", "", kept, "", number(said.cpu, 1))  # fmt: skip
+        judged_so = "yes" if right else f"NO, {found}"
+        what = f"merge over a base, {name}"
+        yield (bed.network.name, what, shares, judged_so, "", "", kept, "", number(said.cpu, 1))
 
 
 def rows(bed: Bed, *, full: bool) -> Iterator[Row]:

@@ -240,7 +240,7 @@ class FreePair:
         if not self.frame.costly:
             found = among_noise(both, self.frame, self.finder(self.frame), seed)
             return {name: each.cosine for name, each in found.items()}
-        share = HALF if self.frame.folding else (SAMPLE / self.frame.work) ** (1 / 3)
+        share = HALF if self.frame.folding else min(1.0, (SAMPLE / self.frame.work) ** (1 / 3))
         return null_of_sample(both, self.frame, self.finder, share, seed)
 
 
