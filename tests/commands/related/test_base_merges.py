@@ -91,6 +91,13 @@ def test_fine_tunes_of_one_base_are_no_merges_of_one_another():
     assert merges(*TUNES) == ()
 
 
+def test_what_is_no_sum_of_differences_to_rounding_is_no_merge():
+    generator = torch.Generator().manual_seed(0)
+    noisy = {n: v + 1e-4 * torch.randn(v.shape, generator=generator)
+             for n, v in arithmetic(0.8, -0.7).items()}  # fmt: skip
+    assert merges(BASE, *TUNES[:2], noisy) == ()
+
+
 def test_a_fine_tune_that_was_tuned_further_in_part_is_no_merge():
     generator = torch.Generator().manual_seed(0)
     entries = torch.randn(4, 8000, generator=generator, dtype=torch.float64)
