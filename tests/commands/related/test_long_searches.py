@@ -94,11 +94,11 @@ def test_models_that_are_not_kept_in_memory_are_as_near():
 
 
 def test_a_sample_of_noise_comes_to_what_all_of_it_does():
-    states = [mlp(seed, (60, 300, 260, 200, 10)) for seed in (0, 1)]
-    bound = bind(load_spec("mlp"), infos(InMemory(states[0])))
+    one, two = (InMemory(mlp(seed, (60, 300, 260, 200, 10))) for seed in (0, 1))
+    bound = bind(load_spec("mlp"), infos(one))
     frame = frame_of_orders(bound, frozenset(bound.groups))
     settings = Settings(effort="quick")
-    pair = free_pair(*map(InMemory, states), frame, settings, silent)
+    pair = free_pair(one, two, frame, settings, silent)
     both = pair.first, pair.second
     whole = among_noise(both, pair.frame, pair.finder(pair.frame), 0)
     sample = null_of_sample(both, pair.frame, pair.finder, 0.4, 0)
