@@ -275,11 +275,11 @@ class _OrderAndMaps:
 
 
 def similarities_of(terms: Iterable[LinearTerm]) -> dict[tuple[str, ...], Tensor]:
-    """Return the similarities of units that are flat, by chain: (n, n)."""
+    """Return the similarities of units that are flat, by chain: (n, n), in float64."""
     found: dict[tuple[str, ...], Tensor] = {}
     for term in terms:
         mine, theirs = (each.flatten(1) for each in (term.reference, term.other))
-        product = mine @ theirs.T
+        product = (mine @ theirs.T).double()
         found[term.groups] = found[term.groups] + product if term.groups in found else product
     return found
 

@@ -1,4 +1,4 @@
-"""The search for maps with both models in memory, in float64."""
+"""The search for maps with both models in memory."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ TINY = 1e-300
 class HeldSearch(MapSearch):
     """A search that moves the other model in place, by one step after the other.
 
-    Tensors are float64, as `BoundTensor.load` gives them, and on the device of the maps. moments:
-    of streams, by group: what the reference's units do with those of the other model, (d, d).
+    Tensors are all of one dtype, and on the device of the maps. moments: of streams, by group: what
+    the reference's units do with those of the other model, (d, d).
     """
 
     reference: Mapping[str, Tensor]
@@ -135,11 +135,18 @@ class HeldSearch(MapSearch):
 
     def _move(self, family: GroupFamily, step: GroupMaps) -> None:
         for tensor in tensors_at(family.sites):
-            self.other[key_of(tensor)] = carry(self.other[key_of(tensor)], tensor, step)
+            values = self.other[key_of(tensor)]
+            self.other[key_of(tensor)] = carry(values, tensor, step, dtype=values.dtype)
         self.maps = self.maps.then(step)
 
 
-def voting(bound: BoundSpec, model: TensorSource, *, device: str = "cpu") -> dict[str, Tensor]:
+def voting(
+    bound: BoundSpec,
+    model: TensorSource,
+    *,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+) -> dict[str, Tensor]:
     """Return the tensors of a model that vote, by first name. Raises NotFiniteError."""
     votes = [tensor for tensor in bound.tensors if tensor.votes and tensor.groups]
-    return {key_of(tensor): load_voting(tensor, model, device=device) for tensor in votes}
+    return {key_of(t): load_voting(t, model, dtype=dtype, device=device) for t in votes}

@@ -31,6 +31,7 @@ def match_maps(
     rise: float = RISE,
     max_memory: int | None = None,
     device: str = "cpu",
+    dtype: torch.dtype | None = None,
     progress: Progress = silent,
 ) -> MapMatching:
     """Return the maps of `other` that bring it next to `reference`; both are folded.
@@ -39,16 +40,20 @@ def match_maps(
     what the models do on data, by stream, float64 (d, d); None: by weights alone. rise: share of
     the objective that a sweep has to gain, or the search ends. max_memory: bytes; models that do
     not fit whole are read as they are needed, unless there are moments; None: they fit. device:
-    where products and factors are taken, in float64; the maps come back from it. On one thread: the
-    rounding of a product does not depend on the load of the machine. Raises NotFiniteError.
+    where products and factors are taken; the maps come back from it. dtype: of products; None:
+    float64, or float32 for models of 16 bits that are not held. On one thread: the rounding of a
+    product does not depend on the load of the machine. Raises NotFiniteError.
     """
     start = still(bound, classes).to(device)
     with one_thread():
         if max_memory is not None and not fits_whole(bound, max_memory) and not moments:
             both = reference, other
-            found = StreamedSearch(bound, classes, start, *both, rise=rise, device=device)
+            found = StreamedSearch(
+                bound, classes, start, *both, rise=rise, device=device, dtype=dtype
+            )
             return _brought_back(found.run(progress))
-        a, b = (voting(bound, model, device=device) for model in (reference, other))
+        exact = dtype or torch.float64
+        a, b = (voting(bound, model, dtype=exact, device=device) for model in (reference, other))
         seen = {name: each.to(device) for name, each in (moments or {}).items()}
         held = HeldSearch(bound, classes, start, a, b, moments=seen, rise=rise)
         return _brought_back(held.run(progress))

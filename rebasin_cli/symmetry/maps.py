@@ -150,13 +150,17 @@ def _map_axis(
 
 
 class Carried(Derived):
-    """A TensorSource whose tensors are mapped as they are loaded, computed in float64."""
+    """A TensorSource whose tensors are mapped as they are loaded, computed in `dtype`."""
 
     def __init__(
-        self, source: TensorSource, tensors: Sequence[BoundTensor], maps: GroupMaps
+        self,
+        source: TensorSource,
+        tensors: Sequence[BoundTensor],
+        maps: GroupMaps,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(source)
-        self._maps = maps
+        self._maps, self._dtype = maps, dtype
         moved = maps.linear.keys() | {n for n, p in maps.permutations.items() if p.moved}
         self._places = {
             name: (tensor, position)
@@ -169,5 +173,5 @@ class Carried(Derived):
         if name not in self._places:
             return super().load(name)
         tensor, position = self._places[name]
-        whole = carry(tensor.load(self._source), tensor, self._maps)
+        whole = carry(tensor.load(self._source), tensor, self._maps, dtype=self._dtype)
         return whole[position] if tensor.stacked else whole

@@ -64,12 +64,13 @@ class StreamedSearch(MapSearch):
 
     weights: of blocks. owners: of each block the family that is visited last in a sweep of those
     that it is in. agreed: of the blocks that a family owns, as of its last visit. device: where
-    the maps are, and where tensors are brought to.
+    the maps are, and where tensors are brought to. dtype: of products; None: as above.
     """
 
     reference: TensorSource
     other: TensorSource
     device: str = field(default="cpu", kw_only=True)
+    dtype: torch.dtype | None = field(default=None, kw_only=True)
     weights: Mapping[Place, float] = field(init=False)
     owners: Mapping[Place, str] = field(init=False)
     agreed: dict[str, Agreement] = field(init=False, default_factory=dict)
@@ -79,7 +80,7 @@ class StreamedSearch(MapSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._dtype = self._product_dtype()
+        self._dtype = self.dtype or self._product_dtype()
         self.owners = {
             place_of(site): root for root in self.ordered for site in self.families[root].sites
         }

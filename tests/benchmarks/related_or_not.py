@@ -38,6 +38,12 @@ TEXT_ROWS = 12  # windows of text, of 64 characters each
 LONG, FAST = 400, 2e-3
 CHARACTERS = 65
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rebasin-benchmarks"
+OVER_BASE = {
+    "sum": ("--combine", "task-arithmetic", "--weights", "0.8,0.7"),
+    "ties": ("--combine", "ties", "--density", "0.2"),
+    "dare": ("--combine", "dare", "--density", "0.5"),
+    "dare-ties": ("--combine", "dare-ties", "--density", "0.5"),
+}
 HEADS = (
     "network",
     "what it is",
@@ -267,6 +273,30 @@ def merge_row(bed: Bed, folder: Path, *, hidden: bool) -> Row:
             number(said.cpu, 1))  # fmt: skip
 
 
+def base_merge_rows(bed: Bed, folder: Path) -> Iterator[Row]:
+    """Yield whether merges over seed 0 are named with their parents, a third fine-tune beside."""
+    base = state_of(bed.path(0))
+    files = [folder / f"{name}.safetensors" for name in ("base", "tuned", "other", "third")]
+    for file, state in zip(
+        files, (base, *(tuned_from(bed, base, seed) for seed in (0, 1, 2))), strict=True
+    ):
+        save_file(dict(state), file)
+    for name, how in OVER_BASE.items():
+        out = folder / f"{name}.safetensors"
+        made_of = ["merge", *map(str, files[1:3]), "--base", str(files[0]), "--strategy", "none"]
+        say([*made_of, *how, "-o", str(out), "--force", *bed.network.options])
+        said = say(["related", *map(str, (*files, out)), *bed.network.options])
+        merges = [event for event in said.events if "merge" in event]
+        named = ((m["merge"], m["base"] or "", *m["parents"]) for m in merges)
+        found = [[Path(path).stem for path in each] for each in named]
+        right = found == [[name, "base", "tuned", "other"]]
+        shares = " + ".join(f"{share:.2f}" for share in merges[0]["shares"]) if merges else "none"
+        kept = number(merges[0]["kept"]) if merges else ""
+        judged_so = "yes" if right else f"NO, {found}"
+        what = f"merge over a base, {name}"
+        yield (bed.network.name, what, shares, judged_so, "", "", kept, "", number(said.cpu, 1))
+
+
 def rows(bed: Bed, *, full: bool) -> Iterator[Row]:
     """Yield the rows of a network."""
     with tempfile.TemporaryDirectory() as name:
@@ -275,6 +305,7 @@ def rows(bed: Bed, *, full: bool) -> Iterator[Row]:
             yield judged(bed, case, folder)
         for hidden in (False, True):
             yield merge_row(bed, folder, hidden=hidden)
+        yield from base_merge_rows(bed, folder)
     for pair in list(combinations(SEEDS, 2))[: None if full else 1]:
         yield seeds_row(bed, pair)
 

@@ -9,14 +9,11 @@ another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import wide
 
 LEFT = 0.3  # of the distance to the nearest parent: maps of rotated ones are found with some noise
 LEAST = 0.08  # a share, below which a model is none of the parents
@@ -25,30 +22,28 @@ COPY = 1e-5  # of the largest distance, below which two models are one
 
 @dataclass(frozen=True)
 class Merge:
-    """A model that lies between others. All by number; left: of the distance to the nearest."""
+    """A model that was made of others, all by number.
+
+    shares: of the parents; over a base, what their differences to it are times. left: what they do
+    not explain, as a share of the distance to the nearest of them, or to the base; where entries
+    of differences are kept, of the square of that. kept: then what they explain of it.
+    """
 
     model: int
     parents: tuple[int, ...]
     shares: tuple[float, ...]
     left: float
+    base: int | None = None
+    kept: float | None = None
 
 
-def find_merges(models: Sequence[TensorSource], names: Sequence[str]) -> list[Merge]:
-    """Return which of some models in one frame lie between others of them. names: of tensors."""
-    products = inner_products(models, names)
-    found = (_merge_of(number, products) for number in range(len(models)))
+def convex_merges(products: Tensor) -> list[Merge]:
+    """Return which of some models lie between others of them.
+
+    products: <X_i - X_0, X_j - X_0> of all models in one frame, (n, n) in float64.
+    """
+    found = (_merge_of(number, products) for number in range(len(products)))
     return [merge for merge in found if merge is not None]
-
-
-def inner_products(models: Sequence[TensorSource], names: Sequence[str]) -> Tensor:
-    """Return <X_i - X_0, X_j - X_0> of all models, (n, n) in float64, tensor by tensor."""
-    total = torch.zeros(len(models), len(models), dtype=torch.float64)
-    for name in names:
-        first = wide(models[0].load(name))
-        apart = [(wide(model.load(name)) - first).flatten() for model in models[1:]]
-        rows = torch.stack([torch.zeros_like(first).flatten(), *apart])
-        total += rows @ rows.mT
-    return total
 
 
 def _merge_of(number: int, products: Tensor) -> Merge | None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.folding.rotated_pair import share_apart
+from rebasin_cli.matching.problem.measure import pieces
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import same_bits, wide
+from rebasin_cli.tensors.numbers import in_reals
 
 # Of |A|: what products in float64 and storing in float32 leave of a rotated or rescaled copy.
 SAME_WEIGHTS = 1e-4
@@ -22,6 +24,7 @@ BLOCK, SAMPLED = 32, 256  # weights that share a scale at least; blocks of a mat
 FEWEST = 12  # different values of a block, below which it tells nothing
 LEVELS = 255  # steps from zero to the largest weight of a block: 8 bits have 127, or 255
 OFF_GRID = 0.1  # of a step: what float16 leaves of multiples of it
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a value
 ON_GRID = 0.95  # of the blocks: a model that is quantised, its first and last layers perhaps not
 
 
@@ -62,11 +65,12 @@ def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> St
     sums = torch.zeros(4, dtype=torch.float64)
     for name in names:
         x, y = a.load(name), b.load(name)
-        sums += _squares(x, y)
+        squares = _squares(x, y)
+        sums += squares
         if same_bits(x, y):
             continue
         different.append(name)
-        largest = max(largest, share_apart(x, y))
+        largest = max(largest, _share_apart(*squares[:2].tolist()))
         if not _is_rounding(x, y):
             beyond.append(name)
     size, apart, both, both_apart = (float(value) for value in sums.sqrt())
@@ -80,23 +84,57 @@ def compare_stored(a: TensorSource, b: TensorSource, names: Sequence[str]) -> St
     )
 
 
+def may_be_reordered(a: TensorSource, b: TensorSource, stacks: Iterable[Sequence[str]]) -> bool:
+    """Return whether one model may be the other in another order, rounded or not.
+
+    It is not where the bits of the values of some tensor, seen as whole numbers, have another sum.
+    stacks: names of tensors whose values may change places with one another.
+    """
+    return all(_sums_of_bits(a, b, names) for names in stacks)
+
+
+def _sums_of_bits(a: TensorSource, b: TensorSource, names: Sequence[str]) -> bool:
+    sums = [0, 0]
+    for name in names:
+        for k, values in enumerate(_in_coarser(a.load(name), b.load(name))):
+            numbers = values.contiguous().flatten().view(BITS[values.dtype.itemsize])
+            sums[k] += int(numbers.sum(dtype=torch.int64))
+    return sums[0] == sums[1]
+
+
+def _in_coarser(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two tensors in the coarser of their floating dtypes; complex ones as reals."""
+    x, y = in_reals(x), in_reals(y)
+    if x.dtype == y.dtype or not (x.is_floating_point() and y.is_floating_point()):
+        return x, y
+    coarser = max((x.dtype, y.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    return x.to(coarser), y.to(coarser)
+
+
 def _is_rounding(x: Tensor, y: Tensor) -> bool:
     """Return whether one tensor is the other in a coarser dtype."""
     dtypes = {x.dtype, y.dtype}
     if len(dtypes) == 1 or not all(dtype.is_floating_point for dtype in dtypes):
         return False
-    coarser = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    return same_bits(x.to(coarser), y.to(coarser))
+    return same_bits(*_in_coarser(x, y))
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
     """Return |x|^2 and |x - y|^2, then both of what is zero in neither; 0 of whole numbers."""
+    sums = torch.zeros(4, dtype=torch.float64)
     if not x.is_floating_point():
-        return torch.zeros(4, dtype=torch.float64)
-    x, y = wide(x), wide(y)
-    both = (x != 0) & (y != 0)
-    sizes, apart = x.square(), (x - y).square()
-    return torch.stack([sizes.sum(), apart.sum(), sizes[both].sum(), apart[both].sum()])
+        return sums
+    for a, b in pieces(x, y):
+        both = (a != 0) & (b != 0)
+        apart, sizes = a - b, torch.where(both, a, 0.0)
+        known = torch.where(both, apart, 0.0)
+        sums += torch.stack([v.dot(v) for v in (a, apart, sizes, known)])
+    return sums
+
+
+def _share_apart(square: float, apart: float) -> float:
+    """Return |x - y| / |x| of two tensors that differ; infinite where there is no scale."""
+    return sqrt(apart / square) if square > 0 else inf
 
 
 @dataclass(frozen=True)
@@ -131,10 +169,10 @@ def marks_of(model: TensorSource, names: Iterable[str]) -> Marks:
 
 def _sampled(values: Tensor) -> Iterable[Tensor]:
     """Return some blocks of a matrix, each inside a row: evenly spread, the same in every run."""
-    rows = wide(values).reshape(len(values), -1)
+    rows = values.reshape(len(values), -1)
     whole = rows.shape[1] // BLOCK * BLOCK
     blocks = rows[:, :whole].reshape(-1, BLOCK) if whole else rows
-    return blocks[:: max(1, len(blocks) // SAMPLED)][:SAMPLED]
+    return wide(blocks[:: max(1, len(blocks) // SAMPLED)][:SAMPLED])
 
 
 def _is_on_grid(block: Tensor) -> bool | None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
+from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.settings import Settings
+from rebasin_cli.matching.problem.similarity_cache import work
+from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.map_search import match_maps
 from rebasin_cli.symmetry.map_sweeps import RISE
-from rebasin_cli.symmetry.maps import Carried, GroupMaps
+from rebasin_cli.symmetry.maps import Carried, GroupMaps, OrthogonalMap
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
 from rebasin_cli.tensors import TensorSource
 
+CHEAP = 5e9  # multiplications of a sweep; beyond it searches take seconds, and are cut short
+VISITS, ROUGH = 3, 1e-2  # of each family, and what a sweep of rotations has to gain, of those
 MapFinder = Callable[[TensorSource, TensorSource], GroupMaps]
 
 
@@ -33,20 +41,40 @@ class PairFrame:
     movable: frozenset[str] | None
     folding: FoldPlan | None
 
+    @property
+    def work(self) -> float:
+        """The multiplications of one sweep of a search."""
+        return sum(map(work, families(self.bound, self.movable).values()))
+
+    @property
+    def costly(self) -> bool:
+        """Whether a search takes so long that it is cut short."""
+        return self.work > CHEAP
+
     def folded(self, model: TensorSource) -> TensorSource:
         """Return a model as its tensors move."""
         return model if self.folding is None else FoldedNorms(model, self.folding)
 
-    def moved(self, model: TensorSource, maps: GroupMaps) -> TensorSource:
-        """Return a folded model, moved."""
-        if self.folding is None:
+    def moved(
+        self, model: TensorSource, maps: GroupMaps, *, dtype: torch.dtype = torch.float64
+    ) -> TensorSource:
+        """Return a folded model, moved; dtype: in which it is rotated."""
+        if not maps.linear:
             return Permuted(model, self.bound.tensors, maps.permutations)
-        return Carried(model, self.bound.tensors, maps)
+        return Carried(model, self.bound.tensors, maps, dtype)
 
-    def finder(self, settings: Settings, progress: Progress, *, rise: float = RISE) -> MapFinder:
+    def finder(
+        self,
+        settings: Settings,
+        progress: Progress,
+        *,
+        rise: float = RISE,
+        dtype: torch.dtype | None = None,
+    ) -> MapFinder:
         """Return what finds the maps that bring a folded model next to another.
 
-        rise: share of the objective that a sweep of rotations has to gain.
+        rise: share of the objective that a sweep of rotations has to gain. dtype: of their
+        products.
         """
 
         def orders(a: TensorSource, b: TensorSource) -> GroupMaps:
@@ -64,10 +92,30 @@ class PairFrame:
                 rise=rise,
                 max_memory=settings.max_memory,
                 device=settings.device,
+                dtype=dtype,
                 progress=progress,
             ).maps
 
         return orders if self.folding is None else rotations
+
+    def in_classes(self, orders: GroupMaps) -> GroupMaps:
+        """Return orders of all groups as maps of their classes."""
+        linear = {
+            name: OrthogonalMap(_as_matrix(permutation), permutation.parents)
+            for name, permutation in orders.permutations.items()
+            if self.classes[name] != PERMUTATION
+        }
+        kept = {n: p for n, p in orders.permutations.items() if n not in linear}
+        return GroupMaps(kept, linear)
+
+
+def _as_matrix(permutation: Permutation) -> Tensor:
+    return torch.eye(permutation.index.shape[-1], dtype=torch.float64)[permutation.index]
+
+
+def cut_short(settings: Settings) -> Settings:
+    """Return how to search where that takes long: relatives are found by the first visits."""
+    return replace(settings, effort="quick", visits=VISITS)
 
 
 def frame_of_orders(bound: BoundSpec, movable: frozenset[str]) -> PairFrame:

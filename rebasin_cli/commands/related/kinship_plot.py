@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +26,42 @@ def draw_kinship(outcome: Kinship, place: OutputPlace) -> Drawn:
 
 
 def kinship_figure(outcome: Kinship) -> Any:
-    """Return the matplotlib figure: a cell for each pair, its score in it."""
-    size = len(outcome.models)
+    """Return the matplotlib figure: a cell for each pair, its score in it, relatives together."""
+    size, order = len(outcome.models), relatives_together(outcome)
     inches = min(max(SMALLEST, CELL * size + 2), LARGEST)
     figure = matplotlib("figure").Figure(figsize=(inches + 1, inches), layout="constrained")
     axes = figure.subplots()
-    scores = [[_score(outcome, a, b) for b in range(size)] for a in range(size)]
+    scores = [[_score(outcome, a, b) for b in order] for a in order]
     image = axes.imshow(scores, cmap="Blues", vmin=0, vmax=1)
     for a, row in enumerate(scores):
         for b, score in enumerate(row):
             if a != b:
                 colour = "white" if score >= DARK else "#222222"
                 axes.text(b, a, f"{score:.2f}", ha="center", va="center", color=colour, fontsize=9)
-    names = [_short(path) for path in outcome.models]
+    names = [_short(outcome.models[number]) for number in order]
     axes.set_xticks(range(size), names, rotation=35, ha="right", fontsize=9)
     axes.set_yticks(range(size), names, fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.colorbar(image, ax=axes, label="score: 0 unrelated, 1 a copy", shrink=0.8)
     return figure
+
+
+def relatives_together(outcome: Kinship) -> list[int]:
+    """Return the models in an order in which those of one family are beside one another.
+
+    As leaves of a tree: the two clusters with the largest mean score become one, and so on.
+    """
+    clusters = [[number] for number in range(len(outcome.models))]
+    while len(clusters) > 1:
+        one, two = max(combinations(clusters, 2), key=lambda pair: _mean_score(outcome, *pair))
+        clusters = [[*one, *two] if each is one else each for each in clusters if each is not two]
+    return clusters[0]
+
+
+def _mean_score(outcome: Kinship, one: Sequence[int], two: Sequence[int]) -> float:
+    scores = [_score(outcome, a, b) for a in one for b in two]
+    return sum(scores) / len(scores)
 
 
 def _score(outcome: Kinship, a: int, b: int) -> float:

@@ -22,22 +22,36 @@ from dataclasses import dataclass, replace
 from math import prod
 
 import torch
-from torch import Tensor
 
-from rebasin_cli.commands.related.frames import PairFrame
+from rebasin_cli.commands.related.frames import ROUGH, MapFinder, PairFrame, cut_short
 from rebasin_cli.commands.related.gauge_free import MATRIX, GaugeFree, matrices_of
+from rebasin_cli.commands.related.null_values import (
+    Closeness,
+    among_noise,
+    closeness,
+    least_near_unit,
+    null_of_sample,
+)
 from rebasin_cli.folding.rotated_pair import AT_REST
+from rebasin_cli.matching.problem.device_tensors import working_dtype
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.symmetry.map_sweeps import RISE
 from rebasin_cli.symmetry.maps import GroupMaps
-from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.ranges import Kept
 
 STILL = GroupMaps({}, {})
-COPIES = 6  # of a model in float64 at once: two, what is moved, and what a search holds
-WORD = torch.float64.itemsize
+COPIES = 6  # of a model at once: two, what is moved, and what a search holds
+WORD = torch.float32.itemsize
+# What of all units a long search is held against: of rotations half, an eighth of the work, since
+# their null value is known less well from fewer; of orders as many as take seconds, which are
+# within .006 of the whole (tests/benchmarks/null_from_a_sample.py).
+HALF, SAMPLE = 0.5, 2e9  # a share, and multiplications of one sweep
+# A cosine of units, from which two are nearer to one another than either can be to a third.
+SETTLED = 0.75
 # Where all cosines are this near to 1 it may be a copy, whose maps are then found to rounding.
 CLOSE = 0.99
 # A matrix of a copy with noise as long as itself comes to .5 and more; of networks trained apart
@@ -78,11 +92,13 @@ class MatrixScore:
 class Nearness:
     """The scores of all matrices of two models, and the maps that they were found by.
 
-    maps: of the second model, which was folded before if they rotate.
+    maps: of the second model, which was folded before if they rotate. settled: each unit is so near
+    to its counterpart that no other could be meant.
     """
 
     matrices: tuple[MatrixScore, ...]
     maps: GroupMaps
+    settled: bool = False
 
     @property
     def inner(self) -> tuple[MatrixScore, ...]:
@@ -130,28 +146,116 @@ def measure_nearness(
     frame: PairFrame,
     settings: Settings,
     progress: Progress,
+    *,
+    orders: Callable[[], GroupMaps] | None = None,
 ) -> Nearness:
-    """Return how near two models are. Raises NotFiniteError."""
-    matrices = replace(frame, bound=matrices_of(frame.bound))
-    first, second = (_held(_free(m, matrices), matrices.bound, settings) for m in (a, b))
-    maps = matrices.finder(settings, progress)(first, second)
-    found = cosines(first, matrices.moved(second, maps), matrices.bound)
-    # A search that is misled by what does not belong together misses what never moved.
-    as_stored = cosines(first, second, matrices.bound)
-    if _sum(as_stored) > _sum(found):
-        maps, found = STILL, as_stored
-    if frame.folding and all(cosine >= CLOSE for cosine, _ in found.values()):
-        maps = matrices.finder(settings, progress, rise=AT_REST)(first, second)
-        found = cosines(first, matrices.moved(second, maps), matrices.bound)
-    noise = Shuffled(second, matrices.bound, settings.seed)
-    order = matrices.finder(settings, progress)(first, noise)
-    null = cosines(first, matrices.moved(noise, order), matrices.bound)
-    anchored = {t.members[0]: is_anchored(t, matrices.bound) for t in matrices.bound.tensors}
+    """Return how near two models are. Raises NotFiniteError.
+
+    orders: of the second model, found where it turns out that they are needed: where it is as near
+    by them as it can be, no rotation is looked for.
+    """
+    pair = free_pair(a, b, frame, settings, progress)
+    maps, found, settled = _nearest(pair, orders)
+    null = pair.null()
+    bound = pair.frame.bound
+    anchored = {t.members[0]: is_anchored(t, bound) for t in bound.tensors}
     scores = [
-        MatrixScore(name, cosine, null[name][0], elements, anchored[name])
-        for name, (cosine, elements) in found.items()
+        MatrixScore(name, each.cosine, null.get(name, 0.0), each.elements, anchored[name])
+        for name, each in found.items()
     ]
-    return Nearness(tuple(scores), maps)
+    return Nearness(tuple(scores), maps, settled)
+
+
+def _nearest(
+    pair: FreePair, orders: Callable[[], GroupMaps] | None
+) -> tuple[GroupMaps, Mapping[str, Closeness], bool]:
+    """Return the maps that bring two models nearest, how near, and whether that is settled.
+
+    What costs least is tried first.
+    """
+    as_stored = pair.closeness(STILL)
+    if pair.settled(as_stored, STILL):
+        return STILL, as_stored, True
+    if orders and pair.frame.folding:
+        permuted = orders()
+        found = pair.closeness(permuted)
+        if pair.settled(found, permuted):
+            return pair.frame.in_classes(permuted), found, True
+    maps = pair.found()
+    found = pair.closeness(maps)
+    # A search that is misled by what does not belong together misses what never moved.
+    if _sum(as_stored) > _sum(found):
+        return STILL, as_stored, False
+    if pair.frame.folding and all(each.cosine >= CLOSE for each in found.values()):
+        maps = pair.refined(maps)
+        found = pair.closeness(maps)
+    return maps, found, pair.settled(found, maps)
+
+
+@dataclass(frozen=True)
+class FreePair:
+    """Two models without scales and bases, what may move them, and how that is searched for.
+
+    frame: in which matrices alone vote. dtype: of what is compared.
+    """
+
+    first: TensorSource
+    second: TensorSource
+    frame: PairFrame
+    settings: Settings
+    progress: Progress
+    dtype: torch.dtype
+
+    def finder(self, frame: PairFrame) -> MapFinder:
+        """Return what finds the maps of models in a frame, as exactly as in that of the pair."""
+        long = self.frame.costly
+        settings = cut_short(self.settings) if long else self.settings
+        rise = ROUGH if long else RISE
+        return frame.finder(settings, self.progress, rise=rise, dtype=self.dtype)
+
+    def found(self) -> GroupMaps:
+        """Return the maps that bring the second model next to the first."""
+        return self.finder(self.frame)(self.first, self.second)
+
+    def refined(self, maps: GroupMaps) -> GroupMaps:
+        """Return rotations that are nearly right as exactly as they can be."""
+        finder = self.frame.finder(self.settings, self.progress, rise=AT_REST)
+        return maps.then(finder(self.first, self.frame.moved(self.second, maps)))
+
+    def closeness(self, maps: GroupMaps) -> dict[str, Closeness]:
+        return closeness(self.first, self._moved(maps), self.frame.bound)
+
+    def settled(self, found: Mapping[str, Closeness], maps: GroupMaps) -> bool:
+        """Return whether each unit is so near to its counterpart that no other could be meant."""
+        if any(each.cosine < SETTLED for each in found.values()):
+            return False
+        return least_near_unit(self.first, self._moved(maps), self.frame.bound) >= SETTLED
+
+    def _moved(self, maps: GroupMaps) -> TensorSource:
+        return self.frame.moved(self.second, maps, dtype=self.dtype)
+
+    def null(self) -> dict[str, float]:
+        """Return the cosine of each matrix where nothing is to be found."""
+        seed, both = self.settings.seed, (self.first, self.second)
+        if not self.frame.costly:
+            found = among_noise(both, self.frame, self.finder(self.frame), seed)
+            return {name: each.cosine for name, each in found.items()}
+        share = HALF if self.frame.folding else min(1.0, (SAMPLE / self.frame.work) ** (1 / 3))
+        return null_of_sample(both, self.frame, self.finder, share, seed)
+
+
+def free_pair(
+    a: TensorSource, b: TensorSource, frame: PairFrame, settings: Settings, progress: Progress
+) -> FreePair:
+    """Return two models ready to be compared: without scales and bases, kept if there is room."""
+    frame = replace(frame, bound=matrices_of(frame.bound))
+    dtype = working_dtype(torch.device("cpu"), a, b)
+
+    def free(model: TensorSource) -> TensorSource:
+        made = GaugeFree(frame.folded(model), frame.bound, frame.classes, dtype)
+        return Kept(made) if held_memory(frame.bound) <= settings.max_memory else made
+
+    return FreePair(free(a), free(b), frame, settings, progress, dtype)
 
 
 def is_anchored(tensor: BoundTensor, bound: BoundSpec) -> bool:
@@ -164,60 +268,10 @@ def is_anchored(tensor: BoundTensor, bound: BoundSpec) -> bool:
     return all(len(roots(block)) < MATRIX for block in tensor.blocks)
 
 
-def _free(model: TensorSource, frame: PairFrame) -> TensorSource:
-    return GaugeFree(frame.folded(model), frame.bound, frame.classes)
-
-
-def _held(source: TensorSource, bound: BoundSpec, settings: Settings) -> TensorSource:
-    """Return a source that keeps what it makes, if there is room for it."""
-    return Kept(source) if held_memory(bound) <= settings.max_memory else source
-
-
 def held_memory(bound: BoundSpec) -> int:
     """Return the bytes of comparing two models that are kept in memory. bound: `matrices_of`."""
     return COPIES * WORD * sum(prod(tensor.shape) for tensor in bound.tensors if tensor.votes)
 
 
-def _sum(found: Mapping[str, tuple[float, int]]) -> float:
-    return sum(cosine * elements for cosine, elements in found.values())
-
-
-def cosines(a: TensorSource, b: TensorSource, bound: BoundSpec) -> dict[str, tuple[float, int]]:
-    """Return the cosine of each tensor that votes with its counterpart, and its elements.
-
-    What is zero in both models tells nothing, and is left out.
-    """
-    found = {}
-    for tensor in bound.tensors:
-        if tensor.votes:
-            x, y = (tensor.load(source).double().flatten() for source in (a, b))
-            mine, theirs = float(x.norm()), float(y.norm())
-            if mine or theirs:
-                cosine = float(x @ y) / (mine * theirs) if mine and theirs else 0.0
-                found[tensor.members[0]] = cosine, x.numel()
-    return found
-
-
-class Shuffled(Derived):
-    """A model with the entries of each block that votes in a random order: a seed says which."""
-
-    def __init__(self, source: TensorSource, bound: BoundSpec, seed: int) -> None:
-        super().__init__(source)
-        self._places = {
-            name: (tensor, position, seed + number)
-            for number, tensor in enumerate(bound.tensors)
-            if tensor.votes
-            for position, name in enumerate(tensor.members)
-        }
-
-    def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
-        tensor, position, seed = self._places[name]
-        generator = torch.Generator().manual_seed(seed)
-        values = tensor.load(self._source).clone()
-        for block in tensor.blocks:
-            view = block.view(values)
-            order = torch.randperm(view.numel(), generator=generator)
-            view.copy_(view.reshape(-1)[order].reshape(view.shape))
-        return values[position] if tensor.stacked else values
+def _sum(found: Mapping[str, Closeness]) -> float:
+    return sum(each.cosine * each.elements for each in found.values())

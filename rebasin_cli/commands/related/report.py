@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from rebasin_cli.commands.related.kin import KinPair
 from rebasin_cli.commands.related.run import FoundMerge, Kinship
-from rebasin_cli.commands.related.sentences import basis, merge_sentence, verdict
+from rebasin_cli.commands.related.sentences import basis, merge_basis, merge_sentence, verdict
 from rebasin_cli.pictures.report import DRAWING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, render, table
@@ -48,6 +48,8 @@ def _merge_fields(merge: FoundMerge) -> dict[str, Any]:
         "merge": str(merge.model),
         "parents": [str(path) for path in merge.parents],
         "shares": list(merge.shares),
+        "base": str(merge.base) if merge.base else None,
+        "kept": merge.kept,
         "left": merge.left,
         "verdict": merge_sentence(merge),
     }
@@ -88,7 +90,7 @@ PRESENTERS: Presenters = {
     FoundMerge: Presenter(
         fields=_merge_fields,
         text=merge_sentence,
-        summary=lambda merge: f"  what is left is {merge.left:.2g} of the way to the nearest",
+        summary=merge_basis,
     ),
     Kinship: Presenter(fields=lambda outcome: None, text=kinship_text),
     **DRAWING,

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.related.convex_means import Merge, find_merges
+from rebasin_cli.commands.related.base_merges import (
+    Gram,
+    gram_of,
+    kept_entries,
+    task_arithmetic,
+)
+from rebasin_cli.commands.related.convex_means import Merge, convex_merges
 from rebasin_cli.commands.related.copies import (
     SAME_WEIGHTS,
     Marks,
     Stored,
     compare_stored,
     marks_of,
+    may_be_reordered,
 )
-from rebasin_cli.commands.related.frames import PairFrame
-from rebasin_cli.commands.related.kin import Kin, KinPair, is_swapped, kin_of
+from rebasin_cli.commands.related.frames import PairFrame, cut_short
+from rebasin_cli.commands.related.kin import UNCLEAR, Kin, KinPair, is_swapped, kin_of
 from rebasin_cli.commands.related.nearness import STILL, Nearness, measure_nearness
 from rebasin_cli.commands.related.plan import RelatedPlan
 from rebasin_cli.matching.match_weights import match_weights
@@ -34,12 +42,18 @@ HIDDEN = 10  # times what rounding makes of a copy: scales and rotations make mo
 
 @dataclass(frozen=True)
 class FoundMerge:
-    """A model that is a mean of others: of which, with which shares, and what is left."""
+    """A model that was made of others: of which, with which shares, and what is left.
+
+    base: what the differences of the parents are from; None: it is a mean of them. kept: see
+    `Merge`.
+    """
 
     model: Path
     parents: tuple[Path, ...]
     shares: tuple[float, ...]
     left: float
+    base: Path | None = None
+    kept: float | None = None
 
 
 @dataclass(frozen=True)
@@ -102,38 +116,71 @@ class _Comparison:
             same = a.sha256() == b.sha256() if a.files and b.files else False
             kin = Kin.SAME_BYTES if same else Kin.SAME_TENSORS
             return ComparedPair(KinPair(a.path, b.path, kin), STILL, STILL)
-        orders, moved = self._matched(first, second)
-        stored = self._stored(self._plan.orders, first, second, orders)
-        pair = KinPair(a.path, b.path, Kin.PERMUTED, moved, stored, dtype=_coarser(a, b))
-        if stored.equal:
-            return ComparedPair(pair, orders, None)
-        if stored.rounded:
-            return ComparedPair(replace(pair, kin=Kin.ROUNDED), orders, None)
-        return self._scored(pair, stored, (first, second), orders)
+        copied = self._reordered(first, second)
+        return copied or self._scored(first, second)
 
-    def _scored(
-        self, pair: KinPair, stored: Stored, numbers: tuple[int, int], orders: GroupMaps
-    ) -> ComparedPair:
+    def _reordered(self, first: int, second: int) -> ComparedPair | None:
+        """Return what two models are where one is the other in another order, rounded or not."""
+        a, b = self._finite[first], self._finite[second]
+        if not may_be_reordered(a, b, self._stacks()):
+            return None
+        orders = self._matched(first, second)
+        pair = self._stored_pair(first, second, orders)
+        if pair.stored and pair.stored.equal:
+            return ComparedPair(pair, orders, None)
+        if pair.stored and pair.stored.rounded:
+            return ComparedPair(replace(pair, kin=Kin.ROUNDED), orders, None)
+        return None
+
+    def _stacks(self) -> list[Sequence[str]]:
+        """Return the names of all tensors: together where they may change places."""
+        stacked = [t.members for t in self._plan.orders.bound.tensors if t.stacked]
+        inside = {name for names in stacked for name in names}
+        alone = [(name,) for name in self._plan.names if name not in inside]
+        chosen = set(self._plan.names)
+        return [*alone, *(names for names in stacked if chosen.issuperset(names))]
+
+    def _stored_pair(self, first: int, second: int, orders: GroupMaps) -> KinPair:
+        """Return two models with how they differ as stored, the second in an order."""
+        a, b = self._models[first], self._models[second]
+        moved = sum(p.moved for p in orders.permutations.values())
+        stored = self._stored(self._plan.orders, first, second, orders)
+        return KinPair(a.path, b.path, Kin.PERMUTED, moved, stored, dtype=_coarser(a, b))
+
+    def _scored(self, first: int, second: int) -> ComparedPair:
         """Return what two models are to each other, one being no other order of the other."""
         frame = self._plan.rotations or self._plan.orders
-        near = self._nearness(frame, *numbers)
+        ordered = cache(partial(self._matched, first, second))
+        near = self._nearness(frame, first, second, ordered)
         rotations = near.maps if frame.folding else None
-        copied = self._copied(frame, numbers, stored, near)
+        orders = self._orders(near, (first, second), ordered)
+        pair = replace(self._stored_pair(first, second, orders), nearness=near)
+        copied = self._copied(frame, (first, second), pair, near)
         if copied:
-            return ComparedPair(replace(pair, kin=copied, nearness=near), orders, rotations)
-        first, second = (self._marks_of(number) for number in numbers)
-        kin = kin_of(stored, near, (first, second))
-        found = replace(
-            pair,
-            kin=kin,
-            nearness=near,
-            marks=(first, second),
-            swapped=is_swapped(kin, (first, second)),
-        )
+            return ComparedPair(replace(pair, kin=copied), orders, rotations)
+        marks = self._marks_of(first), self._marks_of(second)
+        assert pair.stored
+        kin = kin_of(pair.stored, near, marks)
+        found = replace(pair, kin=kin, marks=marks, swapped=is_swapped(kin, marks))
         return ComparedPair(found, orders, rotations)
 
-    def _matched(self, first: int, second: int) -> tuple[GroupMaps, int]:
-        """Return the order of the second model, as stored, and how many of its units move.
+    def _orders(
+        self, near: Nearness, numbers: tuple[int, int], found: Callable[[], GroupMaps]
+    ) -> GroupMaps:
+        """Return the order of the second model in which both are compared as stored.
+
+        What matrices without scales say of it is improved where that may be. found: the order where
+        the models were rotated.
+        """
+        if near.maps is STILL:
+            return STILL
+        if near.maps.linear:
+            return found()
+        sure = near.settled or near.excess < UNCLEAR
+        return near.maps if sure else self._matched(*numbers, near.maps)
+
+    def _matched(self, first: int, second: int, begin: GroupMaps | None = None) -> GroupMaps:
+        """Return the order of the second model, as stored. begin: where to descend from.
 
         Buffers vote here, as in `rebasin verify`.
         """
@@ -142,30 +189,32 @@ class _Comparison:
             replace(t, votes=all(map(plan.selection.selects, t.members)))
             for t in plan.orders.bound.tensors
         )
+        settings = plan.problem.machine.settings(plan.search)
         found = match_weights(
             self._finite[first],
             self._finite[second],
             replace(plan.orders.bound, tensors=tensors),
-            settings=plan.problem.machine.settings(plan.search),
+            settings=cut_short(settings) if plan.orders.costly else settings,
             movable=plan.orders.movable,
+            initial=begin.permutations if begin else None,
             labels=(str(self._models[first].path), str(self._models[second].path)),
             progress=self._progress,
         )
-        return GroupMaps(found.permutations, {}), found.moved
+        return GroupMaps(found.permutations, {})
 
     def _stored(self, frame: PairFrame, first: int, second: int, maps: GroupMaps) -> Stored:
         a, b = (frame.folded(self._finite[number]) for number in (first, second))
         return compare_stored(a, frame.moved(b, maps), self._plan.names)
 
     def _copied(
-        self, frame: PairFrame, numbers: tuple[int, int], stored: Stored, near: Nearness
+        self, frame: PairFrame, numbers: tuple[int, int], pair: KinPair, near: Nearness
     ) -> Kin | None:
         """Return what hides that one model is a copy of the other, if it is one.
 
         Nothing hides models that are near as they are stored: one was trained a little.
         """
         allowed = _allowed(*(self._models[number] for number in numbers))
-        if stored.distance <= HIDDEN * allowed or not near.matrices:
+        if (pair.stored and pair.stored.distance <= HIDDEN * allowed) or not near.matrices:
             return None
         if any(1 - matrix.cosine > allowed**2 for matrix in near.matrices):
             return None
@@ -173,12 +222,14 @@ class _Comparison:
             return Kin.ROTATED
         return Kin.RESCALED
 
-    def _nearness(self, frame: PairFrame, first: int, second: int) -> Nearness:
+    def _nearness(
+        self, frame: PairFrame, first: int, second: int, orders: Callable[[], GroupMaps]
+    ) -> Nearness:
         machine = self._plan.problem.machine
         machine = machine.for_maps if frame.folding else machine
         settings = machine.settings(self._plan.search)
         a, b = self._finite[first], self._finite[second]
-        return measure_nearness(a, b, frame, settings, self._progress)
+        return measure_nearness(a, b, frame, settings, self._progress, orders=orders)
 
     def _marks_of(self, number: int) -> Marks:
         if number not in self._marks:
@@ -191,8 +242,9 @@ class _Comparison:
         names = [n for n in self._plan.names if self._models[0].info(n).floating]
         for family in related_families(found, len(self._models)):
             frame, sources = self._in_one_frame(family, found)
-            merges = find_merges([frame.folded(sources[0]), *sources[1:]], names)
-            yield from (self._named(merge, family) for merge in merges)
+            steps = [_coarsest(self._models[number]) for number in family]
+            gram = gram_of([frame.folded(sources[0]), *sources[1:]], names, steps)
+            yield from (self._named(merge, family) for merge in merges_in(gram))
 
     def _in_one_frame(
         self, family: list[int], found: Mapping[tuple[int, int], ComparedPair]
@@ -216,7 +268,17 @@ class _Comparison:
             tuple(paths[parent] for parent in merge.parents),
             merge.shares,
             merge.left,
+            None if merge.base is None else paths[merge.base],
+            merge.kept,
         )
+
+
+def merges_in(gram: Gram) -> list[Merge]:
+    """Return the merges among models in one frame, each model once: what is exact comes first."""
+    found: dict[int, Merge] = {}
+    for merge in (*task_arithmetic(gram), *convex_merges(gram.products), *kept_entries(gram)):
+        found.setdefault(merge.model, merge)
+    return sorted(found.values(), key=lambda merge: merge.model)
 
 
 def related_families(
@@ -246,13 +308,19 @@ def _finite(model: Checkpoint, plan: RelatedPlan) -> TensorSource:
 
 def _allowed(a: Checkpoint, b: Checkpoint) -> float:
     """Return how far apart a copy may be, as a share of its length: by its coarser dtype."""
-    return max(SAME_WEIGHTS, *(torch.finfo(dtype).eps for dtype in _dtypes(a, b)))
+    return max(SAME_WEIGHTS, _coarsest(a), _coarsest(b))
+
+
+def _coarsest(model: Checkpoint) -> float:
+    """Return the rounding step of the coarsest dtype of a model."""
+    return max(torch.finfo(dtype).eps for dtype in _dtypes(model))
 
 
 def _coarser(a: Checkpoint, b: Checkpoint) -> str:
-    return dtype_name(max(_dtypes(a, b), key=lambda dtype: torch.finfo(dtype).eps))
+    dtypes = [*_dtypes(a), *_dtypes(b)]
+    return dtype_name(max(dtypes, key=lambda dtype: torch.finfo(dtype).eps))
 
 
-def _dtypes(a: Checkpoint, b: Checkpoint) -> list[torch.dtype]:
-    infos = (model.info(name) for model in (a, b) for name in model.names())
+def _dtypes(model: Checkpoint) -> list[torch.dtype]:
+    infos = (model.info(name) for name in model.names())
     return [info.dtype for info in infos if info.floating] or [torch.float64]

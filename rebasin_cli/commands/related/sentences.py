@@ -96,6 +96,22 @@ def basis(pair: KinPair) -> list[str]:
 
 def merge_sentence(merge: FoundMerge) -> str:
     """Return of which models a merge is one."""
-    parts = zip(merge.shares, merge.parents, strict=True)
-    mean = " + ".join(f"{share:.2f} {path}" for share, path in parts)
-    return f"{merge.model} is a merge: {mean}"
+    parts = list(zip(merge.shares, merge.parents, strict=True))
+    if merge.base is None:
+        return f"{merge.model} is a merge: " + " + ".join(f"{s:.2f} {path}" for s, path in parts)
+    if merge.kept is None:
+        moves = " ".join(f"{share:+.2f} ({path} - {merge.base})" for share, path in parts)
+        return f"{merge.model} is a merge by task arithmetic: {merge.base} {moves}"
+    moves = ", ".join(f"{share:.2f} ({path} - {merge.base})" for share, path in parts)
+    return (
+        f"{merge.model} is a merge over {merge.base} that keeps entries, as by TIES or DARE: "
+        f"{100 * merge.kept:.0f} % of its difference are entries of {moves}"
+    )
+
+
+def merge_basis(merge: FoundMerge) -> str:
+    """Return how much of a merge its parents leave open."""
+    if merge.base is None:
+        return f"  what is left is {merge.left:.2g} of the way to the nearest"
+    of = "way" if merge.kept is None else "squared way"
+    return f"  what is left is {merge.left:.2g} of the {of} from {merge.base}"

@@ -15,7 +15,7 @@ from rebasin_cli.commands.related.copies import Marks, Stored, marks_of
 from rebasin_cli.commands.related.frames import PairFrame
 from rebasin_cli.commands.related.gauge_free import GaugeFree, matrices_of
 from rebasin_cli.commands.related.kin import Kin, kin_of
-from rebasin_cli.commands.related.kinship_plot import kinship_figure
+from rebasin_cli.commands.related.kinship_plot import kinship_figure, relatives_together
 from rebasin_cli.commands.related.nearness import MatrixScore, Nearness
 from rebasin_cli.errors import UsageError
 from rebasin_cli.permuted import Permuted
@@ -114,6 +114,15 @@ def test_the_library_says_what_the_command_does():
     shown = {text.get_text() for text in kinship_figure(kinship).axes[0].texts}
     assert f"{kinship.pairs[0].excess:.2f}" in shown
     assert len(kinship_figure(kinship).axes[0].texts) == 6
+
+
+def test_relatives_are_drawn_beside_one_another():
+    one, other = base(), base(1)
+    kinship = rb.related([one, other, trained(one, 5), trained(other, 5), trained(one, 6)])
+    order = relatives_together(kinship)
+    assert ({*order[:3]}, {*order[3:]}) == ({0, 2, 4}, {1, 3})
+    labels = [text.get_text() for text in kinship_figure(kinship).axes[0].get_yticklabels()]
+    assert labels == [f"model {number + 1}" for number in order]
 
 
 def test_what_never_moved_is_seen_where_the_search_is_misled(monkeypatch):

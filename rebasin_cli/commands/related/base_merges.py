@@ -1,0 +1,184 @@
+"""Which of several related models is a merge of fine-tunes over their base, in one frame.
+
+Task arithmetic (arXiv 2212.04089): M = Z + sum c_i (T_i - Z), by least squares, with nothing left
+but the rounding of M. The same points have such a relation whichever of them is called base, and no
+weights tell which was made last: the first that is given counts as the base, the last as the merge.
+TIES (arXiv 2306.01708) and DARE (arXiv 2311.03099) keep a share of the entries of each difference:
+where one fine-tune alone is kept, M - Z is its difference times one number, the same for all
+entries. Ratios of differences that have nothing to do with one another have no such number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from rebasin_cli.commands.related.convex_means import COPY, Merge
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.compare import wide
+
+LEAST = 0.05  # a coefficient, below which a fine-tune has no part
+ROUNDINGS = 4  # of M, by half a step of its dtype each: a merge is computed in several steps
+CLEAR = 0.1  # of |M - Z|: where rounding hides more than that nothing is certain
+ZERO = 0.01  # the coefficient of a base, below which it has no part
+SAMPLED, AT_ONCE = 1 << 16, 1 << 18  # entries of all tensors that are looked at, and at once
+FEWEST = 1000  # entries that differ clearly, below which nothing is said
+SAME = 2e-3  # of an entry of M - Z: rounding steps of M have to be less
+BIN = 0.01  # of the logarithm of a ratio
+HALF = 0.5  # of |M - Z|^2
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Inner products of the differences of models to the first, (n, n), and entries of all.
+
+    roundings: of each model, what storing it may have changed of its length. entries: (n, k), of
+    all tensors. steps: of each model, the rounding step of its dtype.
+    """
+
+    products: Tensor
+    roundings: Sequence[float]
+    entries: Tensor
+    steps: Sequence[float]
+
+    def from_model(self, base: int) -> Tensor:
+        """Return the inner products of the differences to another model."""
+        h = self.products
+        return h - h[base] - h[:, base, None] + h[base, base]
+
+    @property
+    def distinct(self) -> list[int]:
+        """The models without copies of those before them."""
+        least, kept = COPY**2 * float(self.products.diagonal().max()), list[int]()
+        for model in range(len(self.products)):
+            distances = self.from_model(model).diagonal()
+            if all(float(distances[other]) > least for other in kept):
+                kept.append(model)
+        return kept
+
+
+def gram_of(models: Sequence[TensorSource], names: Sequence[str], steps: Sequence[float]) -> Gram:
+    """Return what is known of models in one frame. names: of tensors. steps: of their dtypes."""
+    size = sum(models[0].info(name).numel for name in names)
+    every, count = max(1, size // SAMPLED), len(models)
+    products, squares = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count).double()
+    entries = list[Tensor]()
+    for name in names:
+        loaded = [model.load(name).flatten() for model in models]
+        entries.append(torch.stack([wide(values[::every]) for values in loaded]))
+        for begin in range(0, len(loaded[0]), AT_ONCE):
+            rows = torch.stack([wide(values[begin : begin + AT_ONCE]) for values in loaded])
+            squares += rows.square().sum(1)
+            rows -= rows[0].clone()
+            products += rows @ rows.mT
+    roundings = [s / 2 * float(v) ** 0.5 for s, v in zip(steps, squares, strict=True)]
+    return Gram(products, roundings, torch.cat(entries, 1), steps)
+
+
+def task_arithmetic(gram: Gram) -> list[Merge]:
+    """Return the merges by task arithmetic among models, one of all that are in a relation."""
+    found: dict[frozenset[int], Merge] = {}
+    for base in gram.distinct:
+        for model in reversed(gram.distinct):
+            others = [k for k in gram.distinct if k not in (base, model)]
+            merge = _over(gram, base, model, others) if base != model else None
+            if merge:
+                found.setdefault(frozenset((base, model, *merge.parents)), merge)
+    return list(found.values())
+
+
+def _over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merge | None:
+    """Return a model as a merge of two others or more over a base, if it is one."""
+    h, chosen = gram.from_model(base), list(others)
+    while len(chosen) > 1:
+        inside = h[chosen][:, chosen]
+        ridge = 1e-13 * inside.diagonal().mean() * torch.eye(len(chosen), dtype=h.dtype)
+        weights = torch.linalg.solve(inside + ridge, h[chosen, model])
+        if float(weights.abs().min()) >= LEAST:
+            break
+        del chosen[int(weights.abs().argmin())]
+    else:
+        return None
+    size = float(h[model, model])
+    left = float(size - 2 * weights @ h[chosen, model] + weights @ inside @ weights)
+    left = max(left, 0.0) ** 0.5
+    if left > min(ROUNDINGS * gram.roundings[model], CLEAR * size**0.5) or _is_mean(weights):
+        return None
+    return Merge(model, tuple(chosen), tuple(weights.tolist()), left / size**0.5, base)
+
+
+def _is_mean(weights: Tensor) -> bool:
+    """Return whether one of the models of a relation lies between the others.
+
+    As where all but one have one sign in 0 = sum c_i T_i + (1 - sum c_i) Z - M, or Z has no part.
+    """
+    signs = [-1.0, float(1 - weights.sum()), *weights.tolist()]
+    above, below = (sum(sign * s > ZERO for s in signs) for sign in (1, -1))
+    return abs(signs[1]) < ZERO or bool(min(above, below) < 2)
+
+
+def kept_entries(gram: Gram) -> list[Merge]:
+    """Return the merges that keep entries of the differences to a base, as TIES and DARE do."""
+    found: dict[frozenset[int], Merge] = {}
+    for base in gram.distinct:
+        for model in reversed([k for k in gram.distinct if k != base]):
+            merge = _kept_over(gram, base, model)
+            if merge:
+                together = frozenset((base, model, *merge.parents))
+                found[together] = min(found.get(together, merge), merge, key=lambda m: m.left)
+    return list(found.values())
+
+
+def _kept_over(gram: Gram, base: int, model: int) -> Merge | None:
+    """Return a model as a merge over a base that keeps entries of others, if it is one."""
+    values = gram.entries
+    change = values[model] - values[base]
+    clear = change.abs() * SAME > ROUNDINGS / 2 * gram.steps[model] * values[model].abs()
+    change = change[clear]
+    if len(change) < FEWEST:
+        return None
+    factors, parts = dict[int, float](), dict[int, Tensor]()
+    for other in (k for k in gram.distinct if k not in (base, model)):
+        theirs = (values[other] - values[base])[clear]
+        factors[other] = _commonest_ratio(change, theirs)
+        parts[other] = factors[other] * theirs
+    alone = _alone({k: _same(change, part) for k, part in parts.items()})
+    if len(alone) < 2:
+        return None
+    known = list(alone.values())
+    for one, two in combinations([parts[k] for k in alone], 2):
+        known += [_same(change, one + two), _same(change, (one + two) / 2)]
+    left = 1 - float(change[torch.stack(known).any(0)].square().sum() / change.square().sum())
+    if left > HALF:
+        return None
+    return Merge(model, tuple(alone), tuple(factors[k] for k in alone), left, base, 1 - left)
+
+
+def _alone(same: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Return where entries are those of one model, for those of which that is often so.
+
+    Where one fine-tune was tuned further, entries that were left are those of both.
+    """
+    often = torch.stack([mask.int() for mask in same.values()]).sum(0)
+    return {
+        k: mask for k, mask in same.items() if float((mask & (often == 1)).double().mean()) >= LEAST
+    }
+
+
+def _same(change: Tensor, theirs: Tensor) -> Tensor:
+    return (change - theirs).abs() <= SAME * change.abs()
+
+
+def _commonest_ratio(change: Tensor, theirs: Tensor) -> float:
+    """Return the positive number that most entries of one difference are of those of another."""
+    ratios = change / theirs
+    ratios = ratios[ratios.isfinite() & (ratios > 0)]
+    if not len(ratios):
+        return 0.0
+    bins = (ratios.log() / BIN).floor()
+    kinds, counts = torch.unique(bins, return_counts=True)
+    return float(ratios[bins == kinds[counts.argmax()]].median())
