@@ -20,12 +20,13 @@ from torch import Tensor
 from rebasin_cli.commands.related.convex_means import COPY, Merge
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import wide
+from rebasin_cli.tensors.numbers import in_reals
 
 LEAST = 0.05  # a coefficient, below which a fine-tune has no part
 ROUNDINGS = 4  # of M, by half a step of its dtype each: a merge is computed in several steps
 CLEAR = 0.1  # of |M - Z|: where rounding hides more than that nothing is certain
 ZERO = 0.01  # the coefficient of a base, below which it has no part
-SAMPLED, AT_ONCE = 1 << 16, 1 << 18  # entries of all tensors that are looked at, and at once
+SAMPLED, AT_ONCE = 1 << 14, 1 << 18  # entries of all tensors that are looked at, and at once
 FEWEST = 1000  # entries that differ clearly, below which nothing is said
 SAME = 2e-3  # of an entry of M - Z: rounding steps of M have to be less
 BIN = 0.01  # of the logarithm of a ratio
@@ -64,11 +65,11 @@ class Gram:
 def gram_of(models: Sequence[TensorSource], names: Sequence[str], steps: Sequence[float]) -> Gram:
     """Return what is known of models in one frame. names: of tensors. steps: of their dtypes."""
     size = sum(models[0].info(name).numel for name in names)
-    every, count = max(1, size // SAMPLED), len(models)
+    every, count = (size // SAMPLED) | 1, len(models)  # odd: not always in one column
     products, squares = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count).double()
     entries = list[Tensor]()
     for name in names:
-        loaded = [model.load(name).flatten() for model in models]
+        loaded = [in_reals(model.load(name)).flatten() for model in models]
         entries.append(torch.stack([wide(values[::every]) for values in loaded]))
         for begin in range(0, len(loaded[0]), AT_ONCE):
             rows = torch.stack([wide(values[begin : begin + AT_ONCE]) for values in loaded])

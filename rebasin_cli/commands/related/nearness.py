@@ -47,8 +47,8 @@ STILL = GroupMaps({}, {})
 COPIES = 6  # of a model at once: two, what is moved, and what a search holds
 WORD = torch.float32.itemsize
 # What of all units a long search is held against: of rotations half, an eighth of the work, since
-# their null value is known less well from fewer; of orders as many as take seconds, which are
-# within .006 of the whole (tests/benchmarks/null_from_a_sample.py).
+# their null value is known less well from fewer (.04), and a quarter where it hardly matters; of
+# orders as many as take seconds, within .006 (tests/benchmarks/null_from_a_sample.py).
 HALF, SAMPLE = 0.5, 2e9  # a share, and multiplications of one sweep
 # A cosine of units, from which two are nearer to one another than either can be to a third.
 SETTLED = 0.75
@@ -156,7 +156,7 @@ def measure_nearness(
     """
     pair = free_pair(a, b, frame, settings, progress)
     maps, found, settled = _nearest(pair, orders)
-    null = pair.null()
+    null = pair.null(settled=settled)
     bound = pair.frame.bound
     anchored = {t.members[0]: is_anchored(t, bound) for t in bound.tensors}
     scores = [
@@ -234,13 +234,18 @@ class FreePair:
     def _moved(self, maps: GroupMaps) -> TensorSource:
         return self.frame.moved(self.second, maps, dtype=self.dtype)
 
-    def null(self) -> dict[str, float]:
-        """Return the cosine of each matrix where nothing is to be found."""
+    def null(self, *, settled: bool) -> dict[str, float]:
+        """Return the cosine of each matrix where nothing is to be found.
+
+        settled: the cosine of the models is so near to 1 that it hardly matters.
+        """
         seed, both = self.settings.seed, (self.first, self.second)
         if not self.frame.costly:
             found = among_noise(both, self.frame, self.finder(self.frame), seed)
             return {name: each.cosine for name, each in found.items()}
-        share = HALF if self.frame.folding else min(1.0, (SAMPLE / self.frame.work) ** (1 / 3))
+        share = min(1.0, (SAMPLE / self.frame.work) ** (1 / 3))
+        if self.frame.folding:
+            share = HALF / 2 if settled else HALF
         return null_of_sample(both, self.frame, self.finder, share, seed)
 
 
