@@ -187,6 +187,18 @@ def units_of_groups(groups: int, inner: int, stream: int) -> Case:
     return case(Net(run, **parts), noise(4, 3), noise(5, 3))
 
 
+@pytest.mark.parametrize(("groups", "inner"), [(4, 24), (4, 16), (4, 32), (6, 24)])
+def test_groups_that_are_shuffled_into_groups(groups: int, inner: int) -> None:
+    # Groups of 6 are read as groups of 6: at every second border the row of 4 is cut in the middle.
+    found = proved(units_of_groups(groups, inner, 3 * groups).traced())
+    writers = torch.arange(groups).repeat_interleave(inner // groups)
+    readers = torch.arange(groups).repeat_interleave(inner // groups)
+    pieces = Counter(zip(shuffle(writers, groups).tolist(), readers.tolist(), strict=True))
+    sizes = [*pieces.values(), *[3] * groups]
+    bound = found.bound
+    assert Counter(g.size for g in bound.groups.values()) == Counter(n for n in sizes if n > 1)
+
+
 def exchanges(net: nn.Module, x: Tensor, writer: Layer) -> set[Pair]:
     """Return the pairs of a layer's units that some exchange of two inputs of one layer undoes."""
     before, weight, bias = net(x), writer.weight.clone(), writer.bias.clone()

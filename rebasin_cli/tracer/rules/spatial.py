@@ -38,7 +38,7 @@ def _is_apart(analysis: Analysis, call: Call) -> bool:
         return False
     term = analysis.terms.resolve(analysis.terms.collapse(channels))
     known = analysis.terms.cuts.get(_birth(call), ())
-    return len(known) == groups - 1 or not (analysis.terms.is_frozen(term) or divides(term, groups))
+    return len(known) == groups - 1 or not divides(term, groups)
 
 
 def _birth(call: Call) -> Birth:
