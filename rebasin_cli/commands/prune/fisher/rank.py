@@ -145,10 +145,14 @@ def _updated(
     tensors = {
         name: source.load(name).clone(memory_format=torch.contiguous_format) for name in fisher.cuts
     }
+    kept: dict[str, Tensor] = {}  # of the weight whose rows come one range after another
 
     def update(rows: RowRange, inverse: Tensor) -> None:
         name, cut = rows.name, fisher.cuts[rows.name]
-        keeps = rows.blocks(cut, rules[name].keeps(costs[name])) > 0
+        if name not in kept:
+            kept.clear()
+            kept[name] = rules[name].keeps(costs[name])
+        keeps = rows.blocks(cut, kept[name]) > 0
         found = update_weights(rows.blocks(cut, source.load(name)), keeps, inverse)
         rows.of(tensors[name]).copy_(cut.values(found))
 
