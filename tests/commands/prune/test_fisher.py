@@ -170,7 +170,8 @@ def test_passes_of_little_memory_give_what_one_pass_gives(model):
         return iter([{n: gradients[n][:5] for n in names}, {n: gradients[n][5:] for n in names}])
 
     whole = FisherBlocks(cuts, passes, room=1 << 20, damping=0.1)
-    all_rows, pieces = {}, []
+    all_rows: dict = {}
+    pieces: list[tuple] = []
     whole.show_inverses(all_rows.__setitem__)
     small = FisherBlocks(cuts, passes, room=1000, damping=0.1)
     small.show_inverses(lambda rows, inverse: pieces.append((rows, inverse)))
