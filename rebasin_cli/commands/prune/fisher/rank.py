@@ -31,6 +31,9 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import InMemory, TensorInfo, TensorSource, infos
 from rebasin_cli.tensors.derived import Replaced
 
+# Bytes of gradients. More take longer, as their pages are new each time; and with a bound what is
+# added up together, and so the last digit, does not depend on how much memory happens to be free.
+AT_ONCE = 1 << 28
 BLOCKS, GRADIENTS = 2, 4  # shares of the memory that is left: a half and a quarter
 
 
@@ -62,11 +65,11 @@ class Dense:
 class GradientPasses:
     """Gradients of all examples, again and again. examples: how many the last pass had.
 
-    room: bytes, of which these take their share.
+    room: bytes, of which these take their share at most.
     """
 
     def __init__(self, dense: Dense, room: int) -> None:
-        self._losses, self._room = dense.losses(), room // GRADIENTS
+        self._losses, self._room = dense.losses(), min(room // GRADIENTS, AT_ONCE)
         self._progress, self.examples = dense.progress, 0
 
     def __call__(self, names: Sequence[str]) -> Iterator[Gradients]:
