@@ -32,7 +32,7 @@ from rebasin_cli.tensors import InMemory, TensorInfo, TensorSource, infos
 from rebasin_cli.tensors.derived import Replaced
 
 # Bytes of gradients. More take longer, as their pages are new each time; and with a bound what is
-# added up together, and so the last digit, does not depend on how much memory happens to be free.
+# added up together, and so the last digit, depends on free memory only where blocks do not fit.
 AT_ONCE = 1 << 28
 BLOCKS, GRADIENTS = 2, 4  # shares of the memory that is left: a half and a quarter
 
