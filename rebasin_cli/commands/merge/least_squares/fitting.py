@@ -33,7 +33,7 @@ from rebasin_cli.tensors.numbers import in_float64
 AT_ONCE = 1 << 22  # numbers that are widened to float64 at a time
 UNEVEN = "the models do not call it on the same samples"
 WORD = 8  # float64
-COPIES = 3  # of a layer's sums, beside those of all layers: of a batch, joined, or as it is solved
+COPIES = 4  # of the sums of a layer, beside those of all: of a batch, joined, or as it is solved
 
 
 @dataclass(frozen=True)
