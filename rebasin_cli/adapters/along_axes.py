@@ -41,7 +41,7 @@ def along_axes(
     axes: for each axis of `shape` that of the bound tensor that it is, None: it stays.
     Raises PermutationError where the bound tensor moves in a way that no axis does by itself.
     """
-    grid = _grid(tensor)
+    grid = _grid(tensor, groups)
     steps = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
     choices = [
         [AxisSegment(0, (Dim(size, 1),))] if axis is None else grid[axis]
@@ -70,9 +70,9 @@ def _check_parents(block: Block, tensor: BoundTensor, groups: Mapping[str, Bound
             raise _torn(tensor, f"units of {name!r} move inside {min(lacking)!r}, on another axis")
 
 
-def _grid(tensor: BoundTensor) -> list[list[AxisSegment]]:
+def _grid(tensor: BoundTensor, groups: Mapping[str, BoundGroup]) -> list[list[AxisSegment]]:
     """Return the segments of each axis. Raises PermutationError if blocks are no grid of them."""
-    rows = [tuple(_segments(block, tensor.shape)) for block in tensor.blocks]
+    rows = [tuple(_segments(block, tensor.shape, groups)) for block in tensor.blocks]
     grid = [list(dict.fromkeys(segments)) for segments in zip(*rows, strict=True)]
     covered = [sum(segment.size for segment in segments) for segments in grid]
     if covered != list(tensor.shape) or len(set(rows)) != prod(map(len, grid)):
@@ -84,35 +84,42 @@ def _torn(tensor: BoundTensor, detail: str) -> PermutationError:
     return PermutationError(f"no factor of {tensor.members[0]!r} can follow it", detail=detail)
 
 
-def _segments(block: Block, shape: Sequence[int]) -> Iterator[AxisSegment]:
-    """Yield the part of a block on each axis."""
+def _segments(
+    block: Block, shape: Sequence[int], groups: Mapping[str, BoundGroup]
+) -> Iterator[AxisSegment]:
+    """Yield the part of a block on each axis.
+
+    A unit that is alone has a stride that tells no axis. It stands on that of the units that it is
+    inside of, as a sign does; without any before what follows it, as the only head of keys does.
+    """
     steps = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    pieces = [_cut(dim, steps, shape) for dim in block.dims]
     owned: list[list[Dim]] = [[] for _ in shape]
-    for axis, dim in _cut(block.dims, steps, shape):
-        owned[axis].append(dim)
+    axes: dict[str | None, int] = {}
+    for number, dim in enumerate(block.dims):
+        outer = [axes[name] for name in _parents(dim, groups) if name in axes]
+        behind = [axis for later in pieces[number:] for axis, _ in later]
+        lone = (*outer[-1:], *behind[:1], len(shape) - 1)[0]
+        for axis, piece in pieces[number] or [(lone, replace(dim, stride=1))]:
+            owned[axis].append(piece)
+            axes[dim.group] = axis
     for axis, step in enumerate(steps):
         yield AxisSegment(block.offset // step % shape[axis], tuple(owned[axis]))
 
 
-def _cut(
-    dims: Sequence[Dim], steps: Sequence[int], shape: Sequence[int]
-) -> Iterator[tuple[int, Dim]]:
-    """Yield each dimension with its axis, fixed ones that span several axes in pieces.
+def _parents(dim: Dim, groups: Mapping[str, BoundGroup]) -> Sequence[str]:
+    return groups[dim.group].parents if dim.group is not None else ()
 
-    A unit that is alone has a stride that tells no axis: it stands before what is inside it.
-    """
-    last = max(0, len(shape) - 1)
-    found: list[tuple[int, Dim]] = []
-    for dim in reversed(dims):
-        if dim.size == 1:
-            found.append((found[-1][0] if found else last, replace(dim, stride=1)))
+
+def _cut(dim: Dim, steps: Sequence[int], shape: Sequence[int]) -> list[tuple[int, Dim]]:
+    """Return a dimension with its axis, a fixed one that spans several axes in pieces."""
+    found = []
+    size, stride = dim.size, dim.stride
+    for axis in reversed(range(len(shape))):
+        end = steps[axis] * shape[axis]
+        if stride >= end or size == 1:
             continue
-        size, stride = dim.size, dim.stride
-        for axis in reversed(range(len(shape))):
-            end = steps[axis] * shape[axis]
-            if stride >= end or size == 1:
-                continue
-            here = min(size, -(-end // stride))  # of interleaved units the last may be missing
-            found.append((axis, Dim(here, stride // steps[axis], dim.group)))
-            size, stride = size // here, stride * here
-    return reversed(found)
+        here = min(size, -(-end // stride))  # of interleaved units the last may be missing
+        found.append((axis, Dim(here, stride // steps[axis], dim.group)))
+        size, stride = size // here, stride * here
+    return found[::-1]

@@ -1,5 +1,6 @@
 """Claim: the more first layers `merge --preserve-first` keeps of every parent, the nearer the
-result comes to their ensemble, at a growing number of parameters and of operations.
+result comes to their ensemble, at a growing number of parameters and of operations; of a residual
+network from its middle on, since what is kept before adds to a stream that is merged behind it.
 
 Seeds 0 and 1 of a trained network, aligned by weights; for every K behind which the network can be
 cut: accuracy on test images of the joined model, its parameters, and its FLOPs an input, beside

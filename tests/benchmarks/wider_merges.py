@@ -10,6 +10,7 @@ widths; networks are chosen by name, --full takes three and four widths.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -59,7 +60,9 @@ def wider(pair: Pair, state: State) -> nn.Module:
 def row(pair: Pair, label: str, model: nn.Module) -> Row:
     found = pair.judged(model)
     count = sum(parameter.numel() for parameter in model.parameters())
-    return pair.name, label, f"{count:,}", number(found.loss), number(found.accuracy, 4)
+    cells = pair.name, label, f"{count:,}", number(found.loss), number(found.accuracy, 4)
+    print(*cells, file=sys.stderr, flush=True)  # the whole takes minutes
+    return cells
 
 
 def main() -> None:

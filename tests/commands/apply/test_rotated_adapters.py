@@ -14,7 +14,7 @@ from tests.symmetry.small import outputs
 
 RANK = 2
 EXACT = 1e-10  # relative, of float64
-READERS = {"rotary": ("0.q", "1.v", "0.gate", "head"), "layer norm": ("0.qkv", "1.up")}
+READERS = {"rotary": ("0.q", "1.v", "0.gate", "1.up", "head"), "layer norm": ("0.qkv", "1.up")}
 OTHERS = ("1.out", "0.down")
 
 

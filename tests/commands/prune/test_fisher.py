@@ -1,6 +1,7 @@
 """Fisher pruning against the paper's formulas, computed by numpy example by example."""
 
 import json
+import weakref
 from typing import Any
 
 import numpy as np
@@ -169,15 +170,33 @@ def test_passes_of_little_memory_give_what_one_pass_gives(model):
         return iter([{n: gradients[n][:5] for n in names}, {n: gradients[n][5:] for n in names}])
 
     whole = FisherBlocks(cuts, passes, room=1 << 20, damping=0.1)
-    (all_rows,) = whole.inverses()
+    all_rows: dict = {}
+    pieces: list[tuple] = []
+    whole.show_inverses(all_rows.__setitem__)
     small = FisherBlocks(cuts, passes, room=1000, damping=0.1)
-    pieces = [item for blocks in small.inverses() for item in blocks.items()]
+    small.show_inverses(lambda rows, inverse: pieces.append((rows, inverse)))
     assert len(pieces) > len(cuts)
     assert small.damping == pytest.approx(whole.damping)
     for name in cuts:
         joined = torch.cat([inverse for rows, inverse in pieces if rows.name == name])
         (expected,) = (inverse for rows, inverse in all_rows.items() if rows.name == name)
         torch.testing.assert_close(joined, expected)
+
+
+def test_what_was_shown_is_dropped_before_more_is_made(model):
+    gradients = {n: torch.tensor(g) for n, g in single_gradients(model).items()}
+    cuts = {n: BlockCut.of(tuple(g.shape[1:]), 6) for n, g in gradients.items()}
+    shown: list[weakref.ref] = []
+
+    def see(_, inverse):
+        assert not any(earlier() is not None for earlier in shown)
+        shown.append(weakref.ref(inverse))
+
+    def passes(names):
+        return iter([{n: gradients[n] for n in names}])
+
+    FisherBlocks(cuts, passes, room=1000, damping=0.1).show_inverses(see)
+    assert len(shown) > len(cuts)
 
 
 def test_blocks_beyond_memory_are_refused():
@@ -240,6 +259,11 @@ def test_all_at_once_and_one_by_one_are_told_apart(tmp_path, model):
             ("--sparsity", "0.5", "--method", "block-fisher", *USER[:2]),
             2,
             "there is no data to run the model on",
+        ),
+        (
+            ("--sparsity", "0.5", "--method", "block-fisher", "--max-memory", "1KB", *USER),
+            4,
+            "the model and the costs of its weights take 0.00 GB",
         ),
         (
             (

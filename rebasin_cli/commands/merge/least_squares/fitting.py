@@ -33,7 +33,7 @@ from rebasin_cli.tensors.numbers import in_float64
 AT_ONCE = 1 << 22  # numbers that are widened to float64 at a time
 UNEVEN = "the models do not call it on the same samples"
 WORD = 8  # float64
-COPIES = 3  # of the sums: so far, of a batch, of both
+COPIES = 4  # of the sums of a layer, beside those of all: of a batch, joined, or as it is solved
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,18 @@ def sums_of(
     return SumsOfLayers(even, uneven)
 
 
-def check_room(layers: Sequence[MergedLayer], model: nn.Module, machine: Machine) -> None:
-    """Raise MachineError if the sums of all layers do not fit into memory."""
-    needed = sum(_room(layer, model.get_submodule(layer.name)) for layer in layers)
+def check_room(
+    layers: Sequence[MergedLayer], model: nn.Module, machine: Machine, *, models: int
+) -> None:
+    """Raise MachineError if the sums of all layers, the models and the result do not fit."""
+    sums = [_room(layer, model.get_submodule(layer.name)) for layer in layers]
+    held = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    needed = sum(sums) + COPIES * max(sums) + (models + 1) * held
     if needed > machine.max_memory:
         raise MachineError(
             "not enough memory",
-            detail=f"the sums of {len(layers)} layers take about {needed / 1e9:.1f} GB, "
+            detail=f"{models} models and the sums of {len(layers)} layers take about "
+            f"{needed / 1e9:.1f} GB, "
             f"{machine.max_memory / 1e9:.1f} GB may be used",
             hint="--skip GLOB leaves layers out; or raise --max-memory",
         )
@@ -124,7 +129,7 @@ def check_room(layers: Sequence[MergedLayer], model: nn.Module, machine: Machine
 def _room(layer: MergedLayer, module: nn.Module) -> float:
     groups, outputs, inputs = as_matrix(module, module.get_parameter("weight")).shape
     wide = inputs * _growth(layer.into)
-    return COPIES * WORD * groups * wide * (wide + outputs * _growth(layer.out))
+    return WORD * groups * wide * (wide + outputs * _growth(layer.out))
 
 
 def _growth(axis: WiderAxis | None) -> float:

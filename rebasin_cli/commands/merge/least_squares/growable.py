@@ -39,10 +39,8 @@ def growable(
     bound = choice.bound
     free = [g for g in bound.groups.values() if g.root in choice.movable and not g.fixed]
     found = mappable(free, bound.tensors, sides)
-    others = {
-        **{g.name: "its units may not be moved" for g in bound.groups.values() if g not in free},
-        **found.others,
-    }
+    fixed = [g for g in bound.groups.values() if g not in free and g.size > 1]
+    others = {**{g.name: "its units may not be moved" for g in fixed}, **found.others}
     for tensor in bound.tensors:
         for group, why in _obstacles(tensor, model, windows, averaged):
             others.setdefault(group, why)
@@ -71,8 +69,9 @@ def _obstacles(
 
 
 def _crowded(tensor: BoundTensor) -> bool:
-    """Return whether two groups stand on one axis."""
-    axes = [axis_of(tensor, dim) for block in tensor.blocks for dim in block.dims if dim.group]
+    """Return whether two groups stand on one axis; a sign, one for each unit, takes no place."""
+    dims = [dim for block in tensor.blocks for dim in block.dims if dim.group and dim.size > 1]
+    axes = [axis_of(tensor, dim) for dim in dims]
     return len(axes) > len(set(axes))
 
 

@@ -88,22 +88,30 @@ def solve(
     """
     result = average.clone()
     for part in parts:
-        inner = sums.inner[:, part.inputs][:, :, part.inputs]
-        rows = average[:, part.outputs][:, :, part.inputs]
-        cross = sums.cross[:, part.outputs][:, :, part.inputs]
+        inner = _taken(sums.inner, part.inputs, part.inputs)
+        rows = _taken(average, part.outputs, part.inputs)
+        cross = _taken(sums.cross, part.outputs, part.inputs)
         found = rows + _step(inner, cross - rows @ inner, ridge)
         result[:, part.outputs[:, None], part.inputs] = found
     return result
 
 
+def _taken(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return some rows and columns, in order; without a copy if these are all."""
+    for axis, chosen in ((1, rows), (2, columns)):
+        if len(chosen) < matrices.shape[axis]:
+            matrices = matrices.index_select(axis, chosen)
+    return matrices
+
+
 def _step(inner: Tensor, missing: Tensor, ridge: float) -> Tensor:
     """Return D of D (Z'Z + r) = missing; of a group that reads nothing but zeros, 0."""
-    size = inner.shape[-1]
     scale = inner.diagonal(dim1=1, dim2=2).mean(1)
     alive = scale > 0
-    identity = torch.eye(size).to(inner)
     safe = torch.where(alive, scale, 1.0)[:, None, None]
-    factor = torch.linalg.cholesky(inner / safe + ridge * identity)
+    scaled = inner / safe
+    scaled.diagonal(dim1=1, dim2=2).add_(ridge)
+    factor = torch.linalg.cholesky(scaled)
     step = torch.cholesky_solve((missing / safe).mT, factor).mT
     return torch.where(alive[:, None, None], step, 0.0)
 

@@ -121,7 +121,8 @@ def plan_solved_mean(
             detail="\n".join(f"{name}: {why}" for name, why in list(solvable.others.items())[:10]),
             hint="rebasin merge without --method averages them",
         )
-    check_room([MergedLayer(layer.name) for layer in solvable.layers], model, merge.machine)
+    layers = [MergedLayer(layer.name) for layer in solvable.layers]
+    check_room(layers, model, merge.machine, models=len(request.models))
     growth = _growth(merge, code, model, request) if request.width > 1 else WiderGroups()
     return SolvedMeanPlan(merge, code, solvable, growth, request, _correction(first, request))
 

@@ -54,7 +54,7 @@ def solved_layers(
     models: aligned. average: of them, on wider axes. axes: of the tensors that are wider.
     """
     merged = {layer.name: _merged(layer, axes) for layer in plan.solvable.layers}
-    check_room([*merged.values()], models[0], plan.merge.machine)
+    check_room([*merged.values()], models[0], plan.merge.machine, models=len(models))
     batches = batches_of(plan.code, plan.merge.machine)
     seen = sums_of(models, plan.shares, [*merged.values()], batches, progress)
     tensors: dict[str, Tensor] = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 WORD = 8  # bytes of float64, in which all of this is computed
-PIECE = 1 << 24  # elements of blocks that are inverted together: bounds the memory beside them
+PIECE = 1 << 22  # elements that are worked on together: bounds the memory beside them
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,9 @@ class BlockCut:
         return self.per_row * self.width**2 * WORD
 
     def blocks(self, values: Tensor) -> Tensor:
-        """Return values (..., rows, ...) of the weight's shape as (..., blocks, width), float64."""
-        by_row = values.double().reshape(-1, self.rows, self.length)
-        filled = pad(by_row, (0, self.per_row * self.width - self.length))
-        return filled.reshape(len(by_row), self.rows * self.per_row, self.width)
+        """Return some whole rows, (n, rows, length), as (n, blocks, width), float64."""
+        filled = pad(values.double(), (0, self.per_row * self.width - self.length))
+        return filled.reshape(len(values), -1, self.width)
 
     def values(self, blocks: Tensor) -> Tensor:
         """Return the entries of some whole rows, (rows, length), from their blocks."""

@@ -9,7 +9,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rebasin_cli.commands.prune.fisher.block_inverse import BlockCut, add_gradients, invert_blocks
+from rebasin_cli.commands.prune.fisher.block_inverse import (
+    PIECE,
+    BlockCut,
+    add_gradients,
+    invert_blocks,
+)
 from rebasin_cli.commands.prune.fisher.example_gradients import Gradients
 from rebasin_cli.errors import MachineError, UserCodeError
 
@@ -31,14 +36,12 @@ class RowRange:
 
     def blocks(self, cut: BlockCut, values: Tensor) -> Tensor:
         """Return the blocks, (blocks, width), of values of the whole weight's shape."""
-        return self.among(cut, cut.blocks(values))[0]
+        return self.blocks_of_each(cut, values[None])[0]
 
-    def among(self, cut: BlockCut, blocks: Tensor) -> Tensor:
-        """Return these among all blocks (..., blocks, width) of the weight."""
-        return blocks[:, self.begin * cut.per_row : self.end * cut.per_row]
-
-
-Blocks = Mapping[RowRange, Tensor]
+    def blocks_of_each(self, cut: BlockCut, values: Tensor) -> Tensor:
+        """Return the blocks, (n, blocks, width), of n values of the whole weight's shape."""
+        by_row = values.reshape(len(values), cut.rows, cut.length)
+        return cut.blocks(by_row[:, self.begin : self.end])
 
 
 def plan_passes(cuts: Mapping[str, BlockCut], room: int) -> list[list[RowRange]]:
@@ -80,27 +83,31 @@ class FisherBlocks:
         self.cuts, self._gradients, self._share = cuts, gradients, damping
         self._passes = plan_passes(cuts, room)
 
-    def inverses(self) -> Iterator[Blocks]:
-        """Yield the inverse blocks, (blocks, width, width), of the rows of each pass.
+    def show_inverses(self, see: Callable[[RowRange, Tensor], None]) -> None:
+        """Show all inverse blocks, (blocks, width, width), range by range of rows.
 
-        Where one pass does it is gone through once, however often this is asked for.
+        Where one pass does it is gone through once, however often this is asked for; else what was
+        shown is dropped before the next pass.
         """
         if len(self._passes) == 1:
-            yield self._only[0]
+            for rows, inverse in self._only[0].items():
+                see(rows, inverse)
             return
+        damping = self.damping  # another pass, before blocks are held
         for ranges in self._passes:
-            yield _inverted(self._means(ranges), self.damping)
+            blocks = _inverted(self._means(ranges), damping)
+            while blocks:
+                see(*blocks.popitem())
 
     @cached_property
     def damping(self) -> float:
         """Lambda. Raises UserCodeError where no gradient reaches the weights."""
         if len(self._passes) == 1:
             return self._only[1]
-        squares = diagonals(self._gradients, [*self.cuts])
-        return self._lambda(sum(float(values.sum()) for values in squares.values()))
+        return self._lambda(_trace(self._gradients, [*self.cuts]))
 
     @cached_property
-    def _only(self) -> tuple[Blocks, float]:
+    def _only(self) -> tuple[Mapping[RowRange, Tensor], float]:
         means = self._means(self._passes[0])
         trace = sum(float(m.diagonal(dim1=1, dim2=2).sum()) for m in means.values())
         damping = self._lambda(trace)
@@ -111,7 +118,7 @@ class FisherBlocks:
             self._share * check_reached(trace) / sum(c.rows * c.length for c in self.cuts.values())
         )
 
-    def _means(self, ranges: Sequence[RowRange]) -> Blocks:
+    def _means(self, ranges: Sequence[RowRange]) -> dict[RowRange, Tensor]:
         """Return the means of g g' over all examples, for some rows."""
         names = list(dict.fromkeys(rows.name for rows in ranges))
         sums = {rows: self._zeros(rows) for rows in ranges}
@@ -120,7 +127,7 @@ class FisherBlocks:
             examples += len(found[names[0]])
             for rows, blocks in sums.items():
                 cut = self.cuts[rows.name]
-                add_gradients(blocks, rows.among(cut, cut.blocks(found[rows.name])))
+                add_gradients(blocks, rows.blocks_of_each(cut, found[rows.name]))
         return {rows: blocks.div_(examples) for rows, blocks in sums.items()}
 
     def _zeros(self, rows: RowRange) -> Tensor:
@@ -129,11 +136,21 @@ class FisherBlocks:
         return torch.zeros(count, cut.width, cut.width, dtype=torch.float64)
 
 
-def _inverted(sums: Blocks, damping: float) -> Blocks:
+def _inverted(sums: dict[RowRange, Tensor], damping: float) -> dict[RowRange, Tensor]:
     """Put the inverses into the place of some blocks, and return these."""
     for blocks in sums.values():
         invert_blocks(blocks, damping)
     return sums
+
+
+def _trace(gradients: GradientPass, names: Sequence[str]) -> float:
+    """Return the trace of the Fisher matrix: the mean of all g^2, summed over the weights."""
+    total, examples = 0.0, 0
+    for found in gradients(names):
+        examples += len(found[names[0]])
+        parts = (part for rows in found.values() for part in torch.split(rows.flatten(), PIECE))
+        total += sum(float(part.double().square().sum()) for part in parts)
+    return total / examples
 
 
 def diagonals(gradients: GradientPass, names: Sequence[str]) -> dict[str, Tensor]:

@@ -53,6 +53,16 @@ class Block(nn.Module):
         return self.head(y + self.down(torch.relu(self.up(y))))
 
 
+class Gated(nn.Module):
+    def __init__(self, hidden=9):
+        super().__init__()
+        self.gate, self.up = nn.Linear(6, hidden), nn.Linear(6, hidden)
+        self.down = nn.Linear(hidden, 4)
+
+    def forward(self, x):
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
 class Softmax(nn.Module):
     def __init__(self):
         super().__init__()

@@ -66,6 +66,14 @@ def test_data_that_show_little_do_not_make_weights_large(tmp_path, data):
         assert torch.allclose(again, (a["0.weight"] + b["0.weight"])[:, 3:] / 2, atol=1e-6)
 
 
+def test_sums_that_do_not_fit_into_memory_are_refused_before_any_work(tmp_path):
+    found = folder(tmp_path, mlp(0), mlp(1))
+    done = merge("relu", "rows", "--max-memory", "1KB", cwd=found)
+    assert done.code == 4
+    assert "2 models and the sums of 4 layers take about" in done.err
+    assert not (tmp_path / "merged.safetensors").exists()
+
+
 def test_events_say_what_was_solved_and_what_was_averaged(tmp_path):
     folder(tmp_path, drawn("Block", 0), drawn("Block", 1))
     done = merge("Block", "tokens", "--json", cwd=tmp_path)

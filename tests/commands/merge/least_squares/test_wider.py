@@ -65,6 +65,14 @@ def test_the_result_fits_the_class_built_wider_and_says_how_wide(tmp_path):
         assert json.loads(file.metadata()["rebasin"])["width"] == 1.5
 
 
+def test_gated_units_grow_with_their_signs(tmp_path):
+    a, b = drawn("Gated", 0), drawn("Gated", 1)
+    found, event = merged("Gated", "--width", "2", cwd=folder(tmp_path, a, b), data="rows")
+    both = (outputs("Gated", a, "rows") + outputs("Gated", b, "rows")) / 2
+    assert torch.allclose(outputs("Gated", found, "rows", 18), both, atol=1e-5)
+    assert (event["wider"], event["narrow"]) == ({"gate": [9, 18]}, {})
+
+
 def test_units_of_one_model_read_none_of_the_other(tmp_path):
     a, b = drawn("relu", 0), drawn("relu", 1)
     found, event = merged("relu", "--width", "2", cwd=folder(tmp_path, a, b))
