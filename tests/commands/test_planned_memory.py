@@ -46,11 +46,13 @@ def test_averaging_takes_the_same_for_any_number_of_models(folder):
     assert planned(folder, "merge", *NAMES, "--strategy", "none", "-o", "x.pt") > two + SIZE
 
 
-def test_a_line_holds_its_ends_where_they_fit(folder):
-    line = ("lerp", *NAMES[:2], "--at", "0.5", "-o", "x.safetensors")
-    held, read = (planned(folder, *line, "--max-memory", room) for room in ("1GB", "1MB"))
+def test_a_line_holds_its_ends_where_they_fit_and_more_than_one_point_wants_them(folder):
+    line = ("lerp", *NAMES[:2], "-o", "x{alpha}.safetensors", "--steps")
+    held, read = (planned(folder, *line, "3", "--max-memory", room) for room in ("1GB", "1MB"))
     assert read < held - 2 * SIZE + MB
-    assert planned(folder, *line, "--mode", "slerp") > held + 20 * MB  # three arrays in float64
+    assert planned(folder, *line, "1") == read
+    slerp = planned(folder, *line, "3", "--mode", "slerp")
+    assert slerp > held + 20 * MB  # three arrays in float64
 
 
 def test_a_line_of_aligned_models_is_reordered_after_what_matching_takes(folder):

@@ -129,13 +129,20 @@ class LerpPlan:
             **({} if self.rotation else {"memory": self.memory(matching.get("memory", 0))}),
         }
 
+    def keeps(self, point: LinePoint) -> bool:
+        """Return whether the models around a point are kept: if others want them, and fit."""
+        left, _ = point.segment(len(self.models))
+        wanted = sum(other.segment(len(self.models))[0] == left for other in self.points)
+        held = sum(map(stored_bytes, self.models[left : left + 2]))
+        return wanted > 1 and held <= self.machine.max_memory
+
     def memory(self, matching: int = 0) -> int:
         """Return the estimated peak in bytes. matching: of bringing the models together before."""
         first = self.models[0]
         layout = self.points[0].target.layout
         whole = layout.format != "safetensors" or self.mode not in BY_ELEMENT
         held = sum(map(stored_bytes, self.models[:2]))
-        kept = held <= self.machine.max_memory
+        kept = any(self.keeps(point) for point in self.points)
         made = max((info.nbytes for info in infos(first).values()), default=0)
         line = written_bytes(layout, infos(first).values()) + kept * held
         if whole:

@@ -31,7 +31,7 @@ from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.tensors import TensorSource, infos
+from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.ranges import Kept
 
@@ -223,13 +223,10 @@ def _held_ends(
     sources: Sequence[TensorSource],
     held: Mapping[int, TensorSource],
 ) -> Mapping[int, TensorSource]:
-    """Return the models around a point by number: in memory, if there is room, as for the last."""
+    """Return the models around a point by number; those that are kept as for the last point."""
     left, _ = point.segment(len(sources))
-    if left + 1 in held and left in held:
-        return held
     near = {k: sources[k] for k in (left, left + 1)}
-    size = sum(info.nbytes for source in near.values() for info in infos(source).values())
-    if size > plan.machine.max_memory:
+    if not plan.keeps(point):
         return near
     return {k: held.get(k) or Kept(source) for k, source in near.items()}
 
