@@ -177,8 +177,8 @@ def _check_choice(choice: Choice) -> None:
         traced = "`rebasin spec trace --explain` says why, "
         raise UsageError(
             f"spec {choice.name!r} allows nothing but permutations",
-            hint=f"{traced if choice.traced else ''}leave out --symmetry orthogonal; "
-            "`maps:` in a spec says where more is allowed",
+            hint=f"{traced if choice.traced else ''}leave out --symmetry orthogonal, or --map "
+            "orthogonal of transport; `maps:` in a spec says where more is allowed",
         )
     if choice.held:
         raise UsageError(

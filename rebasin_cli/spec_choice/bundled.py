@@ -163,7 +163,10 @@ def _none_fits(trial: _BundledFits) -> NoReturn:
     misses = _nearest(trial)
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
     others = len(trial.least) - NEAREST
-    start = "start a spec with `rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
+    start = (
+        "--model file.py:Class traces it, if you have the code; else start a spec with "
+        "`rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
+    )
     raise NoFitError(
         "no bundled spec fits this checkpoint",
         where=trial.path,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.bind import bind, one_sided_groups
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.compression.compress import compress
@@ -76,6 +77,7 @@ def trace_before_proof(found: Symmetry, record_: Record, model: nn.Module) -> Tr
         for name, tensor in stored.items()
         if isinstance(tensor, Tensor)
     }
+    _check_names(infos)
     ties = _ties(record_)
     spec = found.derived.spec
     spec = declared_one_sided(spec, one_sided_groups(spec, infos, ties=ties))
@@ -94,6 +96,17 @@ def trace_before_proof(found: Symmetry, record_: Record, model: nn.Module) -> Tr
         reasons=found.derived.classes.reasons,
         proof=None,
     )
+
+
+def _check_names(infos: Mapping[str, TensorInfo]) -> None:
+    """Raise SpecError for names that a spec would read as something else."""
+    if unnamed := [name for name in infos if set("{}[]") & set(name)]:
+        raise SpecError(
+            f"no spec can name the tensor {unnamed[0]!r}",
+            detail=f"braces and brackets stand for indices there ({len(unnamed)} such names)",
+            hint="give the module another name in the code, and its tensors with "
+            "--rename 'OLD=NEW' if they are stored under this one",
+        )
 
 
 def _ties(found: Record) -> dict[str, str]:

@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from torch.nn.parameter import is_lazy
 
-from rebasin_cli.errors import MachineError
+from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.tracer.classes.findings import ClassFindings
@@ -50,6 +51,7 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
     choices = choices or Choices()
     with torch.no_grad():
         empty = without_memory(subject)
+        _check_shapes(subject.name, empty)
         size = sum(t.numel() for t in empty.parameters()) if empty is not None else 0
         if empty is not None and size > (LARGEST if subject.small is None else REAL):
             traced = _traced_fake(subject, empty, choices, recorded)
@@ -70,6 +72,14 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
         claimed = symmetry(found, model, choices, _name(subject))
         return prove_trace(
             trace_before_proof(claimed, found, model), claimed.derived.classes, model, examples
+        )
+
+
+def _check_shapes(name: str, model: nn.Module | None) -> None:
+    if model is not None and any(map(is_lazy, model.parameters())):
+        raise UsageError(
+            f"{name} has parameters without a shape until it is run (nn.LazyLinear and the like)",
+            hint="name a function that builds it, runs it once on an input, and returns it",
         )
 
 

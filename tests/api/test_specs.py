@@ -129,3 +129,36 @@ def test_there_is_no_such_spec(tmp_path: Path) -> None:
         rb.load_spec("lama")
     with pytest.raises(rb.RebasinError, match=r"none\.yaml"):
         rb.load_spec(tmp_path / "none.yaml")
+
+
+class Nested(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, rows: list[torch.Tensor]) -> torch.Tensor:
+        made: torch.Tensor = self.layer(torch.nested.nested_tensor(rows)).to_padded_tensor(0.0)
+        return made
+
+
+def test_a_nested_tensor_is_refused_with_what_to_do() -> None:
+    with pytest.raises(rb.RebasinError, match="the model makes a nested tensor") as caught:
+        rb.trace(Nested(), ([torch.randn(2, 4), torch.randn(3, 4)],))
+    assert "tensors of one length" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_layers_without_shapes_are_refused_with_what_to_do() -> None:
+    def lazy() -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+
+    def run_once() -> nn.Module:
+        net = lazy()
+        net(torch.randn(2, 5))
+        return net
+
+    for given in (lazy, lazy()):
+        with pytest.raises(rb.RebasinError, match="without a shape until it is run") as caught:
+            rb.trace(given, torch.randn(2, 5))
+        assert "runs it once" in str(caught.value)
+    assert rb.trace(run_once, torch.randn(2, 5)).spec

@@ -49,6 +49,15 @@ def test_trap_10_groups_of_a_norm_that_cross_a_border_leave_pieces() -> None:
     assert harm(given, found, "g 8; H 2 fixed; j 2 per H", whole) >= WRONG
 
 
+def test_trap_10_groups_that_cross_a_border_with_no_common_length_are_pieces_of_their_own() -> None:
+    # Groups of 3: the channels 0 to 2, 3 and 4 with 0 of the other set, 1 to 3, 4 to 6.
+    given = side_by_side(5, 7, 4)
+    pieces = BESIDE.replace("G * i", "p + q").replace("H * j", "1 + r + s")
+    found = check(given, "p 3; q 2; r 3; s 3", pieces)
+    crossing = BESIDE.replace("G * i", "g").replace("H * j", "1 + r + s")
+    assert harm(given, found, "g 5; r 3; s 3", crossing) >= WRONG
+
+
 def test_trap_10_fixed_pieces_inside_fixed_pieces_are_both_parents() -> None:
     def run(m, x):
         a = m.a(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.derivation.unused import UNUSED
@@ -259,3 +260,31 @@ def test_trap_19_one_token_or_one_row_says_as_much_as_many(shape) -> None:
 
 def _attended(m: Net, x: Tensor) -> Tensor:
     return m.out(x + m.att(x, x, x, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_what_packed_sequences_have_at_each_step_moves(batch_first: bool) -> None:
+    def run(m, x, lengths):
+        steps = pack_padded_sequence(
+            m.a(x).relu(), lengths, batch_first=batch_first, enforce_sorted=False
+        )
+        return m.b(pad_packed_sequence(m.rnn(steps)[0], batch_first=batch_first)[0])
+
+    net = Net(
+        run,
+        a=nn.Linear(4, 6),
+        rnn=nn.RNN(6, 7, batch_first=batch_first),
+        b=nn.Linear(7, 3),
+    )
+    lengths = torch.tensor([4, 2] if batch_first else [3, 1, 2, 3])
+    given = case(net, (noise(2, 4, 4) if batch_first else noise(3, 4, 4), lengths))
+    text = """
+  a.{weight,bias}: [d]
+  rnn.weight_ih_l0: [h, d]
+  rnn.weight_hh_l0: [h, h]
+  rnn.{bias_ih_l0,bias_hh_l0}: [h]
+  b.weight: [~, h]
+"""
+    check(
+        given, "d 6; h 7", text.replace("a.{weight,bias}: [d]", "a.weight: [d, ~]\n  a.bias: [d]")
+    )

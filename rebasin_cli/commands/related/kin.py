@@ -76,7 +76,7 @@ def kin_of(stored: Stored, near: Nearness, marks: tuple[Marks, Marks]) -> Kin:
         return made
     if near.kept >= SOME and near.foreign >= SOME:
         return Kin.PART
-    if near.excess >= RELATED:
+    if near.excess >= RELATED and near.kept >= SOME:
         return Kin.TRAINED
     return Kin.UNCLEAR if near.excess >= UNCLEAR else Kin.INDEPENDENT
 

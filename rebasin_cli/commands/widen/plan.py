@@ -26,6 +26,8 @@ from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint
 from rebasin_cli.widening.wider_proof import WiderCheck, plan_wider_check
 from rebasin_cli.widening.wider_sizes import is_size, said_sizes, sizes_of
 
+_WIDTHS = "--to GROUP=N, --to GROUP=2x, or --to MODEL as wide as that"
+
 
 @dataclass(frozen=True)
 class WidenRequest:
@@ -116,9 +118,12 @@ def _says_config(request: WidenRequest) -> bool:
 def _like(model: Checkpoint, request: WidenRequest) -> Checkpoint | None:
     """Return the model whose widths are taken, if --to names one."""
     paths = [text for text in request.to if not is_size(text)]
+    for text in paths:
+        if "=" in text and "://" not in text and not Path(text).exists():
+            raise UsageError(f"--to {text} says no number of units", hint=_WIDTHS)
     if not request.to or len(paths) > 1:
         what = f"{len(paths)} models to be as wide as" if paths else "nothing says how wide"
-        raise UsageError(what, hint="--to GROUP=N, --to GROUP=2x, or --to MODEL as wide as that")
+        raise UsageError(what, hint=_WIDTHS)
     return open_wide(paths[0], request.selection, model) if paths else None
 
 

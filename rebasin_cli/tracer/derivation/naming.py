@@ -184,5 +184,6 @@ def _base(tensor: str) -> str:
 
 
 def _safe(name: str) -> str:
-    """Return a name that does not look like a number."""
-    return f"layer.{name}" if name[0].isdigit() else name
+    """Return a name that a spec can be written with, and that does not look like a number."""
+    plain = re.sub(r"[^\w.\-]", "_", name)
+    return f"layer.{plain}" if plain[0].isdigit() else plain

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import _disable_current_modes
 
+from rebasin_cli.errors import UsageError
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.operators import facts
 from rebasin_cli.tracer.recording.dispatch import OperatorMode
@@ -107,6 +108,11 @@ class Recorder(OperatorMode):
         return known or self._add(tensor, "constant", _numbers(tensor), None)
 
     def _add(self, tensor: Tensor, source: str, data: Tensor | None, base: Value | None) -> Value:
+        if tensor.is_nested:
+            raise UsageError(
+                "the model makes a nested tensor, which has no axes that could be followed",
+                hint="trace it on tensors of one length, which are padded, or write its spec",
+            )
         shape, layout = tuple(tensor.shape), _layout(tensor)
         value = Value(self._count, shape, tensor.dtype, source, data, base, *layout)
         self._count += 1

@@ -16,6 +16,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     extent,
     whole_rows,
 )
+from rebasin_cli.tracer.axes.bindings import ALTERNATING
 from rebasin_cli.tracer.recording.record import Call, Value, values_in
 
 
@@ -211,8 +212,9 @@ def _norm_groups(
 ) -> list[tuple[AxisTerm, AxisTerm]]:
     """Return the groups of a norm and what is mixed in each, segment by segment.
 
-    Where groups cross the segments of a concatenation, the largest pieces that no boundary of
-    either cuts keep their places, and the units inside each piece are free.
+    Where groups cross the segments of a concatenation, the largest pieces of one size that no
+    boundary of either cuts keep their places, and the units inside each piece are free. Where
+    such pieces are single units, segments are cut at the groups' boundaries instead.
     """
     term = analysis.terms.resolve(analysis.terms.collapse(channels))
     pairs: list[tuple[AxisTerm, AxisTerm]] = []
@@ -220,8 +222,12 @@ def _norm_groups(
         count, crossed = extent(row) // size, f"groups of {size} cross a concatenation"
         if isinstance(row, SumTerm) and count > 1:
             for start, segment in zip((0, *boundaries(row.segments)), row.segments, strict=True):
-                pieces = extent(segment) // gcd(size, start, extent(segment))
-                places, _ = analysis.terms.split(segment, pieces)
+                common = gcd(size, start, extent(segment))
+                inside = [at for at in range(-start % size, extent(segment), size) if at]
+                if common == 1 and len(inside) < ALTERNATING:
+                    analysis.terms.cut(segment, inside)
+                    continue
+                places, _ = analysis.terms.split(segment, extent(segment) // common)
                 analysis.freeze([places], crossed, soft=True)
             pairs.append((analysis.frozen([count], crossed)[0], row))
         else:

@@ -60,6 +60,14 @@ def embedding_bag(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [made if len(shape) == 2 else analysis.frozen(shape, "bags") for shape in shapes]
 
 
+def packed(analysis: Analysis, call: Call) -> list[AxisTerms]:
+    """Steps of sequences of several lengths, one after another; what each step has is free."""
+    axes, text = analysis.of(call.args[0]), "packed sequences"
+    analysis.freeze([*axes[:2], *analysis.of(call.args[1])], text)
+    rows, counts = (() if value is None else value.shape for value in call.results)
+    return [(*analysis.frozen(rows[:1], text), *axes[2:]), analysis.frozen(counts, text)]
+
+
 def index(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`x[i, j, ...]` with tensors: their broadcast shape stands where the first of them stood."""
     value, given = call.args[0], call.args[1]
@@ -304,6 +312,7 @@ RULES: dict[str, OperatorRule] = {
     "embedding": embedding,
     **dict.fromkeys(("_embedding_bag", "_embedding_bag_forward_only"), embedding_bag),
     "index": index_any,
+    "_pack_padded_sequence": packed,
     "index_select": index_select,
     "gather": gather,
     **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), scatter),

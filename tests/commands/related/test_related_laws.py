@@ -142,7 +142,13 @@ def test_one_model_is_no_pair():
 
 
 @pytest.mark.parametrize(
-    ("score", "kin"), [(0.2, Kin.INDEPENDENT), (0.4, Kin.UNCLEAR), (0.5, Kin.TRAINED)]
+    ("score", "kin"),
+    [
+        (0.2, Kin.INDEPENDENT),
+        (0.4, Kin.UNCLEAR),
+        (0.48, Kin.UNCLEAR),  # no matrix descends from its counterpart
+        (0.5, Kin.TRAINED),
+    ],
 )
 def test_between_fine_tunes_and_independent_runs_nothing_is_said(score, kin):
     near = Nearness((MatrixScore("w", score, 0.0, 100, anchored=False),), GroupMaps({}, {}))

@@ -71,6 +71,18 @@ def test_the_widths_of_another_checkpoint_are_taken(home: Path) -> None:
     assert load(home / "out.safetensors")["4.weight"].shape == (30, 11)
 
 
+@pytest.mark.parametrize("said", ["hidden.0=twelve", "hidden.0=-3", "hidden.0="])
+def test_what_says_no_number_of_units_is_not_taken_for_a_path(home: Path, said: str) -> None:
+    done = run(home, "a.safetensors", "--to", said, code=2)
+    assert f"--to {said} says no number of units" in done.err
+    assert "hint: --to GROUP=N, --to GROUP=2x, or --to MODEL" in done.err
+
+
+def test_a_path_may_have_an_equals_sign(home: Path) -> None:
+    save(home / "seed=1.safetensors", mlp(2, (6, 9, 11, 30, 4)))
+    run(home, "a.safetensors", "--to", "seed=1.safetensors")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_model_is_run_as_it_is_and_wider(home: Path, dtype: torch.dtype) -> None:
     state = built(home, "perceptron").state_dict()

@@ -124,6 +124,14 @@ _LOOKUP: dict[str, list[Maker]] = {
         chosen(lambda run, s, x, i: run(aten.index.Tensor, x, [None, i]), "d e c", "n e"),
         *_DOMAINS,
     ],
+    "_pack_padded_sequence": [
+        lambda s: one(
+            aten._pack_padded_sequence.default, s("3 5 d"), torch.tensor([5, 2, 1]), True
+        ),
+        lambda s: one(
+            aten._pack_padded_sequence.default, s("5 3 d e"), torch.tensor([5, 5, 2]), False
+        ),
+    ],
     "index_select": [
         lambda s: one(aten.index_select.default, s("a b"), 1, s.numbers("n", 2)),
         lambda s: one(aten.index_select.default, s("a b"), 1, torch.tensor(1)),
