@@ -1,4 +1,4 @@
-"""Features that are stacked, so that each row means something else, and multiplied by each other."""
+"""Features that are stacked, each row with a meaning of its own, and multiplied by each other."""
 
 from __future__ import annotations
 
