@@ -307,3 +307,39 @@ def test_what_a_parent_is_inside_of_is_known_beside_its_children() -> None:
   d.weight: [~, "q * p"]
 """
     check(given, "v 2; q 2; p 2 per q; m 2 per q", text)
+
+
+def test_every_third_of_two_parts_that_alternate() -> None:
+    # 12 channels, of two convolutions in turn: every third is of either, in turn, too.
+    def run(m, x):
+        x = torch.stack([m.a(x), m.b(x)], 2).flatten(1, 2).relu()
+        return m.c(x[:, ::3]) + m.d(x[:, 1::3]) + m.e(x[:, 2::3])
+
+    ends = {name: nn.Conv2d(4, 5, 1) for name in "cde"}
+    given = convolutions(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(3, 6, 1), **ends)
+    text = """
+  a.{weight,bias}: ["h | i | j"]
+  b.{weight,bias}: ["k | l | n"]
+  c.weight: [~, "h | l"]
+  d.weight: [~, "k | j"]
+  e.weight: [~, "i | n"]
+"""
+    found = check(given, "h 2; i 2; j 2; k 2; l 2; n 2", text)
+    naive = text.replace("h | i | j", "h + i + j")
+    assert harm(given, found, "h 2; i 2; j 2; k 2; l 2; n 2", naive) >= WRONG
+
+
+def test_every_second_of_two_parts_that_alternate_is_one_of_them() -> None:
+    def run(m, x):
+        x = torch.stack([m.a(x), m.b(x)], 2).flatten(1, 2).relu()
+        return m.c(x[:, ::2]) + m.d(x[:, 1::2])
+
+    parts = {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(3, 6, 1)}
+    given = convolutions(run, **parts, c=nn.Conv2d(6, 5, 1), d=nn.Conv2d(6, 5, 1))
+    text = """
+  a.{weight,bias}: [h]
+  b.{weight,bias}: [i]
+  c.weight: [~, h]
+  d.weight: [~, i]
+"""
+    check(given, "h 6; i 6", text)
