@@ -28,7 +28,8 @@ class UnitPlace:
         """Return the unit of every element: int64, of the shape of the tensor."""
         found = torch.tensor(self.first)
         for axis, (size, step) in enumerate(zip(shape, self.steps, strict=True)):
-            found = found + (torch.arange(size) * step).view(-1, *[1] * (len(shape) - axis - 1))
+            if step:
+                found = found + (torch.arange(size) * step).view(-1, *[1] * (len(shape) - axis - 1))
         return found.expand(*shape)
 
 
@@ -60,9 +61,10 @@ def _places(layer: Layer, windows: Mapping[str, Window]) -> tuple[UnitPlace, ...
         if window.source == full
     ]
     places = [place for stored, here in found for place in _in_steps(stored, here)]
-    told = {unit for _, here in found for unit in here.flatten().tolist()}
-    complete = len(places) == len(found) and told == set(range(int(units.max()) + 1))
-    return tuple(places) if complete else ()
+    told = torch.zeros(int(units.max()) + 1, dtype=torch.bool)
+    for _, here in found:
+        told[here] = True
+    return tuple(places) if len(places) == len(found) and bool(told.all()) else ()
 
 
 def _own_units(layer: Layer) -> tuple[str, Tensor] | None:

@@ -25,7 +25,12 @@ from rebasin_cli.api.tensors_in import (
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
-from rebasin_cli.commands.apply.belonging_plan import holds_training, plan_adapter, training_in
+from rebasin_cli.commands.apply.belonging_plan import (
+    holds_training,
+    plan_adapter,
+    reordered_adapter,
+    training_in,
+)
 from rebasin_cli.commands.apply.belongings.owner import OwnerModel, owner_of
 from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering
@@ -84,10 +89,10 @@ def apply(
     """
     if isinstance(model, Mapping) and _is_training(model):
         return _applied_training(permutation, model, base, inverse=inverse)
-    if isinstance(permutation, PairMatching):
-        return permutation.apply(model, inverse=inverse)
-    path = named_path(fspath(permutation))
     seen = open_owned(model)
+    if isinstance(permutation, PairMatching):
+        return _applied_matching(permutation, model, seen, base, inverse=inverse)
+    path = named_path(fspath(permutation))
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
         raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
@@ -95,10 +100,35 @@ def apply(
         owner = _owner(path, base)
         movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=False)
         return _moved(model, seen, seen, movement, inverse=inverse)
+    _refuse_base(seen, base)
     held, movement, saved = read_movement(path, seen, inverse=inverse)
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, _PLAIN)
     return _moved(model, seen, held, movement, inverse=inverse)
+
+
+def _applied_matching(
+    matching: PairMatching, model: Model, seen: Checkpoint, base: Model | None, *, inverse: bool
+) -> dict[str, Tensor] | Checkpoint:
+    """Return a model, or an adapter of one, in the order that a matching found."""
+    if not is_adapter(seen.names()):
+        _refuse_base(seen, base)
+        return matching.apply(model, inverse=inverse)
+    owner = _named_owner(matching.other if base is None else base)
+    movement, _ = reordered_adapter(
+        seen, _reordering(matching, inverse=inverse), owner, keep_unknown=False
+    )
+    return _moved(model, seen, seen, movement, inverse=inverse)
+
+
+def _reordering(matching: PairMatching, *, inverse: bool) -> Reordering:
+    orders = matching.permutations
+    return Reordering(matching.bound, inverse_of(orders) if inverse else orders)
+
+
+def _refuse_base(seen: Checkpoint, base: Model | None) -> None:
+    if base is not None:
+        raise UsageError(f"{seen.path} is a model itself", hint="leave out base")
 
 
 def _moved(
@@ -149,10 +179,7 @@ def _applied_training(
     """Return a state of training whose tensors follow their weights."""
     if isinstance(permutation, PairMatching):
         owner = _named_owner(permutation.other if base is None else base)
-        orders = permutation.permutations
-        movement: Movement = Reordering(
-            permutation.bound, inverse_of(orders) if inverse else orders
-        )
+        movement: Movement = _reordering(permutation, inverse=inverse)
     else:
         path = named_path(fspath(permutation))
         owner = _owner(path, base)

@@ -96,6 +96,27 @@ def test_an_optimizer_is_moved_as_on_the_command_line(tmp_path: Path) -> None:
     assert found["param_groups"] == wanted["param_groups"]
 
 
+def test_an_adapter_follows_what_match_found_as_it_does_a_file(tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    found = rb.match(a, b)
+    rb.save(found, tmp_path / "p.safetensors")
+    out, into = b.state_dict()["0.weight"].shape
+    lora = {"0.lora_A.weight": torch.randn(2, into), "0.lora_B.weight": torch.randn(out, 2)}
+    moved = rb.apply(found, lora)
+    assert same(moved, rb.apply(tmp_path / "p.safetensors", lora, base=b))
+    assert not same(moved, lora)
+    assert same(rb.apply(found, moved, inverse=True), lora)
+
+
+def test_a_model_itself_takes_no_base(tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    found = rb.match(a, b)
+    rb.save(found, tmp_path / "p.safetensors")
+    for permutation in (found, tmp_path / "p.safetensors"):
+        with pytest.raises(rb.RebasinError, match=r"is a model itself(?s:.*)leave out base"):
+            rb.apply(permutation, b, base=a)
+
+
 def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     found = rb.match(convolutions(0), convolutions(1))
     other = trained_mlp()

@@ -312,22 +312,3 @@ def test_one_module_under_two_parents() -> None:
     given = rows(net, 2, 3, 5, 5)
     found = check(given, "c 8", text)
     assert dict(found.ties) == {"2.cpe.weight": "1.cpe.weight", "2.cpe.bias": "1.cpe.bias"}
-
-
-@pytest.mark.parametrize(
-    "products",
-    [
-        lambda v: v @ v.mT,
-        lambda v: F.cosine_similarity(v[:, :, None], v[:, None], dim=-1),
-        lambda v: torch.einsum("nid,njd->nij", v, v),
-        lambda v: torch.cdist(v, v),
-    ],
-)
-def test_each_pair_of_stacked_features_is_multiplied_so_they_share_one_order(products) -> None:
-    def run(m, x):
-        return m.c(products(torch.stack([m.a(x), m.b(x)], 1)).flatten(1))
-
-    net = Net(run, a=nn.Linear(5, 8), b=nn.Linear(5, 8), c=nn.Linear(4, 2))
-    text = "  {a,b}.{weight,bias}: [d]\n"
-    found = check(rows(net, 2, 5), "d 8", text)
-    assert harm(rows(net, 2, 5), found, "d 8", "  a.{weight,bias}: [d]\n") >= WRONG

@@ -262,3 +262,84 @@ def test_a_table_of_positions_in_the_code_keeps_the_stream_in_order() -> None:
   out.weight: [~, s]
 """
     assert harm(given, found, "h 8; s 6", free) >= WRONG
+
+
+def test_what_is_inside_of_units_that_stand_twice_follows_neither() -> None:
+    # Beside its own shuffle a channel is q * q: of each, t would have two orders.
+    def run(m, x):
+        x = m.a(x)
+        x = x + x.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
+        return m.b(m.t(x).relu())
+
+    depthwise = nn.ConvTranspose2d(4, 8, 1, groups=4)
+    given = convolutions(run, a=nn.Conv2d(3, 4, 1), t=depthwise, b=nn.Conv2d(8, 5, 1))
+    text = """
+  a.{weight,bias}: ["q * q"]
+  t.weight: ["q * q", t]
+  t.bias: ["q * q * t"]
+  b.weight: [~, "q * q * t"]
+"""
+    check(given, "q 2; t 2", text)
+
+
+def test_what_a_parent_is_inside_of_is_known_beside_its_children() -> None:
+    # p is inside of q, and stands behind v beside it; in b q stands on both axes, so that p alone
+    # could give v an order, and q could not.
+    def run(m, x):
+        x = m.a(x)
+        y = x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)
+        return m.c(m.b(x) + m.t(y)) + m.d(x.unflatten(1, (2, 4)).sum(1))
+
+    given = convolutions(
+        run,
+        a=nn.Conv2d(3, 8, 1),
+        b=nn.Conv2d(8, 4, 1),
+        t=nn.ConvTranspose2d(8, 4, 1, groups=2),
+        c=nn.Conv2d(4, 5, 1),
+        d=nn.Conv2d(4, 5, 1),
+    )
+    text = """
+  a.{weight,bias}: ["v * q * p"]
+  b.weight: ["q * m", "v * q * p"]
+  {b,t}.bias: ["q * m"]
+  t.weight: ["q * p * v", m]
+  c.weight: [~, "q * m"]
+  d.weight: [~, "q * p"]
+"""
+    check(given, "v 2; q 2; p 2 per q; m 2 per q", text)
+
+
+def test_every_third_of_two_parts_that_alternate() -> None:
+    # 12 channels, of two convolutions in turn: every third is of either, in turn, too.
+    def run(m, x):
+        x = torch.stack([m.a(x), m.b(x)], 2).flatten(1, 2).relu()
+        return m.c(x[:, ::3]) + m.d(x[:, 1::3]) + m.e(x[:, 2::3])
+
+    ends = {name: nn.Conv2d(4, 5, 1) for name in "cde"}
+    given = convolutions(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(3, 6, 1), **ends)
+    text = """
+  a.{weight,bias}: ["h | i | j"]
+  b.{weight,bias}: ["k | l | n"]
+  c.weight: [~, "h | l"]
+  d.weight: [~, "k | j"]
+  e.weight: [~, "i | n"]
+"""
+    found = check(given, "h 2; i 2; j 2; k 2; l 2; n 2", text)
+    naive = text.replace("h | i | j", "h + i + j")
+    assert harm(given, found, "h 2; i 2; j 2; k 2; l 2; n 2", naive) >= WRONG
+
+
+def test_every_second_of_two_parts_that_alternate_is_one_of_them() -> None:
+    def run(m, x):
+        x = torch.stack([m.a(x), m.b(x)], 2).flatten(1, 2).relu()
+        return m.c(x[:, ::2]) + m.d(x[:, 1::2])
+
+    parts = {"a": nn.Conv2d(3, 6, 1), "b": nn.Conv2d(3, 6, 1)}
+    given = convolutions(run, **parts, c=nn.Conv2d(6, 5, 1), d=nn.Conv2d(6, 5, 1))
+    text = """
+  a.{weight,bias}: [h]
+  b.{weight,bias}: [i]
+  c.weight: [~, h]
+  d.weight: [~, i]
+"""
+    check(given, "h 6; i 6", text)

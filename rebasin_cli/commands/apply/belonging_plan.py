@@ -53,10 +53,18 @@ def plan_adapter(
         return _rotated(adapter, source, owner, inverse=inverse, keep_unknown=keep_unknown)
     saved = read_permutations(source, owner.model)
     permutations = inverted(saved.permutations) if inverse else saved.permutations
-    found = bind_adapter(adapter, owner.model, saved.bound, keep_unknown=keep_unknown)
-    movement = Reordering(replace(saved.bound, tensors=found.tensors), permutations)
-    moved = {name for name, p in permutations.items() if p.moved}
-    return movement, _belonging(adapter, found, moved)
+    movement = Reordering(saved.bound, permutations)
+    return reordered_adapter(adapter, movement, owner, keep_unknown=keep_unknown)
+
+
+def reordered_adapter(
+    adapter: Checkpoint, movement: Reordering, owner: OwnerModel, *, keep_unknown: bool
+) -> tuple[Movement, Belonging]:
+    """Return how an adapter follows the permutations of its model."""
+    found = bind_adapter(adapter, owner.model, movement.bound, keep_unknown=keep_unknown)
+    moved = {name for name, p in movement.permutations.items() if p.moved}
+    own = replace(movement, bound=replace(movement.bound, tensors=found.tensors))
+    return own, _belonging(adapter, found, moved)
 
 
 def _rotated(

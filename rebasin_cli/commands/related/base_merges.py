@@ -1,8 +1,9 @@
-"""Which of several related models is a merge of fine-tunes over their base, in one frame.
+"""Which of several related models is made of others, to rounding, or of entries of fine-tunes.
 
-Task arithmetic (arXiv 2212.04089): M = Z + sum c_i (T_i - Z), by least squares, with nothing left
-but the rounding of M. The same points have such a relation whichever of them is called base, and no
-weights tell which was made last: the first that is given counts as the base, the last as the merge.
+All in one frame. Task arithmetic (arXiv 2212.04089): M = Z + sum c_i (T_i - Z), with nothing left
+but the rounding of M; where one model lies between the others it is their mean. Otherwise the same
+points have such a relation whichever of them is called base, and no weights tell which was made
+last: the first that is given counts as the base, the last as the merge.
 TIES (arXiv 2306.01708) and DARE (arXiv 2311.03099) keep a share of the entries of each difference:
 where one fine-tune alone is kept, M - Z is its difference times one number, the same for all
 entries. Ratios of differences that have nothing to do with one another have no such number.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from rebasin_cli.tensors.numbers import in_reals
 LEAST = 0.05  # a coefficient, below which a fine-tune has no part
 ROUNDINGS = 4  # of M, by half a step of its dtype each: a merge is computed in several steps
 CLEAR = 0.1  # of |M - Z|: where rounding hides more than that nothing is certain
-ZERO = 0.01  # the coefficient of a base, below which it has no part
+MOST = 20_000  # sets of models of one size that are looked at
 SAMPLED, AT_ONCE = 1 << 14, 1 << 18  # entries of all tensors that are looked at, and at once
 FEWEST = 1000  # entries that differ clearly, below which nothing is said
 SAME = 2e-3  # of an entry of M - Z: rounding steps of M have to be less
@@ -80,70 +82,86 @@ def gram_of(models: Sequence[TensorSource], names: Sequence[str], steps: Sequenc
     return Gram(products, roundings, torch.cat(entries, 1), steps)
 
 
-def task_arithmetic(gram: Gram) -> list[Merge]:
-    """Return the merges by task arithmetic among models, one of all that are in a relation."""
-    found: dict[frozenset[int], Merge] = {}
-    for base in gram.distinct:
-        for model in reversed(gram.distinct):
-            others = [k for k in gram.distinct if k not in (base, model)]
-            merge = _over(gram, base, model, others) if base != model else None
-            if merge:
-                found.setdefault(frozenset((base, model, *merge.parents)), merge)
-    return list(found.values())
+def exact_merges(gram: Gram) -> list[Merge]:
+    """Return the merges of which nothing but rounding is left: means, and by task arithmetic.
 
-
-def _over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merge | None:
-    """Return a model as a merge of two others or more over a base, if it is one."""
-    h, chosen = gram.from_model(base), list(others)
-    while len(chosen) > 1:
-        inside = h[chosen][:, chosen]
-        ridge = 1e-13 * inside.diagonal().mean() * torch.eye(len(chosen), dtype=h.dtype)
-        weights = torch.linalg.solve(inside + ridge, h[chosen, model])
-        if float(weights.abs().min()) >= LEAST:
-            break
-        del chosen[int(weights.abs().argmin())]
-    else:
-        return None
-    size = float(h[model, model])
-    left = float(size - 2 * weights @ h[chosen, model] + weights @ inside @ weights)
-    left = max(left, 0.0) ** 0.5
-    if left > min(ROUNDINGS * gram.roundings[model], CLEAR * size**0.5) or _is_mean(weights):
-        return None
-    return Merge(model, tuple(chosen), tuple(weights.tolist()), left / size**0.5, base)
-
-
-def _is_mean(weights: Tensor) -> bool:
-    """Return whether one of the models of a relation lies between the others.
-
-    As where all but one have one sign in 0 = sum c_i T_i + (1 - sum c_i) Z - M, or Z has no part.
+    The fewest models that are in a relation come first, then those given first, and a merge counts
+    for no further one: a second merge of the same models has many relations to the first.
     """
-    signs = [-1.0, float(1 - weights.sum()), *weights.tolist()]
-    above, below = (sum(sign * s > ZERO for s in signs) for sign in (1, -1))
-    return abs(signs[1]) < ZERO or bool(min(above, below) < 2)
+    found, left = list[Merge](), gram.distinct
+    for size in range(3, len(left) + 1):
+        if comb(len(left), size) > MOST:
+            break
+        for models in combinations(left, size):
+            if not any(merge.model in models for merge in found):
+                merge = _exact(gram, models)
+                found += [merge] if merge else []
+    return found
 
 
-def kept_entries(gram: Gram) -> list[Merge]:
-    """Return the merges that keep entries of the differences to a base, as TIES and DARE do."""
+def _exact(gram: Gram, models: Sequence[int]) -> Merge | None:
+    """Return the merge among models, of no part of which there is a relation, if there is one.
+
+    sum c_i X_i = 0 with sum c_i = 0: a model that has a sign of its own lies between the others.
+    """
+    first, *others = models
+    values, vectors = torch.linalg.eigh(gram.from_model(first)[others][:, others])
+    left, weights = max(float(values[0]), 0.0) ** 0.5, vectors[:, 0].tolist()
+    by_model = dict(zip(models, (-sum(weights), *weights), strict=True))
+    above = [model for model in models if by_model[model] > 0]
+    below = [model for model in models if model not in above]
+    alone = next((side for side in (above, below) if len(side) == 1), None)
+    for model in alone or reversed(others):
+        merge = _as_merge(gram, model, by_model, left, None if alone else first)
+        if merge:
+            return merge
+    return None
+
+
+def _as_merge(
+    gram: Gram, model: int, by_model: Mapping[int, float], left: float, base: int | None
+) -> Merge | None:
+    """Return a relation as what made one of its models, unless more than rounding is left."""
+    own = by_model[model]
+    if not own:
+        return None
+    shares = {k: -weight / own for k, weight in by_model.items() if k != model}
+    from_it = gram.from_model(model).diagonal()
+    size = float(min(from_it[k] for k in shares) if base is None else from_it[base]) ** 0.5
+    rest = left / abs(own)
+    exact = rest <= min(ROUNDINGS * gram.roundings[model], CLEAR * size)
+    if not exact or min(map(abs, shares.values())) < LEAST:
+        return None
+    if base is not None:
+        del shares[base]
+    return Merge(model, tuple(shares), tuple(shares.values()), rest / size, base)
+
+
+def kept_entries(gram: Gram, models: Sequence[int]) -> list[Merge]:
+    """Return those of some models that keep entries of others' differences to a base.
+
+    As TIES and DARE make them.
+    """
     found: dict[frozenset[int], Merge] = {}
-    for base in gram.distinct:
-        for model in reversed([k for k in gram.distinct if k != base]):
-            merge = _kept_over(gram, base, model)
-            if merge:
-                together = frozenset((base, model, *merge.parents))
-                found[together] = min(found.get(together, merge), merge, key=lambda m: m.left)
+    for base, model in ((a, b) for a in models for b in reversed(models) if a != b):
+        others = [k for k in models if k not in (base, model)]
+        merge = _kept_over(gram, base, model, others)
+        if merge:
+            together = frozenset((base, model, *merge.parents))
+            found[together] = min(found.get(together, merge), merge, key=lambda m: m.left)
     return list(found.values())
 
 
-def _kept_over(gram: Gram, base: int, model: int) -> Merge | None:
+def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merge | None:
     """Return a model as a merge over a base that keeps entries of others, if it is one."""
     values = gram.entries
     change = values[model] - values[base]
     clear = change.abs() * SAME > ROUNDINGS / 2 * gram.steps[model] * values[model].abs()
     change = change[clear]
-    if len(change) < FEWEST:
+    if len(change) < FEWEST or len(others) < 2:
         return None
     factors, parts = dict[int, float](), dict[int, Tensor]()
-    for other in (k for k in gram.distinct if k not in (base, model)):
+    for other in others:
         theirs = (values[other] - values[base])[clear]
         factors[other] = _commonest_ratio(change, theirs)
         parts[other] = factors[other] * theirs

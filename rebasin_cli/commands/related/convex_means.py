@@ -9,7 +9,7 @@ another.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,20 +37,20 @@ class Merge:
     kept: float | None = None
 
 
-def convex_merges(products: Tensor) -> list[Merge]:
+def convex_merges(products: Tensor, models: Sequence[int]) -> list[Merge]:
     """Return which of some models lie between others of them.
 
     products: <X_i - X_0, X_j - X_0> of all models in one frame, (n, n) in float64.
     """
-    found = (_merge_of(number, products) for number in range(len(products)))
+    found = (_merge_of(number, products, models) for number in models)
     return [merge for merge in found if merge is not None]
 
 
-def _merge_of(number: int, products: Tensor) -> Merge | None:
+def _merge_of(number: int, products: Tensor, models: Sequence[int]) -> Merge | None:
     """Return what a model is a merge of, if it is one."""
     from_it = products - products[number] - products[:, number, None] + products[number, number]
     distances = from_it.diagonal()
-    others = list(_apart(number, from_it))
+    others = list(_apart(number, from_it, models))
     if len(others) < 2:
         return None
     h = from_it[others][:, others]
@@ -66,11 +66,11 @@ def _merge_of(number: int, products: Tensor) -> Merge | None:
     return Merge(number, tuple(parents), tuple(shares[chosen].tolist()), (left / nearest) ** 0.5)
 
 
-def _apart(number: int, from_it: Tensor) -> Iterator[int]:
+def _apart(number: int, from_it: Tensor, models: Sequence[int]) -> Iterator[int]:
     """Yield the models that are neither this one nor a copy of one that was named before."""
     distances = from_it.diagonal()
     least, kept = COPY**2 * float(distances.max()), [number]
-    for other in range(len(distances)):
+    for other in models:
         to = [distances[other] + distances[k] - 2 * from_it[other, k] for k in kept]
         if min(map(float, to)) > least:
             kept.append(other)

@@ -13,9 +13,9 @@ import torch
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.related.base_merges import (
     Gram,
+    exact_merges,
     gram_of,
     kept_entries,
-    task_arithmetic,
 )
 from rebasin_cli.commands.related.convex_means import Merge, convex_merges
 from rebasin_cli.commands.related.copies import (
@@ -275,8 +275,10 @@ class _Comparison:
 
 def merges_in(gram: Gram) -> list[Merge]:
     """Return the merges among models in one frame, each model once: what is exact comes first."""
-    found: dict[int, Merge] = {}
-    for merge in (*task_arithmetic(gram), *convex_merges(gram.products), *kept_entries(gram)):
+    exact = exact_merges(gram)
+    found = {merge.model: merge for merge in exact}
+    left = [model for model in gram.distinct if model not in found]
+    for merge in (*convex_merges(gram.products, left), *kept_entries(gram, left)):
         found.setdefault(merge.model, merge)
     return sorted(found.values(), key=lambda merge: merge.model)
 

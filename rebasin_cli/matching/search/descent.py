@@ -118,7 +118,7 @@ def _affordable(batch: Sequence[GroupFamily], room: int) -> Iterator[list[GroupF
     """Yield families that may be visited side by side within some bytes; large ones alone."""
     part, left = list[GroupFamily](), room
     for family in batch:
-        needed = visit_memory(family)
+        needed = _visit_memory(family)
         if part and needed > left:
             yield part
             part, left = [], room
@@ -127,7 +127,7 @@ def _affordable(batch: Sequence[GroupFamily], room: int) -> Iterator[list[GroupF
     yield part
 
 
-def visit_memory(family: GroupFamily) -> int:
+def _visit_memory(family: GroupFamily) -> int:
     """Return the bytes that a visit takes beside what is kept, in float32.
 
     First products, then assignments: of n units n^2 costs in float64, and the solver's copy.

@@ -178,7 +178,8 @@ class Analysis:
             self.axes[value] = whole
 
     def _independent(self, term: AxisTerm, axes: Sequence[AxisTerm]) -> AxisTerm:
-        if isinstance(term, Dependent) and not any(other is term.index for other in axes):
+        """Return a term that depends on another axis only if that stands there, and once."""
+        if isinstance(term, Dependent) and sum(other is term.index for other in axes) != 1:
             return self.terms.collapse(term)
         return term
 

@@ -246,12 +246,15 @@ class Bindings(KnownAtoms):
         return [add(row) for row in rows]
 
     def _regrouped(self, rows: Sequence[AxisTerm], count: int) -> list[AxisTerm]:
-        """Return `count` parts instead of those given, if one is a multiple of the other."""
+        """Return `count` parts instead of those given: of 3 parts 2, by way of 6."""
         have = len(rows)
+        if not have:
+            return []
         if have % count == 0:
             return [interleave(rows[k::count]) for k in range(count)]
         if count % have:
-            return []
+            finer, size = lcm(count, have), sum(map(extent, rows))
+            return self._regrouped(self._regrouped(rows, finer), count) if finer <= size else []
         inside = [self.in_turn(row, count // have) for row in rows]
         found = [inside[k % have][k // have : k // have + 1] for k in range(count)]
         return [part for row in found for part in row] if all(inside) else []

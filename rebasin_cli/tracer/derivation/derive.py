@@ -128,8 +128,10 @@ def _counts(value: Value) -> bool:
 
 
 def _still(record: Record, analysis: Analysis) -> dict[str, Entry]:
-    """Return entries of the buffers that stay (grids, masks): without one, a file that is matched
-    by the spec alone holds a tensor of unknown units. Files of other releases may lack them.
+    """Return entries of the buffers that stay: grids, masks.
+
+    Without one, a file that is matched by the spec alone holds a tensor of unknown units. Files of
+    other releases may lack them.
     """
     stay = {n: v for n, v in record.tensors.items() if _counts(v) and not _concerns(v, analysis)}
     return {f"{name}?": tuple(map(Fixed, value.shape)) for name, value in stay.items()}

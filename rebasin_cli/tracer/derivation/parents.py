@@ -148,7 +148,9 @@ def _neighbours(
     ever = [frozenset[Atom]().union(*blocks) for blocks in dims]
     for here, blocks in enumerate(dims):
         others = [k for k in range(len(dims)) if k != here]
-        counts = Counter(atom for k in others for atom in ever[k])
+        counts = Counter[Atom]()
+        for k in others:
+            counts.update(_most(dims[k]))
         outside = frozenset[Atom]().union(*(always[k] for k in others))
         for block in blocks:
             for place, atom in enumerate(block):
@@ -161,6 +163,14 @@ def _neighbours(
                 }
                 unnamed = chosen - ever[here] - counts.keys()
                 yield atom, (before | alone | unnamed) - {atom}
+
+
+def _most(blocks: Sequence[AtomBlock]) -> Counter[Atom]:
+    """Return how often each atom stands in a block of an axis, where it does most often."""
+    most = Counter[Atom]()
+    for block in blocks:
+        most |= Counter(block)
+    return most
 
 
 def _chosen(present: frozenset[Atom], child: Atom, slots: Sequence[Slot]) -> frozenset[Atom]:
@@ -215,7 +225,8 @@ def _nearest(
 ) -> dict[Atom, Atom]:
     """Return for each child the innermost of its candidates.
 
-    Parents that move come before frozen ones; with equal claims, the outer one.
+    Parents that move come before frozen ones; with equal claims, the outer one. What a parent is
+    inside of gives the child an order too, so that it has to be known beside the child.
     """
 
     # The innermost parent is the one with the most parents of its own; those then are the
@@ -224,4 +235,20 @@ def _nearest(
         held = analysis.terms.reason(parent) is not None
         return held, -len(candidates.get(parent, ())), rank[parent]
 
-    return {child: min(found, key=claim) for child, found in candidates.items() if found}
+    left = {child: set(found) for child, found in candidates.items()}
+    while True:
+        chosen = {child: min(found, key=claim) for child, found in left.items() if found}
+        unclear = [child for child in chosen if not _line(child, chosen) <= candidates[child]]
+        if not unclear:
+            return chosen
+        for child in unclear:
+            left[child].remove(chosen[child])
+
+
+def _line(child: Atom, chosen: Mapping[Atom, Atom]) -> set[Atom]:
+    """Return the parent of an atom, the parent of that, and so on."""
+    line = set[Atom]()
+    while child in chosen and chosen[child] not in line:
+        child = chosen[child]
+        line.add(child)
+    return line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from math import gcd, prod
 
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule
@@ -48,19 +49,19 @@ def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int
     return tuple(axes)
 
 
-def _crossing(rows: Iterable[AxisTerms]) -> Iterator[Dependent]:
-    """Yield the terms whose index stands in another place of another row: all their cases meet.
+def _crossing(rows: Sequence[AxisTerms]) -> Iterator[Dependent]:
+    """Yield the terms that meet others whose index stands in another place: all their cases meet.
 
-    In x[:, None] * x[None] each pair of rows of x is multiplied, also of two segments.
+    In x[:, None] * y[None] each row of x is multiplied by each of y, also of two segments.
     """
-    places: dict[AxisTerm, set[int]] = {}
-    for row in rows:
-        for term in row:
-            if isinstance(term, Dependent):
-                where = places.setdefault(term.index, set())
-                where.update(k - len(row) for k, axis in enumerate(row) if axis is term.index)
-                if len(where) > 1:
-                    yield term
+    for met in zip_longest(*(reversed(row) for row in rows), fillvalue=ONE):
+        found = [(t, row) for t, row in zip(met, rows, strict=True) if isinstance(t, Dependent)]
+        places = {
+            tuple(k - len(row) for k, axis in enumerate(row) if axis is term.index)
+            for term, row in found
+        }
+        if len(places) > 1:
+            yield from (term for term, _ in found)
 
 
 def contract(
@@ -120,8 +121,16 @@ def linear(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 
 def distances(analysis: Analysis, call: Call) -> list[AxisTerms]:
+    """Each row of one matrix with each of another; batches are broadcast."""
     one, two = analysis.of(call.args[0]), analysis.of(call.args[1])
-    return [contract(analysis, one, two, (-1, -1), batch=len(one) - 2)]
+    rows = (*one[:-1], ONE, one[-1]), (*two[:-2], ONE, *two[-2:])
+    result = call.results[0]
+    assert result is not None
+    whole = broadcast(analysis, rows, (*result.shape, extent(one[-1])))
+    for row in rows:
+        analysis.mix(row, [-1])
+    analysis.meet((*whole[:-3], whole[-1]), whole[-3:-1])
+    return [whole[:-1]]
 
 
 def trilinear(analysis: Analysis, call: Call) -> list[AxisTerms]:

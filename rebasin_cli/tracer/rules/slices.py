@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule
-from rebasin_cli.tracer.axes.axis_terms import Atom, AxisTerm, Dependent, SumTerm, extent
+from rebasin_cli.tracer.axes.axis_terms import (
+    Atom,
+    AxisTerm,
+    Dependent,
+    InterleavedTerm,
+    SumTerm,
+    extent,
+)
 from rebasin_cli.tracer.recording.record import Call, Value
 
 
@@ -23,12 +30,19 @@ def slice_(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 
 def strided(analysis: Analysis, call: Call, axes: AxisTerms, dim: int, taken: range) -> AxisTerms:
-    """Return the axes of a slice; every k-th unit is a slice of the inner factor k."""
+    """Return the axes of a slice; every k-th unit is a slice of the inner factor k.
+
+    Where parts alternate it is one of k parts that do.
+    """
     size = extent(axes[dim])
     if taken.step == 1:
         return narrowed(analysis, axes, dim, taken.start, taken.stop)
     if size % taken.step or len(taken) * taken.step != size:
         return _lost(analysis, axes, dim, len(taken), f"every {taken.step}th of {size}")
+    if isinstance(analysis.terms.resolve(axes[dim]), InterleavedTerm):
+        rows = analysis.terms.in_turn(axes[dim], taken.step)
+        if rows:
+            return (*axes[:dim], rows[taken.start % taken.step], *axes[dim + 1 :])
     outer, inner = analysis.terms.split(axes[dim], size // taken.step)
     alone = taken.start % taken.step
     analysis.terms.cut(inner, [end for end in (alone, alone + 1) if 0 < end < taken.step])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rebasin_cli as rb
-from rebasin_cli.commands.related.base_merges import Gram, kept_entries, task_arithmetic
+from rebasin_cli.commands.related.base_merges import Gram, exact_merges, kept_entries
 from tests.cli.build import save, shuffled
 from tests.cli.harness import rebasin
 from tests.commands.related.related_nets import base, trained
@@ -86,6 +86,30 @@ def test_a_merge_that_keeps_entries_is_named_with_those_it_keeps(scale, disjoint
     assert found.kept > 0.95
 
 
+def between(share):
+    return {n: (1 - share) * v + share * TUNES[0][n] for n, v in BASE.items()}
+
+
+def test_models_on_one_line_are_means_of_its_ends():
+    found = merges(BASE, TUNES[0], *map(between, (0.25, 0.5, 0.75)))
+    told = [(m.model.name, [p.name for p in m.parents], m.base) for m in found]
+    assert told == [(f"model {k}", ["model 1", "model 2"], None) for k in (3, 4, 5)]
+    shares = [share for merge in found for share in merge.shares]
+    assert shares == pytest.approx([0.75, 0.25, 0.5, 0.5, 0.25, 0.75], abs=1e-4)
+
+
+def test_merges_of_the_same_models_are_not_named_as_made_of_one_another():
+    found = merges(BASE, *TUNES[:2], arithmetic(0.9, 0.5), arithmetic(0.5, 0.9))
+    assert [[path.name for path in m.parents] for m in found] == [["model 2", "model 3"]] * 2
+    assert [m.base and m.base.name for m in found] == ["model 1"] * 2
+    assert found[0].shares == pytest.approx([0.9, 0.5], abs=1e-4)
+    assert found[1].shares == pytest.approx([0.5, 0.9], abs=1e-4)
+
+
+def test_a_model_its_copy_and_a_fine_tune_are_no_merges():
+    assert merges(BASE, dict(BASE), TUNES[0]) == ()
+
+
 def test_fine_tunes_of_one_base_are_no_merges_of_one_another():
     assert merges(BASE, *TUNES) == ()
     assert merges(*TUNES) == ()
@@ -109,5 +133,5 @@ def test_a_fine_tune_that_was_tuned_further_in_part_is_no_merge():
     rows = torch.stack(steps)
     apart = rows - rows[0]
     gram = Gram(apart @ apart.mT, [1e-6] * 4, rows, [1e-7] * 4)
-    assert kept_entries(gram) == []
-    assert task_arithmetic(gram) == []
+    assert kept_entries(gram, range(4)) == []
+    assert exact_merges(gram) == []

@@ -18,6 +18,8 @@ from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import Derived, TensorSource
 
+BY_UNIT = ("mean", "deviation")  # what tells of each unit of a layer by itself
+
 
 @dataclass(frozen=True)
 class CarriedTensors:
@@ -62,7 +64,9 @@ def carried_layers(
     models how the units of one correlate with those that were others in the other.
     """
     known = {name: told for name in file.names() if (told := layer_tensor(name)) is not None}
-    origins = _origins(_numbered(file, known), layers, model, movement)
+    numbers = _numbered(file, known)
+    units = _units_before(numbers, layers, model, movement)
+    origins = _Origins(numbers, units, _of_all_units(file, numbers, side))
     found: dict[str, Tensor] = {}
     for name, told in known.items():
         moved = _layer_tensor(file, name, told, side, origins)
@@ -93,15 +97,19 @@ def _numbered(file: TensorSource, known: Mapping[str, LayerTensor]) -> _Numbers:
 
 @dataclass(frozen=True)
 class _Origins:
-    """Of each layer, the numbers of the units that its own were before; None: not known."""
+    """Of each layer, the numbers of the units that its own were before; None: not known.
+
+    values: by kind, what the units of all layers do, in the order of their numbers.
+    """
 
     numbers: _Numbers
     units: Mapping[str, Tensor | None]
+    values: Mapping[str, Tensor]
 
 
-def _origins(
+def _units_before(
     numbers: _Numbers, layers: UnitPlaces, model: TensorSource, movement: Reordering
-) -> _Origins:
+) -> dict[str, Tensor | None]:
     present = set(model.names())
     placed = {
         layer: places
@@ -111,11 +119,10 @@ def _origins(
     owners = {p.tensor: (p, numbers.starts[layer]) for layer in placed for p in placed[layer]}
     before = _UnitNumbers(model, owners)
     after = Permuted(before, movement.tensors, movement.permutations)
-    units = {
+    return {
         layer: _origin(placed.get(layer, ()), numbers.starts[layer], size, before, after)
         for layer, size in numbers.sizes.items()
     }
-    return _Origins(numbers, units)
 
 
 def _fits(place: UnitPlace, model: TensorSource, present: set[str]) -> bool:
@@ -164,15 +171,17 @@ def _layer_tensor(
     still = torch.equal(units, torch.arange(start, start + size))
     if side not in told.models or still:
         return file.load(name)
-    if told.kind in ("mean", "deviation"):
-        return _everywhere(file, told, origins.numbers)[units]
+    if told.kind in BY_UNIT:
+        return origins.values[told.kind][units]
     own = units - start
     if told.kind != "covariance" or not bool(((own >= 0) & (own < size)).all()):
         return None
     return file.load(name).index_select(told.models.index(side), own)
 
 
-def _everywhere(file: TensorSource, told: LayerTensor, numbers: _Numbers) -> Tensor:
-    """Return a mean or deviation of the units of all layers, as they are counted through."""
-    (model,) = told.models
-    return torch.cat([file.load(f"layer.{n}.{told.kind}.{model}") for n in numbers.starts])
+def _of_all_units(file: TensorSource, numbers: _Numbers, side: int) -> dict[str, Tensor]:
+    """Return the means and deviations of a model's units, of all layers behind one another."""
+    rows = {
+        kind: [file.load(f"layer.{n}.{kind}.{side}") for n in numbers.starts] for kind in BY_UNIT
+    }
+    return {kind: torch.cat(found) for kind, found in rows.items() if found}

@@ -25,6 +25,7 @@ from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors.compare import same_bits
 
 
 def run_moved_statistics(
@@ -97,18 +98,13 @@ class _Same(Derived):
 
     def load(self, name: str) -> Tensor:
         tensor = super().load(name)
-        if not _same_bits(tensor, self._other.load(name)):
+        if not same_bits(tensor, self._other.load(name)):
             raise PermutationError(
                 f"the permutation moves {name!r} in a way that groups of the statistics do not",
                 hint="the two are of other specs: measure the permuted model with rebasin "
                 "statistics",
             )
         return tensor
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    flat = [t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other) if t.numel()]
-    return len(flat) != 2 or torch.equal(*flat)
 
 
 def _belonging(plan: MovedStatisticsPlan, side: int, tensors: Mapping[str, Tensor]) -> Belonging:
