@@ -61,6 +61,13 @@ def cut(state, places):
     }
 
 
+def test_what_files_may_leave_out_stays_optional_under_its_stored_name():
+    tied = "  head?: [~, stream]\n"
+    shapes = {**SHAPES, "head": SHAPES["embed"]}
+    places = {**windows(), "model.out": Window.whole(TensorInfo("head", (7, S), torch.float32))}
+    assert "model.out?: [~, stream]" in dump(stored(MODEL + tied, shapes, places))
+
+
 def test_a_stack_of_experts_becomes_an_axis_of_names():
     text = dump(stored())
     assert "model.x.[e].w1: [expert, hidden, stream]" in text

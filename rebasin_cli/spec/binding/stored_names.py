@@ -32,7 +32,7 @@ from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
 
-VARIABLE = "e"
+VARIABLE, OPTIONAL = "e", "?"
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,14 @@ def stored_spec(
     """
     tensors: dict[str, Entry] = {}
     names: defaultdict[str, list[str]] = defaultdict(list)
+    optional = {name.removesuffix(OPTIONAL) for name in spec.tensors if name.endswith(OPTIONAL)}
+    spec = _by_name(spec)
     for pattern, window, cut in _patterns(spec, infos, windows):
         names[window.source].append(pattern)
         if window.source in spec.tensors:
             entry = spec.tensors[window.source]
-            tensors[pattern] = _Cutter(infos[window.source], sizes).entry(pattern, entry, cut)
+            made = _Cutter(infos[window.source], sizes).entry(pattern, entry, cut)
+            tensors[f"{pattern}{OPTIONAL}" if window.source in optional else pattern] = made
 
     def listed(patterns: Sequence[str]) -> tuple[str, ...]:
         return tuple(stored for name in patterns for stored in names[name])
@@ -80,6 +83,11 @@ def stored_spec(
         text="",
         places={},
     )
+
+
+def _by_name(spec: Spec) -> Spec:
+    """Return a spec whose entries bear the names of tensors alone, those of optional ones too."""
+    return replace(spec, tensors={n.removesuffix(OPTIONAL): e for n, e in spec.tensors.items()})
 
 
 def _norms(spec: Spec, names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Norm]]:
@@ -106,7 +114,7 @@ def scattered_groups(
 
     Such an axis belongs to one group; experts that move in teams (`team * 3`) are two factors.
     """
-    found = set()
+    found, spec = set(), _by_name(spec)
     for name, window in windows.items():
         cut = _cut(name, infos[window.source], window)
         for axis in _picked(spec, window, cut):
