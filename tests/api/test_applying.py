@@ -81,6 +81,7 @@ def test_training_goes_on_from_a_permuted_model_and_optimizer(named: str, tmp_pa
     assert not held[0] & held[1]
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_moved_as_on_the_command_line(tmp_path: Path) -> None:
     a, b = convolutions(0), convolutions(1)
     optimizer = trained(b)

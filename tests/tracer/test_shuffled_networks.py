@@ -77,9 +77,8 @@ WIDTHS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n[-3:] != "0_5")) for n in WIDTHS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WIDTHS)
 def test_a_shufflenet_moves_in_every_way_it_can(name: str) -> None:
     models = pytest.importorskip("torchvision").models
     examples = tuple(Example((noise(n, 3, 32, 32),), {}) for n in (2, 3))

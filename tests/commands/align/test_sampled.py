@@ -76,6 +76,7 @@ def test_maps_are_learned_from_what_the_models_write(gpts):
     assert learned["losses"][str(learned["step"])] < learned["losses"]["0"]
 
 
+@pytest.mark.slow
 def test_what_the_models_write_judges_alignments(gpts):
     select = ("--select", "3", "--samples", "10", "--json")
     done = run(gpts, "align", *AB, *ORTHOGONAL, *MODEL, *SAMPLED, *select)
@@ -117,6 +118,7 @@ def test_permutations_are_found_on_what_the_models_write(gpts):
     assert result(done)["status"] == "moved"
 
 
+@pytest.mark.slow
 def test_statistics_are_of_what_the_models_write(gpts):
     done = run(gpts, "statistics", *AB, *FEW, "--json")
     assert result(done)["samples"] == 40 * 9  # tokens

@@ -90,6 +90,7 @@ def test_the_default_of_rotations_is_what_is_written_without_choosing(tmp_path):
     assert names["default"]["cosine"] == pytest.approx(plain[1]["cosine"]["after"], abs=1e-2)
 
 
+@pytest.mark.slow
 def test_chosen_maps_are_those_that_learning_begins_with(tmp_path):
     command = running(tmp_path, "rotary", "orthogonal", "orthogonal")
     options = ("--select", "2", "--learn", "3", "--held-out", "0.5", "--json")
@@ -99,6 +100,7 @@ def test_chosen_maps_are_those_that_learning_begins_with(tmp_path):
     assert aligned["learned"]["losses"]["0"] == pytest.approx(choice["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_spec_of_permutations_alone_leaves_these(tmp_path):
     command = running(tmp_path, "rotary", "permutation", "auto")
     (tmp_path / "my.yaml").write_text(permuted_only("rotary"))

@@ -45,6 +45,7 @@ def test_there_is_no_barrier_to_a_rotated_copy(kind, tmp_path):
     assert told[-1]["notes"] == []
 
 
+@pytest.mark.slow
 def test_the_folded_end_is_judged_by_itself(tmp_path):
     """A head that stays tied changes outputs a little: the first model moves too."""
     write_copies(tmp_path, "layer norm")
@@ -72,6 +73,7 @@ def test_points_are_kept_and_those_of_permutations_are_others(tmp_path):
     assert "aligned to" not in again.err
 
 
+@pytest.mark.slow
 def test_three_models_span_a_plane(tmp_path):
     write_copies(tmp_path, "rotary")
     models = (*PAIR, "c.safetensors")

@@ -50,7 +50,7 @@ def test_differences_of_rotated_models_are_taken_in_the_frame_of_the_folded_base
 
 
 @pytest.mark.parametrize("kind", ONE_QUICK)
-@pytest.mark.parametrize("strategy", ["star", "universe"])
+@pytest.mark.parametrize("strategy", ["star", pytest.param("universe", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["weights", "activations"])
 def test_every_way_finds_rotated_copies_in_the_frame_of_the_reference(
     kind, strategy, method, tmp_path
