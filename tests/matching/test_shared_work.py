@@ -9,7 +9,7 @@ import torch
 
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.shared_work import INLINE, ROWS, add_product, portions, share
-from rebasin_cli.matching.search.descent import SOLVING, _affordable
+from rebasin_cli.matching.search.descent import OPERANDS, SOLVING, WORD, _affordable
 from tests.matching.problems import random_problem
 
 
@@ -67,10 +67,21 @@ def test_a_product_has_the_same_bits_for_any_number_of_threads():
     assert torch.allclose(found[0], rows @ columns.T, atol=1e-4)
 
 
-@pytest.mark.parametrize(("room", "parts"), [(0, [1, 1, 1]), (32, [2, 1]), (64, [3])])
-def test_assignments_side_by_side_fit_into_the_memory(room, parts):
+def three_families(inputs):
+    """Return three families of 4 units that share no block, each with so many inputs."""
     axes = [(f"{k}.w", f"[{k}, ~]", f"{k}.r", f"[~, {k}]") for k in "abc"]
     lines = [line for w, write, r, read in axes for line in (f"{w}: {write}", f"{r}: {read}")]
-    shapes = {f"{k}.{side}": shape for k in "abc" for side, shape in (("w", (4, 3)), ("r", (3, 4)))}
-    batch = list(families(random_problem(lines, shapes).bound).values())
-    assert [len(part) for part in _affordable(batch, room * SOLVING)] == parts
+    sides = (("w", (4, inputs)), ("r", (inputs, 4)))
+    shapes = {f"{k}.{side}": shape for k in "abc" for side, shape in sides}
+    return list(families(random_problem(lines, shapes).bound).values())
+
+
+@pytest.mark.parametrize(("room", "parts"), [(0, [1, 1, 1]), (32, [2, 1]), (64, [3])])
+def test_assignments_side_by_side_fit_into_the_memory(room, parts):
+    assert [len(part) for part in _affordable(three_families(3), room * SOLVING)] == parts
+
+
+@pytest.mark.parametrize(("visits", "parts"), [(1, [1, 1, 1]), (2, [2, 1]), (3, [3])])
+def test_products_side_by_side_fit_into_the_memory(visits, parts):
+    room = visits * OPERANDS * WORD * 4 * 100
+    assert [len(part) for part in _affordable(three_families(100), room)] == parts

@@ -68,7 +68,7 @@ def test_data_that_show_little_do_not_make_weights_large(tmp_path, data):
 
 def test_sums_that_do_not_fit_into_memory_are_refused_before_any_work(tmp_path):
     found = folder(tmp_path, mlp(0), mlp(1))
-    done = merge("relu", "rows", "--max-memory", "1KB", cwd=found)
+    done = merge("relu", "rows", "--max-memory", "1KB", "--dry-run", cwd=found)
     assert done.code == 4
     assert "2 models and the sums of 4 layers take about" in done.err
     assert not (tmp_path / "merged.safetensors").exists()
