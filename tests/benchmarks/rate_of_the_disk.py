@@ -2,10 +2,10 @@
 
 Perceptrons of 9 MB (bed/perceptrons.py), 9 points of a line, 4 models merged, one permuted; --full:
 101 MB, 99 points, 20 models. dd: each input once to /dev/null, each output from /dev/zero with
-conv=fsync, 1 MB at a time, in turn with the command; of a point the output alone, since the inputs
-are read once for all. Commands run in processes that have loaded torch; from their time that of
---dry-run is taken off, and from that of a line that of one point. Medians of 3 rounds. Inputs come
-from the system's cache, for both; "from the disk": that has let go of them before, for both.
+conv=fsync, 1 MB at a time, in turn with the command; of a line all outputs but one, since the
+inputs are read once for all. Commands run in processes that have loaded torch; from their time that
+of --dry-run is taken off, and from that of a line that of one point. Medians of 3 rounds. Inputs
+come from the system's cache, for both; "from the disk": that has let go of them before, for both.
 --full takes 10 GB of disk.
 """
 
@@ -56,19 +56,22 @@ def forget(paths: Sequence[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def dd(read: Sequence[Path], written: int, folder: Path) -> float:
-    """Return the seconds of reading files and of writing so many bytes."""
+def dd(read: Sequence[Path], written: int, folder: Path, *, files: int = 1) -> float:
+    """Return the seconds of reading files and of writing some of so many bytes each."""
     out, began = folder / "dd", time.perf_counter()
+    out.mkdir()
     for path in read:
-        subprocess.run(
-            ["dd", f"if={path}", "of=/dev/null", "bs=1M"], check=True, stderr=subprocess.DEVNULL
-        )
+        _dd(f"if={path}", "of=/dev/null")
     size = [f"count={written}", "iflag=count_bytes"]
-    command = ["dd", "if=/dev/zero", f"of={out}", "bs=1M", "conv=fsync", *size]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    for file in range(files):
+        _dd("if=/dev/zero", f"of={out}/{file}", "conv=fsync", *size)
     seconds = time.perf_counter() - began
-    out.unlink()
+    rmtree(out)
     return seconds
+
+
+def _dd(*arguments: str) -> None:
+    subprocess.run(["dd", *arguments, "bs=1M"], check=True, stderr=subprocess.DEVNULL)
 
 
 def line(models: Sequence[Path], points: int, folder: Path) -> tuple[float, float]:
@@ -79,8 +82,9 @@ def line(models: Sequence[Path], points: int, folder: Path) -> tuple[float, floa
         out = folder / "line"
         seconds[count] = rebasin(folder, [*pair, "--steps", str(count), "-o", f"{out}/"])
         rmtree(out)
-    each = (seconds[points] - seconds[1]) / (points - 1)
-    return each, dd([], models[0].stat().st_size, folder)
+    others = points - 1
+    copied = dd([], models[0].stat().st_size, folder, files=others)
+    return (seconds[points] - seconds[1]) / others, copied / others
 
 
 def mean(models: Sequence[Path], folder: Path, *, cached: bool) -> tuple[float, float]:
@@ -93,15 +97,17 @@ def mean(models: Sequence[Path], folder: Path, *, cached: bool) -> tuple[float, 
     return seconds, dd(models, models[0].stat().st_size, folder)
 
 
-def permuted(models: Sequence[Path], folder: Path) -> tuple[float, float]:
+def permuted(models: Sequence[Path], folder: Path, *, cached: bool) -> tuple[float, float]:
     """Return the seconds of a model permuted, and those of dd."""
+    forgotten = () if cached else models[1:2]
     out, saved = folder / "permuted.safetensors", folder / "saved.safetensors"
     if not saved.exists():
         pair = ["align", *map(str, models[:2]), "--effort", "quick"]
         rebasin(folder, [*pair, "-o", str(out), "--save-permutation", str(saved)])
     command = ["apply", str(saved), str(models[1]), "-o", str(out), "--force"]
-    seconds = work(folder, command)
+    seconds = work(folder, command, forgotten)
     out.unlink()
+    forget(forgotten)
     return seconds, dd(models[1:2], models[0].stat().st_size, folder)
 
 
@@ -123,10 +129,11 @@ def main() -> None:
         lines = [line(models, points, folder) for _ in range(ROUNDS)]
         means = [mean(models, folder, cached=True) for _ in range(ROUNDS)]
         afresh = [mean(models, folder, cached=False) for _ in range(ROUNDS)]
-        applied = [permuted(models, folder) for _ in range(ROUNDS)]
+        applied = [permuted(models, folder, cached=True) for _ in range(ROUNDS)]
+        fetched = [permuted(models, folder, cached=False) for _ in range(ROUNDS)]
     rows = [row(f"a point of lerp --steps {points}", lines)]
     rows += [row(f"merge of {count}", means), row(f"merge of {count}, from the disk", afresh)]
-    rows += [row("apply", applied)]
+    rows += [row("apply", applied), row("apply, from the disk", fetched)]
     print(f"A model has {inputs * 4232 / 1e6:.0f} MB.\n")
     print(table(HEADS, rows))
 
