@@ -187,16 +187,29 @@ def test_many_stops_when_no_model_moves():
 
 
 @pytest.mark.parametrize(
-    ("name", "seed"),
-    [("mlp_sequential", 1), ("mlp_sequential", 7), ("mlp_residual", 2), ("moe", 3)],
+    ("name", "seeds"),
+    [
+        ("mlp_sequential", (2, 12, 22)),
+        ("mlp_sequential", (8, 18, 28)),
+        ("mlp_residual", (3, 13, 23)),
+        ("mlp_residual", (3, 13)),
+        ("moe", (4, 14, 24)),
+        ("moe", (4, 14)),
+    ],
 )
-def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(name, seed):
-    problem, states = models(name, (seed + 1, seed + 11, seed + 21))
-    found = STRATEGIES["many"](problem.request(states, seed=seed))
+def test_where_many_ends_no_model_moves_towards_the_sum_of_the_others(name, seeds):
+    problem, states = models(name, seeds)
+    found = STRATEGIES["many"](problem.request(states, seed=seeds[0] - 1))
     ends = [problem.permuted(p, s) for p, s in zip(found.permutations, states, strict=True)]
     for k, end in enumerate(ends):
         rest = {n: sum(e[n] for e in ends[:k] + ends[k + 1 :]) for n in end}
         assert same(problem.match(end, rest, starts=("identity",)).permutations, still(problem))
+
+
+def test_of_two_models_many_matches_one_once():
+    problem, states = models("mlp_residual", (3, 13))
+    found = STRATEGIES["many"](problem.request(states))
+    assert (found.rounds, found.converged) == (1, True)
 
 
 def test_many_says_when_it_was_stopped(monkeypatch):

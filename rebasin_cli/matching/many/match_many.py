@@ -87,7 +87,8 @@ class Alignment:
 
     Any two models therefore agree on how they map to one another, whichever way round one goes:
     from a to b it is P_b^-1 P_a, and around a circle these cancel (C2M3, Crisostomi et al. 2024).
-    rounds: how often each model was matched; converged: whether none moved in the last round.
+    rounds: how often each model was matched, at most; converged: whether each is at its best, the
+    others in their places.
     torn: share of units that did not come back to themselves when the matches of pairs were
     followed around three models, before they were reconciled; None: no pairs were matched.
     """

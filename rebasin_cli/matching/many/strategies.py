@@ -7,7 +7,7 @@ map to one another by construction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -49,11 +49,11 @@ def many(request: Request) -> Alignment:
     from random orders of units; (2) the result is mapped back to the reference's frame, which
     changes no distance. Memory: the sum and one model, however many there are.
     """
-    best = _ascent(request, _joined(request))
+    best = _from_joined(request)
     for restart in range(request.settings.restarts):
         seed = request.settings.seed + 1 + restart
         random = replace(request, settings=replace(request.settings, starts=("random",), seed=seed))
-        best = _better(request, best, _ascent(random, _joined(random)))
+        best = _better(request, best, _from_joined(random))
     return best.at_home(request.reference)
 
 
@@ -64,35 +64,53 @@ def universe(request: Request) -> Alignment:
     rounded models are improved as `many` improves its own, and the better of the two is kept.
     Memory: several copies of every model.
     """
-    found = _ascent(request, Alignment(walk_together(request)))
+    walked = Alignment(walk_together(request))
+    found = _ascent(request, walked, range(len(request.sources)))
     return _better(request, many(request), found).at_home(request.reference)
 
 
-def _joined(request: Request) -> Alignment:
-    """Match each model to the sum of the reference and those before it."""
+def _from_joined(request: Request) -> Alignment:
+    """Match each model to the sum of the reference and those before it, then ascend."""
     total, permutations = Total(request), list(none(request).permutations)
     total.add(request.reference, permutations[request.reference])
-    for which in range(len(permutations)):
-        if which != request.reference:
-            permutations[which] = total.match(which)
-            total.add(which, permutations[which])
-    return Alignment(tuple(permutations), rounds=1)
+    others = [which for which in range(len(permutations)) if which != request.reference]
+    for which in others:
+        permutations[which] = total.match(which)
+        total.add(which, permutations[which])
+    joined = Alignment(tuple(permutations), rounds=1)
+    return _ascent(request, joined, _after_move(others[-1], joined) if others else ())
 
 
-def _ascent(request: Request, start: Alignment) -> Alignment:
-    """Match each model to the sum of all others, in random order, until none moves."""
+def _ascent(request: Request, start: Alignment, waiting: Iterable[int]) -> Alignment:
+    """Match models to the sum of all others, in rounds of random order, until none moves.
+
+    waiting: those that may not be at their best yet, the others in their places.
+    """
     total, permutations = Total(request), list(start.permutations)
     for which, own in enumerate(permutations):
         total.add(which, own)
-    moved, rounds = True, start.rounds
+    left, rounds = set(waiting), start.rounds
     generator = torch.Generator().manual_seed(request.settings.seed)
-    while moved and rounds < ROUNDS:
-        moved, rounds = False, rounds + 1
+    while left and rounds < ROUNDS:
+        rounds += 1
         for which in torch.randperm(len(permutations), generator=generator).tolist():
+            if which not in left:
+                continue
+            left.remove(which)
             found = total.improve(which, permutations[which])
-            moved = moved or not _equal(found, permutations[which])
-            permutations[which] = found
-    return Alignment(tuple(permutations), rounds, not moved)
+            if not _equal(found, permutations[which]):
+                permutations[which] = found
+                left |= _after_move(which, start)
+    return Alignment(tuple(permutations), rounds, not left)
+
+
+def _after_move(moved: int, alignment: Alignment) -> set[int]:
+    """Return the models that may not be at their best once one has found its best place.
+
+    Of two models none: bringing either next to the other is the same problem.
+    """
+    count = len(alignment.permutations)
+    return set(range(count)) - {moved} if count > 2 else set()
 
 
 def _better(request: Request, best: Alignment, found: Alignment) -> Alignment:
