@@ -26,6 +26,7 @@ from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
 from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.voting_blocks import product_dtype
 
 RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in
 BUILT = torch.float32  # that classes are mostly built in
@@ -165,7 +166,7 @@ def rotation_of(
     choice, models = problem.choice, problem.models
     _check_choice(choice)
     folding = plan_folding(choice, models)
-    _check_memory(folding.moving, problem.machine, held)
+    _check_memory(folding.moving, models, problem.machine, held)
     if held and held.run:
         _check_run_memory(models, problem.machine, held)
     return RotationProblem(models, problem.machine, choice, folding, None)
@@ -188,11 +189,14 @@ def _check_choice(choice: Choice) -> None:
         )
 
 
-def _check_memory(bound: BoundSpec, machine: Machine, held: HeldModels | None) -> None:
+def _check_memory(
+    bound: BoundSpec, models: Sequence[Checkpoint], machine: Machine, held: HeldModels | None
+) -> None:
     """Raise MachineError where searching for maps takes more than may be used."""
     what = f"{held.option} takes both models in float64" if held else BLOCKS
     whole = whole_memory(bound)
-    _require(whole if held else min(whole, streamed_memory(bound)), machine, what)
+    dtype = product_dtype((t for t in bound.tensors if t.votes and t.groups), models)
+    _require(whole if held else min(whole, streamed_memory(bound, dtype)), machine, what)
 
 
 def _check_run_memory(models: Sequence[Checkpoint], machine: Machine, held: HeldModels) -> None:

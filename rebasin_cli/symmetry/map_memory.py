@@ -23,21 +23,29 @@ def whole_memory(bound: BoundSpec) -> int:
     return COPIES * WORD * sum(prod(tensor.shape) for tensor in bound.tensors if tensor.votes)
 
 
-def streamed_memory(bound: BoundSpec) -> int:
-    """Return the bytes of searching with the blocks of one family in memory."""
-    voting = [prod(t.shape) for t in bound.tensors if t.votes and t.groups]
-    nests = max((_held(family) for family in families(bound).values()), default=0)
-    return WORD * (LOADING * max(voting, default=0) + nests)
+def streamed_memory(bound: BoundSpec, dtype: torch.dtype) -> int:
+    """Return the bytes of searching with the blocks of one family in memory.
+
+    dtype: of products; see `product_dtype`.
+    """
+    visits = (_visit_memory(family, dtype.itemsize) for family in families(bound).values())
+    return max(visits, default=0)
 
 
-def _held(family: GroupFamily) -> int:
-    """Return how many numbers a family takes beside the tensor that is read."""
+def _visit_memory(family: GroupFamily, word: int) -> int:
+    """Return the bytes of a visit: a tensor that is read, and what is kept of all of them.
+
+    word: bytes of a number in products. What is solved is in float64.
+    """
+    tensors = [prod(tensor.shape) for tensor in tensors_at(family.sites)]
+    loading = LOADING * word * max(tensors, default=0)
     size = family.members[0].size
     widest = max(prod(chain.shape[1:]) for chain in family.chains())
     if widest == 1:  # units alone, or with a sign each
-        return (SQUARES + SIGN_SQUARES * (len(family.chains()) - 1)) * size**2
+        squares = SQUARES + SIGN_SQUARES * (len(family.chains()) - 1)
+        return loading + WORD * squares * size**2
     pairs = min(size * max(1, AT_ONCE // (size * widest**2)), size**2) * widest**2
-    return 2 * sum(prod(tensor.shape) for tensor in tensors_at(family.sites)) + SQUARES * pairs
+    return loading + 2 * word * sum(tensors) + WORD * SQUARES * pairs
 
 
 def fits_whole(bound: BoundSpec, max_memory: int) -> bool:

@@ -33,6 +33,7 @@ from rebasin_cli.symmetry.voting_blocks import (
     key_of,
     load_voting,
     place_of,
+    product_dtype,
     tensors_at,
     terms_of,
     weigh,
@@ -41,7 +42,6 @@ from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 
 TINY = 1e-300
-HALF = (torch.float16, torch.bfloat16)
 NO_MAPS = GroupMaps({}, {})
 R = TypeVar("R")
 BothBlocks = tuple[Tensor, Tensor]  # the values of both models, the reference first
@@ -80,7 +80,8 @@ class StreamedSearch(MapSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._dtype = self.dtype or self._product_dtype()
+        models = self.reference, self.other
+        self._dtype = self.dtype or product_dtype(tensors_at(self._sites()), models)
         self.owners = {
             place_of(site): root for root in self.ordered for site in self.families[root].sites
         }
@@ -101,13 +102,6 @@ class StreamedSearch(MapSearch):
         """Return the blocks that vote for a family, each once."""
         every = (site for family in self.families.values() for site in family.sites)
         return {place_of(site): site for site in every}.values()
-
-    def _product_dtype(self) -> torch.dtype:
-        """Return float32 where models have 16 bits, or else float64, and maps as exact as these."""
-        models = self.reference, self.other
-        names = [name for tensor in tensors_at(self._sites()) for name in tensor.members]
-        half = all(m.info(name).dtype in HALF for m in models for name in names)
-        return torch.float32 if half else torch.float64
 
     def _found_at(
         self, sites: Sequence[Site], maps: GroupMaps, look: Callable[[Site, BothBlocks], R]

@@ -17,6 +17,7 @@ from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.numbers import all_finite
 
+HALF = (torch.float16, torch.bfloat16)
 Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 
@@ -32,6 +33,13 @@ def load_voting(
     if not all_finite(values):
         raise NotFiniteError(f"tensor {key_of(tensor)!r} holds NaN or infinity")
     return values
+
+
+def product_dtype(tensors: Iterable[BoundTensor], models: Sequence[TensorSource]) -> torch.dtype:
+    """Return float32 where all that votes has 16 bits, else float64, and maps as exact as that."""
+    names = [name for tensor in tensors for name in tensor.members]
+    half = all(model.info(name).dtype in HALF for model in models for name in names)
+    return torch.float32 if half else torch.float64
 
 
 def key_of(tensor: BoundTensor) -> str:

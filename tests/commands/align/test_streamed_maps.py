@@ -70,6 +70,12 @@ def test_models_that_do_not_fit_are_told_before_any_work(tmp_path):
     assert not (tmp_path / "a.folded.safetensors").exists()
 
 
+@pytest.mark.parametrize(("dtype", "code"), [(torch.float32, 4), (torch.bfloat16, 0)])
+def test_models_of_16_bits_take_less_memory(dtype, code, tmp_path):
+    write_copies(tmp_path, "rotary", dtype=dtype)
+    assert rebasin("align", *MAPS, "--max-memory", "38KB", "--dry-run", cwd=tmp_path).code == code
+
+
 WIDE = """\
 rebasin: 1
 transposed: [embed.weight]
