@@ -41,7 +41,7 @@ class Size:
 
 
 SHORT = (Size(256, 4, 4096, ("64GB", "100MB")),)
-FULL = (Size(768, 12, 16384, ("64GB", "1GB")), Size(2048, 22, 32000, ("4GB",)))
+FULL = (Size(768, 12, 16384, ("64GB", "1GB")), Size(2048, 22, 32000, ("2GB",)))
 
 
 def rows(size: Size, folder: Path) -> Iterator[Row]:
