@@ -95,11 +95,9 @@ def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatchin
         number: match_maps(
             frame.folded[reference],
             frame.folded[number],
-            plan.moving,
-            plan.classes,
+            plan,
             moments=moments.between(reference, number) if moments else None,
-            max_memory=frame.problem.machine.max_memory,
-            device=frame.problem.machine.device,
+            settings=frame.problem.settings,
             progress=progress,
         )
         for number in frame.others

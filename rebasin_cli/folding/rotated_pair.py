@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,11 +46,8 @@ def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progre
     found = match_maps(
         first,
         second,
-        folding.moving,
-        folding.classes,
-        rise=AT_REST,
-        max_memory=problem.machine.max_memory,
-        device=problem.machine.device,
+        folding,
+        settings=replace(problem.settings, rise=AT_REST),
         progress=progress,
     )
     moved = Carried(second, folding.moving.tensors, found.maps)

@@ -25,6 +25,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
+from rebasin_cli.symmetry.map_search import MapSettings
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in
@@ -59,6 +60,11 @@ class RotationProblem(MatchingProblem[Choice]):
         """The class of every group that allows more than permutations."""
         groups = self.choice.bound.groups.values()
         return {group.name: group.maps for group in groups if group.maps != PERMUTATION}
+
+    @property
+    def settings(self) -> MapSettings:
+        """How maps are searched for, with the means of the machine."""
+        return MapSettings(max_memory=self.machine.max_memory, device=self.machine.device)
 
     @property
     def streamed(self) -> bool:

@@ -3,56 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.permutation import identity
 from rebasin_cli.progress import Progress, silent
-from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.held_search import HeldSearch, voting
 from rebasin_cli.symmetry.map_memory import fits_whole
 from rebasin_cli.symmetry.map_sweeps import RISE, MapMatching
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
+from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.torch_threads import one_thread
 
 
+@dataclass(frozen=True)
+class MapSettings:
+    """How maps are searched for.
+
+    rise: share of the objective that a sweep has to gain, or the search ends. max_memory: bytes;
+    models that do not fit whole are read as they are needed, unless there are moments; None: they
+    fit. device: where products and factors are taken. dtype: of products; None: float64, or float32
+    for models of 16 bits that are not held.
+    """
+
+    rise: float = RISE
+    max_memory: int | None = None
+    device: str = "cpu"
+    dtype: torch.dtype | None = None
+
+
 def match_maps(
     reference: TensorSource,
     other: TensorSource,
-    bound: BoundSpec,
-    classes: Mapping[str, str],
+    plan: FoldPlan,
     *,
     moments: Mapping[str, Tensor] | None = None,
-    rise: float = RISE,
-    max_memory: int | None = None,
-    device: str = "cpu",
-    dtype: torch.dtype | None = None,
+    settings: MapSettings = MapSettings(),
     progress: Progress = silent,
 ) -> MapMatching:
-    """Return the maps of `other` that bring it next to `reference`; both are folded.
+    """Return the maps of `other` that bring it next to `reference`, on the CPU.
 
-    bound: `FoldPlan.moving`. classes: group -> solver, `FoldPlan.classes`. moments: E[y_A y_B'] of
-    what the models do on data, by stream, float64 (d, d); None: by weights alone. rise: share of
-    the objective that a sweep has to gain, or the search ends. max_memory: bytes; models that do
-    not fit whole are read as they are needed, unless there are moments; None: they fit. device:
-    where products and factors are taken; the maps come back from it. dtype: of products; None:
-    float64, or float32 for models of 16 bits that are not held. On one thread: the rounding of a
-    product does not depend on the load of the machine. Raises NotFiniteError.
+    plan: of both models, which are folded. moments: E[y_A y_B'] of what the models do on data, by
+    stream, float64 (d, d); None: by weights alone. On one thread: the rounding of a product does
+    not depend on the load of the machine. Raises NotFiniteError.
     """
-    start = still(bound, classes).to(device)
+    bound, classes, device, rise = plan.moving, plan.classes, settings.device, settings.rise
+    start, memory = still(plan).to(device), settings.max_memory
     with one_thread():
-        if max_memory is not None and not fits_whole(bound, max_memory) and not moments:
+        if memory is not None and not fits_whole(bound, memory) and not moments:
             both = reference, other
-            found = StreamedSearch(
-                bound, classes, start, *both, rise=rise, device=device, dtype=dtype
+            streamed = StreamedSearch(
+                bound, classes, start, *both, rise=rise, device=device, dtype=settings.dtype
             )
-            return _brought_back(found.run(progress))
-        exact = dtype or torch.float64
+            return _brought_back(streamed.run(progress))
+        exact = settings.dtype or torch.float64
         a, b = (voting(bound, model, dtype=exact, device=device) for model in (reference, other))
         seen = {name: each.to(device) for name, each in (moments or {}).items()}
         held = HeldSearch(bound, classes, start, a, b, moments=seen, rise=rise)
@@ -63,20 +72,19 @@ def _brought_back(found: MapMatching) -> MapMatching:
     return replace(found, maps=found.maps.to("cpu"))
 
 
-def cosine_of(
-    reference: TensorSource, other: TensorSource, bound: BoundSpec, classes: Mapping[str, str]
-) -> float:
+def cosine_of(reference: TensorSource, other: TensorSource, plan: FoldPlan) -> float:
     """Return the cosine of two folded models as they are, as `match_maps` takes it.
 
     Raises NotFiniteError.
     """
-    a, b = (voting(bound, model) for model in (reference, other))
-    return HeldSearch(bound, classes, still(bound, classes), a, b).cosine()
+    a, b = (voting(plan.moving, model) for model in (reference, other))
+    return HeldSearch(plan.moving, plan.classes, still(plan), a, b).cosine()
 
 
-def still(bound: BoundSpec, classes: Mapping[str, str]) -> GroupMaps:
+def still(plan: FoldPlan) -> GroupMaps:
     """Return the maps that move nothing."""
-    permuted = {n: g for n, g in bound.groups.items() if classes[n] == PERMUTATION}
+    classes, groups = plan.classes, plan.moving.groups
+    permuted = {n: g for n, g in groups.items() if classes[n] == PERMUTATION}
     return GroupMaps(
         {name: identity(group.shape, group.parents) for name, group in permuted.items()},
         {
@@ -84,7 +92,7 @@ def still(bound: BoundSpec, classes: Mapping[str, str]) -> GroupMaps:
                 torch.eye(group.size, dtype=torch.float64).expand(*group.shape, group.size),
                 group.parents,
             )
-            for name, group in bound.groups.items()
+            for name, group in groups.items()
             if name not in permuted
         },
     )

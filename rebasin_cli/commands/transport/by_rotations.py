@@ -115,15 +115,12 @@ class RotationWay:
 
     def _match(self, folded: Sequence[FoldedNorms], progress: Progress) -> MapMatching:
         """Return the maps that bring the folded origin next to the folded target."""
-        folding = self.problem.folding
         return match_maps(
             folded[0],
             folded[1],
-            folding.moving,
-            folding.classes,
+            self.problem.folding,
             moments=self._moments(folded, progress),
-            max_memory=self.machine.max_memory,
-            device=self.machine.device,
+            settings=self.problem.settings,
             progress=progress,
         )
 

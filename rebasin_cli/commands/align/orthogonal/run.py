@@ -156,16 +156,8 @@ def match_folded(
     batches: of the data, if the models are run.
     """
     folding, moments = plan.problem.folding, _moments(plan, pair, batches, progress)
-    bound, classes, machine = folding.moving, folding.classes, plan.problem.machine
-    found = match_maps(
-        *pair,
-        bound,
-        classes,
-        moments=moments,
-        max_memory=machine.max_memory,
-        device=machine.device,
-        progress=progress,
-    )
+    machine, settings = plan.problem.machine, plan.problem.settings
+    found = match_maps(*pair, folding, moments=moments, settings=settings, progress=progress)
     if moments is not None or plan.problem.streamed or not plan.request.display.margins:
         return found
     seed, device = machine.seed, machine.device

@@ -19,7 +19,7 @@ from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import cosine_of, match_maps, still
+from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, match_maps, still
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 
@@ -35,7 +35,7 @@ def match_universe(frame: RotationFrame, progress: Progress) -> dict[int, MapMat
     plan = frame.problem.folding
     star = match_star(replace(frame, moments=None), progress)
     sweeps = {number: found.sweeps for number, found in star.items()}
-    maps = [still(plan.moving, plan.classes)] * len(frame.folded)
+    maps = [still(plan)] * len(frame.folded)
     for number, found in star.items():
         maps[number] = found.maps
     for _ in range(ROUNDS):
@@ -64,10 +64,9 @@ def _next_to_the_mean(
     return match_maps(
         Mean([_moved(frame, maps, other) for other in others], [1] * len(others), 0, _all),
         _moved(frame, maps, number),
-        plan.moving,
-        plan.classes,
+        plan,
         moments=_summed(frame.moments, maps, number, others) if frame.moments else None,
-        device=frame.problem.machine.device,
+        settings=MapSettings(device=frame.problem.machine.device),
         progress=progress,
     )
 
@@ -99,4 +98,4 @@ def _summed(
 def _cosine(frame: RotationFrame, maps: Sequence[GroupMaps], number: int) -> float:
     """Return the cosine of a model, where its maps have put it, with the reference."""
     plan, reference = frame.problem.folding, frame.folded[frame.reference]
-    return cosine_of(reference, _moved(frame, maps, number), plan.moving, plan.classes)
+    return cosine_of(reference, _moved(frame, maps, number), plan)
