@@ -20,7 +20,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.request import RUNNING, MergeRequest
-from rebasin_cli.commands.merge.run import brought_together, merge_facts
+from rebasin_cli.commands.merge.run import merge_facts
+from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.commands.merge.ways import check_way
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes

@@ -17,12 +17,8 @@ from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.request import MergeRequest
-from rebasin_cli.commands.merge.run import (
-    brought_together,
-    merge_facts,
-    merged_outcome,
-    save_parents,
-)
+from rebasin_cli.commands.merge.run import merge_facts, merged_outcome, save_parents
+from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
