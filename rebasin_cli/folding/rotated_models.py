@@ -95,7 +95,8 @@ def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatchin
         number: match_maps(
             frame.folded[reference],
             frame.folded[number],
-            plan,
+            plan.moving,
+            plan.classes,
             moments=moments.between(reference, number) if moments else None,
             settings=frame.problem.settings,
             progress=progress,

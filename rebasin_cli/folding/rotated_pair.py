@@ -46,7 +46,8 @@ def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progre
     found = match_maps(
         first,
         second,
-        folding,
+        folding.moving,
+        folding.classes,
         settings=replace(problem.settings, rise=AT_REST),
         progress=progress,
     )

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from rebasin_cli.permutation import identity
 from rebasin_cli.progress import Progress, silent
+from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.held_search import HeldSearch, voting
 from rebasin_cli.symmetry.map_memory import fits_whole
 from rebasin_cli.symmetry.map_sweeps import RISE, MapMatching
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.torch_threads import one_thread
@@ -40,20 +40,22 @@ class MapSettings:
 def match_maps(
     reference: TensorSource,
     other: TensorSource,
-    plan: FoldPlan,
+    bound: BoundSpec,
+    classes: Mapping[str, str],
     *,
     moments: Mapping[str, Tensor] | None = None,
     settings: MapSettings = MapSettings(),
     progress: Progress = silent,
 ) -> MapMatching:
-    """Return the maps of `other` that bring it next to `reference`, on the CPU.
+    """Return the maps of `other` that bring it next to `reference`, on the CPU; both are folded.
 
-    plan: of both models, which are folded. moments: E[y_A y_B'] of what the models do on data, by
-    stream, float64 (d, d); None: by weights alone. On one thread: the rounding of a product does
-    not depend on the load of the machine. Raises NotFiniteError.
+    bound: `FoldPlan.moving`, or a part of it. classes: group -> solver, `FoldPlan.classes`.
+    moments: E[y_A y_B'] of what the models do on data, by stream, float64 (d, d); None: by weights
+    alone. On one thread: the rounding of a product does not depend on the load of the machine.
+    Raises NotFiniteError.
     """
-    bound, classes, device, rise = plan.moving, plan.classes, settings.device, settings.rise
-    start, memory = still(plan).to(device), settings.max_memory
+    device, rise, memory = settings.device, settings.rise, settings.max_memory
+    start = still(bound, classes).to(device)
     with one_thread():
         if memory is not None and not fits_whole(bound, memory) and not moments:
             both = reference, other
@@ -72,19 +74,20 @@ def _brought_back(found: MapMatching) -> MapMatching:
     return replace(found, maps=found.maps.to("cpu"))
 
 
-def cosine_of(reference: TensorSource, other: TensorSource, plan: FoldPlan) -> float:
+def cosine_of(
+    reference: TensorSource, other: TensorSource, bound: BoundSpec, classes: Mapping[str, str]
+) -> float:
     """Return the cosine of two folded models as they are, as `match_maps` takes it.
 
     Raises NotFiniteError.
     """
-    a, b = (voting(plan.moving, model) for model in (reference, other))
-    return HeldSearch(plan.moving, plan.classes, still(plan), a, b).cosine()
+    a, b = (voting(bound, model) for model in (reference, other))
+    return HeldSearch(bound, classes, still(bound, classes), a, b).cosine()
 
 
-def still(plan: FoldPlan) -> GroupMaps:
+def still(bound: BoundSpec, classes: Mapping[str, str]) -> GroupMaps:
     """Return the maps that move nothing."""
-    classes, groups = plan.classes, plan.moving.groups
-    permuted = {n: g for n, g in groups.items() if classes[n] == PERMUTATION}
+    permuted = {n: g for n, g in bound.groups.items() if classes[n] == PERMUTATION}
     return GroupMaps(
         {name: identity(group.shape, group.parents) for name, group in permuted.items()},
         {
@@ -92,7 +95,7 @@ def still(plan: FoldPlan) -> GroupMaps:
                 torch.eye(group.size, dtype=torch.float64).expand(*group.shape, group.size),
                 group.parents,
             )
-            for name, group in groups.items()
+            for name, group in bound.groups.items()
             if name not in permuted
         },
     )

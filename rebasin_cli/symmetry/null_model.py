@@ -93,7 +93,9 @@ def with_null(
     reference, other = pair
     scattered = Scattered(other, plan, plan.classes, seed)
     settings = MapSettings(device=device)
-    null = match_maps(reference, scattered, plan, settings=settings, progress=progress)
+    null = match_maps(
+        reference, scattered, plan.moving, plan.classes, settings=settings, progress=progress
+    )
     return replace(found, null=null.cosine.after)
 
 
@@ -119,5 +121,5 @@ def permutation_standing(
             reference, source, bound, settings=settings, labels=labels, progress=progress
         )
         moved = Permuted(source, bound.tensors, found.permutations)
-        cosines.append(cosine_of(reference, moved, plan))
+        cosines.append(cosine_of(reference, moved, plan.moving, plan.classes))
     return Standing(*cosines)

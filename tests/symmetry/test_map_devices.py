@@ -100,7 +100,8 @@ def test_a_gpu_finds_the_maps_of_the_cpu_to_rounding(kind):
     plan = case(kind).plan
     a, b = (InMemory(case(kind, seed).folded) for seed in (0, 1))
     cpu, gpu = (
-        match_maps(a, b, plan, settings=MapSettings(device=device)) for device in ("cpu", "cuda")
+        match_maps(a, b, plan.moving, plan.classes, settings=MapSettings(device=device))
+        for device in ("cpu", "cuda")
     )
     assert gpu.cosine.after == pytest.approx(cpu.cosine.after, rel=1e-6)
     for name, found in cpu.maps.linear.items():

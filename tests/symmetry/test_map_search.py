@@ -34,7 +34,7 @@ def test_planted_maps_are_found(kind: str, noise: float, expected: float) -> Non
         * torch.randn(value.shape, generator=generator, dtype=torch.float64)
         for name, value in ((n, planted.load(n)) for n in planted.names())
     }
-    matching = match_maps(InMemory(folded), InMemory(noisy), plan)
+    matching = match_maps(InMemory(folded), InMemory(noisy), plan.moving, plan.classes)
     assert matching.cosine.before < 0.5
     assert matching.cosine.after > expected
 
@@ -44,7 +44,7 @@ def test_a_weight_that_is_no_number_is_named() -> None:
     broken = {**found.folded}
     broken["0.v.weight"] = broken["0.v.weight"] * torch.nan
     with pytest.raises(NotFiniteError, match=r"tensor '0\.v\.weight' holds NaN or infinity"):
-        match_maps(InMemory(found.folded), InMemory(broken), found.plan)
+        match_maps(InMemory(found.folded), InMemory(broken), found.plan.moving, found.plan.classes)
 
 
 GROUPS = {
@@ -158,7 +158,8 @@ def test_the_scale_of_a_tensor_decides_nothing() -> None:
     other = case("rotary", seed=1).folded
     scaled = {n: t * (50.0 if n == "head.weight" else 1.0) for n, t in other.items()}
     one, two = (
-        match_maps(InMemory(found.folded), InMemory(b), found.plan) for b in (other, scaled)
+        match_maps(InMemory(found.folded), InMemory(b), found.plan.moving, found.plan.classes)
+        for b in (other, scaled)
     )
     for name, mapped in one.maps.linear.items():
         assert torch.allclose(mapped.matrix, two.maps.linear[name].matrix, rtol=0, atol=1e-6)
@@ -174,7 +175,7 @@ def test_a_copy_with_few_rows_to_hold_on_to_is_found_by_going_on(seed: int) -> N
     other = Carried(folded, plan.moving.tensors, maps)
 
     def apart(rise: float) -> float:
-        maps = match_maps(folded, other, plan, settings=MapSettings(rise)).maps
+        maps = match_maps(folded, other, plan.moving, plan.classes, settings=MapSettings(rise)).maps
         moved = Carried(other, plan.moving.tensors, maps)
         pairs = [(folded.load(name), moved.load(name)) for name in folded.names()]
         return max(float((a - b).norm() / a.norm()) for a, b in pairs)

@@ -94,7 +94,7 @@ def planted(kind: str, name: str, noise: float):
 def test_the_larger_excess_is_that_of_the_planted_class(kind, name, noise):
     plan, pair = planted(kind, name, noise)
     permuted = permutation_standing(pair, plan, Settings())
-    found = match_maps(pair[0], pair[1], plan)
+    found = match_maps(pair[0], pair[1], plan.moving, plan.classes)
     assert found.null is None
     found = with_null(found, pair, plan, seed=0)
     rotated = Standing(found.cosine.after, found.null or 0.0)
@@ -130,6 +130,6 @@ def test_permutations_are_held_against_permuted_weights(kind, monkeypatch):
 def test_both_cosines_are_of_the_same_thing():
     plan, pair = planted("rotary", "permutation", 0.3)
     permuted = permutation_standing(pair, plan, Settings())
-    rotated = match_maps(pair[0], pair[1], plan)
+    rotated = match_maps(pair[0], pair[1], plan.moving, plan.classes)
     assert permuted.cosine == pytest.approx(rotated.cosine.after, abs=0.02)
     assert Standing(0.5, 0.25).excess == 0.25

@@ -28,7 +28,7 @@ NOTHING = 0  # bytes: less than any model takes
 def found_by(
     plan: FoldPlan, pair: tuple[TensorSource, TensorSource], memory: int | None
 ) -> MapMatching:
-    return match_maps(*pair, plan, settings=MapSettings(max_memory=memory))
+    return match_maps(*pair, plan.moving, plan.classes, settings=MapSettings(max_memory=memory))
 
 
 def copies(
@@ -136,8 +136,9 @@ def test_gated_units_that_meet_no_stream() -> None:
     assert streamed.cosine.after == pytest.approx(held.cosine.after, rel=1e-12)
     # Of the first visit too, which turns units: later ones leave them as they are.
     bound, classes = plan.moving, plan.classes
-    one = StreamedSearch(bound, classes, still(plan), first, second)
-    two = HeldSearch(bound, classes, still(plan), *(voting(bound, m) for m in (first, second)))
+    start = still(bound, classes)
+    one = StreamedSearch(bound, classes, start, first, second)
+    two = HeldSearch(bound, classes, start, *(voting(bound, m) for m in (first, second)))
     for search in (one, two):
         search.visit(search.families["hidden"])
     assert one.objective() == pytest.approx(two.objective(), rel=1e-12)

@@ -77,18 +77,18 @@ class PairFrame:
         products.
         """
 
-        folding = self.folding
-
         def orders(a: TensorSource, b: TensorSource) -> GroupMaps:
             found = match_weights(
                 a, b, self.bound, settings=settings, movable=self.movable, progress=progress
             )
             return GroupMaps(found.permutations, {})
 
-        if folding is None:
-            return orders
-        how = MapSettings(rise, settings.max_memory, settings.device, dtype)
-        return lambda a, b: match_maps(a, b, folding, settings=how, progress=progress).maps
+        def rotations(a: TensorSource, b: TensorSource) -> GroupMaps:
+            how = MapSettings(rise, settings.max_memory, settings.device, dtype)
+            bound, classes = self.bound, self.classes
+            return match_maps(a, b, bound, classes, settings=how, progress=progress).maps
+
+        return orders if self.folding is None else rotations
 
     def in_classes(self, orders: GroupMaps) -> GroupMaps:
         """Return orders of all groups as maps of their classes."""

@@ -109,7 +109,8 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
     labels = str(plan.rotating.problem.models[0].path), str(model.path)
     permuted = permutation_standing(pair, folding, settings, labels=labels, progress=progress)
     device = plan.rotating.problem.machine.device
-    found = match_maps(*pair, folding, settings=MapSettings(device=device), progress=progress)
+    how = MapSettings(device=device)
+    found = match_maps(*pair, folding.moving, folding.classes, settings=how, progress=progress)
     found = with_null(found, pair, folding, seed=machine.seed, device=device, progress=progress)
     rotated = Standing(found.cosine.after, found.null or 0.0)
     return _Alternatives(found, {PERMUTATION: permuted, ORTHOGONAL: rotated})

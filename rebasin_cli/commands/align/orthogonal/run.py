@@ -156,8 +156,15 @@ def match_folded(
     batches: of the data, if the models are run.
     """
     folding, moments = plan.problem.folding, _moments(plan, pair, batches, progress)
-    machine, settings = plan.problem.machine, plan.problem.settings
-    found = match_maps(*pair, folding, moments=moments, settings=settings, progress=progress)
+    machine = plan.problem.machine
+    found = match_maps(
+        *pair,
+        folding.moving,
+        folding.classes,
+        moments=moments,
+        settings=plan.problem.settings,
+        progress=progress,
+    )
     if moments is not None or plan.problem.streamed or not plan.request.display.margins:
         return found
     seed, device = machine.seed, machine.device

@@ -35,7 +35,7 @@ def match_universe(frame: RotationFrame, progress: Progress) -> dict[int, MapMat
     plan = frame.problem.folding
     star = match_star(replace(frame, moments=None), progress)
     sweeps = {number: found.sweeps for number, found in star.items()}
-    maps = [still(plan)] * len(frame.folded)
+    maps = [still(plan.moving, plan.classes)] * len(frame.folded)
     for number, found in star.items():
         maps[number] = found.maps
     for _ in range(ROUNDS):
@@ -64,7 +64,8 @@ def _next_to_the_mean(
     return match_maps(
         Mean([_moved(frame, maps, other) for other in others], [1] * len(others), 0, _all),
         _moved(frame, maps, number),
-        plan,
+        plan.moving,
+        plan.classes,
         moments=_summed(frame.moments, maps, number, others) if frame.moments else None,
         settings=MapSettings(device=frame.problem.machine.device),
         progress=progress,
@@ -98,4 +99,4 @@ def _summed(
 def _cosine(frame: RotationFrame, maps: Sequence[GroupMaps], number: int) -> float:
     """Return the cosine of a model, where its maps have put it, with the reference."""
     plan, reference = frame.problem.folding, frame.folded[frame.reference]
-    return cosine_of(reference, _moved(frame, maps, number), plan)
+    return cosine_of(reference, _moved(frame, maps, number), plan.moving, plan.classes)
