@@ -37,7 +37,8 @@ def zip_lines(outcome: Zipped) -> list[str]:
         f"  {outcome.method}: {len(outcome.groups)} of {every} groups, {outcome.units} units, "
         f"mapped linearly from at least {few:,} samples{_inside(outcome)}",
         "  linear maps keep no model's function: judge the result before you use it",
-        f"  as each of the models, {size.parameters:,} parameters, and {size.flops:,} FLOPs an input",
+        f"  as each of the models, {size.parameters:,} parameters, and {size.flops:,} FLOPs an "
+        "input",
     ]
     if outcome.maps:
         lines.append(f"  maps of every model: {outcome.maps}")
