@@ -10,14 +10,14 @@ from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.problem import MatchingProblem, problem_of
+from rebasin_cli.alignment.problem import problem_of
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, matched_fields
 from rebasin_cli.alignment.unit_pair import UnitPair
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, ThreeModels
+from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
 from rebasin_cli.errors import Problem, SpecError
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import basin_of
@@ -27,7 +27,7 @@ from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.built import batches_of
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
@@ -65,39 +65,20 @@ class BasesMatching:
 
 
 @dataclass(frozen=True)
-class PermutationWay:
-    """A problem whose first model is the target, the second the origin.
+class PermutationWay(SearchedWay):
+    """A problem of the target and the origin.
 
     tensors: as they are cut in the tuned model. check: a model to see with that the origin keeps
-    its function. code: what both bases are run on, if they are matched by activations.
+    its function.
     """
 
     tuned: Checkpoint
-    problem: MatchingProblem[Choice]
     tensors: Sequence[BoundTensor]
     check: FunctionCheck | None
-    code: UserCode | None
-    request: TransportRequest
-
-    @property
-    def origin(self) -> Checkpoint:
-        return self.problem.models[1]
-
-    @property
-    def target(self) -> Checkpoint:
-        return self.problem.models[0]
 
     @property
     def heads(self) -> Heads:
         return {}
-
-    @property
-    def machine(self) -> Machine:
-        return self.problem.machine
-
-    @property
-    def spec(self) -> str:
-        return self.problem.choice.name
 
     def describe(self) -> dict[str, Any]:
         return describe_matching(self.problem.choice, self.machine)
@@ -164,7 +145,7 @@ def plan_permutations(
     check = plan_function_check(
         origin, selection, asked.tracing, wanted=request.computing.check, choice=choice
     )
-    return PermutationWay(tuned, problem, tensors, check, _code(target, request), request)
+    return PermutationWay(problem, _code(target, request), request, tuned, tensors, check)
 
 
 def _code(target: Checkpoint, request: TransportRequest) -> UserCode | None:

@@ -14,7 +14,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, ThreeModels
+from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import folded_basin
 from rebasin_cli.folding.folded_models import check_tied, fold_model, measure_function
@@ -29,8 +29,6 @@ from rebasin_cli.folding.rotation_problem import (
 )
 from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.network.built import batches_of
-from rebasin_cli.network.network import UserCode
-from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
@@ -40,36 +38,18 @@ from rebasin_cli.wording import count
 
 
 @dataclass(frozen=True)
-class RotationWay:
-    """A problem of the target, the origin and the tuned model; code: what they are run on."""
+class RotationWay(SearchedWay):
+    """A problem of the target, the origin and the tuned model."""
 
     problem: RotationProblem
-    code: UserCode | None
-    request: TransportRequest
 
     @property
     def tuned(self) -> Checkpoint:
         return self.problem.models[2]
 
     @property
-    def origin(self) -> Checkpoint:
-        return self.problem.models[1]
-
-    @property
-    def target(self) -> Checkpoint:
-        return self.problem.models[0]
-
-    @property
     def heads(self) -> Heads:
         return self.problem.heads
-
-    @property
-    def machine(self) -> Machine:
-        return self.problem.machine
-
-    @property
-    def spec(self) -> str:
-        return self.problem.choice.name
 
     def describe(self) -> dict[str, Any]:
         return {"spec": self.spec, **self.problem.describe()}
@@ -115,10 +95,12 @@ class RotationWay:
 
     def _match(self, folded: Sequence[FoldedNorms], progress: Progress) -> MapMatching:
         """Return the maps that bring the folded origin next to the folded target."""
+        folding = self.problem.folding
         return match_maps(
             folded[0],
             folded[1],
-            self.problem.folding,
+            folding.moving,
+            folding.classes,
             moments=self._moments(folded, progress),
             settings=self.problem.settings,
             progress=progress,
