@@ -5,8 +5,7 @@ from dataclasses import replace
 from rebasin_cli.spec.binding.declared import Sizes, declared_groups
 from rebasin_cli.spec.binding.entry_match import match_tensors, matching_names
 from rebasin_cli.spec.binding.resolve import resolve
-from rebasin_cli.spec.compression.forms import names_in
-from rebasin_cli.spec.language.model import Fixed, Named, Split, parts_of, with_parts
+from rebasin_cli.spec.language.model import Fixed, Named, Split, names_in, parts_of, with_parts
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 

@@ -29,6 +29,7 @@ from rebasin_cli.spec.language.model import (
     Spec,
     TextPlace,
     leaves,
+    names_of,
     parts_of,
 )
 from rebasin_cli.spec.language.problems import Problems
@@ -231,7 +232,7 @@ def _turning_together(
     """
     found = dict(declared)
     for part in (part for placement in placements for part in placement.parts):
-        names = {leaf.name for axis in part for leaf in leaves(axis) if isinstance(leaf, Named)}
+        names = set(names_of(part))
         for name in names & declared.keys():
             said = declared[name]
             if said.maps.startswith(ROTARY) and said.per and said.per not in names:

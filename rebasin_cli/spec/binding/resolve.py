@@ -17,6 +17,8 @@ from rebasin_cli.spec.language.model import (
     TextPlace,
     axes_of,
     leaves,
+    names_in,
+    names_of,
     rewritten,
 )
 from rebasin_cli.spec.language.pattern import END
@@ -47,15 +49,13 @@ def _is_late(spec: Spec, tensor: Matched) -> bool:
     if tensor.pattern.indices or tensor.pattern.ends:
         return False
     entry = spec.tensors[tensor.pattern.text]
-    found = (leaf for axes in axes_of(entry) for axis in axes for leaf in leaves(axis))
-    return any(isinstance(leaf, Named) and templates(leaf.name) for leaf in found)
+    return any(map(templates, names_in(entry)))
 
 
 def _names(placements: Iterable[Placement]) -> Iterator[str]:
     for placement in placements:
         for axes in placement.parts:
-            for axis in axes:
-                yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
+            yield from names_of(axes)
 
 
 class _Resolver:

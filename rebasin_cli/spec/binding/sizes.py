@@ -23,7 +23,7 @@ from rebasin_cli.spec.language.model import (
     Named,
     Product,
     concatenation,
-    leaves,
+    names_of,
     parts_of,
 )
 from rebasin_cli.spec.language.problems import Problems
@@ -42,8 +42,7 @@ class Equation:
     @property
     def names(self) -> tuple[str, ...]:
         """The names in the expression, each once."""
-        found = (leaf.name for leaf in leaves(self.tree) if isinstance(leaf, Named))
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(names_of([self.tree])))
 
     @property
     def shown(self) -> str:

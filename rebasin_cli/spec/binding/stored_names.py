@@ -25,7 +25,7 @@ from rebasin_cli.spec.language.model import (
     Sum,
     axes_of,
     concatenation,
-    leaves,
+    names_of,
     product,
 )
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
@@ -117,9 +117,7 @@ def scattered_groups(
     found, spec = set(), _by_name(spec)
     for name, window in windows.items():
         cut = _cut(name, infos[window.source], window)
-        for axis in _picked(spec, window, cut):
-            if not isinstance(axis, Named):
-                found |= {leaf.name for leaf in leaves(axis) if isinstance(leaf, Named)}
+        found |= set(names_of(a for a in _picked(spec, window, cut) if not isinstance(a, Named)))
     while inner := {n for n, group in spec.groups.items() if group.per in found} - found:
         found |= inner
     return frozenset(found)

@@ -17,7 +17,7 @@ from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.compression.choices import Line, choices
-from rebasin_cli.spec.compression.forms import names_in, plain
+from rebasin_cli.spec.compression.forms import plain
 from rebasin_cli.spec.compression.last import Made
 from rebasin_cli.spec.compression.norm_templates import short_norms
 from rebasin_cli.spec.compression.template_families import (
@@ -28,7 +28,7 @@ from rebasin_cli.spec.compression.template_families import (
     tensor_families,
 )
 from rebasin_cli.spec.language.dump import dump
-from rebasin_cli.spec.language.model import Norm, Spec
+from rebasin_cli.spec.language.model import Norm, Spec, names_in
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames

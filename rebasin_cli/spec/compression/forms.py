@@ -20,7 +20,7 @@ from rebasin_cli.spec.language.model import (
     Product,
     Split,
     axes_of,
-    leaves,
+    names_in,
     rewritten,
 )
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
@@ -132,13 +132,6 @@ def _trimmed(axes: Axes, least: int) -> Axes:
     while len(axes) > least and axes[-1] == Fixed():
         axes = axes[:-1]
     return axes
-
-
-def names_in(entry: Entry) -> Iterator[str]:
-    """Yield the names in an entry from left to right."""
-    for axes in axes_of(entry):
-        for axis in axes:
-            yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
 
 
 def _names(meaning: Meaning) -> Iterator[str]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from rebasin_cli.spec.compression.choices import Line
 from rebasin_cli.spec.compression.cover import NameRule, cover, explicit
-from rebasin_cli.spec.compression.forms import Forms, fill_form, names_in
+from rebasin_cli.spec.compression.forms import Forms, fill_form
 from rebasin_cli.spec.compression.items import AXIS_OF_NAMES, families_of
-from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.model import Spec, names_in
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 

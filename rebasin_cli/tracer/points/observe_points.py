@@ -26,6 +26,7 @@ from rebasin_cli.spec.language.model import (
     Split,
     axes_of,
     leaves,
+    names_in,
     rewritten,
 )
 from rebasin_cli.tensors import TensorInfo
@@ -154,7 +155,7 @@ def _blocks(
         tensors={_VALUE: axes},
         groups={
             name: Declaration(size=groups[name].size, one_sided=True)
-            for name in dict.fromkeys(_names(axes))
+            for name in dict.fromkeys(names_in(axes))
         },
     )
     try:
@@ -167,11 +168,6 @@ def _blocks(
             "but for its first axis",
         ) from error
     return bound.tensors[0].blocks
-
-
-def _names(entry: Entry) -> Iterator[str]:
-    for axis in (axis for part in axes_of(entry) for axis in part):
-        yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
 
 
 def _any_batch(entry: Entry, groups: Container[str]) -> Entry:
