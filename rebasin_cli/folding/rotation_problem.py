@@ -147,15 +147,13 @@ def plan_rotations(
     check_tie(tie)
     models = parted_before(models, tie)
     check_models(models, request, done="rotated")
-    selection, computing = request.selection, request.computing
+    selection = request.selection
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
-    machine = plan_machine(computing, Search()).for_maps
+    machine = plan_machine(request.computing, Search()).for_maps
     rotation_of(MatchingProblem(tuple(models), machine, choice), held=held)  # before any is read
     settled = settle_heads(choice, models, tie)
     problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), held=held)
-    check = plan_function_check(
-        models[0].undivided, selection, request.tracing, wanted=computing.check, choice=choice
-    )
+    check = plan_function_check(models[0].undivided, request, choice=choice)
     if check and not check.required and _run_memory(models[0]) > problem.machine.max_memory:
         check = None
     return replace(problem, check=untied_check(check, settled.heads), heads=settled.heads)

@@ -155,9 +155,8 @@ def _items(
 ) -> tuple[AlignItem, ...]:
     """Return what becomes of each model, in its own shapes."""
     _, *overlaps = plan_overlaps([reference, *models], choice, wanted=request.selection.common)
-    check = plan_function_check(
-        reference, request.selection, request.tracing, wanted=request.computing.check, choice=choice
-    )
+    check = plan_function_check(reference, request, choice=choice)
+    own = replace(request, tracing=Tracing())
     return tuple(
         AlignItem(
             model,
@@ -167,11 +166,7 @@ def _items(
             if overlap
             else choice.bound.tensors,
             overlap=overlap,
-            check=plan_function_check(
-                model, request.selection, Tracing(), wanted=request.computing.check
-            )
-            if overlap
-            else check,
+            check=plan_function_check(model, own) if overlap else check,
         )
         for model, (target, place), overlap in zip(models, targets, overlaps, strict=True)
     )

@@ -116,10 +116,7 @@ def _plan_model(
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, source, checkpoint, request.selection)
     target = _target(request, checkpoint, movement.word)
-    check = plan_function_check(
-        checkpoint.undivided, request.selection, request.tracing, wanted=request.computing.check
-    )
-    check = untied_check(check, checkpoint.apart)
+    check = untied_check(plan_function_check(checkpoint.undivided, request), checkpoint.apart)
     training = Training()
     if target.layout.containers and target.fate.stale and request.selection.only_part is None:
         owner = OwnerModel(checkpoint, ordered=True, named=True)

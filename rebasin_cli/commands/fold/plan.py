@@ -84,8 +84,7 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
     (out,) = output_paths([model], request.output, word="folded")
     folder = request.output.names_folder
     target = plan_target(out, model, selection, request.output, own=[model], create=folder)
-    check = plan_function_check(
-        model.undivided, selection, request.tracing, wanted=request.computing.check, choice=choice
+    check = untied_check(
+        plan_function_check(model.undivided, request, choice=choice), settled.heads
     )
-    check, heads = untied_check(check, settled.heads), settled.heads
-    return FoldingPlan(model, choice.name, folding, target, check, request, heads)
+    return FoldingPlan(model, choice.name, folding, target, check, request, settled.heads)

@@ -200,22 +200,11 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         machine=problem.machine,
         request=request,
         workers=workers,
-        check=_check(request, problem) if rotation is None else None,
+        check=plan_function_check(models[0], request, choice=choice)
+        if choice and not rotation
+        else None,
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
         rotation=rotation,
-    )
-
-
-def _check(request: LerpRequest, problem: MatchingProblem[Choice | None]) -> FunctionCheck | None:
-    """Return the model to see with that functions stay, if any model is moved."""
-    if problem.choice is None:
-        return None
-    return plan_function_check(
-        problem.models[0],
-        request.selection,
-        request.tracing,
-        wanted=request.computing.check,
-        choice=problem.choice,
     )
 
 

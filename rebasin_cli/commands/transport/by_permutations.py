@@ -142,9 +142,7 @@ def plan_permutations(
     if fates.replaced:
         tensors = tensors_of(choice, tuned, origin, selection)
         _check_named(choice, tensors, fates, tuned)
-    check = plan_function_check(
-        origin, selection, asked.tracing, wanted=request.computing.check, choice=choice
-    )
+    check = plan_function_check(origin, asked, choice=choice)
     return PermutationWay(problem, _code(target, request), request, tuned, tensors, check)
 
 

@@ -99,12 +99,7 @@ def plan_widen(request: WidenRequest) -> WidenPlan:
     folder = request.output.names_folder
     target = plan_target(out, wide, selection, request.output, own=[wide], create=folder)
     check = plan_wider_check(
-        wide,
-        selection,
-        request.tracing,
-        wanted=request.computing.check,
-        choice=choice,
-        arguments={**wide.settings, **request.arguments},
+        wide, request, choice=choice, arguments={**wide.settings, **request.arguments}
     )
     return WidenPlan(wide, choice.name, like, target, check, request)
 
