@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -57,13 +57,13 @@ class Rotated:
     cosine: Change
     null: float | None
     sweeps: int
-    learned: LearnedMaps | None
-    written: Written | None
-    saved: Written | None
+    tied: float | None
+    function: FunctionDifference | None
+    untied: tuple[str, ...]
     seconds: float
-    tied: float | None = None
-    function: FunctionDifference | None = None
-    untied: tuple[str, ...] = ()
+    learned: LearnedMaps | None = None
+    written: Written | None = None
+    saved: Written | None = None
 
 
 @dataclass(frozen=True)
@@ -176,22 +176,34 @@ def _rotated(
     began, problem = perf_counter(), frame.problem
     reference, model = (problem.models[n] for n in (frame.reference, number))
     moved = Carried(frame.folded[number], problem.folding.moving.tensors, found.maps)
-    function = measure_function(problem.check, model, moved, tied, model.path)
+    outcome = rotated_outcome(problem, model, found, moved, tied)
+    return replace(outcome, reference=reference.path, seconds=seconds + perf_counter() - began)
+
+
+def rotated_outcome(
+    problem: RotationProblem,
+    model: Checkpoint,
+    found: MapMatching,
+    moved: TensorSource,
+    tied: float | None,
+) -> Rotated:
+    """Return what is to be told of a model moved next to the first, its function measured.
+
+    moved: the model, folded and where its maps put it. Raises PermutationError where its function
+    would not stay.
+    """
     return Rotated(
         model=model.path,
-        reference=reference.path,
+        reference=problem.models[0].path,
         spec=problem.choice.name,
         classes=count_classes(problem.folding.classes),
         cosine=found.cosine,
         null=found.null,
         sweeps=found.sweeps,
-        learned=None,
-        written=None,
-        saved=None,
-        seconds=seconds + perf_counter() - began,
         tied=tied,
-        function=function,
+        function=measure_function(problem.check, model, moved, tied, model.path),
         untied=tuple(model.apart),
+        seconds=0.0,
     )
 
 

@@ -11,9 +11,9 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.provenance import is_folded
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
@@ -81,9 +81,7 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
     settled = settle_heads(choice, [model], request.tie)
     (model,) = settled.models
     folding = plan_folding(settled.choice, [model])
-    (out,) = output_paths([model], request.output, word="folded")
-    folder = request.output.names_folder
-    target = plan_target(out, model, selection, request.output, own=[model], create=folder)
+    target = own_target(model, selection, request.output, word="folded")
     check = untied_check(
         plan_function_check(model.undivided, request, choice=choice), settled.heads
     )

@@ -9,11 +9,8 @@ from shutil import rmtree
 from time import perf_counter
 from typing import Any
 
-from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.functions import check_function
-from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.aligned import Aligned, align_by_weights
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
@@ -153,40 +150,14 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
     if plan.choice is None:
         return
     for model, overlap in zip(others, plan.overlaps[1:], strict=True):
-        began = perf_counter()
-        found = match_models(
-            first,
-            model,
+        yield align_by_weights(
+            (first, model),
             plan.choice,
             plan.machine,
-            plan.request.search,
+            plan.request,
             overlap=overlap,
+            check=None if overlap else plan.check,
             progress=progress,
-            detail=detail_for(plan.request.display),
-        )
-        pair = first, model
-        moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
-        check = None if overlap else plan.check
-        function = check_function(check, model, moved, where=str(model.path))
-        comparison = compare_units_of(
-            pair,
-            plan.choice,
-            plan.machine,
-            plan.request.display,
-            found,
-            overlap=overlap,
-        )
-        yield Aligned(
-            model=model.path,
-            reference=first.path,
-            spec=plan.choice.name,
-            matching=found,
-            untouched=len(plan.choice.bound.untouched),
-            written=None,
-            permutation=None,
-            seconds=perf_counter() - began,
-            comparison=comparison,
-            function=function,
         )
 
 

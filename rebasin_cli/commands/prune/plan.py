@@ -19,8 +19,8 @@ from rebasin_cli.commands.prune.thresholds import METHODS
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.output_names import own_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
@@ -103,7 +103,6 @@ def plan_prune(request: PruneRequest) -> PrunePlan:
     machine = plan_machine(request.computing, Search())
     (model,) = open_models([request.model], request.selection)
     refuse_codes([model], request.selection, done="pruned")
-    (out,) = output_paths([model], request.output, word="pruned")
     names = weight_names(model, request.selection)
     return PrunePlan(
         model=model,
@@ -113,14 +112,7 @@ def plan_prune(request: PruneRequest) -> PrunePlan:
         pattern=pattern,
         fisher=_fisher(model, names, request),
         correction=_correction(model, request),
-        target=plan_target(
-            out,
-            model,
-            request.selection,
-            request.output,
-            own=[model],
-            create=request.output.names_folder,
-        ),
+        target=own_target(model, request.selection, request.output, word="pruned"),
         machine=machine,
         request=request,
     )

@@ -12,8 +12,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.output_names import own_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.merging.weights import check_weights
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
@@ -101,7 +101,6 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
     choice = choose_spec([model, *opened], whole, tracing=tracing) if searched else None
     if choice and request.align:
         check_search(choice, machine, Search())
-    (out,) = output_paths([model], request.output, word="renormalized")
     return RenormalizePlan(
         model=model,
         parents=tuple(opened) if correction.by_parents else (),
@@ -109,14 +108,7 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
         correction=correction,
         choice=choice,
         align=request.align,
-        target=plan_target(
-            out,
-            model,
-            request.selection,
-            request.output,
-            own=[model],
-            create=request.output.names_folder,
-        ),
+        target=own_target(model, request.selection, request.output, word="renormalized"),
         machine=machine,
         request=request,
         measured=tuple(opened) if correction.statistics is not None else (),

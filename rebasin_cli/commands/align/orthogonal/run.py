@@ -27,10 +27,14 @@ from rebasin_cli.folding.folded_models import (
     check_tied,
     fold_model,
     folded_parts,
-    measure_function,
 )
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes, stays
+from rebasin_cli.folding.rotated_models import (
+    LearnedMaps,
+    Rotated,
+    rotated_outcome,
+    stays,
+)
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
@@ -98,7 +102,7 @@ def _rotate(
 ) -> Rotated:
     began, (target, place) = perf_counter(), into
     reference, folding = plan.problem.models[0], plan.problem.folding
-    bound, classes = folding.moving, folding.classes
+    tensors = folding.moving.tensors
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
     machine, pair = plan.problem.machine, (FoldedNorms(reference, folding), folded)
@@ -107,9 +111,9 @@ def _rotate(
     found = known or match_folded(plan, pair, batches, progress)
     learned = _learn(plan, model, found.maps, batches, progress)
     maps = learned.maps if learned else found.maps
-    moved = Carried(folded, bound.tensors, maps)
+    moved = Carried(folded, tensors, maps)
     progress("checking the function", 0, 0)
-    function = measure_function(plan.problem.check, model, moved, tied, model.path)
+    outcome = rotated_outcome(plan.problem, model, found, moved, tied)
     facts = provenance(
         "align",
         [reference, model],
@@ -119,8 +123,8 @@ def _rotate(
     )
 
     def part(key: str) -> TensorSource:
-        held = FoldedNorms(part_of(model, key, bound.tensors), folding)
-        return Carried(held, bound.tensors, maps)
+        held = FoldedNorms(part_of(model, key, tensors), folding)
+        return Carried(held, tensors, maps)
 
     progress(f"writing {target.path.name}", 0, 0)
     written = write_result(
@@ -129,21 +133,13 @@ def _rotate(
     saved = save_maps(place, maps, folding, (reference, model), plan.request.selection.sizes)
     if learned and plan.request.learning.resume:
         plan.request.learning.resume.unlink(missing_ok=True)
-    return Rotated(
-        model=model.path,
+    return replace(
+        outcome,
         reference=reference.path if stays(reference) else plan.targets[0].path,
-        spec=plan.problem.choice.name,
-        classes=count_classes(classes),
-        cosine=found.cosine,
-        null=found.null,
-        sweeps=found.sweeps,
         learned=learned,
         written=written,
         saved=saved,
         seconds=perf_counter() - began,
-        tied=tied,
-        function=function,
-        untied=tuple(model.apart),
     )
 
 
