@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
@@ -166,13 +166,10 @@ def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
 
 def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> GroupChange:
     permutation = permutations.get(group.name)
-    units = 1
-    for size in group.shape:
-        units *= size
     return GroupChange(
         name=group.name,
         size=group.size,
-        units=units,
+        units=prod(group.shape),
         moved=permutation.moved if permutation else 0,
         cosine=sums.cosine,
         gain=sums.dot[1] - sums.dot[0],
