@@ -33,7 +33,7 @@ def measure_margins(
     permutations: Permutations,
     units: Mapping[str, UnitSums],
     *,
-    kept: SimilarityCache | None = None,
+    cache: SimilarityCache | None = None,
     progress: Progress = silent,
 ) -> dict[str, Margin]:
     """Return the margins of the groups that have one, at the given permutations.
@@ -50,10 +50,10 @@ def measure_margins(
         progress("how sure each unit is", k, len(bound.groups))
         if group.name not in units or group.name in outer or group.fixed or group.size < 2:
             continue
-        family = kept.families.get(group.root) if kept else None
-        if kept and family and dense(family, bound.groups):
+        family = cache.families.get(group.root) if cache else None
+        if cache and family and dense(family, bound.groups):
             orders = {chain.groups: chain.order(permutations) for chain in family.chains()}
-            similarities = kept.similarities(family, permutations)
+            similarities = cache.similarities(family, permutations)
             rows = _KeptSimilarity(group, similarities, orders).rows
         else:
             rows = _GroupSimilarity(reference, other, bound, group, moving).rows
