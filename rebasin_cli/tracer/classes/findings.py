@@ -140,8 +140,7 @@ def _forbid_outputs(states: UnitStates, outputs: Iterable[Value]) -> None:
 
 def _tables(analysis: Analysis, calls: Sequence[Call]) -> frozenset[Value]:
     """Return the parameters of which rows are looked up."""
-    values = (call.args[0].root for call in calls if call.name == "embedding")
-    return frozenset(analysis.stems.get(value, value) for value in values)
+    return frozenset(analysis.original(c.args[0]) for c in calls if c.name == "embedding")
 
 
 def _forbid_readers(states: UnitStates) -> None:

@@ -15,7 +15,12 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import take, take_member
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
-from rebasin_cli.spec.language.model import Declaration, Entry, Named, Spec, axes_of, leaves
+from rebasin_cli.spec.language.model import (
+    Declaration,
+    Entry,
+    Spec,
+    names_in,
+)
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
@@ -145,13 +150,7 @@ class Trial:
     ) -> Tensor:
         """Return an output as the permutations leave it."""
         entry = self._returned.get(name, ())
-        groups = {
-            leaf.name: bound.groups[leaf.name]
-            for axes in axes_of(entry)
-            for axis in axes
-            for leaf in leaves(axis)
-            if isinstance(leaf, Named) and leaf.name in bound.groups
-        }
+        groups = {group: bound.groups[group] for group in names_in(entry) if group in bound.groups}
         if not groups:
             return values
         declared = {
@@ -170,14 +169,8 @@ class Trial:
         """
         generator = torch.Generator().manual_seed(0)
 
-        def stirred(name: str) -> Tensor:  # not all by the same: a norm may take that away
-            before = self._state[name]
-            noise = torch.randn(before.shape, generator=generator, dtype=torch.float32)
-            # In place: touching fresh memory takes longer than the sums.
-            scale = torch.linalg.vector_norm(before, 1) / max(before.numel(), 1)
-            return noise.to(before.dtype).mul_(scale + 1).add_(before)
-
-        with self._changed((name, stirred(name)) for name in names):
+        # not all by the same: a norm may take that away
+        with self._changed((name, _noisy(self._state[name], generator)) for name in names):
             return any(self._gap(k) > ACCEPTED for k in self._order)
 
     def doubt(self) -> Doubt | None:
@@ -226,13 +219,14 @@ class Trial:
     def _same_with(self, places: Mapping[str, Sequence[Block]], seed: int) -> bool:
         generator = torch.Generator().manual_seed(seed)
 
-        def stirred(name: str, blocks: Sequence[Block]) -> Tensor:
+        def noisy(name: str, blocks: Sequence[Block]) -> Tensor:
             changed = self._state[name].clone(memory_format=torch.contiguous_format)
             for block in blocks:
-                _stir(block.view(in_reals(changed)), generator)
+                here = block.view(in_reals(changed))
+                here.copy_(_noisy(here, generator))
             return changed
 
-        with self._changed((name, stirred(name, blocks)) for name, blocks in places.items()):
+        with self._changed((name, noisy(name, blocks)) for name, blocks in places.items()):
             runs = ((self._before[k], self._run(self._calls[k])) for k in self._order)
             return all(_identical(before[n], after[n]) for before, after in runs for n in before)
 
@@ -322,10 +316,12 @@ def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _stir(block: Tensor, generator: torch.Generator) -> None:
-    """Add noise to a block that is larger than its numbers."""
-    noise = torch.randn(block.shape, generator=generator, dtype=torch.float32)
-    block.add_(noise.to(block.dtype) * (block.abs().mean() + 1))
+def _noisy(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Return numbers with noise that is larger than they are."""
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)
+    # In place: touching fresh memory takes longer than the sums.
+    scale = torch.linalg.vector_norm(values, 1) / max(values.numel(), 1)
+    return noise.to(values.dtype).mul_(scale + 1).add_(values)
 
 
 def _identical(before: Tensor, after: Tensor) -> bool:

@@ -12,9 +12,7 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.models.module_weights import widen, widen_tensor
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.classes.findings import ClassFindings
@@ -66,8 +64,7 @@ def prove_trace(
 def _with_classes(traced: Trace, found: ClassFindings, trial: Trial, rounding: float) -> Trace:
     tensors = TracedTensors(traced.infos, traced.ties)
     spec, reasons = prove_classes(traced.explicit, found, tensors, trial, rounding)
-    bound = tensors.bound(spec)
-    return replace(traced, explicit=spec, spec=spec, bound=bound, reasons=reasons)
+    return replace(traced.with_spec(spec), reasons=reasons)
 
 
 def _exercised(traced: Trace, trial: Trial) -> Trace:
@@ -75,12 +72,8 @@ def _exercised(traced: Trace, trial: Trial) -> Trace:
     names = unmoved_groups(trial, traced.bound)
     if not names:
         return traced
-    spec = without(traced.explicit, traced.bound, names)
     return replace(
-        traced,
-        spec=spec,
-        explicit=spec,
-        bound=bind(spec, traced.infos, ties=traced.ties),
+        traced.with_spec(without(traced.explicit, traced.bound, names)),
         fixed=(*traced.fixed, *fixed_axes(traced.explicit, traced.bound, names)),
         unused=(*traced.unused, *unmoved_tensors(traced.bound, names)),
     )
@@ -91,17 +84,19 @@ def _with_experts(traced: Trace, trial: Trial) -> Trace:
     for family in list(families(traced.explicit, traced.infos)):
         found = routers(traced.explicit, family)
         for router in (found, *([place] for place in found if len(found) > 1)):
-            spec = stack_experts(traced.explicit, family, router) if router else None
-            bound = _bound(spec, traced) if spec is not None else None
-            if bound is not None and spec is not None and _proves(trial, bound, family):
-                traced = replace(traced, explicit=spec, spec=spec, bound=bound)
+            stacked = _stacked(traced, family, router) if router else None
+            if stacked is not None and _proves(trial, stacked.bound, family):
+                traced = stacked
                 break
     return traced
 
 
-def _bound(spec: Spec, traced: Trace) -> BoundSpec | None:
+def _stacked(
+    traced: Trace, family: ExpertFamily, router: Sequence[tuple[str, int]]
+) -> Trace | None:
+    spec = stack_experts(traced.explicit, family, router)
     try:
-        return bind(spec, traced.infos, ties=traced.ties)
+        return None if spec is None else traced.with_spec(spec)
     except SpecError:
         return None
 
@@ -162,8 +157,7 @@ def _refuted(
     spec = orphaned_groups(drop_groups(traced.explicit, traced.bound, gone), traced.bound, lonely)
     notes = dict.fromkeys(gone, "fixed: permuting it changes the outputs")
     notes |= dict.fromkeys(lonely, "one permutation for all indices of its parent")
-    bound = bind(spec, traced.infos, ties=traced.ties)
-    return replace(traced, explicit=spec, spec=spec, bound=bound), notes
+    return traced.with_spec(spec), notes
 
 
 def _same(permutations: Mapping[str, Permutation], name: str) -> dict[str, Permutation]:

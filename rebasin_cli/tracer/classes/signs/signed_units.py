@@ -15,6 +15,7 @@ from rebasin_cli.spec.language.model import (
     Spec,
     Split,
     leaves,
+    names_of,
     parts_of,
     product,
     with_parts,
@@ -61,7 +62,7 @@ def fitting(spec: Spec, units: Iterable[SignedUnits]) -> tuple[SignedUnits, ...]
 
 def _names(entry: object) -> set[str]:
     axes = () if isinstance(entry, Split) or not isinstance(entry, tuple) else entry
-    return {leaf.name for axis in axes for leaf in leaves(axis) if isinstance(leaf, Named)}
+    return set(names_of(axes))
 
 
 def _stacked(spec: Spec, units: SignedUnits, known: set[str]) -> SignedUnits | None:
