@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.torch_format.container import tensors_of
 from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.numbers import is_floating
 
 KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 
@@ -190,7 +191,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _is_large(tensor: Tensor) -> bool:
-    return tensor.numel() > 1 and (tensor.is_floating_point() or tensor.is_complex())
+    return tensor.numel() > 1 and is_floating(tensor.dtype)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, str]:

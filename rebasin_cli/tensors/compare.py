@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors.numbers import is_floating
+
 _PART = 1 << 20  # elements that are compared at once: comparing takes several copies of them
 
 # How far apart two runs of one function may be, in units of their largest value.
@@ -65,7 +67,7 @@ def relative_difference(
 
 
 def _comparable(values: Tensor) -> Tensor:
-    return values if values.is_floating_point() or values.is_complex() else wide(values)
+    return values if is_floating(values.dtype) else wide(values)
 
 
 def _gap_and_scale(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from rebasin_cli.spec.language.model import (
     interleaving,
     product,
 )
+from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms
 from rebasin_cli.tracer.axes.axis_terms import (
     Atom,
@@ -123,7 +124,7 @@ def _counts(value: Value) -> bool:
 
     Integers (position ids, indices, counters) never move.
     """
-    numbers = value.dtype.is_floating_point or value.dtype.is_complex
+    numbers = is_floating(value.dtype)
     return prod(value.shape) > 1 and numbers
 
 

@@ -24,7 +24,7 @@ from rebasin_cli.spec.language.model import (
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.numbers import in_reals, is_floating
 from rebasin_cli.tensors.trees import tensors_in
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, without_sizes
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
@@ -186,7 +186,9 @@ class Trial:
 
         By name, contiguous; without those to which no gradient leads.
         """
-        live = {n: t for n, t in _tensors(self._model).items() if n in names and _varies(t)}
+        live = {
+            n: t for n, t in _tensors(self._model).items() if n in names and is_floating(t.dtype)
+        }
         leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
         for k in self._order:
             found = zip(leaves, self._gradients(self._calls[k], leaves.values()), strict=True)
@@ -266,7 +268,7 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
         n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
     }
     for name, tensor in _tensors(model).items():
-        if _varies(tensor) and (isinstance(tensor, nn.Parameter) or name in statistics):
+        if is_floating(tensor.dtype) and (isinstance(tensor, nn.Parameter) or name in statistics):
             positive = name.endswith("running_var")
             _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
 
@@ -274,10 +276,6 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
 def _positions(call: Arguments) -> int:
     """Return how much a call is given, which is about how long it takes."""
     return sum(tensor.numel() for tensor in tensors_in(call))
-
-
-def _varies(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive: bool) -> None:
