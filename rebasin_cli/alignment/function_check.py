@@ -37,7 +37,7 @@ class FunctionCheck:
     outputs: tuple[str, ...] = ()
 
 
-class CheckRequest(Protocol):
+class FunctionCheckRequest(Protocol):
     """What is asked of a model that may be run."""
 
     @property
@@ -54,7 +54,7 @@ class CheckRequest(Protocol):
 
 
 def plan_function_check(
-    model: Checkpoint, request: CheckRequest, *, choice: Choice | None = None
+    model: Checkpoint, request: FunctionCheckRequest, *, choice: Choice | None = None
 ) -> FunctionCheck | None:
     """Return the model to check with that permuting a checkpoint keeps its function, if any.
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from rebasin_cli.alignment.unit_report import span
 from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines, untied_lines
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated
+from rebasin_cli.folding.rotated_outcome import LearnedMaps, Rotated
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.wording import count

@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from rebasin_cli.alignment.function_check import CheckRequest, FunctionCheck, plan_function_check
+from rebasin_cli.alignment.function_check import (
+    FunctionCheck,
+    FunctionCheckRequest,
+    plan_function_check,
+)
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.errors import CheckpointError, MachineError, RebasinError, UsageError
 from rebasin_cli.network.network import Network, plan_network
@@ -34,7 +38,7 @@ class WiderCheck:
 
 def plan_wider_check(
     wide: WiderCheckpoint,
-    request: CheckRequest,
+    request: FunctionCheckRequest,
     *,
     choice: Choice,
     arguments: Mapping[str, object] = MappingProxyType({}),

@@ -17,7 +17,8 @@ from rebasin_cli.commands.barrier.judged_point import Ends, in_memory_if_room
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import Rotated, rotate_models
+from rebasin_cli.folding.rotated_models import rotate_models
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.permutation import Permutations

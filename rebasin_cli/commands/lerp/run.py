@@ -18,7 +18,8 @@ from rebasin_cli.files.part_sources import finite, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result, folders_for
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import Rotated, rotate_models
+from rebasin_cli.folding.rotated_models import rotate_models
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.merging.overlap import CommonPart, Completed, Overlap
 from rebasin_cli.merging.sources import Between

@@ -41,7 +41,7 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeModel:
     """What is made of models in one frame. report: how its statistics were corrected, if they were.
 
     complete: adds to the outcome what the method tells, once the file is written.
@@ -61,7 +61,7 @@ def run_merge(
 
 def run_making(
     plan: MergePlan,
-    make: Callable[[Together, Progress], Made],
+    make: Callable[[Together, Progress], MadeModel],
     progress: Progress,
     *,
     recall: Recall = at_once,
@@ -83,11 +83,11 @@ def run_making(
     yield made.complete(replace(outcome, report=made.report, stale=stale))
 
 
-def _averaged(plan: MergePlan, together: Together, progress: Progress) -> Made:
+def _averaged(plan: MergePlan, together: Together, progress: Progress) -> MadeModel:
     source, report = _renormalized(plan, together, progress)
     more = {"renormalized": report.method} if report else {}
     facts, parts = merge_facts(plan, together, **more), together.parts if report is None else None
-    return Made(Result(source, plan.models[0], facts, parts), report)
+    return MadeModel(Result(source, plan.models[0], facts, parts), report)
 
 
 def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str, str]:

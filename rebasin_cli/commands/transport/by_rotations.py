@@ -18,7 +18,7 @@ from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
 from rebasin_cli.files.part_sources import finite
 from rebasin_cli.files.provenance import folded_basin
 from rebasin_cli.folding.folded_models import check_tied, fold_model, measure_function
-from rebasin_cli.folding.rotated_models import count_classes
+from rebasin_cli.folding.rotated_outcome import count_classes
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams, plan_rotation_code
 from rebasin_cli.folding.rotation_problem import (
     METHODS,

@@ -29,12 +29,8 @@ from rebasin_cli.folding.folded_models import (
     folded_parts,
 )
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import (
-    LearnedMaps,
-    Rotated,
-    rotated_outcome,
-    stays,
-)
+from rebasin_cli.folding.rotated_models import stays
+from rebasin_cli.folding.rotated_outcome import LearnedMaps, Rotated, rotated_outcome
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network

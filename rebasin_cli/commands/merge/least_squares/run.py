@@ -14,7 +14,7 @@ from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, sol
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
-from rebasin_cli.commands.merge.run import Made, run_making
+from rebasin_cli.commands.merge.run import MadeModel, run_making
 from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
@@ -33,11 +33,11 @@ def run_least_squares(plan: LeastSquaresPlan, progress: Progress) -> Iterator[Le
     yield from run_making(plan.merge, partial(_made, plan), progress)
 
 
-def _made(plan: LeastSquaresPlan, together: Together, progress: Progress) -> Made:
+def _made(plan: LeastSquaresPlan, together: Together, progress: Progress) -> MadeModel:
     found = solved_mean(plan, together, progress)
     source, report = _renormalized(plan, found.source, progress)
     result = Result(source, plan.merge.models[0], solved_facts(plan), others=found.others)
-    return Made(result, report, lambda merged: replace(merged, solved=_outcome(plan, found)))
+    return MadeModel(result, report, lambda merged: replace(merged, solved=_outcome(plan, found)))
 
 
 @dataclass(frozen=True)

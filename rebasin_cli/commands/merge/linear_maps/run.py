@@ -14,7 +14,7 @@ from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan, LinearMe
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
 from rebasin_cli.commands.merge.operations import size_of
-from rebasin_cli.commands.merge.run import Made, run_making
+from rebasin_cli.commands.merge.run import MadeModel, run_making
 from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
@@ -35,7 +35,7 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
     yield from run_making(plan.merge, partial(_made, plan), progress)
 
 
-def _made(plan: LinearMapsPlan, together: Together, progress: Progress) -> Made:
+def _made(plan: LinearMapsPlan, together: Together, progress: Progress) -> MadeModel:
     seen, maps = found_maps(plan, together.sources, progress)
     save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
@@ -43,7 +43,7 @@ def _made(plan: LinearMapsPlan, together: Together, progress: Progress) -> Made:
     def complete(merged: Merged) -> Merged:
         return replace(merged, zipped=_outcome(plan, maps, seen, _size(plan, source)))
 
-    return Made(Result(source, plan.merge.models[0], linear_facts(plan)), report, complete)
+    return MadeModel(Result(source, plan.merge.models[0], linear_facts(plan)), report, complete)
 
 
 def _size(plan: LinearMapsPlan, source: TensorSource) -> ModelSize:

@@ -19,11 +19,11 @@ from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import (
     FrameMatching,
-    Rotated,
     RotatedModels,
     match_star,
     rotate_models,
 )
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
