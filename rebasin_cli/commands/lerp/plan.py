@@ -171,23 +171,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     )
     models, choice = problem.models, problem.choice
     _check_chain(models)
-    places = _point_paths(alphas, models[0], request)
-    finished = plan_finished(request.resume, "lerp", models, places, request.output)
-    if words and not request.keep:
-        _check_temporary([place for place in places if place not in finished])
-    if request.output.card is not None and (len(places) > 1 or (words and not request.keep)):
-        raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
-    targets = [
-        plan_target(
-            place,
-            models[0],
-            request.selection,
-            finished.replacing(place, request.output),
-            own=models,
-            create=True,
-        )
-        for place in places
-    ]
+    targets = _targets(alphas, models, request, stays=request.keep or not words)
     if workers.repeat:
         targets = [target.again for target in targets]
     return LerpPlan(
@@ -206,6 +190,29 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
         rotation=rotation,
     )
+
+
+def _targets(
+    alphas: Sequence[float], models: Sequence[Checkpoint], request: LerpRequest, *, stays: bool
+) -> list[Target]:
+    """Return how each point is written. stays: its file does, once a command was run on it."""
+    places = _point_paths(alphas, models[0], request)
+    finished = plan_finished(request.resume, "lerp", models, places, request.output)
+    if not stays:
+        _check_temporary([place for place in places if place not in finished])
+    if request.output.card is not None and (len(places) > 1 or not stays):
+        raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
+    return [
+        plan_target(
+            place,
+            models[0],
+            request.selection,
+            finished.replacing(place, request.output),
+            own=models,
+            create=True,
+        )
+        for place in places
+    ]
 
 
 def _check_line(request: LerpRequest) -> None:

@@ -88,17 +88,7 @@ def measure(
     sides = _ComparedModels(reference, other)
 
     def here(tensor: BoundTensor) -> list[tuple[Block, Sums]]:
-        return with_room(sides, partial(sums_of, tensor))
-
-    def sums_of(tensor: BoundTensor, sides: _ComparedModels) -> list[tuple[Block, Sums]]:
-        values = tensor.load(sides.reference), tensor.load(sides.other)
-        found = []
-        for block in tensor.blocks:
-            a, b = (block.view(v) for v in values)
-            moved = gather(b, block.groups, moving)
-            how = compare(block, a, b, moved) if compare else compare_block(a, b, moved)
-            found.append((block, how))
-        return found
+        return with_room(sides, partial(_sums_of, tensor, moving, compare or _as_a_whole))
 
     total = Sums()
     groups = {name: Sums() for name in bound.groups}
@@ -118,6 +108,22 @@ def measure(
         Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
         tuple(_group_change(bound.groups[g], s, permutations) for g, s in groups.items()),
     )
+
+
+def _sums_of(
+    tensor: BoundTensor, moving: Permutations, compare: Compare, sides: _ComparedModels
+) -> list[tuple[Block, Sums]]:
+    """Return the sums of each block of a tensor."""
+    values = tensor.load(sides.reference), tensor.load(sides.other)
+    found = []
+    for block in tensor.blocks:
+        a, b = (block.view(v) for v in values)
+        found.append((block, compare(block, a, b, gather(b, block.groups, moving))))
+    return found
+
+
+def _as_a_whole(_: Block, reference: Tensor, before: Tensor, after: Tensor) -> Sums:
+    return compare_block(reference, before, after)
 
 
 @dataclass(frozen=True)
