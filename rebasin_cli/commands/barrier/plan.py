@@ -10,6 +10,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching, estimate_memory
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
@@ -19,14 +20,10 @@ from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
 from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.pictures.drawing import plan_drawing
 from rebasin_cli.renormalization.correction_methods import METHODS
 from rebasin_cli.spec.language.model import PERMUTATION
@@ -39,7 +36,7 @@ CORRECTIONS = tuple(METHODS)  # not calibrate, which knows no mixtures but avera
 
 
 @dataclass(frozen=True)
-class BarrierRequest:
+class BarrierRequest(CommandRequest):
     """What is asked of the way between models.
 
     steps: points, ends included; None: the usual. at: places on a line instead. align: the other
@@ -62,10 +59,6 @@ class BarrierRequest:
     symmetry: str = PERMUTATION
     tie: str = "auto"
     executor: str = "local"
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
     display: Display = Display()

@@ -8,6 +8,7 @@ from typing import Any
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
@@ -17,24 +18,16 @@ from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.output import Output
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 
 @dataclass(frozen=True)
-class FoldRequest:
+class FoldRequest(CommandRequest):
     """The model whose norms are to be folded. tie: see `settle_heads`."""
 
     model: Path
     tie: str = AUTO
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
 
 
 @dataclass(frozen=True)

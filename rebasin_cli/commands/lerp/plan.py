@@ -14,6 +14,7 @@ from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
@@ -24,13 +25,9 @@ from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
 from rebasin_cli.merging.mean import BLENDING, BY_ELEMENT, MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
@@ -42,7 +39,7 @@ MOST = 999_999  # file names have six decimals
 
 
 @dataclass(frozen=True)
-class LerpRequest:
+class LerpRequest(CommandRequest):
     """What is asked of the line between models.
 
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
@@ -66,10 +63,6 @@ class LerpRequest:
     symmetry: str = PERMUTATION
     tie: str = "auto"
     executor: str = "local"
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     display: Display = Display()
 

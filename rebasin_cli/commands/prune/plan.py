@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.commands.prune.fisher.plan import (
     FISHER_METHODS,
     FisherOptions,
@@ -21,21 +22,17 @@ from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.targets import Target, describe_target
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.plan import MEASURING, CorrectionPlan, plan_correction
 
 METHOD_NAMES = (*METHODS, *FISHER_METHODS)
 
 
 @dataclass(frozen=True)
-class PruneRequest:
+class PruneRequest(CommandRequest):
     """What is pruned, and by how much: a share, or a pattern such as 2:4.
 
     renormalize: how the statistics are corrected afterwards, with the dense model as the parent.
@@ -47,10 +44,6 @@ class PruneRequest:
     pattern: str | None = None
     fisher: FisherOptions = FisherOptions()
     renormalize: str | None = None
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     data: Data = Data()
 
 
