@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.activations.units import UnitMoments, unit_moments
-from rebasin_cli.errors import MachineError, UserCodeError
+from rebasin_cli.errors import UserCodeError
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
@@ -74,13 +74,11 @@ def check_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> N
         if set(block) & set(point.groups) & groups.keys()
     ]
     needed = COPIES * WORD * sum(number**2 for number in units)
-    if needed > machine.max_memory:
-        raise MachineError(
-            "not enough memory",
-            detail=f"comparing the units at {len(units)} places takes about {needed / 1e9:.1f} GB, "
-            f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="--stream last looks at fewer places; or raise --max-memory",
-        )
+    machine.require(
+        needed,
+        f"comparing the units at {len(units)} places takes",
+        hint="--stream last looks at fewer places; or raise --max-memory",
+    )
 
 
 def _groups(bound: BoundSpec) -> BoundGroups:

@@ -88,13 +88,11 @@ def check_walk(
 ) -> None:
     """Raise MachineError if soft permutations of some models do not fit into memory together."""
     needed = words(families(bound, movable), models) * WORD
-    if needed > machine.max_memory:
-        raise MachineError(
-            "not enough memory",
-            detail=f"all models at once take about {needed / 1e9:.1f} GB, "
-            f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="merge with --strategy many, align with --method weights, or raise --max-memory",
-        )
+    machine.require(
+        needed,
+        "all models at once take",
+        hint="merge with --strategy many, align with --method weights, or raise --max-memory",
+    )
 
 
 def describe_matching(choice: Choice, machine: Machine) -> dict[str, Any]:
