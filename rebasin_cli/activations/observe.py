@@ -19,7 +19,7 @@ from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
-from rebasin_cli.tracer.points.observe_points import Units, columns, observing, units_at
+from rebasin_cli.tracer.points.observe_points import Units, observing, unit_count, units_at
 from rebasin_cli.tracer.points.points import MOMENTS, REACHES, Point, blocks_of
 
 BoundGroups = Mapping[str, BoundGroup]
@@ -64,11 +64,11 @@ def _all_seen(
     return found
 
 
-def check_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> None:
+def check_unit_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> None:
     """Raise MachineError if what is to be known of two models does not fit into memory."""
     groups = _groups(bound)
     units = [
-        columns(block, groups)
+        unit_count(block, groups)
         for point in points
         for block in blocks_of(point.axes)
         if set(block) & set(point.groups) & groups.keys()

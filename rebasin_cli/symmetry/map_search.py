@@ -12,7 +12,7 @@ from rebasin_cli.permutation import identity
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.symmetry.held_search import HeldSearch, voting
+from rebasin_cli.symmetry.held_search import HeldSearch, voting_tensors
 from rebasin_cli.symmetry.map_memory import fits_whole
 from rebasin_cli.symmetry.map_sweeps import RISE, MapMatching
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
@@ -64,7 +64,9 @@ def match_maps(
             )
             return _brought_back(streamed.run(progress))
         exact = settings.dtype or torch.float64
-        a, b = (voting(bound, model, dtype=exact, device=device) for model in (reference, other))
+        a, b = (
+            voting_tensors(bound, model, dtype=exact, device=device) for model in (reference, other)
+        )
         seen = {name: each.to(device) for name, each in (moments or {}).items()}
         held = HeldSearch(bound, classes, start, a, b, moments=seen, rise=rise)
         return _brought_back(held.run(progress))
@@ -81,7 +83,7 @@ def cosine_of(
 
     Raises NotFiniteError.
     """
-    a, b = (voting(bound, model) for model in (reference, other))
+    a, b = (voting_tensors(bound, model) for model in (reference, other))
     return HeldSearch(bound, classes, still(bound, classes), a, b).cosine()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.symmetry.held_search import HeldSearch, voting
+from rebasin_cli.symmetry.held_search import HeldSearch, voting_tensors
 from rebasin_cli.symmetry.map_memory import streamed_memory, whole_memory
 from rebasin_cli.symmetry.map_search import MapSettings, match_maps, still
 from rebasin_cli.symmetry.map_sweeps import MapMatching
@@ -138,7 +138,7 @@ def test_gated_units_that_meet_no_stream() -> None:
     bound, classes = plan.moving, plan.classes
     start = still(bound, classes)
     one = StreamedSearch(bound, classes, start, first, second)
-    two = HeldSearch(bound, classes, start, *(voting(bound, m) for m in (first, second)))
+    two = HeldSearch(bound, classes, start, *(voting_tensors(bound, m) for m in (first, second)))
     for search in (one, two):
         search.visit(search.families["hidden"])
     assert one.objective() == pytest.approx(two.objective(), rel=1e-12)

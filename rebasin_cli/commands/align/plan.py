@@ -29,7 +29,7 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.resuming.finished import plan_finished
-from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_of
+from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_cut_for
 from rebasin_cli.spec_choice.heads import heads_apart
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -158,7 +158,7 @@ def _items(
             model,
             target,
             place,
-            tensors=tensors_of(choice, model, reference, request.selection)
+            tensors=tensors_cut_for(choice, model, reference, request.selection)
             if overlap
             else choice.bound.tensors,
             overlap=overlap,

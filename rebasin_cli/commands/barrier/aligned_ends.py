@@ -15,7 +15,7 @@ from torch import Tensor
 from rebasin_cli.alignment.aligned import Aligned, align_by_weights
 from rebasin_cli.commands.barrier.judged_point import Ends, in_memory_if_room
 from rebasin_cli.commands.barrier.plan import BarrierPlan
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import rotate_models
 from rebasin_cli.folding.rotated_outcome import Rotated
@@ -79,7 +79,7 @@ def _permuted(
 
 def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) -> Aligning:
     # From the files: in memory are the tensors of the class alone, without a head that is tied.
-    weights = [finite(model, plan.request.selection) for model in plan.models]
+    weights = [finite_model(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     yield from rotated.found
 

@@ -14,7 +14,7 @@ from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
-from rebasin_cli.files.part_sources import finite, finite_part
+from rebasin_cli.files.part_sources import finite_model, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result, folders_for
 from rebasin_cli.folding.folded_models import Folded
@@ -79,7 +79,7 @@ class _LerpLine:
     @cached_property
     def sources(self) -> Sequence[TensorSource]:
         selection = self.plan.request.selection
-        return self.frame.moved([finite(model, selection) for model in self.plan.models])
+        return self.frame.moved([finite_model(model, selection) for model in self.plan.models])
 
     @cached_property
     def held(self) -> dict[int, TensorSource]:
@@ -132,7 +132,7 @@ class PointTask:
 
 def _rotated(plan: LerpPlan, problem: RotationProblem, progress: Progress) -> _Frame:
     """Return the models folded, all but the first moved next to it by orthogonal maps."""
-    weights = [finite(model, plan.request.selection) for model in plan.models]
+    weights = [finite_model(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     return _Frame(rotated.found, rotated.moved, folded_basin(plan.models[0]), problem.facts)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.model_card import Found
 from rebasin_cli.commands.merge.plan import MeanPlan
-from rebasin_cli.files.part_sources import Parts, finite, finite_part
+from rebasin_cli.files.part_sources import Parts, finite_model, finite_part
 from rebasin_cli.files.provenance import one_basin
 from rebasin_cli.matching.many.match_many import (
     Alignment,
@@ -59,7 +59,7 @@ def brought_together(plan: MeanPlan, progress: Progress, *, recall: Recall = at_
     shared = plan.chosen and one_basin(plan.models)
     strategy = "none" if shared else plan.strategy
     sources = [
-        CommonPart(finite(model, plan.request.selection), overlap)
+        CommonPart(finite_model(model, plan.request.selection), overlap)
         for model, overlap in zip(plan.models, plan.overlaps, strict=True)
     ]
     alignment, objective = _align(plan, sources, strategy, progress, recall)

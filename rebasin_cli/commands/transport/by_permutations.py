@@ -19,7 +19,7 @@ from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
 from rebasin_cli.errors import Problem, SpecError
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import basin_of
 from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.folding.settled_heads import check_tie
@@ -32,7 +32,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec_choice.choice import Choice, tensors_of
+from rebasin_cli.spec_choice.choice import Choice, tensors_cut_for
 from rebasin_cli.spec_choice.unnamed import touched_groups
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.wording import count
@@ -90,8 +90,8 @@ class PermutationWay(SearchedWay):
         """
         found, selection = self.match(progress), self.request.selection
         moved = self._origin(found.matching)
-        tuned = Permuted(finite(self.tuned, selection), self.tensors, found.permutations)
-        frame = CarriedFrame(finite(self.target, selection), tuned, moved)
+        tuned = Permuted(finite_model(self.tuned, selection), self.tensors, found.permutations)
+        frame = CarriedFrame(finite_model(self.target, selection), tuned, moved)
         return Brought(frame, found.lines, found.fields, basin_of(self.target))
 
     def match(self, progress: Progress) -> BasesMatching:
@@ -107,7 +107,7 @@ class PermutationWay(SearchedWay):
 
     def _origin(self, matching: Matching) -> Permuted:
         bound = self.problem.choice.bound
-        origin = finite(self.origin, self.request.selection)
+        origin = finite_model(self.origin, self.request.selection)
         return Permuted(origin, bound.tensors, matching.permutations)
 
     def _found(self, progress: Progress) -> Matching:
@@ -140,7 +140,7 @@ def plan_permutations(
     choice, selection = problem.choice, request.selection
     tensors: Sequence[BoundTensor] = choice.bound.tensors
     if fates.replaced:
-        tensors = tensors_of(choice, tuned, origin, selection)
+        tensors = tensors_cut_for(choice, tuned, origin, selection)
         _check_named(choice, tensors, fates, tuned)
     check = plan_function_check(origin, asked, choice=choice)
     return PermutationWay(problem, _code(target, request), request, tuned, tensors, check)

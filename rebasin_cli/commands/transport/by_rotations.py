@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.alignment.report import agreement_fields, agreement_text
-from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.alignment.unit_report import before_and_after
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import folded_basin
 from rebasin_cli.folding.folded_models import check_tied, fold_model, measure_function
 from rebasin_cli.folding.rotated_outcome import count_classes
@@ -61,7 +61,7 @@ class RotationWay(SearchedWay):
         """
         problem, folding = self.problem, self.problem.folding
         selection = self.request.selection
-        folded = [FoldedNorms(finite(m, selection), folding) for m in problem.models]
+        folded = [FoldedNorms(finite_model(m, selection), folding) for m in problem.models]
         tied = [check_tied(each, m) for each, m in zip(folded, problem.models, strict=True)]
         found = self._match(folded, progress)
         moved = [Carried(each, folding.moving.tensors, found.maps) for each in folded[1:]]
@@ -73,7 +73,7 @@ class RotationWay(SearchedWay):
         fields = {
             "spec": self.spec,
             "classes": count_classes(folding.classes),
-            "cosine": span(found.cosine),
+            "cosine": before_and_after(found.cosine),
             "folded": True,
             "untied": sorted(self.heads),
             **agreement_fields(function),

@@ -33,7 +33,7 @@ class Inside:
         return {g: index[torch.arange(len(order)), order] for g, index in self.index.items()}
 
 
-def plain(votes: Sequence[object]) -> list[Similarity]:
+def one_level(votes: Sequence[object]) -> list[Similarity]:
     """Return the votes if all are similarities of units and of groups with nothing inside them.
 
     Else nothing: what is deeper, or meets another group, is solved pair by pair in `joint`.

@@ -116,7 +116,9 @@ class Total:
     def __init__(self, request: Request) -> None:
         self._request = replace(request, settings=replace(request.settings, restarts=0))
         first = request.sources[request.reference]
-        self._sum = {name: torch.zeros_like(_wide(first.load(name))) for name in voting(request)}
+        self._sum = {
+            name: torch.zeros_like(_wide(first.load(name))) for name in voting_names(request)
+        }
 
     def add(self, which: int, permutations: Permutations, *, sign: int = 1) -> None:
         """Add a permuted model to the sum, or with sign -1 take it out."""
@@ -148,7 +150,7 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
     """
     models = [request.permuted(k, p) for k, p in enumerate(permutations)]
     value = 0.0
-    for name in voting(request):
+    for name in voting_names(request):
         total, own = torch.zeros(()), 0.0
         for model in models:
             tensor = in_reals(_wide(model.load(name)))
@@ -157,7 +159,7 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
     return value
 
 
-def voting(request: Request) -> list[str]:
+def voting_names(request: Request) -> list[str]:
     """Return the names of the tensors that count in the objective, the constant part included."""
     bound = request.bound
     named = [name for tensor in bound.tensors if tensor.votes for name in tensor.members]

@@ -195,7 +195,7 @@ def inner(a: Tensor, b: Tensor) -> float:
     Gains of single moves are told from rounding at 1e-7 of the scale (see `descent`), which a sum
     in float32 of millions of products does not resolve.
     """
-    return sum(on_host(torch.dot(x, y) for x, y in pieces(a, b)))
+    return sum(on_host(torch.dot(x, y) for x, y in wide_pieces(a, b)))
 
 
 def square(a: Tensor) -> float:
@@ -205,10 +205,10 @@ def square(a: Tensor) -> float:
 
 def _square_distance(a: Tensor, b: Tensor) -> float:
     """Return |a - b|^2, exactly 0 for equal arrays: 0 is how an exact match is told."""
-    return sum(on_host(torch.dot(d, d) for d in (x - y for x, y in pieces(a, b))))
+    return sum(on_host(torch.dot(d, d) for d in (x - y for x, y in wide_pieces(a, b))))
 
 
-def pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def wide_pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield two arrays piece by piece, flat and widened.
 
     Widened before they are multiplied, or products of float16 values overflow at 65504. In pieces,

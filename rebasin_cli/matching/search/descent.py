@@ -20,7 +20,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import ORDERS, Settings
@@ -145,7 +145,7 @@ def visit(cache: SimilarityCache, family: GroupFamily, permutations: Permutation
     """
     current = {name: permutations[name].index for name in family.names}
     votes = cache.votes(family, permutations)
-    solution = solve(family.root, votes, Level(cache.pair.groups, current))
+    solution = solve_family(family.root, votes, Level(cache.pair.groups, current))
     moved = {
         name: replace(permutations[name], index=index)
         for name, index in solution.index.items()

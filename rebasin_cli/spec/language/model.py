@@ -135,13 +135,13 @@ def axes_of(entry: Entry) -> tuple[Axes, ...]:
     return entry.parts if isinstance(entry, Split) else (entry,)
 
 
-def names_in(entry: Entry) -> Iterator[str]:
+def entry_names(entry: Entry) -> Iterator[str]:
     """Yield the names in an entry from left to right."""
     for axes in axes_of(entry):
-        yield from names_of(axes)
+        yield from axis_names(axes)
 
 
-def names_of(axes: Iterable[AxisExpr]) -> Iterator[str]:
+def axis_names(axes: Iterable[AxisExpr]) -> Iterator[str]:
     """Yield the names in axis expressions from left to right."""
     for axis in axes:
         yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from rebasin_cli.errors import Problem, SpecError
-from rebasin_cli.spec.language.model import Entry, TextPlace, names_in
+from rebasin_cli.spec.language.model import Entry, TextPlace, entry_names
 from rebasin_cli.spec.language.tensor_names import skeleton
 
 # YAML's line breaks; excerpts must count lines as the YAML scanner does.
@@ -82,7 +82,7 @@ class Problems:
 
 
 def _skeletons(entry: Entry) -> set[str]:
-    return set(map(skeleton, names_in(entry)))
+    return set(map(skeleton, entry_names(entry)))
 
 
 def _counted(problem: Problem, others: int) -> Problem:

@@ -19,8 +19,8 @@ from rebasin_cli.spec.language.model import (
     Product,
     Spec,
     Split,
+    axis_names,
     leaves,
-    names_of,
     parts_of,
     rewritten,
 )
@@ -149,4 +149,4 @@ def _before(tree: AxisExpr, size: int, outer: tuple[str, ...] = ()) -> Iterator[
     for part in parts_of(tree):
         yield from _before(part, size, outer)
         if isinstance(tree, Product):
-            outer = (*outer, *names_of([part]))
+            outer = (*outer, *axis_names([part]))

@@ -19,7 +19,7 @@ from rebasin_cli.spec.language.model import (
     Declaration,
     Entry,
     Spec,
-    names_in,
+    entry_names,
 )
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
@@ -150,7 +150,9 @@ class Trial:
     ) -> Tensor:
         """Return an output as the permutations leave it."""
         entry = self._returned.get(name, ())
-        groups = {group: bound.groups[group] for group in names_in(entry) if group in bound.groups}
+        groups = {
+            group: bound.groups[group] for group in entry_names(entry) if group in bound.groups
+        }
         if not groups:
             return values
         declared = {

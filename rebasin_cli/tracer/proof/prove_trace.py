@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.models.module_weights import widen, widen_tensor
+from rebasin_cli.models.module_weights import widen_model, widen_tensor
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -17,14 +17,19 @@ from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import TracedTensors, prove_classes
-from rebasin_cli.tracer.derivation.experts import ExpertFamily, families, routers, stack_experts
+from rebasin_cli.tracer.derivation.experts import (
+    ExpertFamily,
+    expert_families,
+    routers,
+    stack_experts,
+)
 from rebasin_cli.tracer.model_trace import Trace, compress_trace
 from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
 from rebasin_cli.tracer.proof.ineffective import (
     fixed_axes,
     unmoved_groups,
     unmoved_tensors,
-    without,
+    without_unmoved,
 )
 from rebasin_cli.tracer.proof.proof import Proof, Trial, random_permutations, rotate_units
 from rebasin_cli.tracer.proof.unproved import UNMOVED, Doubt
@@ -73,7 +78,7 @@ def _exercised(traced: Trace, trial: Trial) -> Trace:
     if not names:
         return traced
     return replace(
-        traced.with_spec(without(traced.explicit, traced.bound, names)),
+        traced.with_spec(without_unmoved(traced.explicit, traced.bound, names)),
         fixed=(*traced.fixed, *fixed_axes(traced.explicit, traced.bound, names)),
         unused=(*traced.unused, *unmoved_tensors(traced.bound, names)),
     )
@@ -81,7 +86,7 @@ def _exercised(traced: Trace, trial: Trial) -> Trace:
 
 def _with_experts(traced: Trace, trial: Trial) -> Trace:
     """Return the trace with the experts of each list as one axis of names, where that is proved."""
-    for family in list(families(traced.explicit, traced.infos)):
+    for family in list(expert_families(traced.explicit, traced.infos)):
         found = routers(traced.explicit, family)
         for router in (found, *([place] for place in found if len(found) > 1)):
             stacked = _stacked(traced, family, router) if router else None
@@ -123,7 +128,7 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
     doubt: Doubt | None = None
     for dtype in (torch.float64, torch.float32):
         with quiet():  # diffusers warns of modules that it would keep in float32
-            widen(model, dtype)
+            widen_model(model, dtype)
         cast = [_cast(example, dtype) for example in examples]
         try:
             trial = Trial(model, cast, traced.outputs, traced.returned)

@@ -109,7 +109,7 @@ def sums_of(
     return SumsOfLayers(even, uneven)
 
 
-def check_room(
+def check_sums_room(
     layers: Sequence[MergedLayer], model: nn.Module, machine: Machine, *, models: int
 ) -> None:
     """Raise MachineError if the sums of all layers, the models and the result do not fit."""
