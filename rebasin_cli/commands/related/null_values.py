@@ -210,7 +210,7 @@ def _thin(
             name = f"{key_of(tensor)} {block.offset}"
             dims = tuple(_dims(block, sizes, share))
             for state, values in zip(states, both, strict=True):
-                state[name] = _chosen(block, values, dims, bound, classes)
+                state[name] = _chosen(block, values, dims, classes)
             tensors.append(_tensor(name, dims))
             places[name] = (key_of(tensor), block.offset), block.numel
     small = replace(bound, groups=groups, tensors=tuple(tensors), untouched=())
@@ -253,7 +253,6 @@ def _chosen(
     block: Block,
     values: Tensor,
     dims: tuple[Dim, ...],
-    bound: BoundSpec,
     classes: Mapping[str, str],
 ) -> Tensor:
     """Return the values of a block at the units that stay: evenly spread, pairs of them whole."""
