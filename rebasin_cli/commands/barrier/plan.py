@@ -79,14 +79,11 @@ class BarrierPlan:
     alphas: tuple[float, ...]
     steps: int
     margin: float
-    renormalize: str | None
     choice: Choice | None
     picture: OutputPlace | None
-    resume: Path | None
     machine: Machine
     request: BarrierRequest
     workers: Workers
-    diagnose: bool = False
     layers: OutputPlace | None = None
     rotation: RotationProblem | None = None
     aligned_by: tuple[Checkpoint, ...] = ()
@@ -108,10 +105,10 @@ class BarrierPlan:
             "batches": data.batches,
             "points": grid if self.plane else list(self.alphas),
             "align": self.choice is not None,
-            "renormalize": self.renormalize,
-            "diagnose": self.diagnose,
+            "renormalize": self.request.renormalize,
+            "diagnose": self.request.diagnose,
             "plot": str(self.picture.path) if self.picture else None,
-            "resume": str(self.resume) if self.resume else None,
+            "resume": str(self.request.resume) if self.request.resume else None,
             **(describe_matching(self.choice, self.machine) if self.choice else {}),
             **(self.rotation.describe() if self.rotation else {"memory": self.memory}),
         }
@@ -128,7 +125,7 @@ class BarrierPlan:
         judged, matched = mean_bytes(self.models), 0
         if self.choice:
             matched = max(estimate_memory(self.choice, self.machine), others * held)
-        if self.renormalize not in (None, "reset"):
+        if self.request.renormalize not in (None, "reset"):
             judged += (others + 1) * run_bytes(first)
         return run_bytes(first) + (others + 1) * held + max(matched, judged) + STREAMED
 
@@ -169,14 +166,11 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
         alphas=alphas,
         steps=steps,
         margin=MARGIN if request.margin is None else request.margin,
-        renormalize=request.renormalize,
         choice=problem.choice,
         picture=picture,
-        resume=request.resume,
         machine=problem.machine,
         request=request,
         workers=workers,
-        diagnose=request.diagnose,
         layers=layers,
         rotation=rotation,
     )

@@ -91,7 +91,6 @@ class LerpPlan:
 
     models: tuple[Checkpoint, ...]
     points: tuple[LinePoint, ...]
-    mode: str
     command: tuple[str, ...]
     keep: bool
     choice: Choice | None
@@ -115,7 +114,7 @@ class LerpPlan:
         return {
             "command": "lerp",
             "inputs": describe_inputs(self.models),
-            "mode": self.mode,
+            "mode": self.request.mode,
             "points": [point.alpha for point in self.points],
             "outputs": [describe_target(point.target) for point in self.points],
             **matching,
@@ -133,13 +132,13 @@ class LerpPlan:
         """Return the estimated peak in bytes. matching: of bringing the models together before."""
         first = self.models[0]
         layout = self.points[0].target.layout
-        whole = layout.format != "safetensors" or self.mode not in BY_ELEMENT
+        whole = layout.format != "safetensors" or self.request.mode not in BY_ELEMENT
         held = sum(map(stored_bytes, self.models[:2]))
         kept = any(self.keeps(point) for point in self.points)
         made = max((info.nbytes for info in infos(first).values()), default=0)
         line = written_bytes(layout, infos(first).values()) + kept * held
         if whole:
-            line += largest_size(first) * BLENDING[self.mode] + (0 if kept else 2 * made)
+            line += largest_size(first) * BLENDING[self.request.mode] + (0 if kept else 2 * made)
         elif self.choice:  # reordered as they are read
             line += REORDERING * made
         return max(matching, line)
@@ -170,7 +169,6 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     return LerpPlan(
         models=models,
         points=tuple(map(LinePoint, alphas, targets)),
-        mode=request.mode,
         command=words,
         keep=request.keep or not words,
         choice=choice,

@@ -208,7 +208,7 @@ def _between(
 ) -> Between:
     left, alpha = point.segment(len(plan.models))
     return Between(
-        (sources[left], sources[left + 1]), alpha, plan.mode, plan.request.selection.selects
+        (sources[left], sources[left + 1]), alpha, plan.request.mode, plan.request.selection.selects
     )
 
 
@@ -223,7 +223,7 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
         seed=plan.request.computing.seed,
         jobs=plan.machine.jobs,
         alpha=point.alpha,
-        mode=plan.mode,
+        mode=plan.request.mode,
         **line.frame.facts,
     )
     try:

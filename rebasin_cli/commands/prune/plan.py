@@ -51,15 +51,13 @@ class PruneRequest(CommandRequest):
 class PrunePlan:
     """All that `run_prune` needs.
 
-    names: the tensors that are pruned, in the file's order. sparsity or pattern: one of them.
+    names: the tensors that are pruned, in the file's order. pattern: None where a share is pruned.
     fisher: what judges the weights, None if their size does. correction: of the statistics
     afterwards, None if they stay as they are.
     """
 
     model: Checkpoint
     names: tuple[str, ...]
-    method: str
-    sparsity: float | None
     pattern: NeighbourPattern | None
     fisher: FisherPlan | None
     correction: CorrectionPlan | None
@@ -72,8 +70,8 @@ class PrunePlan:
         return {
             "command": "prune",
             "inputs": describe_inputs([self.model]),
-            "method": self.method,
-            "sparsity": self.sparsity,
+            "method": self.request.method,
+            "sparsity": self.request.sparsity,
             "pattern": self.request.pattern,
             "fisher": self.fisher.describe() if self.fisher else None,
             "tensors": list(self.names),
@@ -100,8 +98,6 @@ def plan_prune(request: PruneRequest) -> PrunePlan:
     return PrunePlan(
         model=model,
         names=names,
-        method=request.method,
-        sparsity=request.sparsity,
         pattern=pattern,
         fisher=_fisher(model, names, request),
         correction=_correction(model, request),

@@ -47,8 +47,7 @@ class RenormalizePlan:
 
     weights: empty: what the model's provenance says, else equal. choice: how parents are aligned
     that do not lie in the model's basin, and how deep biases are where no model says it; None if
-    neither is asked for. align: whether parents may be moved. measured: the parents that statistics
-    have to be of; none: not named.
+    neither is asked for. measured: the parents that statistics have to be of; none: not named.
     """
 
     model: Checkpoint
@@ -56,7 +55,6 @@ class RenormalizePlan:
     weights: tuple[float, ...]
     correction: CorrectionPlan
     choice: Choice | None
-    align: bool
     target: Target
     machine: Machine
     request: RenormalizeRequest
@@ -69,7 +67,7 @@ class RenormalizePlan:
             "command": "renormalize",
             "inputs": describe_inputs([self.model, *self.parents]),
             "weights": list(self.weights) or None,
-            "align": self.align and self.choice is not None,
+            "align": self.request.align and self.choice is not None,
             **self.correction.describe(),
             "outputs": [describe_target(self.target)],
             **matching,
@@ -100,7 +98,6 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
         weights=check_weights(request.weights, len(opened)) if request.weights else (),
         correction=correction,
         choice=choice,
-        align=request.align,
         target=own_target(model, request.selection, request.output, word="renormalized"),
         machine=machine,
         request=request,

@@ -82,7 +82,7 @@ def _placed(
 ) -> tuple[TensorSource, str]:
     """Return a parent in the basin of the merged model, and how it came there."""
     source = finite_model(parent, plan.request.selection)
-    if not plan.align or plan.choice is None:
+    if not plan.request.align or plan.choice is None:
         return source, _TRUSTED
     if one_basin([plan.model, parent]):
         return source, _THERE
