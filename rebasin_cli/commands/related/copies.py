@@ -12,7 +12,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.measure import wide_pieces
+from rebasin_cli.matching.problem.inner_products import wide_pieces
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import same_bits, wide
 from rebasin_cli.tensors.numbers import in_reals

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.commands.related.frames import MapFinder, PairFrame
-from rebasin_cli.matching.problem.measure import inner, square
+from rebasin_cli.matching.problem.inner_products import inner, square
 from rebasin_cli.permutation import parent_axis
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY

@@ -15,14 +15,8 @@ from math import lgamma, prod, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.measure import (
-    AT_ONCE,
-    IN_CACHE,
-    Measured,
-    Sums,
-    compare_block,
-    measure,
-)
+from rebasin_cli.matching.problem.inner_products import AT_ONCE, IN_CACHE
+from rebasin_cli.matching.problem.measure import Measured, Sums, compare_block, measure
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.permutation import Permutations, gather, parent_axis

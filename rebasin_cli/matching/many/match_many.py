@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
-from rebasin_cli.matching.problem.measure import constant, square
+from rebasin_cli.matching.problem.inner_products import square
+from rebasin_cli.matching.problem.measure import constant
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, Permutations, compose, identity, inverse
 from rebasin_cli.permuted import Permuted

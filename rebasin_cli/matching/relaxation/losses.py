@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import around, front, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.matching.problem.measure import inner, wide_pieces
+from rebasin_cli.matching.problem.inner_products import inner, wide_pieces
 from rebasin_cli.matching.relaxation.polytope import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import GroupNames, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
