@@ -15,7 +15,7 @@ from rebasin_cli.activations.layer_statistics import LayerStatistics
 from rebasin_cli.activations.moments import CrossMoments, Moments, cross_moments, moments
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.correctable_layers import CorrectableLayer, sites_of, watch_layers
+from rebasin_cli.network.correctable_layers import CorrectableLayer, find_correctable, watch_layers
 from rebasin_cli.network.layers import frozen_state
 from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scoring.scores import call_model
@@ -48,7 +48,7 @@ def _layer_statistics(
     models: Sequence[nn.Module], batches: Batches, *, together: bool, room: int
 ) -> dict[str, LayerStatistics]:
     with keep_undisturbed(models):
-        sites = sites_of(models[0], first_of(batches)).corrected
+        sites = find_correctable(models[0], first_of(batches)).corrected
         if together:
             return _together(models, sites, batches, room)
         apart = [_alone(model, sites, batches) for model in models]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.activations.units import UnitMoments, unit_moments
-from rebasin_cli.errors import MachineError, UserCodeError
+from rebasin_cli.errors import UserCodeError
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
@@ -19,7 +19,7 @@ from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
-from rebasin_cli.tracer.points.observe_points import Units, columns, observing, units_at
+from rebasin_cli.tracer.points.observe_points import Units, observing, unit_count, units_at
 from rebasin_cli.tracer.points.points import MOMENTS, REACHES, Point, blocks_of
 
 BoundGroups = Mapping[str, BoundGroup]
@@ -64,23 +64,21 @@ def _all_seen(
     return found
 
 
-def check_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> None:
+def check_unit_room(points: Sequence[Point], bound: BoundSpec, machine: Machine) -> None:
     """Raise MachineError if what is to be known of two models does not fit into memory."""
     groups = _groups(bound)
     units = [
-        columns(block, groups)
+        unit_count(block, groups)
         for point in points
         for block in blocks_of(point.axes)
         if set(block) & set(point.groups) & groups.keys()
     ]
     needed = COPIES * WORD * sum(number**2 for number in units)
-    if needed > machine.max_memory:
-        raise MachineError(
-            "not enough memory",
-            detail=f"comparing the units at {len(units)} places takes about {needed / 1e9:.1f} GB, "
-            f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="--stream last looks at fewer places; or raise --max-memory",
-        )
+    machine.require(
+        needed,
+        f"comparing the units at {len(units)} places takes",
+        hint="--stream last looks at fewer places; or raise --max-memory",
+    )
 
 
 def _groups(bound: BoundSpec) -> BoundGroups:

@@ -9,7 +9,7 @@ from rebasin_cli.errors import MachineError
 from rebasin_cli.matching.match_weights import shares
 from rebasin_cli.matching.methods import SOFT
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.matching.problem.similarity_cache import dense, fitting
+from rebasin_cli.matching.problem.similarity_cache import dense, kept_words
 from rebasin_cli.matching.relaxation.polytope import words
 from rebasin_cli.options.machine import Machine, free_memory
 from rebasin_cli.options.search import Search
@@ -41,7 +41,7 @@ def estimate_memory(choice: Choice, machine: Machine) -> int:
     bound, moving = choice.bound, families(choice.bound, choice.movable)
     models = 2 * sum(prod(t.shape) for t in bound.tensors if t.votes) * WORD
     may = shares(machine.max_memory, _largest(bound))
-    held = fitting(moving, may.similarities // WORD)
+    held = kept_words(moving, may.similarities // WORD)
     similarities = sum(n for root, n in held.items() if dense(moving[root], bound.groups)) * WORD
     copies = (VISITED if models > may.tensors else WRITTEN) * _largest(bound) * WORD
     visit = max(copies, _similarity(bound))
@@ -88,13 +88,11 @@ def check_walk(
 ) -> None:
     """Raise MachineError if soft permutations of some models do not fit into memory together."""
     needed = words(families(bound, movable), models) * WORD
-    if needed > machine.max_memory:
-        raise MachineError(
-            "not enough memory",
-            detail=f"all models at once take about {needed / 1e9:.1f} GB, "
-            f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="merge with --strategy many, align with --method weights, or raise --max-memory",
-        )
+    machine.require(
+        needed,
+        "all models at once take",
+        hint="merge with --strategy many, align with --method weights, or raise --max-memory",
+    )
 
 
 def describe_matching(choice: Choice, machine: Machine) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Protocol
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.network.network import Network, named_network, plan_network
+from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
@@ -35,13 +37,24 @@ class FunctionCheck:
     outputs: tuple[str, ...] = ()
 
 
+class FunctionCheckRequest(Protocol):
+    """What is asked of a model that may be run."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which tensors take part."""
+
+    @property
+    def computing(self) -> Computing:
+        """Whether it is to be run."""
+
+    @property
+    def tracing(self) -> Tracing:
+        """Which model it is."""
+
+
 def plan_function_check(
-    model: Checkpoint,
-    selection: Selection,
-    tracing: Tracing,
-    *,
-    wanted: bool | None,
-    choice: Choice | None = None,
+    model: Checkpoint, request: FunctionCheckRequest, *, choice: Choice | None = None
 ) -> FunctionCheck | None:
     """Return the model to check with that permuting a checkpoint keeps its function, if any.
 
@@ -49,6 +62,7 @@ def plan_function_check(
     library is installed. Without --check only models of the usual size are run, none that --trust
     is said of, and one of a config.json that cannot be built is let be; with it, that raises.
     """
+    tracing, wanted = request.tracing, request.computing.check
     if wanted is False or tracing.free_outputs:
         return None
     elements = sum(model.info(name).numel for name in model.names())
@@ -58,7 +72,7 @@ def plan_function_check(
     if choice is not None and choice.traced is not None:
         return check_of(choice.traced, required=required)
     try:
-        return _from_class(model, selection, tracing, wanted=bool(wanted))
+        return _from_class(model, request.selection, tracing, wanted=bool(wanted))
     except RebasinError:
         if required:
             raise

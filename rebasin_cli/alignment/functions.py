@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.errors import MachineError, PermutationError, UsageError
-from rebasin_cli.models.module_weights import fill, widen, widen_tensor
+from rebasin_cli.models.module_weights import fill, widen_model, widen_tensor
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
@@ -76,8 +76,8 @@ def compare_functions(
             second = beside.network.subject.build() if beside else model
             examples = subject.examples(model)[:inputs]
             for dtype in (torch.float64, torch.float32):
-                widen(model, dtype)
-                widen(second, dtype)
+                widen_model(model, dtype)
+                widen_model(second, dtype)
                 runs = [
                     _run(model, one, check, examples),
                     _run(second, other, beside or check, examples),

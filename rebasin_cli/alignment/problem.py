@@ -8,31 +8,17 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
 
 from rebasin_cli.alignment.estimate import check_search
+from rebasin_cli.alignment.function_check import FunctionCheckRequest
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit, open_models
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec
 
 
-class ProblemRequest(Protocol):
+class ProblemRequest(FunctionCheckRequest, Protocol):
     """What is asked of models that are matched."""
-
-    @property
-    def selection(self) -> Selection:
-        """Which tensors, and under which spec."""
-
-    @property
-    def computing(self) -> Computing:
-        """On what."""
-
-    @property
-    def tracing(self) -> Tracing:
-        """Which model is traced for the spec."""
 
     @property
     def search(self) -> Search:

@@ -7,7 +7,12 @@ from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import FunctionDifference
-from rebasin_cli.alignment.unit_report import aligned_fields, aligned_lines, span, unit_fields
+from rebasin_cli.alignment.unit_report import (
+    aligned_fields,
+    aligned_lines,
+    before_and_after,
+    unit_fields,
+)
 from rebasin_cli.alignment.unit_tables import matched_details
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status, UnitComparison
 from rebasin_cli.presentation.presenter import Presenter
@@ -110,7 +115,7 @@ def _group_fields(matching: Matching, found: UnitComparison | None) -> list[dict
             "units": group.units,
             "moved": group.moved,
             "fixed": group.fixed,
-            "cosine": span(group.cosine),
+            "cosine": before_and_after(group.cosine),
             "gain": group.gain,
             **(unit_fields(found.groups[group.name]) if found else {}),
         }
@@ -123,8 +128,8 @@ def matched_fields(matching: Matching, found: UnitComparison | None = None) -> d
         "status": matching.status.name.lower(),
         "method": matching.method,
         "start": matching.start,
-        "objective": span(matching.objective),
-        "distance": span(matching.distance),
+        "objective": before_and_after(matching.objective),
+        "distance": before_and_after(matching.distance),
         **(aligned_fields(matching, found) if found else {}),
         **_held_out_fields(matching),
         **_unseen_fields(matching),
@@ -164,7 +169,7 @@ def _held_out_fields(matching: Matching) -> dict[str, Any]:
         return {}
     return {
         "held_out": {
-            "loss": span(found.loss),
+            "loss": before_and_after(found.loss),
             "losses": list(found.losses),
             "epochs": found.epochs,
             "best_epoch": found.best,

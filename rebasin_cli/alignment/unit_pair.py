@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.activations.observe import check_room, units_on
+from rebasin_cli.activations.observe import check_unit_room, units_on
 from rebasin_cli.activations.units import SIMILARITIES, UnitMoments
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import SpecError
@@ -30,7 +30,7 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.spec_choice.traced import fit_traced_model
-from rebasin_cli.tracer.points.points import kind
+from rebasin_cli.tracer.points.points import point_kind
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class UnitPair:
         model = self.choice.traced or fit_traced_model(
             headers_of([self.reference]), selection, tracing
         )
-        points = model.known.trace.points[kind(self.chosen.point, self.chosen.stream)]
-        check_room(points, self.choice.bound, self.machine)
+        points = model.known.trace.points[point_kind(self.chosen.point, self.chosen.stream)]
+        check_unit_room(points, self.choice.bound, self.machine)
         ends = (self.reference, self.other)
         return units_on(
             [build_network(network, end, self.machine) for end in ends],

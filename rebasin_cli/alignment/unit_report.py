@@ -15,7 +15,7 @@ from rebasin_cli.matching.problem.result import (
 )
 
 
-def span(change: Change | None) -> dict[str, float] | None:
+def before_and_after(change: Change | None) -> dict[str, float] | None:
     """Return a figure before and after as JSON values."""
     return {"before": change.before, "after": change.after} if change else None
 
@@ -27,18 +27,18 @@ def aligned_fields(matching: Matching, found: UnitComparison) -> dict[str, Any]:
         "relation": relation.name.lower(),
         "advice": relation.value,
         "share_moved": _share_moved(matching),
-        "cosine": span(found.cosine),
+        "cosine": before_and_after(found.cosine),
         "chance": found.chance,
-        "unit_cosine": span(found.whole.cosine),
-        "collapse": span(found.whole.collapse),
+        "unit_cosine": before_and_after(found.whole.cosine),
+        "collapse": before_and_after(found.whole.collapse),
     }
 
 
 def unit_fields(figures: UnitFigures) -> dict[str, Any]:
     """Return what the event of an aligned model says of the units of one group."""
     return {
-        "unit_cosine": span(figures.cosine),
-        "collapse": span(figures.collapse),
+        "unit_cosine": before_and_after(figures.cosine),
+        "collapse": before_and_after(figures.collapse),
         "margin": margin_fields(figures.margin),
     }
 

@@ -19,7 +19,7 @@ from rebasin_cli.commands.barrier.curve import barrier as barrier_of
 from rebasin_cli.commands.barrier.plan import line_alphas
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.built import batches_of, build_network, judge_of
@@ -103,7 +103,7 @@ def barrier(
         code = user_code(runnable, data, evaluate, batches)
         judged = _JudgedLine(code, machine, line_alphas(steps, at))
         selects = groups.selection.selects
-        ends = finite(first, groups.selection), finite(other, groups.selection)
+        ends = finite_model(first, groups.selection), finite_model(other, groups.selection)
         naive, ensemble = judged.scores(ends, selects), judged.ensemble(ends)
         if not align:
             return BarrierCurves(naive, None, None, ensemble)

@@ -25,7 +25,7 @@ from rebasin_cli.commands.merge.linear_maps.plan import (
 from rebasin_cli.commands.merge.linear_maps.run import found_maps, linear_facts, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
 from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
-from rebasin_cli.commands.merge.run import brought_together
+from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.network.network import UserCode, network_of, no_data
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.progress import silent

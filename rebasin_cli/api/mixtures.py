@@ -20,12 +20,13 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.request import RUNNING, MergeRequest
-from rebasin_cli.commands.merge.run import brought_together, merge_facts
+from rebasin_cli.commands.merge.run import merge_facts
+from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.commands.merge.ways import check_way
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit
-from rebasin_cli.files.part_sources import finite, finite_part
+from rebasin_cli.files.part_sources import finite_model, finite_part
 from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.sources import Between
@@ -306,7 +307,9 @@ class _LineBetween:
             )
 
         form = OutputForm(self.models, partial(self._facts, alpha, mode), selection, part)
-        return result(given, between(finite(first, selection), finite(other, selection)), form)
+        return result(
+            given, between(finite_model(first, selection), finite_model(other, selection)), form
+        )
 
     def _facts(self, alpha: float, mode: str) -> dict[str, str]:
         choice = self.found.choice if self.found else None

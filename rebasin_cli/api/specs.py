@@ -30,7 +30,7 @@ from rebasin_cli.spec.library import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.traced import spec_for, tensors_of
+from rebasin_cli.spec_choice.traced import spec_for, traced_tensors
 from rebasin_cli.spec_choice.traced_model import check_validated, trace_subject, trace_target
 from rebasin_cli.spec_choice.unnamed import is_excused
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
@@ -232,7 +232,7 @@ def _traced(
     known = TracedModel(subject.name, found, found.spec, windows, ignored)
     headers = headers_of(models)
     wanted = [name for name in headers.infos if not is_excused(name, selection)]
-    layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
+    layout = layout_of(traced_tensors(known), headers.infos, wanted, headers.where)
     fitting = replace(known, windows={})  # its spec is in its own names
     return GivenSpec(
         f"traced from {subject.name}{layout.note}",

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.torch_format.container import tensors_of
+from rebasin_cli.checkpoint.torch_format.container import tensors_in_state
 from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.numbers import is_floating
 
 KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 
@@ -76,7 +77,7 @@ def dotted_path(path: KeyPath) -> str:
     return ".".join(map(str, path))
 
 
-def descend(container: Any, path: KeyPath) -> Any:
+def value_at(container: Any, path: KeyPath) -> Any:
     """Return what a path leads to."""
     for key in path:
         container = container[key]
@@ -85,7 +86,7 @@ def descend(container: Any, path: KeyPath) -> Any:
 
 def rest_of(container: Any, state: Mapping[str, Any]) -> Rest:
     """Return what is beside a state dict, in the container that holds it."""
-    weights = tensors_of(state)
+    weights = tensors_in_state(state)
     parts: list[Part] = []
     own: list[KeyPath] = []
     for path, value in _mappings(container, ()):
@@ -109,7 +110,7 @@ def same_names(weights: Mapping[str, Tensor], part: Mapping[Any, Any]) -> dict[s
     Empty unless all large tensors of the part are among the weights, in the same shapes. Names
     are compared without what wrappers add, and if that does not do without their first word.
     """
-    other = tensors_of(part)
+    other = tensors_in_state(part)
     if not (other and all(map(_is_plain, other.values()))):
         return {}
     a, b = _plain(weights), _plain(other)
@@ -153,7 +154,7 @@ def _others(value: Any, path: KeyPath, known: Iterable[KeyPath]) -> Iterator[tup
     if path in known and not any(len(k) > len(path) and k[: len(path)] == path for k in known):
         return
     if any(k[: len(path)] == path for k in known):
-        own = tensors_of(value) if path in known else {}
+        own = tensors_in_state(value) if path in known else {}
         for key, item in value.items():
             if key not in own:
                 yield from _others(item, (*path, key), known)
@@ -190,7 +191,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _is_large(tensor: Tensor) -> bool:
-    return tensor.numel() > 1 and (tensor.is_floating_point() or tensor.is_complex())
+    return tensor.numel() > 1 and is_floating(tensor.dtype)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, str]:

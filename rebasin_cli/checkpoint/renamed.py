@@ -33,7 +33,7 @@ def seen_names(
 
 def is_counter(info: TensorInfo) -> bool:
     """Return whether a tensor is a count or a switch, as wrappers add them beside the weights."""
-    return info.numel <= 1 and not (info.floating or info.dtype.is_complex)
+    return info.numel <= 1 and not info.floating
 
 
 def strip_wrappers(name: str) -> str:

@@ -74,8 +74,6 @@ def guard(command: str, *, json_wanted: bool = False) -> Iterator[None]:
         yield
     except (typer.Exit, COMPLAINT):
         raise
-    except RebasinError as error:
-        fail(command, error, json_wanted=json_wanted)
     except BrokenPipeError as error:
         raise typer.Exit(PIPE_CLOSED) from error
     except KeyboardInterrupt as error:
@@ -84,28 +82,30 @@ def guard(command: str, *, json_wanted: bool = False) -> Iterator[None]:
     except TerminatedError as error:
         say("terminated")
         raise typer.Exit(TERMINATED) from error
-    except MemoryError:
-        fail(
-            command,
-            MachineError("out of memory", hint="--max-memory SIZE"),
-            json_wanted=json_wanted,
-        )
-    except OSError as error:
-        where = str(error.filename or "")
-        fail(
-            command,
-            MachineError(error.strerror or str(error), where=where),
-            json_wanted=json_wanted,
-        )
     except Exception as error:
-        if _out_of_device_memory(error):
-            what = "a device has not enough memory"
-            hint = "--device cpu, or --max-memory SIZE, or free the memory of the device"
-            shortage = MachineError(what, detail=str(error), hint=hint)
-            fail(command, shortage, json_wanted=json_wanted)
+        ours = _translated(error)
+        if ours is not None:
+            fail(command, ours, json_wanted=json_wanted)
         say(traceback.format_exc())
         say("this is a bug in rebasin: please report it with the lines above")
         raise typer.Exit(BUG) from error
+
+
+def _translated(error: Exception) -> RebasinError | None:
+    """Return an exception as one of ours; None: it is a bug."""
+    if isinstance(error, RebasinError):
+        return error
+    if isinstance(error, MemoryError):
+        return MachineError("out of memory", hint="--max-memory SIZE")
+    if isinstance(error, OSError):
+        return MachineError(error.strerror or str(error), where=str(error.filename or ""))
+    if _out_of_device_memory(error):
+        return MachineError(
+            "a device has not enough memory",
+            detail=str(error),
+            hint="--device cpu, or --max-memory SIZE, or free the memory of the device",
+        )
+    return None
 
 
 def _out_of_device_memory(error: Exception) -> bool:

@@ -43,7 +43,7 @@ def unpack(packed: bytes) -> Task[Any]:
     return task
 
 
-def carry_out(work: Callable[[], Any]) -> bytes:
+def carry_out_task(work: Callable[[], Any]) -> bytes:
     """Do what arrived as a task, and return the answer as it travels back."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
 from rebasin_cli.errors import MachineError
-from rebasin_cli.execution.answer import carry_out, outcome_of, pack, unpack
+from rebasin_cli.execution.answer import carry_out_task, outcome_of, pack, unpack
 from rebasin_cli.execution.task import DoneT, Task
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress, silent
@@ -94,7 +94,7 @@ def _serve(tasks: Connection, machine: Machine) -> None:
     try:
         while True:
             packed = tasks.recv_bytes()
-            tasks.send_bytes(carry_out(partial(_carried_out, packed, machine)))
+            tasks.send_bytes(carry_out_task(partial(_carried_out, packed, machine)))
     except _ToldToLeaveError as told:
         raise SystemExit(128 + signal.SIGTERM) from told
     except (EOFError, OSError):

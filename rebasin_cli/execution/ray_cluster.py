@@ -17,7 +17,7 @@ from threading import current_thread, main_thread
 from typing import Any, TextIO
 
 from rebasin_cli.errors import MachineError
-from rebasin_cli.execution.answer import carry_out, outcome_of, pack, unpack
+from rebasin_cli.execution.answer import carry_out_task, outcome_of, pack, unpack
 from rebasin_cli.execution.task import DoneT, Task
 from rebasin_cli.options.machine import Machine, free_memory, plan_device
 from rebasin_cli.progress import Progress, silent
@@ -104,7 +104,7 @@ def import_ray() -> Any:
 
 
 def _on_node(packed: bytes, machine: Machine, memory: int | None, folder: Path) -> bytes:
-    return carry_out(partial(_done_in, folder, packed, machine, memory))
+    return carry_out_task(partial(_done_in, folder, packed, machine, memory))
 
 
 def _done_in(folder: Path, packed: bytes, machine: Machine, memory: int | None) -> object:

@@ -15,7 +15,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinWarning
 from rebasin_cli.models.libraries.config_json import SCHEMES, read_config
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec.language.model import Named, Spec, axes_of, leaves
+from rebasin_cli.spec.language.model import Spec, entry_names
 
 # Words of keys, as transformers, diffusers and timm have them. What such a key says decides which
 # units may change places, or what is computed of them.
@@ -177,8 +177,7 @@ def _line(key: str, ours: Any, theirs: Any) -> str:
 
 def _config_keys(spec: Spec) -> set[str]:
     """Return the keys of config.json that a spec takes sizes from."""
-    axes = (axis for entry in spec.tensors.values() for axes in axes_of(entry) for axis in axes)
-    named = {leaf.name for axis in axes for leaf in leaves(axis) if isinstance(leaf, Named)}
+    named = {name for entry in spec.tensors.values() for name in entry_names(entry)}
     declared = {group.size for group in spec.groups.values()}
     paths = {*spec.sizes.values(), *named, *declared}
     return {p.removeprefix("config.") for p in paths if isinstance(p, str) and p[:7] == "config."}

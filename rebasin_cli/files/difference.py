@@ -10,7 +10,7 @@ from itertools import islice
 
 from rebasin_cli.checkpoint.renamed import is_counter
 from rebasin_cli.checkpoint.torch_format.container import is_extra_state
-from rebasin_cli.merging.whole import kind
+from rebasin_cli.merging.whole import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
 
@@ -106,7 +106,7 @@ def skipped_globs(difference: Difference) -> list[str]:
 
 def _of_two_kinds(ours: TensorInfo, theirs: TensorInfo) -> bool:
     """Return whether one is real, the other complex or whole. Single numbers are counters."""
-    return theirs.numel > 1 and kind(ours.dtype) != kind(theirs.dtype)
+    return theirs.numel > 1 and number_kind(ours.dtype) != number_kind(theirs.dtype)
 
 
 def _unlike(ours: TensorInfo, theirs: TensorInfo, selection: Selection) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.files.targets import FORMATS, check_ending, plan_format
+from rebasin_cli.files.targets import FORMATS, Target, check_ending, plan_format, plan_target
 from rebasin_cli.options.output import Output
+from rebasin_cli.options.selection import Selection
 
 
 def output_paths(models: Sequence[Checkpoint], output: Output, *, word: str) -> list[Path]:
@@ -21,6 +22,20 @@ def output_paths(models: Sequence[Checkpoint], output: Output, *, word: str) -> 
         return [output.path]
     names = distinct([_name(model, word, output) for model in models], models)
     return [output.path / name for name in names]
+
+
+def own_target(
+    model: Checkpoint,
+    selection: Selection,
+    output: Output,
+    *,
+    word: str,
+    others: Sequence[Path] = (),
+) -> Target:
+    """Return how what one model becomes is written: beside it as NAME.word.EXT, or to -o."""
+    (out,) = output_paths([model], output, word=word)
+    folder = output.names_folder
+    return plan_target(out, model, selection, output, own=[model], others=others, create=folder)
 
 
 def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str]:

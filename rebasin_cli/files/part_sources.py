@@ -52,7 +52,7 @@ def finite_part(
     return Finite(part, f"{model.path}, part {key}", hint, selection.selects)
 
 
-def finite(model: Checkpoint, selection: Selection) -> Finite:
+def finite_model(model: Checkpoint, selection: Selection) -> Finite:
     """Return a model that refuses to give NaN or infinity to an average."""
     hint = "repair the checkpoint, or keep the tensor out of the average with --skip"
     return Finite(model, str(model.path), hint, selection.selects)

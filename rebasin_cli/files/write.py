@@ -19,7 +19,7 @@ from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.targets import KEEP, Target, output_info, output_infos
-from rebasin_cli.merging.whole import exactly, kind
+from rebasin_cli.merging.whole import exactly, number_kind
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
@@ -172,7 +172,7 @@ def _converted(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
 
     Raises NotFiniteError if it overflows, CheckpointError if whole numbers would change.
     """
-    if kind(tensor.dtype) != kind(info.dtype) or kind(info.dtype) == "whole":
+    if number_kind(tensor.dtype) != number_kind(info.dtype) or number_kind(info.dtype) == "whole":
         return _exactly(tensor, info, target)
     result = tensor.to(info.dtype)
     changed = result.dtype != tensor.dtype and info.floating

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from time import perf_counter
 
-from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.provenance import is_folded
-from rebasin_cli.folding.folded_models import Folded, check_tied, fold_model, measure_function
+from rebasin_cli.folding.folded_models import Folded, check_tied, fold_model
+from rebasin_cli.folding.rotated_outcome import Rotated, rotated_outcome
 from rebasin_cli.folding.rotation_data import measure_streams
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.folding.stream_moments import StreamMoments
-from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.progress import Progress
@@ -25,45 +21,6 @@ from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
-
-
-@dataclass(frozen=True)
-class LearnedMaps:
-    """The maps of the least held-out loss. losses: by step, from that of the matching, step 0."""
-
-    maps: GroupMaps
-    losses: dict[int, float]
-
-    @property
-    def step(self) -> int:
-        return min(self.losses, key=self.losses.__getitem__)
-
-
-@dataclass(frozen=True)
-class Rotated:
-    """A model brought next to a folded reference by the maps that its spec allows.
-
-    classes: by class of maps, how many groups have it. cosine: of the folded models, before and
-    after matching. null: that of unrelated weights, matched alike, if it was looked for. learned:
-    what learning made of the maps. written: None if only for the moment. saved: the file of the
-    maps. seconds: where models are matched together, of each a like share. tied, function, untied:
-    see `Folded`.
-    """
-
-    model: Path
-    reference: Path
-    spec: str
-    classes: dict[str, int]
-    cosine: Change
-    null: float | None
-    sweeps: int
-    learned: LearnedMaps | None
-    written: Written | None
-    saved: Written | None
-    seconds: float
-    tied: float | None = None
-    function: FunctionDifference | None = None
-    untied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,8 +55,7 @@ def match_star(frame: RotationFrame, progress: Progress) -> dict[int, MapMatchin
             plan.moving,
             plan.classes,
             moments=moments.between(reference, number) if moments else None,
-            max_memory=frame.problem.machine.max_memory,
-            device=frame.problem.machine.device,
+            settings=frame.problem.settings,
             progress=progress,
         )
         for number in frame.others
@@ -177,32 +133,10 @@ def _rotated(
     began, problem = perf_counter(), frame.problem
     reference, model = (problem.models[n] for n in (frame.reference, number))
     moved = Carried(frame.folded[number], problem.folding.moving.tensors, found.maps)
-    function = measure_function(problem.check, model, moved, tied, model.path)
-    return Rotated(
-        model=model.path,
-        reference=reference.path,
-        spec=problem.choice.name,
-        classes=count_classes(problem.folding.classes),
-        cosine=found.cosine,
-        null=found.null,
-        sweeps=found.sweeps,
-        learned=None,
-        written=None,
-        saved=None,
-        seconds=seconds + perf_counter() - began,
-        tied=tied,
-        function=function,
-        untied=tuple(model.apart),
-    )
+    outcome = rotated_outcome(problem, model, found, moved, tied)
+    return replace(outcome, reference=reference.path, seconds=seconds + perf_counter() - began)
 
 
 def stays(reference: Checkpoint) -> bool:
     """Return whether a reference is as it has to be: folded, its heads as those of the others."""
     return is_folded(reference) and not reference.apart
-
-
-def count_classes(classes: Mapping[str, str]) -> dict[str, int]:
-    """Return how many groups have each class of maps, by its name."""
-    return dict(
-        sorted(Counter(name.removesuffix("-keeping-mean") for name in classes.values()).items())
-    )

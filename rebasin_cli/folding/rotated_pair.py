@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorInfo, TensorSource
 from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, same_bits, wide
+from rebasin_cli.tensors.numbers import is_floating
 
 # Share of the objective that a sweep has to gain: nothing in float64, and maps are right to 1e-8.
 AT_REST = 1e-15
@@ -48,9 +49,7 @@ def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progre
         second,
         folding.moving,
         folding.classes,
-        rise=AT_REST,
-        max_memory=problem.machine.max_memory,
-        device=problem.machine.device,
+        settings=replace(problem.settings, rise=AT_REST),
         progress=progress,
     )
     moved = Carried(second, folding.moving.tensors, found.maps)
@@ -66,7 +65,7 @@ def share_apart(a: Tensor, b: Tensor) -> float:
     """Return |a - b| / |a|; infinite where there is no scale, or whole numbers differ."""
     if same_bits(a, b):
         return 0.0
-    if not (a.is_floating_point() or a.is_complex()):
+    if not is_floating(a.dtype):
         return math.inf
     gap, scale = float((wide(a) - wide(b)).norm()), float(wide(a).norm())
     return 0.0 if gap == 0 else gap / scale if scale > 0 else math.inf

@@ -25,6 +25,7 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
+from rebasin_cli.symmetry.map_search import MapSettings
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.voting_blocks import product_dtype
 
@@ -60,6 +61,11 @@ class RotationProblem(MatchingProblem[Choice]):
         """The class of every group that allows more than permutations."""
         groups = self.choice.bound.groups.values()
         return {group.name: group.maps for group in groups if group.maps != PERMUTATION}
+
+    @property
+    def settings(self) -> MapSettings:
+        """How maps are searched for, with the means of the machine."""
+        return MapSettings(max_memory=self.machine.max_memory, device=self.machine.device)
 
     @property
     def streamed(self) -> bool:
@@ -142,15 +148,13 @@ def plan_rotations(
     check_tie(tie)
     models = parted_before(models, tie)
     check_models(models, request, done="rotated")
-    selection, computing = request.selection, request.computing
+    selection = request.selection
     choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
-    machine = plan_machine(computing, Search()).for_maps
+    machine = plan_machine(request.computing, Search()).for_maps
     rotation_of(MatchingProblem(tuple(models), machine, choice), held=held)  # before any is read
     settled = settle_heads(choice, models, tie)
     problem = rotation_of(MatchingProblem(settled.models, machine, settled.choice), held=held)
-    check = plan_function_check(
-        models[0].undivided, selection, request.tracing, wanted=computing.check, choice=choice
-    )
+    check = plan_function_check(models[0].undivided, request, choice=choice)
     if check and not check.required and _run_memory(models[0]) > problem.machine.max_memory:
         check = None
     return replace(problem, check=untied_check(check, settled.heads), heads=settled.heads)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.alignment.unit_report import before_and_after
 from rebasin_cli.folding.fold_report import FOLDED, function_lines, tied_lines, untied_lines
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated
+from rebasin_cli.folding.rotated_outcome import LearnedMaps, Rotated
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.wording import count
@@ -73,7 +73,7 @@ def _fields(outcome: Rotated) -> dict[str, Any]:
         "symmetry": "orthogonal",
         "spec": outcome.spec,
         "maps": outcome.classes,
-        "cosine": span(outcome.cosine),
+        "cosine": before_and_after(outcome.cosine),
         "null": outcome.null,
         "sweeps": outcome.sweeps,
         **_learned_fields(outcome.learned),

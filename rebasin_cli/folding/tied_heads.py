@@ -16,7 +16,7 @@ from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.module_weights import held_infos, held_ties
-from rebasin_cli.models.subject import Subject, without_memory
+from rebasin_cli.models.subject import bare_model
 from rebasin_cli.network.network import Network, subject_for
 from rebasin_cli.spec.binding.bound import BoundNorm, BoundSpec
 from rebasin_cli.spec.language.pattern import compile_pattern, match_name
@@ -56,7 +56,7 @@ def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
     yield from (one for text in readers if (one := compile_pattern(_first_of(text)).literal))
     if choice.traced is not None and embedding in choice.traced.layout.windows:
         windows = choice.traced.layout.windows
-        sources = _head_sources(_empty(subject_for(choice.traced.tracing)), windows[embedding])
+        sources = _head_sources(bare_model(subject_for(choice.traced.tracing)), windows[embedding])
         found = [name for name, window in windows.items() if window.source in sources]
         yield from found if len(found) == 1 else ()
 
@@ -144,7 +144,7 @@ def untied_network(network: Network, heads: Heads) -> Network:
     if not heads:
         return network
     subject, windows = network.subject, dict(network.windows)
-    model = _empty(subject)
+    model = bare_model(subject)
     apart = []
     for name, first in heads.items():
         sources = _head_sources(model, windows[first])
@@ -159,11 +159,6 @@ def untied_network(network: Network, heads: Heads) -> Network:
                 hint="--tie keep; or a class with a head of its own",
             )
     return Network(replace(subject, build=_parting(subject.build, apart)), windows)
-
-
-def _empty(subject: Subject) -> nn.Module:
-    model = without_memory(subject)
-    return subject.build() if model is None else model
 
 
 def _head_sources(model: nn.Module, embedding: Window) -> list[str]:

@@ -59,13 +59,13 @@ def match_weights(
     models = reference, other
 
     def matched(settings: Settings) -> Matching:
-        kept = shares(settings.max_memory, _largest(models))
-        a, b = load_models(models, labels, settings.device, kept.tensors)
+        memory = shares(settings.max_memory, _largest(models))
+        a, b = load_models(models, labels, settings.device, memory.tensors)
         moving = families(bound, movable)
         with threads(settings, moving) as pool:
             pair = Pair(a, b, bound.groups, pool)
-            similarities = SimilarityCache(pair, moving, kept.similarities)
-            search = PairSearch(similarities, bound, moving, settings, progress, detail)
+            cache = SimilarityCache(pair, moving, memory.similarities)
+            search = PairSearch(cache, bound, moving, settings, progress, detail)
             if initial is None:
                 return search.best(look_up("method", settings.method, METHODS)(search))
             given = search.descend(initial, seed=settings.seed)

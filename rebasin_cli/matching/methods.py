@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.matching.relaxation.frank_wolfe import PolytopeWalk
+from rebasin_cli.matching.relaxation.frank_wolfe import FrankWolfe
 from rebasin_cli.matching.relaxation.losses import settle
 from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, words
 from rebasin_cli.matching.relaxation.sinkhorn import improve
@@ -21,9 +21,9 @@ from rebasin_cli.matching.search.pair_search import Attempt, PairSearch
 from rebasin_cli.matching.search.starts import STARTS, identity_start
 from rebasin_cli.permutation import Permutations
 
-NUDGE = 0.1  # of the way to a random vertex: further away, walks end lower
+PERTURBATION = 0.1  # of the way to a random vertex: further away, walks end lower
 SOFT = ("frank-wolfe", "sinkhorn")  # methods that hold soft permutations, whatever they take
-GLIMPSE = 2  # visits of each family before the starts of a costly search are compared
+FIRST_VISITS = 2  # visits of each family before the starts of a costly search are compared
 
 
 def weights(search: PairSearch) -> Iterator[Attempt]:
@@ -34,9 +34,9 @@ def weights(search: PairSearch) -> Iterator[Attempt]:
     Source: Ainsworth, Hayase, Srinivasa 2023 (arXiv 2209.04836), Algorithm 1.
     """
     if search.settings.starts is None:
-        yield _race(search, search.effort.starts)
+        yield _best_start(search, search.effort.starts)
     for k, name in enumerate(search.settings.starts or ()):
-        yield _descent(search, name, search.settings.seed + k)
+        yield _descent_from(search, name, search.settings.seed + k)
     yield from _restarts(search)
 
 
@@ -48,9 +48,9 @@ def frank_wolfe(search: PairSearch) -> Iterator[Attempt]:
     """
     meanwhile = _start(search, "descriptor", search.settings.seed)
     for name in search.settings.starts or (MIDDLE,):
-        yield _walk(search, name, meanwhile)
+        yield _frank_wolfe_from(search, name, meanwhile)
     for count in range(search.settings.restarts):
-        yield _walk(search, MIDDLE, meanwhile, nudge=count + 1)
+        yield _frank_wolfe_from(search, MIDDLE, meanwhile, perturbed=count + 1)
 
 
 def sinkhorn(search: PairSearch) -> Iterator[Attempt]:
@@ -63,7 +63,7 @@ def sinkhorn(search: PairSearch) -> Iterator[Attempt]:
     meanwhile = _start(search, "descriptor", seed)
     names = search.settings.starts or (MIDDLE,)
     for count, name in enumerate((*names, *(MIDDLE,) * search.settings.restarts)):
-        yield _slide(search, name, seed + count, meanwhile)
+        yield _sinkhorn_from(search, name, seed + count, meanwhile)
 
 
 def auto(search: PairSearch) -> Iterator[Attempt]:
@@ -77,15 +77,15 @@ def auto(search: PairSearch) -> Iterator[Attempt]:
         return
     found = list[Attempt]()
     for k, name in enumerate(search.effort.beside):
-        found.append(_descent(search, name, search.settings.seed + k))
+        found.append(_descent_from(search, name, search.settings.seed + k))
         yield found[-1]
     best = max(found, key=lambda attempt: attempt.objective)
-    yield _walk(search, MIDDLE, best.descent.permutations)
+    yield _frank_wolfe_from(search, MIDDLE, best.descent.permutations)
     for count in range(search.settings.restarts + search.effort.restarts):
-        yield _walk(search, MIDDLE, best.descent.permutations, nudge=count + 1)
+        yield _frank_wolfe_from(search, MIDDLE, best.descent.permutations, perturbed=count + 1)
 
 
-def _race(search: PairSearch, names: Sequence[str]) -> Attempt:
+def _best_start(search: PairSearch, names: Sequence[str]) -> Attempt:
     """Follow the first start to its end, and another where it is ahead after a few visits.
 
     For networks on which a sweep is costly: mostly one alone is followed. Where the first leaves
@@ -93,12 +93,12 @@ def _race(search: PairSearch, names: Sequence[str]) -> Attempt:
     """
     seed = search.settings.seed
     first, *others = names
-    best = _descent(search, first, seed)
-    if not others or search.exact(best) or beyond_doubt(search.kept, best.descent.permutations):
+    best = _descent_from(search, first, seed)
+    if not others or search.exact(best) or beyond_doubt(search.cache, best.descent.permutations):
         return best
-    ahead = best.objective - best.descent.later_rise(GLIMPSE)
+    ahead = best.objective - best.descent.later_rise(FIRST_VISITS)
     for k, name in enumerate(others):
-        tried = _descent(search, name, seed + 1 + k, visits=GLIMPSE)
+        tried = _descent_from(search, name, seed + 1 + k, visits=FIRST_VISITS)
         if tried.objective > ahead:
             ahead, ended = tried.objective, _further(search, tried)
             best = ended if ended.beats(best) else best
@@ -117,7 +117,7 @@ def _restarts(search: PairSearch) -> Iterator[Attempt]:
     """Descend from random starts."""
     usual = search.effort.restarts if search.settings.starts is None else 0
     for count in range(search.settings.restarts + usual):
-        yield _descent(search, "random", search.settings.seed + 1000 + count)
+        yield _descent_from(search, "random", search.settings.seed + 1000 + count)
 
 
 def _fits(search: PairSearch) -> bool:
@@ -129,28 +129,32 @@ def _fits(search: PairSearch) -> bool:
     return needed <= search.settings.max_memory
 
 
-def _descent(search: PairSearch, name: str, seed: int, visits: int | None = None) -> Attempt:
+def _descent_from(search: PairSearch, name: str, seed: int, visits: int | None = None) -> Attempt:
     start = _start(search, name, seed)
     return search.attempt("weights", name, search.descend(start, seed=seed, visits=visits))
 
 
-def _walk(search: PairSearch, name: str, meanwhile: Permutations, nudge: int = 0) -> Attempt:
-    """meanwhile: the permutations of what is not relaxed. nudge: number of a random detour."""
+def _frank_wolfe_from(
+    search: PairSearch, name: str, meanwhile: Permutations, perturbed: int = 0
+) -> Attempt:
+    """meanwhile: the permutations of what is not relaxed. perturbed: number of the random
+    perturbation of the start; 0: none.
+    """
     space = _space(search, meanwhile)
     if not space.families:
         return _unrelaxed(search, meanwhile)
     start = None if name == MIDDLE else space.orders(_start(search, name, search.settings.seed))
-    walk = PolytopeWalk(space, [start])
-    if nudge:
-        seed = search.settings.seed + nudge
-        walk.nudge(torch.Generator().manual_seed(seed), NUDGE)
+    walk = FrankWolfe(space, [start])
+    if perturbed:
+        seed = search.settings.seed + perturbed
+        walk.perturb(torch.Generator().manual_seed(seed), PERTURBATION)
     walk.run(progress=search.progress)
     rounded = {**meanwhile, **walk.rounded()[0]}
     descent = search.descend(rounded, seed=search.settings.seed)
     return search.attempt("frank-wolfe", name, descent)
 
 
-def _slide(search: PairSearch, name: str, seed: int, meanwhile: Permutations) -> Attempt:
+def _sinkhorn_from(search: PairSearch, name: str, seed: int, meanwhile: Permutations) -> Attempt:
     """meanwhile: the permutations of what is not relaxed."""
     space = _space(search, meanwhile)
     if not space.families:

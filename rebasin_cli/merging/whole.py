@@ -16,7 +16,7 @@ from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import same_bits, wide
 
 
-def kind(dtype: torch.dtype) -> str:
+def number_kind(dtype: torch.dtype) -> str:
     """Return what numbers of a dtype are: `real`, `complex` or `whole`."""
     if dtype.is_complex:
         return "complex"
@@ -28,7 +28,7 @@ def has_mean(name: str, sources: Iterable[TensorSource]) -> bool:
 
     Widths may differ: means are taken in float64 (see `mean`).
     """
-    kinds = {kind(source.info(name).dtype) for source in sources}
+    kinds = {number_kind(source.info(name).dtype) for source in sources}
     return len(kinds) == 1 and kinds != {"whole"}
 
 

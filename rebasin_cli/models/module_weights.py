@@ -38,7 +38,7 @@ def within(values: Tensor, window: Window) -> Tensor:
     return whole.as_strided(window.shape, window.strides, window.offset).clone()
 
 
-def widen(model: nn.Module, dtype: torch.dtype) -> None:
+def widen_model(model: nn.Module, dtype: torch.dtype) -> None:
     """Give a model's floating numbers float32 or float64, its complex ones pairs of that.
 
     `Module.to` would drop the imaginary parts.

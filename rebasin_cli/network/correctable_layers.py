@@ -110,7 +110,7 @@ class _PassRecord:
         self.outputs.append((layer.name, value, value._version))
 
 
-def sites_of(model: nn.Module, batch: Batch) -> CorrectableLayers:
+def find_correctable(model: nn.Module, batch: Batch) -> CorrectableLayers:
     """Return the layers that can be corrected: a batch is run to see how they are connected.
 
     A layer whose output is the input of a BatchNorm, the very tensor, is not: the norm undoes any

@@ -45,6 +45,16 @@ class Machine:
         exact = self.named and not self.device.startswith("mps")
         return self if exact else replace(self, device="cpu")
 
+    def require(self, needed: float, what: str, *, hint: str) -> None:
+        """Raise MachineError where something takes more memory than may be used. what: takes it."""
+        if needed > self.max_memory:
+            raise MachineError(
+                "not enough memory",
+                detail=f"{what} about {needed / 1e9:.1f} GB, "
+                f"{self.max_memory / 1e9:.1f} GB may be used",
+                hint=hint,
+            )
+
     def settings(self, search: Search) -> Settings:
         """Return how to search with these means."""
         return Settings(

@@ -15,7 +15,7 @@ SCHEMA = "rebasin/1"
 def event_line(event: str, command: str, fields: Mapping[str, Any]) -> str:
     """Return one NDJSON line. Numbers that JSON has no word for become null."""
     record = {"schema": SCHEMA, "event": event, "command": command, **fields}
-    return json.dumps(finite(record), separators=(",", ":"), allow_nan=False)
+    return json.dumps(finite_json(record), separators=(",", ":"), allow_nan=False)
 
 
 def error_fields(error: RebasinError) -> dict[str, Any]:
@@ -31,10 +31,10 @@ def error_fields(error: RebasinError) -> dict[str, Any]:
     }
 
 
-def finite(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
     """Return JSON values with null for numbers that JSON has no word for."""
     if isinstance(value, float) and not isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value
+        return {key: finite_json(item) for key, item in value.items()}
+    return [finite_json(item) for item in value] if isinstance(value, list) else value

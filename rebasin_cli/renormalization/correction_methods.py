@@ -15,7 +15,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.correctable_layers import (
     CorrectableLayer,
     CorrectableLayers,
-    sites_of,
+    find_correctable,
 )
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.network.passes_with_room import pass_with_room
@@ -103,7 +103,7 @@ METHODS: Mapping[str, CorrectionMethod] = {
 def _sites(model: nn.Module, batches: Batches | None, how: Correcting) -> CorrectableLayers:
     def found(batches: Batches) -> CorrectableLayers:
         with keep_undisturbed([model]):
-            return sites_of(model, first_of(batches))
+            return find_correctable(model, first_of(batches))
 
     return pass_with_room([model], _given(batches, how), found).selected(how.selects)
 

@@ -12,7 +12,7 @@ from rebasin_cli.network.correctable_layers import Correction
 from rebasin_cli.tensors.numbers import in_float64
 
 
-def fold(module: nn.Module, correction: Correction) -> None:
+def fold_correction(module: nn.Module, correction: Correction) -> None:
     """Make a linear or convolutional layer return what it does now, corrected: in place.
 
     Computed in float64 and rounded once to the layer's dtype. A layer without a bias takes the

@@ -26,7 +26,7 @@ from rebasin_cli.network.correctable_layers import CorrectableLayer, Correction,
 from rebasin_cli.network.passes_with_room import pass_with_room
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.renormalization.corrected import Corrected, Correcting
-from rebasin_cli.renormalization.folding import fold, reset
+from rebasin_cli.renormalization.folding import fold_correction, reset
 from rebasin_cli.renormalization.formulas import CORRECTORS, correction_of
 
 
@@ -108,7 +108,7 @@ def fold_into_layer(
     site: CorrectableLayer, made: Correction, found: Moments, goal: Goal
 ) -> Corrected:
     """Write a correction into a layer with some moments; goal: what it is to bring about."""
-    fold(site.layer.module, made)
+    fold_correction(site.layer.module, made)
     moved = bool(made.shift.any())
     scaled = bool((made.scale != 1).any())
     how = {

@@ -13,7 +13,7 @@ from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
 from rebasin_cli.files.targets import Target
-from rebasin_cli.presentation.events import finite
+from rebasin_cli.presentation.events import finite_json
 from rebasin_cli.presentation.outcomes import LeftAsIs, Reused
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.written import file_fields
@@ -112,7 +112,7 @@ class Resumed:
             "result": {**file_fields(written), **(presenter.fields(outcome) or {})},
             "text": None if written else presenter.text and presenter.text(outcome),
         }
-        self.known.file.add(finite({**head, **facts}))
+        self.known.file.add(finite_json({**head, **facts}))
 
     def _forget(self, path: Path, changed: str, *, anew: bool) -> None:
         what = f"{path} lists results of another run: {changed}"

@@ -77,7 +77,7 @@ def only_fit(headers: Headers, selection: Selection) -> Fit:
     )
 
 
-def fitting(headers: Headers, selection: Selection) -> dict[str, str]:
+def bundled_verdicts(headers: Headers, selection: Selection) -> dict[str, str]:
     """Return what each bundled spec says of models: `fits`, or why it does not."""
     trials = list(_trials(headers, selection))
     trial = next((trial for trial in trials if trial.fits()), trials[0])

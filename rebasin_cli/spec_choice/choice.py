@@ -96,7 +96,7 @@ def choose_spec(
     return choice
 
 
-def tensors_of(
+def tensors_cut_for(
     choice: Choice, model: Checkpoint, reference: Checkpoint, selection: Selection
 ) -> tuple[BoundTensor, ...]:
     """Return the tensors of a spec as they are cut in a model whose shapes are not the first's."""

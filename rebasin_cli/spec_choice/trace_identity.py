@@ -29,7 +29,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 OURS = ("tracer", "models", "spec", "tensors")  # what of this package decides it
 
 
-def identity(tracing: Tracing) -> str:
+def trace_digest(tracing: Tracing) -> str:
     """Return the digest of a request: the model's source, inputs, choices and all versions."""
     parts = [
         __version__,

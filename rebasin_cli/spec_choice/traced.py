@@ -39,7 +39,7 @@ def fit_traced_model(headers: Headers, selection: Selection, tracing: Tracing) -
     known = trace_target(tracing)
     wanted = [name for name in headers.infos if not is_excused(name, selection)]
     try:
-        layout = layout_of(tensors_of(known), headers.infos, wanted, headers.where)
+        layout = layout_of(traced_tensors(known), headers.infos, wanted, headers.where)
     except CheckpointError as error:
         hint = model_hint(headers)
         if not hint or f"--model {tracing.target}" in hint:
@@ -48,7 +48,7 @@ def fit_traced_model(headers: Headers, selection: Selection, tracing: Tracing) -
     return Fitted(tracing, known, layout)
 
 
-def tensors_of(known: TracedModel) -> ModelTensors:
+def traced_tensors(known: TracedModel) -> ModelTensors:
     """Return the tensors of a traced model; a checkpoint needs those that move."""
     trace = known.trace
     needed = frozenset(trace.explicit.tensors)
@@ -101,7 +101,7 @@ def spec_for(headers: Headers, known: TracedModel, layout: StoredNames) -> Spec:
         return trace.spec
     if layout.windows == known.windows and stored.keys() == known.windows.keys():
         return known.spec
-    lost = missing_sources(layout, tensors_of(known), stored)
+    lost = missing_sources(layout, traced_tensors(known), stored)
     gone = {g for t in trace.bound.tensors if lost & set(t.members) for g in t.groups}
     here = {name: window for name, window in layout.windows.items() if name in stored}
     return spec_in_files(trace, here, stored, ties=headers.ties, fixed=gone)

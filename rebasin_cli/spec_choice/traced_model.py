@@ -14,7 +14,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache
 from rebasin_cli.spec_choice.renamed_spec import saved_spec
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.trace_identity import identity
+from rebasin_cli.spec_choice.trace_identity import trace_digest
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.unproved import Doubt
@@ -30,7 +30,7 @@ def trace_target(tracing: Tracing) -> TracedModel:
     """
     if not tracing.cache:
         return _trace(tracing)
-    key = identity(tracing)
+    key = trace_digest(tracing)
     found = trace_cache.find(key)
     if found is None:
         found = _trace(tracing)

@@ -140,7 +140,7 @@ class HeldSearch(MapSearch):
         self.maps = self.maps.then(step)
 
 
-def voting(
+def voting_tensors(
     bound: BoundSpec,
     model: TensorSource,
     *,

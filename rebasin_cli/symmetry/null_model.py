@@ -27,7 +27,7 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.symmetry.map_search import cosine_of, match_maps
+from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import carry
 from rebasin_cli.symmetry.norm_folding import FoldPlan
@@ -92,8 +92,9 @@ def with_null(
     """Return what `match_maps` found by weights, with the null value of its cosine."""
     reference, other = pair
     scattered = Scattered(other, plan, plan.classes, seed)
+    settings = MapSettings(device=device)
     null = match_maps(
-        reference, scattered, plan.moving, plan.classes, device=device, progress=progress
+        reference, scattered, plan.moving, plan.classes, settings=settings, progress=progress
     )
     return replace(found, null=null.cosine.after)
 

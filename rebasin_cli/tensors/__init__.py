@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors.numbers import is_floating
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -34,8 +36,7 @@ class TensorInfo:
 
     @property
     def floating(self) -> bool:
-        """True for floating dtypes, complex ones too: what is averaged, and what votes."""
-        return self.dtype.is_floating_point or self.dtype.is_complex
+        return is_floating(self.dtype)
 
 
 class TensorSource(Protocol):

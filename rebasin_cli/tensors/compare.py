@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tensors.ranges import IN_CACHE
 
 _PART = 1 << 20  # elements that are compared at once: comparing takes several copies of them
@@ -90,7 +91,7 @@ def relative_difference(
 
 
 def _comparable(values: Tensor) -> Tensor:
-    return values if values.is_floating_point() or values.is_complex() else wide(values)
+    return values if is_floating(values.dtype) else wide(values)
 
 
 def _gap_and_scale(a: Tensor, b: Tensor) -> tuple[float, float]:

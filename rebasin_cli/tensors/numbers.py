@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def is_floating(dtype: torch.dtype) -> bool:
+    """Return whether numbers are floating ones, real or complex: what is averaged, and votes."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
 def in_reals(tensor: Tensor) -> Tensor:
     """Return a complex tensor as its real numbers, one more axis of 2; others as they are."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor

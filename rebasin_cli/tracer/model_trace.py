@@ -51,6 +51,10 @@ class Trace:
     proof: Proof | None
     doubt: Doubt | None = None
 
+    def with_spec(self, spec: Spec) -> Trace:
+        """Return the trace with another spec of the same tensors, an entry for each."""
+        return replace(self, spec=spec, explicit=spec, bound=bind(spec, self.infos, ties=self.ties))
+
     @property
     def share(self) -> float:
         """The share of floating elements that some group moves."""
@@ -132,6 +136,4 @@ def without_classes(traced: Trace) -> Trace:
     spec = without_signs(spec, sign_groups(spec))
     groups = {n: replace(declared, maps=PERMUTATION) for n, declared in spec.groups.items()}
     said = {n: declared for n, declared in groups.items() if declared != Declaration()}
-    spec = replace(spec, groups=said, norms={})
-    bound = bind(spec, traced.infos, ties=traced.ties)
-    return compress_trace(replace(traced, explicit=spec, spec=spec, bound=bound))
+    return compress_trace(traced.with_spec(replace(spec, groups=said, norms={})))

@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models.subject import Subject, without_memory
-from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import with_classes
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices, symmetry
@@ -115,9 +114,8 @@ def _traced_fake(
 def _with_classes_of(small: Trace, traced: Trace, found: ClassFindings) -> Trace:
     """Return a trace with those classes that its small copy was proved to have."""
     kept = found.like(small.explicit).in_spec(traced.explicit)
-    spec = with_classes(traced.explicit, kept)
-    bound = bind(spec, traced.infos, ties=traced.ties)
-    return replace(traced, explicit=spec, spec=spec, bound=bound, reasons=kept.reasons)
+    found_alike = traced.with_spec(with_classes(traced.explicit, kept))
+    return replace(found_alike, reasons=kept.reasons)
 
 
 def _name(subject: Subject) -> str:

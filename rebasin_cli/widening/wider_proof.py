@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
+from rebasin_cli.alignment.function_check import (
+    FunctionCheck,
+    FunctionCheckRequest,
+    plan_function_check,
+)
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.errors import CheckpointError, MachineError, RebasinError, UsageError
 from rebasin_cli.network.network import Network, plan_network
 from rebasin_cli.network.resized_network import resized_network
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.widening.growth import Growth
@@ -35,10 +38,8 @@ class WiderCheck:
 
 def plan_wider_check(
     wide: WiderCheckpoint,
-    selection: Selection,
-    tracing: Tracing,
+    request: FunctionCheckRequest,
     *,
-    wanted: bool | None,
     choice: Choice,
     arguments: Mapping[str, object] = MappingProxyType({}),
 ) -> WiderCheck | None:
@@ -47,10 +48,10 @@ def plan_wider_check(
     arguments: with which the class builds the wider model, besides those of the narrow one; none:
     its layers are resized. Raises CheckpointError where the class builds one of another width.
     """
-    narrow = plan_function_check(wide.narrow, selection, tracing, wanted=wanted, choice=choice)
+    narrow = plan_function_check(wide.narrow, request, choice=choice)
     if narrow is None:
         return None
-    network = _wide_network(narrow.network, wide, selection, arguments)
+    network = _wide_network(narrow.network, wide, request.selection, arguments)
     return WiderCheck(narrow, replace(narrow, network=network))
 
 

@@ -6,7 +6,7 @@ import typer
 
 from rebasin_cli.cli.runner import guard
 from rebasin_cli.cli.screen import Screen
-from rebasin_cli.execution.answer import carry_out, outcome_of
+from rebasin_cli.execution.answer import carry_out_task, outcome_of
 from rebasin_cli.tensors.device_memory import tell_shortage
 from tests.cli.build import pair
 from tests.cli.harness import rebasin
@@ -44,7 +44,7 @@ def test_out_of_device_memory_ends_with_what_to_do(capsys):
 
 def test_a_process_tells_of_it_where_the_run_began():
     with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
-        outcome_of(carry_out(refuse))
+        outcome_of(carry_out_task(refuse))
 
 
 def test_code_of_the_users_without_memory_is_named(tmp_path):

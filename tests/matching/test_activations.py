@@ -28,7 +28,7 @@ from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
 from rebasin_cli.spec.binding.bound import draw_permutations
 from rebasin_cli.tensors import InMemory
-from rebasin_cli.tracer.points.points import kind
+from rebasin_cli.tracer.points.points import point_kind
 from rebasin_cli.tracer.trace import trace
 from tests.matching.problems import distance, mlp, objective, random_state, same
 from tests.models import EXAMPLES, randomise
@@ -78,7 +78,7 @@ def observed(name, one, other, moment="after", reach="all"):
     return units_on(
         [one, other],
         Batches(lambda: [(inputs(name, seed), None) for seed in range(100, 100 + batches)]),
-        found.points[kind(moment, reach)],
+        found.points[point_kind(moment, reach)],
         found.bound,
         progress=silent,
     )

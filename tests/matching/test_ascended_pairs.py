@@ -5,7 +5,7 @@ import torch
 
 from rebasin_cli.matching.assignment import joint
 from rebasin_cli.matching.assignment.ascended_pairs import solve_ascending
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.terms import Pair
@@ -44,7 +44,7 @@ def solved(states, current, monkeypatch, *, together):
 
     with monkeypatch.context() as patched:
         patched.setattr(joint, "solve_ascending", counted)
-        return solve("g", list(pair.terms(families(problem.bound)["g"], {})), level), done
+        return solve_family("g", list(pair.terms(families(problem.bound)["g"], {})), level), done
 
 
 @pytest.mark.parametrize("current", [False, True])
@@ -68,7 +68,7 @@ def test_no_visit_ends_below_what_is_in_place(seed):
     a, b = load_models(states, "ab", "cpu", 1 << 30)
     pair, family = Pair(a, b, problem.bound.groups), families(problem.bound)["g"]
     level = Level(pair.groups, {g: p.index for g, p in planted.items()})
-    found = solve("g", list(pair.terms(family, {})), level)
+    found = solve_family("g", list(pair.terms(family, {})), level)
     assert found.value >= pair.value(family, planted) * (1 - 1e-6)
 
 

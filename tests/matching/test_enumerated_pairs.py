@@ -5,7 +5,7 @@ import torch
 
 from rebasin_cli.matching.assignment import joint
 from rebasin_cli.matching.assignment.enumerated_pairs import solve_enumerated
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.terms import Pair
@@ -27,7 +27,7 @@ def solved(name, root, current, monkeypatch, *, together):
 
     with monkeypatch.context() as patched:
         patched.setattr(joint, "solve_enumerated", counted)
-        return solve(root, list(pair.terms(family, drawn)), level), done
+        return solve_family(root, list(pair.terms(family, drawn)), level), done
 
 
 @pytest.mark.parametrize("current", [False, True])

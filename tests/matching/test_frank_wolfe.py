@@ -10,7 +10,7 @@ from numpy.polynomial import Polynomial
 
 from rebasin_cli.matching.relaxation.frank_wolfe import (
     Floats,
-    PolytopeWalk,
+    FrankWolfe,
     best_length,
     on_segment,
 )
@@ -108,7 +108,7 @@ def test_the_slope_is_the_gradient(name, count, begin):
     problem, here = several(name, count)
     drawn = {"identity": [{}] * count, "drawn": [problem.draw(k) for k in range(count)]}
     hard = drawn.get(begin)
-    walk = PolytopeWalk(here, [None] * count if hard is None else [here.orders(p) for p in hard])
+    walk = FrankWolfe(here, [None] * count if hard is None else [here.orders(p) for p in hard])
     points = [middle(here)] * count if hard is None else [corner(here, p) for p in hard]
     points = [{g: m.clone().requires_grad_() for g, m in point.items()} for point in points]
     pairs(here, points).backward()
@@ -121,7 +121,7 @@ def test_the_slope_is_the_gradient(name, count, begin):
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_the_slope_is_the_gradient_after_steps_as_well(name):
     problem, here = several(name, 2)
-    walk = PolytopeWalk(here, [None, here.orders(problem.draw(1))])
+    walk = FrankWolfe(here, [None, here.orders(problem.draw(1))])
     walk.run(steps=2)
     points = [
         {g: m.double().clone().requires_grad_() for g, m in soft.by_chain.items()}
@@ -161,7 +161,7 @@ def test_the_value_never_falls_and_is_that_of_the_soft_permutations(name, count,
     problem, here = several(name, count)
     starts = {"identity": [{}] * count, "drawn": [problem.draw(k) for k in range(count)]}
     hard = starts.get(begin)
-    walk = PolytopeWalk(here, [None] * count if hard is None else [here.orders(p) for p in hard])
+    walk = FrankWolfe(here, [None] * count if hard is None else [here.orders(p) for p in hard])
     found = walk.run(steps=30)
     scale = max(map(abs, found.values))
     assert all(after >= before - 1e-12 * scale for before, after in pairwise(found.values))
@@ -173,7 +173,7 @@ def test_the_value_never_falls_and_is_that_of_the_soft_permutations(name, count,
 @pytest.mark.parametrize("begin", ["identity", "middle"])
 def test_soft_permutations_stay_doubly_stochastic(name, begin):
     _, here = several(name, 2)
-    walk = PolytopeWalk(here, [None if begin == "middle" else here.orders({})] * 2)
+    walk = FrankWolfe(here, [None if begin == "middle" else here.orders({})] * 2)
     for soft in walk.run(steps=30).soft:
         for matrix in soft.values():
             ones = torch.ones(len(matrix), dtype=matrix.dtype)
@@ -189,7 +189,7 @@ def test_soft_permutations_stay_doubly_stochastic(name, begin):
 def test_rounding_a_vertex_gives_it_back(name):
     problem, here = several(name, 2)
     drawn = [problem.draw(7), problem.draw(8)]
-    rounded = PolytopeWalk(here, [here.orders(p) for p in drawn]).rounded()
+    rounded = FrankWolfe(here, [here.orders(p) for p in drawn]).rounded()
     for found, expected in zip(rounded, drawn, strict=True):
         assert same({name: found[name] for name in expected}, expected)
 
@@ -256,7 +256,7 @@ def test_families_that_are_solved_together_get_what_each_gets_alone(name, known)
 @pytest.mark.parametrize("begin", ["identity", "middle"])
 def test_units_inside_one_parent_stay_together(name, begin):
     _, here = several(name, 2)
-    walk = PolytopeWalk(here, [None if begin == "middle" else here.orders({})] * 2)
+    walk = FrankWolfe(here, [None if begin == "middle" else here.orders({})] * 2)
     walk.run()
     for found in walk.rounded():
         orders = here.orders(found)
@@ -271,7 +271,7 @@ def test_units_inside_one_parent_stay_together(name, begin):
 
 def test_what_is_inside_heads_that_stay_moves_inside_them():
     _, here = several("heads that stay", 1)
-    walk = PolytopeWalk(here, [None])
+    walk = FrankWolfe(here, [None])
     walk.run()
     (found,) = walk.rounded()
     assert found["head"].moved == 0
@@ -283,7 +283,7 @@ def test_planted_orders_of_several_models_are_found_by_the_walk_alone(name):
     problem = structure(name)
     drawn = [problem.draw(3), problem.draw(4)]
     here = space(problem, *(problem.permuted(p) for p in drawn))
-    walk = PolytopeWalk(here, [None] * 2)
+    walk = FrankWolfe(here, [None] * 2)
     walk.run()
     for found, planted in zip(walk.rounded(), drawn, strict=True):
         assert same({n: found[n] for n in planted}, inverse(planted))
@@ -293,6 +293,6 @@ def test_planted_orders_of_several_models_are_found_by_the_walk_alone(name):
 def test_with_one_model_the_value_is_the_objective_of_permuted_copies(name):
     problem, here = several(name, 1)
     planted = problem.draw(3)
-    walk = PolytopeWalk(here, [here.orders(planted)])
+    walk = FrankWolfe(here, [here.orders(planted)])
     expected = objective(problem, problem.state, unrelated(name, 1), planted)
     assert walk.run(steps=1).values[0] == pytest.approx(expected)

@@ -8,7 +8,7 @@ import torch
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.match_many import Request, pair_objective
 from rebasin_cli.matching.many.strategies import STRATEGIES
-from rebasin_cli.matching.many.synchronisation import Reconciliation, matches, torn
+from rebasin_cli.matching.many.synchronisation import Reconciliation, match_worth, torn
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.permutation import Permutation, compose, identity, inverse
 from tests.matching.problems import example, same
@@ -34,7 +34,7 @@ def solutions(problem, pairs, method="spectral", reference=0):
     at = [way(pairs, which, reference) for which in range(COUNT)]
     for family in families(problem.bound).values():
         reconciliation = Reconciliation(
-            family, problem.bound.groups, COUNT, reference, matches(pairs)
+            family, problem.bound.groups, COUNT, reference, match_worth(pairs)
         )
         yield reconciliation.solved(at, method)
 

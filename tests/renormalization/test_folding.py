@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from rebasin_cli.models.batch import read_batch
-from rebasin_cli.network.correctable_layers import Correction, sites_of
+from rebasin_cli.network.correctable_layers import Correction, find_correctable
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import renormalize
-from rebasin_cli.renormalization.folding import fold
+from rebasin_cli.renormalization.folding import fold_correction
 from tests.renormalization.families import data, images, seeded, small
 
 LAYERS: dict[str, Any] = {
@@ -65,7 +65,7 @@ def test_a_fold_is_the_layer_with_its_output_corrected(kind, bias):
         wanted = before.double() * scale.view(beside)
         if bias:
             wanted = wanted + shift.view(beside)
-        fold(layer, Correction(scale, shift))
+        fold_correction(layer, Correction(scale, shift))
         assert torch.allclose(layer(inputs).double(), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -128,7 +128,7 @@ def test_layers_that_cannot_be_corrected_are_named_with_the_reason():
     torch.manual_seed(0)
     model = Odd().eval()
     with torch.no_grad():
-        found = sites_of(model, read_batch(torch.arange(9)))
+        found = find_correctable(model, read_batch(torch.arange(9)))
     assert [site.name for site in found.corrected] == ["norm", "seen", "changed", "after"]
     assert {s.name: s.why for s in found.skipped} == {
         "normed": "a BatchNorm follows",

@@ -5,8 +5,7 @@ from dataclasses import replace
 from rebasin_cli.spec.binding.declared import Sizes, declared_groups
 from rebasin_cli.spec.binding.entry_match import match_tensors, matching_names
 from rebasin_cli.spec.binding.resolve import resolve
-from rebasin_cli.spec.compression.forms import names_in
-from rebasin_cli.spec.language.model import Fixed, Named, Split, parts_of, with_parts
+from rebasin_cli.spec.language.model import Fixed, Named, Split, entry_names, parts_of, with_parts
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import TensorNames
 
@@ -22,7 +21,7 @@ def explicit(spec, infos, sizes):
         entry = parts[0] if placement.split is None else Split(placement.split, parts)
         before, after, _ = tensor.match.stack or ("", "", 0)
         tensors[f"{before}[e]{after}" if placement.stacked else placement.members[0]] = entry
-    groups = dict.fromkeys(name for entry in tensors.values() for name in names_in(entry))
+    groups = dict.fromkeys(name for entry in tensors.values() for name in entry_names(entry))
     declared = declared_groups(spec, groups, problems)
     known = Sizes(spec, sizes, {})
     listed = {

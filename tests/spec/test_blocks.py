@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rebasin_cli.permutation import random_permutation
 from rebasin_cli.permuted import take
 from rebasin_cli.spec.binding.bind import bind
-from rebasin_cli.spec.binding.cut_blocks import measure, pieces
+from rebasin_cli.spec.binding.cut_blocks import axis_size, cut_pieces
 from rebasin_cli.spec.binding.entry_match import Placement
 from rebasin_cli.spec.language.model import Fixed, Named, concatenation, interleaving, product
 from rebasin_cli.spec.language.parse import parse
@@ -20,7 +20,7 @@ SIZES = {"x": 2, "y": 3, "z": 1, "n": 4}
 
 def alternating(tree, more):
     """Return an expression between fixed units, of which the first part may have one more."""
-    size = measure(tree, SIZES)
+    size = axis_size(tree, SIZES)
     return interleaving([Fixed(size + more), tree, Fixed(size)])
 
 
@@ -43,13 +43,13 @@ def owner(name):
 @settings(deadline=None)
 def test_blocks_cover_a_tensor_exactly(axes, split):
     if split < len(axes):  # the same axes, cut in two along one of them
-        doubled = measure(axes[split], SIZES) * 2
-        sizes = [doubled if k == split else measure(a, SIZES) for k, a in enumerate(axes)]
+        doubled = axis_size(axes[split], SIZES) * 2
+        sizes = [doubled if k == split else axis_size(a, SIZES) for k, a in enumerate(axes)]
         placement = Placement(("t",), False, tuple(sizes), split, (tuple(axes),) * 2, None)
     else:
-        sizes = [measure(axis, SIZES) for axis in axes]
+        sizes = [axis_size(axis, SIZES) for axis in axes]
         placement = Placement(("t",), False, tuple(sizes), None, (tuple(axes),), None)
-    blocks = [piece.block for piece in pieces(placement, SIZES, owner)]
+    blocks = [piece.block for piece in cut_pieces(placement, SIZES, owner)]
     found = sorted(place for block in blocks for place in positions(block))
     assert found == list(range(int(np.prod(sizes))))
 

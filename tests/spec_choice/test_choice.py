@@ -15,7 +15,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import library
 from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.library import bundled_names, load_spec
-from rebasin_cli.spec_choice.bundled import NEAREST, fitting
+from rebasin_cli.spec_choice.bundled import NEAREST, bundled_verdicts
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.tensors import infos
 
@@ -68,7 +68,7 @@ def test_the_only_spec_that_fits_is_chosen(tmp_path, shelf):
     choice = chosen(tmp_path, MLP)
     assert (choice.name, choice.automatic, choice.alike) == ("chain", True, ())
     with checkpoint(tmp_path, MLP) as opened:
-        assert fitting(headers_of([opened]), Selection()) == {
+        assert bundled_verdicts(headers_of([opened]), Selection()) == {
             "chain": "fits",
             "longer": "pattern 'more.weight' matches no tensor",
             "shorter": "leaves 1 tensors uncovered, such as in.bias",

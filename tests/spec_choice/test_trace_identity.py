@@ -15,7 +15,7 @@ from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache, trace_identity
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.trace_identity import identity
+from rebasin_cli.spec_choice.trace_identity import trace_digest
 from rebasin_cli.tracer.trace import trace
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -48,10 +48,10 @@ def test_another_version_is_another_request(
     folder: Path, monkeypatch: MonkeyPatch, change: str, target: str
 ) -> None:
     tracing = Tracing(target=target.format(folder))
-    before = identity(tracing)
-    assert identity(tracing) == before
+    before = trace_digest(tracing)
+    assert trace_digest(tracing) == before
     CHANGES[change](monkeypatch, folder)
-    assert identity(tracing) != before
+    assert trace_digest(tracing) != before
 
 
 @pytest.mark.parametrize("home", ["", "relative/cache"])

@@ -16,10 +16,11 @@ import torch
 from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.alignment.functions import compare_functions
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.commands.fold.plan import FoldRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
@@ -89,7 +90,7 @@ def test_random_maps_of_every_class_keep_the_function(kind: str, tmp_path: Path)
         maps = draw_maps(bound.groups.values(), plan.classes, torch.Generator().manual_seed(1))
         assert "stream" in maps.linear
         moved = Carried(folded, bound.tensors, maps)
-        check = plan_function_check(model, Selection(), Tracing(), wanted=True)
+        check = plan_function_check(model, FoldRequest(model.path, computing=Computing(check=True)))
         assert check is not None
         limit = MODELS[kind][2]
         assert compare_functions(check, model, folded, inputs=1).difference < limit

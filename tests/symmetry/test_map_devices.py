@@ -15,7 +15,7 @@ from rebasin_cli.symmetry import class_solvers, family_solution
 from rebasin_cli.symmetry.class_solvers import SOLVERS, newton_schulz, polar
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
 from rebasin_cli.symmetry.map_parameters import PROJECTIONS
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.tensors import InMemory
 from tests.symmetry.small import NETS, case
 
@@ -100,7 +100,8 @@ def test_a_gpu_finds_the_maps_of_the_cpu_to_rounding(kind):
     plan = case(kind).plan
     a, b = (InMemory(case(kind, seed).folded) for seed in (0, 1))
     cpu, gpu = (
-        match_maps(a, b, plan.moving, plan.classes, device=device) for device in ("cpu", "cuda")
+        match_maps(a, b, plan.moving, plan.classes, settings=MapSettings(device=device))
+        for device in ("cpu", "cuda")
     )
     assert gpu.cosine.after == pytest.approx(cpu.cosine.after, rel=1e-6)
     for name, found in cpu.maps.linear.items():

@@ -11,7 +11,7 @@ from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.permutation import gather
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.symmetry.map_sweeps import RISE
 from rebasin_cli.symmetry.maps import Carried, map_axes
 from rebasin_cli.symmetry.random_maps import draw_maps
@@ -175,7 +175,7 @@ def test_a_copy_with_few_rows_to_hold_on_to_is_found_by_going_on(seed: int) -> N
     other = Carried(folded, plan.moving.tensors, maps)
 
     def apart(rise: float) -> float:
-        maps = match_maps(folded, other, plan.moving, plan.classes, rise=rise).maps
+        maps = match_maps(folded, other, plan.moving, plan.classes, settings=MapSettings(rise)).maps
         moved = Carried(other, plan.moving.tensors, maps)
         pairs = [(folded.load(name), moved.load(name)) for name in folded.names()]
         return max(float((a - b).norm() / a.norm()) for a, b in pairs)

@@ -12,9 +12,9 @@ from torch import Tensor
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.symmetry.held_search import HeldSearch, voting
+from rebasin_cli.symmetry.held_search import HeldSearch, voting_tensors
 from rebasin_cli.symmetry.map_memory import streamed_memory, whole_memory
-from rebasin_cli.symmetry.map_search import match_maps, still
+from rebasin_cli.symmetry.map_search import MapSettings, match_maps, still
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
@@ -28,7 +28,7 @@ NOTHING = 0  # bytes: less than any model takes
 def found_by(
     plan: FoldPlan, pair: tuple[TensorSource, TensorSource], memory: int | None
 ) -> MapMatching:
-    return match_maps(*pair, plan.moving, plan.classes, max_memory=memory)
+    return match_maps(*pair, plan.moving, plan.classes, settings=MapSettings(max_memory=memory))
 
 
 def copies(
@@ -136,10 +136,9 @@ def test_gated_units_that_meet_no_stream() -> None:
     assert streamed.cosine.after == pytest.approx(held.cosine.after, rel=1e-12)
     # Of the first visit too, which turns units: later ones leave them as they are.
     bound, classes = plan.moving, plan.classes
-    one = StreamedSearch(bound, classes, still(bound, classes), first, second)
-    two = HeldSearch(
-        bound, classes, still(bound, classes), *(voting(bound, m) for m in (first, second))
-    )
+    start = still(bound, classes)
+    one = StreamedSearch(bound, classes, start, first, second)
+    two = HeldSearch(bound, classes, start, *(voting_tensors(bound, m) for m in (first, second)))
     for search in (one, two):
         search.visit(search.families["hidden"])
     assert one.objective() == pytest.approx(two.objective(), rel=1e-12)

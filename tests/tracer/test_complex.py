@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from rebasin_cli.models.module_weights import widen
+from rebasin_cli.models.module_weights import widen_model
 from rebasin_cli.tensors.blocks import Block, Dim
 from rebasin_cli.tracer.proof.proof import Trial
 from tests.tracer.traps import WRONG, Net, check, harm, rows
@@ -43,7 +43,7 @@ def test_a_table_of_rotations_keeps_its_imaginary_part() -> None:
     net = spectral()
     table = torch.polar(torch.ones(4), torch.arange(4.0))
     net.register_buffer("table", table.clone(), persistent=False)
-    widen(net, torch.float64)
+    widen_model(net, torch.float64)
     assert {t.dtype for t in (*net.parameters(), *net.buffers())} == {
         torch.float64,
         torch.complex128,

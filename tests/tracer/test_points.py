@@ -15,7 +15,7 @@ from rebasin_cli.spec.language.expression import dump_expression
 from rebasin_cli.spec_choice.trace_format import TracedModel, dump_model, load_model
 from rebasin_cli.tracer.points import observe_points as under_test
 from rebasin_cli.tracer.points.observe_points import Units, observing, units_at
-from rebasin_cli.tracer.points.points import MOMENTS, REACHES, kind
+from rebasin_cli.tracer.points.points import MOMENTS, REACHES, point_kind
 from rebasin_cli.tracer.trace import trace
 from tests.models import EXAMPLES
 
@@ -38,7 +38,7 @@ def places(found, moment="after", reach="last"):
     """Return what is seen, as (operator, turn, tensor, groups, axes)."""
     return [
         (p.operator, p.turn, p.operand, p.groups, [dump_expression(axis) for axis in p.axes])
-        for p in found.points[kind(moment, reach)]
+        for p in found.points[point_kind(moment, reach)]
     ]
 
 
@@ -108,7 +108,7 @@ def test_a_group_that_no_nonlinearity_sees_is_seen_before_as_after():
 @pytest.mark.parametrize("reach", REACHES)
 def test_every_group_that_may_move_is_seen(name, moment, reach):
     found = known(name)
-    seen = {group for point in found.points[kind(moment, "last")] for group in point.groups}
+    seen = {group for point in found.points[point_kind(moment, "last")] for group in point.groups}
     assert seen >= {g.name for g in found.bound.groups.values() if not g.fixed}
 
 
@@ -204,7 +204,7 @@ def test_points_are_kept_with_the_trace():
 
 def look(found, model, *inputs, moment="after"):
     """Return the units at each point of one pass, by the groups."""
-    points = found.points[kind(moment, "last")]
+    points = found.points[point_kind(moment, "last")]
     seen: dict[tuple[str, ...], list[Units]] = {}
 
     def see(number, value):

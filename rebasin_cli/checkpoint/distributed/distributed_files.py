@@ -18,7 +18,7 @@ from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.torch_format.container import (
     find_state_dict,
     is_extra_state,
-    tensors_of,
+    tensors_in_state,
 )
 from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
 from rebasin_cli.errors import CheckpointError
@@ -76,7 +76,7 @@ class DistributedFile:
         container = _nested(self._index.paths, stand_ins)
         state = find_state_dict(container, key=key, path=where.parent)
         saved = {id(tensor): name for name, tensor in stand_ins.items()}
-        self._saved = {name: saved[id(tensor)] for name, tensor in tensors_of(state).items()}
+        self._saved = {name: saved[id(tensor)] for name, tensor in tensors_in_state(state).items()}
         infos = self._index.infos
         self.infos = {name: replace(infos[old], name=name) for name, old in self._saved.items()}
         self.metadata: Mapping[str, str] = {}

@@ -64,7 +64,7 @@ def is_extra_state(name: object) -> bool:
     return isinstance(name, str) and name.rpartition(".")[2] == EXTRA_STATE
 
 
-def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def tensors_in_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a state dict by name, leaving out its other entries."""
     return {
         name: value
@@ -77,7 +77,7 @@ def _search(container: Any, depth: int = _DEEPEST) -> MutableMapping[str, Any] |
     if not depth or not isinstance(container, MutableMapping):
         return None
     beside = (value for name, value in container.items() if not is_extra_state(name))
-    if tensors_of(container) and not any(map(_holds_tensors, beside)):
+    if tensors_in_state(container) and not any(map(_holds_tensors, beside)):
         return container
     for part in PARTS:
         found = _search(container.get(part), depth - 1)
@@ -102,7 +102,7 @@ def _part(container: Any, key: str, path: Path) -> MutableMapping[str, Any]:
             detail=f"it holds {_describe(container)}",
             hint=suggest(key, known),
         )
-    if not isinstance(found, MutableMapping) or not tensors_of(found):
+    if not isinstance(found, MutableMapping) or not tensors_in_state(found):
         raise CheckpointError(
             f"the part {key!r} is not a state dict",
             where=str(path),
@@ -141,5 +141,9 @@ def _describe(container: Any) -> str:
 
 def _kind(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"{len(tensors_of(value))} tensors" if tensors_of(value) else f"{len(value)} items"
+        return (
+            f"{len(tensors_in_state(value))} tensors"
+            if tensors_in_state(value)
+            else f"{len(value)} items"
+        )
     return type(value).__name__

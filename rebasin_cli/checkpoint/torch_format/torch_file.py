@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.endings import TorchFormat
-from rebasin_cli.checkpoint.parts import descend, rest_of
+from rebasin_cli.checkpoint.parts import rest_of, value_at
 from rebasin_cli.checkpoint.torch_format.container import (
     find_state_dict,
     is_extra_state,
-    tensors_of,
+    tensors_in_state,
 )
 from rebasin_cli.checkpoint.torch_format.unpickle import in_own_order, is_mapped, load_container
 from rebasin_cli.checkpoint.writing.disk import MappedPart, OpenFile, forget_pages
@@ -39,13 +39,13 @@ class TorchFile:
         self.extra = tuple(name for name in state if is_extra_state(name))
         self.rest = rest_of(container, state)
         self.parts = {
-            part.key: _PartOf(self, tensors_of(descend(container, part.path)))
+            part.key: _PartOf(self, tensors_in_state(value_at(container, part.path)))
             for part in self.rest.parts
         }
         self._mapped = is_mapped(file.path)
         self._as_stored = self._mapped and in_own_order(file.path)
         self._part: MappedPart | None = None
-        self._tensors = {name: tensor.detach() for name, tensor in tensors_of(state).items()}
+        self._tensors = {name: tensor.detach() for name, tensor in tensors_in_state(state).items()}
         _require_plain(self._tensors, str(file.path))
         self.infos = {
             name: TensorInfo(name, tuple(tensor.shape), tensor.dtype)

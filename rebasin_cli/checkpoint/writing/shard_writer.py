@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.header import dump_header
 from rebasin_cli.checkpoint.layout import Layout
-from rebasin_cli.checkpoint.parts import KeyPath, descend
-from rebasin_cli.checkpoint.torch_format.container import find_state_dict, tensors_of
+from rebasin_cli.checkpoint.parts import KeyPath, value_at
+from rebasin_cli.checkpoint.torch_format.container import find_state_dict, tensors_in_state
 from rebasin_cli.checkpoint.torch_format.unpickle import load_container
 from rebasin_cli.checkpoint.writing.publish import Sink
 from rebasin_cli.tensors import TensorInfo
@@ -142,14 +142,14 @@ def _write_torch(sink: Sink, job: Job, container: str) -> None:
         whole = load_container(source, ignoring=job.layout.ignoring).value
         if not job.layout.weightless:
             state = find_state_dict(whole, key=job.layout.key, path=source)
-    parts = [(descend(whole, part.path), part) for part in job.parts]
+    parts = [(value_at(whole, part.path), part) for part in job.parts]
     _replace_tensors(state, dict(_own_tensors(job, job.layout.ties)), job.layout)
     for values, part in parts:
         for name, tensor in _own_tensors(part, {}):
             stored = part.stored[name]
             values[stored] = _like(tensor, values[stored])
     for path in job.layout.without if source is not None else ():
-        del descend(whole, path[:-1])[path[-1]]
+        del value_at(whole, path[:-1])[path[-1]]
     deferred = _Deferred(sink)
     torch.save(whole, cast("IO[bytes]", deferred))
     deferred.raise_first()
@@ -177,7 +177,7 @@ def _replace_tensors(
     """Put the new tensors in the places of the old ones, and drop what was not made."""
     tied = {alias: made[first] for alias, first in layout.ties.items() if first in made}
     new = {layout.stored_name(name): tensor for name, tensor in {**tied, **made}.items()}
-    old = tensors_of(state)
+    old = tensors_in_state(state)
     for name in old.keys() - new.keys():
         del state[name]
     for name, tensor in new.items():

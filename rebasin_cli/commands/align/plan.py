@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.method_inputs import DATA_METHODS, MethodInputs, check_chosen
+from rebasin_cli.commands.align.outputs import check_models_given, plan_saves, plan_targets
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.plan import check_learning
 from rebasin_cli.commands.align.widened_models import widen_models
@@ -21,15 +21,15 @@ from rebasin_cli.execution.workers import Workers, plan_workers
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes, told_of_codes
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
-from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
+from rebasin_cli.files.places import OutputPlace, check_distinct, files_of
 from rebasin_cli.files.saved.permutation_file import read_permutations
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutation
 from rebasin_cli.resuming.finished import plan_finished
-from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_of
+from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec, tensors_cut_for
 from rebasin_cli.spec_choice.heads import heads_apart
 from rebasin_cli.tensors.blocks import BoundTensor
 
@@ -83,11 +83,7 @@ def plan_align(request: AlignRequest) -> AlignPlan:
     start = request.search.start_file
     search = replace(request.search, start=None) if start else request.search
     request = replace(request, search=search)
-    if len(request.models) < 2:
-        raise UsageError(
-            "align needs a reference and at least one model",
-            hint="rebasin align REFERENCE MODEL...",
-        )
+    check_models_given(request)
     check_chosen(request, start)
     if request.learn:
         raise UsageError("--learn learns rotations", hint="--symmetry orthogonal")
@@ -155,23 +151,18 @@ def _items(
 ) -> tuple[AlignItem, ...]:
     """Return what becomes of each model, in its own shapes."""
     _, *overlaps = plan_overlaps([reference, *models], choice, wanted=request.selection.common)
-    check = plan_function_check(
-        reference, request.selection, request.tracing, wanted=request.computing.check, choice=choice
-    )
+    check = plan_function_check(reference, request, choice=choice)
+    own = replace(request, tracing=Tracing())
     return tuple(
         AlignItem(
             model,
             target,
             place,
-            tensors=tensors_of(choice, model, reference, request.selection)
+            tensors=tensors_cut_for(choice, model, reference, request.selection)
             if overlap
             else choice.bound.tensors,
             overlap=overlap,
-            check=plan_function_check(
-                model, request.selection, Tracing(), wanted=request.computing.check
-            )
-            if overlap
-            else check,
+            check=plan_function_check(model, own) if overlap else check,
         )
         for model, (target, place), overlap in zip(models, targets, overlaps, strict=True)
     )
@@ -183,28 +174,14 @@ def _targets(
     start: Path | None,
     request: AlignRequest,
 ) -> list[tuple[Target, OutputPlace | None]]:
-    """Return where results and permutations go; no output may be an input but the model's own."""
+    """Return where results and permutations go."""
     outs = output_paths(models, request.output, word="aligned")
     saves = permutation_paths(models, request.save)
     every, output = [reference, *models], request.output
     finished = plan_finished(request.finished, "align", every, [*outs, *saves], output)
-    several = len(models) > 1 or output.names_folder
-    inputs = [file for model in (reference, *models) for file in files_of(model)]
+    inputs = [file for model in every for file in files_of(model)]
     inputs += [path for path in (start, request.activations.statistics) if path]
-    targets = []
-    for out, place, model in zip_longest(outs, saves, models):
-        others = [file for file in inputs if file not in files_of(model)]
-        target = plan_target(
-            out,
-            model,
-            request.selection,
-            finished.replacing(out, output),
-            own=[model],
-            others=others,
-            create=several,
-        )
-        kept = finished.replacing(place, output) if place else output
-        saved = plan_place(place, kept, others=inputs, create=several) if place else None
-        targets.append((target, saved))
-    check_distinct([target.card.path for target, _ in targets if target.card])
-    return targets
+    targets = plan_targets(models, outs, inputs, finished, request)
+    places = plan_saves(saves, inputs, finished, request)
+    check_distinct([target.card.path for target in targets if target.card])
+    return list(zip(targets, places, strict=True))

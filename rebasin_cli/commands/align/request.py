@@ -7,20 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rebasin_cli.commands.align.learning import Learning
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.options.activations import Activations
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 
 STRAIGHT_THROUGH = "straight-through"  # the method that learns permutations
 
 
 @dataclass(frozen=True)
-class AlignRequest:
+class AlignRequest(CommandRequest):
     """What is to be aligned, and how.
 
     models: the reference, then what is brought into its basin. save: a file for the permutation,
@@ -37,10 +34,6 @@ class AlignRequest:
     tie: str = "auto"
     executor: str = "local"
     widen: bool = False
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
     activations: Activations = Activations()

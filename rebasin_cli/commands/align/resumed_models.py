@@ -19,7 +19,7 @@ from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.targets import Target
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import Rotated
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.progress import Progress
 from rebasin_cli.resuming.circumstances import circumstances

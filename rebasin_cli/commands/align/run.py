@@ -79,9 +79,8 @@ def _places(plan: AlignPlan) -> Iterator[OutputPlace]:
 
 
 def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -> Aligned:
-    began = perf_counter()
+    began, models = perf_counter(), (plan.reference, item.model)
     matching = find(plan, item, progress)
-    models = plan.reference, item.model
     comparison = compare_units_of(
         models,
         plan.choice,
@@ -91,23 +90,12 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         overlap=item.overlap,
         progress=progress,
     )
-    facts = provenance(
-        "align",
-        models,
-        basin=basin_of(plan.reference) if plan.choice.whole else None,
-        spec=plan.choice.name,
-        seed=plan.request.computing.seed,
-        jobs=plan.machine.jobs,
-    )
     moved = Permuted(item.model, item.tensors, matching.permutations)
     progress("checking the function", 0, 0)
     function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
     found = Found(matching.objective, function)
-    parts = moved_parts(item.model, item.tensors, matching.permutations)
-    grown = growth_of(item.model)
-    settings = settings_of(item.model)
-    result = Result(moved, item.model, facts, None if grown else parts, settings=settings)
+    result = _result(plan, item, moved, matching)
     written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(
         item.permutation,
@@ -129,8 +117,23 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         comparison=comparison,
         function=function,
         rotatable=can_rotate(plan.choice.bound),
-        widened=grown,
+        widened=growth_of(item.model),
     )
+
+
+def _result(plan: AlignPlan, item: AlignItem, moved: Permuted, matching: Matching) -> Result:
+    """Return what is written: the model moved, and what lies beside its weights."""
+    facts = provenance(
+        "align",
+        [plan.reference, item.model],
+        basin=basin_of(plan.reference) if plan.choice.whole else None,
+        spec=plan.choice.name,
+        seed=plan.request.computing.seed,
+        jobs=plan.machine.jobs,
+    )
+    grown = growth_of(item.model)
+    parts = None if grown else moved_parts(item.model, item.tensors, matching.permutations)
+    return Result(moved, item.model, facts, parts, settings=settings_of(item.model))
 
 
 def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching:

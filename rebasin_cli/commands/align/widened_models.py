@@ -118,15 +118,12 @@ def _check(
 
     That is what its own config.json says, else the reference's class with its layers resized.
     """
-    wanted = request.computing.check
-    wide = plan_function_check(
-        reference, request.selection, request.tracing, wanted=wanted, choice=choice
-    )
+    wide = plan_function_check(reference, request, choice=choice)
     if wide is None:
         return None
     narrow = model.narrow
     if narrow.config and class_in_config(headers_of([narrow])) and not request.tracing.target:
-        own = plan_function_check(narrow, request.selection, Tracing(), wanted=wanted)
+        own = plan_function_check(narrow, replace(request, tracing=Tracing()))
         return WiderCheck(own, wide) if own else None
     shapes = {
         name: narrow.info(name).shape

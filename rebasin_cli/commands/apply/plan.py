@@ -33,10 +33,10 @@ from rebasin_cli.commands.apply.statistics.plan import MovedStatisticsPlan, plan
 from rebasin_cli.errors import PermutationError, UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.result_memory import reordered_bytes, written_bytes
 from rebasin_cli.files.saved.permutation_file import Saved
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.tied_heads import untied_check
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import infos
@@ -116,10 +116,7 @@ def _plan_model(
     refuse_torn_codes([checkpoint], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, source, checkpoint, request.selection)
     target = _target(request, checkpoint, movement.word)
-    check = plan_function_check(
-        checkpoint.undivided, request.selection, request.tracing, wanted=request.computing.check
-    )
-    check = untied_check(check, checkpoint.apart)
+    check = untied_check(plan_function_check(checkpoint.undivided, request), checkpoint.apart)
     training = Training()
     if target.layout.containers and target.fate.stale and request.selection.only_part is None:
         owner = OwnerModel(checkpoint, ordered=True, named=True)
@@ -163,17 +160,8 @@ def _plan_states(request: ApplyRequest, file: Checkpoint) -> ApplyPlan:
 
 
 def _target(request: ApplyRequest, like: Checkpoint, word: str) -> Target:
-    (out,) = output_paths([like], request.output, word=word)
-    base = [] if request.base is None else [request.base]
-    return plan_target(
-        out,
-        like,
-        request.selection,
-        request.output,
-        own=[like],
-        others=[request.permutation, *base],
-        create=request.output.names_folder,
-    )
+    others = [request.permutation, *([request.base] if request.base else [])]
+    return own_target(like, request.selection, request.output, word=word, others=others)
 
 
 @dataclass(frozen=True)

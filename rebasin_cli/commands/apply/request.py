@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.output import Output
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.commands.command_request import CommandRequest
 
 
 @dataclass(frozen=True)
-class ApplyRequest:
+class ApplyRequest(CommandRequest):
     """What a permutation file is applied to: a model, or what belongs to one.
 
     base: the model that it belongs to, where the permutation file does not tell. keep_unknown:
@@ -24,7 +21,3 @@ class ApplyRequest:
     inverse: bool = False
     base: Path | None = None
     keep_unknown: bool = False
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()

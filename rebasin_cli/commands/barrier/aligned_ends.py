@@ -7,20 +7,18 @@ import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
+from rebasin_cli.alignment.aligned import Aligned, align_by_weights
 from rebasin_cli.commands.barrier.judged_point import Ends, in_memory_if_room
 from rebasin_cli.commands.barrier.plan import BarrierPlan
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import Rotated, rotate_models
+from rebasin_cli.folding.rotated_models import rotate_models
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.permutation import Permutations
@@ -81,7 +79,7 @@ def _permuted(
 
 def _rotated(plan: BarrierPlan, problem: RotationProblem, progress: Progress) -> Aligning:
     # From the files: in memory are the tensors of the class alone, without a head that is tied.
-    weights = [finite(model, plan.request.selection) for model in plan.models]
+    weights = [finite_model(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     yield from rotated.found
 
@@ -106,30 +104,9 @@ class _AsComputed(Derived):
 
 def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress) -> Aligned:
     """Return what aligning a model to the first finds."""
-    began = perf_counter()
-    first, model = plan.models[0], plan.models[number]
-    machine, request = plan.machine, plan.request
-    found = match_models(
-        first,
-        model,
-        choice,
-        machine,
-        request.search,
-        progress=progress,
-        detail=detail_for(request.display),
-    )
-    return Aligned(
-        model=model.path,
-        reference=first.path,
-        spec=choice.name,
-        matching=found,
-        untouched=len(choice.bound.untouched),
-        written=None,
-        permutation=None,
-        seconds=perf_counter() - began,
-        alike=choice.alike,
-        comparison=compare_units_of((first, model), choice, machine, request.display, found),
-    )
+    pair = plan.models[0], plan.models[number]
+    found = align_by_weights(pair, choice, plan.machine, plan.request, progress=progress)
+    return replace(found, alike=choice.alike)
 
 
 def alignment_digest(plan: BarrierPlan, choice: Choice) -> str:

@@ -21,7 +21,7 @@ from rebasin_cli.activations.layer_statistics import Goal, LayerStatistics, goal
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.scored_points import MixturePoint
 from rebasin_cli.errors import Problem, UserCodeError
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.module_weights import fill
 from rebasin_cli.network.built import batches_of, build_network, judge_of
@@ -62,7 +62,7 @@ class Ends:
 
 def stored_ends(plan: BarrierPlan, machine: Machine) -> list[TensorSource]:
     """Return the models of a plan as they are."""
-    sources = [finite(model, plan.request.selection) for model in plan.models]
+    sources = [finite_model(model, plan.request.selection) for model in plan.models]
     return [in_memory_if_room(source, plan, machine) for source in sources]
 
 

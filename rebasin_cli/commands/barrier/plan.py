@@ -10,6 +10,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching, estimate_memory
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
@@ -19,14 +20,10 @@ from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
 from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.pictures.drawing import plan_drawing
 from rebasin_cli.renormalization.correction_methods import METHODS
 from rebasin_cli.spec.language.model import PERMUTATION
@@ -39,7 +36,7 @@ CORRECTIONS = tuple(METHODS)  # not calibrate, which knows no mixtures but avera
 
 
 @dataclass(frozen=True)
-class BarrierRequest:
+class BarrierRequest(CommandRequest):
     """What is asked of the way between models.
 
     steps: points, ends included; None: the usual. at: places on a line instead. align: the other
@@ -62,10 +59,6 @@ class BarrierRequest:
     symmetry: str = PERMUTATION
     tie: str = "auto"
     executor: str = "local"
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
     display: Display = Display()
@@ -86,14 +79,11 @@ class BarrierPlan:
     alphas: tuple[float, ...]
     steps: int
     margin: float
-    renormalize: str | None
     choice: Choice | None
     picture: OutputPlace | None
-    resume: Path | None
     machine: Machine
     request: BarrierRequest
     workers: Workers
-    diagnose: bool = False
     layers: OutputPlace | None = None
     rotation: RotationProblem | None = None
     aligned_by: tuple[Checkpoint, ...] = ()
@@ -115,10 +105,10 @@ class BarrierPlan:
             "batches": data.batches,
             "points": grid if self.plane else list(self.alphas),
             "align": self.choice is not None,
-            "renormalize": self.renormalize,
-            "diagnose": self.diagnose,
+            "renormalize": self.request.renormalize,
+            "diagnose": self.request.diagnose,
             "plot": str(self.picture.path) if self.picture else None,
-            "resume": str(self.resume) if self.resume else None,
+            "resume": str(self.request.resume) if self.request.resume else None,
             **(describe_matching(self.choice, self.machine) if self.choice else {}),
             **(self.rotation.describe() if self.rotation else {"memory": self.memory}),
         }
@@ -135,7 +125,7 @@ class BarrierPlan:
         judged, matched = mean_bytes(self.models), 0
         if self.choice:
             matched = max(estimate_memory(self.choice, self.machine), others * held)
-        if self.renormalize not in (None, "reset"):
+        if self.request.renormalize not in (None, "reset"):
             judged += (others + 1) * run_bytes(first)
         return run_bytes(first) + (others + 1) * held + max(matched, judged) + STREAMED
 
@@ -176,14 +166,11 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
         alphas=alphas,
         steps=steps,
         margin=MARGIN if request.margin is None else request.margin,
-        renormalize=request.renormalize,
         choice=problem.choice,
         picture=picture,
-        resume=request.resume,
         machine=problem.machine,
         request=request,
         workers=workers,
-        diagnose=request.diagnose,
         layers=layers,
         rotation=rotation,
     )

@@ -86,7 +86,7 @@ def judge_way(
             yield record.whole(complete=False)
         raise
     yield record.whole(complete=True)
-    if plan.diagnose and record.ends:
+    if plan.request.diagnose and record.ends:
         aligned, ends = plan.choice is not None, record.ends.at(plan.machine)
         yield diagnose_midpoint(plan, ends, progress, aligned=aligned)
 
@@ -121,20 +121,19 @@ class _Judged:
 
     def scorer(self, executor: Executor, progress: Progress, total: int) -> Scorer:
         """Return where the points are judged; what is odd about their file is noted."""
-        journal = Journal(self.plan.resume)
+        resume = self.plan.request.resume
+        journal = Journal(resume)
         if journal.cut:
-            self.notes.append(
-                f"the last line of {self.plan.resume} was cut off: its point is judged again"
-            )
+            self.notes.append(f"the last line of {resume} was cut off: its point is judged again")
         scorer = Scorer(self.plan, journal, executor, progress, total)
         progress("building the model", 0, 0)
         normed = has_running_statistics(scorer.mixed.model(self.plan.machine))
-        if self.plan.renormalize == "reset" and not normed:
+        if self.plan.request.renormalize == "reset" and not normed:
             hint = "--renormalize rescale does without BatchNorm"
             raise UsageError(
                 "the model has no BatchNorm whose statistics could be reset", hint=hint
             )
-        if self.plan.renormalize is None and normed:
+        if self.plan.request.renormalize is None and normed:
             again = "" if self.plan.plane or not self.plan.code.fed else ": --renormalize reset"
             self.hints.append(
                 "the model has BatchNorm: little of an alignment shows before its statistics are "
@@ -147,7 +146,7 @@ def _on_line(
     plan: BarrierPlan, record: _Judged, executor: Executor, progress: Progress
 ) -> Iterator[AlignedOutcome | Scored]:
     choice = _choice(plan, record)
-    curves = 1 + (choice is not None) + (plan.renormalize is not None)
+    curves = 1 + (choice is not None) + (plan.request.renormalize is not None)
     scorer = record.scorer(executor, progress, curves * len(plan.alphas))
     ends, basis = Ends(partial(stored_ends, plan)), NAIVE
     naive = _segment(plan, NAIVE, ends)
@@ -155,11 +154,11 @@ def _on_line(
     record.ensemble = scorer.ensemble(naive)
     if choice:
         basis = ALIGNED
-        if plan.diagnose or not all(scorer.known(later) for later in _later(plan, ends)):
+        if plan.request.diagnose or not all(scorer.known(later) for later in _later(plan, ends)):
             ends = yield from aligned_ends(plan, choice, ends, progress, orders=record.orders)
         yield from scorer.scored(_segment(plan, ALIGNED, ends))
     record.ends = ends
-    if plan.renormalize is not None:
+    if plan.request.renormalize is not None:
         correct = partial(point_correction, plan, ends, progress)
         yield from scorer.scored(_segment(plan, basis, ends, correct))
 
@@ -201,7 +200,7 @@ def _segment(
 ) -> Segment:
     """Return the line between two models; with `correct`, the curve of corrected points."""
     of = _subject(plan, aligned=basis == ALIGNED)
-    name = f"{basis}, {plan.renormalize}" if correct else basis
+    name = f"{basis}, {plan.request.renormalize}" if correct else basis
     mixtures = [MixturePoint(name, (1 - alpha, alpha)) for alpha in plan.alphas]
     folded = basis == ALIGNED and plan.rotation is not None
     return Segment(mixtures, ends, basis, of, correct, all_moved=folded)
@@ -210,8 +209,10 @@ def _segment(
 def _later(plan: BarrierPlan, ends: Ends) -> Iterator[Segment]:
     """Yield the segments for which the models have to be aligned."""
     yield _segment(plan, ALIGNED, ends)
-    if plan.renormalize is not None:
-        yield _segment(plan, ALIGNED, ends, lambda: PointCorrection(plan.renormalize or "", {}))
+    if plan.request.renormalize is not None:
+        yield _segment(
+            plan, ALIGNED, ends, lambda: PointCorrection(plan.request.renormalize or "", {})
+        )
 
 
 def _subject(plan: BarrierPlan, *, aligned: bool) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Scorer:
 
 def point_correction(plan: BarrierPlan, ends: Ends, progress: Progress) -> PointCorrection:
     """Return what corrects mixtures of models by the plan's method, measured on the plan's data."""
-    method, machine = plan.renormalize or "", plan.machine
+    method, machine = plan.request.renormalize or "", plan.machine
     if method == "reset":
         return PointCorrection(method, {})
     progress("measuring the models", 0, 0)

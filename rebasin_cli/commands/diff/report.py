@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rebasin_cli.alignment.unit_comparison import GroupComparison
-from rebasin_cli.alignment.unit_report import chance_text, margin_fields, span
+from rebasin_cli.alignment.unit_report import before_and_after, chance_text, margin_fields
 from rebasin_cli.alignment.unit_tables import (
     group_table,
     last_headings,
@@ -136,7 +136,7 @@ def _frame_fields(frame: RotatedFrame | None) -> dict[str, Any]:
         "symmetry": "orthogonal",
         "spec": frame.spec,
         "maps": frame.classes,
-        "cosine": span(frame.cosine),
+        "cosine": before_and_after(frame.cosine),
         "sweeps": frame.sweeps,
         "rounding": frame.rounding,
         "tied": frame.tied,

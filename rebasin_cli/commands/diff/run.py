@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rebasin_cli.alignment.unit_comparison import GroupComparison, compare_as_they_are
 from rebasin_cli.commands.diff.plan import Compared, DiffPlan, RotatedFrame, TensorChange
-from rebasin_cli.folding.rotated_models import count_classes
+from rebasin_cli.folding.rotated_outcome import count_classes
 from rebasin_cli.folding.rotated_pair import rotate_pair, rounding_of
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.progress import Progress

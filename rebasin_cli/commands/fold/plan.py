@@ -8,33 +8,26 @@ from typing import Any
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.provenance import is_folded
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.output import Output
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 
 @dataclass(frozen=True)
-class FoldRequest:
+class FoldRequest(CommandRequest):
     """The model whose norms are to be folded. tie: see `settle_heads`."""
 
     model: Path
     tie: str = AUTO
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
 
 
 @dataclass(frozen=True)
@@ -81,11 +74,8 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
     settled = settle_heads(choice, [model], request.tie)
     (model,) = settled.models
     folding = plan_folding(settled.choice, [model])
-    (out,) = output_paths([model], request.output, word="folded")
-    folder = request.output.names_folder
-    target = plan_target(out, model, selection, request.output, own=[model], create=folder)
-    check = plan_function_check(
-        model.undivided, selection, request.tracing, wanted=request.computing.check, choice=choice
+    target = own_target(model, selection, request.output, word="folded")
+    check = untied_check(
+        plan_function_check(model.undivided, request, choice=choice), settled.heads
     )
-    check, heads = untied_check(check, settled.heads), settled.heads
-    return FoldingPlan(model, choice.name, folding, target, check, request, heads)
+    return FoldingPlan(model, choice.name, folding, target, check, request, settled.heads)

@@ -10,7 +10,7 @@ from rebasin_cli.commands.inspect.plan import Inspected, InspectPlan
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec_choice.bundled import fitting
+from rebasin_cli.spec_choice.bundled import bundled_verdicts
 from rebasin_cli.tensors import TensorInfo, dtype_name, infos
 
 
@@ -33,7 +33,7 @@ def _inspected(model: Checkpoint, selection: Selection) -> Inspected:
         dtypes=Counter(dtype_name(info.dtype) for info in tensors),
         ties=model.ties,
         metadata=model.metadata,
-        fits=fitting(headers_of([model]), selection),
+        fits=bundled_verdicts(headers_of([model]), selection),
     )
 
 

@@ -14,6 +14,7 @@ from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
@@ -24,13 +25,9 @@ from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
 from rebasin_cli.merging.mean import BLENDING, BY_ELEMENT, MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
@@ -42,7 +39,7 @@ MOST = 999_999  # file names have six decimals
 
 
 @dataclass(frozen=True)
-class LerpRequest:
+class LerpRequest(CommandRequest):
     """What is asked of the line between models.
 
     steps: points strictly inside each segment; at: their places instead; endpoints: the ends
@@ -66,10 +63,6 @@ class LerpRequest:
     symmetry: str = PERMUTATION
     tie: str = "auto"
     executor: str = "local"
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     display: Display = Display()
 
@@ -98,7 +91,6 @@ class LerpPlan:
 
     models: tuple[Checkpoint, ...]
     points: tuple[LinePoint, ...]
-    mode: str
     command: tuple[str, ...]
     keep: bool
     choice: Choice | None
@@ -122,7 +114,7 @@ class LerpPlan:
         return {
             "command": "lerp",
             "inputs": describe_inputs(self.models),
-            "mode": self.mode,
+            "mode": self.request.mode,
             "points": [point.alpha for point in self.points],
             "outputs": [describe_target(point.target) for point in self.points],
             **matching,
@@ -140,13 +132,13 @@ class LerpPlan:
         """Return the estimated peak in bytes. matching: of bringing the models together before."""
         first = self.models[0]
         layout = self.points[0].target.layout
-        whole = layout.format != "safetensors" or self.mode not in BY_ELEMENT
+        whole = layout.format != "safetensors" or self.request.mode not in BY_ELEMENT
         held = sum(map(stored_bytes, self.models[:2]))
         kept = any(self.keeps(point) for point in self.points)
         made = max((info.nbytes for info in infos(first).values()), default=0)
         line = written_bytes(layout, infos(first).values()) + kept * held
         if whole:
-            line += largest_size(first) * BLENDING[self.mode] + (0 if kept else 2 * made)
+            line += largest_size(first) * BLENDING[self.request.mode] + (0 if kept else 2 * made)
         elif self.choice:  # reordered as they are read
             line += REORDERING * made
         return max(matching, line)
@@ -171,13 +163,37 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     )
     models, choice = problem.models, problem.choice
     _check_chain(models)
+    targets = _targets(alphas, models, request, stays=request.keep or not words)
+    if workers.repeat:
+        targets = [target.again for target in targets]
+    return LerpPlan(
+        models=models,
+        points=tuple(map(LinePoint, alphas, targets)),
+        command=words,
+        keep=request.keep or not words,
+        choice=choice,
+        machine=problem.machine,
+        request=request,
+        workers=workers,
+        check=plan_function_check(models[0], request, choice=choice)
+        if choice and not rotation
+        else None,
+        overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
+        rotation=rotation,
+    )
+
+
+def _targets(
+    alphas: Sequence[float], models: Sequence[Checkpoint], request: LerpRequest, *, stays: bool
+) -> list[Target]:
+    """Return how each point is written. stays: its file does, once a command was run on it."""
     places = _point_paths(alphas, models[0], request)
     finished = plan_finished(request.resume, "lerp", models, places, request.output)
-    if words and not request.keep:
+    if not stays:
         _check_temporary([place for place in places if place not in finished])
-    if request.output.card is not None and (len(places) > 1 or (words and not request.keep)):
+    if request.output.card is not None and (len(places) > 1 or not stays):
         raise UsageError("--card is for one result that stays", hint="--at 0.5 -o FILE --card")
-    targets = [
+    return [
         plan_target(
             place,
             models[0],
@@ -188,35 +204,6 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         )
         for place in places
     ]
-    if workers.repeat:
-        targets = [target.again for target in targets]
-    return LerpPlan(
-        models=models,
-        points=tuple(map(LinePoint, alphas, targets)),
-        mode=request.mode,
-        command=words,
-        keep=request.keep or not words,
-        choice=choice,
-        machine=problem.machine,
-        request=request,
-        workers=workers,
-        check=_check(request, problem) if rotation is None else None,
-        overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
-        rotation=rotation,
-    )
-
-
-def _check(request: LerpRequest, problem: MatchingProblem[Choice | None]) -> FunctionCheck | None:
-    """Return the model to see with that functions stay, if any model is moved."""
-    if problem.choice is None:
-        return None
-    return plan_function_check(
-        problem.models[0],
-        request.selection,
-        request.tracing,
-        wanted=request.computing.check,
-        choice=problem.choice,
-    )
 
 
 def _check_line(request: LerpRequest) -> None:

@@ -9,19 +9,17 @@ from shutil import rmtree
 from time import perf_counter
 from typing import Any
 
-from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.functions import check_function
-from rebasin_cli.alignment.match import match_models
+from rebasin_cli.alignment.aligned import Aligned, align_by_weights
 from rebasin_cli.alignment.results import write_result
-from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.commands.lerp.exec_hook import CommandFailedError, execute
 from rebasin_cli.commands.lerp.plan import Interpolated, LerpPlan, LinePoint
-from rebasin_cli.files.part_sources import finite, finite_part
+from rebasin_cli.files.part_sources import finite_model, finite_part
 from rebasin_cli.files.provenance import basin_of, folded_basin, one_basin, provenance
 from rebasin_cli.files.write import Result, folders_for
 from rebasin_cli.folding.folded_models import Folded
-from rebasin_cli.folding.rotated_models import Rotated, rotate_models
+from rebasin_cli.folding.rotated_models import rotate_models
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.merging.overlap import CommonPart, Completed, Overlap
 from rebasin_cli.merging.sources import Between
@@ -81,7 +79,7 @@ class _LerpLine:
     @cached_property
     def sources(self) -> Sequence[TensorSource]:
         selection = self.plan.request.selection
-        return self.frame.moved([finite(model, selection) for model in self.plan.models])
+        return self.frame.moved([finite_model(model, selection) for model in self.plan.models])
 
     @cached_property
     def held(self) -> dict[int, TensorSource]:
@@ -134,7 +132,7 @@ class PointTask:
 
 def _rotated(plan: LerpPlan, problem: RotationProblem, progress: Progress) -> _Frame:
     """Return the models folded, all but the first moved next to it by orthogonal maps."""
-    weights = [finite(model, plan.request.selection) for model in plan.models]
+    weights = [finite_model(model, plan.request.selection) for model in plan.models]
     rotated = rotate_models(problem, weights, progress)
     return _Frame(rotated.found, rotated.moved, folded_basin(plan.models[0]), problem.facts)
 
@@ -153,40 +151,14 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
     if plan.choice is None:
         return
     for model, overlap in zip(others, plan.overlaps[1:], strict=True):
-        began = perf_counter()
-        found = match_models(
-            first,
-            model,
+        yield align_by_weights(
+            (first, model),
             plan.choice,
             plan.machine,
-            plan.request.search,
+            plan.request,
             overlap=overlap,
+            check=None if overlap else plan.check,
             progress=progress,
-            detail=detail_for(plan.request.display),
-        )
-        pair = first, model
-        moved = Permuted(model, plan.choice.bound.tensors, found.permutations)
-        check = None if overlap else plan.check
-        function = check_function(check, model, moved, where=str(model.path))
-        comparison = compare_units_of(
-            pair,
-            plan.choice,
-            plan.machine,
-            plan.request.display,
-            found,
-            overlap=overlap,
-        )
-        yield Aligned(
-            model=model.path,
-            reference=first.path,
-            spec=plan.choice.name,
-            matching=found,
-            untouched=len(plan.choice.bound.untouched),
-            written=None,
-            permutation=None,
-            seconds=perf_counter() - began,
-            comparison=comparison,
-            function=function,
         )
 
 
@@ -236,7 +208,7 @@ def _between(
 ) -> Between:
     left, alpha = point.segment(len(plan.models))
     return Between(
-        (sources[left], sources[left + 1]), alpha, plan.mode, plan.request.selection.selects
+        (sources[left], sources[left + 1]), alpha, plan.request.mode, plan.request.selection.selects
     )
 
 
@@ -251,7 +223,7 @@ def _point(line: _LerpLine, point: LinePoint) -> Interpolated:
         seed=plan.request.computing.seed,
         jobs=plan.machine.jobs,
         alpha=point.alpha,
-        mode=plan.mode,
+        mode=plan.request.mode,
         **line.frame.facts,
     )
     try:

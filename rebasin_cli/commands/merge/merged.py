@@ -104,8 +104,8 @@ class Zipped:
     inside: int
     samples: Mapping[str, int]
     others: Mapping[str, str]
-    maps: Path | None = None
-    size: ModelSize | None = None
+    maps: Path | None
+    size: ModelSize
 
 
 @dataclass(frozen=True)

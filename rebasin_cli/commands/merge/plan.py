@@ -150,7 +150,7 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
         machine=problem.machine,
         request=request,
         correction=_correction(request, models[which], choice),
-        check=_check(request, problem),
+        check=plan_function_check(models[0], request, choice=choice) if choice else None,
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
     )
 
@@ -234,16 +234,3 @@ def _correction(
     if found.method == "calibrate" and not (choice or found.code):
         raise UsageError("nothing says how deep biases are", hint="--model TARGET")
     return found
-
-
-def _check(request: MergeRequest, problem: MatchingProblem[Choice | None]) -> FunctionCheck | None:
-    """Return the model to see with that functions stay, if any model is moved."""
-    if problem.choice is None:
-        return None
-    return plan_function_check(
-        problem.models[0],
-        request.selection,
-        request.tracing,
-        wanted=request.computing.check,
-        choice=problem.choice,
-    )

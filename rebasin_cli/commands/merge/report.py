@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, named_spec
-from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.alignment.unit_report import before_and_after
 from rebasin_cli.commands.merge.least_squares.report import solved_fields, solved_lines
 from rebasin_cli.commands.merge.linear_maps.report import zip_fields, zip_lines
 from rebasin_cli.commands.merge.merged import Merged
@@ -84,7 +84,7 @@ def _merged_fields(outcome: Merged) -> dict[str, Any]:
         "aligned": outcome.aligned,
         "spec": outcome.spec,
         "alike": list(outcome.alike),
-        "objective": span(outcome.objective),
+        "objective": before_and_after(outcome.objective),
         "rounds": outcome.rounds,
         "converged": outcome.converged,
         "torn": outcome.torn,

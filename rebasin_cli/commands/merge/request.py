@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.commands.merge.combining import Combining, GlobWeights
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 
 LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
 LEAST_SQUARES = "least-squares"
@@ -21,7 +18,7 @@ RUNNING = (*LINEAR, LEAST_SQUARES)  # methods that run the models, and keep no m
 
 
 @dataclass(frozen=True)
-class MergeRequest:
+class MergeRequest(CommandRequest):
     """What is to be merged, and how.
 
     strategy: None: `star` to a base, else `many` up to 8 models, `star` beyond. sync_method: a key
@@ -49,10 +46,6 @@ class MergeRequest:
     save_parents: Path | None = None
     save_maps: Path | None = None
     sync_method: str | None = None
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
 

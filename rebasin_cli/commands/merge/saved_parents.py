@@ -9,7 +9,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.part_sources import finite, moved_parts
+from rebasin_cli.files.part_sources import finite_model, moved_parts
 from rebasin_cli.files.targets import Target, plan_target
 from rebasin_cli.files.write import Result, write_model
 from rebasin_cli.merging.overlap import Overlap
@@ -64,7 +64,7 @@ def save_parent(
     """Write one parent in an order of its units, in its own form; facts: where it comes from."""
     if target.place.skip:
         return
-    source = Permuted(finite(model, request.selection), *order)
+    source = Permuted(finite_model(model, request.selection), *order)
     output = replace(request.output, card=None)
     result = Result(source, model, facts, moved_parts(model, *order))
     write_model(result, target, request.selection, output)

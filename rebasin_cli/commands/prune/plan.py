@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.commands.prune.fisher.plan import (
     FISHER_METHODS,
     FisherOptions,
@@ -19,23 +20,19 @@ from rebasin_cli.commands.prune.thresholds import METHODS
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.targets import Target, describe_target, plan_target
-from rebasin_cli.options.computing import Computing
+from rebasin_cli.files.output_names import own_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.plan import MEASURING, CorrectionPlan, plan_correction
 
 METHOD_NAMES = (*METHODS, *FISHER_METHODS)
 
 
 @dataclass(frozen=True)
-class PruneRequest:
+class PruneRequest(CommandRequest):
     """What is pruned, and by how much: a share, or a pattern such as 2:4.
 
     renormalize: how the statistics are corrected afterwards, with the dense model as the parent.
@@ -47,10 +44,6 @@ class PruneRequest:
     pattern: str | None = None
     fisher: FisherOptions = FisherOptions()
     renormalize: str | None = None
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     data: Data = Data()
 
 
@@ -58,15 +51,13 @@ class PruneRequest:
 class PrunePlan:
     """All that `run_prune` needs.
 
-    names: the tensors that are pruned, in the file's order. sparsity or pattern: one of them.
+    names: the tensors that are pruned, in the file's order. pattern: None where a share is pruned.
     fisher: what judges the weights, None if their size does. correction: of the statistics
     afterwards, None if they stay as they are.
     """
 
     model: Checkpoint
     names: tuple[str, ...]
-    method: str
-    sparsity: float | None
     pattern: NeighbourPattern | None
     fisher: FisherPlan | None
     correction: CorrectionPlan | None
@@ -79,8 +70,8 @@ class PrunePlan:
         return {
             "command": "prune",
             "inputs": describe_inputs([self.model]),
-            "method": self.method,
-            "sparsity": self.sparsity,
+            "method": self.request.method,
+            "sparsity": self.request.sparsity,
             "pattern": self.request.pattern,
             "fisher": self.fisher.describe() if self.fisher else None,
             "tensors": list(self.names),
@@ -103,24 +94,14 @@ def plan_prune(request: PruneRequest) -> PrunePlan:
     machine = plan_machine(request.computing, Search())
     (model,) = open_models([request.model], request.selection)
     refuse_codes([model], request.selection, done="pruned")
-    (out,) = output_paths([model], request.output, word="pruned")
     names = weight_names(model, request.selection)
     return PrunePlan(
         model=model,
         names=names,
-        method=request.method,
-        sparsity=request.sparsity,
         pattern=pattern,
         fisher=_fisher(model, names, request),
         correction=_correction(model, request),
-        target=plan_target(
-            out,
-            model,
-            request.selection,
-            request.output,
-            own=[model],
-            create=request.output.names_folder,
-        ),
+        target=own_target(model, request.selection, request.output, word="pruned"),
         machine=machine,
         request=request,
     )

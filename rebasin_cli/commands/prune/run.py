@@ -53,8 +53,8 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     written = write_result(Result(result, plan.model, facts), plan.target, plan.request)
     yield Pruned(
         model=plan.model.path,
-        method=plan.method,
-        sparsity=plan.sparsity,
+        method=plan.request.method,
+        sparsity=plan.request.sparsity,
         pattern=plan.request.pattern,
         tensors=tensors,
         others=len(plan.model.names()) - len(plan.names),
@@ -70,7 +70,7 @@ def _ranked(plan: PrunePlan, source: TensorSource, progress: Progress) -> Rankin
     if plan.fisher is None:
         return by_magnitude(source)
     dense = Dense(source, plan.names, plan.fisher.code, plan.machine, progress)
-    if plan.method == DIAGONAL:
+    if plan.request.method == DIAGONAL:
         return rank_by_diagonal(dense)
     return rank_by_blocks(dense, plan.fisher.block_size, plan.fisher.damping)
 
@@ -79,8 +79,8 @@ def _rules(plan: PrunePlan, ranking: Ranking) -> Mapping[str, Rule]:
     """Return what says which weights of each tensor stay."""
     if plan.pattern is not None:
         return dict.fromkeys(plan.names, plan.pattern)
-    find = METHODS.get(plan.method, global_thresholds)
-    return find(ranking.values, plan.names, plan.sparsity or 0.0)
+    find = METHODS.get(plan.request.method, global_thresholds)
+    return find(ranking.values, plan.names, plan.request.sparsity or 0.0)
 
 
 def _finite(plan: PrunePlan) -> Finite:
@@ -135,8 +135,8 @@ def _facts(plan: PrunePlan, ranking: Ranking, tensors: tuple[PrunedTensor, ...])
         "prune",
         [plan.model],
         basin=basin_of(plan.model),
-        method=plan.method,
-        sparsity=plan.sparsity,
+        method=plan.request.method,
+        sparsity=plan.request.sparsity,
         pattern=plan.request.pattern,
         fisher=vars(ranking.fisher) if ranking.fisher else None,
         renormalize=plan.correction.method if plan.correction else None,

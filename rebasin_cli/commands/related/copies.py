@@ -12,7 +12,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.measure import pieces
+from rebasin_cli.matching.problem.inner_products import wide_pieces
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.compare import same_bits, wide
 from rebasin_cli.tensors.numbers import in_reals
@@ -124,7 +124,7 @@ def _squares(x: Tensor, y: Tensor) -> Tensor:
     sums = torch.zeros(4, dtype=torch.float64)
     if not x.is_floating_point():
         return sums
-    for a, b in pieces(x, y):
+    for a, b in wide_pieces(x, y):
         both = (a != 0) & (b != 0)
         apart, sizes = a - b, torch.where(both, a, 0.0)
         known = torch.where(both, apart, 0.0)

@@ -17,7 +17,7 @@ from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.symmetry.map_sweeps import RISE
 from rebasin_cli.symmetry.maps import Carried, GroupMaps, OrthogonalMap
 from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
@@ -84,17 +84,9 @@ class PairFrame:
             return GroupMaps(found.permutations, {})
 
         def rotations(a: TensorSource, b: TensorSource) -> GroupMaps:
-            return match_maps(
-                a,
-                b,
-                self.bound,
-                self.classes,
-                rise=rise,
-                max_memory=settings.max_memory,
-                device=settings.device,
-                dtype=dtype,
-                progress=progress,
-            ).maps
+            how = MapSettings(rise, settings.max_memory, settings.device, dtype)
+            bound, classes = self.bound, self.classes
+            return match_maps(a, b, bound, classes, settings=how, progress=progress).maps
 
         return orders if self.folding is None else rotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.commands.related.frames import MapFinder, PairFrame
-from rebasin_cli.matching.problem.measure import inner, square
+from rebasin_cli.matching.problem.inner_products import inner, square
 from rebasin_cli.permutation import parent_axis
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY
@@ -210,7 +210,7 @@ def _thin(
             name = f"{key_of(tensor)} {block.offset}"
             dims = tuple(_dims(block, sizes, share))
             for state, values in zip(states, both, strict=True):
-                state[name] = _chosen(block, values, dims, bound, classes)
+                state[name] = _chosen(block, values, dims, classes)
             tensors.append(_tensor(name, dims))
             places[name] = (key_of(tensor), block.offset), block.numel
     small = replace(bound, groups=groups, tensors=tuple(tensors), untouched=())
@@ -253,7 +253,6 @@ def _chosen(
     block: Block,
     values: Tensor,
     dims: tuple[Dim, ...],
-    bound: BoundSpec,
     classes: Mapping[str, str],
 ) -> Tensor:
     """Return the values of a block at the units that stay: evenly spread, pairs of them whole."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.commands.related.frames import PairFrame, frame_of_orders, frame_of_rotations
 from rebasin_cli.commands.related.gauge_free import matrices_of
 from rebasin_cli.commands.related.nearness import held_memory
@@ -17,11 +18,8 @@ from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of
 from rebasin_cli.folding.folded_models import plan_folding
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.pictures.drawing import plan_drawing
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.norm_folding import can_rotate
@@ -30,15 +28,11 @@ FEWEST = 2
 
 
 @dataclass(frozen=True)
-class RelatedRequest:
+class RelatedRequest(CommandRequest):
     """Which models are compared. picture: where it goes, if anywhere."""
 
     models: Sequence[Path]
     picture: Path | None = None
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
 
 

@@ -10,26 +10,23 @@ from typing import Any
 from rebasin_cli.alignment.estimate import check_search, describe_matching
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.output_names import own_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.merging.weights import check_weights
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 
 
 @dataclass(frozen=True)
-class RenormalizeRequest:
+class RenormalizeRequest(CommandRequest):
     """What is corrected, and by which parents.
 
     weights: of the parents; none: what the model's provenance says, else equal. align: whether
@@ -41,10 +38,6 @@ class RenormalizeRequest:
     parents: Sequence[Path] = ()
     weights: Sequence[float] = ()
     align: bool = True
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     data: Data = Data()
 
 
@@ -54,8 +47,7 @@ class RenormalizePlan:
 
     weights: empty: what the model's provenance says, else equal. choice: how parents are aligned
     that do not lie in the model's basin, and how deep biases are where no model says it; None if
-    neither is asked for. align: whether parents may be moved. measured: the parents that statistics
-    have to be of; none: not named.
+    neither is asked for. measured: the parents that statistics have to be of; none: not named.
     """
 
     model: Checkpoint
@@ -63,7 +55,6 @@ class RenormalizePlan:
     weights: tuple[float, ...]
     correction: CorrectionPlan
     choice: Choice | None
-    align: bool
     target: Target
     machine: Machine
     request: RenormalizeRequest
@@ -76,7 +67,7 @@ class RenormalizePlan:
             "command": "renormalize",
             "inputs": describe_inputs([self.model, *self.parents]),
             "weights": list(self.weights) or None,
-            "align": self.align and self.choice is not None,
+            "align": self.request.align and self.choice is not None,
             **self.correction.describe(),
             "outputs": [describe_target(self.target)],
             **matching,
@@ -101,22 +92,13 @@ def plan_renormalize(request: RenormalizeRequest) -> RenormalizePlan:
     choice = choose_spec([model, *opened], whole, tracing=tracing) if searched else None
     if choice and request.align:
         check_search(choice, machine, Search())
-    (out,) = output_paths([model], request.output, word="renormalized")
     return RenormalizePlan(
         model=model,
         parents=tuple(opened) if correction.by_parents else (),
         weights=check_weights(request.weights, len(opened)) if request.weights else (),
         correction=correction,
         choice=choice,
-        align=request.align,
-        target=plan_target(
-            out,
-            model,
-            request.selection,
-            request.output,
-            own=[model],
-            create=request.output.names_folder,
-        ),
+        target=own_target(model, request.selection, request.output, word="renormalized"),
         machine=machine,
         request=request,
         measured=tuple(opened) if correction.statistics is not None else (),

@@ -14,7 +14,7 @@ from rebasin_cli.commands.renormalize.plan import (
     Renormalized,
     RenormalizePlan,
 )
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import KEY, basin_of, one_basin, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.json_text import read_json
@@ -39,7 +39,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     placed = [_placed(plan, parent, progress) for parent in plan.parents]
     bound = plan.choice.bound if plan.choice else None
     source, report = correct_statistics(
-        finite(plan.model, plan.request.selection),
+        finite_model(plan.model, plan.request.selection),
         Parents([source for source, _ in placed], weights, bound),
         plan=plan.correction,
         machine=plan.machine,
@@ -81,8 +81,8 @@ def _placed(
     plan: RenormalizePlan, parent: Checkpoint, progress: Progress
 ) -> tuple[TensorSource, str]:
     """Return a parent in the basin of the merged model, and how it came there."""
-    source = finite(parent, plan.request.selection)
-    if not plan.align or plan.choice is None:
+    source = finite_model(parent, plan.request.selection)
+    if not plan.request.align or plan.choice is None:
         return source, _TRUSTED
     if one_basin([plan.model, parent]):
         return source, _THERE

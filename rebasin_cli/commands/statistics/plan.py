@@ -11,6 +11,7 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
@@ -18,26 +19,18 @@ from rebasin_cli.files.result_memory import run_bytes
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import infos
 
 
 @dataclass(frozen=True)
-class StatisticsRequest:
+class StatisticsRequest(CommandRequest):
     """Of which models, one or a pair, statistics are gathered."""
 
     models: Sequence[Path]
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()
     activations: Activations = Activations()

@@ -11,7 +11,7 @@ from rebasin_cli.activations.layer_places import UnitPlaces, unit_places
 from rebasin_cli.activations.layer_statistics import flat
 from rebasin_cli.activations.measured_model import MeasuredModel, model_digest
 from rebasin_cli.activations.measuring import layer_statistics
-from rebasin_cli.activations.observe import check_room, units_on
+from rebasin_cli.activations.observe import check_unit_room, units_on
 from rebasin_cli.activations.statistics_file import (
     statistics_metadata,
     statistics_tensors,
@@ -25,7 +25,7 @@ from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.dump import dump
-from rebasin_cli.tracer.points.points import kind
+from rebasin_cli.tracer.points.points import point_kind
 
 
 def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsIs | Observed]:
@@ -36,9 +36,9 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
     began = perf_counter()
     assert plan.choice.traced is not None, "the plan has seen to it that a model is named"
     chosen = plan.request.activations
-    points = plan.choice.traced.known.trace.points[kind(chosen.point, chosen.stream)]
+    points = plan.choice.traced.known.trace.points[point_kind(chosen.point, chosen.stream)]
     if len(plan.models) > 1:
-        check_room(points, plan.choice.bound, plan.machine)
+        check_unit_room(points, plan.choice.bound, plan.machine)
     batches = data_of(plan.code, plan.models, plan.machine, progress)
     models = [build_network(plan.code.network, model, plan.machine) for model in plan.models]
     units = units_on(models, batches, points, plan.choice.bound, progress=progress)

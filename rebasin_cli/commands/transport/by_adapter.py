@@ -16,9 +16,9 @@ from rebasin_cli.commands.transport.request import PERMUTATION, TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.files.output_names import output_paths
+from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.places import files_of
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
@@ -75,14 +75,6 @@ def plan_adapter(adapter: Checkpoint, request: TransportRequest) -> AdapterPlan:
     target, origin = open_models([request.target, request.origin], selection)
     way = plan_permutations((adapter, origin, target), TensorFates(frozenset(), {}), request)
     bound = bind_adapter(adapter, origin, way.problem.choice.bound, keep_unknown=False)
-    (out,) = output_paths([adapter], output, word="transported")
-    place = plan_target(
-        out,
-        adapter,
-        Selection(),
-        output,
-        own=[adapter],
-        others=[file for model in (origin, target) for file in files_of(model)],
-        create=output.names_folder,
-    )
+    others = [file for model in (origin, target) for file in files_of(model)]
+    place = own_target(adapter, Selection(), output, word="transported", others=others)
     return AdapterPlan(adapter, way, bound, place, request)

@@ -10,16 +10,16 @@ from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.functions import FunctionDifference, check_function
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.problem import MatchingProblem, problem_of
+from rebasin_cli.alignment.problem import problem_of
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, matched_fields
 from rebasin_cli.alignment.unit_pair import UnitPair
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, ThreeModels
+from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
 from rebasin_cli.errors import Problem, SpecError
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import basin_of
 from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.folding.settled_heads import check_tie
@@ -27,12 +27,12 @@ from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.network.built import batches_of
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.machine import Machine, plan_machine
+from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec_choice.choice import Choice, tensors_of
+from rebasin_cli.spec_choice.choice import Choice, tensors_cut_for
 from rebasin_cli.spec_choice.unnamed import touched_groups
 from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.wording import count
@@ -65,39 +65,20 @@ class BasesMatching:
 
 
 @dataclass(frozen=True)
-class PermutationWay:
-    """A problem whose first model is the target, the second the origin.
+class PermutationWay(SearchedWay):
+    """A problem of the target and the origin.
 
     tensors: as they are cut in the tuned model. check: a model to see with that the origin keeps
-    its function. code: what both bases are run on, if they are matched by activations.
+    its function.
     """
 
     tuned: Checkpoint
-    problem: MatchingProblem[Choice]
     tensors: Sequence[BoundTensor]
     check: FunctionCheck | None
-    code: UserCode | None
-    request: TransportRequest
-
-    @property
-    def origin(self) -> Checkpoint:
-        return self.problem.models[1]
-
-    @property
-    def target(self) -> Checkpoint:
-        return self.problem.models[0]
 
     @property
     def heads(self) -> Heads:
         return {}
-
-    @property
-    def machine(self) -> Machine:
-        return self.problem.machine
-
-    @property
-    def spec(self) -> str:
-        return self.problem.choice.name
 
     def describe(self) -> dict[str, Any]:
         return describe_matching(self.problem.choice, self.machine)
@@ -109,8 +90,8 @@ class PermutationWay:
         """
         found, selection = self.match(progress), self.request.selection
         moved = self._origin(found.matching)
-        tuned = Permuted(finite(self.tuned, selection), self.tensors, found.permutations)
-        frame = CarriedFrame(finite(self.target, selection), tuned, moved)
+        tuned = Permuted(finite_model(self.tuned, selection), self.tensors, found.permutations)
+        frame = CarriedFrame(finite_model(self.target, selection), tuned, moved)
         return Brought(frame, found.lines, found.fields, basin_of(self.target))
 
     def match(self, progress: Progress) -> BasesMatching:
@@ -126,7 +107,7 @@ class PermutationWay:
 
     def _origin(self, matching: Matching) -> Permuted:
         bound = self.problem.choice.bound
-        origin = finite(self.origin, self.request.selection)
+        origin = finite_model(self.origin, self.request.selection)
         return Permuted(origin, bound.tensors, matching.permutations)
 
     def _found(self, progress: Progress) -> Matching:
@@ -159,12 +140,10 @@ def plan_permutations(
     choice, selection = problem.choice, request.selection
     tensors: Sequence[BoundTensor] = choice.bound.tensors
     if fates.replaced:
-        tensors = tensors_of(choice, tuned, origin, selection)
+        tensors = tensors_cut_for(choice, tuned, origin, selection)
         _check_named(choice, tensors, fates, tuned)
-    check = plan_function_check(
-        origin, selection, asked.tracing, wanted=request.computing.check, choice=choice
-    )
-    return PermutationWay(tuned, problem, tensors, check, _code(target, request), request)
+    check = plan_function_check(origin, asked, choice=choice)
+    return PermutationWay(problem, _code(target, request), request, tuned, tensors, check)
 
 
 def _code(target: Checkpoint, request: TransportRequest) -> UserCode | None:

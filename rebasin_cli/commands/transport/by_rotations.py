@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.alignment.report import agreement_fields, agreement_text
-from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.alignment.unit_report import before_and_after
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
-from rebasin_cli.commands.transport.way import Brought, ThreeModels
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import folded_basin
 from rebasin_cli.folding.folded_models import check_tied, fold_model, measure_function
-from rebasin_cli.folding.rotated_models import count_classes
+from rebasin_cli.folding.rotated_outcome import count_classes
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams, plan_rotation_code
 from rebasin_cli.folding.rotation_problem import (
     METHODS,
@@ -29,8 +29,6 @@ from rebasin_cli.folding.rotation_problem import (
 )
 from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.network.built import batches_of
-from rebasin_cli.network.network import UserCode
-from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
 from rebasin_cli.symmetry.map_search import match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
@@ -40,36 +38,18 @@ from rebasin_cli.wording import count
 
 
 @dataclass(frozen=True)
-class RotationWay:
-    """A problem of the target, the origin and the tuned model; code: what they are run on."""
+class RotationWay(SearchedWay):
+    """A problem of the target, the origin and the tuned model."""
 
     problem: RotationProblem
-    code: UserCode | None
-    request: TransportRequest
 
     @property
     def tuned(self) -> Checkpoint:
         return self.problem.models[2]
 
     @property
-    def origin(self) -> Checkpoint:
-        return self.problem.models[1]
-
-    @property
-    def target(self) -> Checkpoint:
-        return self.problem.models[0]
-
-    @property
     def heads(self) -> Heads:
         return self.problem.heads
-
-    @property
-    def machine(self) -> Machine:
-        return self.problem.machine
-
-    @property
-    def spec(self) -> str:
-        return self.problem.choice.name
 
     def describe(self) -> dict[str, Any]:
         return {"spec": self.spec, **self.problem.describe()}
@@ -81,7 +61,7 @@ class RotationWay:
         """
         problem, folding = self.problem, self.problem.folding
         selection = self.request.selection
-        folded = [FoldedNorms(finite(m, selection), folding) for m in problem.models]
+        folded = [FoldedNorms(finite_model(m, selection), folding) for m in problem.models]
         tied = [check_tied(each, m) for each, m in zip(folded, problem.models, strict=True)]
         found = self._match(folded, progress)
         moved = [Carried(each, folding.moving.tensors, found.maps) for each in folded[1:]]
@@ -93,7 +73,7 @@ class RotationWay:
         fields = {
             "spec": self.spec,
             "classes": count_classes(folding.classes),
-            "cosine": span(found.cosine),
+            "cosine": before_and_after(found.cosine),
             "folded": True,
             "untied": sorted(self.heads),
             **agreement_fields(function),
@@ -122,8 +102,7 @@ class RotationWay:
             folding.moving,
             folding.classes,
             moments=self._moments(folded, progress),
-            max_memory=self.machine.max_memory,
-            device=self.machine.device,
+            settings=self.problem.settings,
             progress=progress,
         )
 

@@ -23,7 +23,7 @@ from rebasin_cli.network.scoring.scores import judge_batch
 from rebasin_cli.network.user_code import users_code
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.numbers import in_reals, is_floating
 from rebasin_cli.tensors.torch_threads import one_thread
 
 
@@ -38,7 +38,7 @@ def slopes_of(
     """
     model = build_network(network, source, machine.for_maps)
     for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+        parameter.requires_grad_(is_floating(parameter.dtype))
     with one_thread():
         for batch in replace(batches, device=machine.for_maps.device):
             _add_slope(model, batch, batches.name)

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.folding.rotation_data import ACTIVATIONS
 from rebasin_cli.models.user.batch_inputs import is_labelled
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.data_split import DataSplit
-from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import Data
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 
 PERMUTATION = "permutation"  # the map that is exact
@@ -26,7 +24,7 @@ HELD_OUT = 0.5  # of the batches, where a scale is chosen on them, or models are
 
 
 @dataclass(frozen=True)
-class TransportRequest:
+class TransportRequest(CommandRequest):
     """The difference of which models is carried, to which model, and how.
 
     tuned - origin is carried to target. map: a key of `WAYS`. scale: what the difference is
@@ -43,10 +41,6 @@ class TransportRequest:
     form: str = MODEL
     masked: bool = False
     tie: str = AUTO
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
     origin_tracing: Tracing = Tracing()
     search: Search = Search()
     data: Data = Data()

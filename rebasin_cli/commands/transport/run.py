@@ -17,7 +17,7 @@ from rebasin_cli.commands.transport.request import ADAPTER, DELTA, HELD_OUT, PER
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
 from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
 from rebasin_cli.commands.transport.way import Brought
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.batches import Batches
@@ -168,7 +168,7 @@ def _scores(
     if all(way.origin.info(n).shape == way.target.info(n).shape for n in plan.fates.carried):
         selection = plan.request.selection
         target, tuned, origin = (
-            finite(model, selection) for model in (way.target, way.tuned, way.origin)
+            finite_model(model, selection) for model in (way.target, way.tuned, way.origin)
         )
         naive = CarriedFrame(target, tuned, origin)
         contenders.insert(0, Contender("naive", naive, _scale(plan, naive)))

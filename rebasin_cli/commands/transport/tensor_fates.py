@@ -8,7 +8,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.difference import difference_of
 from rebasin_cli.files.inputs import label_names, shape_text
-from rebasin_cli.merging.whole import kind
+from rebasin_cli.merging.whole import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo, infos
 
@@ -52,7 +52,7 @@ def fates_of(
     carried = (
         name
         for name in alike
-        if selection.selects(name) and name in there and kind(theirs[name].dtype) != "whole"
+        if selection.selects(name) and name in there and number_kind(theirs[name].dtype) != "whole"
     )
     return TensorFates(
         frozenset(carried),

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.folding.tied_heads import Heads
+from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
+from rebasin_cli.spec_choice.choice import Choice
 
 # The tuned model, its origin, the target.
 ThreeModels = tuple[Checkpoint, Checkpoint, Checkpoint]
@@ -64,3 +68,31 @@ class TransportWay(Protocol):
 
     def bring(self, progress: Progress) -> Brought:
         """Return target, tuned and origin in one frame."""
+
+
+@dataclass(frozen=True)
+class SearchedWay:
+    """A way whose maps are searched for: of its problem's second model, the origin, to the first.
+
+    code: what both are run on, if they are matched by what they do.
+    """
+
+    problem: MatchingProblem[Choice]
+    code: UserCode | None
+    request: TransportRequest
+
+    @property
+    def origin(self) -> Checkpoint:
+        return self.problem.models[1]
+
+    @property
+    def target(self) -> Checkpoint:
+        return self.problem.models[0]
+
+    @property
+    def machine(self) -> Machine:
+        return self.problem.machine
+
+    @property
+    def spec(self) -> str:
+        return self.problem.choice.name

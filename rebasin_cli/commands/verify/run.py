@@ -35,21 +35,14 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         progress=progress,
     )
     moved = Permuted(plan.b, bound.tensors, matching.permutations)
-    different, largest = [], 0.0
-    for name in plan.a.names():
-        if not plan.request.selection.selects(name) or name not in plan.b.names():
-            continue
-        a, b = plan.a.load(name), moved.load(name)
-        if not same_bits(a, b):
-            different.append(name)
-            largest = max(largest, relative_difference(a, b, widen=wide))
+    different = _differences(plan, moved)
     yield Verified(
         a=plan.a.path,
         b=plan.b.path,
         spec=plan.choice.name,
         matching=matching,
         different=tuple(different),
-        max_difference=largest,
+        max_difference=max((0.0, *different.values())),
         permutation=save_permutations(
             plan.save,
             matching.permutations,
@@ -60,6 +53,19 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
         alike=plan.choice.alike,
         function=_compared_functions(plan, moved),
     )
+
+
+def _differences(plan: VerifyPlan, moved: TensorSource) -> dict[str, float]:
+    """Return the tensors of A that B has not bit for bit, with how far they are apart."""
+    theirs = set(plan.b.names())
+    found = {}
+    for name in plan.a.names():
+        if not plan.request.selection.selects(name) or name not in theirs:
+            continue
+        a, b = plan.a.load(name), moved.load(name)
+        if not same_bits(a, b):
+            found[name] = relative_difference(a, b, widen=wide)
+    return found
 
 
 def _compared_functions(plan: VerifyPlan, moved: TensorSource) -> FunctionDifference | None:

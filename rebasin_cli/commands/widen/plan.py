@@ -9,16 +9,13 @@ from typing import Any
 
 from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.models.libraries.config_json import SCHEMES
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.output import Output
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
 from rebasin_cli.widening.growth import plan_growth
 from rebasin_cli.widening.wide_models import open_wide, wider_model
@@ -30,7 +27,7 @@ _WIDTHS = "--to GROUP=N, --to GROUP=2x, or --to MODEL as wide as that"
 
 
 @dataclass(frozen=True)
-class WidenRequest:
+class WidenRequest(CommandRequest):
     """The model that is to be widened.
 
     to: texts such as `hidden.*=512`, or one path of a model as wide as that. arguments: with which
@@ -40,10 +37,6 @@ class WidenRequest:
     model: Path
     to: tuple[str, ...]
     arguments: dict[str, object] = field(default_factory=dict)
-    selection: Selection = Selection()
-    output: Output = Output()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
 
 
 @dataclass(frozen=True)
@@ -99,12 +92,7 @@ def plan_widen(request: WidenRequest) -> WidenPlan:
     folder = request.output.names_folder
     target = plan_target(out, wide, selection, request.output, own=[wide], create=folder)
     check = plan_wider_check(
-        wide,
-        selection,
-        request.tracing,
-        wanted=request.computing.check,
-        choice=choice,
-        arguments={**wide.settings, **request.arguments},
+        wide, request, choice=choice, arguments={**wide.settings, **request.arguments}
     )
     return WidenPlan(wide, choice.name, like, target, check, request)
 

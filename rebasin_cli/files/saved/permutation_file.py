@@ -21,6 +21,7 @@ from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.tensors import infos
+from rebasin_cli.tensors.numbers import is_floating
 
 SPEC, SIZES, CONFIG = "rebasin.spec", "rebasin.sizes", "rebasin.config"
 SYMMETRY = "rebasin.symmetry"  # of a file that has matrices too
@@ -123,7 +124,7 @@ def permutation_in(file: Checkpoint, source: Path, group: BoundGroup) -> Permuta
     """Return the permutation of a group. Raises PermutationError if it is none."""
     index = file.load(group.name)
     try:
-        if index.is_floating_point() or index.is_complex():
+        if is_floating(index.dtype):
             raise PermutationError("its values are not integers")
         found = Permutation(index.long(), group.parents)
         if group.fixed and found.moved:

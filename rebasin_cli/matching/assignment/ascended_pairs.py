@@ -17,9 +17,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.enumerated_pairs import TOGETHER, added_up
-from rebasin_cli.matching.assignment.enumeration import ENUMERATED
-from rebasin_cli.matching.assignment.inside import Inside, in_place
+from rebasin_cli.matching.assignment.enumerated_pairs import TOGETHER, added_up, direct_terms
+from rebasin_cli.matching.assignment.enumeration import ENUMERATED, group_sizes
+from rebasin_cli.matching.assignment.inside import Inside, among, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term, arrange
 from rebasin_cli.spec.binding.bound import BoundGroup
@@ -124,7 +124,7 @@ class _MeetingGroups:
             trial = {g: each[active] for g, each in known.items()}
             for g in (*self.groups[1:], self.groups[0]):
                 similar = self._similar(g, here, trial)
-                ties = dict(enumerate(trial[g])) if g in trial else _among(here, kept.get(g, {}))
+                ties = dict(enumerate(trial[g])) if g in trial else among(here, kept.get(g, {}))
                 trial[g] = assign_all(similar, ties)
             reached = self._worth(here, trial, similar)
             # nothing was reached at first: -inf + inf is no number, and beaten
@@ -208,15 +208,15 @@ def solve_ascending(
     nothing is inside them, and none has so few orders that they are enumerated. step: the relative
     rise below which two values tie.
     """
-    found = [term for term in terms if isinstance(term, Term)]
-    if len(found) < len(terms):
+    found = direct_terms(terms, groups)
+    if not found:
         return None
-    sizes = {g: s for t in found for g, s in zip(t.groups, t.reference.shape, strict=False)}
+    sizes = group_sizes(found)
     name, *inside = sizes
-    parts = _connected(inside, found)
-    if not _plain(name, found, sizes, groups) or any(_few(part, sizes) for part in parts):
+    parts, count = _connected(inside, found), sizes[name]
+    fits = count * max(sizes[g] for g in inside) <= TOGETHER
+    if not fits or any(_few(part, sizes) for part in parts):
         return None
-    count = sizes[name]
     value, index = torch.zeros(count**2, dtype=torch.float64), dict[str, Tensor]()
     for tops in parts:
         ordered = tuple(sorted(tops, key=sizes.__getitem__))
@@ -228,16 +228,6 @@ def solve_ascending(
         value.reshape(count, count),
         {g: each.reshape(count, count, -1) for g, each in index.items()},
     )
-
-
-def _plain(
-    name: str, terms: Sequence[Term], sizes: Mapping[str, int], groups: Mapping[str, BoundGroup]
-) -> bool:
-    """Return whether all groups lie in the units directly, move, and fit into memory."""
-    inside = [group for group in sizes if group != name]
-    direct = all(groups[g].parents[-1:] == (name,) and not groups[g].fixed for g in inside)
-    once = all(len(set(t.groups)) == len(t.groups) <= 3 and t.groups[0] == name for t in terms)
-    return direct and once and sizes[name] * max(sizes[g] for g in inside) <= TOGETHER
 
 
 def _few(part: Sequence[str], sizes: Mapping[str, int]) -> bool:
@@ -252,8 +242,3 @@ def _connected(groups: Sequence[str], terms: Sequence[Term]) -> list[list[str]]:
         touched = {part[group] for group in term.groups[1:]}
         part = {g: min(touched) if number in touched else number for g, number in part.items()}
     return [[g for g in groups if part[g] == k] for k in dict.fromkeys(part.values())]
-
-
-def _among(pairs: Tensor, kept: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Return what is kept in some of the pairs, by the number among them."""
-    return {k: kept[pair] for k, pair in enumerate(pairs.tolist()) if pair in kept}

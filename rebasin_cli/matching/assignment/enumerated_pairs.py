@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.enumeration import ENUMERATED, all_orders
-from rebasin_cli.matching.assignment.inside import Inside, in_place
+from rebasin_cli.matching.assignment.enumeration import ENUMERATED, all_orders, group_sizes
+from rebasin_cli.matching.assignment.inside import Inside, among, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term
 from rebasin_cli.spec.binding.bound import BoundGroup
@@ -79,7 +79,7 @@ class _UnitPairs:
         where, worth, found = pairs[hopeful], worth[hopeful], {self.small: orders[hopeful]}
         for g, values in similar.items():
             problems = values[hopeful]
-            found[g] = assign_all(problems, self._in_place(g, where, current))
+            found[g] = assign_all(problems, among(where, in_place(self.name, g, current)))
             worth += problems.double().gather(2, found[g][:, :, None]).sum((1, 2))
         better = ~(worth <= reached[hopeful])
         return where[better], worth[better], {g: each[better] for g, each in found.items()}
@@ -99,13 +99,6 @@ class _UnitPairs:
     def _similar(self, pairs: Tensor, orders: Tensor) -> dict[str, Tensor]:
         return {g: m.similar(pairs, orders) for g, m in self.met.items()}
 
-    def _in_place(
-        self, group: str, pairs: Tensor, current: Mapping[str, Tensor]
-    ) -> dict[int, Tensor]:
-        """Return what is in place in some of the pairs, by the number among them."""
-        kept = in_place(self.name, group, current)
-        return {k: kept[pair] for k, pair in enumerate(pairs.tolist()) if pair in kept}
-
 
 def solve_enumerated(
     terms: Sequence[object],
@@ -118,14 +111,14 @@ def solve_enumerated(
     terms: all have the group of the units as their first dimension. They can be where `enumeration`
     can, for the same groups inside each unit. step: as there.
     """
-    found = [term for term in terms if isinstance(term, Term)]
-    if len(found) < len(terms):
+    found = direct_terms(terms, groups)
+    if not found:
         return None
-    sizes = {g: s for t in found for g, s in zip(t.groups, t.reference.shape, strict=False)}
+    sizes = group_sizes(found)
     name, *inside = sizes
     small = min(inside, key=sizes.__getitem__)
     others = [group for group in inside if group != small]
-    if not _enumerable(name, small, found, sizes, groups):
+    if not _enumerable(name, small, found, sizes):
         return None
     alone = added_up(found, (name, small), sizes)
     met = {
@@ -135,24 +128,27 @@ def solve_enumerated(
     return _UnitPairs(name, small, alone, met).best(current, step)
 
 
-def _enumerable(
-    name: str,
-    small: str,
-    terms: Sequence[Term],
-    sizes: Mapping[str, int],
-    groups: Mapping[str, BoundGroup],
-) -> bool:
+def direct_terms(terms: Sequence[object], groups: Mapping[str, BoundGroup]) -> list[Term]:
+    """Return terms if all of their groups but the first lie in its units directly, and move.
+
+    Else nothing; so it is where more than two of them meet, or one twice.
+    """
+    found = [term for term in terms if isinstance(term, Term)]
+    if len(found) < len(terms):
+        return []
+    name, *inside = group_sizes(found)
+    direct = all(groups[g].parents[-1:] == (name,) and not groups[g].fixed for g in inside)
+    once = all(len(set(t.groups)) == len(t.groups) <= 3 and t.groups[0] == name for t in found)
+    return found if direct and once else []
+
+
+def _enumerable(name: str, small: str, terms: Sequence[Term], sizes: Mapping[str, int]) -> bool:
     """Return whether fixing an order of the small group leaves nothing else to meet."""
-    plain = all(
-        group == name or (groups[group].parents[-1:] == (name,) and not groups[group].fixed)
-        for group in sizes
-    )
-    once = all(len(set(t.groups)) == len(t.groups) <= 3 and t.groups[0] == name for t in terms)
     meeting = {group for t in terms if len(t.groups) == 3 for group in t.groups}
     meets = all(len(t.groups) < 3 or small in t.groups for t in terms)
     few = math.factorial(sizes[small]) <= ENUMERATED
     fits = sizes[name] * sizes[small] * max(sizes[g] for g in sizes if g != name) <= TOGETHER
-    return plain and once and meets and meeting == sizes.keys() and few and fits
+    return meets and meeting == sizes.keys() and few and fits
 
 
 def added_up(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:

@@ -79,7 +79,7 @@ def enumeration(tops: Sequence[str], terms: Sequence[Term]) -> Enumeration | Non
     Then no term is quadratic, none holds two of the others, and nothing is inside any of them.
     """
     small, *others = tops
-    sizes = {g: size for t in terms for g, size in zip(t.groups, t.reference.shape, strict=False)}
+    sizes = group_sizes(terms)
     exact = all(len(set(t.groups)) == len(t.groups) <= 2 for t in terms)
     meets = all(small in t.groups or len(t.groups) == 1 for t in terms)
     if not (exact and meets and sizes.keys() == set(tops)):
@@ -91,6 +91,11 @@ def enumeration(tops: Sequence[str], terms: Sequence[Term]) -> Enumeration | Non
         _alone(small, sizes[small], terms),
         {group: _met(small, group, sizes, terms) for group in others},
     )
+
+
+def group_sizes(terms: Sequence[Term]) -> dict[str, int]:
+    """Return the sizes of the groups of terms."""
+    return {g: size for t in terms for g, size in zip(t.groups, t.reference.shape, strict=False)}
 
 
 def _met(small: str, group: str, sizes: Mapping[str, int], terms: Sequence[Term]) -> Met:

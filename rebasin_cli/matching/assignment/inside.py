@@ -33,7 +33,7 @@ class Inside:
         return {g: index[torch.arange(len(order)), order] for g, index in self.index.items()}
 
 
-def plain(votes: Sequence[object]) -> list[Similarity]:
+def one_level(votes: Sequence[object]) -> list[Similarity]:
     """Return the votes if all are similarities of units and of groups with nothing inside them.
 
     Else nothing: what is deeper, or meets another group, is solved pair by pair in `joint`.
@@ -75,3 +75,8 @@ def in_place(name: str, group: str, current: Mapping[str, Tensor]) -> dict[int, 
     size = len(current[name])
     pairs = enumerate(current[name].tolist())
     return {size * i + j: current[group][i] for i, j in pairs}
+
+
+def among(pairs: Tensor, found: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Return what is found of some of the pairs, by the number among them."""
+    return {k: found[pair] for k, pair in enumerate(pairs.tolist()) if pair in found}

@@ -33,7 +33,7 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.ascended_pairs import solve_ascending
 from rebasin_cli.matching.assignment.enumerated_pairs import solve_enumerated
 from rebasin_cli.matching.assignment.enumeration import all_orders, enumeration
-from rebasin_cli.matching.assignment.inside import Inside, plain, solve_inside
+from rebasin_cli.matching.assignment.inside import Inside, one_level, solve_inside
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.terms import Term
@@ -75,7 +75,7 @@ class Level:
 Votes = Sequence[Term | Similarity]
 
 
-def solve(name: str, votes: Votes, level: Level) -> Solution:
+def solve_family(name: str, votes: Votes, level: Level) -> Solution:
     """Return the best permutation of a group and, for each of its units, of all inside it.
 
     votes: all have the group as their first dimension. The units of a fixed group stay.
@@ -115,7 +115,7 @@ def solve(name: str, votes: Votes, level: Level) -> Solution:
 
 def _inside(name: str, nested: Votes, level: Level) -> Inside | None:
     """Return the best orders inside all pairs of units, if they can be found together."""
-    similarities = plain(nested)
+    similarities = one_level(nested)
     if similarities:
         return solve_inside(name, similarities, level.current)
     together = nested, level.groups, level.current, STEP
@@ -163,7 +163,7 @@ def _siblings(terms: Votes, level: Level) -> Solution:
         alone = len(tops) == 1 and not any(_repeats(term) for term in members)
         # A similarity is of one chain, which meets nothing; only terms can hold several groups.
         meeting = [term for term in members if isinstance(term, Term)]
-        part = solve(tops[0], members, level) if alone else _in_turn(tops, meeting, level)
+        part = solve_family(tops[0], members, level) if alone else _in_turn(tops, meeting, level)
         value += part.value
         index.update(part.index)
     return Solution(value, index)
@@ -255,7 +255,7 @@ def _ascend(
         for name in (*tops[1:], tops[0]):
             mine = [part for term in terms for part in term.parts(name, level.groups, trial)]
             now = {**level.current, **{g: p.index for g, p in trial.items()}}
-            solution = solve(name, mine, Level(level.groups, now))
+            solution = solve_family(name, mine, Level(level.groups, now))
             trial.update(_as_permutations(solution.index, level))
         reached = sum(term.value(trial) for term in terms)
         if value > -math.inf and reached <= value + STEP * abs(value):

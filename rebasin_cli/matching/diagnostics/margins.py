@@ -13,7 +13,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.diagnostics.unit_figures import GroupDim, UnitSums, places, voting
+from rebasin_cli.matching.diagnostics.unit_figures import (
+    GroupDim,
+    UnitSums,
+    blocks_that_vote,
+    group_dims,
+)
 from rebasin_cli.matching.problem.result import Margin
 from rebasin_cli.matching.problem.similarity import Similarity
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
@@ -33,7 +38,7 @@ def measure_margins(
     permutations: Permutations,
     units: Mapping[str, UnitSums],
     *,
-    kept: SimilarityCache | None = None,
+    cache: SimilarityCache | None = None,
     progress: Progress = silent,
 ) -> dict[str, Margin]:
     """Return the margins of the groups that have one, at the given permutations.
@@ -50,10 +55,10 @@ def measure_margins(
         progress("how sure each unit is", k, len(bound.groups))
         if group.name not in units or group.name in outer or group.fixed or group.size < 2:
             continue
-        family = kept.families.get(group.root) if kept else None
-        if kept and family and dense(family, bound.groups):
+        family = cache.families.get(group.root) if cache else None
+        if cache and family and dense(family, bound.groups):
             orders = {chain.groups: chain.order(permutations) for chain in family.chains()}
-            similarities = kept.similarities(family, permutations)
+            similarities = cache.similarities(family, permutations)
             rows = _KeptSimilarity(group, similarities, orders).rows
         else:
             rows = _GroupSimilarity(reference, other, bound, group, moving).rows
@@ -80,7 +85,7 @@ class _GroupSimilarity:
         """
         shape = stop - start, self.group.size, self.group.size
         total = torch.zeros(shape, dtype=torch.float64)
-        for tensor, blocks in voting(self.bound):
+        for tensor, blocks in blocks_that_vote(self.bound):
             if self.group.name not in tensor.groups:
                 continue
             values = tensor.load(self.reference), tensor.load(self.other)
@@ -93,7 +98,7 @@ class _GroupSimilarity:
         return total
 
     def _places(self, block: Block) -> list[GroupDim]:
-        return [p for p in places(block, self.bound.groups) if p.group == self.group.name]
+        return [p for p in group_dims(block, self.bound.groups) if p.group == self.group.name]
 
 
 @dataclass(frozen=True)

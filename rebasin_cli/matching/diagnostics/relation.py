@@ -77,14 +77,14 @@ def compare_models(
     permutations: Permutations,
     detail: Detail | None,
     *,
-    kept: SimilarityCache | None = None,
+    cache: SimilarityCache | None = None,
     progress: Progress = silent,
 ) -> tuple[Measured, UnitComparison | None]:
     """Return the figures of two models, in one pass over both.
 
-    kept: of a search that ended at these permutations; what it knows is not made again.
+    cache: of a search that ended at these permutations; what it knows is not made again.
     """
-    pool = kept.pair.pool if kept else INLINE
+    pool = cache.pair.pool if cache else INLINE
     sources = reference, other
     if detail is None:
         return measure(*sources, bound, permutations, pool=pool, progress=progress), None
@@ -92,7 +92,7 @@ def compare_models(
     margins: Mapping[str, Margin] = {}
     if detail == "margins":
         margins = measure_margins(
-            *sources, bound, permutations, found.units, kept=kept, progress=progress
+            *sources, bound, permutations, found.units, cache=cache, progress=progress
         )
     return measured, _comparison(found, bound, margins)
 

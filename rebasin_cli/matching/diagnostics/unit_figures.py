@@ -15,14 +15,8 @@ from math import lgamma, prod, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.measure import (
-    AT_ONCE,
-    IN_CACHE,
-    Measured,
-    Sums,
-    compare_block,
-    measure,
-)
+from rebasin_cli.matching.problem.inner_products import AT_ONCE, IN_CACHE
+from rebasin_cli.matching.problem.measure import Measured, Sums, compare_block, measure
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.matching.problem.shared_work import INLINE
 from rebasin_cli.permutation import Permutations, gather, parent_axis
@@ -167,7 +161,7 @@ class _Tally:
         """Take what a block says of its units, and return what it says as a whole."""
         if not (block.numel and any(block.groups)):
             return compare_block(a, b, moved)
-        self._found[id(block)] = found = _summed(places(block, self._bound.groups), a, b, moved)
+        self._found[id(block)] = found = _summed(group_dims(block, self._bound.groups), a, b, moved)
         before, after, xx, yy, _, _, *apart = found.whole.tolist()
         return Sums([before, after], apart, xx, yy)
 
@@ -176,7 +170,7 @@ class _Tally:
         groups, spread = self._bound.groups, Spread()
         rows: dict[str, Tensor] = {}
         elements = dict.fromkeys(groups, 0)
-        for _, blocks in voting(self._bound):
+        for _, blocks in blocks_that_vote(self._bound):
             for block in blocks:
                 found = self._found[id(block)]
                 for place, sums in zip(found.places, found.units, strict=True):
@@ -194,7 +188,7 @@ class _Tally:
         )
 
 
-def voting(bound: BoundSpec) -> Iterator[tuple[BoundTensor, list[Block]]]:
+def blocks_that_vote(bound: BoundSpec) -> Iterator[tuple[BoundTensor, list[Block]]]:
     """Yield the voting tensors with their blocks in which a group occurs."""
     for tensor in bound.tensors:
         blocks = [block for block in tensor.blocks if block.numel and any(block.groups)]
@@ -202,7 +196,7 @@ def voting(bound: BoundSpec) -> Iterator[tuple[BoundTensor, list[Block]]]:
             yield tensor, blocks
 
 
-def places(block: Block, groups: Mapping[str, BoundGroup]) -> list[GroupDim]:
+def group_dims(block: Block, groups: Mapping[str, BoundGroup]) -> list[GroupDim]:
     """Return every dimension of a block that a group owns, with those of the group's parents."""
     owners = block.groups
     return [

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
-from rebasin_cli.matching.problem.measure import constant, square
+from rebasin_cli.matching.problem.inner_products import square
+from rebasin_cli.matching.problem.measure import constant
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, Permutations, compose, identity, inverse
 from rebasin_cli.permuted import Permuted
@@ -117,7 +118,9 @@ class Total:
     def __init__(self, request: Request) -> None:
         self._request = replace(request, settings=replace(request.settings, restarts=0))
         first = request.sources[request.reference]
-        self._sum = {name: torch.zeros_like(_wide(first.load(name))) for name in voting(request)}
+        self._sum = {
+            name: torch.zeros_like(_wide(first.load(name))) for name in voting_names(request)
+        }
 
     def add(self, which: int, permutations: Permutations, *, sign: int = 1) -> None:
         """Add a permuted model to the sum, or with sign -1 take it out."""
@@ -149,7 +152,7 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
     """
     models = [request.permuted(k, p) for k, p in enumerate(permutations)]
     value = 0.0
-    for name in voting(request):
+    for name in voting_names(request):
         total, own = torch.zeros(()), 0.0
         for model in models:
             tensor = in_reals(_wide(model.load(name)))
@@ -158,7 +161,7 @@ def pair_objective(request: Request, permutations: Sequence[Permutations]) -> fl
     return value
 
 
-def voting(request: Request) -> list[str]:
+def voting_names(request: Request) -> list[str]:
     """Return the names of the tensors that count in the objective, the constant part included."""
     bound = request.bound
     named = [name for tensor in bound.tensors if tensor.votes for name in tensor.members]

@@ -17,7 +17,7 @@ from rebasin_cli.matching.many.sweeps import synchronise_in_sweeps
 from rebasin_cli.matching.many.synchronisation import synchronise
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
-from rebasin_cli.matching.relaxation.frank_wolfe import PolytopeWalk
+from rebasin_cli.matching.relaxation.frank_wolfe import FrankWolfe
 from rebasin_cli.matching.relaxation.polytope import polytope
 from rebasin_cli.matching.search.threads import threads
 from rebasin_cli.permutation import Permutations
@@ -153,7 +153,7 @@ def walk_together(request: Request) -> tuple[Permutations, ...]:
         space = polytope(models, moving, groups, meanwhile, pool)
         if not space.families or not others:
             return tuple(meanwhile)
-        walk = PolytopeWalk(space, [None] * len(others))
+        walk = FrankWolfe(space, [None] * len(others))
         walk.run(progress=request.progress)
         found = walk.rounded()
     rounded = {which: {**request.still(), **found[k]} for k, which in enumerate(others)}

@@ -44,8 +44,8 @@ def synchronise_in_sweeps(request: Request) -> Alignment:
     if not solvable or len(request.sources) < 2:
         return start
     with threads(settings, moving) as pool:
-        kept = _similarities(request, solvable, pool)
-        sweep = Sweep(kept, len(request.sources), request.reference, request.sync_method)
+        caches = _similarities(request, solvable, pool)
+        sweep = Sweep(caches, len(request.sources), request.reference, request.sync_method)
         generator = torch.Generator().manual_seed(settings.seed)
         found, rounds, moved = list(start.permutations), 0, True
         while moved and rounds < ROUNDS:
@@ -76,7 +76,7 @@ def _similarities(
 class Sweep:
     """The similarities of every pair of models, and how they are reconciled."""
 
-    kept: Mapping[tuple[int, int], SimilarityCache]
+    caches: Mapping[tuple[int, int], SimilarityCache]
     count: int
     reference: int
     method: str
@@ -84,21 +84,21 @@ class Sweep:
     def visited(self, family: GroupFamily, found: list[Permutations]) -> list[Permutations]:
         """Return the permutations with one family's improved, or as they were."""
         ways = self._ways(found)
-        votes = {p: kept.similarities(family, ways[p]) for p, kept in self.kept.items()}
+        votes = {p: cache.similarities(family, ways[p]) for p, cache in self.caches.items()}
         values = {p: {s.groups: s.matrix().cpu() for s in votes[p]} for p in votes}
 
         def worth(a: int, b: int, chain: Chain) -> Tensor:
             return values[a, b][chain.groups]
 
-        groups = next(iter(self.kept.values())).pair.groups
+        groups = next(iter(self.caches.values())).pair.groups
         reconciliation = Reconciliation(family, groups, self.count, self.reference, worth)
-        best, most = found, TOLERANCE * sum(k.pair.scale(family) for k in self.kept.values())
+        best, most = found, TOLERANCE * sum(k.pair.scale(family) for k in self.caches.values())
         for solved in self._candidates(reconciliation, found):
             moved: list[Permutations] = [
                 {**old, **own} for old, own in zip(found, solved, strict=True)
             ]
             after = self._ways(moved)
-            gain = sum(k.gain(family, votes[p], ways[p], after[p]) for p, k in self.kept.items())
+            gain = sum(k.gain(family, votes[p], ways[p], after[p]) for p, k in self.caches.items())
             if gain > most:
                 best, most = moved, gain
         return best
@@ -120,4 +120,4 @@ class Sweep:
     def _ways(self, found: Sequence[Permutations]) -> dict[tuple[int, int], Permutations]:
         """Return for each pair the permutations that bring the second into the first's frame."""
         homes = [inverse(own) for own in found]
-        return {(a, b): compose(found[b], homes[a]) for a, b in self.kept}
+        return {(a, b): compose(found[b], homes[a]) for a, b in self.caches}

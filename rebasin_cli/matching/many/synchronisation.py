@@ -22,7 +22,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.match_many import Alignment, Request
 from rebasin_cli.matching.problem.axis_chains import Chain
@@ -54,7 +54,7 @@ def synchronise(request: Request) -> Alignment:
     rounds = 0
     for family in moving.values():
         if dense(family, groups):
-            reconciliation = Reconciliation(family, groups, count, reference, matches(pairs))
+            reconciliation = Reconciliation(family, groups, count, reference, match_worth(pairs))
             solved, taken = reconciliation.solved(star, request.sync_method)
             rounds = max(rounds, taken)
             for which, permutations in enumerate(solved):
@@ -62,7 +62,7 @@ def synchronise(request: Request) -> Alignment:
     return Alignment(tuple(found), rounds, rounds < ROUNDS, torn(moving.values(), pairs, count))
 
 
-def matches(pairs: Pairs) -> MatchWorth:
+def match_worth(pairs: Pairs) -> MatchWorth:
     """Return what matches are worth by permutations of pairs: 1 for those that these hold."""
 
     def worth(a: int, b: int, chain: Chain) -> Tensor:
@@ -163,7 +163,7 @@ class Reconciliation:
             for c in self.family.chains()
         ]
         current = {name: p.index for name, p in now.items()}
-        solution = solve(self.family.root, similarities, Level(self.groups, current))
+        solution = solve_family(self.family.root, similarities, Level(self.groups, current))
         return {
             name: Permutation(index, self.groups[name].parents)
             for name, index in solution.index.items()

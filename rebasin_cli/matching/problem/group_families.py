@@ -17,7 +17,7 @@ from functools import cached_property
 
 from rebasin_cli.matching.problem.axis_chains import Chain, Site, roots_in, site
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
-from rebasin_cli.spec.binding.cut_blocks import without
+from rebasin_cli.spec.binding.cut_blocks import without_groups
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def families(bound: BoundSpec, movable: frozenset[str] | None = None) -> dict[st
     idle = bound.idle
     for tensor in bound.tensors:
         for whole in tensor.blocks if tensor.votes else ():
-            block = without(whole, idle) if idle else whole
+            block = without_groups(whole, idle) if idle else whole
             here = site(tensor, block, bound.groups)
             for root in roots_in(block, bound.groups):
                 sites[root].append(here)

@@ -7,17 +7,18 @@ models that are nearly equal that formula leaves nothing but rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
+from rebasin_cli.matching.problem.inner_products import inner, square, square_distance
 from rebasin_cli.matching.problem.result import Change, GroupChange
 from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutations, gather
@@ -26,7 +27,7 @@ from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
 from rebasin_cli.tensors.device_memory import with_room
-from rebasin_cli.tensors.numbers import in_reals, on_host
+from rebasin_cli.tensors.numbers import in_reals
 
 
 @dataclass
@@ -88,17 +89,7 @@ def measure(
     sides = _ComparedModels(reference, other)
 
     def here(tensor: BoundTensor) -> list[tuple[Block, Sums]]:
-        return with_room(sides, partial(sums_of, tensor))
-
-    def sums_of(tensor: BoundTensor, sides: _ComparedModels) -> list[tuple[Block, Sums]]:
-        values = tensor.load(sides.reference), tensor.load(sides.other)
-        found = []
-        for block in tensor.blocks:
-            a, b = (block.view(v) for v in values)
-            moved = gather(b, block.groups, moving)
-            how = compare(block, a, b, moved) if compare else compare_block(a, b, moved)
-            found.append((block, how))
-        return found
+        return with_room(sides, partial(_sums_of, tensor, moving, compare or _as_a_whole))
 
     total = Sums()
     groups = {name: Sums() for name in bound.groups}
@@ -118,6 +109,22 @@ def measure(
         Change(sqrt(total.apart[0]), sqrt(total.apart[1])),
         tuple(_group_change(bound.groups[g], s, permutations) for g, s in groups.items()),
     )
+
+
+def _sums_of(
+    tensor: BoundTensor, moving: Permutations, compare: Compare, sides: _ComparedModels
+) -> list[tuple[Block, Sums]]:
+    """Return the sums of each block of a tensor."""
+    values = tensor.load(sides.reference), tensor.load(sides.other)
+    found = []
+    for block in tensor.blocks:
+        a, b = (block.view(v) for v in values)
+        found.append((block, compare(block, a, b, gather(b, block.groups, moving))))
+    return found
+
+
+def _as_a_whole(_: Block, reference: Tensor, before: Tensor, after: Tensor) -> Sums:
+    return compare_block(reference, before, after)
 
 
 @dataclass(frozen=True)
@@ -147,11 +154,11 @@ class _ComparedModels:
 
 def compare_block(reference: Tensor, before: Tensor, after: Tensor) -> Sums:
     """Return the sums of one block; `after` is `before` where nothing moved."""
-    dot, apart = inner(reference, before), _square_distance(reference, before)
+    dot, apart = inner(reference, before), square_distance(reference, before)
     still = after is before
     return Sums(
         dot=[dot, dot if still else inner(reference, after)],
-        apart=[apart, apart if still else _square_distance(reference, after)],
+        apart=[apart, apart if still else square_distance(reference, after)],
         reference=square(reference),
         other=square(before),
     )
@@ -166,58 +173,12 @@ def constant(bound: BoundSpec, source: TensorSource) -> list[str]:
 
 def _group_change(group: BoundGroup, sums: Sums, permutations: Permutations) -> GroupChange:
     permutation = permutations.get(group.name)
-    units = 1
-    for size in group.shape:
-        units *= size
     return GroupChange(
         name=group.name,
         size=group.size,
-        units=units,
+        units=prod(group.shape),
         moved=permutation.moved if permutation else 0,
         cosine=sums.cosine,
         gain=sums.dot[1] - sums.dot[0],
         fixed=group.fixed,
     )
-
-
-IN_CACHE = 1 << 16  # elements widened at a time: half a megabyte, so that it is used while hot
-
-
-AT_ONCE = 1 << 24  # the same on a device, where every piece is a launch
-
-
-def inner(a: Tensor, b: Tensor) -> float:
-    """Return the inner product of two arrays of one shape, in float64 (float32 on mps).
-
-    Gains of single moves are told from rounding at 1e-7 of the scale (see `descent`), which a sum
-    in float32 of millions of products does not resolve.
-    """
-    return sum(on_host(torch.dot(x, y) for x, y in pieces(a, b)))
-
-
-def square(a: Tensor) -> float:
-    """Return <a, a>, as `inner` does."""
-    return inner(a, a)
-
-
-def _square_distance(a: Tensor, b: Tensor) -> float:
-    """Return |a - b|^2, exactly 0 for equal arrays: 0 is how an exact match is told."""
-    return sum(on_host(torch.dot(d, d) for d in (x - y for x, y in pieces(a, b))))
-
-
-def pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield two arrays piece by piece, flat and widened.
-
-    Widened before they are multiplied, or products of float16 values overflow at 65504. In pieces,
-    so that no model is copied in float64, and each is multiplied while it is in the cache.
-    """
-    wide = torch.float32 if a.device.type == "mps" else torch.float64
-    step = IN_CACHE if a.device.type == "cpu" else AT_ONCE
-    x, y = a.reshape(-1), b.reshape(-1)
-    if len(x) <= step:
-        one = x.to(wide)
-        yield one, one if a is b else y.to(wide)
-        return
-    for start in range(0, len(x), step):
-        one = x[start : start + step].to(wide)
-        yield one, one if a is b else y[start : start + step].to(wide)

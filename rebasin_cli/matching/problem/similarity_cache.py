@@ -66,7 +66,7 @@ class SimilarityCache:
 
     def __init__(self, pair: Pair, families: Mapping[str, GroupFamily], limit: int) -> None:
         self._pair, self.families, self.limit = pair, families, limit
-        self._kept = fitting(families, limit // pair.dtype.itemsize)
+        self._kept = kept_words(families, limit // pair.dtype.itemsize)
         self._states: dict[str, FamilySimilarities] = {}
 
     @property
@@ -241,7 +241,7 @@ def dense(family: GroupFamily, groups: Mapping[str, BoundGroup]) -> bool:
     )
 
 
-def fitting(families: Mapping[str, GroupFamily], words: int) -> dict[str, int]:
+def kept_words(families: Mapping[str, GroupFamily], words: int) -> dict[str, int]:
     """Return the words of the similarities of the families, in their order, that fit into some.
 
     Families that are matched on terms have room here too, though they never take it.

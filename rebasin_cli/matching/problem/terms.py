@@ -26,7 +26,7 @@ from torch import Tensor
 from rebasin_cli.matching.problem.axis_chains import Site, occurrences
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
-from rebasin_cli.matching.problem.measure import inner, square
+from rebasin_cli.matching.problem.inner_products import inner, square
 from rebasin_cli.matching.problem.shared_work import INLINE, portions, share
 from rebasin_cli.permutation import Permutation, Permutations, gather
 from rebasin_cli.spec.binding.bound import BoundGroup

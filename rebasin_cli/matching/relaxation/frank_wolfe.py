@@ -61,7 +61,7 @@ class Relaxed:
     values: tuple[float, ...]
 
 
-class PolytopeWalk:
+class FrankWolfe:
     """A walk through the polytope: every model's arrays and soft permutations, as they are now."""
 
     def __init__(self, polytope: Polytope, starts: Sequence[Vertex | None]) -> None:
@@ -105,7 +105,7 @@ class PolytopeWalk:
                 break
         return Relaxed(tuple(soft.by_chain for soft in self._soft), tuple(values))
 
-    def nudge(self, generator: torch.Generator, length: float) -> None:
+    def perturb(self, generator: torch.Generator, length: float) -> None:
         """Go some way towards random permutations: another place to start from."""
         members = [group for family in self._polytope.families for group in family.members]
         vertices = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import around, front, reorder
 from rebasin_cli.matching.problem.group_families import GroupFamily
-from rebasin_cli.matching.problem.measure import inner, pieces
+from rebasin_cli.matching.problem.inner_products import inner, wide_pieces
 from rebasin_cli.matching.relaxation.polytope import Polytope
 from rebasin_cli.matching.relaxation.soft_fields import GroupNames, Vertex
 from rebasin_cli.permutation import Permutation, Permutations
@@ -56,7 +56,7 @@ def _city_blocks(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _nearness(a: Tensor, b: Tensor) -> float:
-    return -sum(on_host((x - y).abs().sum() for x, y in pieces(a, b)))
+    return -sum(on_host((x - y).abs().sum() for x, y in wide_pieces(a, b)))
 
 
 LOSSES: Mapping[str, Loss] = {

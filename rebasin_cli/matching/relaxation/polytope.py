@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
@@ -93,7 +93,7 @@ class Polytope:
                 for c in family.chains()
             ]
             current = {name: now[name] for name in family.names if name in now}
-            return solve(family.root, votes, Level(self.groups, current)).index
+            return solve_family(family.root, votes, Level(self.groups, current)).index
 
         found = self.pool.map(solved, self._batches)
         return {name: index for part in found for name, index in part.items()}

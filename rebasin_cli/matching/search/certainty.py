@@ -23,22 +23,22 @@ NEARLY_ALL = 0.95  # of a family's units: there may be dead ones and equal ones
 AT_ONCE = 1 << 24  # similarities held beside those that are kept
 
 
-def beyond_doubt(kept: SimilarityCache, permutations: Permutations) -> bool:
+def beyond_doubt(cache: SimilarityCache, permutations: Permutations) -> bool:
     """Return whether nearly every unit's partner is worth WIDE times any other, both ways.
 
     permutations: where a descent ended. What is not matched on similarities has to have only
     families around it that are: its order is then the best there is with those in place.
     """
-    groups, families = kept.pair.groups, kept.families
+    groups, families = cache.pair.groups, cache.families
     # In the order of the families: what is kept must not depend on how a set is ordered.
     seen = [root for root, family in families.items() if dense(family, groups)]
     others = (families[root] for root in families.keys() - {*seen})
     known = all(family.neighbours & families.keys() <= {*seen} for family in others)
-    return bool(seen) and known and all(_sure(kept, families[root], permutations) for root in seen)
+    return bool(seen) and known and all(_sure(cache, families[root], permutations) for root in seen)
 
 
-def _sure(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> bool:
-    similarities = {s.groups: s.matrix() for s in kept.similarities(family, permutations)}
+def _sure(cache: SimilarityCache, family: GroupFamily, permutations: Permutations) -> bool:
+    similarities = {s.groups: s.matrix() for s in cache.similarities(family, permutations)}
     return all(
         float(_ahead(similarities[chain.groups], chain.order(permutations)).double().mean())
         >= NEARLY_ALL

@@ -20,7 +20,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import ORDERS, Settings
@@ -65,7 +65,7 @@ class Move:
 
 
 def descend(
-    kept: SimilarityCache,
+    cache: SimilarityCache,
     start: Permutations,
     *,
     order: Sequence[str],
@@ -76,7 +76,7 @@ def descend(
 
     order: the roots, in the order of the first visits.
     """
-    families = kept.families
+    families = cache.families
     permutations, gains, sweeps = dict(start), list[float](), list[int]()
     first = {root: k for k, root in enumerate(order)}
     waiting, done, limit = dict.fromkeys(order), 0, visits * len(order)
@@ -87,9 +87,9 @@ def descend(
         for root in batch:
             del waiting[root]
         done += len(batch)
-        step = partial(visit, kept, permutations=dict(permutations))
-        parts = _affordable([families[root] for root in batch], kept.limit)
-        moves = chain.from_iterable(kept.pair.pool.map(step, part) for part in parts)
+        step = partial(visit, cache, permutations=dict(permutations))
+        parts = _affordable([families[root] for root in batch], cache.limit)
+        moves = chain.from_iterable(cache.pair.pool.map(step, part) for part in parts)
         for root, move in zip(batch, moves, strict=True):
             if move is None:
                 continue
@@ -136,7 +136,7 @@ def _visit_memory(family: GroupFamily) -> int:
     return max(solving, OPERANDS * WORD * max((site.numel for site in family.sites), default=0))
 
 
-def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations) -> Move | None:
+def visit(cache: SimilarityCache, family: GroupFamily, permutations: Permutations) -> Move | None:
     """Return the best move of one family with all others in place, or None if it should stay.
 
     Where the root owns two dimensions of a block, the assignment sees only a linearisation:
@@ -144,8 +144,8 @@ def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations
     for ever, since the maximum of a linearisation may be worth less than where it was made.
     """
     current = {name: permutations[name].index for name in family.names}
-    votes = kept.votes(family, permutations)
-    solution = solve(family.root, votes, Level(kept.pair.groups, current))
+    votes = cache.votes(family, permutations)
+    solution = solve_family(family.root, votes, Level(cache.pair.groups, current))
     moved = {
         name: replace(permutations[name], index=index)
         for name, index in solution.index.items()
@@ -153,8 +153,8 @@ def visit(kept: SimilarityCache, family: GroupFamily, permutations: Permutations
     }
     if not moved:
         return None
-    gain = kept.gain(family, votes, permutations, {**permutations, **moved})
-    return Move(moved, gain) if gain > TOLERANCE * kept.pair.scale(family) else None
+    gain = cache.gain(family, votes, permutations, {**permutations, **moved})
+    return Move(moved, gain) if gain > TOLERANCE * cache.pair.scale(family) else None
 
 
 def projection(
@@ -181,8 +181,8 @@ def projection(
         a = DeviceTensors(held, label="the free parameters", device=device, dtype=dtype, limit=room)
         # nothing outlives a target: all that is kept of similarities are products with it
         with threads(settings, moving) as pool:
-            kept = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
-            found = descend(kept, start, order=order, visits=settings.visits)
+            cache = SimilarityCache(Pair(a, b, bound.groups, pool), moving, room)
+            found = descend(cache, start, order=order, visits=settings.visits)
         return found.permutations
 
     return project

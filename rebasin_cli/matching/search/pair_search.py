@@ -55,7 +55,7 @@ class Attempt:
 class PairSearch:
     """The pair of models, and everything that stays the same while it is matched."""
 
-    kept: SimilarityCache
+    cache: SimilarityCache
     bound: BoundSpec
     families: Mapping[str, GroupFamily]
     settings: Settings
@@ -64,7 +64,7 @@ class PairSearch:
 
     @property
     def pair(self) -> Pair:
-        return self.kept.pair
+        return self.cache.pair
 
     @property
     def pool(self) -> Executor:
@@ -103,7 +103,7 @@ class PairSearch:
         """Descend by coordinates. visits: of each family; None: by the settings."""
         order = ORDERS[self.settings.order]
         return descend(
-            self.kept,
+            self.cache,
             start,
             order=order(list(self.families), torch.Generator().manual_seed(seed)),
             visits=visits or self.settings.visits,
@@ -137,7 +137,7 @@ class PairSearch:
             self.bound,
             permutations,
             self.detail,
-            kept=self.kept,
+            cache=self.cache,
             progress=self.progress,
         )
         end = measured.objective.after

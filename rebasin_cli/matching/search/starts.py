@@ -11,7 +11,7 @@ from heapq import heappop, heappush
 
 import torch
 
-from rebasin_cli.matching.assignment.joint import Level, solve
+from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.problem.group_families import GroupFamily
 from rebasin_cli.matching.problem.similarity import sum_similarities
 from rebasin_cli.matching.problem.similarity_cache import dense
@@ -69,7 +69,7 @@ def descriptor_start(
         family = families[root]
         terms = pair.terms(family, known)
         votes = sum_similarities(terms, pair.pool) if dense(family, pair.groups) else list(terms)
-        solution = solve(family.root, votes, Level(pair.groups, {}))
+        solution = solve_family(family.root, votes, Level(pair.groups, {}))
         for group in family.members:
             found = solution.index.get(group.name, everything[group.name].index)
             known[group.name] = Permutation(found, group.parents)

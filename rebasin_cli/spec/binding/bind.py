@@ -9,16 +9,22 @@ from typing import Any
 
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.binding.bound_norms import bind_norms
-from rebasin_cli.spec.binding.cut_blocks import Piece, count, of_pairs, pieces
-from rebasin_cli.spec.binding.declared import Declared, Sizes, chain, declared_groups, parents
+from rebasin_cli.spec.binding.cut_blocks import Piece, count_pieces, cut_pieces, of_pairs
+from rebasin_cli.spec.binding.declared import (
+    Declared,
+    Sizes,
+    chain,
+    declared_groups,
+    declared_parents,
+)
 from rebasin_cli.spec.binding.entry_match import Placement, match_tensors, matching_names
 from rebasin_cli.spec.binding.resolve import resolve
-from rebasin_cli.spec.binding.sizes import check_turns, solve
+from rebasin_cli.spec.binding.sizes import check_turns, solve_sizes
 from rebasin_cli.spec.binding.symmetry import (
     Occurrences,
     check_parents,
     check_sides,
-    occurrences,
+    group_occurrences,
     one_sided,
 )
 from rebasin_cli.spec.binding.ties import Ties
@@ -28,6 +34,7 @@ from rebasin_cli.spec.language.model import (
     Named,
     Spec,
     TextPlace,
+    axis_names,
     leaves,
     parts_of,
 )
@@ -96,11 +103,11 @@ class _Binder:
         groups = [name for name in used if self._owner(name)]
         declared = declared_groups(spec, groups, problems)
         known, broken = self._known(used, declared)
-        sizes = solve(placements, known, broken, self._sizes, problems)
+        sizes = solve_sizes(placements, known, broken, self._sizes, problems)
         if not problems.added:  # sizes that are wrong would not alternate either
             check_turns(placements, sizes, problems)
         declared = _turning_together(declared, placements)
-        per = parents(spec, declared, groups, problems)
+        per = declared_parents(spec, declared, groups, problems)
         self._check_stacks(placements)
         turning = {name for name, d in declared.items() if d.maps.startswith(ROTARY)}
         excused = {n for n, d in declared.items() if d.fixed or d.one_sided} | turning
@@ -116,7 +123,7 @@ class _Binder:
         placements = self._placements()
         groups = [name for name in _first_uses(placements) if self._owner(name)]
         declared = declared_groups(self._spec, groups, self._problems)
-        per = parents(self._spec, declared, groups, self._problems)
+        per = declared_parents(self._spec, declared, groups, self._problems)
         return tuple(one_sided(self._occurrences(placements), per))
 
     def _placements(self) -> list[Placement]:
@@ -125,7 +132,7 @@ class _Binder:
         return list(self._ties.inherited(resolved))
 
     def _occurrences(self, placements: Sequence[Placement]) -> Occurrences:
-        return occurrences(placements, self._owner, self._transposed)
+        return group_occurrences(placements, self._owner, self._transposed)
 
     @cached_property  # what is wrong with the patterns is reported once
     def _transposed(self) -> frozenset[str]:
@@ -166,11 +173,11 @@ class _Binder:
         sizes: Mapping[str, int],
         ancestors: Mapping[str, Sequence[str]],
     ) -> list[Piece]:
-        if sum(map(count, placement.parts)) > MAX_BLOCKS:
+        if sum(map(count_pieces, placement.parts)) > MAX_BLOCKS:
             what = f"{placement.members[0]!r} falls into more than {MAX_BLOCKS:,} blocks"
             self._problems.add(what, placement.at)
             return []
-        cut = pieces(placement, sizes, self._owner)
+        cut = cut_pieces(placement, sizes, self._owner)
         check_parents(placement, cut, ancestors, self._problems)
         return cut
 
@@ -231,7 +238,7 @@ def _turning_together(
     """
     found = dict(declared)
     for part in (part for placement in placements for part in placement.parts):
-        names = {leaf.name for axis in part for leaf in leaves(axis) if isinstance(leaf, Named)}
+        names = set(axis_names(part))
         for name in names & declared.keys():
             said = declared[name]
             if said.maps.startswith(ROTARY) and said.per and said.per not in names:

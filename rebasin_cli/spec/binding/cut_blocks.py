@@ -63,7 +63,7 @@ class Piece:
         return Block(self.offset, tuple(_merged([d.dim for d in self.dims])))
 
 
-def pieces(placement: Placement, sizes: Mapping[str, int], owner: Owner) -> list[Piece]:
+def cut_pieces(placement: Placement, sizes: Mapping[str, int], owner: Owner) -> list[Piece]:
     """Return the pieces of a tensor, which cover it exactly.
 
     owner: from a name in an expression to its group, or None for a size.
@@ -78,21 +78,21 @@ def pieces(placement: Placement, sizes: Mapping[str, int], owner: Owner) -> list
             Piece(piece.offset + start, piece.dims) for piece in _part(part, steps, sizes, owner)
         )
         if placement.split is not None:
-            start += measure(part[placement.split], sizes) * steps[placement.split]
+            start += axis_size(part[placement.split], sizes) * steps[placement.split]
     return found
 
 
-def measure(tree: AxisExpr, sizes: Mapping[str, int]) -> int:
+def axis_size(tree: AxisExpr, sizes: Mapping[str, int]) -> int:
     """Return the size of an axis expression."""
     if isinstance(tree, Fixed):
         return tree.size or 0
     if isinstance(tree, Named):
         return sizes[tree.name]
     total = prod if isinstance(tree, Product) else sum
-    return total(measure(part, sizes) for part in parts_of(tree))
+    return total(axis_size(part, sizes) for part in parts_of(tree))
 
 
-def count(axes: Axes) -> int:
+def count_pieces(axes: Axes) -> int:
     """Return the number of pieces that axis expressions give, before any of them is made."""
     return prod(_count(axis) for axis in axes)
 
@@ -116,9 +116,9 @@ def _along(tree: AxisExpr, axis: int, sizes: Mapping[str, int], owner: Owner) ->
     """Return the pieces of one axis; offsets and strides count along this axis."""
     if isinstance(tree, Named | Fixed):
         group = owner(tree.name) if isinstance(tree, Named) else None
-        return [Piece(0, (AxisDim(axis, Dim(measure(tree, sizes), 1, group), tree.at),))]
+        return [Piece(0, (AxisDim(axis, Dim(axis_size(tree, sizes), 1, group), tree.at),))]
     inside = [_along(part, axis, sizes, owner) for part in parts_of(tree)]
-    totals = [measure(part, sizes) for part in parts_of(tree)]
+    totals = [axis_size(part, sizes) for part in parts_of(tree)]
     if isinstance(tree, Product):
         steps = [prod(totals[k + 1 :]) for k in range(len(totals))]
         by_factor = [[p.scaled(step) for p in row] for row, step in zip(inside, steps, strict=True)]
@@ -146,7 +146,7 @@ def of_pairs(block: Block) -> Block:
     return Block(2 * block.offset, tuple(_merged([*dims, Dim(2, 1)])))
 
 
-def without(block: Block, groups: Container[str | None]) -> Block:
+def without_groups(block: Block, groups: Container[str | None]) -> Block:
     """Return a block with fixed dimensions where some groups stand.
 
     They then merge with their neighbours; nothing else about the view changes.

@@ -9,7 +9,12 @@ from typing import Any
 
 from rebasin_cli.errors import suggest
 from rebasin_cli.spec.language.expression import TEMPLATE
-from rebasin_cli.spec.language.model import Declaration, Named, Spec, TextPlace, axes_of, leaves
+from rebasin_cli.spec.language.model import (
+    Declaration,
+    Spec,
+    TextPlace,
+    entry_names,
+)
 from rebasin_cli.spec.language.problems import Problems
 from rebasin_cli.spec.language.tensor_names import INDEX
 
@@ -61,8 +66,7 @@ class Sizes:
     def check_given(self, problems: Problems) -> None:
         """Add a problem for each given size that the spec does not use or that is no size."""
         entries = self._spec.tensors.values()
-        axes = (axis for entry in entries for axes in axes_of(entry) for axis in axes)
-        used = {leaf.name for axis in axes for leaf in leaves(axis) if isinstance(leaf, Named)}
+        used = {name for entry in entries for name in entry_names(entry)}
         declared = {declaration.size for declaration in self._spec.groups.values()}
         known = used | declared | self._spec.sizes.keys()
         for name, value in self._given.items():
@@ -128,7 +132,7 @@ def _shape(key: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-def parents(
+def declared_parents(
     spec: Spec, declared: Mapping[str, Declared], groups: Collection[str], problems: Problems
 ) -> dict[str, str]:
     """Return child -> parent, where the parent exists and no group is above itself."""

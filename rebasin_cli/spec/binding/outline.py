@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rebasin_cli.spec.language.model import Spec
-from rebasin_cli.spec.language.pattern import compile_pattern, matches, pieces
+from rebasin_cli.spec.language.pattern import compile_pattern, matches, pattern_pieces
 from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.tensors import TensorInfo
 
@@ -93,7 +93,7 @@ def _outline(name: str) -> str:
 @lru_cache(maxsize=4096)
 def _loose(text: str) -> re.Pattern[str]:
     """Return an expression that matches the outline of every name that a pattern matches."""
-    return re.compile("".join(map(_loose_piece, pieces(text))), re.DOTALL)
+    return re.compile("".join(map(_loose_piece, pattern_pieces(text))), re.DOTALL)
 
 
 def _loose_piece(piece: str) -> str:

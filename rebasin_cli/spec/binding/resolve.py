@@ -16,6 +16,8 @@ from rebasin_cli.spec.language.model import (
     Split,
     TextPlace,
     axes_of,
+    axis_names,
+    entry_names,
     leaves,
     rewritten,
 )
@@ -47,15 +49,13 @@ def _is_late(spec: Spec, tensor: Matched) -> bool:
     if tensor.pattern.indices or tensor.pattern.ends:
         return False
     entry = spec.tensors[tensor.pattern.text]
-    found = (leaf for axes in axes_of(entry) for axis in axes for leaf in leaves(axis))
-    return any(isinstance(leaf, Named) and templates(leaf.name) for leaf in found)
+    return any(map(templates, entry_names(entry)))
 
 
 def _names(placements: Iterable[Placement]) -> Iterator[str]:
     for placement in placements:
         for axes in placement.parts:
-            for axis in axes:
-                yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
+            yield from axis_names(axes)
 
 
 class _Resolver:
@@ -92,7 +92,7 @@ class _Resolver:
     def _too_many(self, tensor: Matched, axes: Axes) -> None:
         self._problems.add(
             f"{tensor.members[0]!r} has {len(tensor.shape)} axes, the spec lists {len(axes)}",
-            span(axes[len(tensor.shape)]),
+            place_of_axis(axes[len(tensor.shape)]),
             detail=f"its shape is {list(tensor.shape)}",
             kind="rank",
         )
@@ -163,7 +163,7 @@ def _loosely(text: str) -> str:
     return INDEX.join(map(re.escape, TEMPLATE.split(text)[::2]))
 
 
-def span(tree: AxisExpr) -> TextPlace | None:
+def place_of_axis(tree: AxisExpr) -> TextPlace | None:
     """Return the place of an axis expression, from its first factor to its last."""
     places = [leaf.at for leaf in leaves(tree)]
     first, last = places[0], places[-1]

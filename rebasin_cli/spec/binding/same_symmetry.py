@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
-from rebasin_cli.spec.binding.cut_blocks import without
+from rebasin_cli.spec.binding.cut_blocks import without_groups
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.tensors.blocks import Block
 
@@ -42,7 +42,7 @@ def _moving(bound: BoundSpec) -> Moving:
     found = {
         t.members: (
             t.votes,
-            [without(b, still) for b in sorted(t.blocks, key=lambda block: block.offset)],
+            [without_groups(b, still) for b in sorted(t.blocks, key=lambda block: block.offset)],
         )
         for t in bound.tensors
     }

@@ -12,9 +12,9 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rebasin_cli.spec.binding.cut_blocks import measure
+from rebasin_cli.spec.binding.cut_blocks import axis_size
 from rebasin_cli.spec.binding.entry_match import Placement
-from rebasin_cli.spec.binding.resolve import span
+from rebasin_cli.spec.binding.resolve import place_of_axis
 from rebasin_cli.spec.language.expression import dump_expression
 from rebasin_cli.spec.language.model import (
     AxisExpr,
@@ -22,8 +22,8 @@ from rebasin_cli.spec.language.model import (
     Interleaving,
     Named,
     Product,
+    axis_names,
     concatenation,
-    leaves,
     parts_of,
 )
 from rebasin_cli.spec.language.problems import Problems
@@ -42,8 +42,7 @@ class Equation:
     @property
     def names(self) -> tuple[str, ...]:
         """The names in the expression, each once."""
-        found = (leaf.name for leaf in leaves(self.tree) if isinstance(leaf, Named))
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(axis_names([self.tree])))
 
     @property
     def shown(self) -> str:
@@ -65,7 +64,7 @@ def equations(placements: Iterable[Placement]) -> Iterator[Equation]:
                 yield Equation(tree, size, f"{placement.members[0]}[{axis}]")
 
 
-def solve(
+def solve_sizes(
     placements: Iterable[Placement],
     declared: Mapping[str, int],
     broken: Iterable[str],
@@ -121,7 +120,7 @@ def check_turns(
     for placement in placements:
         for axis, tree in ((k, tree) for part in placement.parts for k, tree in enumerate(part)):
             for mixed in _interleaved_in(tree):
-                made = [measure(part, sizes) for part in mixed.parts]
+                made = [axis_size(part, sizes) for part in mixed.parts]
                 fair = [len(range(k, sum(made), len(made))) for k in range(len(made))]
                 if made != fair:
                     _uneven(f"{placement.members[0]}[{axis}]", mixed, made, fair, problems)
@@ -139,7 +138,7 @@ def _uneven(
 ) -> None:
     problems.add(
         f"the parts of {_shown(tree)!r} cannot alternate",
-        span(tree),
+        place_of_axis(tree),
         detail=f"in {label}, {sum(made)} units in turn are {fair} in the parts, not {made}",
         hint="parts behind one another are written with '+'",
         kind="turns",
@@ -203,13 +202,13 @@ class _Solver:
             hint = _flattened(tree.name, made, equation.size)
         elif not isinstance(tree, Fixed):
             detail += self._sources(equation)
-        self._problems.add(what, span(tree), detail=detail, hint=hint, kind="size")
+        self._problems.add(what, place_of_axis(tree), detail=detail, hint=hint, kind="size")
 
     def _does_not_divide(self, equation: Equation) -> None:
         empty = isinstance(equation.tree, Named)
         self._problems.add(
             "a group needs units" if empty else f"{equation.shown!r} does not divide the axis",
-            span(equation.tree),
+            place_of_axis(equation.tree),
             detail=f"{equation.label} is {equation.size}{self._sources(equation)}",
             kind="divide",
         )
@@ -238,7 +237,7 @@ class _Solver:
         listed = " and ".join(dict.fromkeys("~" if n[0] == "~" else repr(n) for n in names))
         self._problems.add(
             f"the size of {listed} cannot be inferred",
-            span(equation.tree),
+            place_of_axis(equation.tree),
             detail=f"{equation.label} is {equation.size} = {equation.shown}",
             hint="declare a `size:` under `groups:`, or name a size and give it with --set NAME=N",
             kind="unknown",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.spec.binding.cut_blocks import measure
+from rebasin_cli.spec.binding.cut_blocks import axis_size
 from rebasin_cli.spec.language.model import (
     Axes,
     AxisExpr,
@@ -24,8 +24,8 @@ from rebasin_cli.spec.language.model import (
     Split,
     Sum,
     axes_of,
+    axis_names,
     concatenation,
-    leaves,
     product,
 )
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
@@ -117,9 +117,7 @@ def scattered_groups(
     found, spec = set(), _by_name(spec)
     for name, window in windows.items():
         cut = _cut(name, infos[window.source], window)
-        for axis in _picked(spec, window, cut):
-            if not isinstance(axis, Named):
-                found |= {leaf.name for leaf in leaves(axis) if isinstance(leaf, Named)}
+        found |= set(axis_names(a for a in _picked(spec, window, cut) if not isinstance(a, Named)))
     while inner := {n for n, group in spec.groups.items() if group.per in found} - found:
         found |= inner
     return frozenset(found)
@@ -221,7 +219,7 @@ class _Cutter:
             return entry
         start = 0
         for part in (_padded(part, rank) for part in entry.parts):
-            end = start + measure(part[entry.axis], self.sizes)
+            end = start + axis_size(part[entry.axis], self.sizes)
             if cut.spans[entry.axis] == (start, end):
                 # Placeholders stand for the parts before, so that spans keep their meaning.
                 moved = concatenation([*([Fixed(start)] if start else []), part[entry.axis]])
@@ -234,7 +232,7 @@ class _Cutter:
         start, end = span
         if isinstance(tree, Fixed) and tree.size is None:
             return tree
-        size = measure(tree, self.sizes)
+        size = axis_size(tree, self.sizes)
         if (start, end) == (0, size):
             return tree
         if isinstance(tree, Fixed):
@@ -252,12 +250,12 @@ class _Cutter:
         if not isinstance(tree, Product) or not isinstance(tree.factors[0], Fixed):
             return None
         inner = product(tree.factors[1:])
-        return inner, measure(inner, self.sizes)
+        return inner, axis_size(inner, self.sizes)
 
     def _segments(self, name: str, tree: Sum, span: tuple[int, int]) -> AxisExpr:
         kept, begin = [], 0
         for segment in tree.segments:
-            size = measure(segment, self.sizes)
+            size = axis_size(segment, self.sizes)
             low, high = max(span[0] - begin, 0), min(span[1] - begin, size)
             if low < high:
                 kept.append(self._sliced(name, segment, (low, high)))

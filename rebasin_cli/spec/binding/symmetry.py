@@ -54,7 +54,7 @@ class Occurrence:
 Occurrences = Mapping[str, Sequence[Occurrence]]
 
 
-def occurrences(
+def group_occurrences(
     placements: Sequence[Placement], owner: Owner, transposed: frozenset[str]
 ) -> Occurrences:
     """Return where each group occurs, in checkpoint order."""

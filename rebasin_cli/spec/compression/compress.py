@@ -17,7 +17,7 @@ from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.compression.choices import Line, choices
-from rebasin_cli.spec.compression.forms import names_in, plain
+from rebasin_cli.spec.compression.forms import plain_entry
 from rebasin_cli.spec.compression.last import Made
 from rebasin_cli.spec.compression.norm_templates import short_norms
 from rebasin_cli.spec.compression.template_families import (
@@ -28,7 +28,7 @@ from rebasin_cli.spec.compression.template_families import (
     tensor_families,
 )
 from rebasin_cli.spec.language.dump import dump
-from rebasin_cli.spec.language.model import Norm, Spec
+from rebasin_cli.spec.language.model import Norm, Spec, entry_names
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
@@ -69,7 +69,7 @@ def compress(
 
 def _tidy(spec: Spec, infos: Mapping[str, TensorInfo], norms: Mapping[str, Norm]) -> Spec:
     ranks = {name: len(info.shape) for name, info in infos.items()}
-    tensors = {name: plain(entry, ranks.get(name, 1)) for name, entry in spec.tensors.items()}
+    tensors = {name: plain_entry(entry, ranks.get(name, 1)) for name, entry in spec.tensors.items()}
     return replace(spec, tensors=tensors, norms=norms, source="<spec>", text="", places={})
 
 
@@ -81,7 +81,7 @@ def _written(
 ) -> Spec:
     """Return the spec with the lines of families, the short ones of some."""
     templated = {name for family in families if family in short for name in family.templated}
-    made = Made((n for entry in spec.tensors.values() for n in names_in(entry)), templated)
+    made = Made((n for entry in spec.tensors.values() for n in entry_names(entry)), templated)
     lines: defaultdict[str, list[Line[Any]]] = defaultdict(list)
     for family in families:
         own = family.short if family in short else family.long

@@ -20,7 +20,7 @@ from rebasin_cli.spec.language.model import (
     Product,
     Split,
     axes_of,
-    leaves,
+    entry_names,
     rewritten,
 )
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
@@ -107,7 +107,7 @@ def _renamed_axes(axes: Axes, rename: Callable[[str], str]) -> Axes:
     return tuple(rewritten(axis, rename_groups) for axis in axes)
 
 
-def plain(entry: Entry, rank: int) -> Entry:
+def plain_entry(entry: Entry, rank: int) -> Entry:
     """Return the entry of a tensor with `~` for each fixed axis, and without those at the end.
 
     The axis along which parts are cut keeps its sizes: they say where to cut.
@@ -134,18 +134,11 @@ def _trimmed(axes: Axes, least: int) -> Axes:
     return axes
 
 
-def names_in(entry: Entry) -> Iterator[str]:
-    """Yield the names in an entry from left to right."""
-    for axes in axes_of(entry):
-        for axis in axes:
-            yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
-
-
 def _names(meaning: Meaning) -> Iterator[str]:
     if isinstance(meaning, Declaration):
         yield meaning.per or ""
     elif not isinstance(meaning, bool):
-        yield from names_in(meaning)
+        yield from entry_names(meaning)
 
 
 def _length(meaning: Meaning) -> int:

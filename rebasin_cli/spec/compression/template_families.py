@@ -14,9 +14,9 @@ from typing import Any
 
 from rebasin_cli.spec.compression.choices import Line
 from rebasin_cli.spec.compression.cover import NameRule, cover, explicit
-from rebasin_cli.spec.compression.forms import Forms, fill_form, names_in
+from rebasin_cli.spec.compression.forms import Forms, fill_form
 from rebasin_cli.spec.compression.items import AXIS_OF_NAMES, families_of
-from rebasin_cli.spec.language.model import Spec
+from rebasin_cli.spec.language.model import Spec, entry_names
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 
@@ -53,7 +53,9 @@ def tensor_families(spec: Spec, names: TensorNames) -> list[TemplateFamily]:
         # What single lines say is no row of layers, of which `{last}` could be the last.
         alone = {rule.pattern for rule in short if rule.single}
         covered = (item.text for item in items if item.form is not None)
-        groups = (group for n in covered if n not in alone for group in names_in(spec.tensors[n]))
+        groups = (
+            group for n in covered if n not in alone for group in entry_names(spec.tensors[n])
+        )
         lines = _lines(short), _lines(explicit(items))
         families.append(TemplateFamily("tensors", *lines, frozenset(groups)))
     return families

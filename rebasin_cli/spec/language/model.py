@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -133,6 +133,18 @@ Entry = Axes | Split
 def axes_of(entry: Entry) -> tuple[Axes, ...]:
     """Return the axis lists of an entry: one, or one for each part of a split."""
     return entry.parts if isinstance(entry, Split) else (entry,)
+
+
+def entry_names(entry: Entry) -> Iterator[str]:
+    """Yield the names in an entry from left to right."""
+    for axes in axes_of(entry):
+        yield from axis_names(axes)
+
+
+def axis_names(axes: Iterable[AxisExpr]) -> Iterator[str]:
+    """Yield the names in axis expressions from left to right."""
+    for axis in axes:
+        yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
 
 
 PERMUTATION = "permutation"

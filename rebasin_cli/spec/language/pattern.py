@@ -77,7 +77,7 @@ def compile_pattern(text: str) -> Pattern:
     )
 
 
-def pieces(text: str) -> list[str]:
+def pattern_pieces(text: str) -> list[str]:
     """Return what a pattern consists of: literal text, `{...}`, `[...]`, `*`; without its `?`."""
     return _PIECE.findall(_required(text))
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from rebasin_cli.errors import Problem, SpecError
-from rebasin_cli.spec.language.model import Entry, Named, TextPlace, axes_of, leaves
+from rebasin_cli.spec.language.model import Entry, TextPlace, entry_names
 from rebasin_cli.spec.language.tensor_names import skeleton
 
 # YAML's line breaks; excerpts must count lines as the YAML scanner does.
@@ -82,8 +82,7 @@ class Problems:
 
 
 def _skeletons(entry: Entry) -> set[str]:
-    found = (leaf for axes in axes_of(entry) for axis in axes for leaf in leaves(axis))
-    return {skeleton(leaf.name) for leaf in found if isinstance(leaf, Named)}
+    return set(map(skeleton, entry_names(entry)))
 
 
 def _counted(problem: Problem, others: int) -> Problem:

@@ -39,7 +39,7 @@ class Analysis:
     index tensors that are equal views of one.
     reads: axes of parameters over which an operator sums: by them the parameter reads units, by
     its others it writes them. grouped: groups of channels, and the axis of a weight that they are
-    the outer factor of. stems: copies of parameters, or of some rows of them.
+    the outer factor of. originals: copy of a parameter, or of some rows of one -> the parameter.
     """
 
     record: Record
@@ -52,11 +52,9 @@ class Analysis:
     identities: dict[Value, object] = field(default_factory=dict)
     reads: list[tuple[Value, AxisTerm]] = field(default_factory=list)
     grouped: list[tuple[AxisTerm, AxisTerm]] = field(default_factory=list)
-    stems: dict[Value, Value] = field(default_factory=dict)
+    originals: dict[Value, Value] = field(default_factory=dict)
     overwritten: frozenset[Value] = frozenset()
     unknown: set[str] = field(default_factory=set)  # operators without a rule
-
-    # -- what rules ask -------------------------------------------------------------------------
 
     def of(self, value: Value) -> AxisTerms:
         """Return the terms of a value's axes."""
@@ -103,9 +101,13 @@ class Analysis:
 
     def read(self, value: Value, term: AxisTerm) -> None:
         """Note that an operator sums over an axis of a parameter, or of a copy of one."""
-        root = self.stems.get(value.root, value.root)
-        if root.source.startswith("parameter"):
-            self.reads.append((root, term))
+        found = self.original(value)
+        if found.source.startswith("parameter"):
+            self.reads.append((found, term))
+
+    def original(self, value: Value) -> Value:
+        """Return the parameter that a value is a copy of, else the whole that it is a view of."""
+        return self.originals.get(value.root, value.root)
 
     def domain(self, value: object) -> AxisTerm | None:
         """Return what the numbers of an index tensor name, or None."""
@@ -114,8 +116,6 @@ class Analysis:
     def identity(self, value: Value) -> object:
         """Return something that is equal for index tensors which name the same units in order."""
         return self.identities.get(value, value)
-
-    # -- births ---------------------------------------------------------------------------------
 
     def segmented(self, birth: Birth, cuts: Sequence[int], size: int) -> tuple[Atom, AxisTerms]:
         """Return an index axis that is made of segments from the start, and the segments."""
@@ -166,8 +166,6 @@ class Analysis:
             self.terms.atom(size) if same else term
             for term, size, same in zip(axes, value.shape, uniform, strict=True)
         )
-
-    # -- the pass -------------------------------------------------------------------------------
 
     def emit(self, value: Value, axes: Sequence[AxisTerm]) -> None:
         """Give a value its axes; a value that has some already (written in place) unifies both."""

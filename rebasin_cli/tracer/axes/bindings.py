@@ -51,8 +51,6 @@ ALTERNATING = 64  # of more parts than that none has an order of its own: a sum 
 class Bindings(KnownAtoms):
     """A union-find over atoms whose members may also be bound to composite terms."""
 
-    # -- making two terms one -------------------------------------------------------------------
-
     def unify(self, first: AxisTerm, second: AxisTerm) -> None:
         """Make two axes of one size move together."""
         one, two = self.resolve(first), self.resolve(second)
@@ -143,8 +141,6 @@ class Bindings(KnownAtoms):
         if inner != ONE:
             factors.insert(0, inner)
         return outer
-
-    # -- taking terms apart ---------------------------------------------------------------------
 
     def cut(self, term: AxisTerm, offsets: Sequence[int]) -> list[AxisTerm]:
         """Return the segments of an axis between increasing offsets inside it."""

@@ -24,7 +24,7 @@ from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, rotary_axes
 from rebasin_cli.tracer.classes.rules import unit_state
 from rebasin_cli.tracer.classes.rules.unit_signs import sign_forms
 from rebasin_cli.tracer.classes.signs.sign_forms import signed_parts
-from rebasin_cli.tracer.classes.signs.signed_units import SignedUnits, fitting, signed_units
+from rebasin_cli.tracer.classes.signs.signed_units import SignedUnits, signed_units, signs_in_spec
 from rebasin_cli.tracer.classes.unit_states import UnitStates
 from rebasin_cli.tracer.recording.record import Call, Value
 
@@ -60,7 +60,7 @@ class ClassFindings:
 
     def in_spec(self, spec: Spec) -> ClassFindings:
         """Return the findings with the classes of those signs that a spec has a place for."""
-        signs = fitting(spec, self.signs)
+        signs = signs_in_spec(spec, self.signs)
         signed = {units.group: SIGNED for units in signs}
         return replace(self, classes={**self.classes, **signed}, signs=signs)
 
@@ -140,8 +140,7 @@ def _forbid_outputs(states: UnitStates, outputs: Iterable[Value]) -> None:
 
 def _tables(analysis: Analysis, calls: Sequence[Call]) -> frozenset[Value]:
     """Return the parameters of which rows are looked up."""
-    values = (call.args[0].root for call in calls if call.name == "embedding")
-    return frozenset(analysis.stems.get(value, value) for value in values)
+    return frozenset(analysis.original(c.args[0]) for c in calls if c.name == "embedding")
 
 
 def _forbid_readers(states: UnitStates) -> None:

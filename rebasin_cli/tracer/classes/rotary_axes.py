@@ -19,6 +19,7 @@ from rebasin_cli.spec.language.model import (
     Product,
     Spec,
     Split,
+    axis_names,
     leaves,
     parts_of,
     rewritten,
@@ -82,8 +83,8 @@ def _writers(states: UnitStates, value: Value, makers: Mapping[Value, Call]) -> 
         operands = [v for v in (call.operands if call else ()) if v not in seen]
         seen.update(operands)
         weights = [v for v in operands if states.weighs(v)]
-        stems = (states.analysis.stems.get(v.root, v.root) for v in weights)
-        yield from (v for v in stems if v.source.startswith("parameter"))
+        originals = map(states.analysis.original, weights)
+        yield from (v for v in originals if v.source.startswith("parameter"))
         # What a matrix is multiplied by is what the units are made from, and none of them.
         back = any(len(v.shape) > 1 for v in weights)
         pending += weights if back else operands
@@ -148,4 +149,4 @@ def _before(tree: AxisExpr, size: int, outer: tuple[str, ...] = ()) -> Iterator[
     for part in parts_of(tree):
         yield from _before(part, size, outer)
         if isinstance(tree, Product):
-            outer = (*outer, *(f.name for f in leaves(part) if isinstance(f, Named)))
+            outer = (*outer, *axis_names([part]))

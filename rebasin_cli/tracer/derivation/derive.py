@@ -25,6 +25,7 @@ from rebasin_cli.spec.language.model import (
     interleaving,
     product,
 )
+from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms
 from rebasin_cli.tracer.axes.axis_terms import (
     Atom,
@@ -37,7 +38,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     extent,
 )
 from rebasin_cli.tracer.classes.findings import ClassFindings, find_classes
-from rebasin_cli.tracer.derivation.naming import AtomOccurrence, names, occurrences
+from rebasin_cli.tracer.derivation.naming import AtomOccurrence, atom_occurrences, names
 from rebasin_cli.tracer.derivation.parents import parents
 from rebasin_cli.tracer.derivation.unused import hold_unused
 from rebasin_cli.tracer.points.points import Chart, Points, points
@@ -87,7 +88,7 @@ def derive(
     free = _free(analysis, axes.values())
     lines = _lines(parents(analysis, list(axes.values())), free)
     read = _read(analysis, record)
-    found = occurrences(axes, read)
+    found = atom_occurrences(axes, read)
     # Frozen atoms that something moves inside of: groups too, declared as fixed, because a child
     # has to name its parent (heads with ALiBi slopes stay, the dims inside each do not).
     held = [p for p in dict.fromkeys(lines.values()) if p not in free]
@@ -123,7 +124,7 @@ def _counts(value: Value) -> bool:
 
     Integers (position ids, indices, counters) never move.
     """
-    numbers = value.dtype.is_floating_point or value.dtype.is_complex
+    numbers = is_floating(value.dtype)
     return prod(value.shape) > 1 and numbers
 
 

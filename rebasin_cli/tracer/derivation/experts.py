@@ -25,8 +25,7 @@ from rebasin_cli.spec.language.model import (
     Named,
     Spec,
     Split,
-    axes_of,
-    leaves,
+    entry_names,
     rewritten,
 )
 from rebasin_cli.tensors import TensorInfo
@@ -50,7 +49,7 @@ class ExpertFamily:
         return {self.member(k, suffix) for k in range(self.count) for suffix in self.suffixes}
 
 
-def families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[ExpertFamily]:
+def expert_families(spec: Spec, infos: Mapping[str, TensorInfo]) -> Iterator[ExpertFamily]:
     """Yield the lists of modules that hold tensors of the same names and shapes.
 
     Layers of a network are such lists too; a router is what tells experts from them.
@@ -121,7 +120,7 @@ def _example(spec: Spec, family: ExpertFamily) -> int:
 
     def known(index: int) -> int:
         entries = (spec.tensors[family.member(index, suffix)] for suffix in family.suffixes)
-        return sum(len(list(_groups(entry))) for entry in entries)
+        return sum(len(list(entry_names(entry))) for entry in entries)
 
     return max(range(family.count), key=lambda index: (known(index), -index))
 
@@ -133,23 +132,19 @@ def _own_groups(spec: Spec, family: ExpertFamily, index: int) -> list[str]:
     shared: set[str] = set()
     for name, entry in spec.tensors.items():
         if name in inside:
-            own |= dict.fromkeys(_groups(entry))
+            own |= dict.fromkeys(entry_names(entry))
         else:
-            shared.update(_groups(entry))
+            shared.update(entry_names(entry))
     return [group for group in own if group not in shared]
 
 
 def _belongs(group: str, spec: Spec, family: ExpertFamily) -> bool:
     """Return whether a group occurs in the experts only."""
     return not any(
-        group in _groups(entry) for name, entry in spec.tensors.items() if name not in family.names
+        group in entry_names(entry)
+        for name, entry in spec.tensors.items()
+        if name not in family.names
     )
-
-
-def _groups(entry: Entry) -> Iterator[str]:
-    for axes in axes_of(entry):
-        for axis in axes:
-            yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
 
 
 def _routed(entry: Entry, axes: Sequence[int], group: str) -> Entry:

@@ -36,7 +36,7 @@ class AtomOccurrence:
     read: bool
 
 
-def occurrences(
+def atom_occurrences(
     tensors: Mapping[str, Sequence[AxisTerm]], read: Mapping[str, frozenset[Atom]]
 ) -> dict[Atom, list[AtomOccurrence]]:
     """Return where each atom occurs, in the order of the tensors.

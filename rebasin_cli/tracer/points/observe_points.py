@@ -25,6 +25,7 @@ from rebasin_cli.spec.language.model import (
     Spec,
     Split,
     axes_of,
+    entry_names,
     leaves,
     rewritten,
 )
@@ -79,12 +80,12 @@ def units_at(point: Point, value: Tensor, groups: Mapping[str, BoundGroup]) -> l
     whole = value.contiguous()
     found = []
     for block in _blocks(point, tuple(value.shape), groups):
-        if wanted & set(block.groups) and columns(filter(None, block.groups), groups):
+        if wanted & set(block.groups) and unit_count(filter(None, block.groups), groups):
             found.append(_units(block, whole))
     return found
 
 
-def columns(names: Iterable[str], groups: Mapping[str, BoundGroup]) -> int:
+def unit_count(names: Iterable[str], groups: Mapping[str, BoundGroup]) -> int:
     """Return how many units the groups of a block make together.
 
     0: too many to be compared, since groups of different families multiply there.
@@ -154,7 +155,7 @@ def _blocks(
         tensors={_VALUE: axes},
         groups={
             name: Declaration(size=groups[name].size, one_sided=True)
-            for name in dict.fromkeys(_names(axes))
+            for name in dict.fromkeys(entry_names(axes))
         },
     )
     try:
@@ -167,11 +168,6 @@ def _blocks(
             "but for its first axis",
         ) from error
     return bound.tensors[0].blocks
-
-
-def _names(entry: Entry) -> Iterator[str]:
-    for axis in (axis for part in axes_of(entry) for axis in part):
-        yield from (leaf.name for leaf in leaves(axis) if isinstance(leaf, Named))
 
 
 def _any_batch(entry: Entry, groups: Container[str]) -> Entry:

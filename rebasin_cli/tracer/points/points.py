@@ -38,12 +38,12 @@ class Point:
     axes: Entry
 
 
-Points = Mapping[str, tuple[Point, ...]]  # by what `kind` returns
+Points = Mapping[str, tuple[Point, ...]]  # by what `point_kind` returns
 MOMENTS = ("after", "before")
 REACHES = ("all", "last")
 
 
-def kind(moment: str, reach: str) -> str:
+def point_kind(moment: str, reach: str) -> str:
     """Return the key of a moment, after or before the activation, and of all places or the last."""
     return f"{moment} {reach}"
 
@@ -111,9 +111,9 @@ def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tup
     before = {group: active.get(group, places) for group, places in after.items()}
     found: dict[str, tuple[Point, ...]] = {}
     for moment, places in zip(MOMENTS, (after, before), strict=True):
-        found[kind(moment, "all")] = _gathered(places, first, chart)
+        found[point_kind(moment, "all")] = _gathered(places, first, chart)
         ends = {group: every[:1] for group, every in places.items()}
-        found[kind(moment, "last")] = _gathered(ends, first, chart)
+        found[point_kind(moment, "last")] = _gathered(ends, first, chart)
     return found
 
 

@@ -13,7 +13,7 @@ from math import prod
 from torch import Tensor
 
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec.language.model import Named, Spec, axes_of, leaves
+from rebasin_cli.spec.language.model import Spec, axes_of, axis_names
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tracer.derivation.derive import FixedAxis
 from rebasin_cli.tracer.derivation.unused import UNUSED
@@ -97,7 +97,7 @@ def _sloped(slopes: Mapping[str, Tensor], places: BlockPlaces) -> bool:
     return any(bool((slope != 0).any()) for slope in slices)
 
 
-def without(spec: Spec, bound: BoundSpec, names: Sequence[str]) -> Spec:
+def without_unmoved(spec: Spec, bound: BoundSpec, names: Sequence[str]) -> Spec:
     """Return the spec in which some groups are fixed, and their children of them."""
     return orphaned_groups(drop_groups(spec, bound, names), bound, [])
 
@@ -116,11 +116,11 @@ def fixed_axes(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> list[Fixed
     """Return what is fixed for want of use: the axes of some groups, in the order of tensors."""
     gone = set(names)
     found = [
-        FixedAxis(name.removesuffix("?"), axis, bound.groups[leaf.name].size, UNUSED, soft=False)
+        FixedAxis(name.removesuffix("?"), axis, bound.groups[group].size, UNUSED, soft=False)
         for name, entry in spec.tensors.items()
         for row in axes_of(entry)
         for axis, expression in enumerate(row)
-        for leaf in leaves(expression)
-        if isinstance(leaf, Named) and leaf.name in gone
+        for group in axis_names([expression])
+        if group in gone
     ]
     return list(dict.fromkeys(found))

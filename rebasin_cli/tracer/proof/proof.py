@@ -15,11 +15,16 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import take, take_member
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
-from rebasin_cli.spec.language.model import Declaration, Entry, Named, Spec, axes_of, leaves
+from rebasin_cli.spec.language.model import (
+    Declaration,
+    Entry,
+    Spec,
+    entry_names,
+)
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
-from rebasin_cli.tensors.numbers import in_reals
+from rebasin_cli.tensors.numbers import in_reals, is_floating
 from rebasin_cli.tensors.trees import tensors_in
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, without_sizes
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
@@ -146,11 +151,7 @@ class Trial:
         """Return an output as the permutations leave it."""
         entry = self._returned.get(name, ())
         groups = {
-            leaf.name: bound.groups[leaf.name]
-            for axes in axes_of(entry)
-            for axis in axes
-            for leaf in leaves(axis)
-            if isinstance(leaf, Named) and leaf.name in bound.groups
+            group: bound.groups[group] for group in entry_names(entry) if group in bound.groups
         }
         if not groups:
             return values
@@ -170,14 +171,8 @@ class Trial:
         """
         generator = torch.Generator().manual_seed(0)
 
-        def stirred(name: str) -> Tensor:  # not all by the same: a norm may take that away
-            before = self._state[name]
-            noise = torch.randn(before.shape, generator=generator, dtype=torch.float32)
-            # In place: touching fresh memory takes longer than the sums.
-            scale = torch.linalg.vector_norm(before, 1) / max(before.numel(), 1)
-            return noise.to(before.dtype).mul_(scale + 1).add_(before)
-
-        with self._changed((name, stirred(name)) for name in names):
+        # not all by the same: a norm may take that away
+        with self._changed((name, _noisy(self._state[name], generator)) for name in names):
             return any(self._gap(k) > ACCEPTED for k in self._order)
 
     def doubt(self) -> Doubt | None:
@@ -193,7 +188,9 @@ class Trial:
 
         By name, contiguous; without those to which no gradient leads.
         """
-        live = {n: t for n, t in _tensors(self._model).items() if n in names and _varies(t)}
+        live = {
+            n: t for n, t in _tensors(self._model).items() if n in names and is_floating(t.dtype)
+        }
         leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
         for k in self._order:
             found = zip(leaves, self._gradients(self._calls[k], leaves.values()), strict=True)
@@ -226,13 +223,14 @@ class Trial:
     def _same_with(self, places: Mapping[str, Sequence[Block]], seed: int) -> bool:
         generator = torch.Generator().manual_seed(seed)
 
-        def stirred(name: str, blocks: Sequence[Block]) -> Tensor:
+        def noisy(name: str, blocks: Sequence[Block]) -> Tensor:
             changed = self._state[name].clone(memory_format=torch.contiguous_format)
             for block in blocks:
-                _stir(block.view(in_reals(changed)), generator)
+                here = block.view(in_reals(changed))
+                here.copy_(_noisy(here, generator))
             return changed
 
-        with self._changed((name, stirred(name, blocks)) for name, blocks in places.items()):
+        with self._changed((name, noisy(name, blocks)) for name, blocks in places.items()):
             runs = ((self._before[k], self._run(self._calls[k])) for k in self._order)
             return all(_identical(before[n], after[n]) for before, after in runs for n in before)
 
@@ -272,7 +270,7 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
         n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
     }
     for name, tensor in _tensors(model).items():
-        if _varies(tensor) and (isinstance(tensor, nn.Parameter) or name in statistics):
+        if is_floating(tensor.dtype) and (isinstance(tensor, nn.Parameter) or name in statistics):
             positive = name.endswith("running_var")
             _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
 
@@ -280,10 +278,6 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
 def _positions(call: Arguments) -> int:
     """Return how much a call is given, which is about how long it takes."""
     return sum(tensor.numel() for tensor in tensors_in(call))
-
-
-def _varies(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive: bool) -> None:
@@ -322,10 +316,12 @@ def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
     return total
 
 
-def _stir(block: Tensor, generator: torch.Generator) -> None:
-    """Add noise to a block that is larger than its numbers."""
-    noise = torch.randn(block.shape, generator=generator, dtype=torch.float32)
-    block.add_(noise.to(block.dtype) * (block.abs().mean() + 1))
+def _noisy(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Return numbers with noise that is larger than they are."""
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)
+    # In place: touching fresh memory takes longer than the sums.
+    scale = torch.linalg.vector_norm(values, 1) / max(values.numel(), 1)
+    return noise.to(values.dtype).mul_(scale + 1).add_(values)
 
 
 def _identical(before: Tensor, after: Tensor) -> bool:

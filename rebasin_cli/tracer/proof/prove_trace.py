@@ -9,24 +9,27 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.errors import SpecError
-from rebasin_cli.models.module_weights import widen, widen_tensor
+from rebasin_cli.models.module_weights import widen_model, widen_tensor
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.permutation import Permutation
-from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import TracedTensors, prove_classes
-from rebasin_cli.tracer.derivation.experts import ExpertFamily, families, routers, stack_experts
+from rebasin_cli.tracer.derivation.experts import (
+    ExpertFamily,
+    expert_families,
+    routers,
+    stack_experts,
+)
 from rebasin_cli.tracer.model_trace import Trace, compress_trace
 from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
 from rebasin_cli.tracer.proof.ineffective import (
     fixed_axes,
     unmoved_groups,
     unmoved_tensors,
-    without,
+    without_unmoved,
 )
 from rebasin_cli.tracer.proof.proof import Proof, Trial, random_permutations, rotate_units
 from rebasin_cli.tracer.proof.unproved import UNMOVED, Doubt
@@ -66,8 +69,7 @@ def prove_trace(
 def _with_classes(traced: Trace, found: ClassFindings, trial: Trial, rounding: float) -> Trace:
     tensors = TracedTensors(traced.infos, traced.ties)
     spec, reasons = prove_classes(traced.explicit, found, tensors, trial, rounding)
-    bound = tensors.bound(spec)
-    return replace(traced, explicit=spec, spec=spec, bound=bound, reasons=reasons)
+    return replace(traced.with_spec(spec), reasons=reasons)
 
 
 def _exercised(traced: Trace, trial: Trial) -> Trace:
@@ -75,12 +77,8 @@ def _exercised(traced: Trace, trial: Trial) -> Trace:
     names = unmoved_groups(trial, traced.bound)
     if not names:
         return traced
-    spec = without(traced.explicit, traced.bound, names)
     return replace(
-        traced,
-        spec=spec,
-        explicit=spec,
-        bound=bind(spec, traced.infos, ties=traced.ties),
+        traced.with_spec(without_unmoved(traced.explicit, traced.bound, names)),
         fixed=(*traced.fixed, *fixed_axes(traced.explicit, traced.bound, names)),
         unused=(*traced.unused, *unmoved_tensors(traced.bound, names)),
     )
@@ -88,20 +86,22 @@ def _exercised(traced: Trace, trial: Trial) -> Trace:
 
 def _with_experts(traced: Trace, trial: Trial) -> Trace:
     """Return the trace with the experts of each list as one axis of names, where that is proved."""
-    for family in list(families(traced.explicit, traced.infos)):
+    for family in list(expert_families(traced.explicit, traced.infos)):
         found = routers(traced.explicit, family)
         for router in (found, *([place] for place in found if len(found) > 1)):
-            spec = stack_experts(traced.explicit, family, router) if router else None
-            bound = _bound(spec, traced) if spec is not None else None
-            if bound is not None and spec is not None and _proves(trial, bound, family):
-                traced = replace(traced, explicit=spec, spec=spec, bound=bound)
+            stacked = _stacked(traced, family, router) if router else None
+            if stacked is not None and _proves(trial, stacked.bound, family):
+                traced = stacked
                 break
     return traced
 
 
-def _bound(spec: Spec, traced: Trace) -> BoundSpec | None:
+def _stacked(
+    traced: Trace, family: ExpertFamily, router: Sequence[tuple[str, int]]
+) -> Trace | None:
+    spec = stack_experts(traced.explicit, family, router)
     try:
-        return bind(spec, traced.infos, ties=traced.ties)
+        return None if spec is None else traced.with_spec(spec)
     except SpecError:
         return None
 
@@ -128,7 +128,7 @@ def _trial(traced: Trace, model: nn.Module, examples: Sequence[Arguments]) -> Tr
     doubt: Doubt | None = None
     for dtype in (torch.float64, torch.float32):
         with quiet():  # diffusers warns of modules that it would keep in float32
-            widen(model, dtype)
+            widen_model(model, dtype)
         cast = [_cast(example, dtype) for example in examples]
         try:
             trial = Trial(model, cast, traced.outputs, traced.returned)
@@ -162,8 +162,7 @@ def _refuted(
     spec = orphaned_groups(drop_groups(traced.explicit, traced.bound, gone), traced.bound, lonely)
     notes = dict.fromkeys(gone, "fixed: permuting it changes the outputs")
     notes |= dict.fromkeys(lonely, "one permutation for all indices of its parent")
-    bound = bind(spec, traced.infos, ties=traced.ties)
-    return replace(traced, explicit=spec, spec=spec, bound=bound), notes
+    return traced.with_spec(spec), notes
 
 
 def _same(permutations: Mapping[str, Permutation], name: str) -> dict[str, Permutation]:

@@ -73,6 +73,13 @@ class Call:
         return tuple(values_in((self.args, self.kwargs)))
 
     @property
+    def result(self) -> Value:
+        """The first result, of an operator that always has one."""
+        value = self.results[0]
+        assert value is not None
+        return value
+
+    @property
     def made(self) -> tuple[Value, ...]:
         """The results that are there."""
         return tuple(value for value in self.results if value is not None)

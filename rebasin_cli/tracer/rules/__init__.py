@@ -49,7 +49,7 @@ def apply_rule(analysis: Analysis, call: Call) -> Sequence[AxisTerms | None]:
         rule = arithmetic.pointwise
     made = _without_rule(analysis, call) if rule is None else rule(analysis, call)
     _pass_domains(analysis, call, name)
-    _pass_stems(analysis, call, name)
+    _note_copy(analysis, call, name)
     return made
 
 
@@ -67,15 +67,14 @@ def base_name(call: Call) -> str:
     return name[:-1] if in_place and name not in RULES else name
 
 
-def _pass_stems(analysis: Analysis, call: Call, name: str) -> None:
+def _note_copy(analysis: Analysis, call: Call, name: str) -> None:
     """Remember of which parameter a value is a copy, or some rows."""
     copies = facts(name).copies
     if not copies or not isinstance(call.args[0], Value) or call.results[0] is None:
         return
-    root = call.args[0].root
-    stem = analysis.stems.get(root, root)
-    if stem.source.startswith("parameter"):
-        analysis.stems[call.results[0]] = stem
+    original = analysis.original(call.args[0])
+    if original.source.startswith("parameter"):
+        analysis.originals[call.results[0]] = original
 
 
 def _pass_domains(analysis: Analysis, call: Call, name: str) -> None:

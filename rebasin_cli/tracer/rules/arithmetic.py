@@ -23,9 +23,8 @@ from rebasin_cli.tracer.recording.record import Call, Value, values_in
 
 def pointwise(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Element by element, with broadcasting: axes that meet are one."""
-    result = call.results[0]
-    assert result is not None
-    return [broadcast(analysis, [analysis.of(value) for value in call.operands], result.shape)]
+    rows = [analysis.of(value) for value in call.operands]
+    return [broadcast(analysis, rows, call.result.shape)]
 
 
 def broadcast(analysis: Analysis, rows: Iterable[AxisTerms], shape: Sequence[int]) -> AxisTerms:
@@ -124,9 +123,7 @@ def distances(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """Each row of one matrix with each of another; batches are broadcast."""
     one, two = analysis.of(call.args[0]), analysis.of(call.args[1])
     rows = (*one[:-1], ONE, one[-1]), (*two[:-2], ONE, *two[-2:])
-    result = call.results[0]
-    assert result is not None
-    whole = broadcast(analysis, rows, (*result.shape, extent(one[-1])))
+    whole = broadcast(analysis, rows, (*call.result.shape, extent(one[-1])))
     for row in rows:
         analysis.mix(row, [-1])
     analysis.meet((*whole[:-3], whole[-1]), whole[-3:-1])

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tensors.trees import leaves_of, map_leaves
 
 RUNS = 400  # of the operator, for one layout of arguments
@@ -49,7 +50,7 @@ class Operand:
 
     @property
     def random(self) -> bool:
-        return self.dtype.is_floating_point or self.dtype.is_complex
+        return is_floating(self.dtype)
 
     def tensor(self, generator: torch.Generator, *, positive: bool) -> Tensor:
         """Return its numbers, or random ones in double precision."""
@@ -126,13 +127,9 @@ def _examples(
 ) -> list[_OperatorExample]:
     """Return two examples, or more where truth values and integers tell less."""
     first = _example(operator, operands, 0, positive)
-    coarse = any(isinstance(r, Tensor) and not _is_fine(r) for r in first.results)
+    coarse = any(isinstance(r, Tensor) and not is_floating(r.dtype) for r in first.results)
     seeds = range(1, COARSE if coarse else 2)
     return [first, *(_example(operator, operands, seed, positive) for seed in seeds)]
-
-
-def _is_fine(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _example(
@@ -238,7 +235,7 @@ def _ways(k: int, before: Tensor, after: Tensor, order: Tensor) -> list[tuple[Ax
 
 
 def _equal(one: Tensor, two: Tensor) -> bool:
-    if one.shape != two.shape or not _is_fine(one):
+    if one.shape != two.shape or not is_floating(one.dtype):
         return torch.equal(one, two)
     if not one.numel():
         return True

@@ -133,8 +133,7 @@ def masked(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     value, given = call.args[0], call.args[1]
     axes = analysis.of(value)
     into, _ = _indexed(analysis, axes, given)
-    result = call.results[0]
-    assert result is not None
+    result = call.result
     rest = [term for dim, term in enumerate(axes) if dim not in into]
     first = into[0] if into == list(range(into[0], into[-1] + 1)) else 0
     chosen = result.shape[first : first + len(result.shape) - len(rest)]
@@ -262,9 +261,7 @@ def ranked(analysis: Analysis, call: Call) -> list[AxisTerms]:
     if not axes:
         return [axes, axes]
     dim = (call.arg("dim") if call.has("dim") else -1) % len(axes)
-    values = call.results[0]
-    assert values is not None
-    rank = analysis.frozen([values.shape[dim]], "rank")[0]
+    rank = analysis.frozen([call.result.shape[dim]], "rank")[0]
     analysis.mix(axes, [dim])
     made = (*axes[:dim], rank, *axes[dim + 1 :])
     _names(analysis, call, axes[dim])

@@ -16,7 +16,7 @@ from rebasin_cli.tracer.axes.axis_terms import (
     extent,
     multiply,
 )
-from rebasin_cli.tracer.recording.record import Call, Value
+from rebasin_cli.tracer.recording.record import Call
 from rebasin_cli.tracer.rules.slices import narrowed
 from rebasin_cli.tracer.rules.views import regroup
 
@@ -26,7 +26,7 @@ def identity(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 
 def view(analysis: Analysis, call: Call) -> list[AxisTerms]:
-    result = _result(call)
+    result = call.result
     return [regroup(analysis, call, analysis.of(call.args[0]), result.shape)]
 
 
@@ -59,7 +59,7 @@ def transpose(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 def expand(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """An axis of size 1 that is repeated says nothing about the order of its copies."""
-    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    axes, shape = analysis.of(call.args[0]), call.result.shape
     padded = (ONE,) * (len(shape) - len(axes)) + axes
     return [
         tuple(
@@ -177,7 +177,7 @@ def windows(analysis: Analysis, call: Call) -> list[AxisTerms]:
     dim %= len(axes)
     analysis.freeze([axes[dim]], "windows")
     analysis.mix(axes, [dim])
-    shape = _result(call).shape
+    shape = call.result.shape
     count, width = analysis.frozen([shape[dim], shape[-1]], "windows")
     return [(*axes[:dim], count, *axes[dim + 1 :], width)]
 
@@ -190,12 +190,6 @@ def to_complex(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 def to_real(analysis: Analysis, call: Call) -> list[AxisTerms]:
     return [(*analysis.of(call.args[0]), *analysis.frozen([2], "real and imaginary part"))]
-
-
-def _result(call: Call) -> Value:
-    value = call.results[0]
-    assert value is not None
-    return value
 
 
 RULES: dict[str, OperatorRule] = {

@@ -8,7 +8,7 @@ from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms, OperatorRule
 from rebasin_cli.tracer.axes.axis_terms import AxisTerm, add, divides, extent, multiply
 from rebasin_cli.tracer.axes.bindings import ALTERNATING
 from rebasin_cli.tracer.axes.known_atoms import Birth
-from rebasin_cli.tracer.recording.record import Call, Value
+from rebasin_cli.tracer.recording.record import Call
 from rebasin_cli.tracer.rules.slices import narrowed
 from rebasin_cli.tracer.rules.views import regroup
 
@@ -87,7 +87,7 @@ def _by_groups(analysis: Analysis, call: Call) -> AxisTerm:
 
 def _places(analysis: Analysis, call: Call) -> Sequence[AxisTerm]:
     """Return the spatial axes of a convolution; one that looks at single places keeps them."""
-    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    axes, shape = analysis.of(call.args[0]), call.result.shape
     pointlike = all(size == 1 for size in call.args[1].shape[2:])
     if pointlike and set(call.arg("stride")) == {1} and not any(call.arg("padding")):
         return axes[2:]
@@ -137,7 +137,7 @@ def transformed(analysis: Analysis, call: Call) -> list[AxisTerms]:
     chosen = {dim % len(axes) for dim in dims}
     analysis.freeze([axes[dim] for dim in chosen], "frequencies")
     analysis.mix(axes, chosen)
-    shape = _result(call).shape
+    shape = call.result.shape
     return [
         tuple(
             analysis.frozen([shape[dim]], "frequencies")[0] if dim in chosen else term
@@ -158,7 +158,7 @@ def sample(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 def patches(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """im2col: (n, c, h, w) -> (n, c * kernel places, windows)."""
-    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    axes, shape = analysis.of(call.args[0]), call.result.shape
     analysis.freeze(axes[-2:], "places")
     kernel = analysis.frozen([shape[-2] // extent(axes[-3])], "places")
     count = analysis.frozen([shape[-1]], "places")
@@ -167,7 +167,7 @@ def patches(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 def unpatched(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """col2im: (n, c * kernel places, windows) -> (n, c, h, w)."""
-    axes, shape = analysis.of(call.args[0]), _result(call).shape
+    axes, shape = analysis.of(call.args[0]), call.result.shape
     channels, kernel = analysis.terms.split(axes[-2], shape[-3])
     analysis.freeze([kernel, axes[-1]], "places")
     return [(*axes[:-2], channels, *analysis.frozen(shape[-2:], "places"))]
@@ -181,7 +181,7 @@ def pixel_shuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = regroup(analysis, call, analysis.of(call.args[0]), split)
     n = len(lead)
     order = [*range(n), n, n + 3, n + 1, n + 4, n + 2]
-    return [regroup(analysis, call, tuple(axes[dim] for dim in order), _result(call).shape)]
+    return [regroup(analysis, call, tuple(axes[dim] for dim in order), call.result.shape)]
 
 
 def pixel_unshuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
@@ -192,7 +192,7 @@ def pixel_unshuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
     axes = regroup(analysis, call, analysis.of(call.args[0]), split)
     n = len(lead)
     order = [*range(n), n, n + 2, n + 4, n + 1, n + 3]
-    return [regroup(analysis, call, tuple(axes[dim] for dim in order), _result(call).shape)]
+    return [regroup(analysis, call, tuple(axes[dim] for dim in order), call.result.shape)]
 
 
 def channel_shuffle(analysis: Analysis, call: Call) -> list[AxisTerms]:
@@ -208,16 +208,10 @@ def regions(analysis: Analysis, call: Call) -> list[AxisTerms]:
     """`roi_align`, `roi_pool`: channels of places that boxes name."""
     axes, boxes = analysis.of(call.args[0]), analysis.of(call.args[1])
     analysis.freeze((axes[0], *axes[2:], *boxes), "places")
-    shape = _result(call).shape
+    shape = call.result.shape
     count, high, wide = analysis.frozen([shape[0], *shape[2:]], "places")
     made: list[AxisTerms] = [(count, axes[1], high, wide)]
     return made * len(call.results)
-
-
-def _result(call: Call) -> Value:
-    value = call.results[0]
-    assert value is not None
-    return value
 
 
 _SPATIAL: dict[str, int] = {

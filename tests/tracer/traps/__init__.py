@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.models.module_weights import widen
+from rebasin_cli.models.module_weights import widen_model
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.spec.binding.bind import bind
@@ -175,7 +175,7 @@ def _shown(found: Trace) -> str:
 
 def _moved(given: Case, found: Trace, bound: BoundSpec) -> float:
     net = copy.deepcopy(given.net).eval()
-    widen(net, torch.float64)
+    widen_model(net, torch.float64)
     with torch.no_grad():
         calls: Sequence[Any] = map_leaves(given.calls, Tensor, _double)
         trial = Trial(net, calls, found.outputs)

@@ -19,7 +19,7 @@ from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.errors import NotFiniteError, PermutationError
 from rebasin_cli.folding.folded_models import check_tied
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import match_maps
+from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.null_model import (
@@ -109,7 +109,8 @@ def _by_weights(plan: AutoPlan, model: Checkpoint, progress: Progress) -> _Alter
     labels = str(plan.rotating.problem.models[0].path), str(model.path)
     permuted = permutation_standing(pair, folding, settings, labels=labels, progress=progress)
     device = plan.rotating.problem.machine.device
-    found = match_maps(*pair, folding.moving, folding.classes, device=device, progress=progress)
+    how = MapSettings(device=device)
+    found = match_maps(*pair, folding.moving, folding.classes, settings=how, progress=progress)
     found = with_null(found, pair, folding, seed=machine.seed, device=device, progress=progress)
     rotated = Standing(found.cosine.after, found.null or 0.0)
     return _Alternatives(found, {PERMUTATION: permuted, ORTHOGONAL: rotated})

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.commands.align.orthogonal.lesson_state import LessonState
 from rebasin_cli.errors import UserCodeError
-from rebasin_cli.folding.rotated_models import LearnedMaps
+from rebasin_cli.folding.rotated_outcome import LearnedMaps
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill, within
 from rebasin_cli.network.data_split import DataSplit

@@ -10,12 +10,13 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.kept_state import check_state_place
 from rebasin_cli.commands.align.learning import Learning, check_held_out
+from rebasin_cli.commands.align.outputs import check_models_given, plan_saves, plan_targets
 from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths
-from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
-from rebasin_cli.files.targets import Target, describe_target, plan_target
+from rebasin_cli.files.places import OutputPlace, check_distinct, files_of
+from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, describe_data, plan_rotation_code
 from rebasin_cli.folding.rotation_problem import (
     METHODS,
@@ -26,7 +27,7 @@ from rebasin_cli.folding.rotation_problem import (
 )
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.activations import Activations
-from rebasin_cli.resuming.finished import FinishedList, plan_finished
+from rebasin_cli.resuming.finished import plan_finished
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,18 @@ def plan_orthogonal(request: AlignRequest, *, held: HeldModels | None = None) ->
     held: as of `plan_rotations`, beside what is in the request.
     """
     _check_options(request)
-    if len(request.models) < 2:
-        raise UsageError(
-            "align needs a reference and at least one model",
-            hint="rebasin align REFERENCE MODEL...",
-        )
+    check_models_given(request)
     models = open_models(request.models, request.selection)
     problem = plan_rotations(models, request, held=held or _held(request), tie=request.tie)
     check_state_place(problem.models, request.untaught.resume)
     outs, saves = _paths(problem.models, request)
     every = [*outs, *saves]
     finished = plan_finished(request.finished, "align", problem.models, every, request.output)
-    targets = _targets(problem.models, outs, finished, request)
+    inputs = [file for model in problem.models for file in files_of(model)]
+    targets = plan_targets(problem.models, outs, inputs, finished, request)
     code = _code(problem, request)
-    places = _places(problem.models, saves, finished, request)
-    return OrthogonalPlan(problem, tuple(targets), places, code, request)
+    places = plan_saves(saves, inputs, finished, request)
+    return OrthogonalPlan(problem, tuple(targets), tuple(places), code, request)
 
 
 def _held(request: AlignRequest) -> HeldModels | None:
@@ -132,44 +130,3 @@ def _paths(
         first = [outs[0].parent / named.name]
     check_distinct([*first, *outs])
     return [*first, *outs], permutation_paths(others, request.save)
-
-
-def _places(
-    models: Sequence[Checkpoint],
-    saves: Sequence[Path],
-    finished: FinishedList,
-    request: AlignRequest,
-) -> tuple[OutputPlace | None, ...]:
-    """Return where the maps of each model but the reference are saved, if they are."""
-    output, others = request.output, models[1:]
-    inputs = [file for model in models for file in files_of(model)]
-    several = len(others) > 1 or output.names_folder
-    found = [
-        plan_place(path, finished.replacing(path, output), others=inputs, create=several)
-        for path in saves
-    ]
-    return tuple(found) if found else (None,) * len(others)
-
-
-def _targets(
-    models: Sequence[Checkpoint],
-    outs: Sequence[Path],
-    finished: FinishedList,
-    request: AlignRequest,
-) -> list[Target]:
-    """Return how the folded reference and each model are written."""
-    output = request.output
-    inputs = [file for model in models for file in files_of(model)]
-    several = len(models) > 2 or output.names_folder
-    return [
-        plan_target(
-            out,
-            model,
-            request.selection,
-            finished.replacing(out, output),
-            own=[model],
-            others=[file for file in inputs if file not in files_of(model)],
-            create=several,
-        )
-        for out, model in zip(outs, models, strict=True)
-    ]

@@ -27,10 +27,10 @@ from rebasin_cli.folding.folded_models import (
     check_tied,
     fold_model,
     folded_parts,
-    measure_function,
 )
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import LearnedMaps, Rotated, count_classes, stays
+from rebasin_cli.folding.rotated_models import stays
+from rebasin_cli.folding.rotated_outcome import LearnedMaps, Rotated, rotated_outcome
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
@@ -98,7 +98,7 @@ def _rotate(
 ) -> Rotated:
     began, (target, place) = perf_counter(), into
     reference, folding = plan.problem.models[0], plan.problem.folding
-    bound, classes = folding.moving, folding.classes
+    tensors = folding.moving.tensors
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
     machine, pair = plan.problem.machine, (FoldedNorms(reference, folding), folded)
@@ -107,9 +107,9 @@ def _rotate(
     found = known or match_folded(plan, pair, batches, progress)
     learned = _learn(plan, model, found.maps, batches, progress)
     maps = learned.maps if learned else found.maps
-    moved = Carried(folded, bound.tensors, maps)
+    moved = Carried(folded, tensors, maps)
     progress("checking the function", 0, 0)
-    function = measure_function(plan.problem.check, model, moved, tied, model.path)
+    outcome = rotated_outcome(plan.problem, model, found, moved, tied)
     facts = provenance(
         "align",
         [reference, model],
@@ -119,8 +119,8 @@ def _rotate(
     )
 
     def part(key: str) -> TensorSource:
-        held = FoldedNorms(part_of(model, key, bound.tensors), folding)
-        return Carried(held, bound.tensors, maps)
+        held = FoldedNorms(part_of(model, key, tensors), folding)
+        return Carried(held, tensors, maps)
 
     progress(f"writing {target.path.name}", 0, 0)
     written = write_result(
@@ -129,21 +129,13 @@ def _rotate(
     saved = save_maps(place, maps, folding, (reference, model), plan.request.selection.sizes)
     if learned and plan.request.learning.resume:
         plan.request.learning.resume.unlink(missing_ok=True)
-    return Rotated(
-        model=model.path,
+    return replace(
+        outcome,
         reference=reference.path if stays(reference) else plan.targets[0].path,
-        spec=plan.problem.choice.name,
-        classes=count_classes(classes),
-        cosine=found.cosine,
-        null=found.null,
-        sweeps=found.sweeps,
         learned=learned,
         written=written,
         saved=saved,
         seconds=perf_counter() - began,
-        tied=tied,
-        function=function,
-        untied=tuple(model.apart),
     )
 
 
@@ -156,14 +148,13 @@ def match_folded(
     batches: of the data, if the models are run.
     """
     folding, moments = plan.problem.folding, _moments(plan, pair, batches, progress)
-    bound, classes, machine = folding.moving, folding.classes, plan.problem.machine
+    machine = plan.problem.machine
     found = match_maps(
         *pair,
-        bound,
-        classes,
+        folding.moving,
+        folding.classes,
         moments=moments,
-        max_memory=machine.max_memory,
-        device=machine.device,
+        settings=plan.problem.settings,
         progress=progress,
     )
     if moments is not None or plan.problem.streamed or not plan.request.display.margins:

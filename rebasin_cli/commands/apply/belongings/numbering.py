@@ -40,20 +40,8 @@ def number_parameters(
     """
     count = sum(map(len, groups))
     frozen = count < sum(parameter.certain for parameter in parameters)
-    layers = _deal(groups, parameters, fits, frozen=frozen)
-    alive = {tuple(map(len, groups))}
-    found: dict[Any, dict[Hashable, str]] = {}
-    for number in reversed(range(len(parameters))):
-        before: set[State] = set()
-        for state in layers[number]:
-            for slot, after in _steps(state, groups, parameters[number], fits, frozen=frozen):
-                if after in alive:
-                    before.add(state)
-                    if slot is not None:
-                        parameter = parameters[number]
-                        found.setdefault(slot, {})[parameter.movement] = parameter.name
-        alive = before
-    if not alive:
+    found = _movements(groups, parameters, fits, frozen=frozen)
+    if found is None:
         raise PermutationError(
             "its numbers are not those of the model's parameters",
             detail=f"it has {count} parameters, the model {len(parameters)}; in no order do their "
@@ -68,6 +56,32 @@ def number_parameters(
             hint="torch.optim writes names if it is given model.named_parameters()",
         )
     return {slot: next(iter(movements.values())) for slot, movements in found.items()}
+
+
+def _movements(
+    groups: Sequence[Sequence[Any]],
+    parameters: Sequence[Parameter],
+    fits: Callable[[Any, Parameter], bool],
+    *,
+    frozen: bool,
+) -> dict[Any, dict[Hashable, str]] | None:
+    """Return for each number the parameters that it can be, one of each movement.
+
+    Backwards through all that can have been dealt, from what deals all numbers; None: nothing does.
+    """
+    layers = _deal(groups, parameters, fits, frozen=frozen)
+    alive = {tuple(map(len, groups))}
+    found: dict[Any, dict[Hashable, str]] = {}
+    for parameter, layer in zip(reversed(parameters), reversed(layers[:-1]), strict=True):
+        before: set[State] = set()
+        for state in layer:
+            for slot, after in _steps(state, groups, parameter, fits, frozen=frozen):
+                if after in alive:
+                    before.add(state)
+                    if slot is not None:
+                        found.setdefault(slot, {})[parameter.movement] = parameter.name
+        alive = before
+    return found if alive else None
 
 
 def _deal(

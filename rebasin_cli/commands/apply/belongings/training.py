@@ -14,7 +14,7 @@ from rebasin_cli.adapters.followers import (
     axes_in,
 )
 from rebasin_cli.adapters.weight_names import find_weights_of
-from rebasin_cli.checkpoint.parts import Fate, KeyPath, descend, dotted_path
+from rebasin_cli.checkpoint.parts import Fate, KeyPath, dotted_path, value_at
 from rebasin_cli.checkpoint.writing.shard_writer import PartJob
 from rebasin_cli.commands.apply.belongings.numbering import Parameter, by_name, number_parameters
 from rebasin_cli.commands.apply.belongings.owner import OwnerModel
@@ -90,7 +90,9 @@ def bind_training(
     """
     binder = _StateBinder(owner, movement)
     found = [
-        (part, state) for part in parts for state in training_states(descend(container, part), part)
+        (part, state)
+        for part in parts
+        for state in training_states(value_at(container, part), part)
     ]
     results = [(part, state.path, binder.bind(state)) for part, state in found]
     lost = {part for part, _, result in results if result.wrong}

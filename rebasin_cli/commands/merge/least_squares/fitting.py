@@ -22,7 +22,7 @@ from rebasin_cli.commands.merge.least_squares.normal_equations import (
 )
 from rebasin_cli.commands.merge.least_squares.solvable_layers import as_matrix, rows_read
 from rebasin_cli.commands.merge.least_squares.wider_axis import SHARED, WiderAxis
-from rebasin_cli.errors import MachineError, UserCodeError
+from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scoring.scores import call_model
@@ -109,21 +109,18 @@ def sums_of(
     return SumsOfLayers(even, uneven)
 
 
-def check_room(
+def check_sums_room(
     layers: Sequence[MergedLayer], model: nn.Module, machine: Machine, *, models: int
 ) -> None:
     """Raise MachineError if the sums of all layers, the models and the result do not fit."""
     sums = [_room(layer, model.get_submodule(layer.name)) for layer in layers]
     held = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     needed = sum(sums) + COPIES * max(sums) + (models + 1) * held
-    if needed > machine.max_memory:
-        raise MachineError(
-            "not enough memory",
-            detail=f"{models} models and the sums of {len(layers)} layers take about "
-            f"{needed / 1e9:.1f} GB, "
-            f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="--skip GLOB leaves layers out; or raise --max-memory",
-        )
+    machine.require(
+        needed,
+        f"{models} models and the sums of {len(layers)} layers take",
+        hint="--skip GLOB leaves layers out; or raise --max-memory",
+    )
 
 
 def _room(layer: MergedLayer, module: nn.Module) -> float:

@@ -79,7 +79,7 @@ def layer_sums(inputs: Tensor, outputs: Tensor) -> NormalSums:
     return NormalSums(inputs.shape[1], inner, cross, outputs.sum(1), square)
 
 
-def solve(
+def solved_weights(
     sums: NormalSums, average: Tensor, parts: Sequence[OutputPart], *, ridge: float = RIDGE
 ) -> Tensor:
     """Return the weights (g, o, d) of the least error.

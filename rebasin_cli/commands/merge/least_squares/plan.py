@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_room
+from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_sums_room
 from rebasin_cli.commands.merge.least_squares.growable import growable
 from rebasin_cli.commands.merge.least_squares.solvable_layers import (
     SolvableLayers,
@@ -122,7 +122,7 @@ def plan_solved_mean(
             hint="rebasin merge without --method averages them",
         )
     layers = [MergedLayer(layer.name) for layer in solvable.layers]
-    check_room(layers, model, merge.machine, models=len(request.models))
+    check_sums_room(layers, model, merge.machine, models=len(request.models))
     growth = _growth(merge, code, model, request) if request.width > 1 else WiderGroups()
     return SolvedMeanPlan(merge, code, solvable, growth, request, _correction(first, request))
 

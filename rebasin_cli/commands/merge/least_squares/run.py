@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan, SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
-from rebasin_cli.commands.merge.run import Together, brought_together, merged_outcome, save_parents
+from rebasin_cli.commands.merge.run import MadeModel, run_making
+from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.built import build_network
@@ -23,7 +23,6 @@ from rebasin_cli.network.resized_network import resized_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.plan import has_batch_norm
 from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorInfo, TensorSource, infos
 from rebasin_cli.tensors.derived import Replaced
@@ -31,24 +30,14 @@ from rebasin_cli.tensors.derived import Replaced
 
 def run_least_squares(plan: LeastSquaresPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
-    merge = plan.merge
-    if merge.target.place.skip:
-        yield LeftAsIs(merge.target.path, "exists")
-        return
-    began = perf_counter()
-    together = brought_together(merge, progress)
-    save_parents(merge, together, progress)
+    yield from run_making(plan.merge, partial(_made, plan), progress)
+
+
+def _made(plan: LeastSquaresPlan, together: Together, progress: Progress) -> MadeModel:
     found = solved_mean(plan, together, progress)
     source, report = _renormalized(plan, found.source, progress)
-    progress(f"writing {merge.target.path.name}", 0, 0)
-    result = Result(source, merge.models[0], solved_facts(plan), others=found.others)
-    written = write_result(
-        result, merge.target, plan.request, inputs=merge.models, found=together.found
-    )
-    merged = merged_outcome(merge, together, written, perf_counter() - began)
-    stale = report is None and has_batch_norm(merge.models[0])
-    solved = _outcome(plan, found)
-    yield replace(merged, solved=solved, report=report, stale=stale)
+    result = Result(source, plan.merge.models[0], solved_facts(plan), others=found.others)
+    return MadeModel(result, report, lambda merged: replace(merged, solved=_outcome(plan, found)))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_room, sums_of
+from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_sums_room, sums_of
 from rebasin_cli.commands.merge.least_squares.normal_equations import (
     LayerFit,
     NormalSums,
     error_of,
-    solve,
+    solved_weights,
 )
 from rebasin_cli.commands.merge.least_squares.plan import SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solvable_layers import (
@@ -54,7 +54,7 @@ def solved_layers(
     models: aligned. average: of them, on wider axes. axes: of the tensors that are wider.
     """
     merged = {layer.name: _merged(layer, axes) for layer in plan.solvable.layers}
-    check_room([*merged.values()], models[0], plan.merge.machine, models=len(models))
+    check_sums_room([*merged.values()], models[0], plan.merge.machine, models=len(models))
     batches = batches_of(plan.code, plan.merge.machine)
     seen = sums_of(models, plan.shares, [*merged.values()], batches, progress)
     tensors: dict[str, Tensor] = {}
@@ -87,7 +87,7 @@ def _solve(
         bias = average.load(layer.bias).double().view(*start.shape[:2], 1)
         start = torch.cat([start, bias], 2)
     parts = merged.parts(start.shape[2], start.shape[1], bias=layer.bias is not None)
-    found = solve(sums, start, parts)
+    found = solved_weights(sums, start, parts)
     fit = LayerFit(sums.count, error_of(sums, start), error_of(sums, found))
     wide = found.to(torch.promote_types(torch.float32, held.dtype))
     if layer.bias is None:

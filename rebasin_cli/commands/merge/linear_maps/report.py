@@ -23,7 +23,8 @@ def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
         "units": outcome.units,
         "inside": outcome.inside,
         "samples": dict(outcome.samples),
-        **({"parameters": size.parameters, "flops": size.flops} if size else {}),
+        "parameters": size.parameters,
+        "flops": size.flops,
         "maps": str(outcome.maps) if outcome.maps else None,
     }
 
@@ -31,18 +32,14 @@ def zip_fields(outcome: Zipped | None) -> dict[str, Any]:
 def zip_lines(outcome: Zipped) -> list[str]:
     """Return what a person wants to know besides how the models were merged."""
     few = min(outcome.samples.values(), default=0)
-    every = len(outcome.groups) + len(outcome.others)
+    every, size = len(outcome.groups) + len(outcome.others), outcome.size
     lines = [
         f"  {outcome.method}: {len(outcome.groups)} of {every} groups, {outcome.units} units, "
         f"mapped linearly from at least {few:,} samples{_inside(outcome)}",
         "  linear maps keep no model's function: judge the result before you use it",
+        f"  as each of the models, {size.parameters:,} parameters, and {size.flops:,} FLOPs an "
+        "input",
     ]
-    if outcome.size:
-        size = outcome.size
-        lines.append(
-            f"  as each of the models, {size.parameters:,} parameters, and {size.flops:,} FLOPs an "
-            "input"
-        )
     if outcome.maps:
         lines.append(f"  maps of every model: {outcome.maps}")
     if outcome.others:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from time import perf_counter
+from functools import partial
 
 from rebasin_cli.activations.moments import CrossMoments
-from rebasin_cli.alignment.results import write_result
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import save_linear_maps
 from rebasin_cli.commands.merge.linear_maps.linear_methods import LINEAR
@@ -15,7 +14,8 @@ from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan, LinearMe
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
 from rebasin_cli.commands.merge.operations import size_of
-from rebasin_cli.commands.merge.run import brought_together, merged_outcome, save_parents
+from rebasin_cli.commands.merge.run import MadeModel, run_making
+from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
@@ -24,7 +24,6 @@ from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.plan import has_batch_norm
 from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorSource
 
@@ -33,29 +32,18 @@ Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
 
 def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
-    merge = plan.merge
-    if merge.target.place.skip:
-        yield LeftAsIs(merge.target.path, "exists")
-        return
-    began = perf_counter()
-    together = brought_together(merge, progress)
-    save_parents(merge, together, progress)
+    yield from run_making(plan.merge, partial(_made, plan), progress)
+
+
+def _made(plan: LinearMapsPlan, together: Together, progress: Progress) -> MadeModel:
     seen, maps = found_maps(plan, together.sources, progress)
     save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
-    progress(f"writing {merge.target.path.name}", 0, 0)
-    result = Result(source, merge.models[0], linear_facts(plan))
-    written = write_result(
-        result, merge.target, plan.request, inputs=merge.models, found=together.found
-    )
-    merged = merged_outcome(merge, together, written, perf_counter() - began)
-    stale = report is None and has_batch_norm(merge.models[0])
-    zipped = replace(
-        _outcome(plan, maps, seen),
-        maps=plan.maps.path if plan.maps else None,
-        size=_size(plan, source),
-    )
-    yield replace(merged, zipped=zipped, report=report, stale=stale)
+
+    def complete(merged: Merged) -> Merged:
+        return replace(merged, zipped=_outcome(plan, maps, seen, _size(plan, source)))
+
+    return MadeModel(Result(source, plan.merge.models[0], linear_facts(plan)), report, complete)
 
 
 def _size(plan: LinearMapsPlan, source: TensorSource) -> ModelSize:
@@ -129,7 +117,9 @@ def linear_facts(plan: LinearMeanPlan) -> dict[str, str]:
     )
 
 
-def _outcome(plan: LinearMeanPlan, maps: Maps, seen: Mapping[str, CrossMoments]) -> Zipped:
+def _outcome(
+    plan: LinearMapsPlan, maps: Maps, seen: Mapping[str, CrossMoments], size: ModelSize
+) -> Zipped:
     every = [one for own in maps.values() for one in own]
     inside = sum(int((one.read.sum(0) - 1).clamp(min=0).sum()) for one in every)
     return Zipped(
@@ -139,4 +129,6 @@ def _outcome(plan: LinearMeanPlan, maps: Maps, seen: Mapping[str, CrossMoments])
         inside=inside if plan.method == "zipit" else 0,
         samples={group: moments.a.count for group, moments in seen.items()},
         others=plan.others,
+        maps=plan.maps.path if plan.maps else None,
+        size=size,
     )

@@ -13,17 +13,17 @@ from rebasin_cli.commands.merge.merged import Merged
 from rebasin_cli.commands.merge.orthogonal.plan import STAR, UNIVERSE, RotatedMergePlan
 from rebasin_cli.commands.merge.orthogonal.universe import ROUNDS, match_universe
 from rebasin_cli.commands.merge.run import REASONS
-from rebasin_cli.files.part_sources import finite, finite_part
+from rebasin_cli.files.part_sources import finite_model, finite_part
 from rebasin_cli.files.provenance import folded_basin, one_folded_basin, provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.folding.folded_models import Folded
 from rebasin_cli.folding.rotated_models import (
     FrameMatching,
-    Rotated,
     RotatedModels,
     match_star,
     rotate_models,
 )
+from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource
@@ -44,7 +44,7 @@ def run_rotated_merge(
         yield LeftAsIs(plan.target.path, "exists")
         return
     began, models = perf_counter(), plan.problem.models
-    sources = [finite(model, plan.request.selection) for model in models]
+    sources = [finite_model(model, plan.request.selection) for model in models]
     rotated = None
     if plan.request.strategy is not None or not one_folded_basin(models):
         rotated = rotate_models(

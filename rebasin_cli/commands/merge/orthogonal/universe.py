@@ -19,7 +19,7 @@ from rebasin_cli.folding.stream_moments import StreamMoments
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.map_search import cosine_of, match_maps, still
+from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, match_maps, still
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 
@@ -67,7 +67,7 @@ def _next_to_the_mean(
         plan.moving,
         plan.classes,
         moments=_summed(frame.moments, maps, number, others) if frame.moments else None,
-        device=frame.problem.machine.device,
+        settings=MapSettings(device=frame.problem.machine.device),
         progress=progress,
     )
 

@@ -17,16 +17,12 @@ from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.request import MergeRequest
-from rebasin_cli.commands.merge.run import (
-    brought_together,
-    merge_facts,
-    merged_outcome,
-    save_parents,
-)
+from rebasin_cli.commands.merge.run import merge_facts, merged_outcome, save_parents
+from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
-from rebasin_cli.models.module_weights import fill, held_infos, held_ties, widen
+from rebasin_cli.models.module_weights import fill, held_infos, held_ties, widen_model
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.imports import home
 from rebasin_cli.models.user.uncached_imports import reachable
@@ -91,7 +87,7 @@ def _judged(
     if reason:
         return BesideEnsemble({}, (), Ensemble(reason=reason))
     fill(joined, source, {name: Window.whole(info) for name, info in held_infos(joined).items()})
-    widen(joined, torch.float32)
+    widen_model(joined, torch.float32)
     judge = judge_of(plan.code, machine)
     try:
         return BesideEnsemble(

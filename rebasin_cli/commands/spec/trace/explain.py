@@ -34,7 +34,7 @@ def moving_groups(trace: Trace) -> list[BoundGroup]:
     return [group for group in groups if not group.fixed or group.maps != PERMUTATION]
 
 
-def tensors_of(trace: Trace, group: str) -> list[str]:
+def tensors_with(trace: Trace, group: str) -> list[str]:
     """Return the tensors that a group occurs in (the first of each stack)."""
     return [t.members[0] for t in trace.bound.tensors if group in t.groups]
 
@@ -49,7 +49,7 @@ def _groups(trace: Trace) -> Table:
             escape(group.parents[-1]) if group.parents else "",
             group.maps,
             f"{100 * shares[group.name]:.2f} %",
-            _examples(tensors_of(trace, group.name)),
+            _examples(tensors_with(trace, group.name)),
         )
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_of
+from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_with
 from rebasin_cli.commands.spec.trace.plan import Traced
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.symmetry.norm_folding import can_rotate
@@ -33,7 +33,7 @@ def trace_fields(outcome: Traced) -> dict[str, Any]:
                 "per": list(g.parents),
                 "fixed": g.fixed,
                 "maps": g.maps,
-                "tensors": tensors_of(trace, g.name),
+                "tensors": tensors_with(trace, g.name),
             }
             for g in trace.bound.groups.values()
         ],
@@ -97,7 +97,7 @@ def _proved(trace: Trace) -> str:
     return f"validated on {inputs} (largest difference {proof.difference:.1e})"
 
 
-def traced_text(outcome: Traced) -> str:
+def printed_text(outcome: Traced) -> str:
     """Return what stdout gets: the tables if they are wanted, else the file's path or the spec."""
     if outcome.explain:
         return explain_trace(outcome.trace)
@@ -107,7 +107,7 @@ def traced_text(outcome: Traced) -> str:
 PRESENTERS: Presenters = {
     Traced: Presenter(
         fields=trace_fields,
-        text=traced_text,
+        text=printed_text,
         summary=traced_summary,
         written=lambda outcome: outcome.written,
     )

@@ -17,7 +17,7 @@ from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_repl
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.commands.transport.way import Brought, ThreeModels
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.part_sources import finite
+from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import basin_of
 from rebasin_cli.folding.settled_heads import check_tie
 from rebasin_cli.folding.tied_heads import Heads
@@ -73,9 +73,12 @@ class LayerWay:
         batches = self.request.learned(batches_of(self.code, self.machine))
         own = tensor_maps(first, layer_maps(first, second, batches, progress))
         maps = self._in_files(own)
-        target, selection = finite(self.target, self.request.selection), self.request.selection
+        target, selection = (
+            finite_model(self.target, self.request.selection),
+            self.request.selection,
+        )
         tuned, origin = (
-            LayerMapped(target, finite(m, selection), maps) for m in (self.tuned, self.origin)
+            LayerMapped(target, finite_model(m, selection), maps) for m in (self.tuned, self.origin)
         )
         left = tuple(sorted(self.fates.carried - maps.keys()))
         lines = [

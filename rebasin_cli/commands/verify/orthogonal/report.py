@@ -6,7 +6,7 @@ from typing import Any
 
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.report import agreement_fields, agreement_text
-from rebasin_cli.alignment.unit_report import span
+from rebasin_cli.alignment.unit_report import before_and_after
 from rebasin_cli.commands.verify.orthogonal.plan import VerifiedRotation
 from rebasin_cli.folding.fold_report import tied_lines
 from rebasin_cli.folding.rotation_report import maps_text
@@ -68,7 +68,7 @@ def _fields(outcome: VerifiedRotation) -> dict[str, Any]:
         "rounding": outcome.rounding,
         "dtype": outcome.dtype,
         "different": list(outcome.different),
-        "cosine": span(outcome.cosine),
+        "cosine": before_and_after(outcome.cosine),
         "sweeps": outcome.sweeps,
         "tied": outcome.tied,
         **agreement_fields(outcome.function),

@@ -9,7 +9,7 @@ import torch
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.commands.verify.orthogonal.plan import VerifiedRotation, VerifyRotationPlan
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import count_classes
+from rebasin_cli.folding.rotated_outcome import count_classes
 from rebasin_cli.folding.rotated_pair import rotate_pair, rounding_of, share_apart
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource, dtype_name

@@ -14,6 +14,7 @@ from rebasin_cli.spec.language.model import (
     Product,
     Spec,
     Split,
+    axis_names,
     leaves,
     parts_of,
     product,
@@ -45,7 +46,7 @@ def signed_units(found: Mapping[str, SignForm], taken: Iterable[str]) -> tuple[S
     return tuple(units)
 
 
-def fitting(spec: Spec, units: Iterable[SignedUnits]) -> tuple[SignedUnits, ...]:
+def signs_in_spec(spec: Spec, units: Iterable[SignedUnits]) -> tuple[SignedUnits, ...]:
     """Return the signs that a spec has a place for, by its names of tensors and groups.
 
     Experts of a list are one there, an axis of names: what all of them have is said once.
@@ -61,7 +62,7 @@ def fitting(spec: Spec, units: Iterable[SignedUnits]) -> tuple[SignedUnits, ...]
 
 def _names(entry: object) -> set[str]:
     axes = () if isinstance(entry, Split) or not isinstance(entry, tuple) else entry
-    return {leaf.name for axis in axes for leaf in leaves(axis) if isinstance(leaf, Named)}
+    return set(axis_names(axes))
 
 
 def _stacked(spec: Spec, units: SignedUnits, known: set[str]) -> SignedUnits | None:

@@ -8,7 +8,7 @@ from rebasin_cli.commands.merge.least_squares.normal_equations import (
     OutputPart,
     error_of,
     layer_sums,
-    solve,
+    solved_weights,
 )
 
 TINY = 1e-12  # a ridge that moves no digit that is compared
@@ -28,7 +28,7 @@ def test_two_linear_networks_have_the_weights_that_numpy_finds():
     z, y = (x + other) / 2, (x @ a.T + other @ b.T) / 2
     z = torch.cat([z, torch.ones(80, 1)], 1)
     expected = np.linalg.lstsq(z.numpy(), y.numpy(), rcond=None)[0].T
-    found = solve(
+    found = solved_weights(
         layer_sums(z[None], y[None]), torch.zeros(1, 3, 6).double(), everything(6, 3), ridge=TINY
     )
     assert np.allclose(found[0], expected, atol=1e-9)
@@ -37,10 +37,10 @@ def test_two_linear_networks_have_the_weights_that_numpy_finds():
 def test_groups_are_solved_one_by_one():
     z, y = draw(4, 50, 3), draw(4, 50, 2, seed=1)
     start = torch.zeros(4, 2, 3).double()
-    found = solve(layer_sums(z, y), start, everything(3, 2), ridge=TINY)
+    found = solved_weights(layer_sums(z, y), start, everything(3, 2), ridge=TINY)
     for group in range(4):
         sums = layer_sums(z[[group]], y[[group]])
-        alone = solve(sums, start[[group]], everything(3, 2), ridge=TINY)
+        alone = solved_weights(sums, start[[group]], everything(3, 2), ridge=TINY)
         assert torch.allclose(found[group], alone[0], atol=1e-12)
 
 
@@ -59,7 +59,7 @@ def test_what_samples_leave_open_stays_as_in_the_average():
     z[..., 4] = z[..., 5] = z[..., 0]
     average = draw(1, 3, 6, seed=4)
     y = z @ average.mT + 0.1 * z[..., :1]
-    found = solve(layer_sums(z, y), average, everything(6, 3))
+    found = solved_weights(layer_sums(z, y), average, everything(6, 3))
     assert torch.equal(found[..., 2:4], average[..., 2:4])
     assert (found - average).abs().max() < 0.2
     assert torch.allclose(z @ found.mT, y, atol=1e-3)
@@ -68,19 +68,19 @@ def test_what_samples_leave_open_stays_as_in_the_average():
 def test_without_any_signal_nothing_moves():
     average = draw(1, 3, 4)
     zero = torch.zeros(1, 10, 4).double()
-    found = solve(layer_sums(zero, draw(1, 10, 3)), average, everything(4, 3))
+    found = solved_weights(layer_sums(zero, draw(1, 10, 3)), average, everything(4, 3))
     assert torch.equal(found, average)
 
 
 def test_an_average_that_is_right_stays_to_the_last_digits():
     z, average = draw(1, 100, 4), draw(1, 3, 4, seed=1)
-    found = solve(layer_sums(z, z @ average.mT), average, everything(4, 3))
+    found = solved_weights(layer_sums(z, z @ average.mT), average, everything(4, 3))
     assert torch.allclose(found, average, atol=1e-12)
 
 
 def test_a_part_leaves_what_it_may_not_read():
     z, y, average = draw(1, 50, 4), draw(1, 50, 3, seed=1), torch.zeros(1, 3, 4).double()
-    found = solve(
+    found = solved_weights(
         layer_sums(z, y), average, (OutputPart(torch.tensor([0, 2]), torch.tensor([1, 3])),)
     )
     assert torch.equal(found[0, 1], average[0, 1])
