@@ -56,9 +56,10 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
         )
     plan = FoldPlan(choice.bound, headers_of(models).ties)
     if choice.bound.norms and not plan.norms:
-        group, gain = next(iter(plan.scaled.items()))
+        over = plan.tensors[choice.bound.norms[0].gain].groups
+        group = next(name for name in plan.scaled if name in over)
         raise UsageError(
-            f"{gain!r} scales units of {group} that no weight alone reads: they can be permuted, "
+            f"{plan.scaled[group]!r} scales units of {group} that no weight alone reads: they can be permuted, "
             "and not rotated",
             hint="leave out --symmetry orthogonal",
         )

@@ -70,15 +70,17 @@ def choose_spec(
     *,
     tracing: Tracing = Tracing(),
     given: GivenSpec | None = None,
+    rotated: bool = False,
 ) -> Choice:
     """Return the spec for all models of a command. given: where it comes from if none is named.
 
+    rotated: a bundled spec that says nothing of what rotates in their `model_type` does not fit.
     Raises SpecError if the named spec does not fit or leaves a tensor unnamed that may matter
     (with --strict: any), UsageError if none is named and no bundled spec fits, or several that
     differ, and no config.json says what the model is.
     """
     headers = headers_of(models)
-    choice = _chosen(headers, selection, tracing, given)
+    choice = _chosen(headers, selection, tracing, given, rotated=rotated)
     check_sizes(choice.bound.spec, models)
     choice = replace(choice, bound=_voting(choice.bound, headers, selection))
     if selection.strict and choice.bound.untouched:
@@ -128,7 +130,12 @@ def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
 
 
 def _chosen(
-    headers: Headers, selection: Selection, tracing: Tracing, given: GivenSpec | None
+    headers: Headers,
+    selection: Selection,
+    tracing: Tracing,
+    given: GivenSpec | None,
+    *,
+    rotated: bool,
 ) -> Choice:
     target = tracing.target
     if selection.spec is not None and target is not None:
@@ -144,7 +151,7 @@ def _chosen(
         bound = bound_to(given.spec, headers, selection)
         return Choice(given.name, bound, automatic=False, complete=given.complete)
     try:
-        fit = only_fit(headers, selection)
+        fit = only_fit(headers, selection, rotated=rotated)
     except NoFitError as error:
         return _traced_config(headers, selection, tracing, error)
     return Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)

@@ -43,6 +43,11 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], float]] = {
     "qwen2_moe": ("Qwen2MoeForCausalLM", MOE, ROTARY),
     "gemma": ("GemmaForCausalLM", {**ROPE, **UNTIED}, ROTARY),
 }
+OTHERS: dict[str, tuple[str, Mapping[str, Any], float]] = {
+    "gemma2": ("Gemma2ForCausalLM", ROPE, 0.0),
+    "gemma3_text": ("Gemma3ForCausalLM", ROPE, 0.0),
+    "helium": ("HeliumForCausalLM", ROPE, 0.0),
+}
 # Of the groups of a layer of each: what is not permuted.
 CLASSES = {
     "gpt2": {"qk.0": "orthogonal", "vo.0": "orthogonal"},
@@ -57,7 +62,7 @@ CLASSES = {
 def saved(kind: str, folder: Path) -> Checkpoint:
     """Save a small random model of transformers, gains and biases random too, as it does."""
     transformers = pytest.importorskip("transformers", minversion="5.24")
-    architecture, fields, _ = MODELS.get(kind, ("Gemma2ForCausalLM", ROPE, 0.0))
+    architecture, fields, _ = {**MODELS, **OTHERS}[kind]
     config = transformers.CONFIG_MAPPING[kind](architectures=[architecture], **fields)
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config)
@@ -109,9 +114,25 @@ def test_what_a_gain_holds_is_not_rotated(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_norm_of_what_a_branch_writes_leaves_permutations_alone(tmp_path: Path) -> None:
-    with saved("gemma2", tmp_path) as model, pytest.raises(UsageError, match=r"layernorm\.weight"):
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
+def test_a_norm_of_what_a_branch_writes_leaves_permutations_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    told = r"layernorm\.weight' scales units of stream"
+    with saved(kind, tmp_path) as model, pytest.raises(UsageError, match=told):
         folding_of(model)
+
+
+@pytest.mark.slow
+def test_a_model_that_turns_other_pairs_under_the_names_of_llama_is_traced(tmp_path: Path) -> None:
+    with saved("helium", tmp_path) as model:  # pairs are (2i, 2i + 1), those of llama are not
+        bundled = choose_spec([model])
+        assert bundled.name == "llama"
+        assert {group.maps for group in bundled.bound.groups.values()} == {"permutation"}
+        assert not bundled.bound.norms
+        traced = choose_spec([model], rotated=True)
+        assert traced.name == "traced from config.json: HeliumForCausalLM"
+        assert "rotary-interleaved" in {group.maps for group in traced.bound.groups.values()}
 
 
 @pytest.mark.slow
