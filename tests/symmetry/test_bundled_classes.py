@@ -129,7 +129,8 @@ def test_a_model_that_turns_other_pairs_under_the_names_of_llama_is_traced(tmp_p
         bundled = choose_spec([model])
         assert bundled.name == "llama"
         assert {group.maps for group in bundled.bound.groups.values()} == {"permutation"}
-        assert not bundled.bound.norms
+        with pytest.raises(UsageError, match="how norms fold in models of other types alone"):
+            plan_folding(bundled, [model])
         traced = choose_spec([model], rotated=True)
         assert traced.name == "traced from config.json: HeliumForCausalLM"
         assert "rotary-interleaved" in {group.maps for group in traced.bound.groups.values()}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from rebasin_cli.spec.binding.bound import BoundNorm
 from rebasin_cli.spec.binding.ties import Ties
 from rebasin_cli.spec.language.expression import TEMPLATE
-from rebasin_cli.spec.language.model import EVERY_TYPE, Norm
+from rebasin_cli.spec.language.model import EVERY_TYPE, Norm, Spec
 from rebasin_cli.spec.language.pattern import PatternMatch, compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import TensorNames
 
 
 def bind_norms(
-    norms: Mapping[str, Norm],
+    spec: Spec,
     names: TensorNames,
     ties: Ties,
     *,
@@ -25,7 +25,7 @@ def bind_norms(
     model_type: that of config.json; None if there is none.
     """
     found = []
-    for text, norm in norms.items():
+    for text, norm in spec.norms.items():
         pattern = compile_pattern(text)
         for match in matches(pattern, names):
             readers, writers = (
