@@ -66,8 +66,8 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
         over = plan.tensors[choice.bound.norms[0].gain].groups
         group = next(name for name in plan.scaled if name in over)
         raise UsageError(
-            f"{plan.scaled[group]!r} scales units of {group} that no weight alone reads: they can be permuted, "
-            "and not rotated",
+            f"{plan.scaled[group]!r} scales units of {group} that no weight alone reads: "
+            "they can be permuted, and not rotated",
             hint="leave out --symmetry orthogonal",
         )
     plan.check()

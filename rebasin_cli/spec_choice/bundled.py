@@ -51,10 +51,9 @@ class Miss:
     hint: str = ""
 
 
-def only_fit(headers: Headers, selection: Selection, *, rotated: bool = False) -> Fit:
+def only_fit(headers: Headers, selection: Selection) -> Fit:
     """Return the one bundled spec that fits all tensors of some models.
 
-    rotated: and says what may be rotated in models of their type, if it does so of any.
     Raises NoFitError if none does, UsageError if several differ in what they allow.
     """
     trials = list(_trials(headers, selection))
@@ -68,13 +67,6 @@ def only_fit(headers: Headers, selection: Selection, *, rotated: bool = False) -
             where=headers.where,
             detail="its hidden states are its output, so they keep their order",
             hint=f"--model hf:{headers.folder}",
-        )
-    if rotated and not first.spec.maps_hold(headers.config.get("model_type")):
-        raise NoFitError(
-            f"spec {name!r} says what may be rotated in models of other types alone: "
-            f"{', '.join(first.spec.model_types)}",
-            where=headers.where,
-            hint=f"--model hf:{headers.folder}; or leave out --symmetry orthogonal",
         )
     if all(same_symmetry(first, bound) for _, bound in others):
         return Fit(name, first, tuple(other for other, _ in others))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -74,7 +75,8 @@ def choose_spec(
 ) -> Choice:
     """Return the spec for all models of a command. given: where it comes from if none is named.
 
-    rotated: a bundled spec that says nothing of what rotates in their `model_type` does not fit.
+    rotated: where the bundled spec does not say what rotates in their `model_type`, config.json
+    does, if its model can be traced.
     Raises SpecError if the named spec does not fit or leaves a tensor unnamed that may matter
     (with --strict: any), UsageError if none is named and no bundled spec fits, or several that
     differ, and no config.json says what the model is.
@@ -151,9 +153,12 @@ def _chosen(
         bound = bound_to(given.spec, headers, selection)
         return Choice(given.name, bound, automatic=False, complete=given.complete)
     try:
-        fit = only_fit(headers, selection, rotated=rotated)
+        fit = only_fit(headers, selection)
     except NoFitError as error:
         return _traced_config(headers, selection, tracing, error)
+    if rotated and not fit.bound.spec.maps_hold(headers.config.get("model_type")):
+        with suppress(RebasinError):
+            return _traced_config(headers, selection, tracing, NoFitError(fit.name))
     return Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
 
 

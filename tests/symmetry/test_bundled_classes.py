@@ -16,6 +16,9 @@ import torch
 from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.alignment.functions import compare_functions
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.commands.align.auto.plan import AutoPlan, plan_auto
+from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.related.plan import RelatedRequest, plan_related
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.options.selection import Selection
@@ -134,6 +137,9 @@ def test_a_model_that_turns_other_pairs_under_the_names_of_llama_is_traced(tmp_p
         traced = choose_spec([model], rotated=True)
         assert traced.name == "traced from config.json: HeliumForCausalLM"
         assert "rotary-interleaved" in {group.maps for group in traced.bound.groups.values()}
+    both = [tmp_path, tmp_path / "model.safetensors"]
+    assert plan_related(RelatedRequest(both)).rotations is not None
+    assert isinstance(plan_auto(AlignRequest(both)), AutoPlan)
 
 
 @pytest.mark.slow
