@@ -42,7 +42,12 @@ class MatchingProblem(Generic[ChoiceT_co]):
 
 @overload
 def open_problem(
-    paths: Sequence[Path], request: ProblemRequest, *, done: str | None = ..., searched: bool = ...
+    paths: Sequence[Path],
+    request: ProblemRequest,
+    *,
+    done: str | None = ...,
+    searched: bool = ...,
+    rotated: bool = ...,
 ) -> MatchingProblem[Choice]: ...
 
 
@@ -66,20 +71,23 @@ def open_problem(
     done: str | None = None,
     searched: bool = True,
     together: int = 0,
+    rotated: bool = False,
 ) -> MatchingProblem[Choice] | MatchingProblem[Choice | None]:
     """Return the models of a command, checked to belong together; nothing is read but headers.
 
     matched: whether there is a spec. done: what codes of quantised weights would not stand, as
     `averaged`. searched: whether permutations are searched for under it, which takes memory.
-    together: models that are permuted softly at once. Raises CheckpointError, SpecError, UsageError
-    or MachineError, before any work.
+    together: models that are permuted softly at once. rotated: see `choose_spec`. Raises
+    CheckpointError, SpecError, UsageError or MachineError, before any work.
     """
     machine = plan_machine(request.computing, request.search)
     models = open_models(paths, request.selection)
     if not matched:
         check_models(models, request, done=done)
         return MatchingProblem(tuple(models), machine, None)
-    return problem_of(models, request, machine, done=done, searched=searched, together=together)
+    return problem_of(
+        models, request, machine, done=done, searched=searched, together=together, rotated=rotated
+    )
 
 
 def problem_of(
@@ -91,13 +99,16 @@ def problem_of(
     done: str | None = None,
     searched: bool = True,
     together: int = 0,
+    rotated: bool = False,
 ) -> MatchingProblem[Choice]:
     """Return models that are open already as a problem; see `open_problem`.
 
     given: the spec, if none is named.
     """
     check_models(models, request, done=done)
-    choice = choose_spec(models, request.selection, tracing=request.tracing, given=given)
+    choice = choose_spec(
+        models, request.selection, tracing=request.tracing, given=given, rotated=rotated
+    )
     if searched:
         check_search(choice, machine, request.search, together=together)
     return MatchingProblem(tuple(models), machine, choice)

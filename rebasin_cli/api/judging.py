@@ -107,8 +107,9 @@ def barrier(
         naive, ensemble = judged.scores(ends, selects), judged.ensemble(ends)
         if not align:
             return BarrierCurves(naive, None, None, ensemble)
-        fed = inputs if inputs is not None or data is None else first_batch(code, machine)
-        source = SpecSource(spec, None if spec is not None else network, fed)
+        traced = None if spec is not None else network
+        guided = traced is not None and inputs is None and data is not None
+        source = SpecSource(spec, traced, first_batch(code, machine) if guided else inputs)
         found = match_open_models((first, other), (a, b), source, groups)
         moved = Permuted(ends[1], found.bound.tensors, found.permutations)
         return BarrierCurves(naive, judged.scores((ends[0], moved), selects), found, ensemble)

@@ -41,6 +41,6 @@ def related(
     groups = groups_of(SpecSource(spec).named, options)
     held = open_all(models, groups.selection)
     source = SpecSource(spec, model, inputs)
-    found = problem(held, models, source, groups, done="compared")
+    found = problem(held, models, source, groups, done="compared", rotated=True)
     plan = related_plan(found, groups.selection, search=groups.search)
     return next(each for each in run_related(plan, silent) if isinstance(each, Kinship))

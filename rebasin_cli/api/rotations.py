@@ -58,7 +58,8 @@ def fold(
     """
     groups = groups_of(SpecSource(spec).named, options)
     (held,) = open_all([a], groups.selection, label="the model")
-    found = problem([held], [a], SpecSource(spec, model, inputs), groups, done="multiplied")
+    source = SpecSource(spec, model, inputs)
+    found = problem([held], [a], source, groups, done="multiplied", rotated=True)
     (seen,), choice = found.models, found.choice
     if not choice.bound.norms:
         raise UsageError(f"spec {choice.name!r} says of no norm how it folds")
@@ -113,7 +114,8 @@ def rotate(
             f"models are rotated by their weights, not method {groups.search.method!r}"
         )
     held = open_all(models, groups.selection)
-    found = problem(held, models, SpecSource(spec, model, inputs), groups, done="rotated")
+    source = SpecSource(spec, model, inputs)
+    found = problem(held, models, source, groups, done="rotated", rotated=True)
     matched = MatchingProblem(found.models, found.machine, found.choice)
     rotated = rotate_models(rotation_of(matched), found.models, silent, reference=ref)
     forms = _RotatedForms(rotated, ref, groups)

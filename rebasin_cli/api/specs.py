@@ -174,11 +174,12 @@ def problem(
     groups: Groups,
     *,
     done: str | None = None,
+    rotated: bool = False,
 ) -> MatchingProblem[Choice]:
     """Return models as a matching problem, under the spec that a source tells.
 
     given: the models as they came: where nothing tells and no bundled spec fits, or where there
-    are inputs, a module among them is traced. done: see `open_problem`.
+    are inputs, a module among them is traced. done, rotated: see `open_problem`.
     """
     machine = plan_machine(groups.computing, groups.search)
     asked = replace(groups, tracing=_tracing(source))
@@ -187,12 +188,12 @@ def problem(
     with running_models():
         if module is None or not untold:
             named = _given(source, models, groups.selection)
-            return problem_of(models, asked, machine, given=named, done=done)
+            return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
         if source.inputs is None:
             with suppress(NoFitError):
-                return problem_of(models, asked, machine, done=done)
+                return problem_of(models, asked, machine, done=done, rotated=rotated)
         named = _traced(module, source.inputs, models, groups.selection)
-        return problem_of(models, asked, machine, given=named, done=done)
+        return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
 
 
 def _tracing(source: SpecSource) -> Tracing:

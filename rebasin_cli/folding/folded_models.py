@@ -54,12 +54,20 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
             f"nothing says whether {unsaid!r} multiplies by its values or by one plus them",
             hint="its config.json does: put it beside the weights",
         )
-    plan = FoldPlan(choice.bound, headers_of(models).ties)
-    if choice.bound.norms and not plan.norms:
-        group, gain = next(iter(plan.scaled.items()))
+    headers, spec = headers_of(models), choice.bound.spec
+    if choice.bound.norms and not spec.maps_hold(headers.config.get("model_type")):
         raise UsageError(
-            f"{gain!r} scales units of {group} that no weight alone reads: they can be permuted, "
-            "and not rotated",
+            f"spec {choice.name!r} says how norms fold in models of other types alone: "
+            f"{', '.join(spec.model_types)}",
+            hint=f"--model hf:{headers.folder}",
+        )
+    plan = FoldPlan(choice.bound, headers.ties)
+    if choice.bound.norms and not plan.norms:
+        over = plan.tensors[choice.bound.norms[0].gain].groups
+        group = next(name for name in plan.scaled if name in over)
+        raise UsageError(
+            f"{plan.scaled[group]!r} scales units of {group} that no weight alone reads: "
+            "they can be permuted, and not rotated",
             hint="leave out --symmetry orthogonal",
         )
     plan.check()

@@ -148,8 +148,8 @@ def plan_rotations(
     check_tie(tie)
     models = parted_before(models, tie)
     check_models(models, request, done="rotated")
-    selection = request.selection
-    choice = choose_spec(models, selection, tracing=request.tracing.unless(selection.spec))
+    tracing = request.tracing.unless(request.selection.spec)
+    choice = choose_spec(models, request.selection, tracing=tracing, rotated=True)
     machine = plan_machine(request.computing, Search()).for_maps
     rotation_of(MatchingProblem(tuple(models), machine, choice), held=held)  # before any is read
     settled = settle_heads(choice, models, tie)
@@ -180,8 +180,10 @@ def _check_choice(choice: Choice) -> None:
     """Raise UsageError where the spec allows permutations alone, or a unit has to stay."""
     if all(group.maps == PERMUTATION for group in choice.bound.groups.values()):
         traced = "`rebasin spec trace --explain` says why, "
+        types = ", ".join(choice.bound.spec.model_types)
         raise UsageError(
             f"spec {choice.name!r} allows nothing but permutations",
+            detail=f"more is known of models of type {types} alone" if types else "",
             hint=f"{traced if choice.traced else ''}leave out --symmetry orthogonal, or --map "
             "orthogonal of transport; `maps:` in a spec says where more is allowed",
         )

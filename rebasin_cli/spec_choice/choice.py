@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -70,15 +71,18 @@ def choose_spec(
     *,
     tracing: Tracing = Tracing(),
     given: GivenSpec | None = None,
+    rotated: bool = False,
 ) -> Choice:
     """Return the spec for all models of a command. given: where it comes from if none is named.
 
+    rotated: where the bundled spec does not say what rotates in their `model_type`, config.json
+    does, if its model can be traced.
     Raises SpecError if the named spec does not fit or leaves a tensor unnamed that may matter
     (with --strict: any), UsageError if none is named and no bundled spec fits, or several that
     differ, and no config.json says what the model is.
     """
     headers = headers_of(models)
-    choice = _chosen(headers, selection, tracing, given)
+    choice = _chosen(headers, selection, tracing, given, rotated=rotated)
     check_sizes(choice.bound.spec, models)
     choice = replace(choice, bound=_voting(choice.bound, headers, selection))
     if selection.strict and choice.bound.untouched:
@@ -128,7 +132,12 @@ def _free_roots(bound: BoundSpec, names: Iterable[str]) -> frozenset[str]:
 
 
 def _chosen(
-    headers: Headers, selection: Selection, tracing: Tracing, given: GivenSpec | None
+    headers: Headers,
+    selection: Selection,
+    tracing: Tracing,
+    given: GivenSpec | None,
+    *,
+    rotated: bool,
 ) -> Choice:
     target = tracing.target
     if selection.spec is not None and target is not None:
@@ -147,6 +156,9 @@ def _chosen(
         fit = only_fit(headers, selection)
     except NoFitError as error:
         return _traced_config(headers, selection, tracing, error)
+    if rotated and not fit.bound.spec.maps_hold(headers.config.get("model_type")):
+        with suppress(RebasinError):
+            return _traced_config(headers, selection, tracing, NoFitError(fit.name))
     return Choice(fit.name, fit.bound, automatic=True, alike=fit.alike)
 
 

@@ -49,6 +49,13 @@ def test_an_aligned_model_has_no_barrier() -> None:
         curves.barrier("f1")
 
 
+def test_a_spec_says_how_to_align_where_there_are_data() -> None:
+    a, b = convolutions(0), convolutions(1)
+    spec = rb.trace(a, pictures()).spec
+    curves = rb.barrier(a, b, data=batches(), steps=2, spec=spec)
+    assert curves.matching is not None and curves.matching.spec == spec
+
+
 def test_the_ensemble_is_the_mean_of_what_both_models_answer() -> None:
     a, b = convolutions(0).eval(), convolutions(1).eval()
     found = rb.barrier(a, b, data=batches(), steps=2, align=False).ensemble

@@ -134,6 +134,7 @@ ENTRIES = (
             hf("qwen3", "Qwen3ForCausalLM", **WIDE, tie_word_embeddings=True),
             hf("gemma3_text", "Gemma3ForCausalLM", **WIDE),
         ),
+        alike=("granite", "seed_oss", "cwm", "ministral3"),
         groups=LLAMA_GROUPS,
         sizes=KV_SIZES,
         counted=KV_COUNTED,

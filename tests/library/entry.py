@@ -51,6 +51,7 @@ class Entry:
     a size, what binds finds it.
     held: expression for names of tensors -> the fixed group, or size, that their numbers become.
     required: expression for names that not all variants have, and that are not optional.
+    alike: model_types in config.json whose code is that of a variant.
     spelled: text in patterns -> what replaces it. extra: entries for tensors that files may have
     and models lack. files: names as the library writes them, where the model has others.
     """
@@ -68,9 +69,16 @@ class Entry:
     measured: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     required: str = ""
+    alike: tuple[str, ...] = ()
     spelled: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
     files: bool = False
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        """The model_types for which the spec says what may be rotated; none: models tell none."""
+        told = [model.config().get("model_type") for model in self.variants]
+        return tuple(dict.fromkeys((*filter(None, told), *self.alike)))
 
 
 def hf(

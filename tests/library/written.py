@@ -298,6 +298,7 @@ def _told(spec: Spec, entry: Entry) -> Spec:
         sizes=entry.sizes,
         groups=said,
         norms={spell(gain): spelled_norm(norm, spell) for gain, norm in spec.norms.items()},
+        model_types=entry.model_types if spec.norms else (),
         buffers=tuple(map(spell, spec.buffers)),
         transposed=tuple(map(spell, spec.transposed)),
         tensors={**{spell(k): v for k, v in spec.tensors.items()}, **_extra(entry)},

@@ -59,6 +59,22 @@ def test_the_configuration_says_whether_one_is_added_to_a_gain(config, offset):
     assert found.norms[1].offset == offset
 
 
+@pytest.mark.parametrize(
+    ("config", "holds"), [({"model_type": "y"}, True), ({"model_type": "x"}, False), ({}, True)]
+)
+def test_maps_are_those_of_the_model_types_that_a_spec_names(config, holds):
+    tensors = [*TENSORS, '"turn.{q,k}": ["head * r", s]', 'out: [s, "head * r"]']
+    head = HEAD.replace("groups:", "model-types: [gemma, y]\ngroups:\n  head: {size: 2}")
+    head += "  r: {per: head, maps: rotary}\n"
+    shapes = {**SHAPES, "turn.q": (8, 4), "turn.k": (8, 4), "out": (4, 8)}
+    found = bound(tensors, shapes, head=head + NORMS, config=config)
+    assert (found.groups["s"].maps, found.groups["r"].maps) == (
+        ("orthogonal", "rotary") if holds else ("permutation", "permutation")
+    )
+    assert found.groups["r"].fixed, "the order of rotary dims stays"
+    assert parse(dump(found.spec)) == found.spec
+
+
 def test_a_stored_head_is_the_reader_and_no_tie():
     found = bound(TENSORS, {**SHAPES, "head.weight": (5, 4)}, head=HEAD + NORMS)
     assert (found.norms[1].readers, found.norms[1].tied) == (("head.weight",), False)

@@ -16,7 +16,10 @@ import torch
 from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.alignment.functions import compare_functions
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
+from rebasin_cli.commands.align.auto.plan import AutoPlan, plan_auto
+from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.fold.plan import FoldRequest
+from rebasin_cli.commands.related.plan import RelatedRequest, plan_related
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.options.computing import Computing
@@ -44,6 +47,11 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], float]] = {
     "qwen2_moe": ("Qwen2MoeForCausalLM", MOE, ROTARY),
     "gemma": ("GemmaForCausalLM", {**ROPE, **UNTIED}, ROTARY),
 }
+OTHERS: dict[str, tuple[str, Mapping[str, Any], float]] = {
+    "gemma2": ("Gemma2ForCausalLM", ROPE, 0.0),
+    "gemma3_text": ("Gemma3ForCausalLM", ROPE, 0.0),
+    "helium": ("HeliumForCausalLM", ROPE, 0.0),
+}
 # Of the groups of a layer of each: what is not permuted.
 CLASSES = {
     "gpt2": {"qk.0": "orthogonal", "vo.0": "orthogonal"},
@@ -58,7 +66,7 @@ CLASSES = {
 def saved(kind: str, folder: Path) -> Checkpoint:
     """Save a small random model of transformers, gains and biases random too, as it does."""
     transformers = pytest.importorskip("transformers", minversion="5.24")
-    architecture, fields, _ = MODELS.get(kind, ("Gemma2ForCausalLM", ROPE, 0.0))
+    architecture, fields, _ = {**MODELS, **OTHERS}[kind]
     config = transformers.CONFIG_MAPPING[kind](architectures=[architecture], **fields)
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config)
@@ -110,9 +118,29 @@ def test_what_a_gain_holds_is_not_rotated(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_norm_of_what_a_branch_writes_leaves_permutations_alone(tmp_path: Path) -> None:
-    with saved("gemma2", tmp_path) as model, pytest.raises(UsageError, match=r"layernorm\.weight"):
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
+def test_a_norm_of_what_a_branch_writes_leaves_permutations_alone(
+    kind: str, tmp_path: Path
+) -> None:
+    told = r"layernorm\.weight' scales units of stream"
+    with saved(kind, tmp_path) as model, pytest.raises(UsageError, match=told):
         folding_of(model)
+
+
+@pytest.mark.slow
+def test_a_model_that_turns_other_pairs_under_the_names_of_llama_is_traced(tmp_path: Path) -> None:
+    with saved("helium", tmp_path) as model:  # pairs are (2i, 2i + 1), those of llama are not
+        bundled = choose_spec([model])
+        assert bundled.name == "llama"
+        assert {group.maps for group in bundled.bound.groups.values()} == {"permutation"}
+        with pytest.raises(UsageError, match="how norms fold in models of other types alone"):
+            plan_folding(bundled, [model])
+        traced = choose_spec([model], rotated=True)
+        assert traced.name == "traced from config.json: HeliumForCausalLM"
+        assert "rotary-interleaved" in {group.maps for group in traced.bound.groups.values()}
+    both = [tmp_path, tmp_path / "model.safetensors"]
+    assert plan_related(RelatedRequest(both)).rotations is not None
+    assert isinstance(plan_auto(AlignRequest(both)), AutoPlan)
 
 
 @pytest.mark.slow

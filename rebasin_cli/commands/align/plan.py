@@ -78,8 +78,8 @@ class AlignPlan:
         }
 
 
-def plan_align(request: AlignRequest) -> AlignPlan:
-    """Return what aligning will do; nothing is read but headers."""
+def plan_align(request: AlignRequest, *, rotated: bool = False) -> AlignPlan:
+    """Return what aligning will do; nothing is read but headers. rotated: see `choose_spec`."""
     start = request.search.start_file
     search = replace(request.search, start=None) if start else request.search
     request = replace(request, search=search)
@@ -96,7 +96,7 @@ def plan_align(request: AlignRequest) -> AlignPlan:
     heads = () if runs else heads_apart(reference, models, request.selection)
     check_fit(reference, models, request.selection, request.tracing, apart=heads)
     check_learning([reference, *models], request)
-    choice = _choice(request, [reference, *models], heads, _given(inputs))
+    choice = _choice(request, [reference, *models], heads, _given(inputs), rotated=rotated)
     refuse_torn_codes(models, moves_together(choice.bound, choice.movable))
     check_search(choice, machine, request.search)
     initial = read_permutations(start, reference).permutations if start else None
@@ -112,6 +112,8 @@ def _choice(
     models: Sequence[Checkpoint],
     heads: Sequence[str],
     given: GivenSpec | None,
+    *,
+    rotated: bool,
 ) -> Choice:
     """Return the spec that all models are aligned under; heads need not be named by it."""
     selection, tracing = request.selection, request.tracing
@@ -120,7 +122,7 @@ def _choice(
     if selection.spec is None:  # a spec that is named names heads too
         selection = selection.passing(heads)
     with told_of_codes(models[1:]):
-        return choose_spec(models, selection, tracing=tracing, given=given)
+        return choose_spec(models, selection, tracing=tracing, given=given, rotated=rotated)
 
 
 def _given(inputs: MethodInputs) -> GivenSpec | None:

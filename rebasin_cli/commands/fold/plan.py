@@ -65,7 +65,8 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
     refuse_codes([model], selection, done="multiplied")
     if is_folded(model):
         raise UsageError(f"the norms of {model.path} are folded already", hint="use it as it is")
-    choice = choose_spec([model], selection, tracing=request.tracing.unless(selection.spec))
+    tracing = request.tracing.unless(selection.spec)
+    choice = choose_spec([model], selection, tracing=tracing, rotated=True)
     if not choice.bound.norms:
         raise UsageError(
             f"spec {choice.name!r} says of no norm how it folds",

@@ -88,7 +88,7 @@ class RelatedPlan:
 def plan_related(request: RelatedRequest) -> RelatedPlan:
     """Return what will be compared; nothing is read but headers."""
     check_number(request.models)
-    problem = open_problem(request.models, request, done="compared")
+    problem = open_problem(request.models, request, done="compared", rotated=True)
     inputs = [file for model in problem.models for file in files_of(model)]
     picture = plan_drawing(request.picture, request.output, inputs) if request.picture else None
     return related_plan(problem, request.selection, picture=picture)

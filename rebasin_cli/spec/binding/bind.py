@@ -117,6 +117,8 @@ class _Binder:
         self._ties.check(placements, cut, problems)
         problems.stop()
         found = _bound_groups(groups, sizes, ancestors, declared)
+        if not spec.maps_hold(self._model_type):
+            found = {name: replace(group, maps=PERMUTATION) for name, group in found.items()}
         return self._result(placements, cut, found, buffers)
 
     def one_sided(self) -> tuple[str, ...]:
@@ -125,6 +127,10 @@ class _Binder:
         declared = declared_groups(self._spec, groups, self._problems)
         per = declared_parents(self._spec, declared, groups, self._problems)
         return tuple(one_sided(self._occurrences(placements), per))
+
+    @property
+    def _model_type(self) -> object:
+        return self._sizes.configured("config.model_type")
 
     def _placements(self) -> list[Placement]:
         matched = match_tensors(self._spec, self._ties.infos, self._names, self._problems)
@@ -197,12 +203,7 @@ class _Binder:
         named = {name for tensor in tensors for name in tensor.members}
         untouched = tuple(name for name in self._infos if name not in named)
         stored = frozenset(name for name in buffers if name in self._infos)
-        norms = bind_norms(
-            self._spec,
-            self._names,
-            self._ties,
-            model_type=self._sizes.configured("config.model_type"),
-        )
+        norms = bind_norms(self._spec, self._names, self._ties, model_type=self._model_type)
         return BoundSpec(
             self._spec, groups, tuple(tensors), untouched, stored, self._transposed, norms
         )

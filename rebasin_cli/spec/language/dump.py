@@ -29,6 +29,8 @@ def _lines(spec: Spec) -> Iterator[str]:
     for key in ("buffers", "transposed"):
         if getattr(spec, key):
             yield f"{key}: [{', '.join(map(scalar, getattr(spec, key)))}]"
+    if spec.model_types:
+        yield f"model-types: [{', '.join(map(scalar, spec.model_types))}]"
     if spec.sizes:
         yield f"sizes: {_table(spec.sizes)}"
     if spec.groups:

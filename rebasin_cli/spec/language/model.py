@@ -202,7 +202,8 @@ class Spec:
 
     tensors: name pattern (ending in `?` if it is optional) -> entry. sizes: name -> number or
     `config.` path. groups: name, with templates -> declaration. norms: pattern of a gain -> how
-    its norm folds. transposed: patterns of tensors stored as (in, out).
+    its norm folds. transposed: patterns of tensors stored as (in, out). model_types: values of
+    model_type in config.json for which maps and norms hold; none: they always do.
     source, text, places: where it was read from, for messages only; the keys of `places` are
     paths such as ("tensors", PATTERN) or ("groups", NAME, "per").
     """
@@ -215,8 +216,13 @@ class Spec:
     sizes: Mapping[str, int | str] = field(default_factory=dict)
     groups: Mapping[str, Declaration] = field(default_factory=dict)
     norms: Mapping[str, Norm] = field(default_factory=dict)
+    model_types: tuple[str, ...] = ()
     source: str = field(default="<spec>", compare=False)
     text: str = field(default="", compare=False, repr=False)
     places: Mapping[tuple[str, ...], TextPlace] = field(
         default_factory=dict, compare=False, repr=False
     )
+
+    def maps_hold(self, model_type: object) -> bool:
+        """Return whether maps and norms are those of a model_type; None: of no config.json."""
+        return not self.model_types or model_type is None or model_type in self.model_types

@@ -22,6 +22,7 @@ KEYS = (
     "groups",
     "tensors",
     "norms",
+    "model-types",
 )
 
 
@@ -59,6 +60,7 @@ def _spec(root: Table, fields: Fields, source: str, text: str) -> Spec:
         sizes=sizes,
         groups=parse_groups(nodes.get("groups"), sizes, fields),
         norms=parse_norms(nodes.get("norms"), fields),
+        model_types=parse_patterns(nodes.get("model-types"), "model-types", fields),
         source=source,
         text=text,
         places=fields.places,

@@ -49,7 +49,7 @@ def plan_auto(request: AlignRequest) -> AlignPlan | AutoPlan:
             hint="--symmetry permutation or orthogonal, whichever is wanted",
         )
     by_weights = _by_weights(request)
-    permuting = plan_align(by_weights)
+    permuting = plan_align(by_weights, rotated=True)
     choice = permuting.choice
     if not can_rotate(choice.bound) or choice.held:
         return permuting if by_weights == request else plan_align(request)

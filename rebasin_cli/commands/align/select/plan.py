@@ -63,7 +63,8 @@ def plan_select(request: AlignRequest, symmetry: str) -> SelectPlan:
     _check(request, symmetry)
     if symmetry == ORTHOGONAL:
         return _among_rotations(request, plan_orthogonal(_running(request)))
-    permuting = plan_align(replace(_running(request), learning=Learning()))
+    running = replace(_running(request), learning=Learning())
+    permuting = plan_align(running, rotated=symmetry != PERMUTATION)
     return _among_permutations(request, permuting, _rotating(request, permuting, symmetry))
 
 
