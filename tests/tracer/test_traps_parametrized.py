@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tests.tracer.traps import WRONG, Net, check, harm, rows
+from tests.tracer.traps import WRONG, Net, check, harm, rows, weight
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
@@ -106,4 +106,16 @@ def test_a_parametrization_with_a_transpose() -> None:
   inner.parametrizations.weight.original: [h, h]
   b.weight: [~, h]
 """
+    check(rows(net, 2, 5), "h 8", text)
+
+
+def test_a_matrix_that_solving_makes_orthogonal() -> None:
+    """Cayley's map; solving also returns a factorisation, which nobody reads."""
+
+    def run(m, x):
+        skew, eye = m.s - m.s.t(), torch.eye(8, dtype=x.dtype)
+        return m.b((m.a(x) @ torch.linalg.solve(eye + skew, eye - skew)).relu())
+
+    net = Net(run, a=nn.Linear(5, 8), s=weight(8, 8), b=nn.Linear(8, 3))
+    text = "  a.{weight,bias}: [h]\n  s: [h, h]\n  b.weight: [~, h]"
     check(rows(net, 2, 5), "h 8", text)
