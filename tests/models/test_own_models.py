@@ -57,6 +57,14 @@ class Picky(nn.Linear):
         raise RuntimeError("never")
 
 
+class Narrow(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 4)
+
+    def forward(self, x):
+        return super().forward(x[..., :2])
+
+
 def make():
     return nn.LSTM(5, 7)
 
@@ -193,6 +201,12 @@ def test_a_file_that_does_not_run_says_why(
 def test_a_model_that_takes_no_guess_asks_for_inputs(net: str) -> None:
     found = subject(f"{net}:Picky")
     with pytest.raises(UsageError, match=r"no input was found(?s:.*)never(?s:.*)--input-shape"):
+        found.examples(found.build())
+
+
+def test_what_torch_refuses_is_said_with_the_line_that_asked_for_it(net: str) -> None:
+    found = subject(f"{net}:Narrow")
+    with pytest.raises(UsageError, match=r"RuntimeError(?s:.*)\(.*net\.py:\d+\)"):
         found.examples(found.build())
 
 
