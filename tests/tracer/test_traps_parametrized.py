@@ -78,10 +78,13 @@ def test_masks_of_pruning_move_with_their_weights() -> None:
   a.{weight_orig,bias}: [h]
   b.weight_orig: [~, h]
 """
-    right = text + """
+    right = (
+        text
+        + """
   a.weight_mask: [h]
   b.weight_mask: [~, h]
 """
+    )
     given = rows(net, 2, 5)
     found = check(given, "h 8", right)
     assert harm(given, found, "h 8", text) >= WRONG
