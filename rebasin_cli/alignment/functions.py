@@ -16,6 +16,8 @@ from rebasin_cli.models.module_weights import fill, widen_model, widen_tensor
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
+from rebasin_cli.permuted import Permuted
+from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
 from rebasin_cli.tensors import TensorSource, dtype_name
 from rebasin_cli.tensors.compare import SAME_FUNCTION, relative_difference
 from rebasin_cli.tensors.trees import map_leaves
@@ -91,6 +93,21 @@ def compare_functions(
         raise UsageError(what, detail=cause(error)) from error
     difference = _apart(*runs) if _finite(runs[0]) else math.nan
     return FunctionDifference(difference, len(examples), dtype_name(dtype))
+
+
+def keeps_function(check: FunctionCheck, source: TensorSource, bound: BoundSpec) -> bool:
+    """Return whether a model computes the same with all groups of a spec permuted at random.
+
+    A model that cannot be run is taken to.
+    """
+    generator = torch.Generator().manual_seed(0)
+    permutations = draw_permutations(bound.groups.values(), generator)
+    moved = Permuted(source, bound.tensors, permutations)
+    try:
+        found = compare_functions(check, source, moved, inputs=1)
+    except (UsageError, MachineError):
+        return True
+    return found.same or math.isnan(found.difference)
 
 
 def _run(

@@ -10,18 +10,20 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from rebasin_cli.alignment.function_check import USUAL, FunctionCheck
+from rebasin_cli.alignment.functions import keeps_function
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
 from rebasin_cli.api.keywords import Groups, Options
 from rebasin_cli.api.running import running_models
 from rebasin_cli.api.tensors_in import Model
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.models.subject import Example, Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.network.names_in_files import layout_of
-from rebasin_cli.network.network import subject_for
+from rebasin_cli.network.network import network_of, subject_for
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
@@ -178,8 +180,9 @@ def problem(
 ) -> MatchingProblem[Choice]:
     """Return models as a matching problem, under the spec that a source tells.
 
-    given: the models as they came: where nothing tells and no bundled spec fits, or where there
-    are inputs, a module among them is traced. done, rotated: see `open_problem`.
+    given: the models as they came: where nothing tells and no bundled spec fits them and what they
+    compute, or where there are inputs, a module among them is traced. done, rotated: see
+    `open_problem`.
     """
     machine = plan_machine(groups.computing, groups.search)
     asked = replace(groups, tracing=_tracing(source))
@@ -191,9 +194,27 @@ def problem(
             return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
         if source.inputs is None:
             with suppress(NoFitError):
-                return problem_of(models, asked, machine, done=done, rotated=rotated)
+                found = problem_of(models, asked, machine, done=done, rotated=rotated)
+                held = models[next(k for k, model in enumerate(given) if model is module)]
+                if _suits(found.choice, module, held, groups.selection):
+                    return found
         named = _traced(module, source.inputs, models, groups.selection)
         return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
+
+
+def _suits(choice: Choice, module: nn.Module, held: Checkpoint, selection: Selection) -> bool:
+    """Return whether a spec that fits the tensors of a module keeps what it computes.
+
+    A residual network may have the names and shapes of a chain of layers. Large modules are not
+    run, nor those for which no input can be guessed.
+    """
+    if sum(parameter.numel() for parameter in module.parameters()) > USUAL:
+        return True
+    try:
+        network = network_of(subject_given(module), held, selection)
+    except RebasinError:
+        return True
+    return keeps_function(FunctionCheck(network, required=False), held, choice.bound)
 
 
 def _tracing(source: SpecSource) -> Tracing:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import rebasin_cli as rb
-from tests.api.nets import Convolutions, convolutions, copied, mlp, pictures, same
+from tests.api.nets import Convolutions, computed, convolutions, copied, mlp, pictures, same
 
 HIDDEN = """\
 rebasin: 1
@@ -78,6 +78,29 @@ def test_networks_are_modules_classes_and_targets() -> None:
     assert rb.trace(Convolutions, pictures()).spec == wanted
     assert rb.trace("tests.api.nets:Convolutions", pictures()).spec == wanted
     assert rb.trace(nn.DataParallel(convolutions(0)), pictures()).spec == wanted
+
+
+class Residual(nn.Module):
+    """It has the names and shapes of a chain of layers, which the spec `mlp` is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, inner, last = self.layers
+        x = first(x)
+        found: Tensor = last(x + torch.relu(inner(x)))
+        return found
+
+
+def test_a_bundled_spec_that_fits_another_function_is_not_taken() -> None:
+    a, b = Residual(), Residual()
+    found = rb.match(a, b)
+    assert found.permutations.keys() == {"layers.0"}
+    x = torch.randn(4, 5)
+    assert torch.allclose(computed(b, found.apply(b), x), b.double()(x.double()))
+    assert len(rb.match(a.state_dict(), b.state_dict()).permutations) == 2  # nothing tells
 
 
 def test_a_spec_that_is_traced_fits_names_with_a_prefix() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models.libraries.optional_packages import optional
@@ -54,6 +55,14 @@ class Picky(nn.Linear):
 
     def forward(self, x):
         raise RuntimeError("never")
+
+
+class Narrow(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 4)
+
+    def forward(self, x):
+        return super().forward(x[..., :2])
 
 
 def make():
@@ -195,6 +204,12 @@ def test_a_model_that_takes_no_guess_asks_for_inputs(net: str) -> None:
         found.examples(found.build())
 
 
+def test_what_torch_refuses_is_said_with_the_line_that_asked_for_it(net: str) -> None:
+    found = subject(f"{net}:Narrow")
+    with pytest.raises(UsageError, match=r"RuntimeError(?s:.*)\(.*net\.py:\d+\)"):
+        found.examples(found.build())
+
+
 def test_an_absent_package_says_how_to_get_it() -> None:
     with pytest.raises(MachineError, match=r"needs the package no_such_zoo(?s:.*)pip install"):
         optional("no_such_zoo")
@@ -266,6 +281,31 @@ def test_a_finished_model_is_copied_and_stays_as_it_is() -> None:
     assert torch.equal(built.get_parameter("0.weight"), model.get_parameter("0.weight"))
     with pytest.raises(UsageError, match="finished model"):
         subject_of(model, model_args={"width": 3})
+
+
+class Remembers(nn.Linear):
+    """A model that keeps what it computed, graph and all, and a weight that its norm computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = {"sums": [super().forward(x)]}
+        return self.seen["sums"][0]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_finished_model_that_keeps_computed_tensors_is_copied() -> None:
+    model = nn.utils.weight_norm(Remembers(3, 4))
+    model(torch.ones(2, 3))
+    built = subject_of(model).build()
+    assert torch.equal(built(torch.ones(2, 3)), model(torch.ones(2, 3)))
+    assert model.seen["sums"][0].grad_fn is not None
+
+
+def test_a_finished_model_that_cannot_be_copied_says_what_to_pass() -> None:
+    model = nn.Linear(3, 4)
+    model.lock = Lock()  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="Linear cannot be copied") as caught:
+        subject_of(model).build()
+    assert "name a class or a function that builds it" in str(caught.value)
 
 
 class Looks(nn.Linear):

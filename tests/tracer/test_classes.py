@@ -32,6 +32,7 @@ from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.proof import Trial
 from rebasin_cli.tracer.trace import trace
 from tests.tracer.class_nets import (
+    HEADS,
     PLACES,
     WORDS,
     Begun,
@@ -50,6 +51,7 @@ from tests.tracer.class_nets import (
     Scale,
     Shift,
     Sums,
+    Turn,
     TwoRoutes,
     adapted,
     half_split,
@@ -61,9 +63,9 @@ from tests.tracer.class_nets import (
 EXACT = 1e-9
 
 
-def traced(net: nn.Module) -> Trace:
+def traced(net: nn.Module, places: int = PLACES) -> Trace:
     torch.manual_seed(0)
-    inputs = tuple(Example((torch.randint(WORDS, (2, PLACES)),)) for _ in range(2))
+    inputs = tuple(Example((torch.randint(WORDS, (2, places)),)) for _ in range(2))
     found = trace(subject_of(net, examples=lambda _: inputs))
     assert found.proof is not None and found.proof.refuted == {}
     return found
@@ -126,6 +128,15 @@ def test_the_classes_of_a_network(kind: str) -> None:
     assert classes(found) == wanted
     # What is claimed is right: the proof had nothing to take back.
     assert NOT_KEPT not in found.reasons.values()
+
+
+@pytest.mark.parametrize("turn", [half_split, interleaved])
+def test_as_many_places_as_turned_units(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    dim = D // HEADS
+    monkeypatch.setattr("tests.tracer.class_nets.PLACES", dim)
+    found = traced(Net(turn=turn), dim)
+    wanted = "rotary" if turn is half_split else "rotary-interleaved"
+    assert classes(found) == {**TURNING, "rope": wanted}
 
 
 def test_what_stands_between_two_weights_alone_is_no_stream() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import os
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import torch
 from torch import nn
 
 from rebasin_cli.errors import MachineError, UsageError, suggest
 from rebasin_cli.models.trial_run import quiet
 
 KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_PACKAGES = tuple(
+    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[2])
+)
 OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -66,8 +72,12 @@ def construct(name: str, builder: Callable[[], object]) -> nn.Module:
 
 
 def cause(error: BaseException) -> str:
-    """Return an exception as one line, with the file and line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """Return an exception as one line, with the file and line that raised it.
+
+    Where that is inside torch, those of the code that called it.
+    """
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if not frame.filename.startswith(_PACKAGES)] or every
     first = str(error).strip().partition("\n")[0]
     text = f"{type(error).__name__}: {first}" if first else type(error).__name__
     return f"{text} ({frames[-1].filename}:{frames[-1].lineno})" if frames else text

@@ -18,6 +18,7 @@ from rebasin_cli.models.user.construction import cause, check_arguments, constru
 from rebasin_cli.models.user.guessed_inputs import guessed_families
 from rebasin_cli.models.user.imports import fingerprint, home, named_object
 from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.tensors.trees import tensors_in
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -36,7 +37,7 @@ def subject_of(
     """
     name = name or _name(model_or_factory)
     if isinstance(model_or_factory, nn.Module):
-        build: Callable[[], nn.Module] = partial(_copied, model_or_factory)
+        build: Callable[[], nn.Module] = partial(_copied, name, model_or_factory)
         _refuse_arguments(name, model_args)
     else:
         check_arguments(name, model_or_factory, model_args)
@@ -61,9 +62,21 @@ def own_subject(target: str, arguments: Mapping[str, object]) -> Subject:
     return Subject(target, build, partial(_guessed, target, build), version=subject.version)
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """Return a copy of a finished model, which stays as it is."""
-    return copy.deepcopy(model).eval()
+def _copied(name: str, model: nn.Module) -> nn.Module:
+    """Return a copy of a finished model, which stays as it is.
+
+    Tensors that it computed and keeps (`weight` under the old weight_norm, an attention map, an
+    auxiliary loss) are copied without what they were computed from, which torch cannot copy.
+    """
+    kept = [t for module in model.modules() for t in tensors_in(vars(module)) if not t.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept}).eval()
+    except Exception as error:  # whatever hangs on a model may refuse in its own way
+        raise UsageError(
+            f"{name} cannot be copied",
+            detail=cause(error),
+            hint="name a class or a function that builds it",
+        ) from error
 
 
 def _refuse_arguments(name: str, arguments: Mapping[str, object]) -> None:

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import isqrt
 
-from rebasin_cli.tracer.axes.axis_terms import ONE, Atom, AxisTerm, Dependent, SumTerm, paths
+import torch
+from torch import Tensor
+
+from rebasin_cli.tracer.axes.axis_terms import (
+    ONE,
+    Atom,
+    AxisTerm,
+    Dependent,
+    SumTerm,
+    multiply,
+    paths,
+)
 from rebasin_cli.tracer.axes.bindings import ALTERNATING, Bindings
 from rebasin_cli.tracer.axes.known_atoms import Birth, Reason
 from rebasin_cli.tracer.recording.record import Call, Record, Value
@@ -54,6 +66,7 @@ class Analysis:
     grouped: list[tuple[AxisTerm, AxisTerm]] = field(default_factory=list)
     originals: dict[Value, Value] = field(default_factory=dict)
     overwritten: frozenset[Value] = frozenset()
+    used: frozenset[Value] = frozenset()  # what some call reads or the model returns
     unknown: set[str] = field(default_factory=set)  # operators without a rule
 
     def of(self, value: Value) -> AxisTerms:
@@ -158,14 +171,22 @@ class Analysis:
         """Return free axes where a constant is uniform, at each use new ones, frozen elsewhere.
 
         The same atoms at each use would tie all that meets them: an LSTM's state of zeros, one
-        tensor for all layers and directions, left one group of four.
+        tensor for all layers and directions, left one group of four. Two axes of an identity
+        matrix, also of a flat one, are one free axis twice.
         """
         axes = self.axes.setdefault(value, self.frozen(value.shape, "constant"))
         uniform = _uniform(value)
-        return tuple(
+        made = [
             self.terms.atom(size) if same else term
             for term, size, same in zip(axes, value.shape, uniform, strict=True)
-        )
+        ]
+        bound = [dim for dim, same in enumerate(uniform) if not same]
+        side = _identity_side(value.data, bound)
+        if side is not None:
+            unit = self.terms.atom(side)
+            made[bound[0]] = unit if len(bound) == 2 else multiply([unit, unit])
+            made[bound[-1]] = made[bound[0]]
+        return tuple(made)
 
     def emit(self, value: Value, axes: Sequence[AxisTerm]) -> None:
         """Give a value its axes; a value that has some already (written in place) unifies both."""
@@ -200,6 +221,23 @@ def _uniform(value: Value) -> list[bool]:
     return [bool((data == data.narrow(dim, 0, 1)).all()) for dim in range(data.dim())]
 
 
+def _identity_side(data: Tensor | None, dims: Sequence[int]) -> int | None:
+    """Return the side of the matrix along some axes, if it is a multiple of the identity or so.
+
+    That is one number on its diagonal, and one beside it. dims: the only axes along which a tensor
+    varies; a single one has the rows of the matrix one after the other.
+    """
+    if data is None or len(dims) not in (1, 2):
+        return None
+    side = data.shape[dims[0]] if len(dims) == 2 else isqrt(data.shape[dims[0]])
+    matrix = data[tuple(slice(None) if dim in dims else 0 for dim in range(data.dim()))]
+    if side < 2 or matrix.numel() != side**2:
+        return None
+    diagonal = torch.eye(side, dtype=torch.bool, device=data.device).reshape(matrix.shape)
+    flat = matrix[diagonal], matrix[~diagonal]
+    return side if all(bool((part == part[0]).all()) for part in flat) else None
+
+
 OperatorRule = Callable[[Analysis, Call], Sequence[AxisTerms | None]]
 
 
@@ -216,10 +254,12 @@ def analyse(
     then the parts of a fused projection do not have to share what their other axes mean.
     """
     written = overwritten(record)
-    analysis = Analysis(record, movable, overwritten=written)
+    used = frozenset(v for call in record.calls for v in call.operands)
+    used |= frozenset(record.outputs.values())
+    analysis = Analysis(record, movable, overwritten=written, used=used)
     for _ in range(PASSES):
         known = {birth: set(cuts) for birth, cuts in analysis.terms.cuts.items()}
-        analysis = Analysis(record, movable, overwritten=written)
+        analysis = Analysis(record, movable, overwritten=written, used=used)
         analysis.terms.cuts.update({birth: set(cuts) for birth, cuts in known.items()})
         _run(analysis, calls, rule)
         for output in outputs:

@@ -24,7 +24,7 @@ from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.classes.findings import ClassFindings
-from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, is_there, with_rotary
+from rebasin_cli.tracer.classes.rotary_axes import RotaryAxis, held_axes, with_rotary
 from rebasin_cli.tracer.classes.signs.signed_units import with_signs
 from rebasin_cli.tracer.proof.culprits import find_by_halving
 from rebasin_cli.tracer.proof.proof import Trial
@@ -59,7 +59,7 @@ def prove_classes(
     gone = {n: "" for n in found.classes if n not in present or present[n].fixed}
     kept = _held(replace(found.without(gone), rotary=()).in_spec(spec), test)
     kept = _kept(kept, test)
-    turned = _turned([axis for axis in found.rotary if is_there(spec, axis)], test)
+    turned = _turned(held_axes(spec, found.rotary), test)
     classes = {**kept.classes, **{axis.group: maps for axis, maps in turned.items()}}
     kept = replace(kept, classes=classes, rotary=tuple(turned))
     return with_classes(spec, kept), kept.reasons

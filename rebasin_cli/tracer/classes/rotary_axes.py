@@ -102,9 +102,17 @@ def _written(states: UnitStates, writers: Iterable[Value]) -> Iterator[AxisOfTen
                 yield first[value], axis
 
 
-def is_there(spec: Spec, axis: RotaryAxis) -> bool:
-    """Return whether the spec has the fixed units on some axis."""
-    return bool(_held(spec, axis))
+def held_axes(spec: Spec, axes: Iterable[RotaryAxis]) -> list[RotaryAxis]:
+    """Return the axes whose fixed units the spec has, of several with the same units the first.
+
+    Values are multiplied over places: as many of them as turned units look like a second axis.
+    """
+    found = []
+    for axis in axes:
+        if _held(spec, axis):
+            found.append(axis)
+            spec = with_rotary(spec, axis)
+    return found
 
 
 def with_rotary(spec: Spec, axis: RotaryAxis) -> Spec:

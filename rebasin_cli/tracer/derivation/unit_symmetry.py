@@ -104,15 +104,23 @@ def _parameters_read(record: Record, names: Iterable[str]) -> set[Value]:
 def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
     """Return the names of buffers that move like parameters.
 
-    All buffers of norms with running statistics and of parametrizations, and those that a user
-    names. Other buffers are tables that the code made, the same in every checkpoint.
+    All buffers of norms with running statistics and of parametrizations, what torch.nn.utils keeps
+    beside a weight (spectral_norm, prune), and those that a user names. Other buffers are tables
+    that the code made, the same in every checkpoint.
     """
     found: set[str] = set()
     for prefix, module in model.named_modules():
         own = {name for name, buffer in module.named_buffers(recurse=False) if buffer is not None}
-        statistics = {"running_mean", "running_var"} <= own
-        if statistics or ".parametrizations." in f".{prefix}.":
-            found.update(f"{prefix}.{name}" if prefix else name for name in own)
+        whole = {"running_mean", "running_var"} <= own or ".parametrizations." in f".{prefix}."
+        parameters = {name for name, _ in module.named_parameters(recurse=False)}
+        moving = own if whole else {n for n in own if _beside(n) in parameters}
+        found.update(f"{prefix}.{name}" if prefix else name for name in moving)
     stored = model.state_dict(keep_vars=True)
     found.update(n for n in stored if any(fnmatchcase(n, glob) for glob in globs))
     return frozenset(found & stored.keys())
+
+
+def _beside(name: str) -> str | None:
+    """Return the name of the weight that a buffer of torch.nn.utils stands beside, if it is one."""
+    weight, _, role = name.rpartition("_")
+    return f"{weight}_orig" if role in ("u", "v", "mask") else None

@@ -27,8 +27,8 @@ ROUNDING = 1e3  # times the precision: what sums in another order may change
 
 AxisPlace = tuple[int, int]  # an operand or a result, and an axis of it
 CallLayout = tuple[
-    Any, Any, tuple[tuple[int, ...] | None, ...]
-]  # arguments, options, result shapes
+    Any, Any, tuple[tuple[int, ...] | None, ...], tuple[int, ...]
+]  # arguments, options, the shapes of the results that count, and which ones these are
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class _ProbedOperator:
     op: Any
     args: Any
     options: Any
+    kept: Sequence[int] | None  # which results count; None: all
     left: int = RUNS
 
     def run(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
@@ -82,7 +83,7 @@ class _ProbedOperator:
         for before, after in zip(given, copies, strict=True):
             if not torch.equal(before, after) and not any(after is result for result in results):
                 raise ValueError("an argument is overwritten and not returned")
-        return results
+        return results if self.kept is None else tuple(results[k] for k in self.kept)
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,15 @@ class _OperatorExample:
 
 
 @lru_cache(maxsize=4096)
-def relations(op: Any, args: Any, options: Any, shapes: Any) -> tuple[OperatorRelation, ...] | None:
-    """Return how the axes of an operator move, or None if it cannot be run on random numbers."""
+def relations(
+    op: Any, args: Any, options: Any, shapes: Any, kept: tuple[int, ...] | None = None
+) -> tuple[OperatorRelation, ...] | None:
+    """Return how the axes of an operator move, or None if it cannot be run on random numbers.
+
+    kept: the positions of those results that count, whose shapes are given; None: all.
+    """
     operands = sorted(set(leaves_of((args, options), Operand)), key=lambda o: o.position)
-    operator = _ProbedOperator(op, args, options)
+    operator = _ProbedOperator(op, args, options, kept)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             examples = _examples(operator, operands, positive=False)

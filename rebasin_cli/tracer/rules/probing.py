@@ -1,7 +1,8 @@
 """The rule of operators without one: what permuted numbers tell about their axes.
 
 It is known of whole axes only: what a permutation for each index of another axis would do is not
-tried, and so ruled out.
+tried, and so ruled out. Results that nobody reads may be anything: solving linear equations also
+returns a factorisation, which knows the order of rows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def probe_operator(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     cannot be probed where they are not known.
     """
     values = tuple(dict.fromkeys(call.operands))
-    layout = _layout(call, values)
+    layout = _layout(analysis, call, values)
     if layout is None:
         return None
     found = relations(call.op, *layout)
@@ -38,11 +39,15 @@ def probe_operator(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     for row in rows:
         for dim in range(len(row)):
             analysis.mix(row, [dim])
-    return _tied(analysis, call, rows, found)
+    return _tied(analysis, call, rows, found, layout[-1])
 
 
 def _tied(
-    analysis: Analysis, call: Call, rows: Sequence[AxisTerms], found: Sequence[OperatorRelation]
+    analysis: Analysis,
+    call: Call,
+    rows: Sequence[AxisTerms],
+    found: Sequence[OperatorRelation],
+    kept: Sequence[int],
 ) -> list[AxisTerms]:
     shapes = [() if result is None else result.shape for result in call.results]
     text = f"no rule for {call.name}; probing found no symmetry"
@@ -53,7 +58,7 @@ def _tied(
         for other in rest:
             analysis.terms.unify(first, other)
         for k, dim in relation.results:
-            made[k][dim] = first
+            made[kept[k]][dim] = first
     fixed: list[AxisTerm] = [
         term for k, row in enumerate(rows) for dim, term in enumerate(row) if (k, dim) not in free
     ]
@@ -61,7 +66,7 @@ def _tied(
     return [tuple(row) for row in made]
 
 
-def _layout(call: Call, values: Sequence[Value]) -> CallLayout | None:
+def _layout(analysis: Analysis, call: Call, values: Sequence[Value]) -> CallLayout | None:
     """Return all that decides what a call does but its floating numbers, or None."""
     if any(value not in call.results for value in call.written):
         return None
@@ -72,8 +77,11 @@ def _layout(call: Call, values: Sequence[Value]) -> CallLayout | None:
             return None
         operands[value] = operand
     args, options = map_leaves((call.args, call.kwargs), Value, operands.__getitem__)
-    shapes = tuple(None if result is None else result.shape for result in call.results)
-    layout: CallLayout = _hashable(args), _hashable(options), shapes
+    every = range(len(call.results))
+    kept = tuple(k for k in every if call.results[k] in analysis.used) or tuple(every)
+    results = [call.results[k] for k in kept]
+    shapes = tuple(None if result is None else result.shape for result in results)
+    layout: CallLayout = _hashable(args), _hashable(options), shapes, kept
     return layout if _is_hashable(layout) else None
 
 

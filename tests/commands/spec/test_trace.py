@@ -75,6 +75,27 @@ def test_what_no_output_depends_on_is_said(folder):
     assert "# Not exercised, and so fixed: spare.weight, spare.bias." in done.lines
 
 
+TABLE = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 6), nn.Linear(6, 2))
+        self.register_buffer("table", torch.randn(6))
+
+    def forward(self, x):
+        return self[1](self[0](x) * self.table)
+"""
+
+
+def test_buffers_that_hold_units_are_named_with_what_moves_them(folder):
+    (folder / "table.py").write_text(TABLE)
+    done = trace(folder, target="table.py:Net")
+    assert "traced: 0 groups move" in done.err
+    assert "keep units in place: table. --permute-buffer GLOB moves them along" in done.err
+
+
 def test_json_has_the_fields_of_the_contract(folder):
     result, summary = trace(folder, "--json").events
     assert summary["event"] == "summary"

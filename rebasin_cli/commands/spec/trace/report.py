@@ -80,10 +80,20 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     if trace.unused:
         shown = list_names(trace.unused, NAMED, rest=AND_SO_ON)
         yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"
+    if buffers := _buffers(trace):
+        shown = list_names(buffers, NAMED, rest=AND_SO_ON)
+        yield f"  buffers that keep units in place: {shown}. --permute-buffer GLOB moves them along"
     if trace.unknown:
         yield f"  operators without a rule: {', '.join(trace.unknown)}"
     if outcome.written:
         yield f"  spec written to {outcome.written.path}"
+
+
+def _buffers(trace: Trace) -> list[str]:
+    """Return the stored tables of numbers that units stay for."""
+    reasons = dict.fromkeys(axis.reason for axis in trace.fixed)
+    names = [reason.removeprefix("buffer ") for reason in reasons if reason.startswith("buffer ")]
+    return [name for name in names if name in trace.infos and trace.infos[name].floating]
 
 
 def _proved(trace: Trace) -> str:
