@@ -86,9 +86,12 @@ def is_copy(part: Checkpoint, source: Path) -> bool:
     """
     with open_checkpoint(source) as file:
         stored = stored_model(file, {})
-    if stored is None:
-        return False
-    if {*stored.model.names()} <= {*part.names()}:
+    return stored is not None and is_part(part, stored.model)
+
+
+def is_part(part: Checkpoint, model: Checkpoint) -> bool:
+    """Return whether one has some of the tensors of a model, not all of them, and no others."""
+    if {*model.names()} <= {*part.names()}:
         return False
     entries = [entry_of(name) for name in part.names()]
-    return not find_weights_of(entries, stored.model.names()).lacking
+    return not find_weights_of(entries, model.names()).lacking
