@@ -98,9 +98,13 @@ def apply(
         )
     seen = open_owned(model)
     if isinstance(permutation, PairMatching):
-        return _applied_matching(
-            permutation, model, seen, base, inverse=inverse, keep_unknown=keep_unknown
-        )
+        under = _owner_under(permutation, seen, base)
+        if under is None:
+            _refuse_base(seen, base)
+            return permutation.apply(model, inverse=inverse)
+        order = _reordering(permutation, inverse=inverse)
+        moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
+        return _moved(model, seen, seen, moved, inverse=inverse)
     path = named_path(fspath(permutation))
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
@@ -129,24 +133,10 @@ def _of_model(
         return None
 
 
-def _applied_matching(
-    matching: PairMatching,
-    model: Model,
-    seen: Checkpoint,
-    base: Model | None,
-    *,
-    inverse: bool,
-    keep_unknown: bool,
-) -> dict[str, Tensor] | Checkpoint:
-    """Return a model, or what belongs to one, in the order that a matching found."""
+def _owner_under(matching: PairMatching, seen: Checkpoint, base: Model | None) -> OwnerModel | None:
+    """Return the model that something belongs to; None of what is a model itself."""
     owner = _named_owner(matching.other if base is None else base)
-    if not (is_adapter(seen.names()) or is_part(seen, owner.model)):
-        _refuse_base(seen, base)
-        return matching.apply(model, inverse=inverse)
-    movement, _ = reordered_adapter(
-        seen, _reordering(matching, inverse=inverse), owner, keep_unknown=keep_unknown
-    )
-    return _moved(model, seen, seen, movement, inverse=inverse)
+    return owner if is_adapter(seen.names()) or is_part(seen, owner.model) else None
 
 
 def _reordering(matching: PairMatching, *, inverse: bool) -> Reordering:

@@ -157,6 +157,7 @@ def test_an_error_is_an_event_with_code_and_place_and_text_on_stderr_too(tmp_pat
     done = rebasin("inspect", "no.pt", "--json", cwd=tmp_path)
     error = done.events[0]
     assert (error["event"], error["code"], error["where"]) == ("error", 3, "no.pt")
+    assert error["command"] == "inspect"
     assert "no such file" in error["message"]
     assert "no such file" in done.err
 
