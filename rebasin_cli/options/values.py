@@ -11,7 +11,7 @@ import typer
 
 from rebasin_cli.checkpoint.failures import reading
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
-from rebasin_cli.errors import CheckpointError, MachineError, UsageError
+from rebasin_cli.errors import CheckpointError, MachineError, Problem, UsageError
 
 Given = TypeVar("Given")
 Meant = TypeVar("Meant")
@@ -78,7 +78,7 @@ def require_present(paths: Iterable[Path]) -> None:
 
     Whoever opens them would tell the same, seconds later: that takes torch.
     """
-    problems = []
+    problems: list[Problem] = []
     for path in map(named_path, paths):
         if isinstance(path, RemotePath):
             continue
