@@ -184,6 +184,19 @@ def test_a_byte_order_mark_on_stdin_is_no_part_of_a_path(tmp_path, form, end):
     assert [entry["path"] for entry in json.loads(done.out)["inputs"]] == ["ä.pt", "b.pt"]
 
 
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (b"a.pt\0b.pt\0", "stdin: the paths end in NUL\nhint: -0 reads them so"),
+        (b'{"path": "a.pt"}\n', 'stdin: not a path and not an event: {"path": "a.pt"}'),
+    ],
+)
+def test_a_list_of_another_form_is_refused(tmp_path, listed, said):
+    done = rebasin("merge", cwd=tmp_path, stdin=listed)
+    assert done.code == 2
+    assert said in done.err
+
+
 def test_a_list_that_is_not_what_its_mark_says_is_refused(tmp_path):
     done = rebasin("merge", cwd=tmp_path, stdin=b"\xff\xfea")
     assert done.code == 2
