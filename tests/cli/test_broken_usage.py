@@ -215,7 +215,7 @@ STDIN = rows(
     Row("no such user", "align ~nobody-here/a.pt b.safetensors", 3, ("~nobody-here/a.pt",)),
     Row("no such user on stdin", "merge", 3, ("~nobody-here/a",), stdin=b"~nobody-here/a\nb.pt\n"),
     Row("no such user in the output", f"align {PAIR} -o ~nobody-here/x.pt", 2, ("~nobody-here",)),
-    Row("a NUL in a path", "merge", 3, ("no such file",), stdin=b"a.safetensors\nx\0y\n"),
+    Row("a NUL in a path", "merge", 2, ("end in NUL", "-0"), stdin=b"a.safetensors\nx\0y\n"),
 )
 
 
