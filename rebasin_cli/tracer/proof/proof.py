@@ -172,6 +172,8 @@ class Trial:
 
         def stirred(name: str) -> Tensor:  # not all by the same: a norm may take that away
             before = self._state[name]
+            if not (before.is_floating_point() or before.is_complex()):
+                return (before == 0).to(before.dtype)  # a mask turned over
             noise = torch.randn(before.shape, generator=generator, dtype=torch.float32)
             # In place: touching fresh memory takes longer than the sums.
             scale = torch.linalg.vector_norm(before, 1) / max(before.numel(), 1)
