@@ -194,4 +194,5 @@ def output_info(info: TensorInfo, selection: Selection, output: Output) -> Tenso
 def describe_target(target: Target) -> dict[str, Any]:
     """Return what a plan says of one output."""
     action = "skip" if target.place.skip else "replace" if target.path.exists() else "write"
-    return {"path": str(target.path), "format": target.layout.format, "action": action}
+    card = {"card": str(target.card.path)} if target.card else {}
+    return {"path": str(target.path), "format": target.layout.format, "action": action, **card}

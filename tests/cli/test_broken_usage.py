@@ -183,6 +183,7 @@ MODELS = rows(
     Row("neither steps nor places", f"lerp {PAIR}", 2, ("--steps", "--at")),
     Row("steps and places", f"lerp {PAIR} --steps 1 --at 0.5", 2, ("--steps", "--at")),
     Row("a place that is no number", f"lerp {PAIR} --at nan", 2, ("--at nan", "finite")),
+    Row("a folder as list", f"lerp {PAIR} --steps 1 --resume .", 2, ("--resume . is a folder",)),
     Row("two places of one name", f"lerp {PAIR} --at 1e-19,2e-19", 2, ("2 results would go to",)),
     Row("empty command", f"lerp {PAIR} --steps 1 --exec ''", 2, ("--exec",)),
     Row("command with one quote", f'lerp {PAIR} --steps 1 --exec "eval \'"', 2, ("--exec",)),
