@@ -32,18 +32,18 @@ def test_a_heavy_package_would_be_noticed(module: str) -> None:
     assert module in loaded_by(module)
 
 
-def loaded_by_command(*argv: str, cwd: Path) -> set[str]:
+def loaded_by_command(*argv: str, cwd: Path, code: int = 0) -> set[str]:
     """Return the modules in memory after a command has done its work."""
-    code = (
+    script = (
         "import atexit, sys\n"
         "from rebasin_cli.cli import main\n"
         "atexit.register(lambda: print(*sys.modules))\n"
         f"sys.argv = {['rebasin', *argv]!r}\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
 
@@ -63,6 +63,10 @@ def test_what_needs_no_tensors_loads_little(
     loaded = loaded_by_command(*argv, cwd=tmp_path)
     assert loaded.isdisjoint({"torch", "numpy", "scipy"})
     assert sum(name.startswith("rebasin_cli") for name in loaded) <= most
+
+
+def test_a_path_that_leads_nowhere_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    assert "torch" not in loaded_by_command("align", "no.pt", "none.pt", cwd=tmp_path, code=3)
 
 
 def test_inspect_loads_what_reads_headers_and_tells_specs_apart(tmp_path: Path) -> None:

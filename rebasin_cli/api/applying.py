@@ -31,14 +31,15 @@ from rebasin_cli.commands.apply.belonging_plan import (
     reordered_adapter,
     training_in,
 )
-from rebasin_cli.commands.apply.belongings.owner import OwnerModel, owner_of
+from rebasin_cli.commands.apply.belongings.owner import OwnerModel, is_copy, is_part, owner_of
 from rebasin_cli.commands.apply.belongings.training import Training
 from rebasin_cli.commands.apply.movement import Movement, Reordering
 from rebasin_cli.commands.apply.saved_movement import check_saved, read_movement
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import PermutationError, UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.provenance import provenance
+from rebasin_cli.files.saved.permutation_file import Saved
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permutation import inverse as inverse_of
 
@@ -55,6 +56,7 @@ def apply(
     *,
     inverse: bool = False,
     base: Model | None = None,
+    keep_unknown: bool = False,
 ) -> dict[str, Tensor]: ...
 
 
@@ -65,6 +67,7 @@ def apply(
     *,
     inverse: bool = False,
     base: Model | None = None,
+    keep_unknown: bool = False,
 ) -> Checkpoint: ...
 
 
@@ -74,6 +77,7 @@ def apply(
     *,
     inverse: bool = False,
     base: Model | None = None,
+    keep_unknown: bool = False,
 ) -> dict[str, Any] | Checkpoint:
     """Return a model with its units permuted, or what belongs to it, as by `rebasin apply`.
 
@@ -82,43 +86,57 @@ def apply(
     dict of a LoRA and its kin, known by its names, or the state dict of an optimizer, whose
     moments follow their parameters, with the rest as it is. base: the model that those belong to,
     where the permutation does not tell; the numbers of an optimizer count the parameters of a
-    module, else the tensors of a state dict or a .pt, in their order.
+    module, else the tensors of a state dict or a .pt, in their order. keep_unknown: leave what
+    follows no weight as it is, with a warning.
 
     The result is as of `PairMatching.apply`. Raises PermutationError for a file that is none or
     does not fit the model, and for what follows no weight.
     """
     if isinstance(model, Mapping) and _is_training(model):
-        return _applied_training(permutation, model, base, inverse=inverse)
+        return _applied_training(
+            permutation, model, base, inverse=inverse, keep_unknown=keep_unknown
+        )
     seen = open_owned(model)
     if isinstance(permutation, PairMatching):
-        return _applied_matching(permutation, model, seen, base, inverse=inverse)
+        under = _owner_under(permutation, seen, base)
+        if under is None:
+            _refuse_base(seen, base)
+            return permutation.apply(model, inverse=inverse)
+        order = _reordering(permutation, inverse=inverse)
+        moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
+        return _moved(model, seen, seen, moved, inverse=inverse)
     path = named_path(fspath(permutation))
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
         raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
-    if is_adapter(seen.names()):
+    found = None if is_adapter(seen.names()) else _of_model(path, seen, base, inverse=inverse)
+    if found is None:
         owner = _owner(path, base)
-        movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=False)
+        movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=keep_unknown)
         return _moved(model, seen, seen, movement, inverse=inverse)
     _refuse_base(seen, base)
-    held, movement, saved = read_movement(path, seen, inverse=inverse)
+    held, movement, saved = found
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, _PLAIN)
     return _moved(model, seen, held, movement, inverse=inverse)
 
 
-def _applied_matching(
-    matching: PairMatching, model: Model, seen: Checkpoint, base: Model | None, *, inverse: bool
-) -> dict[str, Tensor] | Checkpoint:
-    """Return a model, or an adapter of one, in the order that a matching found."""
-    if not is_adapter(seen.names()):
-        _refuse_base(seen, base)
-        return matching.apply(model, inverse=inverse)
+def _of_model(
+    path: Path, seen: Checkpoint, base: Model | None, *, inverse: bool
+) -> tuple[Checkpoint, Movement, Saved] | None:
+    """Return what a file does to a model; None of what is no model, but some tensors of one."""
+    try:
+        return read_movement(path, seen, inverse=inverse)
+    except PermutationError:
+        if base is None and not is_copy(seen, path):
+            raise
+        return None
+
+
+def _owner_under(matching: PairMatching, seen: Checkpoint, base: Model | None) -> OwnerModel | None:
+    """Return the model that something belongs to; None of what is a model itself."""
     owner = _named_owner(matching.other if base is None else base)
-    movement, _ = reordered_adapter(
-        seen, _reordering(matching, inverse=inverse), owner, keep_unknown=False
-    )
-    return _moved(model, seen, seen, movement, inverse=inverse)
+    return owner if is_adapter(seen.names()) or is_part(seen, owner.model) else None
 
 
 def _reordering(matching: PairMatching, *, inverse: bool) -> Reordering:
@@ -175,6 +193,7 @@ def _applied_training(
     base: Model | None,
     *,
     inverse: bool,
+    keep_unknown: bool,
 ) -> dict[str, Any]:
     """Return a state of training whose tensors follow their weights."""
     if isinstance(permutation, PairMatching):
@@ -185,7 +204,7 @@ def _applied_training(
         owner = _owner(path, base)
         _, movement, _ = read_movement(path, owner.model, inverse=inverse)
     found = training_in(state, [()], movement, owner)
-    tell_kept(found.wrong, Path("the state of training"), keep_unknown=False)
+    tell_kept(found.wrong, Path("the state of training"), keep_unknown=keep_unknown)
     return _with_moments(state, found)
 
 

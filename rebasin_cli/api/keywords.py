@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from math import inf
 from numbers import Integral
 from types import UnionType
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.parameters import FLAG
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Rename, Selection, parse_renames
 from rebasin_cli.options.tracing import Tracing
@@ -67,8 +69,8 @@ def groups_of(spec: str | None, options: Mapping[str, Any]) -> Groups:
     for name in ("only", "skip", "pass_through"):
         if isinstance(given.get(name), str):
             given[name] = (given[name],)
-    if isinstance(given.get("max_memory"), str):
-        given["max_memory"] = read_value(parse_size, given["max_memory"])
+    if given.get("max_memory") is not None:
+        given["max_memory"] = read_value(parse_size, str(given["max_memory"]))
     selection = Selection(spec=spec, renames=renames, **_taken(Selection, given))
     search, computing = Search(**_taken(Search, given)), Computing(**_taken(Computing, given))
     return Groups(selection, search, computing, Tracing())
@@ -91,9 +93,17 @@ def _checked(name: str, value: Any) -> Any:
         expected = Options.__annotations__[name]
         text = getattr(expected, "__forward_arg__", expected)
         raise TypeError(f"{name}={value!r}: expected {text}")
-    if number and found < 0:
-        raise UsageError(f"{name}={value}: expected a number that is not negative")
+    most = _largest(name)
+    if number and not 0 <= found <= most:
+        wanted = "that is not negative" if most == inf else f"from 0 to {most}"
+        raise UsageError(f"{name}={value}: expected a number {wanted}")
     return found
+
+
+def _largest(name: str) -> float:
+    """Return the largest number that the command line takes for an option."""
+    flags = (f.metadata[FLAG] for f in (*fields(Search), *fields(Computing)) if f.name == name)
+    return max((flag.declared.get("max", inf) for flag in flags), default=inf)
 
 
 @cache

@@ -62,6 +62,13 @@ class SpecSource:
     model: NetworkLike | None = None
     inputs: object = None
 
+    def __post_init__(self) -> None:
+        if not (self.spec is None or isinstance(self.spec, Spec | str | PathLike)):
+            raise TypeError(
+                f"spec: a {type(self.spec).__name__} is no spec: expected one of rb.load_spec or "
+                "rb.trace, its name or its file"
+            )
+
     @property
     def named(self) -> str | None:
         """The name or the file of the spec, if it has one."""

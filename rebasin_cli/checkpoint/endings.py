@@ -33,8 +33,9 @@ def file_ending(path: PurePath | str) -> str:
 
 
 def name_without_ending(path: PurePath) -> str:
-    """Return a file's name up to its ending."""
-    return path.name.removesuffix(file_ending(path))
+    """Return a file's name up to its ending; of the index of shards that of the weights."""
+    name = path.name.removesuffix(INDEX_ENDING)
+    return name.removesuffix(file_ending(name))
 
 
 def is_weight_name(name: str) -> bool:

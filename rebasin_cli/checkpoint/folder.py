@@ -16,7 +16,7 @@ from rebasin_cli.checkpoint.foreign import FolderListing, foreign_folder, foreig
 from rebasin_cli.checkpoint.remote.mirror import Mirror
 from rebasin_cli.checkpoint.strict_json import parse_object
 from rebasin_cli.checkpoint.writing.disk import OpenFile
-from rebasin_cli.errors import CheckpointError, Problem
+from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.wording import and_more, listing, shorten
 
 # What transformers and diffusers write; variants such as model.fp16.safetensors lie beside it.
@@ -177,7 +177,11 @@ def _no_weights(inside: FolderListing, folder: Path) -> CheckpointError:
 
 
 def _holds_weights(folder: Path) -> bool:
-    names = names_in(folder)
+    """Return whether a folder is a model; one that may not be looked into is none."""
+    try:
+        names = names_in(folder)
+    except RebasinError:
+        return False
     return any(map(is_weight_name, names.files)) and not foreign_folder(names)
 
 

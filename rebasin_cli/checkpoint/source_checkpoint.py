@@ -13,6 +13,7 @@ from rebasin_cli.checkpoint.folder import WeightSet
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.torch_format.torch_file import require_plain
 from rebasin_cli.checkpoint.weight_file import HeldOpen
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource, infos
@@ -95,6 +96,7 @@ def held_checkpoint(state: Mapping[str, Any], label: str) -> SourceCheckpoint:
     odd = next((name for name in tensors if not isinstance(name, str)), None)
     if odd is not None:
         raise CheckpointError(f"a tensor is called {odd!r}, which is no text", where=label)
+    require_plain({n: t for n, t in tensors.items() if not t.is_meta}, label)
     return SourceCheckpoint(_OnCpu(tensors, label), label, ties=shared_memory(tensors))
 
 

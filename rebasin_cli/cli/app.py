@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module, metadata
-from typing import Annotated, Any, ClassVar, NoReturn
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NoReturn, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo
 
 from rebasin_cli import __version__
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settle_stdout
@@ -39,6 +42,7 @@ class LazyGroup(TyperGroup):
     """A group of commands that are known by name and summary until one of them is run."""
 
     entries: ClassVar[Mapping[str, CommandEntry]] = {}
+    prefix: ClassVar[str] = ""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -56,8 +60,34 @@ class LazyGroup(TyperGroup):
         single = typer.Typer(
             rich_markup_mode=MARKUP, add_completion=False, context_settings=SETTINGS
         )
-        single.command(name)(getattr(import_module(entry.module), entry.function))
+        function = getattr(import_module(entry.module), entry.function)
+        single.command(name)(_guarded(f"{self.prefix}{name}", function))
         return typer.main.get_command(single)
+
+
+def _guarded(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of a command, whose errors are told under its name.
+
+    Its arguments that are paths are files that it reads: they have to be there.
+    """
+    from rebasin_cli.options.values import require_present
+
+    parameters = signature(function, eval_str=True).parameters.values()
+    arguments = [p.name for p in parameters if _is_argument(p.annotation)]
+
+    @wraps(function)
+    def guarded(**given: Any) -> Any:
+        with guard(command, json_wanted=bool(given.get("json"))):
+            values = [given[name] for name in arguments]
+            named = [one for v in values for one in (v if isinstance(v, list) else [v])]
+            require_present(one for one in named if isinstance(one, Path))
+            return function(**given)
+
+    return guarded
+
+
+def _is_argument(annotation: Any) -> bool:
+    return any(isinstance(mark, ArgumentInfo) for mark in get_args(annotation)[1:])
 
 
 class Commands(LazyGroup):
@@ -70,6 +100,7 @@ class SpecCommands(LazyGroup):
     """The commands of `rebasin spec`."""
 
     entries = SPEC
+    prefix = "spec "
 
 
 app = typer.Typer(

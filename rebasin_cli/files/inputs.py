@@ -62,6 +62,15 @@ def open_models(
     return agreeing(models, selection)
 
 
+def open_by_itself(path: Path, selection: Selection, *, adapters: bool = False) -> Checkpoint:
+    """Open a model that need not be like others: --key counts if it has such a part."""
+    plain = Selection(ignore_classes=selection.ignore_classes, dequantize=selection.dequantize)
+    try:
+        return open_models([path], replace(plain, key=selection.key), adapters=adapters)[0]
+    except PartError:
+        return open_models([path], plain, adapters=adapters)[0]
+
+
 def agreeing(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpoint]:
     """Return open models, the names of all brought to those of the first.
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
+from rebasin_cli.checkpoint.endings import (
+    INDEX_ENDING,
+    file_ending,
+    format_of,
+    name_without_ending,
+)
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.files.targets import FORMATS, Target, check_ending, plan_format, plan_target
 from rebasin_cli.options.output import Output
@@ -83,7 +88,7 @@ def output_file(output: Output, name: str) -> Path:
 
 def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
-    if model.path.is_dir() or output.max_shard_size:
+    if model.path.is_dir() or model.path.name.endswith(INDEX_ENDING) or output.max_shard_size:
         return ""
     format = plan_format(output, out)
     kept = format in (None, format_of(model.path) or "safetensors")

@@ -114,7 +114,7 @@ def plan_target(
         layout = _in_shards(layout, infos, output.max_shard_size, path)
     mine = [file for model in own for file in files_of(model)]
     place = plan_place(path, output, own=mine, others=others, create=create)
-    return Target(place, layout, fate, _plan_card(path, layout, output))
+    return Target(place, layout, fate, _plan_card(path, layout, output, create=create))
 
 
 def _in_shards(layout: Layout, infos: Sequence[TensorInfo], most: int, path: Path) -> Layout:
@@ -127,7 +127,7 @@ def _in_shards(layout: Layout, infos: Sequence[TensorInfo], most: int, path: Pat
     return in_shards(layout, infos, most, path)
 
 
-def _plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None:
+def _plan_card(path: Path, layout: Layout, output: Output, *, create: bool) -> OutputPlace | None:
     """Return where the model card of a result goes, None if none is wanted.
 
     That of a folder is its README.md, instead of the one that would be copied: it tells of
@@ -136,7 +136,8 @@ def _plan_card(path: Path, layout: Layout, output: Output) -> OutputPlace | None
     if output.card is None:
         return None
     if layout.folder is None:
-        return plan_place(path.with_suffix(".card.md"), replace(output, no_clobber=False))
+        beside = replace(output, no_clobber=False)
+        return plan_place(path.with_suffix(".card.md"), beside, create=create)
     readme = path / "README.md"
     if readme.exists() and not output.force and not output.no_clobber:
         raise UsageError(
@@ -193,4 +194,5 @@ def output_info(info: TensorInfo, selection: Selection, output: Output) -> Tenso
 def describe_target(target: Target) -> dict[str, Any]:
     """Return what a plan says of one output."""
     action = "skip" if target.place.skip else "replace" if target.path.exists() else "write"
-    return {"path": str(target.path), "format": target.layout.format, "action": action}
+    card = {"card": str(target.card.path)} if target.card else {}
+    return {"path": str(target.path), "format": target.layout.format, "action": action, **card}

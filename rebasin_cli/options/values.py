@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import typer
 
-from rebasin_cli.checkpoint.remote.remote_path import named_path
-from rebasin_cli.errors import UsageError
+from rebasin_cli.checkpoint.failures import reading
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
+from rebasin_cli.errors import CheckpointError, MachineError, Problem, UsageError
 
 Given = TypeVar("Given")
 Meant = TypeVar("Meant")
@@ -70,6 +71,26 @@ def parse_names(texts: Sequence[str] | None) -> tuple[str, ...]:
 def in_tuple(texts: Sequence[str] | None) -> tuple[str, ...]:
     """Return what was given several times, or not at all."""
     return tuple(texts or ())
+
+
+def require_present(paths: Iterable[Path]) -> None:
+    """Raise CheckpointError for paths on this machine that lead nowhere, all at once.
+
+    Whoever opens them would tell the same, seconds later: that takes torch.
+    """
+    problems: list[Problem] = []
+    for path in map(named_path, paths):
+        if isinstance(path, RemotePath):
+            continue
+        try:
+            with reading(path):
+                path.stat()
+        except CheckpointError as error:
+            problems += error.problems
+        except MachineError:
+            continue  # of what is there, and refused, whoever reads it tells
+    if problems:
+        raise CheckpointError(*dict.fromkeys(problems))
 
 
 def optional_path(path: str | Path | None) -> Path | None:

@@ -5,9 +5,10 @@ The names alone rule out nearly every spec (`least_problems`); the rest are boun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from typing import NoReturn
 
 from rebasin_cli.errors import SpecError, UsageError
@@ -20,12 +21,18 @@ from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import bundled_names, load_spec, spec_text
 from rebasin_cli.spec_choice.hints import model_hint
-from rebasin_cli.spec_choice.unnamed import is_excused, unnamed_tensors
+from rebasin_cli.spec_choice.unnamed import is_excused, touched_groups, unnamed_tensors
+from rebasin_cli.wording import count
 
 # Specs of models whose head may be tied to the embedding, so that files look alike without a head.
 WITH_HEAD = frozenset(
     {"gpt2", "llama", "mixtral", "qwen_moe", "moe_stacked", "t5", "bart", "whisper"}
 )
+START = (
+    "--model file.py:Class traces it, if you have the code; else start a spec with "
+    "`rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
+)
+FEW = 3  # tensors that a spec may leave uncovered for a hint to name them all
 NEAREST = 5  # specs listed when none fits, those with the fewest problems first
 
 
@@ -143,11 +150,13 @@ class _BundledFits:
             bound = bound_to(load_spec(name), self.headers, self._selection)
         except SpecError as error:
             first = error.problems[0]
-            count, hint = len(error.problems), first.hint
-            return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
+            alone = len(error.problems) == 1 and first.hint
+            return Miss(len(error.problems), first.what, f"{name}: {first.hint}" if alone else "")
         left = unnamed_tensors(bound, self.headers, self._selection)
         if left:
-            return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
+            reason = f"leaves {count(len(left), 'tensor')} uncovered, such as {left[0]}"
+            held = any(touched_groups(bound, self.headers.infos[one]) for one in left)
+            return Miss(len(left), reason, "" if held else _passing(name, left))
         return bound
 
     def verdict(self, name: str) -> str:
@@ -159,20 +168,24 @@ class _BundledFits:
         return found.reason if isinstance(found, Miss) else "fits"
 
 
+def _passing(name: str, left: Sequence[str]) -> str:
+    """Return how the few tensors that a spec does not name, and that hold no units, stay."""
+    if len(left) > FEW:
+        return ""
+    globs = " ".join(f"--pass-through '{escape(one)}'" for one in left)
+    return f"with {globs} {name} fits; or {START}"
+
+
 def _none_fits(trial: _BundledFits) -> NoReturn:
     misses = _nearest(trial)
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
     others = len(trial.least) - NEAREST
-    start = (
-        "--model file.py:Class traces it, if you have the code; else start a spec with "
-        "`rebasin spec init MODEL > spec.yaml`, then --spec spec.yaml"
-    )
     raise NoFitError(
         "no bundled spec fits this checkpoint",
         where=trial.path,
         detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])
         + f"\n  and {others} others, further off" * (others > 0),
-        hint=misses[names[0]].hint or model_hint(trial.headers) or start,
+        hint=misses[names[0]].hint or model_hint(trial.headers) or START,
     )
 
 

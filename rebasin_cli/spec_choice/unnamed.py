@@ -49,8 +49,9 @@ def check_unnamed(name: str, bound: BoundSpec, headers: Headers, selection: Sele
             f"spec {name!r} does not name {len(left)} of the tensors",
             where=headers.where,
             detail="\n".join(shorten(left, SHOWN, and_more)),
-            hint="name them in the spec; or --skip GLOB leaves them and all units that they could "
-            "hold in place; or --pass-through GLOB says that they hold none",
+            hint="name them in the spec; or --pass-through GLOB says that they hold no units; or "
+            "--skip GLOB, where a command has it, leaves them and all units that they could hold "
+            "in place",
         )
 
 
@@ -72,7 +73,8 @@ def check_passed(
                 f"{name!r} could hold units of {listing(names, most=3)}, which move",
                 where=headers.where,
                 detail=f"it is {list(headers.infos[name].shape)}",
-                hint=f"--skip '{name}' leaves it and those units in place; or name it in the spec",
+                hint=f"name it in the spec; or --skip '{name}', where a command has it, leaves it "
+                "and those units in place",
             )
 
 

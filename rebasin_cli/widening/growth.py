@@ -23,6 +23,8 @@ _MEAN = "running_mean"  # beside it, gains and biases are of units one by one
 _SPREAD = "running_var"  # of a unit that was never seen it is 1, as in a new BatchNorm
 _READS = (Side.READ, Side.MAY_READ)
 
+MOST = 1 << 24  # units of a group: where each of them comes from is held in memory
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -86,6 +88,8 @@ def _obstacle(bound: BoundSpec, group: BoundGroup, size: int, movable: Collectio
     """Return why a group cannot have so many units; empty if it can."""
     if size < group.size:
         return "units are added, and none is taken away"
+    if size > MOST:
+        return f"more than {MOST:,} are not made"
     if group.maps in (ROTARY, INTERLEAVED):
         return "rotary positions turn its pairs by frequencies that follow from how many there are"
     if group.fixed:

@@ -37,9 +37,11 @@ def grown_stream(
         raise _unknown(tensor, "two residual streams meet there", group)
     name, norms = tensor.members[0], stream_norms(bound, group)
     centres = any(norm.kind == _TAKES_MEAN for norm in norms)
-    if centres and any(norm.kind == _SCALE or norm.tied for norm in norms):
+    scaled = any(norm.kind == _SCALE for norm in norms)
+    if centres and (scaled or any(norm.tied for norm in norms)):
         why = "LayerNorm takes off a mean, which LayerScale or a tied head would see"
-        raise _unknown(tensor, why, group)
+        hint = "" if scaled else "rebasin fold MODEL --tie untie first, and widen what it writes"
+        raise _unknown(tensor, why, group, hint=hint)
     c = sqrt(sizes.new[group] / bound.groups[group].size)
     own = next((norm for norm in norms if name in (norm.gain, norm.bias)), None)
     if own is not None:
@@ -90,9 +92,9 @@ def _written_axes(bound: BoundSpec, tensor: BoundTensor, group: str) -> tuple[in
     return tuple(sorted(axis for axis in axes if Side.READ not in sides[axis]))
 
 
-def _unknown(tensor: BoundTensor, why: str, group: str) -> UsageError:
+def _unknown(tensor: BoundTensor, why: str, group: str, *, hint: str = "") -> UsageError:
     return UsageError(
         f"group {group!r} is a residual stream, and cannot be widened",
         detail=f"{tensor.members[0]}: {why}",
-        hint="other groups can be: --to GROUP=N names them",
+        hint=hint or "other groups can be: --to GROUP=N names them",
     )

@@ -109,6 +109,37 @@ def test_an_adapter_follows_what_match_found_as_it_does_a_file(tmp_path: Path) -
     assert same(rb.apply(found, moved, inverse=True), lora)
 
 
+@pytest.mark.parametrize("form", ["matching", "file"])
+def test_some_tensors_of_a_model_follow(form: str, tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    found = rb.match(a, b)
+    rb.save(found, tmp_path / "p.safetensors")
+    permutation = found if form == "matching" else tmp_path / "p.safetensors"
+    masks = {"0.weight": b.state_dict()["0.weight"] > 0}
+    assert same(rb.apply(permutation, masks), {"0.weight": found.apply(b)["0.weight"] > 0})
+
+
+def test_what_follows_no_weight_is_kept_if_that_is_wanted(tmp_path: Path) -> None:
+    found = rb.match(mlp(0), mlp(1))
+    state = trained_mlp()
+    state["state"][0]["preconditioner"] = torch.randn(3, 3)
+    with pytest.raises(rb.RebasinError, match="--keep-unknown leaves it"):
+        rb.apply(found, state)
+    with pytest.warns(rb.RebasinWarning, match="kept as it is"):
+        kept = rb.apply(found, state, keep_unknown=True)
+    assert repr(kept) == repr(state)
+
+
+@pytest.mark.parametrize("base", ["matching", "file"])
+def test_an_optimizer_without_moments_stays(base: str, tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    found: Any = rb.match(a, b)
+    rb.save(found, tmp_path / "p.safetensors")
+    state: Any = torch.optim.SGD(b.parameters(), lr=0.1).state_dict()
+    permutation = found if base == "matching" else tmp_path / "p.safetensors"
+    assert rb.apply(permutation, state, base=None if base == "matching" else b) == state
+
+
 def test_a_model_itself_takes_no_base(tmp_path: Path) -> None:
     a, b = mlp(0), mlp(1)
     found = rb.match(a, b)

@@ -266,6 +266,7 @@ def _with(name: str, tensor: Tensor) -> dict[str, Tensor]:
 META = nn.Linear(2, 2, device="meta")
 REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "a tensor is missing": (_without("0.bias"), {}, rb.RebasinError, "missing: 0.bias"),
+    "sparse": (_with("4.bias", torch.zeros(3).to_sparse()), {}, rb.RebasinError, "is sparse"),
     "another shape": (_with("4.bias", torch.zeros(4)), {}, rb.RebasinError, r"is \[4\], expected"),
     "NaN": (_with("4.bias", torch.full((3,), torch.nan)), {}, rb.RebasinError, "holds NaN"),
     "whole numbers": (
@@ -282,12 +283,15 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "no such file": ("none.safetensors", {}, rb.RebasinError, "no such file"),
     "no option": (mlp(1), {"sed": 1}, TypeError, "no option 'sed'; did you mean 'seed'"),
     "a text as number": (mlp(1), {"jobs": "x"}, TypeError, "jobs='x': expected int"),
-    "a number below": (mlp(1), {"seed": -1}, rb.RebasinError, "seed=-1: expected a number that"),
+    "a number below": (mlp(1), {"seed": -1}, rb.RebasinError, "seed=-1: expected a number from 0"),
+    "a seed beyond": (mlp(1), {"seed": 2**63}, rb.RebasinError, "expected a number from 0 to 9"),
+    "no memory": (mlp(1), {"max_memory": 0}, rb.RebasinError, "leaves no room"),
     "a switch": (mlp(1), {"restarts": True}, TypeError, "restarts=True: expected int"),
     "no size": (mlp(1), {"max_memory": "much"}, rb.RebasinError, "is not a size such as 8GB"),
     "no rename": (mlp(1), {"rename": "x"}, rb.RebasinError, "is not OLD=NEW"),
     "no method": (mlp(1), {"method": "x"}, rb.RebasinError, "no method is called 'x'"),
     "no spec": (mlp(1), {"spec": "lama"}, rb.RebasinError, "did you mean 'llama'"),
+    "a number as spec": (mlp(1), {"spec": 3}, TypeError, "a int is no spec"),
     "two specs": (mlp(1), {"spec": "mlp", "model": mlp(0)}, rb.RebasinError, "exclude each other"),
     "no network": (mlp(1), {"model": 3}, TypeError, "a int is no network"),
     "idle inputs": (mlp(1), {"spec": "mlp", "inputs": pictures()}, rb.RebasinError, "no network"),
@@ -310,6 +314,11 @@ def test_a_tensor_without_values_is_refused() -> None:
     empty = {name: tensor.to("meta") for name, tensor in mlp(1).state_dict().items()}
     with pytest.raises(rb.RebasinError, match="'meta': it has no values"):
         rb.align(mlp(0), empty)
+
+
+def test_whole_numbers_tell_of_no_units() -> None:
+    a, b = ({n: (9 * t).to(torch.int8) for n, t in mlp(k).state_dict().items()} for k in (0, 1))
+    assert rb.match(a, b).status.value.startswith("nothing could be aligned: whole numbers")
 
 
 def test_a_matching_says_what_it_is_in_a_line() -> None:

@@ -27,7 +27,7 @@ VERBS = {
     "align": f"(a: 'Model', b: 'Model', *, widen: 'bool' = False, {KEYWORDS}) -> {LATE}",
     "apply": "(permutation: 'PairMatching | str | PathLike[str]', "
     "model: 'Model | Mapping[str, Any]', *, inverse: 'bool' = False, "
-    "base: 'Model | None' = None) -> 'dict[str, Any] | Checkpoint'",
+    "base: 'Model | None' = None, keep_unknown: 'bool' = False) -> 'dict[str, Any] | Checkpoint'",
     "barrier": "(a: 'Model', b: 'Model', *, model: 'NetworkLike | None' = None, "
     "data: 'Callable[[], Iterable[object]] | Iterable[object] | str | None' = None, "
     "evaluate: 'Callable[[Any], object] | str | None' = None, steps: 'int' = 25, "

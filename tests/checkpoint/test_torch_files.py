@@ -148,7 +148,13 @@ def test_the_weights_are_found(tmp_path, case):
             r"no state dict found\nit holds net_g \(1 tensors\)",
         ),
         ({}, None, "no state dict found\nit holds nothing"),
-        ([torch.ones(1)], None, "no state dict found\nit holds a list, not named parts"),
+        (
+            [torch.ones(1)],
+            None,
+            "no state dict found\nit holds a list, not named parts\nhint: save its state dict as a",
+        ),
+        ({"net": {"w": {"a": torch.ones(1)}, 0: {"b": torch.ones(1)}}}, None, "--key: net.w$"),
+        ({"net": {"w": {"a": torch.ones(1)}}}, "net", "hint: did you mean 'net.w'"),
         (
             {"ema": {"a": torch.ones(1)}},
             "emma",

@@ -183,7 +183,8 @@ MODELS = rows(
     Row("neither steps nor places", f"lerp {PAIR}", 2, ("--steps", "--at")),
     Row("steps and places", f"lerp {PAIR} --steps 1 --at 0.5", 2, ("--steps", "--at")),
     Row("a place that is no number", f"lerp {PAIR} --at nan", 2, ("--at nan", "finite")),
-    Row("two places of one name", f"lerp {PAIR} --at 1e-9,2e-9", 2, ("2 results would go to",)),
+    Row("a folder as list", f"lerp {PAIR} --steps 1 --resume .", 2, ("--resume . is a folder",)),
+    Row("two places of one name", f"lerp {PAIR} --at 1e-19,2e-19", 2, ("2 results would go to",)),
     Row("empty command", f"lerp {PAIR} --steps 1 --exec ''", 2, ("--exec",)),
     Row("command with one quote", f'lerp {PAIR} --steps 1 --exec "eval \'"', 2, ("--exec",)),
 )
@@ -215,7 +216,7 @@ STDIN = rows(
     Row("no such user", "align ~nobody-here/a.pt b.safetensors", 3, ("~nobody-here/a.pt",)),
     Row("no such user on stdin", "merge", 3, ("~nobody-here/a",), stdin=b"~nobody-here/a\nb.pt\n"),
     Row("no such user in the output", f"align {PAIR} -o ~nobody-here/x.pt", 2, ("~nobody-here",)),
-    Row("a NUL in a path", "merge", 3, ("no such file",), stdin=b"a.safetensors\nx\0y\n"),
+    Row("a NUL in a path", "merge", 2, ("end in NUL", "-0"), stdin=b"a.safetensors\nx\0y\n"),
 )
 
 

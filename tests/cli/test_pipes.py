@@ -89,7 +89,7 @@ def test_talk_does_not_move_to_stdout_when_stderr_is_closed(tmp_path, words):
     pair(tmp_path)
     done = rebasin(*words.split(), cwd=tmp_path, closed=[2])
     expected = ["a.safetensors", "b.aligned.safetensors"] if "align" in words else []
-    assert (done.code, done.lines) == (0 if expected else 2, expected)
+    assert (done.code, done.lines) == (0 if expected else 3, expected)
 
 
 def test_a_closed_stdin_has_no_models(tmp_path):
@@ -182,6 +182,19 @@ def test_a_byte_order_mark_on_stdin_is_no_part_of_a_path(tmp_path, form, end):
     done = rebasin("merge", *null, "--strategy", "none", "-n", cwd=tmp_path, stdin=listed)
     assert done.code == 0, done.err
     assert [entry["path"] for entry in json.loads(done.out)["inputs"]] == ["ä.pt", "b.pt"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (b"a.pt\0b.pt\0", "stdin: the paths end in NUL\nhint: -0 reads them so"),
+        (b'{"path": "a.pt"}\n', 'stdin: not a path and not an event: {"path": "a.pt"}'),
+    ],
+)
+def test_a_list_of_another_form_is_refused(tmp_path, listed, said):
+    done = rebasin("merge", cwd=tmp_path, stdin=listed)
+    assert done.code == 2
+    assert said in done.err
 
 
 def test_a_list_that_is_not_what_its_mark_says_is_refused(tmp_path):

@@ -236,6 +236,21 @@ def test_the_card_of_a_file_lies_beside_it(tmp_path, command):
     assert refused.code == 0, refused.err
 
 
+@pytest.mark.parametrize(
+    ("words", "card"),
+    [
+        (["lerp", "a.pt", "b.pt", "--at", "0.5"], "lerp/alpha-0.500000.card.md"),
+        (["align", "a.pt", "b.pt", "a.safetensors", "-o", "new"], "new/b.aligned.card.md"),
+    ],
+)
+def test_a_card_lies_in_a_folder_that_is_made(tmp_path, words, card):
+    pair(tmp_path, ".pt")
+    pair(tmp_path, ".safetensors")
+    done = rebasin(*words, "--card", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert (tmp_path / card).is_file()
+
+
 def test_models_of_the_hub_s_cache_are_called_by_their_names(tmp_path):
     snapshots = tmp_path / "models--org--big-model/snapshots/abc"
     snapshots.parent.mkdir(parents=True)

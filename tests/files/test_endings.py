@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cli.build import load, pair, same
+from tests.cli.build import load, mlp, pair, same, save, sharded
 from tests.cli.harness import rebasin
 from tests.cli.models import planted, write_net
 
@@ -90,3 +90,12 @@ def test_statistics_are_no_torch_file(tmp_path, name):
     done = rebasin("statistics", *ALIGN[1:3], *given, "-o", name, cwd=tmp_path)
     assert done.code == 2
     assert f"{name} would be a safetensors file" in done.err
+
+
+def test_a_result_beside_an_index_is_a_folder_called_as_its_weights(tmp_path):
+    save(tmp_path / "a.safetensors", mlp(1))
+    sharded(tmp_path / "b", mlp(2), {})
+    index = "b/model.safetensors.index.json"
+    done = rebasin("align", "a.safetensors", index, "--spec", "mlp", cwd=tmp_path)
+    assert done.lines[1:] == ["b/model.aligned"], done.err
+    assert (tmp_path / "b/model.aligned/model.safetensors.index.json").is_file()

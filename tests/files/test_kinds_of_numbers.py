@@ -142,3 +142,22 @@ def test_a_dtype_for_real_weights_leaves_complex_ones_alone(tmp_path):
     found = load(tmp_path / "merged.safetensors")
     assert found["c"].dtype == torch.complex64
     assert found["w"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_the_smallest_complex_weights_go_by_their_length(tmp_path, dtype):
+    weights = torch.tensor([[0.1 + 9j, 2 + 0j], [1 + 1j, 3j]], dtype=dtype)
+    save(tmp_path / "a.pt", {"w": weights})
+    assert rebasin("prune", "a.pt", "--sparsity", "0.5", cwd=tmp_path).code == 0
+    kept = load(tmp_path / "a.pruned.pt")["w"] != 0
+    assert kept.tolist() == [[True, False], [False, True]]
+
+
+def test_complex_models_are_related(tmp_path):
+    model = complex_mlp(0)
+    tuned = {n: t + 0.01 * torch.randn(t.shape, dtype=t.dtype) for n, t in model.items()}
+    done = rebasin("related", *pair(tmp_path, model, tuned), "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    found = done.events[0]
+    assert found["relation"] == "related by training"
+    assert 0 < found["distance"] < 0.1

@@ -133,10 +133,13 @@ def test_no_clobber_leaves_a_permutation_too(tmp_path):
 def test_a_dry_run_prints_a_plan_and_writes_nothing(tmp_path):
     pair(tmp_path)
     before = image(tmp_path)
-    done = rebasin(*ALIGN, "--dry-run", "--save-permutation", "p.safetensors", cwd=tmp_path)
+    argv = ("--dry-run", "--save-permutation", "p.safetensors", "--card")
+    done = rebasin(*ALIGN, *argv, cwd=tmp_path)
     plan = json.loads(done.out)
     assert (done.code, image(tmp_path)) == (0, before)
-    assert [output["path"] for output in plan["outputs"]] == ["b.aligned.safetensors"]
+    (output,) = plan["outputs"]
+    assert output["path"] == "b.aligned.safetensors"
+    assert (output["permutation"], output["card"]) == ("p.safetensors", "b.aligned.card.md")
     assert [group["name"] for group in plan["groups"]] == ["hidden.0", "hidden.2", "hidden.4"]
     assert plan["memory"] > 0
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rebasin_cli.checkpoint import folder
+from rebasin_cli.errors import CheckpointError, MachineError
 from tests.cli.build import load, mlp, near, same, save, sharded, shuffled
 from tests.cli.harness import rebasin
 
@@ -158,6 +160,20 @@ def test_the_folders_below_are_listed_to_paste_the_last_step_last(tmp_path):
     listed = [line.strip() for line in done.err.splitlines() if line.startswith("  ")]
     assert listed == [f"run/checkpoint-{step}" for step in (3, 20, 100)]
     assert all(rebasin("inspect", path, cwd=tmp_path).code == 0 for path in listed)
+
+
+def test_a_folder_below_that_may_not_be_looked_into_is_passed_over(tmp_path, monkeypatch):
+    names_in = folder.names_in
+
+    def refusing(path):
+        if path.name == "locked":
+            raise MachineError("cannot read: Permission denied", where=str(path))
+        return names_in(path)
+
+    monkeypatch.setattr(folder, "names_in", refusing)
+    (tmp_path / "locked").mkdir()
+    with pytest.raises(CheckpointError, match="no weights in this folder"):
+        folder.find_weights(tmp_path)
 
 
 @pytest.mark.parametrize("beside", ["global_step10/x.pt", "tf_model.h5", "consolidated.01.pth"])

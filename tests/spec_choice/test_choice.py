@@ -71,9 +71,17 @@ def test_the_only_spec_that_fits_is_chosen(tmp_path, shelf):
         assert bundled_verdicts(headers_of([opened]), Selection()) == {
             "chain": "fits",
             "longer": "pattern 'more.weight' matches no tensor",
-            "shorter": "leaves 1 tensors uncovered, such as in.bias",
+            "shorter": "leaves 1 tensor uncovered, such as in.bias",
             "wider": "'h * 2' does not fit",
         }
+
+
+def test_what_holds_no_units_is_passed_as_the_hint_says(tmp_path, shelf):
+    shelf("chain", CHAIN)
+    hint = refusal(tmp_path, MLP | {"scale[x]": (3,)}).hint
+    glob = hint.removeprefix("with --pass-through '").partition("' chain fits; or --model")[0]
+    assert chosen(tmp_path, MLP | {"scale[x]": (3,)}, pass_through=[glob]).name == "chain"
+    assert "--pass-through" not in refusal(tmp_path, MLP | {"could.hold": (8,)}).hint
 
 
 def test_of_specs_that_say_the_same_the_first_is_chosen(tmp_path, shelf):

@@ -140,6 +140,16 @@ def test_trap_14_a_table_in_a_buffer_fixes_the_stream_unless_asked() -> None:
     assert moved.explicit.buffers == ("table",)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+@pytest.mark.parametrize("ones", [False, True])
+def test_trap_14_a_mask_of_whole_numbers_moves_if_asked(dtype: torch.dtype, ones: bool) -> None:
+    mask = torch.ones(8) if ones else torch.arange(8) % 3  # ones tell nothing of their order
+    given = mlp(lambda m, x: x.relu() * m.mask, mask=mask.to(dtype))
+    nothing_moves(given)
+    moved = check(given, "h 8", HIDDEN + "  mask: [h]", choices=Choices(buffers=("mask",)))
+    assert moved.explicit.buffers == ("mask",)
+
+
 def test_trap_14_a_table_that_is_not_stored_fixes_the_stream() -> None:
     given = mlp(lambda m, x: x + m.hidden)
     given.net.register_buffer("hidden", torch.arange(8.0), persistent=False)

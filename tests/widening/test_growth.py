@@ -111,10 +111,12 @@ def test_what_only_grows_keeps_every_bit_and_the_rest_is_zero_but_variances() ->
     ("name", "config", "said", "why"),
     [
         ("mlp_sequential", None, "hidden.0=3", "units are added, and none is taken away"),
+        ("mlp_sequential", None, "hidden.0=99999999999", "more than 16,777,216 are not made"),
         ("llama", LLAMA, "rope.0=12", "rotary positions turn its pairs by frequencies"),
         ("llama", LLAMA, "sign.0=2", "the spec says that its units are fixed"),
         ("llama", None, "stream=40", "config.json would say whether its norm adds 1 to it"),
         ("char_gpt", None, "stream=40", "LayerNorm takes off a mean, which LayerScale or a tied"),
+        ("char_gpt", None, "stream=40", "hint: rebasin fold MODEL --tie untie first"),
     ],
 )
 def test_what_cannot_be_widened_is_refused_with_the_reason(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.errors import CheckpointError, suggest
-from rebasin_cli.wording import listing
+from rebasin_cli.wording import and_more, listing, shorten
 
 # Where training programs put the weights, the most usual first.
 PARTS = (
@@ -35,6 +35,7 @@ EXTRA_STATE = "_extra_state"
 
 # Optimizer states nest four deep; a container that holds itself would have no end.
 _DEEPEST = 6
+SHOWN = 5  # parts that a hint names
 
 
 class PartError(CheckpointError):
@@ -54,9 +55,21 @@ def find_state_dict(container: Any, *, key: str | None, path: Path) -> MutableMa
             "no state dict found",
             where=str(path),
             detail=f"it holds {_describe(container)}",
-            hint="name the part that holds the weights with --key",
+            hint=_keys_hint(container),
         )
     return found
+
+
+def _keys_hint(container: Any) -> str:
+    """Return how the weights are named where nothing finds them by itself."""
+    if not isinstance(container, Mapping):
+        return "save its state dict as a file of its own"
+    found = {key: _descend(container, key) for key in _paths(container)}
+    parts = [
+        key for key, part in found.items() if isinstance(part, Mapping) and tensors_in_state(part)
+    ]
+    told = f": {' or '.join(shorten(parts, SHOWN, and_more))}" if parts else ""
+    return f"name the part that holds the weights with --key{told}"
 
 
 def is_extra_state(name: object) -> bool:
@@ -107,6 +120,7 @@ def _part(container: Any, key: str, path: Path) -> MutableMapping[str, Any]:
             f"the part {key!r} is not a state dict",
             where=str(path),
             detail=f"it holds {_describe(found)}",
+            hint=suggest(key, _paths(found, f"{key}.")),
         )
     return found
 

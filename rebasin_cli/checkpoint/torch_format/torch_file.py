@@ -46,7 +46,7 @@ class TorchFile:
         self._as_stored = self._mapped and in_own_order(file.path)
         self._part: MappedPart | None = None
         self._tensors = {name: tensor.detach() for name, tensor in tensors_in_state(state).items()}
-        _require_plain(self._tensors, str(file.path))
+        require_plain(self._tensors, str(file.path))
         self.infos = {
             name: TensorInfo(name, tuple(tensor.shape), tensor.dtype)
             for name, tensor in self._tensors.items()
@@ -105,7 +105,8 @@ class _PartOf(InMemory):
         return self._file.read(super().load(name))
 
 
-def _require_plain(tensors: Mapping[str, Tensor], where: str) -> None:
+def require_plain(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError for tensors that are more, or less, than numbers in an array."""
     kinds = {name: _kind(tensor) for name, tensor in tensors.items()}
     problems = [
         Problem(f"tensor {name!r} is {kind}, which is not supported", where=where)

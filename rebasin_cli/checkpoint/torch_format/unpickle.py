@@ -16,8 +16,8 @@ import uuid
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,21 @@ def _load(path: Path, mapped: bool, ignoring: bool) -> Unpickled:
         allowed += stand_ins.foreign(_surveyed(path, mapped), _names_of(allowed))
     with reading(path), _ALLOWING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with torch.serialization.safe_globals(allowed):
-            value = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals(allowed), _in_unicode(path) as named:
+            value = torch.load(named, map_location="cpu", weights_only=True, mmap=mapped)
     return Unpickled(stand_ins.settled(value), stand_ins.dropped)
+
+
+@contextmanager
+def _in_unicode(path: Path) -> Iterator[Path]:
+    """Yield a name for a file whose own may be no Unicode: torch takes nothing else."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
 
 
 def is_mapped(path: Path) -> bool:

@@ -49,6 +49,11 @@ class AlignItem:
     overlap: Overlap
     check: FunctionCheck | None
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a plan says of the files that it becomes."""
+        saved = {"permutation": str(self.permutation.path)} if self.permutation else {}
+        return {**describe_target(self.target), **saved}
+
 
 @dataclass(frozen=True)
 class AlignPlan:
@@ -73,7 +78,7 @@ class AlignPlan:
         return {
             "command": "align",
             "inputs": describe_inputs([self.reference, *models]),
-            "outputs": [describe_target(item.target) for item in self.items],
+            "outputs": [item.describe() for item in self.items],
             **describe_matching(self.choice, self.machine),
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.apply.belonging_plan import (
     Belonging,
@@ -38,6 +39,7 @@ from rebasin_cli.files.result_memory import reordered_bytes, written_bytes
 from rebasin_cli.files.saved.permutation_file import Saved
 from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.tied_heads import untied_check
+from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.tensors import infos
 
@@ -88,10 +90,11 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan | MovedStatisticsPlan:
     """
     if request.tracing.free_outputs:
         raise UsageError("--free-outputs lets the outputs move, so --model has nothing to check")
-    states = open_states(request.model, request.selection)
+    own = _reading_of_model(request)
+    states = open_states(request.model, own)
     if states is not None:
         return _plan_states(request, states)
-    (checkpoint,) = open_models([request.model], request.selection, adapters=True)
+    (checkpoint,) = open_models([request.model], own, adapters=True)
     if STATISTICS in checkpoint.metadata:
         return plan_moved_statistics(request, checkpoint)
     if is_adapter(checkpoint.names()) or adapter_configuration(request.model):
@@ -105,6 +108,18 @@ def plan_apply(request: ApplyRequest) -> ApplyPlan | MovedStatisticsPlan:
             raise
         return _plan_adapter(request, checkpoint)
     return _plan_model(request, found, movement, saved)
+
+
+def _reading_of_model(request: ApplyRequest) -> Selection:
+    """Return how what is moved is read: --key may be of its --base alone."""
+    chosen = request.selection
+    if request.base is None or chosen.part is None:
+        return chosen
+    try:
+        open_models([request.model], chosen, adapters=True)[0].close()
+    except PartError:
+        return replace(chosen, key=None, only_part=None)
+    return chosen
 
 
 def _plan_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.command_request import CommandRequest
-from rebasin_cli.errors import CheckpointError, UsageError, suggest
+from rebasin_cli.errors import CheckpointError, RebasinWarning, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending
@@ -33,9 +34,11 @@ from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.wording import listing
 
 REORDERING = 3  # of a tensor: as it was, and reordered along one axis and along another
 MOST = 999_999  # file names have six decimals
+DIGITS = (6, 9, 12, 15)  # of alphas in file names, where those before do not tell them apart
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     rotated = rotates(request.symmetry, tie=request.tie)
     request = replace(request, align=request.align or rotated)
     _check_line(request)
+    _tell_idle(request)
     words = _split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
@@ -225,6 +229,23 @@ def _check_line(request: LerpRequest) -> None:
         raise UsageError("--model says how to align, and needs --align")
 
 
+def _tell_idle(request: LerpRequest) -> None:
+    """Warn of options that say how to align where nothing is aligned."""
+    chosen = request.selection
+    given = {
+        "--spec": chosen.spec,
+        "--set": chosen.sizes,
+        "--strict": chosen.strict,
+        "--pass-through": chosen.pass_through,
+        "--check": request.computing.check,
+        "options of the search": request.search != Search(),
+    }
+    idle = [name for name, value in given.items() if value]
+    if idle and not request.align:
+        text = f"{listing(idle)}: of no use, since nothing is aligned without --align"
+        warnings.warn(text, RebasinWarning, stacklevel=2)
+
+
 def _check_chain(models: Sequence[Checkpoint]) -> None:
     """Raise CheckpointError if a point of a chain would lack a tensor that its first model has.
 
@@ -280,7 +301,10 @@ def _plan_alphas(
 
 
 def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest) -> list[Path]:
-    """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
+    """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point.
+
+    Points nearer to one another than 1e-6 get names of more digits.
+    """
     if (
         request.output.path
         and len(alphas) == 1
@@ -289,7 +313,11 @@ def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest
         return [request.output.path]
     folder = request.output.path or Path("lerp")
     suffix = ending(like, request.output)
-    return [folder / f"alpha-{alpha:.6f}{suffix}" for alpha in alphas]
+    for digits in DIGITS:
+        names = [f"alpha-{alpha:.{digits}f}{suffix}" for alpha in alphas]
+        if len(set(names)) == len(names):
+            break
+    return [folder / name for name in names]
 
 
 @dataclass(frozen=True)

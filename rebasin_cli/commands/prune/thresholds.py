@@ -92,7 +92,7 @@ def global_thresholds(
 
     Exactly round(sparsity * weights) of them; of equal ones the first go, in the order of `names`.
     """
-    width = 64 if any(source.info(name).dtype.itemsize == 8 for name in names) else 32
+    width = 64 if any(source.info(name).dtype.itemsize >= 8 for name in names) else 32
     total = sum(source.info(name).numel for name in names)
     key, left = _smallest(source, names, round(sparsity * total), width)
     thresholds: dict[str, Threshold] = {}
@@ -130,7 +130,8 @@ def magnitude_keys(tensor: Tensor, width: int) -> Iterator[Tensor]:
     flat = tensor.reshape(-1)
     for start in range(0, len(flat), CHUNK):
         chunk = flat[start : start + CHUNK]
-        yield chunk.to(wide).abs().view(bits).long()
+        sizes = chunk.abs() if chunk.is_complex() else chunk
+        yield sizes.to(wide).abs().view(bits).long()
 
 
 def _smallest(

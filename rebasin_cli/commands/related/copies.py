@@ -121,6 +121,7 @@ def _is_rounding(x: Tensor, y: Tensor) -> bool:
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
     """Return |x|^2 and |x - y|^2, then both of what is zero in neither; 0 of whole numbers."""
+    x, y = in_reals(x), in_reals(y)
     sums = torch.zeros(4, dtype=torch.float64)
     if not x.is_floating_point():
         return sums
@@ -157,7 +158,7 @@ def marks_of(model: TensorSource, names: Iterable[str]) -> Marks:
     """Return the marks of a model. names: of matrices."""
     zeros = elements = blocks = on_grid = 0
     for name in names:
-        values = model.load(name)
+        values = in_reals(model.load(name))
         zeros += int((values == 0).sum())
         elements += values.numel()
         for block in _sampled(values):

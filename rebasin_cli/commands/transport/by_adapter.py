@@ -15,7 +15,7 @@ from rebasin_cli.commands.transport.by_permutations import PermutationWay, plan_
 from rebasin_cli.commands.transport.request import PERMUTATION, TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.inputs import describe_inputs, open_models
+from rebasin_cli.files.inputs import describe_inputs, open_by_itself, open_models
 from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.places import files_of
 from rebasin_cli.files.targets import Target, describe_target
@@ -53,9 +53,7 @@ class AdapterPlan:
 
 def open_adapter(request: TransportRequest) -> Checkpoint | None:
     """Return what is to be carried if it is an adapter; None: it is a model."""
-    chosen = request.selection
-    reading = Selection(ignore_classes=chosen.ignore_classes, dequantize=chosen.dequantize)
-    (found,) = open_models([request.tuned], reading, adapters=True)
+    found = open_by_itself(request.tuned, request.selection, adapters=True)
     told = adapter_configuration(request.tuned)
     return found if told or is_adapter(found.names()) else None
 

@@ -65,7 +65,7 @@ class Relation(Enum):
         "independent runs: matching brings them hardly nearer than it would unrelated weights; "
         "expect a barrier"
     )
-    FIXED = "nothing could be aligned: no group may move"
+    FIXED = "nothing could be aligned"
     REORDERED = "they look like the same model, its units permuted: rebasin align brings them back"
     APART = "not in one basin as they are: rebasin align may bring them nearer"
 
@@ -124,6 +124,7 @@ _BY_STATUS: Mapping[Status, Relation] = {
     Status.EQUAL: Relation.EQUAL,
     Status.EXACT: Relation.SAME,
     Status.NOTHING: Relation.FIXED,
+    Status.UNTOLD: Relation.FIXED,
 }
 
 

@@ -17,6 +17,7 @@ class Status(Enum):
     EQUAL = "the two models are equal already"
     STAYED = "no order of units was found that is better than the present one"
     NOTHING = "nothing could be aligned: no group may move"
+    UNTOLD = "nothing could be aligned: whole numbers and buffers do not tell which units are alike"
     LIMIT = "stopped at the limit of visits; more might be gained"
 
 

@@ -156,6 +156,8 @@ class PairSearch:
     def _status(self, best: Attempt, measured: Measured) -> Status:
         # From the strongest statement to the weakest: equal models are equal although nothing
         # was to be moved, and an exact match is one although the limit was reached on the way.
+        if not any(tensor.votes for tensor in self.bound.tensors):
+            return Status.UNTOLD
         if measured.distance.before == 0:
             return Status.EQUAL
         if not self.families:

@@ -115,14 +115,15 @@ def derive(
 
 def _concerns(value: Value, analysis: Analysis) -> bool:
     """Return whether units of a tensor may move: parameters, and buffers that move like them."""
-    moves = value.source.startswith("parameter") or value.source[7:] in analysis.movable
-    return moves and _counts(value)
+    if value.source[7:] in analysis.movable:
+        return prod(value.shape) > 1  # of whole numbers too: a mask that is said to move has to
+    return value.source.startswith("parameter") and _counts(value)
 
 
 def _counts(value: Value) -> bool:
     """Return whether a spec says anything of a tensor: numbers, of more than one unit.
 
-    Integers (position ids, indices, counters) never move.
+    Integers (position ids, indices, counters) do not move unless they are named as movable.
     """
     numbers = is_floating(value.dtype)
     return prod(value.shape) > 1 and numbers

@@ -317,7 +317,9 @@ def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
 
 
 def _noisy(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return numbers with noise that is larger than they are."""
+    """Return numbers with noise that is larger than they are; a mask turned over."""
+    if not is_floating(values.dtype):
+        return (values == 0).to(values.dtype)
     noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)
     # In place: touching fresh memory takes longer than the sums.
     scale = torch.linalg.vector_norm(values, 1) / max(values.numel(), 1)

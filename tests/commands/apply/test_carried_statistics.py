@@ -42,6 +42,17 @@ def test_the_library_says_what_carries_them(built):
         rb.apply(folder / PERM, folder / FILE)
 
 
+def test_a_key_may_be_of_the_base_alone(built):
+    folder = built("Mlp")
+    torch.save({"net": {"w": load_file(folder / "b.safetensors")}}, folder / "b.pt")
+    carry(folder, "-o", CARRIED)
+    argv = ("apply", PERM, FILE, "--base", "b.pt", "--key", "net.w", "-o", "keyed.safetensors")
+    ok(folder, *argv, "--force")
+    one, other = load_file(folder / "keyed.safetensors"), load_file(folder / CARRIED)
+    assert all(torch.equal(one[name], other[name]) for name in other) and one.keys() == other.keys()
+    assert run(folder, *argv[:-4], "--key", "net.x", "--force").code == 3
+
+
 def test_the_inverse_gives_back_what_was(built):
     folder = built("Attending")
     carry(folder, "-o", CARRIED)

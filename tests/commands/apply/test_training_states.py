@@ -125,6 +125,16 @@ def test_the_command_says_what_followed_and_the_inverse_brings_it_back(tmp_path)
     torch.testing.assert_close(back, before, rtol=0, atol=0)
 
 
+def test_an_optimizer_without_moments_is_written_as_it_is(tmp_path):
+    write_run(tmp_path, OPTIMIZERS["sgd"], nn.Module.parameters)
+    state = torch.optim.SGD(small().parameters(), lr=0.1).state_dict()
+    torch.save(state, tmp_path / "fresh.pt")
+    done = rebasin("apply", PERM, "fresh.pt", "--base", "run.pt", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "0 of 0 tensors of the training state moved" in done.err
+    assert torch.load(tmp_path / "fresh.permuted.pt") == state
+
+
 def test_names_in_the_state_count_more_than_numbers(tmp_path):
     model, _ = write_run(tmp_path, OPTIMIZERS["adam"], nn.Module.parameters)
     turned = list(model.named_parameters())[::-1]

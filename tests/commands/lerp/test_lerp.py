@@ -36,6 +36,26 @@ def test_steps_are_the_points_strictly_inside(tmp_path):
     assert names(tmp_path / "lerp") == [line.removeprefix("lerp/") for line in done.lines]
 
 
+def test_points_that_lie_near_have_names_of_more_digits(tmp_path):
+    pair(tmp_path)
+    done = rebasin(*LERP, "--at", "0.5,0.50000001", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert names(tmp_path / "lerp") == [
+        "alpha-0.500000000.safetensors",
+        "alpha-0.500000010.safetensors",
+    ]
+
+
+def test_options_that_say_how_to_align_are_told_where_nothing_is_aligned(tmp_path):
+    pair(tmp_path)
+    idle = ("--spec", "none", "--check", "--effort", "best")
+    done = rebasin(*LERP, "--at", "0.5", *idle, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "--spec, --check, options of the search: of no use" in done.err
+    done = rebasin(*LERP, "--at", "0.5", "--align", "--spec", "mlp", "-f", cwd=tmp_path)
+    assert "of no use" not in done.err
+
+
 def test_a_point_is_alpha_of_b_and_the_rest_of_a(tmp_path):
     pair(tmp_path)
     rebasin(*LERP, "--at", "0.25", "-o", "x.safetensors", cwd=tmp_path)

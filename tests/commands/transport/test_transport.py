@@ -42,6 +42,17 @@ def test_between_copies_in_another_order_the_result_is_the_fine_tune_in_that_ord
     assert "3 of 3 groups moved, spec mlp" in done.err
 
 
+def test_a_key_counts_for_the_fine_tune_too(tmp_path):
+    want = write(tmp_path)
+    for name in "abt":
+        held = load(tmp_path / f"{name}.safetensors")
+        torch.save({"net": {"w": held}}, tmp_path / f"{name}.pt")
+    bases = ("--from", "a.pt", "--to", "b.pt", "--key", "net.w")
+    done = rebasin("transport", "t.pt", *bases, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert same(torch.load(tmp_path / "t.transported.pt")["net"]["w"], want)
+
+
 @pytest.mark.parametrize(
     ("argv", "tuned"),
     [(("--scale", "0"), near(mlp(1), 5)), ((), mlp(1))],

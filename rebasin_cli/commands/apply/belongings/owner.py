@@ -9,7 +9,7 @@ from rebasin_cli.adapters.factor_names import entry_of
 from rebasin_cli.adapters.weight_names import find_weights_of
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import PermutationError
-from rebasin_cli.files.inputs import open_models
+from rebasin_cli.files.inputs import open_by_itself
 from rebasin_cli.files.saved.permutation_file import CONFIG, object_in
 from rebasin_cli.files.saved.stored_model import stored_model
 from rebasin_cli.models.module_weights import held_ties
@@ -39,10 +39,7 @@ def owner_of(source: Path, base: Path | None, selection: Selection) -> OwnerMode
     Raises PermutationError if neither tells.
     """
     if base is not None:
-        reading = Selection(
-            ignore_classes=selection.ignore_classes, dequantize=selection.dequantize
-        )
-        (model,) = open_models([base], reading)
+        model = open_by_itself(base, selection)
         return OwnerModel(model, model.layout.format == "pt", named=True)
     with open_checkpoint(source) as file:
         stored = stored_model(file, object_in(file, source, CONFIG))
@@ -86,9 +83,12 @@ def is_copy(part: Checkpoint, source: Path) -> bool:
     """
     with open_checkpoint(source) as file:
         stored = stored_model(file, {})
-    if stored is None:
-        return False
-    if {*stored.model.names()} <= {*part.names()}:
+    return stored is not None and is_part(part, stored.model)
+
+
+def is_part(part: Checkpoint, model: Checkpoint) -> bool:
+    """Return whether one has some of the tensors of a model, not all of them, and no others."""
+    if {*model.names()} <= {*part.names()}:
         return False
     entries = [entry_of(name) for name in part.names()]
-    return not find_weights_of(entries, stored.model.names()).lacking
+    return not find_weights_of(entries, model.names()).lacking
