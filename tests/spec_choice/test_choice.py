@@ -175,6 +175,11 @@ def test_a_config_whose_library_is_missing_says_which(tmp_path, monkeypatch, lib
     assert refusal(tmp_path, {"x": (3,)}).hint == hint
 
 
+def test_a_pattern_that_matches_nothing_is_no_reason_to_edit_a_bundled_spec(tmp_path, shelf):
+    shelf("chain", [*CHAIN, "gain: [h]"])
+    assert refusal(tmp_path, MLP).hint.startswith("--model file.py:Class traces it")
+
+
 @pytest.mark.parametrize("config", [{"architectures": []}, {"architectures": [3]}, {"heads": 2}])
 def test_a_config_that_names_no_class_is_not_traced(tmp_path, config):
     (tmp_path / "config.json").write_text(json.dumps(config))
