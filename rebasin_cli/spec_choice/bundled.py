@@ -144,7 +144,9 @@ class _BundledFits:
         except SpecError as error:
             first = error.problems[0]
             count, hint = len(error.problems), first.hint
-            return Miss(count, first.what, f"{name}: {hint}" if count == 1 and hint else "")
+            # A bundled spec is not edited: options help, what its author could do does not.
+            useful = count == 1 and hint.startswith("--")
+            return Miss(count, first.what, f"{name}: {hint}" if useful else "")
         left = unnamed_tensors(bound, self.headers, self._selection)
         if left:
             return Miss(len(left), f"leaves {len(left)} tensors uncovered, such as {left[0]}")
