@@ -18,7 +18,9 @@ def model_names(paths: Sequence[Path], longest: int = 60) -> list[str]:
     """
     deepest = max(len(path.parts) for path in paths)
     tails = ([path.parts[-depth:] for path in paths] for depth in range(1, deepest + 1))
-    parts = next((tail for tail in tails if len({*tail}) == len({*paths})), [p.parts for p in paths])
+    parts = next(
+        (tail for tail in tails if len({*tail}) == len({*paths})), [p.parts for p in paths]
+    )
     names = [os.path.join(*tail) for tail in parts]
     head = len(os.path.commonprefix(names))
     tail = len(os.path.commonprefix([name[::-1] for name in names]))

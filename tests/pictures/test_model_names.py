@@ -25,12 +25,17 @@ def test_short_names_are_those_of_the_files():
 
 
 def test_folders_tell_files_of_one_name_apart():
-    assert names("x/run-1/m.pt", "x/run-2/m.pt", "/y/m.pt") == ["run-1/m.pt", "run-2/m.pt", "y/m.pt"]
+    assert names("x/run-1/m.pt", "x/run-2/m.pt", "/y/m.pt") == [
+        "run-1/m.pt",
+        "run-2/m.pt",
+        "y/m.pt",
+    ]
     assert names("m.pt", "old/m.pt") == ["m.pt", "old/m.pt"]
 
 
 @pytest.mark.parametrize(
-    "form", ["{}-" + SCHEDULE, SCHEDULE + "-{}", f"{{}}-{SCHEDULE}-{{}}.pt", f"{SCHEDULE}/{{}}/m.pt"]
+    "form",
+    ["{}-" + SCHEDULE, SCHEDULE + "-{}", f"{{}}-{SCHEDULE}-{{}}.pt", f"{SCHEDULE}/{{}}/m.pt"],
 )
 def test_of_long_names_what_differs_is_left(form):
     paths = [form.format(*pair) for pair in product((1, 2, 10), repeat=form.count("{}"))]
