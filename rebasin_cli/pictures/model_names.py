@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +16,18 @@ def model_names(paths: Sequence[Path], longest: int = 60) -> list[str]:
     or end with is left out, and letters in the middle of the rest.
     """
     deepest = max(len(path.parts) for path in paths)
-    tails = ([path.parts[-depth:] for path in paths] for depth in range(1, deepest + 1))
-    parts = next(
-        (tail for tail in tails if len({*tail}) == len({*paths})), [p.parts for p in paths]
-    )
-    names = [os.path.join(*tail) for tail in parts]
-    head = len(os.path.commonprefix(names))
-    tail = len(os.path.commonprefix([name[::-1] for name in names]))
+    cuts = ([path.parts[-depth:] for path in paths] for depth in range(1, deepest + 1))
+    apart = (cut for cut in cuts if len({*cut}) == len({*paths}))
+    names = [str(Path(*parts)) for parts in next(apart, [path.parts for path in paths])]
+    head, tail = _shared(names), _shared([name[::-1] for name in names])
     return [_fitted(name, longest, head, max(head, len(name) - tail)) for name in names]
+
+
+def _shared(names: Sequence[str]) -> int:
+    """Return how many letters all names begin with."""
+    columns = enumerate(zip(*names, strict=False))
+    shortest = min(map(len, names))
+    return next((place for place, letters in columns if len({*letters}) > 1), shortest)
 
 
 def _fitted(name: str, longest: int, start: int, end: int) -> str:
