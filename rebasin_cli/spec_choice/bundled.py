@@ -164,6 +164,14 @@ class _BundledFits:
 def _none_fits(trial: _BundledFits) -> NoReturn:
     misses = _nearest(trial)
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
+    nearest = misses[names[0]]
+    if nearest.hint:
+        raise NoFitError(
+            "no bundled spec fits without a size that tensors do not tell",
+            where=trial.path,
+            detail=f"  {names[0]}: {nearest.reason}",
+            hint=nearest.hint,
+        )
     others = len(trial.least) - NEAREST
     start = (
         "--model file.py:Class traces it, if you have the code; else start a spec with "
@@ -174,7 +182,7 @@ def _none_fits(trial: _BundledFits) -> NoReturn:
         where=trial.path,
         detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])
         + f"\n  and {others} others, further off" * (others > 0),
-        hint=misses[names[0]].hint or model_hint(trial.headers) or start,
+        hint=model_hint(trial.headers) or start,
     )
 
 
