@@ -134,7 +134,8 @@ def test_the_nearest_specs_are_listed_as_if_all_had_been_bound(tmp_path, shelf):
 
 
 def test_a_size_that_is_missing_is_told_without_the_specs_that_are_far(tmp_path, shelf):
-    shelf("heads", HEAD_LINES, f"sizes: {{heads: config.heads}}\n{HEAD_GROUPS}".replace("4", "heads"))
+    sizes = "sizes: {heads: config.heads}\n"
+    shelf("heads", HEAD_LINES, sizes + HEAD_GROUPS.replace("4", "heads"))
     shelf("far", CHAIN)
     problem = refusal(tmp_path, HEADS)
     assert problem.what == "no bundled spec fits without a size that tensors do not tell"
