@@ -113,6 +113,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def suggest_tensor(name: str, known: Iterable[str]) -> str:
+    """Return what `suggest` does of names of tensors, or how one of them is called."""
+    names = sorted(known)
+    example = f"a tensor is called {names[0]!r}" if names else ""
+    return suggest(name, names) or example
+
+
 def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") -> MachineError:
     """Return the error for what the operating system does not do with a file."""
     reason = error.strerror or str(error)

@@ -21,7 +21,7 @@ from rebasin_cli.errors import (
     RebasinError,
     RebasinWarning,
     UsageError,
-    suggest,
+    suggest_tensor,
 )
 from rebasin_cli.files.configs import check_configs
 from rebasin_cli.files.difference import Difference, difference_of, names_hint
@@ -154,7 +154,7 @@ def _check_renames(models: Sequence[Checkpoint], selection: Selection) -> None:
             *(
                 Problem(
                     f"--rename {rename} changes no name",
-                    hint=suggest(rename.old, names) or f"a tensor is called {names[0]!r}",
+                    hint=suggest_tensor(rename.old, names),
                 )
                 for rename in idle
             )
@@ -168,7 +168,8 @@ def _check_globs(models: Sequence[Checkpoint], selection: Selection) -> None:
     idle = [glob for glob in globs if not fnmatch.filter(names, glob)]
     if idle:
         problems = [
-            Problem(f"no tensor is called {glob!r}", hint=suggest(glob, names)) for glob in idle
+            Problem(f"no tensor is called {glob!r}", hint=suggest_tensor(glob, names))
+            for glob in idle
         ]
         raise UsageError(*problems)
 

@@ -78,7 +78,7 @@ def paths_to_biases(record: Record) -> dict[str, Path]:
         raise UsageError(
             "calibrate is not valid for this network: not all of it is positively homogeneous",
             detail="\n".join(walk.problems[:_SHOWN]),
-            hint="--method rescale needs data, and no such assumption",
+            hint="`rescale` needs data, and no such assumption",
         )
     return walk.biases
 

@@ -31,7 +31,7 @@ from rebasin_cli.renormalization.passes import (
 CorrectionMethod = Callable[[nn.Module, Mapping[str, Goal], "Batches | None", Correcting], Report]
 
 _HINTS = {
-    "reset": "reset recomputes the statistics of BatchNorm; --method rescale does without them",
+    "reset": "reset recomputes the statistics of BatchNorm; `rescale` does without them",
     "closed-form": "the statistics are of another model, or were not measured as a pair",
 }
 

@@ -36,7 +36,7 @@ def report_lines(report: Report) -> list[str]:
     """Return a line for each thing that was done to layers, and for each reason to do nothing."""
     how = Counter(layer.how.split(" at depth ")[0] for layer in report.corrected)
     noun = "bias" if report.method == "calibrate" else "layer"
-    lines = [f"  {count(number, noun)} {what}" for what, number in how.items()]
+    lines = [f"  {count(number, noun)}: {what}" for what, number in how.items()]
     return [*lines, *_skipped(report)]
 
 

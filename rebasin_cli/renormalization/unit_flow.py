@@ -147,5 +147,5 @@ def untold(reasons: Sequence[str]) -> UsageError:
     return UsageError(
         "calibrate cannot tell from the spec how deep each bias is, or is not valid for it",
         detail="\n".join(reasons[:_SHOWN]),
-        hint="--model TARGET says what is computed; --method rescale needs data as well",
+        hint="--model TARGET says what is computed; `rescale` needs data as well",
     )

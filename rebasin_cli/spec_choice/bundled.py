@@ -150,8 +150,10 @@ class _BundledFits:
             bound = bound_to(load_spec(name), self.headers, self._selection)
         except SpecError as error:
             first = error.problems[0]
-            alone = len(error.problems) == 1 and first.hint
-            return Miss(len(error.problems), first.what, f"{name}: {first.hint}" if alone else "")
+            problems, hint = len(error.problems), first.hint
+            # A bundled spec is not edited: options help, what its author could do does not.
+            useful = problems == 1 and hint.startswith("--")
+            return Miss(problems, first.what, f"{name}: {hint}" if useful else "")
         left = unnamed_tensors(bound, self.headers, self._selection)
         if left:
             reason = f"leaves {count(len(left), 'tensor')} uncovered, such as {left[0]}"
@@ -179,13 +181,21 @@ def _passing(name: str, left: Sequence[str]) -> str:
 def _none_fits(trial: _BundledFits) -> NoReturn:
     misses = _nearest(trial)
     names = sorted((n for n in trial.least if n in misses), key=lambda name: misses[name].problems)
+    nearest = misses[names[0]]
+    if nearest.hint:
+        raise NoFitError(
+            "no bundled spec fits this checkpoint as it is",
+            where=trial.path,
+            detail=f"  {names[0]}: {nearest.reason}",
+            hint=nearest.hint,
+        )
     others = len(trial.least) - NEAREST
     raise NoFitError(
         "no bundled spec fits this checkpoint",
         where=trial.path,
         detail="\n".join(f"  {name}: {misses[name].reason}" for name in names[:NEAREST])
         + f"\n  and {others} others, further off" * (others > 0),
-        hint=misses[names[0]].hint or model_hint(trial.headers) or START,
+        hint=model_hint(trial.headers) or START,
     )
 
 

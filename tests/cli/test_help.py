@@ -11,6 +11,8 @@ from rebasin_cli.cli.app import command_tree
 from tests.cli.harness import ROOT, rebasin
 
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ("README.md", "COMMANDS.md", "specs/README.md")
+OF_ALL, OF_RAY = {"--help"}, {"--head", "--port", "--address", "--block"}
 LINES = 300  # of README: what a newcomer reads in ten minutes
 NUMBERS = ("int", "float")  # --help shows these types by themselves
 UNNAMED = {"--out"}  # its help says what its value is
@@ -36,6 +38,9 @@ OPTIONS = sorted(
         if option.startswith("--")
     }
 )
+SECOND = {
+    flag for command in COMMANDS.values() for p in command.params for flag in p.secondary_opts
+}
 
 
 def label(words):
@@ -92,6 +97,33 @@ def test_every_argument_has_a_name_in_the_usage(words):
 @pytest.mark.parametrize("words", COMMANDS, ids=label)
 def test_every_command_is_in_the_readme(words):
     assert f"rebasin {' '.join(words)}" in README
+
+
+def typed():
+    """Yield each command that a page or a help shows, and the options that it has there."""
+    texts = [(ROOT / page).read_text("utf-8") for page in PAGES]
+    texts += [command.help or "" for command in COMMANDS.values()]
+    text = "\n".join(texts).replace("\\\n", " ")
+    for line in re.findall(r"^ {4}(?:\$ )?.*\brebasin [a-z].*$", text, re.MULTILINE):
+        for call in re.findall(r"\brebasin ([a-z][^|;#`]*)", line):
+            first, second = (*call.split(), "")[:2]
+            words = (first, second) if (first, second) in COMMANDS else (first,)
+            yield words, set(re.findall(r" (--[a-z-]+)", call))
+
+
+def test_all_commands_that_are_shown_have_the_options_they_are_shown_with():
+    shown = list(typed())
+    assert len(shown) > 150
+    for words, given in shown:
+        parameters = COMMANDS[words].params
+        assert given <= OF_ALL | {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_names_no_option_that_there_is_not(page):
+    text = re.sub("sbatch .*", "", (ROOT / page).read_text("utf-8"))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert named <= {*OPTIONS, *SECOND} | OF_ALL | OF_RAY
 
 
 def test_the_readme_is_read_in_ten_minutes():

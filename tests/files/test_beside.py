@@ -132,7 +132,7 @@ def test_an_index_that_says_nothing_gets_its_size(tmp_path, notes):
     assert list(index["metadata"]) == ["total_size"]
 
 
-# nothing could be aligned
+# nothing moves
 
 FIXED = "rebasin: 1\nname: fixed\ngroups: {h: {fixed: true}}\ntensors: {w: [h, ~], b: [h]}\n"
 
@@ -142,7 +142,7 @@ FIXED = "rebasin: 1\nname: fixed\ngroups: {h: {fixed: true}}\ntensors: {w: [h, ~
     ["many", *(pytest.param(n, marks=pytest.mark.slow) for n in ("star", "sync", "universe"))],
 )
 @pytest.mark.parametrize("how", ["fixed", "only", "same"])
-def test_where_no_group_moves_merge_says_that_nothing_could_be_aligned(tmp_path, strategy, how):
+def test_where_no_group_moves_merge_says_why(tmp_path, strategy, how):
     pair(tmp_path)
     models = ["a.safetensors", "a.safetensors" if how == "same" else "b.safetensors"]
     options = ["--only", "6.bias"] if how == "only" else []
@@ -156,9 +156,11 @@ def test_where_no_group_moves_merge_says_that_nothing_could_be_aligned(tmp_path,
     assert done.code == 0, done.err
     result = done.events[0]
     why = (
-        "no order of units is better than the present one" if how == "same" else "no group may move"
+        "no better order of units was found"
+        if how == "same"
+        else "nothing could be aligned, no group may move"
     )
-    said = f"nothing could be aligned, {why}: averaged as they are"
+    said = f"{why}: averaged as they are"
     assert (result["aligned"], result["reason"]) == (False, said)
     assert f"2 models merged: {said}" in done.err
 

@@ -119,6 +119,30 @@ def test_importing_a_file_leaves_the_search_path_and_the_output_alone(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("name", ["Net", "later"])
+def test_a_file_that_extends_the_search_path_is_named_twice(
+    net: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    away = Path(net).with_name("away") / "caller.py"
+    away.parent.mkdir()
+    away.write_text(
+        f"import sys\nsys.path.append({str(Path(net).parent)!r})\nfrom net import Net\n"
+        "def later():\n    import neighbour_of_net\n    return Net(neighbour_of_net.WIDTH)\n"
+    )
+    for _ in range(2):
+        assert isinstance(subject(f"{away}:{name}").build(), nn.Module)
+
+
+def test_a_model_that_was_typed_at_a_prompt_needs_no_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    typed = type("Typed", (nn.Sequential,), {"__module__": "__main__"})
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    assert isinstance(subject_of(typed).build(), typed)
+    assert isinstance(subject_of(typed()).build(), typed)
+
+
 def test_the_side_that_a_flattened_map_needs_is_found(net: str) -> None:
     found = subject(f"{net}:Net")
     with torch.device("meta"):

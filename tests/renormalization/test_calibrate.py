@@ -163,7 +163,7 @@ def test_what_is_not_homogeneous_is_refused_by_name(thing, said):
     with pytest.raises(UsageError, match="calibrate is not valid for this network") as caught:
         paths_to_biases(recorded(With(thing), torch.randn(2, 6)))
     assert said in str(caught.value)
-    assert "--method rescale" in str(caught.value)
+    assert "`rescale` needs data" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,17 @@ def test_the_nearest_specs_are_listed_as_if_all_had_been_bound(tmp_path, shelf):
     assert [line.split(":")[0].strip() for line in listed] == nearest
     assert rest == f"  and {len(counts) - NEAREST} others, further off"
     assert "  b-absent: pattern 'x' matches no tensor" in listed
-    assert problem.hint == "b-absent: write `x?` if a model may lack it"
+    assert problem.hint.startswith("--model file.py:Class")  # nobody edits a bundled spec
+
+
+def test_a_size_that_is_missing_is_told_without_the_specs_that_are_far(tmp_path, shelf):
+    sizes = "sizes: {heads: config.heads}\n"
+    shelf("heads", HEAD_LINES, sizes + HEAD_GROUPS.replace("4", "heads"))
+    shelf("far", CHAIN)
+    problem = refusal(tmp_path, HEADS)
+    assert problem.what == "no bundled spec fits without a size that tensors do not tell"
+    assert problem.detail == "  heads: the size 'heads' is not available"
+    assert problem.hint == "heads: --set heads=N"
 
 
 # fixed groups, --only and --skip

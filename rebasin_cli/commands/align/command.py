@@ -105,7 +105,7 @@ def align(
 
         rebasin align a.pt b.pt --select 6 --model net.py:Net --data net.py:train
 
-        rebasin align gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal | rebasin merge
+        rebasin align gpt-a/ gpt-b/ --symmetry orthogonal | rebasin merge
 
         rebasin align gpt-a/ gpt-b/ --symmetry orthogonal --learn 150 --data sampled
     """

@@ -6,11 +6,12 @@ from html import escape
 
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves
 from rebasin_cli.pictures.html_document import document, paragraphs, picture, table
+from rebasin_cli.pictures.model_names import model_names
 
 
 def page(svg: str, outcome: Curves | Contour) -> str:
     """Return the page of curves or of a plane. svg: its picture."""
-    title = " and ".join(escape(path.name) for path in outcome.survey.models)
+    title = " and ".join(map(escape, model_names(outcome.survey.models)))
     contour = isinstance(outcome, Contour)
     rows = _places(outcome) if isinstance(outcome, Contour) else _points(outcome)
     notes = [*outcome.survey.notes, *outcome.survey.hints]

@@ -12,6 +12,7 @@ from rebasin_cli.commands.barrier.html_page import page
 from rebasin_cli.commands.barrier.scored_points import Contour, Curves, FoundBarrier
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.pictures.drawing import Drawn, frame_lightly, matplotlib, write_drawing
+from rebasin_cli.pictures.model_names import model_names
 
 BarStyle = Mapping[str, Any]
 
@@ -30,6 +31,7 @@ BARS: tuple[BarStyle, ...] = (
 DOTS = 60  # points of a curve that are marked one by one
 SIZE = (6.4, 4.4)  # inches, of one panel
 LEVELS = 20
+LONGEST = 28  # letters of a model's name below an axis
 ENSEMBLE_LINE = {"color": "#000000", "linestyle": "--", "linewidth": 1.2, "zorder": 2}
 
 
@@ -103,7 +105,7 @@ def _ends(axes: Any, curve: dict[float, float], models: Sequence[Path]) -> None:
         axes.plot([0, 1], ends, "D", label="the two models", **look)
     low, high = min(curve), max(curve)
     axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
-    a, b = (_short(path) for path in models)
+    a, b = model_names(models, LONGEST)
     axes.set_xlabel(f"alpha\n0 is {a}, 1 is {b}")
 
 
@@ -131,11 +133,6 @@ def _contour(figure: Any, axes: Any, outcome: Contour, score: str) -> None:
     axes.set_aspect("equal")
     axes.set_xlabel("distance in weights, from A towards B")
     axes.set_ylabel("distance, across")
-    named = zip("ABC", outcome.survey.models, strict=True)
-    names = "\n".join(f"{letter}  {_short(path)}" for letter, path in named)
+    named = zip("ABC", model_names(outcome.survey.models, LONGEST), strict=True)
+    names = "\n".join(f"{letter}  {name}" for letter, name in named)
     axes.set_title(names, fontsize=9, loc="left")
-
-
-def _short(path: Path) -> str:
-    """Return a file's name, its end if that is too long for an axis."""
-    return path.name if len(path.name) <= 28 else f"...{path.name[-25:]}"

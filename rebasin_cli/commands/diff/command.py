@@ -50,7 +50,7 @@ def diff(
 
         rebasin diff a.safetensors b.aligned.safetensors --spec mlp -v
 
-        rebasin diff gpt.safetensors gpt-tuned.safetensors --symmetry orthogonal
+        rebasin diff gpt/ gpt-tuned/ --symmetry orthogonal
     """
     from rebasin_cli.commands.diff.plan import DiffRequest, plan_diff
     from rebasin_cli.commands.diff.report import PRESENTERS

@@ -97,7 +97,7 @@ def lerp(
 
         rebasin lerp a.pt b.pt --steps 9 --endpoints --exec 'python eval.py {path}' --json
 
-        rebasin lerp gpt-a.safetensors gpt-b.safetensors --symmetry orthogonal --at 0.5
+        rebasin lerp gpt-a/ gpt-b/ --symmetry orthogonal --at 0.5
     """
     from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, plan_lerp
     from rebasin_cli.commands.lerp.report import PRESENTERS

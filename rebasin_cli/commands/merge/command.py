@@ -187,7 +187,7 @@ def merge(
 
         rebasin merge a.pt b.pt --method least-squares --model net.py:Net --data net.py:train
 
-        rebasin merge gpt-*.safetensors --symmetry orthogonal --strategy universe
+        rebasin merge gpt-a/ gpt-b/ gpt-c/ --symmetry orthogonal --strategy universe
     """
     (numbers, by_glob), traced = parse_weights(weights), tracing.of(tracing.target, data.own)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import GlobWeights
-from rebasin_cli.errors import Problem, UsageError, suggest
+from rebasin_cli.errors import Problem, UsageError, suggest_tensor
 from rebasin_cli.merging.combination import ARC, MEAN, STOCK, Combination
 from rebasin_cli.merging.combined import combine_models
 from rebasin_cli.merging.weights import (
@@ -89,12 +89,8 @@ def weigh_tensors(
     names = {name for model in models for name in model.names()}
     idle = [glob for glob, _ in by_glob if not _named(glob, names)]
     if idle:
-        raise UsageError(
-            *(
-                Problem(f"--weights: no tensor is called {glob!r}", hint=suggest(glob, names))
-                for glob in idle
-            )
-        )
+        what = "--weights: no tensor is called"
+        raise UsageError(*(Problem(f"{what} {g!r}", hint=suggest_tensor(g, names)) for g in idle))
     count = len(weights)
     each = [(glob, check_model_weights(own, count, combination)) for glob, own in by_glob]
     return TensorWeights(weights, tuple(each))

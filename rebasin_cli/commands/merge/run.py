@@ -165,8 +165,12 @@ def _reason(plan: MergePlan, together: Together) -> str:
         return REASONS[key].format(done=done)
     groups = plan.choice.bound.groups.values()
     free = any(not group.fixed and group.root in plan.choice.movable for group in groups)
-    why = "no order of units is better than the present one" if free else "no group may move"
-    return f"nothing could be aligned, {why}: {done} as they are"
+    why = (
+        "no better order of units was found"
+        if free
+        else "nothing could be aligned, no group may move"
+    )
+    return f"{why}: {done} as they are"
 
 
 def _renormalized(

@@ -55,7 +55,7 @@ def verify(
 
         rebasin verify a.pt b.pt --model net.py:Net --input-shape 1,3,32,32
 
-        rebasin verify gpt.safetensors rotated.safetensors --symmetry orthogonal
+        rebasin verify gpt/ rotated/ --symmetry orthogonal
     """
     from rebasin_cli.commands.verify.plan import VerifyRequest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -52,15 +53,19 @@ def fingerprint(target: str, found: Any) -> str:
 
     All Python files beside it count, because a model is often spread over them.
     """
-    try:
-        path = Path(inspect.getsourcefile(found) or "")
-    except TypeError:  # instances have no source
-        path = Path(inspect.getsourcefile(type(found)) or "")
+    path = _source(found) or _source(type(found)) or Path()  # instances have no source
     digest = hashlib.sha256(target.encode())
     for neighbour in sorted({path, *path.parent.glob("*.py")}):
         if neighbour.is_file():
             digest.update(_content(neighbour))
     return digest.hexdigest()
+
+
+def _source(found: Any) -> Path | None:
+    """Return the file of an object, None for one that was typed at a prompt or made by code."""
+    with contextlib.suppress(TypeError, OSError):
+        return Path(inspect.getsourcefile(found) or "")
+    return None
 
 
 def _content(path: Path) -> bytes:

@@ -61,10 +61,11 @@ def _is_users(spec: ModuleSpec) -> bool:
 def reachable(folder: Path) -> Iterator[None]:
     """Let modules of the folder be imported, as Python does for a script that lies there.
 
-    Modules of the same names from another such folder are dropped from memory.
+    Modules of the same names from another such folder are dropped from memory. What the user's code
+    itself puts on the path stays there: it may import from it later.
     """
-    before, finder = list(sys.path), _Finder()
-    sys.path.insert(0, str(folder))
+    place, finder = str(folder), _Finder()
+    sys.path.insert(0, place)
     # Where Python's own stands: what is built in or frozen comes first.
     sys.meta_path.insert(sys.meta_path.index(PathFinder), finder)
     importlib.invalidate_caches()  # a file may have come within the resolution of its folder's time
@@ -72,7 +73,8 @@ def reachable(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path[:] = before
+        if place in sys.path:  # no longer, where the user's code has set another path
+            sys.path.remove(place)
         sys.meta_path.remove(finder)  # and no other: packages put theirs there as they are imported
 
 

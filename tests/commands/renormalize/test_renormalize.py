@@ -209,7 +209,7 @@ def test_reset_measures_batch_norm_anew_and_keeps_the_format(folder):
     done = rebasin("renormalize", "m.pt", "--model", "user.py:normed", *DATA, "-v", cwd=folder)
     assert done.code == 0
     assert done.lines == ["m.renormalized.pt"]
-    assert "1 layer statistics reset" in done.err
+    assert "1 layer: statistics reset" in done.err
     assert "std before" in done.err
     state = torch.load(folder / "m.renormalized.pt", weights_only=True)
     space: dict[str, Any] = {}

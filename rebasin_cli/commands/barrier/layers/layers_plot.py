@@ -12,6 +12,7 @@ from rebasin_cli.commands.barrier.layers.report import Figure, advice, shown_col
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.pictures.drawing import Drawn, frame_lightly, write_drawing
 from rebasin_cli.pictures.html_document import document, paragraphs, picture, table
+from rebasin_cli.pictures.model_names import model_names
 
 # Okabe and Ito's colours, as in the other pictures.
 STYLES = (
@@ -83,7 +84,7 @@ def _name_layers(axes: Any, layers: Sequence[LayerFigures]) -> None:
 
 def _names(outcome: DiagnosedLayers) -> str:
     aligned = " (aligned)" if outcome.aligned else ""
-    return " and ".join(path.name for path in outcome.models) + aligned
+    return " and ".join(model_names(outcome.models)) + aligned
 
 
 def _page(svg: str, outcome: DiagnosedLayers) -> str:
