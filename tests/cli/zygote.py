@@ -40,7 +40,7 @@ PICTURES = (
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg",
 )
-# What takes a command seconds: after the first that has imported one of them, all find it in memory.
+# What takes seconds: after the first command that imported one of them, all find it in memory.
 LATE = (
     "torch._dynamo",
     "transformers.models.auto.configuration_auto",
