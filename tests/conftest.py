@@ -4,14 +4,10 @@ import gc
 from collections.abc import Iterable
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 # Scripts: they run as programs, and importing them would train networks or need extras.
 collect_ignore = ["demo", "benchmarks"]
-
-# The networks are tiny: on a busy machine, threads that wait for each other cost 30 times more.
-torch.set_num_threads(1)
 
 # What is imported and collected stays: nobody looks for garbage in it, now or while tests run.
 gc.disable()
@@ -30,6 +26,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    import torch  # here, since what only hands tests out to workers does without it
+
+    # The networks are tiny: on a busy machine, threads that wait for each other cost 30 times more.
+    torch.set_num_threads(1)
     if torch.cuda.is_available():
         return
     for item in items:
