@@ -60,6 +60,7 @@ def _found(name_or_path: str) -> tuple[str, Path]:
     raise UsageError(f"there is no bundled spec {name_or_path!r} and no such file", hint=hint)
 
 
+@cache
 def _folder() -> Path:
     """Return the folder of the installed package, or of the source checkout."""
     package = Path(__file__).parents[1]

@@ -190,7 +190,8 @@ def captured(stdin: bytes = b"") -> Iterator[tuple[IO[bytes], IO[bytes], IO[byte
 def plain_environment() -> dict[str, str]:
     """Return the environment without what would change the output."""
     kept = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
-    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TERM": "xterm", "HF_HUB_OFFLINE": "1"}
+    return {**kept, **ours}
 
 
 def image(folder: Path) -> dict[str, tuple[object, ...]]:

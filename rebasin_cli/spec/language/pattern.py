@@ -55,6 +55,7 @@ class PatternMatch:
     stack: tuple[str, str, int] | None
 
 
+@lru_cache(maxsize=8192)  # choosing among the bundled specs asks for their 3,600 twice
 def compile_pattern(text: str) -> Pattern:
     """Return the pattern for its text. Raises SyntaxProblem."""
     builder = _Builder()

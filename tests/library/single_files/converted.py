@@ -11,30 +11,34 @@ from torch import Tensor, nn
 from tests.library.single_files.file_models import EMBEDDERS, TEXT
 
 State = dict[str, Tensor]
-converters = pytest.importorskip("diffusers.loaders.single_file_utils")
-pytest.importorskip("transformers")
+
+
+def converters() -> Any:
+    """Return the module of diffusers, which takes a second to import."""
+    pytest.importorskip("transformers")
+    return pytest.importorskip("diffusers.loaders.single_file_utils")
 
 
 def unet(file: State, config: Any) -> State:
     """Return the tensors of the U-Net."""
-    return dict(converters.convert_ldm_unet_checkpoint(dict(file), config))
+    return dict(converters().convert_ldm_unet_checkpoint(dict(file), config))
 
 
 def vae(file: State, config: Any) -> State:
     """Return the tensors of the autoencoder."""
-    return dict(converters.convert_ldm_vae_checkpoint(dict(file), config))
+    return dict(converters().convert_ldm_vae_checkpoint(dict(file), config))
 
 
 def clip(file: State, config: Any) -> State:
     """Return the tensors of the text encoder that is kept as transformers has it."""
-    return dict(converters.convert_ldm_clip_checkpoint(dict(file)))
+    return dict(converters().convert_ldm_clip_checkpoint(dict(file)))
 
 
 def open_clip(prefix: str) -> Callable[[State, Any], State]:
     """Return what finds the tensors of the text encoder of OpenCLIP under a prefix."""
 
     def found(file: State, config: Any) -> State:
-        return dict(converters.convert_open_clip_checkpoint(None, dict(file), prefix))
+        return dict(converters().convert_open_clip_checkpoint(None, dict(file), prefix))
 
     return found
 
