@@ -29,8 +29,8 @@ from rebasin_cli.folding.tied_heads import part_heads, untied_spec
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.class_solvers import SOLVERS
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 HEADS = "rebasin.untied"  # a JSON object: heads that are apart -> the embeddings that they were
 ORTHOGONAL = "orthogonal"  # what the metadata say of such a file's symmetry

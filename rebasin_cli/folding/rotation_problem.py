@@ -24,9 +24,9 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
 from rebasin_cli.symmetry.map_search import MapSettings
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in
 BUILT = torch.float32  # that classes are mostly built in

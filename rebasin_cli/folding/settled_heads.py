@@ -12,7 +12,8 @@ from rebasin_cli.folding.folded_models import MOST_TIED, plan_folding
 from rebasin_cli.folding.tied_heads import Heads, heads_of, part_heads, untied_spec
 from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 
 AUTO, KEEP, UNTIE = "auto", "keep", "untie"
 

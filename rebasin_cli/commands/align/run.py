@@ -27,7 +27,7 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 
 Method = Callable[[AlignPlan, AlignItem, Progress], Matching]
 
