@@ -17,7 +17,7 @@ from rebasin_cli.matching.problem.settings import Settings, look_up
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.search import Search
 
-# Methods that run the models; `commands.align.methods` says what each of them needs.
+# Methods that run the models; `commands.align.method_inputs` says what each of them needs.
 DATA_METHODS = ("activations", "straight-through")
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 

@@ -151,7 +151,7 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
     )
 
 
-# Methods that run the models, by name; `plan.methods.DATA_METHODS` says what each of them needs.
+# Methods that run the models, by name; `method_inputs.DATA_METHODS` says what each of them needs.
 DATA_METHODS: Mapping[str, Method] = {
     "activations": by_activations,
     "straight-through": by_straight_through,
