@@ -12,8 +12,11 @@ from torch import Tensor
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.orthogonal.learn import MidpointLesson
-from rebasin_cli.commands.align.orthogonal.lesson_state import kept_lesson, read_lesson
+from rebasin_cli.commands.align.orthogonal.learn import MapLearning
+from rebasin_cli.commands.align.orthogonal.map_learning_state import (
+    kept_learning,
+    read_map_learning,
+)
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.commands.align.straight_through.midpoints import batchwise
 from rebasin_cli.errors import RebasinError
@@ -207,7 +210,7 @@ def _learn(
     folded = (FoldedNorms(end, folding) for end in (reference, model))
     device = machine.device
     first, second = (_in_float64(source, device) for source in folded)
-    lesson = MidpointLesson(
+    learning = MapLearning(
         ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),
         midpoint=batchwise(nets[2]),
         network=code.network,
@@ -215,13 +218,15 @@ def _learn(
         bound=folding.moving,
         split=DataSplit(batches, request.learning.held_out),
     )
-    start, kept = start.to(device), kept_lesson(plan, model)
-    learned = lesson.learn(
+    start, kept = start.to(device), kept_learning(plan, model)
+    learned = learning.learn(
         start,
         folding.classes,
         request.learn,
         progress,
-        before=read_lesson(kept, start, folding.classes) if kept and kept.path.exists() else None,
+        before=read_map_learning(kept, start, folding.classes)
+        if kept and kept.path.exists()
+        else None,
         keep=lambda state: state.write(kept) if kept else None,
     )
     return replace(learned, maps=learned.maps.to("cpu"))
