@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+NamedT = TypeVar("NamedT")
 
 # what the operating system says of a path that leads nowhere: a mistake, and not the machine's
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR})
@@ -111,6 +114,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the closest of the known names, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+def look_up(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
+    """Return an entry of a table. Raises UsageError, with the nearest name, for an unknown one."""
+    if name not in table:
+        hint = suggest(name, table) or ", ".join(table)
+        raise UsageError(f"no {kind} is called {name!r}", hint=hint)
+    return table[name]
 
 
 def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") -> MachineError:

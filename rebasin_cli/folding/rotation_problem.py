@@ -12,13 +12,12 @@ import torch
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.problem import MatchingProblem, ProblemRequest, check_models
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.files.inputs import open_models
 from rebasin_cli.files.provenance import folded_facts
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.folding.settled_heads import AUTO, check_tie, parted_before, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.spec.binding.bound import BoundSpec

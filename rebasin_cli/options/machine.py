@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.matching.methods import METHODS, check_start
-from rebasin_cli.matching.problem.settings import Settings, look_up
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.search import Search
 
