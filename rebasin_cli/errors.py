@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+NamedT = TypeVar("NamedT")
 
 # what the operating system says of a path that leads nowhere: a mistake, and not the machine's
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR})
@@ -118,6 +121,14 @@ def suggest_tensor(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     example = f"a tensor is called {names[0]!r}" if names else ""
     return suggest(name, names) or example
+
+
+def look_up(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
+    """Return an entry of a table. Raises UsageError, with the nearest name, for an unknown one."""
+    if name not in table:
+        hint = suggest(name, table) or ", ".join(table)
+        raise UsageError(f"no {kind} is called {name!r}", hint=hint)
+    return table[name]
 
 
 def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") -> MachineError:

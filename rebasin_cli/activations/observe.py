@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rebasin_cli.activations.units import UnitMoments, unit_moments
-from rebasin_cli.errors import UserCodeError
-from rebasin_cli.matching.problem.settings import look_up
+from rebasin_cli.errors import UserCodeError, look_up
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.passes_with_room import pass_with_room

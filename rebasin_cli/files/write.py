@@ -14,7 +14,12 @@ from torch import Tensor
 from rebasin_cli.checkpoint.configuration import CONFIG, configuration_in
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.shard_writer import PartJob
-from rebasin_cli.checkpoint.writing.writer import Written, write_checkpoint, write_text
+from rebasin_cli.checkpoint.writing.writer import (
+    Written,
+    write_checkpoint,
+    write_tensors,
+    write_text,
+)
 from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.places import OutputPlace
@@ -206,6 +211,14 @@ def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
             hint="--skip GLOB takes that of the reference as it is",
         )
     return result
+
+
+def write_tensors_to(
+    place: OutputPlace, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> Written:
+    """Write tensors that are in memory as one safetensors file."""
+    with folder_for(place):
+        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.part_sources import Parts, part_of
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import Derived, TensorSource
 
 MOST_TIED = 0.25  # of a head, beyond which no multiple of the embedding is a head like it

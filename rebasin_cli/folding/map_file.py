@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.saved.permutation_file import (
@@ -24,13 +24,13 @@ from rebasin_cli.files.saved.permutation_file import (
     origin_of,
     permutation_in,
 )
-from rebasin_cli.files.write import folder_for
+from rebasin_cli.files.write import write_tensors_to
 from rebasin_cli.folding.tied_heads import part_heads, untied_spec
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.class_solvers import SOLVERS
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.maps import GroupMaps, OrthogonalMap
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 
 HEADS = "rebasin.untied"  # a JSON object: heads that are apart -> the embeddings that they were
 ORTHOGONAL = "orthogonal"  # what the metadata say of such a file's symmetry
@@ -77,10 +77,7 @@ def save_maps(
         SYMMETRY: ORTHOGONAL,
         HEADS: json.dumps(dict(models[1].apart), sort_keys=True),
     }
-    with folder_for(place):
-        return write_tensors(
-            place.path, orders | matrices, metadata=metadata, overwrite=place.overwrite
-        )
+    return write_tensors_to(place, orders | matrices, metadata)
 
 
 def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:

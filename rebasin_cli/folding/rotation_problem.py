@@ -12,21 +12,20 @@ import torch
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.problem import MatchingProblem, ProblemRequest, check_models
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.files.inputs import open_models
 from rebasin_cli.files.provenance import folded_facts
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.folding.settled_heads import AUTO, check_tie, parted_before, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.map_memory import fits_whole, streamed_memory, whole_memory
 from rebasin_cli.symmetry.map_search import MapSettings
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.voting_blocks import product_dtype
 
 RUN_COPIES = 1.5  # of a model that is run: in float64, and in the dtype that it is built in

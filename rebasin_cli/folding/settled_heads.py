@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.files.provenance import parted_heads
 from rebasin_cli.folding.folded_models import MOST_TIED, plan_folding
 from rebasin_cli.folding.tied_heads import Heads, heads_of, part_heads, untied_spec
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 
 AUTO, KEEP, UNTIE = "auto", "keep", "untie"
 

@@ -21,7 +21,7 @@ from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.tensors import TensorSource
 
 TOKENS = 16_384  # after which more of them change nothing

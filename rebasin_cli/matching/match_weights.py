@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from rebasin_cli.errors import look_up
 from rebasin_cli.matching.diagnostics.relation import Detail
 from rebasin_cli.matching.methods import METHODS
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import families
 from rebasin_cli.matching.problem.result import Matching
-from rebasin_cli.matching.problem.settings import Settings, look_up
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.matching.problem.similarity_cache import SimilarityCache
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.pair_search import GIVEN, PairSearch

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.errors import MachineError, UsageError
+from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.matching.methods import METHODS, check_start
-from rebasin_cli.matching.problem.settings import Settings, look_up
+from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.search import Search
 
-# Methods that run the models; `commands.align.methods` says what each of them needs.
+# Methods that run the models; `commands.align.method_inputs` says what each of them needs.
 DATA_METHODS = ("activations", "straight-through")
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 

@@ -14,7 +14,7 @@ _option = flags_in(PANEL)
 
 @dataclass(frozen=True)
 class Search:
-    """How permutations are searched for; the words are those of `matching.Settings`.
+    """How permutations are searched for; the words are those of `problem.settings.Settings`.
 
     start: a name, or for align a permutation file; None: the usual ones. restarts: random starts
     that are tried besides.

@@ -27,10 +27,10 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import carry
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import Derived, TensorSource
 

@@ -23,8 +23,8 @@ from rebasin_cli.tracer.model_trace import (
     trace_before_proof,
     without_classes,
 )
-from rebasin_cli.tracer.proof.proof import randomise
 from rebasin_cli.tracer.proof.prove_trace import prove_trace
+from rebasin_cli.tracer.proof.random_numbers import randomise
 from rebasin_cli.tracer.proof.unproved import (
     OTHER_COPY,
     TOO_LARGE,

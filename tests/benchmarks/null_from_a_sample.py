@@ -28,8 +28,8 @@ from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.progress import silent
 from rebasin_cli.spec_choice.choice import choose_spec
+from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.symmetry.maps import GroupMaps
-from rebasin_cli.symmetry.norm_folding import can_rotate
 from tests.benchmarks.bed.commands import spend
 from tests.benchmarks.bed.networks import FOLDER, NETWORKS
 from tests.benchmarks.bed.tables import Row, number, table

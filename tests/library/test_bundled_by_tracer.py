@@ -25,7 +25,7 @@ from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
 from rebasin_cli.spec.binding.same_symmetry import same_symmetry
 from rebasin_cli.spec.library import bundled_names, load_spec, spec_text
 from rebasin_cli.spec_choice.choice import choose_spec
-from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tracer.classes.proved_classes import TracedTensors, class_drift

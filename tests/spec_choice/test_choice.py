@@ -146,7 +146,7 @@ def test_a_size_that_is_missing_is_told_without_the_specs_that_are_far(tmp_path,
     shelf("heads", HEAD_LINES, sizes + HEAD_GROUPS.replace("4", "heads"))
     shelf("far", CHAIN)
     problem = refusal(tmp_path, HEADS)
-    assert problem.what == "no bundled spec fits without a size that tensors do not tell"
+    assert problem.what == "no bundled spec fits this checkpoint as it is"
     assert problem.detail == "  heads: the size 'heads' is not available"
     assert problem.hint == "heads: --set heads=N"
 

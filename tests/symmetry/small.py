@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import InMemory, infos
 
 WORDS, TOKENS = 11, 7

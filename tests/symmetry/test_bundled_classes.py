@@ -25,8 +25,9 @@ from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec_choice.choice import choose_spec
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.maps import Carried
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.random_maps import draw_maps
 from tests.library.decoders import GPT2, MIXTRAL, MOE, NEOX, ROPE
 from tests.library.pictures import VIT

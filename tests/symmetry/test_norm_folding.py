@@ -11,7 +11,8 @@ from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
 from rebasin_cli.symmetry import norm_folding
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import InMemory, infos
 from tests.symmetry.small import LAYER_NORM, TEXTS, case, layer_norm, outputs, state_of
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.symmetry import null_model
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.map_search import match_maps
 from rebasin_cli.symmetry.maps import Carried
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.null_model import Scattered, Standing, permutation_standing, with_null
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory

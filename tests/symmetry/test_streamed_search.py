@@ -12,11 +12,11 @@ from torch import Tensor
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.language.parse import parse
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.held_search import HeldSearch, voting_tensors
 from rebasin_cli.symmetry.map_memory import streamed_memory, whole_memory
 from rebasin_cli.symmetry.map_search import MapSettings, match_maps, still
 from rebasin_cli.symmetry.map_sweeps import MapMatching
-from rebasin_cli.symmetry.norm_folding import FoldPlan
 from rebasin_cli.symmetry.streamed_search import StreamedSearch
 from rebasin_cli.tensors import Derived, InMemory, TensorSource, infos
 from tests.symmetry.rotated_files import rotated

@@ -19,7 +19,7 @@ from rebasin_cli.models.user.user_model import subject_of
 from rebasin_cli.spec.language.dump import dump
 from rebasin_cli.spec.language.model import KEEPING_MEAN, ORTHOGONAL, PERMUTATION, Norm
 from rebasin_cli.spec.language.parse import parse
-from rebasin_cli.symmetry.norm_folding import FoldPlan, can_rotate
+from rebasin_cli.symmetry.fold_plan import FoldPlan, can_rotate
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import (
     NOT_KEPT,

@@ -34,7 +34,7 @@ from rebasin_cli.spec.language.model import (
     leaves,
     product,
 )
-from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.tensors.compare import ACCEPTED
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.classes.proved_classes import TracedTensors, class_drift

@@ -10,7 +10,7 @@ import torch
 from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
-from rebasin_cli.tracer.proof.proof import randomise
+from rebasin_cli.tracer.proof.random_numbers import randomise
 from rebasin_cli.tracer.trace import trace
 from tests.proof import draw, permuted, stored
 

@@ -11,9 +11,8 @@ from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.execution.workers import LOCAL
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.data import SAMPLED
@@ -90,7 +89,7 @@ def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> Metho
     )
 
 
-# The same names as in `run.align.DATA_METHODS`, which carries them out.
+# The same names as in `run.DATA_METHODS`, which carries them out.
 DATA_METHODS: Mapping[str, Callable[[Checkpoint, AlignRequest], MethodInputs]] = {
     "activations": plan_activations,
     "straight-through": plan_straight_through,

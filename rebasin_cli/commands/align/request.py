@@ -47,6 +47,6 @@ class AlignRequest(CommandRequest):
         return None if learns else self.learning.resume
 
     @property
-    def untaught(self) -> Learning:
+    def learning_options(self) -> Learning:
         """The options of learning, without a file that only lists what is finished."""
         return replace(self.learning, resume=None) if self.finished else self.learning

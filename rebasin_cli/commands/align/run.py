@@ -27,7 +27,7 @@ from rebasin_cli.options.machine import Machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import Failed, LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 
 Method = Callable[[AlignPlan, AlignItem, Progress], Matching]
 
@@ -151,7 +151,7 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
     )
 
 
-# Methods that run the models, by name; `plan.methods.DATA_METHODS` says what each of them needs.
+# Methods that run the models, by name; `method_inputs.DATA_METHODS` says what each of them needs.
 DATA_METHODS: Mapping[str, Method] = {
     "activations": by_activations,
     "straight-through": by_straight_through,

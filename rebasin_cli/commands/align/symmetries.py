@@ -18,12 +18,11 @@ from rebasin_cli.commands.align.resumed_models import run_permuted, run_rotated
 from rebasin_cli.commands.align.select import report as select_report
 from rebasin_cli.commands.align.select.plan import plan_select
 from rebasin_cli.commands.align.select.run import run_select
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.execution.workers import LOCAL
 from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.folding.settled_heads import check_tie
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.language.model import PERMUTATION

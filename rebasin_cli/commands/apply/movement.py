@@ -17,8 +17,9 @@ from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bound import BoundSpec
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 

@@ -19,7 +19,7 @@ from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.spec_choice.choice import choose_spec
-from rebasin_cli.symmetry.norm_folding import FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.errors import RebasinError
+from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.json_text import read_json
 
 TAIL = 5  # lines of a failed command's own words that are shown
@@ -18,6 +18,17 @@ class CommandFailedError(RebasinError):
     """A command given with --exec did not succeed, or said nothing."""
 
     exit_code = 5
+
+
+def split_command(command: str) -> tuple[str, ...]:
+    """Return the words of a command line. Raises UsageError if there are none, or open quotes."""
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError as error:
+        raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
+    if not words:
+        raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
+    return words
 
 
 def execute(command: Sequence[str], path: Path, alpha: float) -> Any:

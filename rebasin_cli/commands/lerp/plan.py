@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.lerp.exec_hook import split_command
 from rebasin_cli.errors import CheckpointError, RebasinWarning, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
@@ -153,7 +153,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     request = replace(request, align=request.align or rotated)
     _check_line(request)
     _tell_idle(request)
-    words = _split_command(request.command) if request.command is not None else ()
+    words = split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
     )
@@ -259,17 +259,6 @@ def _check_chain(models: Sequence[Checkpoint]) -> None:
                 where=str(model.path),
                 hint=f"begin the chain with {model.path}, or leave out --chain",
             )
-
-
-def _split_command(command: str) -> tuple[str, ...]:
-    """Return the words of a command line. Raises UsageError if there are none, or open quotes."""
-    try:
-        words = tuple(shlex.split(command))
-    except ValueError as error:
-        raise UsageError(f"--exec {command!r} is not a command line: {error}") from error
-    if not words:
-        raise UsageError("--exec is empty", hint="--exec 'python evaluate.py {path}'")
-    return words
 
 
 def _check_temporary(places: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ from rebasin_cli.commands.merge.combining import plan_combination
 from rebasin_cli.commands.merge.mixture import MixedModels, check_model_weights, weigh_tensors
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.saved_parents import plan_parents
-from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.errors import UsageError, look_up, suggest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
 from rebasin_cli.files.places import check_distinct
@@ -23,7 +23,6 @@ from rebasin_cli.files.result_memory import averaged_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
 from rebasin_cli.matching.many.strategies import STRATEGIES
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.merging.combination import Combination
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import reference_position

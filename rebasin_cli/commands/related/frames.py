@@ -17,10 +17,11 @@ from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import PERMUTATION
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.symmetry.map_sweeps import RISE
 from rebasin_cli.symmetry.maps import Carried, GroupMaps, OrthogonalMap
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.tensors import TensorSource
 
 CHEAP = 5e9  # multiplications of a sweep; beyond it searches take seconds, and are cut short

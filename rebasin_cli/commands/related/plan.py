@@ -22,7 +22,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.pictures.drawing import plan_drawing
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 
 FEWEST = 2
 

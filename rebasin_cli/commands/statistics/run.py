@@ -17,9 +17,9 @@ from rebasin_cli.activations.statistics_file import (
     statistics_tensors,
 )
 from rebasin_cli.activations.units import UnitMoments
-from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.statistics.plan import Observed, StatisticsPlan
-from rebasin_cli.files.write import folder_for
+from rebasin_cli.files.write import write_tensors_to
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -76,13 +76,8 @@ def _written(
     }
     measured = [MeasuredModel(model.sha256(), model_digest(model, model)) for model in plan.models]
     metadata = statistics_metadata(dump(plan.choice.bound.spec), units, measured, places, facts)
-    with folder_for(plan.place):
-        return write_tensors(
-            plan.place.path,
-            {**statistics_tensors(units), **{n: t.cpu().contiguous() for n, t in layers.items()}},
-            metadata=metadata,
-            overwrite=plan.place.overwrite,
-        )
+    own = {name: tensor.cpu().contiguous() for name, tensor in layers.items()}
+    return write_tensors_to(plan.place, {**statistics_tensors(units), **own}, metadata)
 
 
 def _bytes(units: UnitMoments) -> int:

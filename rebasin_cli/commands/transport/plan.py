@@ -23,13 +23,12 @@ from rebasin_cli.commands.transport.request import (
 from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of
 from rebasin_cli.commands.transport.way import ThreeModels, TransportWay
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import ending, output_file
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.tied_heads import untied_network
-from rebasin_cli.matching.problem.settings import look_up
 from rebasin_cli.network.network import plan_network, plan_user_code
 
 WAYS: Mapping[str, Callable[[ThreeModels, TensorFates, TransportRequest], TransportWay]] = {

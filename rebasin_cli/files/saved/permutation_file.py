@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import PermutationError, SpecError
 from rebasin_cli.files.names.name_views import bind_seen
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.saved.stored_model import tensors_entry
-from rebasin_cli.files.write import folder_for
+from rebasin_cli.files.write import write_tensors_to
 from rebasin_cli.json_text import read_json
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
@@ -163,9 +163,7 @@ def save_permutations(
     if place is None or place.skip:
         return None
     tensors = {name: found.index.int().cpu() for name, found in permutations.items()}
-    metadata = origin_of(bound, models, sizes)
-    with folder_for(place):
-        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)
+    return write_tensors_to(place, tensors, origin_of(bound, models, sizes))
 
 
 def origin_of(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
-from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.matching.relaxation.losses import LOSSES
 
 VISITS = 200  # of each family; published runs settle within 50 sweeps
@@ -72,17 +71,6 @@ class Settings:
             raise UsageError(
                 f"method {self.method!r} knows no loss but l2", hint="add --method sinkhorn"
             )
-
-
-NamedT = TypeVar("NamedT")
-
-
-def look_up(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
-    """Return an entry of a table. Raises UsageError, with the nearest name, for an unknown one."""
-    if name not in table:
-        hint = suggest(name, table) or ", ".join(table)
-        raise UsageError(f"no {kind} is called {name!r}", hint=hint)
-    return table[name]
 
 
 Order = Callable[[Sequence[str], torch.Generator], list[str]]

@@ -18,8 +18,9 @@ from rebasin_cli.spec.language.model import (
     Declaration,
     Spec,
 )
+from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.maps import Carried
-from rebasin_cli.symmetry.norm_folding import FoldedNorms, FoldPlan
+from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory, TensorInfo
 from rebasin_cli.tensors.compare import ACCEPTED

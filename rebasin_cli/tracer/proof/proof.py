@@ -26,12 +26,16 @@ from rebasin_cli.tensors.blocks import Block
 from rebasin_cli.tensors.compare import ACCEPTED, relative_difference
 from rebasin_cli.tensors.numbers import in_reals, is_floating
 from rebasin_cli.tensors.trees import tensors_in
+from rebasin_cli.tracer.proof.random_numbers import (
+    model_tensors,
+    noisy_values,
+    random_sum,
+    randomise,
+)
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, without_sizes
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
 
-KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
-NOISE = 0.1  # of what is added to parameters that do not vary
 LEAST = 1e-30  # scale of an output: one of zeros that moves at all is not the same
 DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
 Expected = Callable[[str, Tensor], Tensor]  # an output's name, and what it was: what it is to be
@@ -75,7 +79,7 @@ class Trial:
         self._returned = returned or {}
         self.dtype = next((p.dtype.to_real() for p in model.parameters()), torch.float64)
         randomise(model, torch.Generator().manual_seed(0))
-        self._state = {name: t.clone() for name, t in _tensors(model).items()}
+        self._state = {name: t.clone() for name, t in model_tensors(model).items()}
         self._before = [self._run(call) for call in calls]
         # What one input decides is asked of the smallest one first, and seldom of another.
         self._order = sorted(range(len(calls)), key=lambda k: _positions(calls[k]))
@@ -114,7 +118,7 @@ class Trial:
     @contextmanager
     def _changed(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[None]:
         """Write to tensors of the model, one at a time, and undo that at the end."""
-        live, touched = _tensors(self._model), []
+        live, touched = model_tensors(self._model), []
         try:
             for name, values in tensors:
                 touched.append(name)
@@ -172,7 +176,7 @@ class Trial:
         generator = torch.Generator().manual_seed(0)
 
         # not all by the same: a norm may take that away
-        with self._changed((name, _noisy(self._state[name], generator)) for name in names):
+        with self._changed((name, noisy_values(self._state[name], generator)) for name in names):
             return any(self._gap(k) > ACCEPTED for k in self._order)
 
     def doubt(self) -> Doubt | None:
@@ -189,7 +193,9 @@ class Trial:
         By name, contiguous; without those to which no gradient leads.
         """
         live = {
-            n: t for n, t in _tensors(self._model).items() if n in names and is_floating(t.dtype)
+            n: t
+            for n, t in model_tensors(self._model).items()
+            if n in names and is_floating(t.dtype)
         }
         leaves = {n: t for n, t in live.items() if isinstance(t, nn.Parameter)}
         for k in self._order:
@@ -208,7 +214,7 @@ class Trial:
                 parameter.requires_grad_()
             with primitive_kernels(), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of numbers that are read without their gradient
-                total = _random_sum(self._outputs_of(call).values())
+                total = random_sum(self._outputs_of(call).values())
             return list(torch.autograd.grad(total, parameters, allow_unused=True))
         except Exception:  # the code of any model runs here, and few expect gradients
             return [None] * len(parameters)
@@ -227,7 +233,7 @@ class Trial:
             changed = self._state[name].clone(memory_format=torch.contiguous_format)
             for block in blocks:
                 here = block.view(in_reals(changed))
-                here.copy_(_noisy(here, generator))
+                here.copy_(noisy_values(here, generator))
             return changed
 
         with self._changed((name, noisy(name, blocks)) for name, blocks in places.items()):
@@ -259,71 +265,9 @@ def rotate_units(permutation: Permutation) -> Permutation:
     return replace(permutation, index=permutation.index.roll(1, dims=-1))
 
 
-def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Give all floating parameters and statistics values that hide no error.
-
-    Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
-    wrong permutation changes nothing. Noise is added to everything that hardly varies; what
-    varies enough is left alone, so that doing it again changes nothing.
-    """
-    statistics = {
-        n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
-    }
-    for name, tensor in _tensors(model).items():
-        if is_floating(tensor.dtype) and (isinstance(tensor, nn.Parameter) or name in statistics):
-            positive = name.endswith("running_var")
-            _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
-
-
 def _positions(call: Arguments) -> int:
     """Return how much a call is given, which is about how long it takes."""
     return sum(tensor.numel() for tensor in tensors_in(call))
-
-
-def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive: bool) -> None:
-    """Add noise to a tensor; to a matrix so much that what it computes is of the scale of inputs.
-
-    With the usual 0.02 of a fresh transformer, attention is nearly uniform whatever it looks at.
-    """
-    spread = float(tensor.std()) if tensor.numel() > 1 else float(tensor.abs().sum())
-    if spread <= scale / 2:
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-        tensor.add_((noise.abs() if positive else noise).to(tensor.dtype), alpha=scale)
-
-
-def _scale(tensor: Tensor) -> float:
-    if tensor.dim() < 2 or not tensor.numel():
-        return NOISE
-    stack = tensor.dim() == 3 and tensor.shape[-1] > KERNEL
-    return float((tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by state-dict name; writing to them changes the model."""
-    state = model.state_dict(keep_vars=True)
-    with torch.no_grad():
-        return {n: t for n, t in state.items() if isinstance(t, Tensor)}
-
-
-def _random_sum(outputs: Iterable[Tensor]) -> Tensor:
-    """Return a sum of all finite numbers with random weights, one number that has a gradient."""
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(())
-    for values in map(in_reals, outputs):
-        if values.is_floating_point():
-            weights = torch.randn(values.shape, generator=generator).to(values.dtype)
-            total = total + (weights * values)[values.isfinite()].sum()
-    return total
-
-
-def _noisy(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return numbers with noise that is larger than they are; a mask turned over."""
-    if not is_floating(values.dtype):
-        return (values == 0).to(values.dtype)
-    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)
-    # In place: touching fresh memory takes longer than the sums.
-    scale = torch.linalg.vector_norm(values, 1) / max(values.numel(), 1)
-    return noise.to(values.dtype).mul_(scale + 1).add_(values)
 
 
 def _identical(before: Tensor, after: Tensor) -> bool:

@@ -157,11 +157,13 @@ def _refuted(
         return not trial.keeps(traced.bound, some)
 
     bad = culprits(permutations, breaks)
-    lonely = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
-    gone = [name for name in bad if name not in lonely]
-    spec = orphaned_groups(drop_groups(traced.explicit, traced.bound, gone), traced.bound, lonely)
+    parentless = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
+    gone = [name for name in bad if name not in parentless]
+    spec = orphaned_groups(
+        drop_groups(traced.explicit, traced.bound, gone), traced.bound, parentless
+    )
     notes = dict.fromkeys(gone, "fixed: permuting it changes the outputs")
-    notes |= dict.fromkeys(lonely, "one permutation for all indices of its parent")
+    notes |= dict.fromkeys(parentless, "one permutation for all indices of its parent")
     return traced.with_spec(spec), notes
 
 

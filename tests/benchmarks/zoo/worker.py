@@ -16,7 +16,7 @@ from rebasin_cli.models.subject import Subject
 from rebasin_cli.models.target import subject
 from rebasin_cli.models.transformers.transformers_models import config_subject
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.trace import trace

@@ -14,7 +14,7 @@ from rebasin_cli.folding.rotation_problem import HeldModels
 from rebasin_cli.folding.settled_heads import KEEP
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.data import Data
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 
 METHODS = ("auto", "weights")
 PERMUTATION, ORTHOGONAL = "permutation", "orthogonal"

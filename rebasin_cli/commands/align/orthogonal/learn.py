@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rebasin_cli.commands.align.orthogonal.lesson_state import LessonState
+from rebasin_cli.commands.align.orthogonal.map_learning_state import MapLearningState
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.folding.rotated_outcome import LearnedMaps
 from rebasin_cli.models.batch import Batch
@@ -38,7 +38,7 @@ PICTURE = 4  # dimensions of answers for each pixel, classes second
 
 
 @dataclass(frozen=True)
-class MidpointLesson:
+class MapLearning:
     """A network for each end, whose answers teach, and one for the midpoint, which learns.
 
     ends: as they are. pair: folded, all tensors in float64 on the device of the maps. network:
@@ -59,8 +59,8 @@ class MidpointLesson:
         steps: int,
         told: Progress,
         *,
-        before: LessonState | None = None,
-        keep: Callable[[LessonState], None] = lambda state: None,
+        before: MapLearningState | None = None,
+        keep: Callable[[MapLearningState], None] = lambda state: None,
     ) -> LearnedMaps:
         """Return the best maps of some steps. Raises UserCodeError for what the model raises.
 
@@ -87,7 +87,7 @@ class MidpointLesson:
                     now = parameters.maps()
                 losses[step] = self._held_out(now)
                 best = now if losses[step] <= min(losses.values()) else best
-                keep(LessonState.of(step, free, adam, losses, best))
+                keep(MapLearningState.of(step, free, adam, losses, best))
         return LearnedMaps(best, losses)
 
     def _batches(self, done: int, steps: int) -> Iterator[Batch]:

@@ -69,7 +69,7 @@ def plan_orthogonal(request: AlignRequest, *, held: HeldModels | None = None) ->
     check_models_given(request)
     models = open_models(request.models, request.selection)
     problem = plan_rotations(models, request, held=held or _held(request), tie=request.tie)
-    check_state_place(problem.models, request.untaught.resume)
+    check_state_place(problem.models, request.learning_options.resume)
     outs, saves = _paths(problem.models, request)
     every = [*outs, *saves]
     finished = plan_finished(request.finished, "align", problem.models, every, request.output)
@@ -103,7 +103,7 @@ def _code(problem: RotationProblem, request: AlignRequest) -> UserCode | None:
 def _check_options(request: AlignRequest) -> None:
     """Raise UsageError for options that orthogonal maps know nothing of."""
     check_rotating(request, methods=(*METHODS, ACTIVATIONS))
-    learning = request.untaught
+    learning = request.learning_options
     taken = Learning(held_out=learning.held_out, resume=learning.resume)
     if learning != (taken if request.learn or request.select else Learning()):
         raise UsageError(

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.orthogonal.learn import MidpointLesson
-from rebasin_cli.commands.align.orthogonal.lesson_state import kept_lesson, read_lesson
+from rebasin_cli.commands.align.orthogonal.learn import MapLearning
+from rebasin_cli.commands.align.orthogonal.map_learning_state import (
+    kept_learning,
+    read_map_learning,
+)
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.commands.align.straight_through.midpoints import batchwise
 from rebasin_cli.errors import RebasinError
@@ -98,34 +101,16 @@ def _rotate(
 ) -> Rotated:
     began, (target, place) = perf_counter(), into
     reference, folding = plan.problem.models[0], plan.problem.folding
-    tensors = folding.moving.tensors
     folded = FoldedNorms(model, folding)
     tied = check_tied(folded, model)
-    machine, pair = plan.problem.machine, (FoldedNorms(reference, folding), folded)
-    runs = plan.code if known is None or plan.request.learn else None
-    batches = data_of(runs, (reference, model), machine, progress) if runs else None
-    found = known or match_folded(plan, pair, batches, progress)
-    learned = _learn(plan, model, found.maps, batches, progress)
+    found, learned = _found(plan, model, folded, known, progress)
     maps = learned.maps if learned else found.maps
-    moved = Carried(folded, tensors, maps)
+    moved = Carried(folded, folding.moving.tensors, maps)
     progress("checking the function", 0, 0)
     outcome = rotated_outcome(plan.problem, model, found, moved, tied)
-    facts = provenance(
-        "align",
-        [reference, model],
-        basin=folded_basin(reference),
-        spec=plan.problem.choice.name,
-        **plan.problem.facts,
-    )
-
-    def part(key: str) -> TensorSource:
-        held = FoldedNorms(part_of(model, key, tensors), folding)
-        return Carried(held, tensors, maps)
-
     progress(f"writing {target.path.name}", 0, 0)
-    written = write_result(
-        Result(moved, model, facts, part), target, plan.request, inputs=[reference, model]
-    )
+    result = _result(plan, model, moved, maps)
+    written = write_result(result, target, plan.request, inputs=[reference, model])
     saved = save_maps(place, maps, folding, (reference, model), plan.request.selection.sizes)
     if learned and plan.request.learning.resume:
         plan.request.learning.resume.unlink(missing_ok=True)
@@ -137,6 +122,41 @@ def _rotate(
         saved=saved,
         seconds=perf_counter() - began,
     )
+
+
+def _found(
+    plan: OrthogonalPlan,
+    model: Checkpoint,
+    folded: FoldedNorms,
+    known: MapMatching | None,
+    progress: Progress,
+) -> tuple[MapMatching, LearnedMaps | None]:
+    """Return the maps that matching finds, and what learning makes of them."""
+    reference = plan.problem.models[0]
+    runs = plan.code if known is None or plan.request.learn else None
+    pair = reference, model
+    batches = data_of(runs, pair, plan.problem.machine, progress) if runs else None
+    both = FoldedNorms(reference, plan.problem.folding), folded
+    found = known or match_folded(plan, both, batches, progress)
+    return found, _learn(plan, model, found.maps, batches, progress)
+
+
+def _result(plan: OrthogonalPlan, model: Checkpoint, moved: Carried, maps: GroupMaps) -> Result:
+    """Return what is written: the model moved, and what lies beside its weights."""
+    reference, folding = plan.problem.models[0], plan.problem.folding
+    facts = provenance(
+        "align",
+        [reference, model],
+        basin=folded_basin(reference),
+        spec=plan.problem.choice.name,
+        **plan.problem.facts,
+    )
+    tensors = folding.moving.tensors
+
+    def part(key: str) -> TensorSource:
+        return Carried(FoldedNorms(part_of(model, key, tensors), folding), tensors, maps)
+
+    return Result(moved, model, facts, part)
 
 
 def match_folded(
@@ -190,7 +210,7 @@ def _learn(
     folded = (FoldedNorms(end, folding) for end in (reference, model))
     device = machine.device
     first, second = (_in_float64(source, device) for source in folded)
-    lesson = MidpointLesson(
+    learning = MapLearning(
         ends=(nets[0].requires_grad_(False), nets[1].requires_grad_(False)),
         midpoint=batchwise(nets[2]),
         network=code.network,
@@ -198,13 +218,15 @@ def _learn(
         bound=folding.moving,
         split=DataSplit(batches, request.learning.held_out),
     )
-    start, kept = start.to(device), kept_lesson(plan, model)
-    learned = lesson.learn(
+    start, kept = start.to(device), kept_learning(plan, model)
+    learned = learning.learn(
         start,
         folding.classes,
         request.learn,
         progress,
-        before=read_lesson(kept, start, folding.classes) if kept and kept.path.exists() else None,
+        before=read_map_learning(kept, start, folding.classes)
+        if kept and kept.path.exists()
+        else None,
         keep=lambda state: state.write(kept) if kept else None,
     )
     return replace(learned, maps=learned.maps.to("cpu"))

@@ -22,7 +22,7 @@ from rebasin_cli.folding.settled_heads import KEEP
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.spec.language.model import PERMUTATION
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 
 AUTO = "auto"
 

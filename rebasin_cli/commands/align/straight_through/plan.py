@@ -15,7 +15,7 @@ from rebasin_cli.tensors import infos
 def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
     """Raise UsageError for options or weights that the method does not take, or a file for the
     state that cannot be one; CheckpointError where there is no folder for it."""
-    learning = request.untaught
+    learning = request.learning_options
     if learning != Learning() and request.search.method != STRAIGHT_THROUGH:
         raise UsageError(
             "--epochs, --learning-rate, --held-out and --check-every are about learning",

@@ -16,7 +16,8 @@ import torch
 from rebasin_cli.adapters.factor_names import Role
 from rebasin_cli.adapters.followers import Follower
 from rebasin_cli.spec.binding.bound import BoundNorm
-from rebasin_cli.symmetry.norm_folding import SMALLEST, FoldPlan
+from rebasin_cli.symmetry.fold_plan import FoldPlan
+from rebasin_cli.symmetry.norm_folding import SMALLEST
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 

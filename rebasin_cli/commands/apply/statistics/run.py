@@ -11,7 +11,6 @@ from torch import Tensor
 from rebasin_cli.activations.layer_statistics import from_flat, layer_tensor
 from rebasin_cli.activations.measured_model import MeasuredModel, model_digest
 from rebasin_cli.activations.statistics_file import load_units, of_other_models
-from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.commands.apply.belonging_plan import Belonging
 from rebasin_cli.commands.apply.plan import Applied
 from rebasin_cli.commands.apply.statistics.carried import carried_groups, carried_layers
@@ -19,7 +18,7 @@ from rebasin_cli.commands.apply.statistics.plan import MovedStatisticsPlan, othe
 from rebasin_cli.commands.apply.statistics.regrouped import regrouped_permutations
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.files.provenance import provenance
-from rebasin_cli.files.write import folder_for
+from rebasin_cli.files.write import write_tensors_to
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -45,13 +44,8 @@ def run_moved_statistics(
     layers = carried_layers(plan.file, plan.layers, side, plan.base, plan.movement)
     tensors = {**groups, **layers.tensors}
     facts = provenance("apply", [plan.file, plan.base], basin=None, inverse=plan.request.inverse)
-    with folder_for(plan.place):
-        written = write_tensors(
-            plan.place.path,
-            tensors,
-            metadata={**plan.file.metadata, **facts, **of_other_models(plan.file, models)},
-            overwrite=plan.place.overwrite,
-        )
+    metadata = {**plan.file.metadata, **facts, **of_other_models(plan.file, models)}
+    written = write_tensors_to(plan.place, tensors, metadata)
     yield Applied(
         model=plan.file.path,
         permutation=plan.source,

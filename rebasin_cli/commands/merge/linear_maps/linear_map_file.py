@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
-from rebasin_cli.checkpoint.writing.writer import Written, write_tensors
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides
 from rebasin_cli.commands.merge.linear_maps.linear_map import LinearMap, Mapped
 from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.files.saved.permutation_file import SYMMETRY, bind_saved, object_in, origin_of
-from rebasin_cli.files.write import folder_for
+from rebasin_cli.files.write import write_tensors_to
 from rebasin_cli.permutation import Permutation, Permutations
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.axis_sides import Side
@@ -58,8 +58,7 @@ def save_linear_maps(
         "rebasin.method": plan.method,
         "rebasin.weights": json.dumps(list(merge.mixture.weights.models)),
     }
-    with folder_for(place):
-        return write_tensors(place.path, tensors, metadata=metadata, overwrite=place.overwrite)
+    return write_tensors_to(place, tensors, metadata)
 
 
 def _told(plan: LinearMapsPlan, maps: Mapping[str, object]) -> dict[str, list[str | None]]:

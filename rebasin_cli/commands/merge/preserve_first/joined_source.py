@@ -54,7 +54,7 @@ def named() -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a joined model: see `joined.Joined`.
+    """What decides a joined model: see `joined_model.Joined`.
 
     target, arguments: what builds one of the models. file: where the text will lie.
     checkpoint: the name of the file with its weights. parents: their names.

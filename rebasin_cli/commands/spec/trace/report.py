@@ -8,7 +8,7 @@ from typing import Any
 from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_with
 from rebasin_cli.commands.spec.trace.plan import Traced
 from rebasin_cli.presentation.presenter import Presenter, Presenters
-from rebasin_cli.symmetry.norm_folding import can_rotate
+from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.wording import AND_SO_ON, count, list_names
 

@@ -20,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam keeps of each parameter
 
 
 @dataclass(frozen=True)
-class LessonState:
+class MapLearningState:
     """What has been learned after some steps.
 
     free: the parameters of the maps, by group. moments: of Adam, by group, for those that it has
@@ -41,7 +41,7 @@ class LessonState:
         adam: torch.optim.Adam,
         losses: Mapping[int, float],
         best: GroupMaps,
-    ) -> LessonState:
+    ) -> MapLearningState:
         """Return the state of parameters and of what moves them."""
         moments = {
             name: adam.state[values] for name, values in free.items() if values in adam.state
@@ -71,7 +71,7 @@ class LessonState:
         )
 
 
-def kept_lesson(plan: OrthogonalPlan, model: Checkpoint) -> KeptState | None:
+def kept_learning(plan: OrthogonalPlan, model: Checkpoint) -> KeptState | None:
     """Return the file for the state of learning, and what has to be as it was; None: no file."""
     request, problem = plan.request, plan.problem
     if request.learning.resume is None:
@@ -90,7 +90,9 @@ def kept_lesson(plan: OrthogonalPlan, model: Checkpoint) -> KeptState | None:
     return KeptState(request.learning.resume, STATE, pair, circumstances)
 
 
-def read_lesson(kept: KeptState, start: GroupMaps, classes: Mapping[str, str]) -> LessonState:
+def read_map_learning(
+    kept: KeptState, start: GroupMaps, classes: Mapping[str, str]
+) -> MapLearningState:
     """Return the state in a file. start: the maps that learning began at; classes: of their groups.
 
     Raises CheckpointError if it is no such file, or one of other models or options.
@@ -106,7 +108,7 @@ def read_lesson(kept: KeptState, start: GroupMaps, classes: Mapping[str, str]) -
         losses = {int(step): float(loss) for step, loss in facts["losses"].items()}
         if any(values.shape != start.linear[n].matrix.shape for n, values in free.items()):
             raise ValueError("a parameter is not of the form of its map")
-        return LessonState(int(facts["step"]), free, moments, losses, _best(held, start))
+        return MapLearningState(int(facts["step"]), free, moments, losses, _best(held, start))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise kept.refused("it does not hold the maps of the spec") from error
 

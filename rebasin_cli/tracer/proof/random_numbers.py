@@ -1,0 +1,75 @@
+"""Random numbers in a model: such as hide no error, noise on them, sums to take gradients of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from rebasin_cli.tensors.numbers import in_reals, is_floating
+
+KERNEL = 16  # a last axis of three that is longer is no kernel: a stack of matrices
+NOISE = 0.1  # of what is added to parameters that do not vary
+
+
+def randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give all floating parameters and statistics values that hide no error.
+
+    Fresh models have zero biases, unit norms and residual branches scaled by 1e-6: with those a
+    wrong permutation changes nothing. Noise is added to everything that hardly varies; what
+    varies enough is left alone, so that doing it again changes nothing.
+    """
+    statistics = {
+        n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
+    }
+    for name, tensor in model_tensors(model).items():
+        if is_floating(tensor.dtype) and (isinstance(tensor, nn.Parameter) or name in statistics):
+            positive = name.endswith("running_var")
+            _vary(in_reals(tensor), _scale(tensor), generator, positive=positive)
+
+
+def _vary(tensor: Tensor, scale: float, generator: torch.Generator, *, positive: bool) -> None:
+    """Add noise to a tensor; to a matrix so much that what it computes is of the scale of inputs.
+
+    With the usual 0.02 of a fresh transformer, attention is nearly uniform whatever it looks at.
+    """
+    spread = float(tensor.std()) if tensor.numel() > 1 else float(tensor.abs().sum())
+    if spread <= scale / 2:
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
+        tensor.add_((noise.abs() if positive else noise).to(tensor.dtype), alpha=scale)
+
+
+def _scale(tensor: Tensor) -> float:
+    if tensor.dim() < 2 or not tensor.numel():
+        return NOISE
+    stack = tensor.dim() == 3 and tensor.shape[-1] > KERNEL
+    return float((tensor.shape[-1] if stack else tensor.numel() / tensor.shape[0]) ** -0.5)
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by state-dict name; writing to them changes the model."""
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        return {n: t for n, t in state.items() if isinstance(t, Tensor)}
+
+
+def random_sum(outputs: Iterable[Tensor]) -> Tensor:
+    """Return a sum of all finite numbers with random weights, one number that has a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros(())
+    for values in map(in_reals, outputs):
+        if values.is_floating_point():
+            weights = torch.randn(values.shape, generator=generator).to(values.dtype)
+            total = total + (weights * values)[values.isfinite()].sum()
+    return total
+
+
+def noisy_values(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Return numbers with noise that is larger than they are; a mask turned over."""
+    if not is_floating(values.dtype):
+        return (values == 0).to(values.dtype)
+    noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)
+    # In place: touching fresh memory takes longer than the sums.
+    scale = torch.linalg.vector_norm(values, 1) / max(values.numel(), 1)
+    return noise.to(values.dtype).mul_(scale + 1).add_(values)
