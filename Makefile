@@ -22,7 +22,7 @@ CHECKED := tests/test_layers.py tests/test_style.py tests/test_imports.py
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)-demo/.demo ## train two networks, align them, and show the barrier vanish (about a minute)
+demo: $(VENV)-demo/.demo ## train two networks, align them, and show the barrier vanish (a few minutes)
 	$(VENV)-demo/bin/python tests/demo/demo.py
 
 test: $(VENV)/.dev ## the quick tests
