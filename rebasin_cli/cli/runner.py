@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from types import FrameType
 from typing import NoReturn, cast
@@ -123,7 +123,8 @@ def fail(command: str, error: RebasinError, *, json_wanted: bool) -> NoReturn:
     if os.environ.get("REBASIN_DEBUG"):
         say(traceback.format_exc())
     if json_wanted:
-        print(event_line("error", command, error_fields(error)))
+        with suppress(OSError):  # where stdout takes nothing more, that is told at the end
+            print(event_line("error", command, error_fields(error)))
     raise typer.Exit(error.exit_code)
 
 

@@ -1,12 +1,17 @@
 """Commands in a row: real shells, real pipes, and streams that are gone."""
 
 import errno
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from rebasin_cli.cli.runner import fail
+from rebasin_cli.errors import MachineError
 from tests.cli.build import load, mlp, pair, same, save
 from tests.cli.harness import rebasin, shell
 
@@ -72,6 +77,16 @@ def test_a_full_device_as_stdout_is_the_machines_fault(tmp_path, words):
     assert done.code == 4
     assert os.strerror(errno.ENOSPC) in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_error_that_stdout_does_not_take_keeps_its_exit_code(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, text)
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(typer.Exit, match="4"):
+        fail("align", MachineError("no room"), json_wanted=True)
 
 
 @pytest.mark.parametrize("words", ["inspect a.safetensors", "spec list", "merge no.pt nor.pt"])
