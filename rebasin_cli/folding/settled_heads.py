@@ -9,6 +9,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.files.provenance import parted_heads
 from rebasin_cli.folding.folded_models import MOST_TIED, plan_folding
+from rebasin_cli.folding.tie_switch import check_untying
 from rebasin_cli.folding.tied_heads import Heads, heads_of, part_heads, untied_spec
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.fold_plan import FoldPlan
@@ -58,7 +59,7 @@ def settle_heads(choice: Choice, models: Sequence[Checkpoint], tie: str) -> Sett
 
     auto: apart where no multiple of the embedding is near enough to the head, in one of the models;
     then the embedding and the last gain are read. Raises UsageError where a head that has to be
-    apart has no name.
+    apart has no name, or its class changes more with it.
     """
     told = {name: first for model in models for name, first in parted_heads(model).items()}
     choice = replace(choice, bound=untied_spec(choice.bound, told))
@@ -68,6 +69,7 @@ def settle_heads(choice: Choice, models: Sequence[Checkpoint], tie: str) -> Sett
         return SettledHeads(tuple(models), choice, told)
     try:
         heads = heads_of(choice, models[0])
+        check_untying(models)
     except UsageError:
         if tie == UNTIE:
             raise

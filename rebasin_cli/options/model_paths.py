@@ -51,6 +51,8 @@ def parse_paths(data: bytes, *, null: bool) -> list[Path]:
     """
     data = _in_utf8(data)
     parts = data.split(b"\0") if null else [line.rstrip(b"\r") for line in data.split(b"\n")]
+    if not null and b"\0" in data:
+        raise UsageError("stdin: the paths end in NUL", hint="-0 reads them so")
     names = [os.fsdecode(part.removeprefix(codecs.BOM_UTF8)) for part in parts]
     paths = [Path(name) if null else _path(name) for name in names if name]
     return [path for path in paths if path is not None]
@@ -75,12 +77,14 @@ def _path(line: str) -> Path | None:
         event = read_json(line)
     except ValueError as error:
         raise UsageError(f"stdin: not a path and not an event: {line[:80]}") from error
-    if event.get("event") == "error":
+    if "event" not in event:
+        raise UsageError(f"stdin: not a path and not an event: {line[:80]}")
+    if event["event"] == "error":
         raise UsageError(
             "stdin: the command before this one failed, so its models are incomplete",
             detail=str(event.get("message", "")),
         )
-    if event.get("event") != "result" or "path" not in event:
+    if event["event"] != "result" or "path" not in event:
         return None
     if not isinstance(event["path"], str):
         raise UsageError(f"stdin: an event whose path is no text: {line[:80]}")

@@ -189,6 +189,33 @@ def test_a_folder_of_transformers_says_that_its_head_is_apart(kind, tmp_path):
     assert "outputs moved by" in done.err  # the class was run with its head apart
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [("pegasus", "model.encoder.embed_tokens.weight"), ("t5", "scale_decoder_outputs")],
+)
+def test_a_class_that_changes_more_than_its_head_is_refused(kind, changed, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CONFIG_MAPPING[kind](vocab_size=40, d_model=16)
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    for name, value in {**layers, **heads, "tie_word_embeddings": True}.items():
+        setattr(config, name, value)
+    title = {"pegasus": "Pegasus", "t5": "T5"}[kind]
+    net = getattr(transformers, f"{title}ForConditionalGeneration")(config)
+    for parameter in net.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape)
+    net.save_pretrained(tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    told = json.loads(path.read_text())
+    told.pop("scale_decoder_outputs", None)  # as the files of T5 have it
+    path.write_text(json.dumps(told | {"tie_word_embeddings": True}))
+    done = rebasin("fold", "a", "-o", "b/", "--tie", "untie", cwd=tmp_path)
+    assert done.code == 2, done.err
+    assert "says more than whether its head is the embedding" in done.err
+    assert changed in done.err
+
+
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"
 
 

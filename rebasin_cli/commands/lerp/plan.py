@@ -38,6 +38,7 @@ from rebasin_cli.wording import listing
 
 REORDERING = 3  # of a tensor: as it was, and reordered along one axis and along another
 MOST = 999_999  # file names have six decimals
+DIGITS = (6, 9, 12, 15)  # of alphas in file names, where those before do not tell them apart
 
 
 @dataclass(frozen=True)
@@ -289,7 +290,10 @@ def _plan_alphas(
 
 
 def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest) -> list[Path]:
-    """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point."""
+    """Return where each point goes: alpha-0.250000.EXT in a folder, or -o itself for one point.
+
+    Points nearer to one another than 1e-6 get names of more digits.
+    """
     if (
         request.output.path
         and len(alphas) == 1
@@ -298,7 +302,11 @@ def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest
         return [request.output.path]
     folder = request.output.path or Path("lerp")
     suffix = ending(like, request.output)
-    return [folder / f"alpha-{alpha:.6f}{suffix}" for alpha in alphas]
+    for digits in DIGITS:
+        names = [f"alpha-{alpha:.{digits}f}{suffix}" for alpha in alphas]
+        if len(set(names)) == len(names):
+            break
+    return [folder / name for name in names]
 
 
 @dataclass(frozen=True)
