@@ -49,29 +49,6 @@ def test_trap_5_a_constant_that_varies_fixes_units() -> None:
     assert {axis.reason for axis in found.fixed if axis.tensor == "a.bias"} == {"constant"}
 
 
-@pytest.mark.parametrize("flat", [False, True])
-def test_trap_5_an_identity_matrix_ties_its_two_axes(flat: bool) -> None:
-    """What PointNet multiplies its features by."""
-
-    def run(m, x):
-        eye = torch.eye(8, dtype=x.dtype)
-        k = m.k(x) + eye.flatten() if flat else m.k(x).view(-1, 8, 8) + eye
-        return m.b((m.a(x)[:, None] @ k.view(-1, 8, 8))[:, 0].relu())
-
-    given = rows(Net(run, a=nn.Linear(5, 8), k=nn.Linear(5, 64), b=nn.Linear(8, 3)), 3, 5)
-    text = '  a.{weight,bias}: [h]\n  k.{weight,bias}: ["h * %s"]\n  b.weight: [~, %s]'
-    found = check(given, "h 8", text % ("h", "h"))
-    assert harm(given, found, "h 8; i 8", text % ("i", "i")) >= WRONG
-
-
-def test_trap_5_a_mask_that_is_no_identity_fixes_units() -> None:
-    def run(m, x):
-        return m.b(m.a(x) @ (m.k * torch.eye(8, dtype=x.dtype).roll(1, 0)))
-
-    net = Net(run, a=nn.Linear(5, 8), k=weight(8, 8), b=nn.Linear(8, 3))
-    nothing_moves(rows(net, 3, 5))
-
-
 def test_trap_5_zeros_that_are_written_into_are_no_constant() -> None:
     def run(m, x):
         both = torch.zeros(x.shape[0], 12, dtype=x.dtype)
@@ -138,6 +115,25 @@ def test_trap_14_a_table_in_a_buffer_fixes_the_stream_unless_asked() -> None:
     assert {axis.reason for axis in found.fixed if axis.tensor == "a.bias"} == {"buffer table"}
     moved = check(given, "h 8", HIDDEN + "  table: [~, h]", choices=Choices(buffers=("tab*",)))
     assert moved.explicit.buffers == ("table",)
+
+
+def test_trap_14_a_buffer_moves_along_the_axes_where_it_is_uniform() -> None:
+    """What was begun with ones or zeros, and knots that are the same for every unit."""
+
+    def change(m, x):
+        y = (x - m.mean) / m.var.sqrt()
+        return (y[..., None] - m.knots).abs().sum(-1)
+
+    knots = torch.linspace(-1, 1, 4).expand(8, 4).contiguous()
+    given = mlp(change, mean=torch.zeros(8), var=torch.ones(8), knots=knots)
+    found = check(given, "h 8", HIDDEN + "  '{mean,var}?': [h]\n  knots?: [h, ~]")
+    assert set(found.explicit.buffers) == {"mean", "var", "knots"}
+    for name in found.explicit.buffers:  # as after training
+        given.net.get_buffer(name).mul_(torch.rand(8, *[1] * (name == "knots")) + 1)
+        given.net.get_buffer(name).add_(torch.rand(8, *[1] * (name == "knots")))
+    assert harm(given, found, "h 8", HIDDEN) >= WRONG
+    text = HIDDEN + "  mean: [h]\n  var: [h]\n  knots: [h, ~]"
+    assert harm(given, found, "h 8", text) <= EXACT
 
 
 def test_trap_14_a_table_that_is_not_stored_fixes_the_stream() -> None:
