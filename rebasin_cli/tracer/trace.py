@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from rebasin_cli.errors import MachineError, UsageError
 from rebasin_cli.models.subject import Subject, without_memory
+from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import with_classes
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices, symmetry
@@ -33,6 +35,7 @@ from rebasin_cli.tracer.proof.unproved import (
     same_but_sizes,
 )
 from rebasin_cli.tracer.recording.capture import Arguments, record, record_fake
+from rebasin_cli.tracer.recording.record import Record
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
 LARGEST = 1 << 28  # and up to this size, where there is no small copy to run instead
@@ -95,11 +98,15 @@ def _traced_fake(
         found = record_fake(model, examples[:recorded])
     except DATA_DEPENDENT:
         return None
+    small = None if subject.small is None else trace(subject.small, choices, recorded=recorded)
+    if small is not None:  # which buffers are uniform is told by numbers, which it alone has
+        choices = replace(
+            choices, buffers=(*choices.buffers, *_like(small.explicit.buffers, found))
+        )
     claimed = symmetry(found, model, choices, _name(subject))
     traced = trace_before_proof(claimed, found, model)
-    if subject.small is None:
+    if small is None:
         return replace(compress_trace(traced), doubt=TOO_LARGE)
-    small = trace(subject.small, choices, recorded=recorded)
     if small.proof is None:
         return replace(compress_trace(traced), doubt=of_copy(small.doubt))
     with_all = _with_classes_of(small, traced, claimed.derived.classes)
@@ -109,6 +116,12 @@ def _traced_fake(
             return replace(found_alike, proof=replace(small.proof, on_small=True))
     idle = [name for name in small.unused if name not in traced.unused]
     return replace(compress_trace(traced), doubt=of_idle_copy(idle) if idle else OTHER_COPY)
+
+
+def _like(names: Iterable[str], found: Record) -> list[str]:
+    """Return the tensors of a record that are called as some others are, but for numbers."""
+    known = {INDEX_IN_NAME.sub("#", name) for name in names}
+    return [name for name in found.tensors if INDEX_IN_NAME.sub("#", name) in known]
 
 
 def _with_classes_of(small: Trace, traced: Trace, found: ClassFindings) -> Trace:

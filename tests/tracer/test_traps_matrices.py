@@ -312,3 +312,28 @@ def test_one_module_under_two_parents() -> None:
     given = rows(net, 2, 3, 5, 5)
     found = check(given, "c 8", text)
     assert dict(found.ties) == {"2.cpe.weight": "1.cpe.weight", "2.cpe.bias": "1.cpe.bias"}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_an_identity_matrix_ties_its_two_axes(flat: bool) -> None:
+    """What PointNet multiplies its features by."""
+
+    def run(m, x):
+        eye = torch.eye(8, dtype=x.dtype)
+        k = m.k(x) + eye.flatten() if flat else m.k(x).view(-1, 8, 8) + eye
+        return m.b((m.a(x)[:, None] @ k.view(-1, 8, 8))[:, 0].relu())
+
+    given = rows(Net(run, a=nn.Linear(5, 8), k=nn.Linear(5, 64), b=nn.Linear(8, 3)), 3, 5)
+    text = '  a.{weight,bias}: [h]\n  k.{weight,bias}: ["h * %s"]\n  b.weight: [~, %s]'
+    found = check(given, "h 8", text % ("h", "h"))
+    assert harm(given, found, "h 8; i 8", text % ("i", "i")) >= WRONG
+
+
+def test_a_mask_that_is_no_identity_fixes_units() -> None:
+    def run(m, x):
+        return m.b(m.a(x) @ (m.k * torch.eye(8, dtype=x.dtype).roll(1, 0)))
+
+    net = Net(run, a=nn.Linear(5, 8), k=weight(8, 8), b=nn.Linear(8, 3))
+    found = rows(net, 3, 5).traced()
+    assert found.proof is not None
+    assert (found.bound.groups, found.proof.refuted) == ({}, {})

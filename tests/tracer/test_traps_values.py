@@ -1,4 +1,4 @@
-"""Traps 5, 14, 20, 21, 26 and 27: constants, buffers, writing in place, numbers and their types."""
+"""Traps 5, 20, 21, 26 and 27: constants, writing in place, numbers and their types."""
 
 from __future__ import annotations
 
@@ -6,30 +6,22 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.spec.binding.bind import bind
-from rebasin_cli.spec.language.dump import dump
-from rebasin_cli.tensors import InMemory, infos
 from rebasin_cli.tensors.compare import ACCEPTED
-from rebasin_cli.tracer.derivation.unit_symmetry import Choices
-from tests.tracer.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
-
-HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"
-
-
-def mlp(change, **members):
-    """Return a network of two layers with something between them."""
-    net = Net(
-        lambda m, x: m.b(change(m, m.a(x))), a=nn.Linear(5, 8), b=nn.Linear(8, 3), **members
-    )  # fmt: skip
-    return rows(net, 3, 5)
-
-
-def nothing_moves(given, choices: Choices = Choices()):  # noqa: B008 frozen
-    """Trace a network whose units are all fixed; return the trace."""
-    found = given.traced(choices)
-    assert found.proof is not None
-    assert (found.bound.groups, found.proof.refuted) == ({}, {})
-    return found
+from tests.tracer.traps import (
+    EXACT,
+    HIDDEN,
+    WRONG,
+    Net,
+    case,
+    check,
+    harm,
+    ids,
+    mlp,
+    noise,
+    nothing_moves,
+    rows,
+    weight,
+)  # fmt: skip
 
 
 def test_trap_5_a_uniform_constant_at_two_places_ties_nothing() -> None:
@@ -47,29 +39,6 @@ def test_trap_5_a_constant_that_varies_fixes_units() -> None:
     found = nothing_moves(given)
     assert harm(given, found, "h 8", HIDDEN) >= WRONG
     assert {axis.reason for axis in found.fixed if axis.tensor == "a.bias"} == {"constant"}
-
-
-@pytest.mark.parametrize("flat", [False, True])
-def test_trap_5_an_identity_matrix_ties_its_two_axes(flat: bool) -> None:
-    """What PointNet multiplies its features by."""
-
-    def run(m, x):
-        eye = torch.eye(8, dtype=x.dtype)
-        k = m.k(x) + eye.flatten() if flat else m.k(x).view(-1, 8, 8) + eye
-        return m.b((m.a(x)[:, None] @ k.view(-1, 8, 8))[:, 0].relu())
-
-    given = rows(Net(run, a=nn.Linear(5, 8), k=nn.Linear(5, 64), b=nn.Linear(8, 3)), 3, 5)
-    text = '  a.{weight,bias}: [h]\n  k.{weight,bias}: ["h * %s"]\n  b.weight: [~, %s]'
-    found = check(given, "h 8", text % ("h", "h"))
-    assert harm(given, found, "h 8; i 8", text % ("i", "i")) >= WRONG
-
-
-def test_trap_5_a_mask_that_is_no_identity_fixes_units() -> None:
-    def run(m, x):
-        return m.b(m.a(x) @ (m.k * torch.eye(8, dtype=x.dtype).roll(1, 0)))
-
-    net = Net(run, a=nn.Linear(5, 8), k=weight(8, 8), b=nn.Linear(8, 3))
-    nothing_moves(rows(net, 3, 5))
 
 
 def test_trap_5_zeros_that_are_written_into_are_no_constant() -> None:
@@ -124,36 +93,6 @@ def test_trap_26_writing_at_indices_fixes_places_only() -> None:
 
     net = Net(run, a=nn.Linear(5, 8), b=nn.Linear(8, 3), where=torch.tensor([4, 0, 5]))
     check(rows(net, 2, 3, 5), "h 8", HIDDEN)
-
-
-def test_trap_14_a_table_in_a_buffer_fixes_the_stream_unless_asked() -> None:
-    def run(m, x):
-        return m.b(m.a(x) + m.table[: x.shape[1]])
-
-    angles = torch.outer(torch.arange(10.0), 10.0 ** -torch.arange(8.0)).sin()
-    net = Net(run, a=nn.Linear(5, 8), b=nn.Linear(8, 3), table=angles)
-    given = case(net, noise(2, 6, 5), noise(3, 9, 5))
-    found = nothing_moves(given)
-    assert harm(given, found, "h 8", HIDDEN) >= WRONG
-    assert {axis.reason for axis in found.fixed if axis.tensor == "a.bias"} == {"buffer table"}
-    moved = check(given, "h 8", HIDDEN + "  table: [~, h]", choices=Choices(buffers=("tab*",)))
-    assert moved.explicit.buffers == ("table",)
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
-@pytest.mark.parametrize("ones", [False, True])
-def test_trap_14_a_mask_of_whole_numbers_moves_if_asked(dtype: torch.dtype, ones: bool) -> None:
-    mask = torch.ones(8) if ones else torch.arange(8) % 3  # ones tell nothing of their order
-    given = mlp(lambda m, x: x.relu() * m.mask, mask=mask.to(dtype))
-    nothing_moves(given)
-    moved = check(given, "h 8", HIDDEN + "  mask: [h]", choices=Choices(buffers=("mask",)))
-    assert moved.explicit.buffers == ("mask",)
-
-
-def test_trap_14_a_table_that_is_not_stored_fixes_the_stream() -> None:
-    given = mlp(lambda m, x: x + m.hidden)
-    given.net.register_buffer("hidden", torch.arange(8.0), persistent=False)
-    nothing_moves(given, Choices(buffers=("*",)))
 
 
 def test_trap_27_integers_stay() -> None:
@@ -343,16 +282,3 @@ def test_a_count_that_only_some_units_decide_fixes_them() -> None:
     given = mlp(change)
     check(given, "h 4; g 4", '  a.{weight,bias}: ["h + g"]\n  b.weight: [~, "h + g"]')
     assert harm(given, given.traced(), "h 8", HIDDEN) >= WRONG
-
-
-def test_trap_14_a_stored_table_is_named_so_that_files_can_be_matched_by_the_spec_alone() -> None:
-    grid = torch.linspace(-1, 1, 4)
-    net = Net(
-        lambda m, x: m.b((m.a(x)[..., None] - m.grid).exp().sum(-1)),
-        a=nn.Linear(5, 8),
-        b=nn.Linear(8, 3),
-        grid=grid,
-    )
-    found = check(rows(net, 2, 5), "h 8", HIDDEN)
-    assert "grid?: [~]" in dump(found.spec)
-    assert bind(found.spec, infos(InMemory(net.state_dict()))).untouched == ()

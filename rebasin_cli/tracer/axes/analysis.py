@@ -145,7 +145,15 @@ class Analysis:
         kind, _, name = value.source.partition(" ")
         if kind == "parameter" or name in self.movable:
             return self._parameter(value, name)
-        return self.frozen(value.shape, value.source or "constant")
+        made = self.frozen(value.shape, value.source or "constant")
+        if kind != "buffer":
+            return made
+        # Moved along an axis where all of it is equal, a table stays the same; and what was begun
+        # so and is no table (statistics, a codebook's counts) has followed the units since.
+        return tuple(
+            self.terms.atom(term.size) if same and isinstance(term, Atom) else term
+            for term, same in zip(made, uniform_axes(value.data, len(made)), strict=True)
+        )
 
     def _parameter(self, value: Value, name: str) -> AxisTerms:
         shape = value.shape
@@ -175,7 +183,7 @@ class Analysis:
         matrix, also of a flat one, are one free axis twice.
         """
         axes = self.axes.setdefault(value, self.frozen(value.shape, "constant"))
-        uniform = _uniform(value)
+        uniform = uniform_axes(value.data, len(axes))
         made = [
             self.terms.atom(size) if same else term
             for term, size, same in zip(axes, value.shape, uniform, strict=True)
@@ -213,11 +221,10 @@ def overwritten(record: Record) -> frozenset[Value]:
     return frozenset(found)
 
 
-def _uniform(value: Value) -> list[bool]:
-    """Return for each axis of a constant whether all its slices are equal."""
-    data = value.data
-    if data is None or data.numel() == 0:
-        return [False] * len(value.shape)
+def uniform_axes(data: Tensor | None, count: int) -> list[bool]:
+    """Return for each of some axes whether all slices along it are equal, as far as is known."""
+    if data is None or data.is_meta or data.numel() == 0:
+        return [False] * count
     return [bool((data == data.narrow(dim, 0, 1)).all()) for dim in range(data.dim())]
 
 

@@ -8,7 +8,7 @@ the rules claim; it is proved afterwards by running the model, and groups that f
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -95,7 +95,7 @@ def derive(
     named = names([*free, *held], found, lines)
     entries = {n: _entry(terms, named) for n, terms in axes.items()}
     spec = Spec(
-        tensors={**_with_ties(entries, tensors), **_still(record, analysis)},
+        tensors={**_marked(entries, tensors, analysis.movable), **_still(record, tensors)},
         name=name,
         buffers=tuple(n for n, v in tensors.items() if v.source.startswith("buffer")),
         transposed=_transposed({atom: found[atom] for atom in named}),
@@ -117,7 +117,9 @@ def _concerns(value: Value, analysis: Analysis) -> bool:
     """Return whether units of a tensor may move: parameters, and buffers that move like them."""
     if value.source[7:] in analysis.movable:
         return prod(value.shape) > 1  # of whole numbers too: a mask that is said to move has to
-    return value.source.startswith("parameter") and _counts(value)
+    seen = analysis.axes.get(value, ())
+    moves = value.source.startswith("parameter") or not all(map(analysis.terms.is_frozen, seen))
+    return moves and _counts(value)
 
 
 def _counts(value: Value) -> bool:
@@ -129,13 +131,13 @@ def _counts(value: Value) -> bool:
     return prod(value.shape) > 1 and numbers
 
 
-def _still(record: Record, analysis: Analysis) -> dict[str, Entry]:
+def _still(record: Record, moving: Mapping[str, Value]) -> dict[str, Entry]:
     """Return entries of the buffers that stay: grids, masks.
 
     Without one, a file that is matched by the spec alone holds a tensor of unknown units. Files of
     other releases may lack them.
     """
-    stay = {n: v for n, v in record.tensors.items() if _counts(v) and not _concerns(v, analysis)}
+    stay = {n: v for n, v in record.tensors.items() if _counts(v) and n not in moving}
     return {f"{name}?": tuple(map(Fixed, value.shape)) for name, value in stay.items()}
 
 
@@ -230,13 +232,20 @@ def _joined(parts: Sequence[AxisExpr], size: Callable[[Iterable[int]], int]) -> 
     return joined
 
 
-def _with_ties(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> dict[str, Entry]:
-    """Return the entries; of tied tensors, which files may leave out, all but one are optional."""
+def _marked(
+    entries: Mapping[str, Entry], tensors: Mapping[str, Value], movable: Container[str]
+) -> dict[str, Entry]:
+    """Return the entries; those of tensors that files may leave out are optional.
+
+    Of tied tensors all but one, and tables, which older releases may not have had.
+    """
     seen: set[Value] = set()
     result = {}
     for name, entry in entries.items():
-        result[f"{name}?" if tensors[name] in seen else name] = entry
-        seen.add(tensors[name])
+        value = tensors[name]
+        table = value.source.startswith("buffer") and value.source[7:] not in movable
+        result[f"{name}?" if table or value in seen else name] = entry
+        seen.add(value)
     return result
 
 

@@ -32,6 +32,7 @@ from rebasin_cli.tracer.proof.ineffective import (
     without_unmoved,
 )
 from rebasin_cli.tracer.proof.proof import Proof, Trial, random_permutations, rotate_units
+from rebasin_cli.tracer.proof.uniform_buffers import vary_uniform_buffers
 from rebasin_cli.tracer.proof.unproved import UNMOVED, Doubt
 from rebasin_cli.tracer.recording.capture import Arguments
 
@@ -46,6 +47,7 @@ def prove_trace(
 
     found: the classes of the groups as claimed, of which those stay that the outputs confirm.
     """
+    vary_uniform_buffers(model, traced.bound.buffers)
     trial = _trial(traced, model, examples)
     if isinstance(trial, Doubt):
         return compress_trace(replace(traced, doubt=trial))

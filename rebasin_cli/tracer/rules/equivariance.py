@@ -108,7 +108,7 @@ class _OperatorExample:
 
 @lru_cache(maxsize=4096)
 def relations(
-    op: Any, args: Any, options: Any, shapes: Any, kept: tuple[int, ...] | None = None
+    op: Any, args: Any, options: Any, shapes: Any, *, kept: tuple[int, ...] | None = None
 ) -> tuple[OperatorRelation, ...] | None:
     """Return how the axes of an operator move, or None if it cannot be run on random numbers.
 

@@ -32,14 +32,15 @@ def probe_operator(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     layout = _layout(analysis, call, values)
     if layout is None:
         return None
-    found = relations(call.op, *layout)
+    *arguments, kept = layout
+    found = relations(call.op, *arguments, kept=kept)
     if found is None:
         return None
     rows = [tuple(analysis.terms.collapse(t) for t in analysis.of(value)) for value in values]
     for row in rows:
         for dim in range(len(row)):
             analysis.mix(row, [dim])
-    return _tied(analysis, call, rows, found, layout[-1])
+    return _tied(analysis, call, rows, found, kept)
 
 
 def _tied(

@@ -32,6 +32,7 @@ from rebasin_cli.tracer.trace import trace
 EXACT = 1e-9  # relative, in float64
 WRONG = 1e-3  # relative; what a wrong permutation does at least
 SEEDS = (1, 2, 3)
+HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"  # of two layers with nothing between
 
 
 class Net(nn.Module):
@@ -184,3 +185,19 @@ def _moved(given: Case, found: Trace, bound: BoundSpec) -> float:
 
 def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def mlp(change, **members):
+    """Return a network of two layers with something between them."""
+    net = Net(
+        lambda m, x: m.b(change(m, m.a(x))), a=nn.Linear(5, 8), b=nn.Linear(8, 3), **members
+    )  # fmt: skip
+    return rows(net, 3, 5)
+
+
+def nothing_moves(given, choices: Choices = Choices()):  # noqa: B008 frozen
+    """Trace a network whose units are all fixed; return the trace."""
+    found = given.traced(choices)
+    assert found.proof is not None
+    assert (found.bound.groups, found.proof.refuted) == ({}, {})
+    return found

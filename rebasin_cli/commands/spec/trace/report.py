@@ -90,8 +90,9 @@ def _sentences(outcome: Traced) -> Iterator[str]:
 
 
 def _buffers(trace: Trace) -> list[str]:
-    """Return the stored tables of numbers that units stay for."""
-    reasons = dict.fromkeys(axis.reason for axis in trace.fixed)
+    """Return the stored tables of numbers that units of other tensors stay for."""
+    others = [axis for axis in trace.fixed if axis.tensor not in trace.explicit.buffers]
+    reasons = dict.fromkeys(axis.reason for axis in others)
     names = [reason.removeprefix("buffer ") for reason in reasons if reason.startswith("buffer ")]
     return [name for name in names if name in trace.infos and trace.infos[name].floating]
 
