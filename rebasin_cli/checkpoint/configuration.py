@@ -50,20 +50,20 @@ def configuration_in(
     if dtype and (_OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS)):
         changed |= {_NEW: dtype}
     if parted:
-        changed = untied(changed)
+        changed = untie(changed)
     changed = {**changed, **settings}
     if changed == config:
         return None
     return json.dumps(changed, indent=2, ensure_ascii=False) + "\n"
 
 
-def untied(config: Mapping[str, Any]) -> dict[str, Any]:
+def untie(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration, and those of parts of the model in it, that ties no head."""
-    return _untied(config) | {_TIES: False}
+    return _without_ties(config) | {_TIES: False}
 
 
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    inside = {k: _untied(v) if isinstance(v, dict) else v for k, v in config.items()}
+def _without_ties(config: Mapping[str, Any]) -> dict[str, Any]:
+    inside = {k: _without_ties(v) if isinstance(v, dict) else v for k, v in config.items()}
     return {key: False if key == _TIES else value for key, value in inside.items()}
 
 

@@ -10,6 +10,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
+from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tracer.axes.axis_terms import (
     ONE,
     Atom,
@@ -146,10 +147,11 @@ class Analysis:
         if kind == "parameter" or name in self.movable:
             return self._parameter(value, name)
         made = self.frozen(value.shape, value.source or "constant")
-        if kind != "buffer":
+        if kind != "buffer" or not is_floating(value.dtype):
             return made
         # Moved along an axis where all of it is equal, a table stays the same; and what was begun
-        # so and is no table (statistics, a codebook's counts) has followed the units since.
+        # so and is no table (statistics, a codebook's counts) has followed the units since. Masks
+        # of whole numbers, which no spec names unless asked to, would not follow.
         return tuple(
             self.terms.atom(term.size) if same and isinstance(term, Atom) else term
             for term, same in zip(made, uniform_axes(value.data, len(made)), strict=True)
