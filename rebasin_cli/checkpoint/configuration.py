@@ -50,14 +50,14 @@ def configuration_in(
     if dtype and (_OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS)):
         changed |= {_NEW: dtype}
     if parted:
-        changed = untie(changed)
+        changed = untied_settings(changed)
     changed = {**changed, **settings}
     if changed == config:
         return None
     return json.dumps(changed, indent=2, ensure_ascii=False) + "\n"
 
 
-def untie(config: Mapping[str, Any]) -> dict[str, Any]:
+def untied_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration, and those of parts of the model in it, that ties no head."""
     return _without_ties(config) | {_TIES: False}
 

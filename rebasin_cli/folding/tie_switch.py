@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rebasin_cli.checkpoint.configuration import untie
+from rebasin_cli.checkpoint.configuration import untied_settings
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.headers import headers_of
@@ -31,7 +31,7 @@ def check_untying(models: Sequence[Checkpoint]) -> None:
     library, name = class_in_config(headers) or ("", "")
     if library != "transformers" or importlib.util.find_spec(library) is None:
         return
-    configs = (headers.config, untie(headers.config))
+    configs = (headers.config, untied_settings(headers.config))
     before, after = (without_memory(transformers_subject(name, config)) for config in configs)
     if before is None or after is None:
         return
@@ -51,5 +51,5 @@ def _embeddings_lost(before: nn.Module, after: nn.Module) -> list[str]:
 
 
 def _settings_changed(before: Any, after: Any) -> list[str]:
-    told, other = (untie(model.config.to_dict()) for model in (before, after))
+    told, other = (untied_settings(model.config.to_dict()) for model in (before, after))
     return [key for key, value in told.items() if other.get(key) != value]
