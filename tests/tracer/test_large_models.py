@@ -67,6 +67,23 @@ def test_a_large_model_is_proved_by_its_small_copy() -> None:
     assert found.bound.groups["stream"].size == 8_000
 
 
+def test_what_buffers_are_uniform_is_told_by_the_small_copy() -> None:
+    class Loaded(Net):
+        def __init__(self, width: int, hidden: int) -> None:
+            super().__init__(width, hidden, 2)
+            for block in self.blocks:
+                block.register_buffer("load", torch.zeros(width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + sum(self.out(block.load) for block in self.blocks)
+
+    found = trace(
+        replace(subject(lambda: Loaded(8_000, WIDE)), small=subject(lambda: Loaded(12, 20)))
+    )
+    assert found.proof is not None and found.proof.on_small
+    assert found.explicit.buffers == ("blocks.0.load", "blocks.1.load")
+
+
 def test_a_small_copy_of_another_structure_proves_nothing() -> None:
     found = trace(replace(LARGE, small=subject(lambda: Net(12, 20, 1))))
     assert (found.proof, found.doubt) == (None, OTHER_COPY)

@@ -8,7 +8,7 @@ the rules claim; it is proved afterwards by running the model, and groups that f
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -43,6 +43,8 @@ from rebasin_cli.tracer.derivation.parents import parents
 from rebasin_cli.tracer.derivation.unused import hold_unused
 from rebasin_cli.tracer.points.points import Chart, Points, points
 from rebasin_cli.tracer.recording.record import Call, Record, Value
+
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def derive(
     named = names([*free, *held], found, lines)
     entries = {n: _entry(terms, named) for n, terms in axes.items()}
     spec = Spec(
-        tensors={**_marked(entries, tensors, analysis.movable), **_still(record, tensors)},
+        tensors={**_marked(entries, tensors), **_still(record, tensors)},
         name=name,
         buffers=tuple(n for n, v in tensors.items() if v.source.startswith("buffer")),
         transposed=_transposed({atom: found[atom] for atom in named}),
@@ -232,19 +234,17 @@ def _joined(parts: Sequence[AxisExpr], size: Callable[[Iterable[int]], int]) -> 
     return joined
 
 
-def _marked(
-    entries: Mapping[str, Entry], tensors: Mapping[str, Value], movable: Container[str]
-) -> dict[str, Entry]:
+def _marked(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -> dict[str, Entry]:
     """Return the entries; those of tensors that files may leave out are optional.
 
-    Of tied tensors all but one, and tables, which older releases may not have had.
+    Of tied tensors all but one, and buffers other than running statistics.
     """
     seen: set[Value] = set()
     result = {}
     for name, entry in entries.items():
         value = tensors[name]
-        table = value.source.startswith("buffer") and value.source[7:] not in movable
-        result[f"{name}?" if table or value in seen else name] = entry
+        loose = value.source.startswith("buffer") and not name.endswith(STATISTICS)
+        result[f"{name}?" if loose or value in seen else name] = entry
         seen.add(value)
     return result
 
