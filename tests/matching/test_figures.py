@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rebasin_cli.matching.problem import measure as products
+from rebasin_cli.matching.problem import inner_products as products
 from rebasin_cli.matching.problem.measure import measure
 from rebasin_cli.permuted import take
 from rebasin_cli.tensors import InMemory
