@@ -161,7 +161,7 @@ def test_the_assumption_that_a_spec_needs_is_said(folder):
         "renormalize", "mean.safetensors", "--parents", A, B, "--method", "calibrate", "--spec",
         "mlp", cwd=folder,
     )  # fmt: skip
-    assert "4 biases calibrated" in done.err
+    assert "4 biases: calibrated" in done.err
     assert "that activations are ReLU-like is assumed" in done.err
     assert done.lines == ["mean.renormalized.safetensors"]
 
