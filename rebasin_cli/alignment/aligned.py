@@ -98,6 +98,7 @@ def align_by_weights(
         written=None,
         permutation=None,
         seconds=perf_counter() - began,
+        alike=choice.alike,
         comparison=comparison,
         function=function,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, wraps
 from importlib import import_module, metadata
@@ -36,6 +37,7 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the check said no, 2
 """
 MARKUP: Any = "markdown"
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+LETTER_IS = re.compile("-[A-Za-z]=.")
 
 
 class LazyGroup(TyperGroup):
@@ -159,7 +161,7 @@ def _exit_code() -> int:
     try:
         with guard("rebasin", json_wanted=json_wanted):
             try:
-                work = command_tree()(standalone_mode=False)
+                work = command_tree()(_words(sys.argv[1:]), standalone_mode=False)
             except COMPLAINT as complaint:
                 fail("rebasin", _usage_error(complaint), json_wanted=json_wanted)
         return work if isinstance(work, int) else carry_out(work)
@@ -169,6 +171,13 @@ def _exit_code() -> int:
         # rich and typer leave like this, and only when the reader of the help has gone
         sys.stdout = stdout
         return PIPE_CLOSED if end.code == 1 else int(end.code or 0)
+
+
+def _words(typed: Sequence[str]) -> list[str]:
+    """Return the words of a command line, `-o=FILE` as `-oFILE`: the file was called `=FILE`."""
+    options = typed.index("--") if "--" in typed else len(typed)
+    plain = [word[:2] + word[3:] if LETTER_IS.match(word) else word for word in typed[:options]]
+    return [*plain, *typed[options:]]
 
 
 @cache

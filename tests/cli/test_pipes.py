@@ -69,6 +69,14 @@ def test_a_reader_that_is_gone_is_told_apart_from_failure(tmp_path, words):
     assert done.err == "" or "nowhere.pt" in done.err
 
 
+def test_an_option_of_one_letter_may_be_written_as_a_long_one(tmp_path):
+    pair(tmp_path)
+    words = ("lerp", "a.safetensors", "b.safetensors", "--at=0.5", "-o=half.safetensors")
+    assert rebasin(*words, cwd=tmp_path).lines == ["half.safetensors"]
+    paths = ("a.safetensors", "--", "-o=half.safetensors")  # a file's name, and no option
+    assert "-o=half.safetensors" in rebasin("inspect", *paths, cwd=tmp_path).err
+
+
 @pytest.mark.parametrize("words", ["inspect a.safetensors", "spec list", "spec show mlp"])
 def test_a_full_device_as_stdout_is_the_machines_fault(tmp_path, words):
     pair(tmp_path)

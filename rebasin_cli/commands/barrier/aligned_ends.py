@@ -105,8 +105,7 @@ class _AsComputed(Derived):
 def _aligned(plan: BarrierPlan, choice: Choice, number: int, progress: Progress) -> Aligned:
     """Return what aligning a model to the first finds."""
     pair = plan.models[0], plan.models[number]
-    found = align_by_weights(pair, choice, plan.machine, plan.request, progress=progress)
-    return replace(found, alike=choice.alike)
+    return align_by_weights(pair, choice, plan.machine, plan.request, progress=progress)
 
 
 def alignment_digest(plan: BarrierPlan, choice: Choice) -> str:
