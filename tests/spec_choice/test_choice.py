@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rebasin_cli.alignment.aligned import align_by_weights
 from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.commands.lerp.plan import LerpRequest
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import headers_of
+from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec import library
 from rebasin_cli.spec.binding.bind import bind, uncovered_tensors
@@ -91,6 +94,17 @@ def test_of_specs_that_say_the_same_the_first_is_chosen(tmp_path, shelf):
     choice = chosen(tmp_path, MLP)
     assert (choice.name, choice.alike) == ("a", ("b", "c"))
     assert list(choice.bound.groups) == ["units"]
+
+
+def test_what_aligns_tells_of_all_specs_that_say_the_same(tmp_path, shelf):
+    shelf("a", CHAIN)
+    shelf("b", CHAIN)
+    request = LerpRequest(models=())
+    with checkpoint(tmp_path, MLP) as opened:
+        choice = choose_spec([opened], request.selection)
+        machine = plan_machine(request.computing, request.search)
+        found = align_by_weights((opened, opened), choice, machine, request)
+    assert (found.spec, found.alike) == ("a", ("b",))
 
 
 def test_specs_that_say_something_else_are_an_error(tmp_path, shelf):
