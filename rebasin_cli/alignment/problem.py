@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Generic, Protocol, TypeVar, overload
 from rebasin_cli.alignment.estimate import check_search
 from rebasin_cli.alignment.function_check import FunctionCheckRequest
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.errors import RebasinWarning
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit, open_models
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec, choose_spec
+from rebasin_cli.wording import listing
 
 
 class ProblemRequest(FunctionCheckRequest, Protocol):
@@ -121,3 +124,22 @@ def check_models(
     if done is not None:
         refuse_codes(models, request.selection, done=done)
     check_fit(models[0], models[1:], request.selection, request.tracing)
+
+
+def tell_idle(request: ProblemRequest, reason: str, **others: object) -> None:
+    """Warn of options that say how to align, and of others, where nothing is aligned."""
+    chosen = request.selection
+    given = {
+        "--spec": chosen.spec,
+        "--set": chosen.sizes,
+        "--strict": chosen.strict,
+        "--pass-through": chosen.pass_through,
+        "--model": request.tracing.target,
+        "--check": request.computing.check,
+        "options of the search": request.search != Search(),
+        **others,
+    }
+    idle = [name for name, value in given.items() if value]
+    if idle:
+        text = f"{listing(idle)}: of no use, since {reason}"
+        warnings.warn(text, RebasinWarning, stacklevel=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
-from rebasin_cli.alignment.problem import MatchingProblem, open_problem
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem, tell_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.command_request import CommandRequest
 from rebasin_cli.commands.lerp.exec_hook import split_command
-from rebasin_cli.errors import CheckpointError, RebasinWarning, UsageError, suggest
+from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending
@@ -34,7 +33,6 @@ from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import infos
 from rebasin_cli.tensors.blocks import BoundTensor
-from rebasin_cli.wording import listing
 
 REORDERING = 3  # of a tensor: as it was, and reordered along one axis and along another
 MOST = 999_999  # file names have six decimals
@@ -152,7 +150,8 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     rotated = rotates(request.symmetry, tie=request.tie)
     request = replace(request, align=request.align or rotated)
     _check_line(request)
-    _tell_idle(request)
+    if not request.align:
+        tell_idle(request, "nothing is aligned without --align")
     words = split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
@@ -227,23 +226,6 @@ def _check_line(request: LerpRequest) -> None:
         )
     if request.tracing.target is not None and not request.align:
         raise UsageError("--model says how to align, and needs --align")
-
-
-def _tell_idle(request: LerpRequest) -> None:
-    """Warn of options that say how to align where nothing is aligned."""
-    chosen = request.selection
-    given = {
-        "--spec": chosen.spec,
-        "--set": chosen.sizes,
-        "--strict": chosen.strict,
-        "--pass-through": chosen.pass_through,
-        "--check": request.computing.check,
-        "options of the search": request.search != Search(),
-    }
-    idle = [name for name, value in given.items() if value]
-    if idle and not request.align:
-        text = f"{listing(idle)}: of no use, since nothing is aligned without --align"
-        warnings.warn(text, RebasinWarning, stacklevel=2)
 
 
 def _check_chain(models: Sequence[Checkpoint]) -> None:

@@ -211,6 +211,7 @@ def merge(
         computing=computing,
         search=search,
         data=data,
+        tracing=traced,
     )
     plan, run = _way(asked, symmetry)
     from rebasin_cli.commands.merge.report import PRESENTERS

@@ -1,7 +1,8 @@
-"""What does not go with the way to merge that was asked for."""
+"""What does not go with the way to merge that was asked for, or is of no use to it."""
 
 from __future__ import annotations
 
+from rebasin_cli.alignment.problem import tell_idle
 from rebasin_cli.commands.merge.request import LEAST_SQUARES, LINEAR, RUNNING, MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.rotation_problem import rotates
@@ -9,7 +10,7 @@ from rebasin_cli.options.data import SAMPLED
 
 
 def check_way(request: MergeRequest, symmetry: str) -> None:
-    """Raise UsageError for options that the way to merge has no use for."""
+    """Raise UsageError for options that contradict the way to merge; warn of those of no use."""
     rotated = rotates(symmetry, tie=request.tie)
     if request.preserve_first is not None:
         _check_preserving(request)
@@ -25,6 +26,16 @@ def check_way(request: MergeRequest, symmetry: str) -> None:
         )
     if request.resume is not None:
         _check_resuming(request, rotated=rotated)
+    if request.strategy == "none" and not rotated:
+        _tell_idle(request)
+
+
+def _tell_idle(request: MergeRequest) -> None:
+    """Warn of options that say how to align, or run the models, where neither is done."""
+    runs = request.preserve_first is not None or request.search.method in RUNNING
+    if not runs and request.renormalization is None:
+        data = {"--data": request.data.data}
+        tell_idle(request, "--strategy none averages the models as they are", **data)
 
 
 def _check_preserving(request: MergeRequest) -> None:

@@ -81,6 +81,16 @@ def test_only_the_tensors_asked_for_are_averaged(tmp_path):
     torch.testing.assert_close(found["2.weight"], (a["2.weight"] + b["2.weight"]) / 2)
 
 
+def test_options_that_say_how_to_align_are_told_where_nothing_is_aligned(tmp_path):
+    pair(tmp_path)
+    models = ("a.safetensors", "b.safetensors", "--strategy", "none", "-f")
+    idle = ("--spec", "none", "--model", "net.py:Net", "--data", "net.py:data", "--effort", "best")
+    done = rebasin("merge", *models, *idle, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "--spec, --model, options of the search, --data: of no use" in done.err
+    assert "of no use" not in rebasin("merge", *models, cwd=tmp_path).err
+
+
 def test_tensors_that_are_left_out_are_those_of_the_reference(tmp_path):
     pair(tmp_path)
     models = ("a.safetensors", "b.safetensors", "--strategy", "none", "--skip", "2.*")
