@@ -53,10 +53,11 @@ def check_arguments(
         )
 
 
-def construct(name: str, builder: Callable[[], object]) -> nn.Module:
+def construct(name: str, builder: Callable[[], object], *, hint: str = "") -> nn.Module:
     """Return what a constructor makes, in eval mode; UsageError with the cause if it raises.
 
-    The cause stays attached: on `meta` some constructors fail that work elsewhere.
+    hint: what to do then. The cause stays attached: on `meta` some constructors fail that work
+    elsewhere.
     """
     try:
         with quiet():
@@ -64,7 +65,7 @@ def construct(name: str, builder: Callable[[], object]) -> nn.Module:
     except MemoryError as error:
         raise MachineError(f"{name} does not fit into memory") from error
     except Exception as error:  # anything can happen in there
-        raise UsageError(f"{name} cannot be built", detail=cause(error)) from error
+        raise UsageError(f"{name} cannot be built", detail=cause(error), hint=hint) from error
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UsageError(f"{name} gives a {kind}, not a torch.nn.Module")

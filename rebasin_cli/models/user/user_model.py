@@ -37,7 +37,10 @@ def subject_of(
     """
     name = name or _name(model_or_factory)
     if isinstance(model_or_factory, nn.Module):
-        build: Callable[[], nn.Module] = partial(_copied, name, model_or_factory)
+        hint = "it has to be copied: name a class or a function that builds it"
+        build: Callable[[], nn.Module] = partial(
+            construct, name, partial(_copy, model_or_factory), hint=hint
+        )
         _refuse_arguments(name, model_args)
     else:
         check_arguments(name, model_or_factory, model_args)
@@ -62,21 +65,14 @@ def own_subject(target: str, arguments: Mapping[str, object]) -> Subject:
     return Subject(target, build, partial(_guessed, target, build), version=subject.version)
 
 
-def _copied(name: str, model: nn.Module) -> nn.Module:
+def _copy(model: nn.Module) -> nn.Module:
     """Return a copy of a finished model, which stays as it is.
 
     Tensors that it computed and keeps (`weight` under the old weight_norm, an attention map, an
     auxiliary loss) are copied without what they were computed from, which torch cannot copy.
     """
     kept = [t for module in model.modules() for t in tensors_in(vars(module)) if not t.is_leaf]
-    try:
-        return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept}).eval()
-    except Exception as error:  # whatever hangs on a model may refuse in its own way
-        raise UsageError(
-            f"{name} cannot be copied",
-            detail=cause(error),
-            hint="name a class or a function that builds it",
-        ) from error
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
 
 
 def _refuse_arguments(name: str, arguments: Mapping[str, object]) -> None:
