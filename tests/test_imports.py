@@ -32,6 +32,14 @@ def test_a_heavy_package_would_be_noticed(module: str) -> None:
     assert module in loaded_by(module)
 
 
+def test_scipy_loads_its_solvers_where_one_is_needed() -> None:
+    solver = "rebasin_cli.matching.assignment.scipy_solver"
+    code = f"import sys, {solver}; print('scipy' in sys.modules, 'scipy.optimize' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
+
+
 def loaded_by_command(*argv: str, cwd: Path, code: int = 0) -> set[str]:
     """Return the modules in memory after a command has done its work."""
     script = (
