@@ -45,7 +45,7 @@ HOMES = {  # where a package may be imported; `command` is every commands/**/com
     "lap": {"matching"},
 }
 # The files of a command, which may be called the same in every folder.
-OF_A_COMMAND = ("command", "request", "plan", "run", "report")
+OF_A_COMMAND = ("command", "plan", "run", "report")
 # What the face of the package names, for type checkers; it imports nothing before it is used.
 FACE = ("api", "checkpoint", "errors", "spec", "tracer")
 MOST_FILES = 15  # of a folder
@@ -255,7 +255,6 @@ def test_no_type_name_is_there_twice() -> None:
     named = (
         (name, dotted(path))
         for path in SOURCES
-        if path.stem != "command"  # the parameters of commands are annotations, not types
         for name in types_in(ast.parse(path.read_text("utf-8")))
     )
     assert twice(named) == {}

@@ -15,6 +15,7 @@ from rebasin_cli.api.running import first_batch, module_among, running_models, u
 from rebasin_cli.api.specs import SpecSource, problem, subject_given
 from rebasin_cli.api.tensors_in import Model, OutputForm, result
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.command import LINEAR, MergeRequest
 from rebasin_cli.commands.merge.least_squares.plan import check_solved, plan_solved_mean
 from rebasin_cli.commands.merge.least_squares.run import solved_facts, solved_mean
 from rebasin_cli.commands.merge.linear_maps.plan import (
@@ -24,7 +25,6 @@ from rebasin_cli.commands.merge.linear_maps.plan import (
 )
 from rebasin_cli.commands.merge.linear_maps.run import found_maps, linear_facts, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
-from rebasin_cli.commands.merge.request import LINEAR, MergeRequest
 from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.network.network import UserCode, network_of, no_data
 from rebasin_cli.options.machine import plan_machine

@@ -18,8 +18,8 @@ from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
+from rebasin_cli.commands.merge.command import RUNNING, MergeRequest
 from rebasin_cli.commands.merge.plan import plan_mean
-from rebasin_cli.commands.merge.request import RUNNING, MergeRequest
 from rebasin_cli.commands.merge.run import merge_facts
 from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.commands.merge.ways import check_way
@@ -142,7 +142,7 @@ def merge(
         tensor_weights=list((tensor_weights or {}).items()),
         width=width,
     )
-    check_way(request, "permutation")
+    check_way(request)
     source = SpecSource(spec, model, inputs)
     if groups.search.method in RUNNING:
         return merge_on_data(request, MergedModels(found, given, data, batches), source, groups)

@@ -25,7 +25,8 @@ from rebasin_cli.api.tensors_in import (
 )
 from rebasin_cli.api.widths import as_wide_as
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.verify.plan import Verified, VerifyPlan, VerifyRequest
+from rebasin_cli.commands.verify.command import VerifyRequest
+from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
 from rebasin_cli.commands.verify.run import run_verify
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
 from rebasin_cli.files.inputs import check_fit

@@ -19,7 +19,7 @@ from rebasin_cli.api.tensors_in import (
     result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.widened_models import widen_models
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.provenance import provenance

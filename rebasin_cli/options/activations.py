@@ -22,35 +22,30 @@ class Activations:
 
     statistics: Path | None = _option(
         "--statistics",
-        kind=Path | None,
         parse=optional_path,
         metavar="FILE",
         help="What `rebasin statistics` wrote of the two models; no model is run then.",
     )
     similarity: str = _option(
         "--similarity",
-        kind=str,
         default="inner",
         metavar="inner|covariance|correlation|absolute",
         help="How two units are compared; absolute: correlation without its sign.",
     )
     mix: float = _option(
         "--mix",
-        kind=float,
         default=1.0,
         metavar="SHARE",
         help="Share of the activations, as 0.5; the rest are the weights. 1: activations alone.",
     )
     point: str = _option(
         "--point",
-        kind=str,
         default="after",
         metavar="after|before",
         help="Look at units after their activation function, or before it.",
     )
     stream: str = _option(
         "--stream",
-        kind=str,
         default="all",
         metavar="all|last",
         help="Look at a residual stream wherever a layer reads it, or only at its end.",

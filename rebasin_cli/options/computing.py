@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Any
 
-from rebasin_cli.options.parameters import flags_in, option
+from rebasin_cli.options.parameters import flags_in
 from rebasin_cli.options.values import parse_size
 
 _machine = flags_in("Machine")
@@ -21,15 +21,9 @@ class Computing:
     """
 
     device: str = _machine(
-        "--device",
-        kind=str,
-        default="auto",
-        metavar="auto|cpu|cuda[:N]|mps",
-        help="Where to compute.",
+        "--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute."
     )
-    jobs: int = _machine(
-        "--jobs", "-j", kind=int, default=0, min=0, help="Threads; 0: one for each core."
-    )
+    jobs: int = _machine("--jobs", "-j", default=0, min=0, help="Threads; 0: one for each core.")
     max_memory: int | None = _machine(
         "--max-memory",
         kind=str | None,
@@ -37,12 +31,9 @@ class Computing:
         metavar="SIZE",
         help="For tensors, as 8GB; default: half.",
     )
-    seed: int = _machine(
-        "--seed", kind=int, default=0, min=0, max=2**63 - 1, help="Same seed, same result."
-    )
+    seed: int = _machine("--seed", default=0, min=0, max=2**63 - 1, help="Same seed, same result.")
     check: bool | None = _machine(
         "--check/--no-check",
-        kind=bool | None,
         show_default=False,
         help="Run the model on a random input to see that its function stays; default: where "
         "--model or a config.json tells the model, up to 150 million parameters.",
@@ -54,15 +45,15 @@ class Computing:
         return self.jobs or len(os.sched_getaffinity(0))
 
 
-ExecutorName = Annotated[
-    str,
-    option("Machine")(
+MEANS = ("device", "jobs", "max_memory", "seed")
+
+
+def executor_option() -> Any:
+    """Return what declares --executor: who carries out the tasks of a command."""
+    return _machine(
         "--executor",
+        default="local",
         metavar="local|processes|ray[://ADDRESS]",
         help="processes: one for each of --device cuda:0,cuda:1 or cuda:*, or sharing the cores. "
         "ray: a cluster whose nodes share the storage with all files.",
-    ),
-]
-
-
-MEANS = ("device", "jobs", "max_memory", "seed")
+    )

@@ -26,27 +26,20 @@ class Data:
 
     data: str | None = _option(
         "--data",
-        kind=str | None,
         metavar="FILE.py:NAME",
         help="A function that yields batches, inputs or (inputs, targets); pkg.mod:NAME too.",
     )
     samples: int | None = _option(
         "--samples",
-        kind=int | None,
         metavar="N",
         min=2,
         help="Sequences to draw with --data sampled. Default: 32,768 tokens of them.",
     )
     batches: int | None = _option(
-        "--batches",
-        kind=int | None,
-        metavar="N",
-        min=1,
-        help="Only the first N batches of each pass.",
+        "--batches", metavar="N", min=1, help="Only the first N batches of each pass."
     )
     evaluate: str | None = _option(
         "--evaluate",
-        kind=str | None,
         metavar="FILE.py:NAME",
         help="A function of the model that returns its loss, or a dict of numbers; default: "
         "cross-entropy and accuracy on the data.",

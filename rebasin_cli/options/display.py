@@ -17,18 +17,14 @@ class Display:
     """
 
     verbose: int = _shown(
-        "--verbose", "-v", kind=int, default=0, count=True, help="More: a table of all groups."
+        "--verbose", "-v", default=0, count=True, help="More: a table of all groups."
     )
     dry_run: bool = _shown(
-        "--dry-run", "-n", kind=bool, default=False, help="Print the plan as JSON; do nothing."
+        "--dry-run", "-n", default=False, help="Print the plan as JSON; do nothing."
     )
-    json: bool = _shown(
-        "--json", kind=bool, default=False, help="Results as NDJSON events on stdout."
-    )
-    quiet: bool = _shown(
-        "--quiet", "-q", kind=bool, default=False, help="Nothing on stderr but errors."
-    )
-    no_progress: bool = _shown("--no-progress", kind=bool, default=False, help="No progress bar.")
+    json: bool = _shown("--json", default=False, help="Results as NDJSON events on stdout.")
+    quiet: bool = _shown("--quiet", "-q", default=False, help="Nothing on stderr but errors.")
+    no_progress: bool = _shown("--no-progress", default=False, help="No progress bar.")
 
     @property
     def figures(self) -> bool:

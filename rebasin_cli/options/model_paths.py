@@ -6,13 +6,14 @@ import codecs
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Any, Protocol, TypeVar
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.errors import UsageError
 from rebasin_cli.json_text import read_json
-from rebasin_cli.options.parameters import option
+from rebasin_cli.options.parameters import argument, flag
 
 # Byte order marks of what is not UTF-8; the longer ones first, as they begin like the others.
 WIDE = (
@@ -22,9 +23,37 @@ WIDE = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-Null = Annotated[
-    bool, option("Files")("--null", "-0", help="Paths on stdin end in NUL, as of `find -print0`.")
-]
+
+class PipedRequest(Protocol):
+    """What a command is asked for, a dataclass, if its models may come from stdin."""
+
+    @property
+    def models(self) -> Sequence[Path]:
+        """Those that were named."""
+
+    @property
+    def null(self) -> bool:
+        """Whether paths on stdin end in NUL."""
+
+
+PipedT = TypeVar("PipedT", bound=PipedRequest)
+
+
+def null_option() -> Any:
+    """Return what declares --null."""
+    return flag(
+        "--null",
+        "-0",
+        default=False,
+        rich_help_panel="Files",
+        help="Paths on stdin end in NUL, as of `find -print0`.",
+    )
+
+
+def models_argument(metavar: str, *, hidden: bool = False) -> Any:
+    """Return what declares the MODEL arguments, of which there may be none."""
+    kind = list[Path] | None
+    return argument(metavar, default=None, kind=kind, parse=model_paths, hidden=hidden)
 
 
 def model_paths(models: Sequence[Path] | None) -> list[Path]:
@@ -32,15 +61,19 @@ def model_paths(models: Sequence[Path] | None) -> list[Path]:
     return [named_path(model) for model in models or ()]
 
 
-def piped_paths(models: Sequence[Path] | None, *, null: bool) -> list[Path]:
-    """Return the MODEL arguments, or if there are none the paths on stdin, unless a person types.
+def with_piped(request: PipedT) -> PipedT:
+    """Return a request that names no model with those on stdin, unless a person types there.
 
     stdin holds one path a line, or NDJSON events of another rebasin command, or with `null`
     paths that end in NUL. Raises UsageError if an event says that the other command failed.
     """
-    if models or sys.stdin is None or sys.stdin.isatty():
-        return model_paths(models)
-    return [named_path(path) for path in parse_paths(sys.stdin.buffer.read(), null=null)]
+    if request.models or sys.stdin is None or sys.stdin.isatty():
+        return request
+    copy: Any = replace  # of any dataclass
+    found: PipedT = copy(
+        request, models=model_paths(parse_paths(sys.stdin.buffer.read(), null=request.null))
+    )
+    return found
 
 
 def parse_paths(data: bytes, *, null: bool) -> list[Path]:

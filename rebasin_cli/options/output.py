@@ -6,11 +6,11 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
-from rebasin_cli.options.parameters import flags_in, option
-from rebasin_cli.options.values import parse_size
+from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.options.values import optional_path, parse_size
 
 _file = flags_in("Files")
 
@@ -31,9 +31,7 @@ class Output:
     folder; None: files as the input's.
     """
 
-    out: str | None = _file(
-        "--out", "-o", kind=str | None, help="File for one result, folder for several."
-    )
+    out: str | None = _file("--out", "-o", help="File for one result, folder for several.")
     card: str | None = _file(
         "--card",
         kind=bool,
@@ -42,17 +40,11 @@ class Output:
         help="Also write a model card: README.md of a folder, NAME.card.md else.",
     )
     drop_rest: bool = _file(
-        "--drop-rest",
-        kind=bool,
-        default=False,
-        help="Write nothing of a .pt but the parts with weights.",
+        "--drop-rest", default=False, help="Write nothing of a .pt but the parts with weights."
     )
-    format: str | None = _file(
-        "--format", kind=str | None, metavar="safetensors|pt", help="Default: the input's."
-    )
+    format: str | None = _file("--format", metavar="safetensors|pt", help="Default: the input's.")
     dtype: str = _file(
         "--dtype",
-        kind=str,
         default="keep",
         metavar="keep|float32|bfloat16|float16",
         help="Of floating tensors in the output.",
@@ -65,18 +57,12 @@ class Output:
         help="Write a folder of safetensors files of at most this size, as 5GB, and their index; "
         "default: as the input's.",
     )
-    force: bool = _file("--force", "-f", kind=bool, default=False, help="Replace existing outputs.")
+    force: bool = _file("--force", "-f", default=False, help="Replace existing outputs.")
     no_clobber: bool = _file(
-        "--no-clobber",
-        kind=bool,
-        default=False,
-        help="Leave existing outputs as they are and go on.",
+        "--no-clobber", default=False, help="Leave existing outputs as they are and go on."
     )
     in_place: bool = _file(
-        "--in-place",
-        kind=bool,
-        default=False,
-        help="Let an output replace the input it comes from.",
+        "--in-place", default=False, help="Let an output replace the input it comes from."
     )
 
     @property
@@ -93,20 +79,23 @@ class Output:
 PLACING = ("out", "force", "no_clobber")  # of a result that is no checkpoint
 FORMING = ("drop_rest", "format", "dtype", "max_shard_size", "force", "no_clobber", "in_place")
 
-Resume = Annotated[
-    str | None,
-    option("Files")(
+
+def resume_option() -> Any:
+    """Return what declares --resume of a command that lists what is finished."""
+    return _file(
         "--resume",
+        kind=str | None,
+        parse=optional_path,
         metavar="FILE",
         help="List here what is finished (NDJSON), and go on from there if it is interrupted.",
-    ),
-]
+    )
 
-SavePermutation = Annotated[
-    Path | None,
-    option("Files")(
+
+def save_permutation_option() -> Any:
+    """Return what declares --save-permutation."""
+    return _file(
         "--save-permutation",
+        parse=optional_path,
         metavar="FILE",
         help="Also write the permutation; a folder for several models.",
-    ),
-]
+    )

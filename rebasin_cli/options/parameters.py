@@ -1,8 +1,10 @@
-"""Option groups as parameters of a command: the one piece between our dataclasses and Typer.
+"""What a command is asked, as a dataclass, and as parameters: the one piece between it and Typer.
 
-A group is a frozen dataclass whose fields say how they are given on the command line (`flag`).
-A command names groups among its parameters; `with_options` makes a function of it that has a
-parameter for each flag, which is what Typer understands, and that puts the groups together again.
+A request is a frozen dataclass. Its fields say how they are given on the command line (`flag`,
+`argument`), or are groups of such fields that commands share (`options_of`). It inherits none: what
+it is asked, and which flags of a group it has, stands in one place. `with_options` makes of a
+command that takes a request a function that has a parameter for each flag, which is what Typer
+understands, and that puts the request together again.
 """
 
 from __future__ import annotations
@@ -11,20 +13,23 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
-FLAG = "flag"  # the key of a field's metadata
+FLAG, GROUP = "flag", "group"  # the keys of a field's metadata
 CHECK = "check_flags"  # what a group may have to look at its flags together, before they are parsed
+REQUIRED = inspect.Parameter.empty
+GroupT = TypeVar("GroupT")
 
 
 @dataclass(frozen=True)
 class Flag:
-    """How a field is given: flags, help, the type that Typer reads, and what becomes of that.
+    """How a field is given: flags, the type that Typer reads, and what becomes of that.
 
-    default: what Typer passes if the flag is not given. parse: from that to the field's value;
-    raises typer.BadParameter. declared: further arguments of typer.Option.
+    names: none of an argument. kind: None: that of the field. default: what Typer passes if the
+    flag is not given. parse: from that to the field's value; raises typer.BadParameter. declared:
+    further arguments of typer.Option or typer.Argument.
     """
 
     names: tuple[str, ...]
@@ -33,14 +38,13 @@ class Flag:
     parse: Callable[[Any], Any]
     declared: Mapping[str, Any]
 
-    def parameter(self, name: str, help: str | None) -> inspect.Parameter:
-        """Return the parameter that Typer sees, with another help if one is given."""
-        option = typer.Option(*self.names, **{**self.declared, **({"help": help} if help else {})})
+    def parameter(self, name: str, kind: Any, help: str | None) -> inspect.Parameter:
+        """Return the parameter that Typer sees. kind, help: of the field, of this command alone."""
+        declared = {"readable": False, **self.declared, **({"help": help} if help else {})}
+        mark = typer.Option(*self.names, **declared) if self.names else typer.Argument(**declared)
         annotated: Any = Annotated
-        place = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(
-            name, place, default=self.default, annotation=annotated[self.kind, option]
-        )
+        place, own = inspect.Parameter.KEYWORD_ONLY, annotated[self.kind or kind, mark]
+        return inspect.Parameter(name, place, default=self.default, annotation=own)
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,8 @@ class Offered:
     help: of flags that mean something else in this command.
     """
 
-    names: tuple[str, ...]
-    help: Mapping[str, str]
-
-
-def offer(*names: str, **help: str) -> Offered:
-    """Return the mark on a group's annotation that says which of its flags a command has."""
-    return Offered(names, help)
+    names: tuple[str, ...] = ()
+    help: Mapping[str, str] = field(default_factory=dict)
 
 
 def _same(value: Any) -> Any:
@@ -65,7 +64,7 @@ def _same(value: Any) -> Any:
 
 def flag(
     *names: str,
-    kind: Any,
+    kind: Any = None,
     default: Any = None,
     parse: Callable[[Any], Any] = _same,
     **declared: Any,
@@ -75,9 +74,10 @@ def flag(
     Its default is what the flag's default becomes. Files that cannot be read are told by whoever
     reads them, with the exit code for that.
     """
-    declared = {"readable": False, **declared}
-    known = Flag(names, kind, default, parse, declared)
-    return field(default_factory=partial(parse, default), metadata={FLAG: known})
+    known = {FLAG: Flag(names, kind, default, parse, declared)}
+    if default is REQUIRED:
+        return field(metadata=known)
+    return field(default_factory=partial(parse, default), metadata=known)
 
 
 def flags_in(panel: str) -> Callable[..., Any]:
@@ -85,18 +85,24 @@ def flags_in(panel: str) -> Callable[..., Any]:
     return partial(flag, rich_help_panel=panel)
 
 
-def option(panel: str | None = None) -> Callable[..., Any]:
-    """Return what declares an option of one command alone, under a heading of the help."""
-    return partial(typer.Option, rich_help_panel=panel, readable=False)
+def argument(metavar: str, *, default: Any = REQUIRED, **more: Any) -> Any:
+    """Return a dataclass field that is given by its place; the arguments are those of `Flag`."""
+    return flag(default=default, metavar=metavar, **more)
 
 
-def argument(metavar: str, *, hidden: bool = False) -> Any:
-    """Return what declares an argument; as of files, see `flag`."""
-    return typer.Argument(metavar=metavar, hidden=hidden, readable=False)
+def options_of(kind: type[GroupT], *names: str, **help: str) -> GroupT:
+    """Return a dataclass field that is a group, of whose flags a command may have some only."""
+    found: GroupT = field(default_factory=kind, metadata={GROUP: (kind, Offered(names, help))})
+    return found
+
+
+def offer(*names: str, **help: str) -> Offered:
+    """Return the mark on a parameter of a command that is a group; arguments as of `options_of`."""
+    return Offered(names, help)
 
 
 def with_options(*first: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what makes the groups among a command's parameters into flags.
+    """Return what makes the requests and groups among a command's parameters into flags.
 
     first: parameters and fields that the help lists before the rest, in their order.
     """
@@ -105,9 +111,10 @@ def with_options(*first: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[..., Any]:
     signature = inspect.signature(command, eval_str=True)
-    groups = {n: p for n, p in signature.parameters.items() if _group_of(p.annotation)}
-    own = [p for name, p in signature.parameters.items() if name not in groups]
-    flags = [flag for p in groups.values() for flag in _parameters(p.annotation)]
+    parameters = signature.parameters.items()
+    groups = {n: found for n, p in parameters if (found := _group_of(p.annotation))}
+    own = [p for name, p in parameters if name not in groups]
+    flags = [flag for found in groups.values() for flag in _parameters(*found)]
     order = {name: place for place, name in enumerate(first)}
     ordered = sorted(
         (p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *flags]),
@@ -116,7 +123,7 @@ def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[.
 
     @wraps(command)
     def with_flags(**given: Any) -> Any:
-        values = {name: _made(p.annotation, given) for name, p in groups.items()}
+        values = {name: _made(*found, given) for name, found in groups.items()}
         return command(**{p.name: given[p.name] for p in own}, **values)
 
     vars(with_flags)["__signature__"] = signature.replace(parameters=ordered)
@@ -124,31 +131,37 @@ def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[.
     return with_flags
 
 
-def _group_of(annotation: Any) -> type[Any] | None:
-    """Return the option group that an annotation names, if it does."""
-    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+def _group_of(annotation: Any) -> tuple[type[Any], Offered] | None:
+    """Return the request or group that an annotation names, and what is offered of it."""
+    kind, *marks = get_args(annotation) or (annotation,)
+    if not (isinstance(kind, type) and is_dataclass(kind)):
+        return None
+    return kind, next((mark for mark in marks if isinstance(mark, Offered)), Offered())
 
 
-def _flags(annotation: Any) -> Iterator[tuple[str, Flag, str | None]]:
-    """Yield name, flag and own help of the fields of a group that a command offers."""
-    marks = [mark for mark in get_args(annotation)[1:] if isinstance(mark, Offered)]
-    names = {name for mark in marks for name in mark.names}
-    help = {name: text for mark in marks for name, text in mark.help.items()}
-    found: tuple[Field[Any], ...] = fields(_group_of(annotation) or annotation)
-    for one in found:
-        if FLAG in one.metadata and (not names or one.name in names):
-            yield one.name, one.metadata[FLAG], help.get(one.name)
+def _parameters(kind: type[Any], offered: Offered) -> Iterator[inspect.Parameter]:
+    """Yield what Typer sees of a request or group: its own flags, and those of its groups."""
+    kinds = get_type_hints(kind)
+    for name, known in _flags(kind, offered).items():
+        yield known.parameter(name, kinds[name], offered.help.get(name))
+    for inside in _groups(kind).values():
+        yield from _parameters(*inside)
 
 
-def _parameters(annotation: Any) -> Iterator[inspect.Parameter]:
-    return (known.parameter(name, help) for name, known, help in _flags(annotation))
+def _made(kind: type[Any], offered: Offered, given: Mapping[str, Any]) -> Any:
+    """Return a request or group with the values of its flags."""
+    flags = _flags(kind, offered)
+    if hasattr(kind, CHECK):
+        getattr(kind, CHECK)({name: given[name] for name in flags})
+    own = {name: known.parse(given[name]) for name, known in flags.items()}
+    return kind(**own, **{name: _made(*one, given) for name, one in _groups(kind).items()})
 
 
-def _made(annotation: Any, given: Mapping[str, Any]) -> Any:
-    """Return a group with the values of its flags."""
-    group = _group_of(annotation) or annotation
-    flags = {name: known for name, known, _ in _flags(annotation)}
-    if hasattr(group, CHECK):
-        getattr(group, CHECK)({name: given[name] for name in flags})
-    return group(**{name: known.parse(given[name]) for name, known in flags.items()})
+def _flags(kind: type[Any], offered: Offered) -> dict[str, Flag]:
+    wanted: tuple[Field[Any], ...] = fields(kind)
+    chosen = [f for f in wanted if not offered.names or f.name in offered.names]
+    return {f.name: f.metadata[FLAG] for f in chosen if FLAG in f.metadata}
+
+
+def _groups(kind: type[Any]) -> dict[str, tuple[type[Any], Offered]]:
+    return {f.name: f.metadata[GROUP] for f in fields(kind) if GROUP in f.metadata}

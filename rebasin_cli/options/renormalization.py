@@ -25,30 +25,21 @@ class Renormalization:
 
     method: str | None = _option(
         "--method",
-        kind=str | None,
         metavar=NAMES,
         help="BatchNorm anew; mean and deviation, only deviation, or only mean of the parents; "
         "biases without data; by correlations. Default: reset with BatchNorm, else rescale.",
     )
     sequential: bool = _option(
         "--sequential",
-        kind=bool,
         default=False,
         help="A pass a layer, behind the corrections of those before: exact, and slow.",
     )
-    average: bool = _option(
-        "--average", kind=bool, default=False, help="One target for all units of a layer."
-    )
+    average: bool = _option("--average", default=False, help="One target for all units of a layer.")
     factor: float = _option(
-        "--factor",
-        kind=float,
-        default=1.0,
-        metavar="F",
-        help="Multiply the target deviations.",
+        "--factor", default=1.0, metavar="F", help="Multiply the target deviations."
     )
     decay: str = _option(
         "--decay",
-        kind=str,
         default="weights",
         metavar="weights|depth",
         help="How much features shrink before a bias, for calibrate: by how much shorter averaged "
@@ -56,7 +47,6 @@ class Renormalization:
     )
     statistics: Path | None = _option(
         "--statistics",
-        kind=Path | None,
         parse=optional_path,
         metavar="FILE",
         help="Of the parents, from `rebasin statistics`: closed-form without data.",

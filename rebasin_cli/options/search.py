@@ -22,7 +22,6 @@ class Search:
 
     effort: str = _option(
         "--effort",
-        kind=str,
         default="default",
         metavar="quick|default|best",
         help="quick: one descent. default: more than one way where that costs seconds. "
@@ -30,7 +29,6 @@ class Search:
     )
     method: str = _option(
         "--method",
-        kind=str,
         default="auto",
         metavar="auto|weights|frank-wolfe|sinkhorn",
         help="weights: one group after another. frank-wolfe: all groups at once, softly. "
@@ -40,29 +38,23 @@ class Search:
     )
     start: str | None = _option(
         "--start",
-        kind=str | None,
         metavar="NAME|FILE",
         help="Where the search starts: descriptor, identity, random, with frank-wolfe or sinkhorn "
         "barycenter; for align also a permutation file. Default: as the effort says.",
     )
     restarts: int = _option(
-        "--restarts", kind=int, default=0, min=0, help="Random starts to try besides the usual."
+        "--restarts", default=0, min=0, help="Random starts to try besides the usual."
     )
     order: str = _option(
         "--order",
-        kind=str,
         default="random",
         metavar="random|forward|backward|alternate",
         help="In which groups are visited first.",
     )
     loss: str = _option(
-        "--loss",
-        kind=str,
-        default="l2",
-        metavar="l2|l1",
-        help="Of sinkhorn; l1 makes less of outliers.",
+        "--loss", default="l2", metavar="l2|l1", help="Of sinkhorn; l1 makes less of outliers."
     )
-    fast: bool = _option("--fast", kind=bool, default=False, help="On a GPU: products in tf32.")
+    fast: bool = _option("--fast", default=False, help="On a GPU: products in tf32.")
 
     @property
     def start_file(self) -> Path | None:

@@ -57,10 +57,7 @@ class Selection:
     """
 
     spec: str | None = _spec(
-        "--spec",
-        kind=str | None,
-        metavar="NAME|FILE",
-        help="Spec; default: the bundled one that fits.",
+        "--spec", metavar="NAME|FILE", help="Spec; default: the bundled one that fits."
     )
     sizes: Mapping[str, int] = _spec(
         "--set",
@@ -70,7 +67,7 @@ class Selection:
         help="A named size, as heads=12.",
     )
     strict: bool = _spec(
-        "--strict", kind=bool, default=False, help="Refuse tensors the spec does not mention."
+        "--strict", default=False, help="Refuse tensors the spec does not mention."
     )
     only: Sequence[str] = _spec(
         "--only",
@@ -94,10 +91,7 @@ class Selection:
         help="These hold no units; the spec need not name them.",
     )
     key: str | None = _file(
-        "--key",
-        kind=str | None,
-        metavar="PATH",
-        help="Where the weights are in a .pt, as ema.model.",
+        "--key", metavar="PATH", help="Where the weights are in a .pt, as ema.model."
     )
     renames: Sequence[Rename] = _file(
         "--rename",
@@ -108,26 +102,20 @@ class Selection:
     )
     ignore_classes: bool = _file(
         "--ignore-classes",
-        kind=bool,
         default=False,
         help="Leave out objects of classes that a .pt may not hold.",
     )
     dequantize: bool = _file(
-        "--dequantize",
-        kind=bool,
-        default=False,
-        help="Read int8 and fp8 codes with scales as weights.",
+        "--dequantize", default=False, help="Read int8 and fp8 codes with scales as weights."
     )
     common: bool = _spec(
         "--common",
-        kind=bool,
         default=False,
         help="Where vocabularies, classes or channels differ, take what both have; the rest stays "
         "as it is in the first model.",
     )
     only_part: str | None = _file(
         "--only-part",
-        kind=str | None,
         metavar="PATH",
         help="As --key, and no other part of the file with the same tensors follows.",
     )

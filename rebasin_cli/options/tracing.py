@@ -69,7 +69,6 @@ class Tracing:
 
     target: str | None = _option(
         "--model",
-        kind=str | None,
         metavar="TARGET",
         help="Trace this model for the spec: file.py:Class, pkg.mod:Class, torchvision:NAME, "
         "timm:NAME, hf:FOLDER or diffusers:FOLDER.",
@@ -103,10 +102,7 @@ class Tracing:
         help="An output that must stay; repeatable.",
     )
     free_outputs: bool = _option(
-        "--free-outputs",
-        kind=bool,
-        default=False,
-        help="Units of the outputs may change places: a backbone.",
+        "--free-outputs", default=False, help="Units of the outputs may change places: a backbone."
     )
     buffers: tuple[str, ...] = _option(
         "--permute-buffer",
@@ -116,15 +112,9 @@ class Tracing:
         help="Buffers that move like parameters; repeatable.",
     )
     cache: bool = _option(
-        "--no-cache",
-        kind=bool,
-        default=False,
-        parse=_cache,
-        help="Trace again, and keep no result.",
+        "--no-cache", default=False, parse=_cache, help="Trace again, and keep no result."
     )
-    trust: bool = _option(
-        "--trust", kind=bool, default=False, help="Use a trace that was not validated."
-    )
+    trust: bool = _option("--trust", default=False, help="Use a trace that was not validated.")
     data: str | None = None
     progress: Progress = field(default=silent, compare=False, repr=False)
 
@@ -132,17 +122,9 @@ class Tracing:
         """Pickle it without whom it tells, who is not where it is unpickled."""
         return {**vars(self), "progress": silent}
 
-    def of(self, target: str | None, data: str | None = None) -> Tracing:
-        """Return the tracing of a target, fed with what yields batches if nothing else is said."""
-        return replace(self, target=target, data=data)
-
     def unless(self, spec: str | None) -> Tracing:
         """Return what says how to align in a command that runs the model: --spec, else --model."""
         return self if spec is None else replace(self, target=None)
-
-    def telling(self, progress: Progress) -> Tracing:
-        """Return the tracing with somebody to tell: it may take minutes."""
-        return replace(self, progress=progress)
 
     @staticmethod
     def check_flags(given: Mapping[str, Any]) -> None:
@@ -164,11 +146,17 @@ class TracingRequest(Protocol):
         """Which model, and how."""
 
 
-RequestT = TypeVar("RequestT", bound=TracingRequest)
+TracedT = TypeVar("TracedT", bound=TracingRequest)
 PlanT = TypeVar("PlanT")
 
 
-def planned_by(plan: Callable[[RequestT], PlanT], request: RequestT) -> Callable[[Progress], PlanT]:
-    """Return what makes a plan of a request, and tells somebody if a model is traced for it."""
+def planned_by(
+    plan: Callable[[TracedT], PlanT], request: TracedT, *, data: str | None = None
+) -> Callable[[Progress], PlanT]:
+    """Return what makes a plan of a request, and tells somebody if a model is traced for it.
+
+    data: what yields batches; a model is traced on the first of them if nothing else is said.
+    """
     copy: Any = replace  # of any dataclass
-    return lambda told: plan(copy(request, tracing=request.tracing.telling(told)))
+    tracing = replace(request.tracing, data=data)
+    return lambda told: plan(copy(request, tracing=replace(tracing, progress=told)))

@@ -22,7 +22,7 @@ Circumstances = Mapping[str, Any]
 # Options that say which results are made and where they go, what may be used and what is shown: no
 # byte of one that is made depends on them. Any other counts, also one that comes later.
 NOT_COUNTING = frozenset(
-    {"models", "steps", "at", "endpoints", "keep", "save", "resume", "display"}
+    {"models", "steps", "at", "endpoints", "keep", "save", "resume", "null", "display"}
     | {"out", "card", "force", "no_clobber", "in_place", "jobs", "max_memory", "check", "cache"}
     | {"executor"}
 )

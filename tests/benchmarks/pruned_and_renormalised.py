@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from rebasin_cli.commands.prune.plan import PruneRequest, plan_prune
+from rebasin_cli.commands.prune.command import PruneRequest
+from rebasin_cli.commands.prune.plan import plan_prune
 from rebasin_cli.commands.prune.run import run_prune
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.output import Output
@@ -60,7 +61,7 @@ def pruned(network: Network, amount: Amount, method: str, *, renormalized: bool)
             network.path(0),
             amount.share,
             method,
-            amount.pattern,
+            pattern=amount.pattern,
             renormalize=how if renormalized else None,
             output=Output(out=str(out)),
             tracing=Tracing(TARGET if runs else None, arguments={"arch": network.name}),

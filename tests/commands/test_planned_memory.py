@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rebasin_cli.alignment.estimate import estimate_memory
-from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
+from rebasin_cli.commands.lerp.command import LerpRequest
+from rebasin_cli.commands.lerp.plan import plan_lerp
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.library import load_spec

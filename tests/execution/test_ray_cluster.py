@@ -10,8 +10,8 @@ from time import sleep
 
 import pytest
 
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.plan import plan_align
-from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.run import AlignTask, by_weights
 from rebasin_cli.execution.answer import pack, unpack
 from rebasin_cli.options.selection import Selection

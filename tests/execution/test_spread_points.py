@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from rebasin_cli.commands.barrier.command import BarrierRequest
 from rebasin_cli.commands.barrier.judged_point import (
     CommonWork,
     Ends,
@@ -17,7 +18,7 @@ from rebasin_cli.commands.barrier.judged_point import (
     MixtureModel,
     stored_ends,
 )
-from rebasin_cli.commands.barrier.plan import BarrierRequest, plan_barrier
+from rebasin_cli.commands.barrier.plan import plan_barrier
 from rebasin_cli.commands.barrier.scored_points import MixturePoint
 from rebasin_cli.execution.answer import pack, unpack
 from rebasin_cli.execution.processes import GRACE

@@ -16,10 +16,11 @@ from torch import Tensor
 from rebasin_cli.checkpoint.header import DTYPES
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import write_tensors
-from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
+from rebasin_cli.commands.lerp.command import LerpRequest
+from rebasin_cli.commands.lerp.plan import plan_lerp
 from rebasin_cli.commands.lerp.run import run_lerp
+from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.plan import plan_merge
-from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import run_merge
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.options.output import Output
@@ -127,7 +128,7 @@ def end(a: Path, b: Path, how: str, folder: Path) -> Path:
         list(run_lerp(plan_lerp(LerpRequest([a, b], at=[float(how[-1])], output=output)), silent))
     else:
         weights = [float(word) for word in how.rpartition(" ")[2].split(",")]
-        plan = plan_merge(MergeRequest([a, b], "none", weights, output=output))
+        plan = plan_merge(MergeRequest([a, b], "none", weights=weights, output=output))
         list(run_merge(plan, silent))
     return out
 

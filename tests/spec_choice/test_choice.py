@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from rebasin_cli.alignment.aligned import align_by_weights
 from rebasin_cli.checkpoint.reader import open_checkpoint
-from rebasin_cli.commands.lerp.plan import LerpRequest
+from rebasin_cli.commands.lerp.command import LerpRequest
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.options.machine import plan_machine

@@ -17,9 +17,10 @@ from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.alignment.functions import compare_functions
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.commands.align.auto.plan import AutoPlan, plan_auto
-from rebasin_cli.commands.align.request import AlignRequest
-from rebasin_cli.commands.fold.plan import FoldRequest
-from rebasin_cli.commands.related.plan import RelatedRequest, plan_related
+from rebasin_cli.commands.align.command import AlignRequest
+from rebasin_cli.commands.fold.command import FoldRequest
+from rebasin_cli.commands.related.command import RelatedRequest
+from rebasin_cli.commands.related.plan import plan_related
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.folded_models import plan_folding
 from rebasin_cli.options.computing import Computing

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import write_tensors
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.files.places import files_of
 from rebasin_cli.files.targets import check_ending

@@ -22,10 +22,9 @@ class Learning:
     learned (--learn) take `held_out` and `resume`. Where nothing is learned, `resume` is of models.
     """
 
-    epochs: int = _option("--epochs", kind=int, default=10, min=0, help="Passes over the data.")
+    epochs: int = _option("--epochs", default=10, min=0, help="Passes over the data.")
     learning_rate: float = _option(
         "--learning-rate",
-        kind=float,
         default=1e-2,
         metavar="RATE",
         min=0.0,
@@ -34,21 +33,18 @@ class Learning:
     )
     held_out: float = _option(
         "--held-out",
-        kind=float,
         default=0.2,
         metavar="SHARE",
         help="Of the batches: nothing is learned from them.",
     )
     check_every: int | None = _option(
         "--check-every",
-        kind=int | None,
         metavar="N",
         min=1,
         help="Look at the held-out batches every N batches too, not only after each epoch.",
     )
     resume: Path | None = _option(
         "--resume",
-        kind=Path | None,
         parse=optional_path,
         metavar="FILE",
         help="List here what is finished, and go on from there if it is interrupted. "

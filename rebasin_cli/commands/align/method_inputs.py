@@ -10,7 +10,7 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.execution.workers import LOCAL
 from rebasin_cli.network.network import UserCode, plan_user_code

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.files.targets import Target, plan_target

@@ -10,11 +10,11 @@ from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan
 from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan
 from rebasin_cli.commands.align.report import PRESENTERS
-from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.targets import Target

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from rebasin_cli.commands.align.auto import report as auto_report
 from rebasin_cli.commands.align.auto.plan import plan_auto
 from rebasin_cli.commands.align.auto.run import run_auto
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.orthogonal.plan import plan_orthogonal
 from rebasin_cli.commands.align.plan import plan_align
 from rebasin_cli.commands.align.report import PRESENTERS
-from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.resumed_models import run_permuted, run_rotated
 from rebasin_cli.commands.align.select import report as select_report
 from rebasin_cli.commands.align.select.plan import plan_select
@@ -44,20 +43,18 @@ SYMMETRIES: Mapping[str, AlignmentKind] = {
 }
 
 
-def kind_of(symmetry: str, *, select: bool, tie: str, executor: str = LOCAL) -> AlignmentKind:
-    """Return how models are aligned by the maps of a symmetry. select: in the best of many ways.
+def kind_of(request: AlignRequest) -> AlignmentKind:
+    """Return how models are aligned: by the maps of which symmetry, or in the best of many ways.
 
     Raises UsageError for an unknown symmetry, and for a way with tied heads where they stay tied:
     what is compared with permutations has the same tensors. Only permutations are spread.
     """
+    symmetry, select = request.symmetry, request.select is not None
     kind = look_up("symmetry", symmetry, SYMMETRIES)
-    if executor != LOCAL and (select or symmetry != PERMUTATION):
+    if request.executor != LOCAL and (select or symmetry != PERMUTATION):
         raise UsageError(
-            f"--executor {executor} aligns by permutations that weights tell",
+            f"--executor {request.executor} aligns by permutations that weights tell",
             hint="leave out --select" if select else "--symmetry permutation",
         )
-    check_tie(tie, folds=symmetry == ORTHOGONAL and not select)
-    if not select:
-        return kind
-    plan = partial(plan_select, symmetry=symmetry)
-    return AlignmentKind(plan, run_select, select_report.PRESENTERS)
+    check_tie(request.tie, folds=symmetry == ORTHOGONAL and not select)
+    return AlignmentKind(plan_select, run_select, select_report.PRESENTERS) if select else kind

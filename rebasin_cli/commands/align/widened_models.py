@@ -8,7 +8,7 @@ from typing import Any
 
 from rebasin_cli.alignment.function_check import plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.errors import CheckpointError, Problem, SpecError, UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.headers import headers_of
@@ -24,9 +24,9 @@ from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint
 from rebasin_cli.widening.wider_proof import WiderCheck, prove_widening
 
 
-def check_widening(request: AlignRequest, *, kind: str) -> None:
-    """Raise UsageError for a way to align that does not widen. kind: its symmetry."""
-    if request.widen and (kind != "permutation" or request.select is not None):
+def check_widening(request: AlignRequest) -> None:
+    """Raise UsageError for a way to align that does not widen."""
+    if request.widen and (request.symmetry != "permutation" or request.select is not None):
         raise UsageError(
             "--widen aligns by permutations",
             hint="rebasin widen MODEL --to REF first, then align what it writes",

@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.parameters import argument, flag, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 
-Inverse = Annotated[bool, option()("--inverse", help="Undo the permutation, or the maps.")]
-Base = Annotated[
-    Path | None,
-    option()(
+
+@dataclass(frozen=True)
+class ApplyRequest:
+    """What a permutation file is applied to: a model, or what belongs to one.
+
+    base: the model that it belongs to, where the permutation file does not tell. keep_unknown:
+    leave what follows nothing that is known.
+    """
+
+    permutation: Path = argument("PERM", parse=named_path)
+    model: Path = argument("MODEL", parse=named_path)
+    inverse: bool = flag("--inverse", default=False, help="Undo the permutation, or the maps.")
+    base: Path | None = flag(
         "--base",
+        parse=optional_path,
         metavar="MODEL",
         help="The model that an adapter or an optimizer belongs to, if the file does not tell; of "
         "statistics, the one that moves, as it was measured.",
-    ),
-]
-KeepUnknown = Annotated[
-    bool, option()("--keep-unknown", help="Leave what follows no weight as it is, with a warning.")
-]
+    )
+    keep_unknown: bool = flag(
+        "--keep-unknown",
+        default=False,
+        help="Leave what follows no weight as it is, with a warning.",
+    )
+    selection: Selection = options_of(Selection, "pass_through", *READING, "only_part")
+    output: Output = options_of(Output, "out", *FORMING)
+    computing: Computing = options_of(Computing, "check")
+    display: Display = options_of(Display, *SHOWING)
+    tracing: Tracing = options_of(Tracing)
 
 
 @with_options("permutation", "model", "inverse", "base", "keep_unknown", "out", "pass_through")
-def apply(
-    permutation: Annotated[Path, argument("PERM")],
-    model: Annotated[Path, argument("MODEL")],
-    inverse: Inverse = False,
-    base: Base = None,
-    keep_unknown: KeepUnknown = False,
-    *,
-    selection: Annotated[Selection, offer("pass_through", *READING, "only_part")],
-    output: Annotated[Output, offer("out", *FORMING)],
-    computing: Annotated[Computing, offer("check")],
-    display: Annotated[Display, offer(*SHOWING)],
-    tracing: Tracing,
-) -> Work:
+def apply(request: ApplyRequest) -> Work:
     """Apply saved permutations or maps to a checkpoint with the same tensors, or its adapters.
 
     For EMA weights, other dtypes and other stages of the model that PERM was found for; for its
@@ -70,18 +74,6 @@ def apply(
     """
     from rebasin_cli.commands.apply.plan import plan_apply
     from rebasin_cli.commands.apply.report import PRESENTERS
-    from rebasin_cli.commands.apply.request import ApplyRequest
     from rebasin_cli.commands.apply.run import run_apply
 
-    request = ApplyRequest(
-        permutation=named_path(permutation),
-        model=named_path(model),
-        inverse=inverse,
-        base=optional_path(base),
-        keep_unknown=keep_unknown,
-        selection=selection,
-        output=output,
-        computing=computing,
-        tracing=tracing.of(tracing.target),
-    )
-    return Work("apply", display, planned_by(plan_apply, request), run_apply, PRESENTERS)
+    return Work("apply", request.display, planned_by(plan_apply, request), run_apply, PRESENTERS)

@@ -27,8 +27,8 @@ from rebasin_cli.commands.apply.belongings.owner import (
     owner_of,
 )
 from rebasin_cli.commands.apply.belongings.training import Training
+from rebasin_cli.commands.apply.command import ApplyRequest
 from rebasin_cli.commands.apply.movement import Movement
-from rebasin_cli.commands.apply.request import ApplyRequest
 from rebasin_cli.commands.apply.saved_movement import check_saved, read_movement
 from rebasin_cli.commands.apply.statistics.plan import MovedStatisticsPlan, plan_moved_statistics
 from rebasin_cli.errors import PermutationError, UsageError

@@ -10,7 +10,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching, estimate_memory
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.barrier.command import BarrierRequest
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
@@ -20,48 +20,15 @@ from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
 from rebasin_cli.folding.tied_heads import untied_network
 from rebasin_cli.merging.weights import FARTHEST, check_alphas
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.data import Data
-from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.search import Search
 from rebasin_cli.pictures.drawing import plan_drawing
 from rebasin_cli.renormalization.correction_methods import METHODS
-from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 
 STEPS, GRID = 25, 11  # points of a line; rows and columns of a plane
 MARGIN = 0.2
 MOST = 100_000
 CORRECTIONS = tuple(METHODS)  # not calibrate, which knows no mixtures but averages
-
-
-@dataclass(frozen=True)
-class BarrierRequest(CommandRequest):
-    """What is asked of the way between models.
-
-    steps: points, ends included; None: the usual. at: places on a line instead. align: the other
-    models to the first. renormalize: a method that corrects the points between, for one more
-    curve. margin: of the plane, beyond the three models. picture, resume: files. diagnose: look
-    into the layers too. symmetry: of the maps that align; tie: of heads, where norms are folded.
-    executor: who judges the points.
-    """
-
-    models: Sequence[Path]
-    steps: int | None = None
-    at: Sequence[float] = ()
-    align: bool = True
-    plane: bool = False
-    margin: float | None = None
-    renormalize: str | None = None
-    picture: Path | None = None
-    resume: Path | None = None
-    diagnose: bool = False
-    symmetry: str = PERMUTATION
-    tie: str = "auto"
-    executor: str = "local"
-    search: Search = Search()
-    data: Data = Data()
-    display: Display = Display()
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.parameters import argument, offer, with_options
+from rebasin_cli.options.parameters import argument, options_of, with_options
+from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
@@ -18,22 +19,27 @@ GROUPS = "Also compare group by group, under this spec."
 FIRST = ("spec", "sizes", "strict", "only", "skip", "pass_through", "device", "max_memory")
 
 
-Symmetry = Annotated[
-    str, symmetry_option("B is aligned to A first, and both are folded (see rebasin fold).")
-]
+@dataclass(frozen=True)
+class DiffRequest:
+    """Which models are compared, and under which spec, if any.
+
+    symmetry: orthogonal ones bring B into A's frame first.
+    """
+
+    a: Path = argument("A", parse=named_path)
+    b: Path = argument("B", parse=named_path)
+    symmetry: str = symmetry_option(
+        "B is aligned to A first, and both are folded (see rebasin fold)."
+    )
+    selection: Selection = options_of(Selection, *ALIGNING, spec=GROUPS)
+    computing: Computing = options_of(Computing, "device", "max_memory")
+    display: Display = options_of(Display)
+    tracing: Tracing = options_of(Tracing)
+    search: Search = Search()
 
 
 @with_options("a", "b", *FIRST, "verbose", "symmetry")
-def diff(
-    a: Annotated[Path, argument("A")],
-    b: Annotated[Path, argument("B")],
-    symmetry: Symmetry = "permutation",
-    *,
-    selection: Annotated[Selection, offer(*ALIGNING, spec=GROUPS)],
-    computing: Annotated[Computing, offer("device", "max_memory")],
-    display: Display,
-    tracing: Tracing,
-) -> Work:
+def diff(request: DiffRequest) -> Work:
     """Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.
 
     Prints names, shapes and dtypes that differ, and |A - B| beside |A| for each tensor. With
@@ -52,17 +58,8 @@ def diff(
 
         rebasin diff gpt/ gpt-tuned/ --symmetry orthogonal
     """
-    from rebasin_cli.commands.diff.plan import DiffRequest, plan_diff
+    from rebasin_cli.commands.diff.plan import plan_diff
     from rebasin_cli.commands.diff.report import PRESENTERS
     from rebasin_cli.commands.diff.run import run_diff
 
-    request = DiffRequest(
-        a=named_path(a),
-        b=named_path(b),
-        symmetry=symmetry,
-        selection=selection,
-        computing=computing,
-        tracing=tracing.of(tracing.target),
-        display=display,
-    )
-    return Work("diff", display, planned_by(plan_diff, request), run_diff, PRESENTERS)
+    return Work("diff", request.display, planned_by(plan_diff, request), run_diff, PRESENTERS)

@@ -10,35 +10,13 @@ from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.alignment.unit_comparison import GroupComparison
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.diff.command import DiffRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
 from rebasin_cli.matching.problem.result import Change
-from rebasin_cli.options.computing import Computing
-from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.search import Search
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
-
-
-@dataclass(frozen=True)
-class DiffRequest:
-    """Which models are compared, and under which spec, if any.
-
-    symmetry: orthogonal ones bring B into A's frame first.
-    """
-
-    a: Path
-    b: Path
-    symmetry: str = PERMUTATION
-    selection: Selection = Selection()
-    computing: Computing = Computing()
-    tracing: Tracing = Tracing()
-    search: Search = Search()
-    display: Display = Display()
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offer, with_options
+from rebasin_cli.options.parameters import argument, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.symmetry_option import tie_option
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
 
+@dataclass(frozen=True)
+class FoldRequest:
+    """The model whose norms are to be folded. tie: see `settle_heads`."""
+
+    model: Path = argument("MODEL", parse=named_path)
+    tie: str = tie_option(None)
+    selection: Selection = options_of(
+        Selection, "spec", "sizes", "pass_through", *READING, "only_part"
+    )
+    output: Output = options_of(Output, "out", *FORMING)
+    computing: Computing = options_of(Computing, "check")
+    display: Display = options_of(Display, *SHOWING)
+    tracing: Tracing = options_of(Tracing)
+
+
 @with_options("model", "out", "tie", "spec", "sizes")
-def fold(
-    model: Annotated[Path, argument("MODEL")],
-    tie: Annotated[str, tie_option(None)] = "auto",
-    *,
-    selection: Annotated[Selection, offer("spec", "sizes", "pass_through", *READING, "only_part")],
-    output: Annotated[Output, offer("out", *FORMING)],
-    computing: Annotated[Computing, offer("check")],
-    display: Annotated[Display, offer(*SHOWING)],
-    tracing: Tracing,
-) -> Work:
+def fold(request: FoldRequest) -> Work:
     """Multiply the gains of norms into the weights that read them. The function stays the same.
 
     Writes NAME.folded.EXT: the same names and shapes, gains all 1, so that the units of the
@@ -43,16 +49,8 @@ def fold(
 
         rebasin fold gpt2/ --tie untie
     """
-    from rebasin_cli.commands.fold.plan import FoldRequest, plan_fold
+    from rebasin_cli.commands.fold.plan import plan_fold
     from rebasin_cli.commands.fold.report import PRESENTERS
     from rebasin_cli.commands.fold.run import run_fold
 
-    request = FoldRequest(
-        model=named_path(model),
-        tie=tie,
-        selection=selection,
-        output=output,
-        computing=computing,
-        tracing=tracing.of(tracing.target),
-    )
-    return Work("fold", display, planned_by(plan_fold, request), run_fold, PRESENTERS)
+    return Work("fold", request.display, planned_by(plan_fold, request), run_fold, PRESENTERS)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.fold.command import FoldRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
@@ -16,18 +15,10 @@ from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.folding.folded_models import plan_folding
-from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads
+from rebasin_cli.folding.settled_heads import check_tie, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.spec_choice.choice import choose_spec
 from rebasin_cli.symmetry.fold_plan import FoldPlan
-
-
-@dataclass(frozen=True)
-class FoldRequest(CommandRequest):
-    """The model whose norms are to be folded. tie: see `settle_heads`."""
-
-    model: Path
-    tie: str = AUTO
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.inspect.command import InspectRequest
 from rebasin_cli.files.inputs import describe_inputs, open_models
-from rebasin_cli.options.selection import Selection
-
-
-@dataclass(frozen=True)
-class InspectRequest:
-    """What is looked into."""
-
-    models: Sequence[Path]
-    selection: Selection = Selection()
 
 
 @dataclass(frozen=True)

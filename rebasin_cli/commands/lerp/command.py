@@ -2,87 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from rebasin_cli.options.computing import Computing, ExecutorName
+from rebasin_cli.options.computing import Computing, executor_option
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.model_paths import Null, piped_paths
-from rebasin_cli.options.output import Output, Resume
-from rebasin_cli.options.parameters import argument, option, with_options
+from rebasin_cli.options.model_paths import models_argument, null_option, with_piped
+from rebasin_cli.options.output import Output, resume_option
+from rebasin_cli.options.parameters import flag, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry_option import Tie, symmetry_option
-from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_path, parse_numbers
+from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
+from rebasin_cli.options.tracing import Tracing, planned_by
+from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
-from rebasin_cli.progress import Progress
 
-Steps = Annotated[
-    int | None,
-    option()(
+if TYPE_CHECKING:
+    from rebasin_cli.commands.lerp.plan import LerpPlan
+
+
+@dataclass(frozen=True)
+class LerpRequest:
+    """What is asked of the line between models.
+
+    steps: points strictly inside each segment; at: their places instead; endpoints: the ends
+    too. align: bring the models into the basin of the first before. chain: more than two models,
+    one segment after another. command: run on each point, whose file is then removed unless
+    `keep`. resume: the list of finished points. symmetry: of the maps that align; orthogonal ones
+    do also without `align`. tie: of heads then. executor: who makes the points.
+    """
+
+    models: Sequence[Path] = models_argument("A B")
+    steps: int | None = flag(
         "--steps",
         metavar="N",
         help="N points inside: alpha = k/(N+1), so 99 gives 0.01 to 0.99.",
-    ),
-]
-At = Annotated[
-    list[str] | None,
-    option()("--at", metavar="LIST", help="These points instead, as 0.25,0.5."),
-]
-Endpoints = Annotated[bool, option()("--endpoints", help="The ends too.")]
-
-Mode = Annotated[
-    str,
-    option()("--mode", metavar="linear|slerp", help="Along the line, or each tensor's arc."),
-]
-AlignFirst = Annotated[bool, option()("--align", help="Align B to A first.")]
-Symmetry = Annotated[
-    str, symmetry_option("B is aligned to A first, and both are folded (see rebasin fold).")
-]
-
-Chain = Annotated[
-    bool,
-    option()("--chain", help="More than two models: alpha runs from 0 to the last of them."),
-]
-Exec = Annotated[
-    str | None,
-    option()(
+    )
+    at: Sequence[float] = flag(
+        "--at",
+        kind=list[str] | None,
+        parse=parse_numbers,
+        metavar="LIST",
+        help="These points instead, as 0.25,0.5.",
+    )
+    endpoints: bool = flag("--endpoints", default=False, help="The ends too.")
+    mode: str = flag(
+        "--mode",
+        default="linear",
+        metavar="linear|slerp",
+        help="Along the line, or each tensor's arc.",
+    )
+    align: bool = flag("--align", default=False, help="Align B to A first.")
+    chain: bool = flag(
+        "--chain",
+        default=False,
+        help="More than two models: alpha runs from 0 to the last of them.",
+    )
+    command: str | None = flag(
         "--exec",
         metavar="CMD",
         help="Run this on each point, as 'eval.py {path} {alpha}'; its last line counts.",
-    ),
-]
-Keep = Annotated[bool, option()("--keep", help="Keep the files that --exec was run on.")]
+    )
+    keep: bool = flag("--keep", default=False, help="Keep the files that --exec was run on.")
+    resume: Path | None = resume_option()
+    symmetry: str = symmetry_option(
+        "B is aligned to A first, and both are folded (see rebasin fold)."
+    )
+    tie: str = tie_option()
+    null: bool = null_option()
+    executor: str = executor_option()
+    selection: Selection = options_of(Selection)
+    output: Output = options_of(Output)
+    computing: Computing = options_of(Computing)
+    display: Display = options_of(Display)
+    tracing: Tracing = options_of(Tracing)
+    search: Search = options_of(Search)
 
 
-LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "exec_", "keep", "resume")
+LINE = ("steps", "at", "endpoints", "mode", "align", "chain", "command", "keep", "resume")
 
 
 @with_options("models", *LINE, "out", "card", "null", "verbose", "symmetry", "tie", "executor")
-def lerp(
-    models: Annotated[list[Path] | None, argument("A B")] = None,
-    steps: Steps = None,
-    at: At = None,
-    endpoints: Endpoints = False,
-    mode: Mode = "linear",
-    align: AlignFirst = False,
-    chain: Chain = False,
-    exec_: Exec = None,
-    keep: Keep = False,
-    resume: Resume = None,
-    symmetry: Symmetry = "permutation",
-    tie: Tie = "auto",
-    null: Null = False,
-    executor: ExecutorName = "local",
-    *,
-    selection: Selection,
-    output: Output,
-    computing: Computing,
-    display: Display,
-    tracing: Tracing,
-    search: Search,
-) -> Work:
+def lerp(request: LerpRequest) -> Work:
     """Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.
 
     Reads paths from stdin if no MODEL is given. With --exec a file is removed as soon as the
@@ -99,34 +102,13 @@ def lerp(
 
         rebasin lerp gpt-a/ gpt-b/ --symmetry orthogonal --at 0.5
     """
-    from rebasin_cli.commands.lerp.plan import LerpPlan, LerpRequest, plan_lerp
     from rebasin_cli.commands.lerp.report import PRESENTERS
     from rebasin_cli.commands.lerp.resumed_line import run_resumed
 
-    places, traced = parse_numbers(at), tracing.of(tracing.target)
+    return Work("lerp", request.display, planned_by(_plan, request), run_resumed, PRESENTERS)
 
-    def plan(told: Progress) -> LerpPlan:
-        request = LerpRequest(
-            models=piped_paths(models, null=null),
-            steps=steps,
-            at=places,
-            endpoints=endpoints,
-            mode=mode,
-            chain=chain,
-            align=align,
-            command=exec_,
-            keep=keep,
-            resume=optional_path(resume),
-            symmetry=symmetry,
-            tie=tie,
-            executor=executor,
-            selection=selection,
-            output=output,
-            computing=computing,
-            tracing=traced.telling(told),
-            search=search,
-            display=display,
-        )
-        return plan_lerp(request)
 
-    return Work("lerp", display, plan, run_resumed, PRESENTERS)
+def _plan(request: LerpRequest) -> LerpPlan:
+    from rebasin_cli.commands.lerp.plan import plan_lerp
+
+    return plan_lerp(with_piped(request))

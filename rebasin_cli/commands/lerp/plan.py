@@ -13,7 +13,7 @@ from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem, tell_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.lerp.command import LerpRequest
 from rebasin_cli.commands.lerp.exec_hook import split_command
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
@@ -25,9 +25,7 @@ from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
 from rebasin_cli.merging.mean import BLENDING, BY_ELEMENT, MODES
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import check_alphas
-from rebasin_cli.options.display import Display
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.search import Search
 from rebasin_cli.resuming.finished import plan_finished
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
@@ -37,35 +35,6 @@ from rebasin_cli.tensors.blocks import BoundTensor
 REORDERING = 3  # of a tensor: as it was, and reordered along one axis and along another
 MOST = 999_999  # file names have six decimals
 DIGITS = (6, 9, 12, 15)  # of alphas in file names, where those before do not tell them apart
-
-
-@dataclass(frozen=True)
-class LerpRequest(CommandRequest):
-    """What is asked of the line between models.
-
-    steps: points strictly inside each segment; at: their places instead; endpoints: the ends
-    too. chain: more than two models, one segment after another. align: bring the models into the
-    basin of the first before. command: run on each point, whose file is then removed unless `keep`.
-    resume: the list of finished points.
-    symmetry: of the maps that align; orthogonal ones do also without `align`. tie: of heads then.
-    executor: who makes the points.
-    """
-
-    models: Sequence[Path]
-    steps: int | None = None
-    at: Sequence[float] = ()
-    endpoints: bool = False
-    mode: str = "linear"
-    chain: bool = False
-    align: bool = False
-    command: str | None = None
-    keep: bool = False
-    resume: Path | None = None
-    symmetry: str = PERMUTATION
-    tie: str = "auto"
-    executor: str = "local"
-    search: Search = Search()
-    display: Display = Display()
 
 
 @dataclass(frozen=True)

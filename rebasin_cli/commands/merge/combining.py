@@ -34,7 +34,6 @@ class Combining:
 
     combine: str = _option(
         "--combine",
-        kind=str,
         default=MEAN,
         metavar="|".join(COMBINATIONS),
         help="How tensors are put together; all but mean and slerp-n add what the models have "
@@ -42,22 +41,17 @@ class Combining:
     )
     base: Path | None = _option(
         "--base",
-        kind=Path | None,
         parse=optional_path,
         metavar="MODEL",
         help="What the MODELs were fine-tuned from; they are aligned to it.",
     )
     density: float | None = _option(
         "--density",
-        kind=float | None,
         metavar="SHARE",
         help="What is kept of each difference, in (0, 1]; default: 0.2 for ties, 0.5 with dare.",
     )
     scale: float | None = _option(
-        "--scale",
-        kind=float | None,
-        metavar="F",
-        help="Multiply what is added to the base; default: 1.",
+        "--scale", metavar="F", help="Multiply what is added to the base; default: 1."
     )
 
 

@@ -2,162 +2,158 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from rebasin_cli.commands.merge.combining import Combining, parse_weights
-from rebasin_cli.commands.merge.request import LEAST_SQUARES, LINEAR, MergeRequest
+import typer
+
+from rebasin_cli.commands.merge.combining import Combining, GlobWeights, parse_weights
 from rebasin_cli.options import search as search_options
 from rebasin_cli.options import tracing as tracing_options
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.model_paths import Null, piped_paths
-from rebasin_cli.options.output import Output, Resume
-from rebasin_cli.options.parameters import argument, offer, option, with_options
-from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
+from rebasin_cli.options.model_paths import models_argument, null_option, with_piped
+from rebasin_cli.options.output import Output, resume_option
+from rebasin_cli.options.parameters import flag, flags_in, options_of, with_options
+from rebasin_cli.options.renormalization import NAMES, PANEL, Renormalization, renormalizing
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.symmetry_option import Tie, symmetry_option
-from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
-from rebasin_cli.progress import Progress
 
-Strategy = Annotated[
-    str | None,
-    option(search_options.PANEL)(
-        "--strategy",
-        metavar="many|universe|star|sync|sync-sweeps|none",
-        help="Align each to all others in turn, all at once, each to the reference, pair by pair "
-        "and reconciled, at the end or in every sweep, or not at all; default: many up to 8, then "
-        "star.",
-    ),
-]
-SyncMethod = Annotated[
-    str | None,
-    option(search_options.PANEL)(
-        "--sync-method",
-        metavar="spectral|stiefel|nmf",
-        help="How --strategy sync and sync-sweeps reconcile pairs; default: spectral.",
-    ),
-]
+LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
+LEAST_SQUARES = "least-squares"
+RUNNING = (*LINEAR, LEAST_SQUARES)  # methods that run the models, and keep no model's function
+_search, _traced = flags_in(search_options.PANEL), flags_in(tracing_options.PANEL)
+_file = flags_in("Files")
+
 Weights = Annotated[
     list[str] | None,
-    option("Machine")(
+    typer.Option(
         "--weights",
         "-w",
+        rich_help_panel="Machine",
+        readable=False,
         metavar="[GLOB=]LIST",
         help="One for each MODEL; GLOB= before them: for tensors of such names alone, "
         "{0..9} being each of these numbers; repeatable.",
     ),
 ]
-Reference = Annotated[
-    Path | None,
-    option("Machine")(
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What is to be merged, and how.
+
+    strategy: None: `star` to a base, else `many` up to 8 models, `star` beyond. sync_method: a key
+    of SYNC_METHODS; None: `spectral`. weights: of the models; none: equal. tensor_weights: for
+    tensors that a glob names, in place of weights. reference: one of the models, whose frame the
+    result has; None: the base, or the first. preserve_first: the layers that stay apart. width: of
+    hidden layers, in widths of one model. renormalization: how the result's statistics are to be
+    corrected; --spec then says how to align, and --model what is run. symmetry: of the maps that
+    align. tie: of heads that are folded into. resume: the list of matches that were found.
+    save_parents: the folder that the models go to, in the order of units that they are merged in.
+    save_maps: the file of linear maps. combining: how the models are put together.
+    """
+
+    models: Sequence[Path] = models_argument("MODEL...")
+    strategy: str | None = _search(
+        "--strategy",
+        metavar="many|universe|star|sync|sync-sweeps|none",
+        help="Align each to all others in turn, all at once, each to the reference, pair by pair "
+        "and reconciled, at the end or in every sweep, or not at all; default: many up to 8, then "
+        "star.",
+    )
+    sync_method: str | None = _search(
+        "--sync-method",
+        metavar="spectral|stiefel|nmf",
+        help="How --strategy sync and sync-sweeps reconcile pairs; default: spectral.",
+    )
+    weights: Sequence[float] = ()
+    tensor_weights: Sequence[GlobWeights] = ()
+    reference: Path | None = flag(
         "--ref",
+        parse=optional_path,
+        rich_help_panel="Machine",
         metavar="MODEL",
         help="Whose order of units to keep; default: the first, or the base.",
-    ),
-]
-PreserveFirst = Annotated[
-    str | None,
-    option(tracing_options.PANEL)(
+    )
+    preserve_first: str | None = _traced(
         "--preserve-first",
         metavar="K|GLOB",
         help="Keep the first K layers with weights of every model, or all up to the last that GLOB "
         "names, average what they return, and merge the rest; needs --model.",
-    ),
-]
-Width = Annotated[
-    float,
-    option(tracing_options.PANEL)(
+    )
+    width: float = _traced(
         "--width",
+        default=1.0,
         metavar="F",
         min=1.0,
         max=2.0,
         help="Of --method least-squares: how many times as many units hidden layers get as in one "
         "model; the most alike of both are merged, the others stand side by side. The class has to "
         "be built as wide to load the result.",
-    ),
-]
-
-Renormalize = Annotated[
-    str | None,
-    option(PANEL)(
+    )
+    renormalization: Renormalization | None = flag(
         "--renormalize",
+        kind=str | None,
+        parse=renormalizing,
+        rich_help_panel=PANEL,
         metavar=NAMES,
         help="Correct the statistics of the result, see `rebasin renormalize`.",
-    ),
-]
-SaveParents = Annotated[
-    Path | None,
-    option("Files")(
-        "--save-parents",
-        metavar="FOLDER",
-        help="Also write every model with its units in the order that they are merged in.",
-    ),
-]
-SaveMaps = Annotated[
-    Path | None,
-    option("Files")(
-        "--save-maps",
-        metavar="FILE",
-        help="Also write the linear maps of zipit or cca, of all models (safetensors).",
-    ),
-]
-Symmetry = Annotated[
-    str,
-    symmetry_option(
+    )
+    symmetry: str = symmetry_option(
         "Each model is aligned to the reference, with --strategy universe to the mean of the "
         "others, and all are folded (rebasin fold)."
-    ),
-]
-OWN = (
-    "strategy",
-    "sync_method",
-    "combine",
-    "base",
-    "density",
-    "scale",
-    "weights",
-    "ref",
-    "preserve_first",
-    "width",
-    "renormalize",
-)
+    )
+    tie: str = tie_option()
+    resume: Path | None = resume_option()
+    null: bool = null_option()
+    save_parents: Path | None = _file(
+        "--save-parents",
+        parse=optional_path,
+        metavar="FOLDER",
+        help="Also write every model with its units in the order that they are merged in.",
+    )
+    save_maps: Path | None = _file(
+        "--save-maps",
+        parse=optional_path,
+        metavar="FILE",
+        help="Also write the linear maps of zipit or cca, of all models (safetensors).",
+    )
+    selection: Selection = options_of(Selection)
+    output: Output = options_of(Output)
+    computing: Computing = options_of(Computing)
+    display: Display = options_of(Display)
+    data: Data = options_of(Data, *WRITING, data=WRITTEN)
+    tracing: Tracing = options_of(Tracing)
+    search: Search = options_of(Search)
+    combining: Combining = options_of(Combining)
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files that are read: the models, and the base last."""
+        base = self.combining.base
+        return [*self.models, *([base] if base else [])]
+
+    @property
+    def averages(self) -> bool:
+        """Whether the result is the mean of the models, with the same weights in all tensors."""
+        return not self.tensor_weights and self.combining == Combining()
 
 
+COMBINED = ("strategy", "sync_method", "combine", "base", "density", "scale", "weights")
+OWN = (*COMBINED, "reference", "preserve_first", "width", "renormalization")
 SAVED = ("card", "save_parents", "save_maps", "resume")
 
 
 @with_options("models", "out", *OWN, *SAVED, "null", "verbose", "symmetry", "tie")
-def merge(
-    models: Annotated[list[Path] | None, argument("MODEL...")] = None,
-    strategy: Strategy = None,
-    sync_method: SyncMethod = None,
-    weights: Weights = None,
-    ref: Reference = None,
-    preserve_first: PreserveFirst = None,
-    width: Width = 1.0,
-    renormalize: Renormalize = None,
-    symmetry: Symmetry = "permutation",
-    tie: Tie = "auto",
-    resume: Resume = None,
-    null: Null = False,
-    *,
-    save_parents: SaveParents = None,
-    save_maps: SaveMaps = None,
-    selection: Selection,
-    output: Output,
-    computing: Computing,
-    display: Display,
-    data: Annotated[Data, offer(*WRITING, data=WRITTEN)],
-    tracing: Tracing,
-    search: Search,
-    combining: Combining,
-) -> Work:
+def merge(request: MergeRequest, weights: Weights = None) -> Work:
     """Align the MODELs to one another and average them into one checkpoint.
 
     Reads paths from stdin if no MODEL is given. Models that `rebasin align` brought into one
@@ -189,47 +185,26 @@ def merge(
 
         rebasin merge gpt-a/ gpt-b/ gpt-c/ --symmetry orthogonal --strategy universe
     """
-    (numbers, by_glob), traced = parse_weights(weights), tracing.of(tracing.target, data.own)
-
-    asked = MergeRequest(
-        models=(),
-        strategy=strategy,
-        sync_method=sync_method,
-        weights=numbers,
-        tensor_weights=by_glob,
-        reference=optional_path(ref),
-        preserve_first=preserve_first,
-        width=width,
-        renormalization=renormalizing(renormalize),
-        tie=tie,
-        combining=combining,
-        resume=optional_path(resume),
-        save_parents=optional_path(save_parents),
-        save_maps=optional_path(save_maps),
-        selection=selection,
-        output=output,
-        computing=computing,
-        search=search,
-        data=data,
-        tracing=traced,
-    )
-    plan, run = _way(asked, symmetry)
     from rebasin_cli.commands.merge.report import PRESENTERS
     from rebasin_cli.commands.merge.ways import check_way
 
-    def planned(told: Progress) -> Any:
-        check_way(asked, symmetry)
-        paths, tracing = piped_paths(models, null=null), traced.telling(told)
-        return plan(replace(asked, models=paths, tracing=tracing))
+    numbers, by_glob = parse_weights(weights)
+    request = replace(request, weights=numbers, tensor_weights=by_glob)
+    plan, run = _way(request)
 
-    return Work("merge", display, planned, run, PRESENTERS)
+    def planned(request: MergeRequest) -> Any:
+        check_way(request)
+        return plan(with_piped(request))
+
+    work = planned_by(planned, request, data=request.data.own)
+    return Work("merge", request.display, work, run, PRESENTERS)
 
 
-def _way(request: MergeRequest, symmetry: str) -> tuple[Any, Any]:
+def _way(request: MergeRequest) -> tuple[Any, Any]:
     """Return what plans and what runs the way to merge that was asked for."""
     from rebasin_cli.folding.rotation_problem import rotates
 
-    if rotates(symmetry, tie=request.tie):
+    if rotates(request.symmetry, tie=request.tie):
         from rebasin_cli.commands.merge.orthogonal.plan import plan_rotated_merge
         from rebasin_cli.commands.merge.orthogonal.run import run_rotated_merge
 

@@ -12,8 +12,8 @@ from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import plan_combination
+from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.mixture import MixedModels, check_model_weights, weigh_tensors
-from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.saved_parents import plan_parents
 from rebasin_cli.errors import UsageError, look_up, suggest
 from rebasin_cli.files.inputs import describe_inputs

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.merge.request import MergeRequest
+from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.output_names import output_paths
 from rebasin_cli.files.part_sources import finite_model, moved_parts

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from rebasin_cli.alignment.problem import tell_idle
-from rebasin_cli.commands.merge.request import LEAST_SQUARES, LINEAR, RUNNING, MergeRequest
+from rebasin_cli.commands.merge.command import LEAST_SQUARES, LINEAR, RUNNING, MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.rotation_problem import rotates
 from rebasin_cli.options.data import SAMPLED
 
 
-def check_way(request: MergeRequest, symmetry: str) -> None:
+def check_way(request: MergeRequest) -> None:
     """Raise UsageError for options that contradict the way to merge; warn of those of no use."""
-    rotated = rotates(symmetry, tie=request.tie)
+    rotated = rotates(request.symmetry, tie=request.tie)
     if request.preserve_first is not None:
         _check_preserving(request)
     _check_saving(request, rotated=rotated)
@@ -19,7 +19,7 @@ def check_way(request: MergeRequest, symmetry: str) -> None:
         raise UsageError(f"--width {request.width:g}: from 1 to 2 widths of one model")
     if request.width != 1 and request.search.method != LEAST_SQUARES:
         raise UsageError("--width is for --method least-squares")
-    if request.data.data == SAMPLED and not rotates(symmetry):
+    if request.data.data == SAMPLED and not rotated:
         raise UsageError(
             "--data sampled is for --symmetry orthogonal --method activations; "
             "here --data file.py:batches yields batches"

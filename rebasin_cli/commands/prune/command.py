@@ -2,94 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import RUNNING, Data
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.parameters import argument, flags_in, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
-_option = option("Pruning")
-Sparsity = Annotated[
-    float | None,
-    _option(
-        "--sparsity",
-        metavar="SHARE",
-        help="The share of the weights that become zero, as 0.8.",
-    ),
-]
-Method = Annotated[
-    str,
-    _option(
+_option = flags_in("Pruning")
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """What is pruned, and by how much: a share, or a pattern such as 2:4.
+
+    block_size, damping: None: the usual ones, where the method asks for them. renormalize: how the
+    statistics are corrected afterwards, with the dense model as the parent.
+    """
+
+    model: Path = argument("MODEL", parse=named_path)
+    sparsity: float | None = _option(
+        "--sparsity", metavar="SHARE", help="The share of the weights that become zero, as 0.8."
+    )
+    method: str = _option(
         "--method",
+        default="magnitude",
         metavar="magnitude|layer-magnitude|diagonal-fisher|block-fisher",
         help="The smallest of all tensors together, or of each by itself; or those that cost least "
         "by the gradients on --data, blocks with an update of the others (WoodFisher).",
-    ),
-]
-PatternText = Annotated[
-    str | None,
-    _option(
+    )
+    renormalize: str | None = _option(
+        "--renormalize",
+        metavar="reset|repair|rescale|reshift",
+        help="Then correct its statistics by those of the dense model, see `rebasin renormalize`.",
+    )
+    pattern: str | None = _option(
         "--pattern",
         metavar="N:M",
         help="In place of a share: of every M neighbours along the inputs at most N stay, as 2:4.",
-    ),
-]
-BlockSize = Annotated[
-    int | None,
-    _option(
+    )
+    block_size: int | None = _option(
         "--block-size",
         metavar="N",
         min=1,
         help="Weights of a row that are judged and updated together by block-fisher. Default: 64.",
-    ),
-]
-Damping = Annotated[
-    float | None,
-    _option(
+    )
+    damping: float | None = _option(
         "--damping",
         metavar="SHARE",
         help="Lambda of block-fisher, as a share of the mean of the diagonal. Default: 1.",
-    ),
-]
-Renormalize = Annotated[
-    str | None,
-    _option(
-        "--renormalize",
-        metavar="reset|repair|rescale|reshift",
-        help="Then correct its statistics by those of the dense model, see `rebasin renormalize`.",
-    ),
-]
+    )
+    selection: Selection = options_of(Selection, "only", "skip", *READING, "only_part")
+    output: Output = options_of(Output, "out", *FORMING)
+    computing: Computing = options_of(Computing, "device", "max_memory", "seed")
+    display: Display = options_of(Display, *SHOWING)
+    tracing: Tracing = options_of(Tracing)
+    data: Data = options_of(Data, *RUNNING)
+
 
 FIRST = (
-    *("sparsity", "pattern", "how", "block_size", "damping", "renormalize", "out"),
+    *("sparsity", "pattern", "method", "block_size", "damping", "renormalize", "out"),
     *("only", "skip", "device", "max_memory", "seed"),
 )
 
 
 @with_options("model", *FIRST)
-def prune(
-    model: Annotated[Path, argument("MODEL")],
-    sparsity: Sparsity = None,
-    how: Method = "magnitude",
-    renormalize: Renormalize = None,
-    *,
-    pattern: PatternText = None,
-    block_size: BlockSize = None,
-    damping: Damping = None,
-    selection: Annotated[Selection, offer("only", "skip", *READING, "only_part")],
-    output: Annotated[Output, offer("out", *FORMING)],
-    computing: Annotated[Computing, offer("device", "max_memory", "seed")],
-    display: Annotated[Display, offer(*SHOWING)],
-    tracing: Tracing,
-    data: Annotated[Data, offer(*RUNNING)],
-) -> Work:
+def prune(request: PruneRequest) -> Work:
     """Set the smallest weights of MODEL to zero: exactly the share that is asked for.
 
     Writes NAME.pruned.EXT. Weights are floating tensors of two or more axes; biases, norms and
@@ -108,22 +92,9 @@ def prune(
 
         rebasin prune model.pt --sparsity 0.8 --renormalize reset --model net.py:Net --data d.py:f
     """
-    from rebasin_cli.commands.prune.fisher.plan import FisherOptions
-    from rebasin_cli.commands.prune.plan import PruneRequest, plan_prune
+    from rebasin_cli.commands.prune.plan import plan_prune
     from rebasin_cli.commands.prune.report import PRESENTERS
     from rebasin_cli.commands.prune.run import run_prune
 
-    request = PruneRequest(
-        model=named_path(model),
-        sparsity=sparsity,
-        method=how,
-        pattern=pattern,
-        fisher=FisherOptions(block_size, damping),
-        renormalize=renormalize,
-        selection=selection,
-        output=output,
-        computing=computing,
-        tracing=tracing.of(tracing.target, data.data),
-        data=data,
-    )
-    return Work("prune", display, planned_by(plan_prune, request), run_prune, PRESENTERS)
+    plan = planned_by(plan_prune, request, data=request.data.own)
+    return Work("prune", request.display, plan, run_prune, PRESENTERS)

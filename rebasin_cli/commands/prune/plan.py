@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.prune.command import PruneRequest
 from rebasin_cli.commands.prune.fisher.plan import (
     FISHER_METHODS,
-    FisherOptions,
     FisherPlan,
+    check_blocks,
     plan_fisher,
 )
 from rebasin_cli.commands.prune.neighbour_pattern import NeighbourPattern, parse_pattern
@@ -22,29 +21,12 @@ from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.targets import Target, describe_target
-from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
 from rebasin_cli.renormalization.plan import MEASURING, CorrectionPlan, plan_correction
 
 METHOD_NAMES = (*METHODS, *FISHER_METHODS)
-
-
-@dataclass(frozen=True)
-class PruneRequest(CommandRequest):
-    """What is pruned, and by how much: a share, or a pattern such as 2:4.
-
-    renormalize: how the statistics are corrected afterwards, with the dense model as the parent.
-    """
-
-    model: Path
-    sparsity: float | None = None
-    method: str = "magnitude"
-    pattern: str | None = None
-    fisher: FisherOptions = FisherOptions()
-    renormalize: str | None = None
-    data: Data = Data()
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,7 @@ def plan_prune(request: PruneRequest) -> PrunePlan:
     if request.method not in METHOD_NAMES:
         hint = suggest(request.method, METHOD_NAMES) or " or ".join(METHOD_NAMES)
         raise UsageError(f"no method is called {request.method!r}", hint=hint)
-    request.fisher.check(request.method)
+    check_blocks(request)
     machine = plan_machine(request.computing, Search())
     (model,) = open_models([request.model], request.selection)
     refuse_codes([model], request.selection, done="pruned")
@@ -128,8 +110,7 @@ def _pattern(request: PruneRequest) -> NeighbourPattern | None:
 def _fisher(model: Checkpoint, names: tuple[str, ...], request: PruneRequest) -> FisherPlan | None:
     if request.method not in FISHER_METHODS:
         return None
-    user = (request.selection, request.tracing, request.data)
-    return plan_fisher(model, names, request.fisher, user)
+    return plan_fisher(model, names, request)
 
 
 def _correction(model: Checkpoint, request: PruneRequest) -> CorrectionPlan | None:

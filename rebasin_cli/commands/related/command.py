@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.model_paths import models_argument, null_option, with_piped
 from rebasin_cli.options.output import Output
-from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.parameters import flag, options_of, with_options
+from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
-from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
-from rebasin_cli.progress import Progress
 
 if TYPE_CHECKING:
     from rebasin_cli.commands.related.plan import RelatedPlan
 
-Plot = Annotated[
-    str | None,
-    option("Files")(
-        "--plot", metavar="FILE", help="Also draw the scores of all pairs: .png, .svg or .html."
-    ),
-]
+
+@dataclass(frozen=True)
+class RelatedRequest:
+    """Which models are compared. picture: where it goes, if anywhere."""
+
+    models: Sequence[Path] = models_argument("A B...")
+    picture: Path | None = flag(
+        "--plot",
+        kind=str | None,
+        parse=optional_path,
+        rich_help_panel="Files",
+        metavar="FILE",
+        help="Also draw the scores of all pairs: .png, .svg or .html.",
+    )
+    null: bool = null_option()
+    selection: Selection = options_of(Selection, *ALIGNING)
+    output: Output = options_of(Output, "force")
+    computing: Computing = options_of(Computing, *MEANS)
+    display: Display = options_of(Display)
+    tracing: Tracing = options_of(Tracing)
+    search: Search = Search()
 
 
-@with_options("models", "plot", "null", "force", "verbose")
-def related(
-    models: Annotated[list[Path] | None, argument("A B...")] = None,
-    plot: Plot = None,
-    null: Null = False,
-    *,
-    selection: Annotated[Selection, offer(*ALIGNING)],
-    output: Annotated[Output, offer("force")],
-    computing: Annotated[Computing, offer(*MEANS)],
-    display: Display,
-    tracing: Tracing,
-) -> Work:
+@with_options("models", "picture", "null", "force", "verbose")
+def related(request: RelatedRequest) -> Work:
     """What are models to each other: a copy, a fine-tune, a merge, or independent runs?
 
     Of weights alone. Permuting units, rotating the residual stream, scaling units and invertible
@@ -55,26 +61,18 @@ def related(
 
         rebasin related a.pt b.pt --model net.py:Net --input-shape 1,3,32,32 --json
     """
-    from rebasin_cli.commands.related.plan import RelatedRequest, plan_related
     from rebasin_cli.commands.related.report import PRESENTERS
+
+    return Work("related", request.display, planned_by(_plan, request), _run, PRESENTERS)
+
+
+def _plan(request: RelatedRequest) -> RelatedPlan:
+    from rebasin_cli.commands.related.plan import plan_related
     from rebasin_cli.pictures.drawing import require_matplotlib
 
-    traced = tracing.of(tracing.target)
-
-    def plan(told: Progress) -> RelatedPlan:
-        if plot is not None:
-            require_matplotlib()
-        request = RelatedRequest(
-            models=piped_paths(models, null=null),
-            picture=optional_path(plot),
-            selection=selection,
-            output=output,
-            computing=computing,
-            tracing=traced.telling(told),
-        )
-        return plan_related(request)
-
-    return Work("related", display, plan, _run, PRESENTERS)
+    if request.picture is not None:
+        require_matplotlib()
+    return plan_related(with_piped(request))
 
 
 def _run(plan: RelatedPlan, progress: Any) -> Iterator[Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.related.command import RelatedRequest
 from rebasin_cli.commands.related.frames import PairFrame, frame_of_orders, frame_of_rotations
 from rebasin_cli.commands.related.gauge_free import matrices_of
 from rebasin_cli.commands.related.nearness import held_memory
@@ -25,15 +24,6 @@ from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.fold_plan import can_rotate
 
 FEWEST = 2
-
-
-@dataclass(frozen=True)
-class RelatedRequest(CommandRequest):
-    """Which models are compared. picture: where it goes, if anywhere."""
-
-    models: Sequence[Path]
-    picture: Path | None = None
-    search: Search = Search()
 
 
 @dataclass(frozen=True)

@@ -10,35 +10,17 @@ from typing import Any
 from rebasin_cli.alignment.estimate import check_search, describe_matching
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.renormalize.command import RenormalizeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit, describe_inputs, open_models
 from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.targets import Target, describe_target
 from rebasin_cli.merging.weights import check_weights
-from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine, plan_machine
-from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 from rebasin_cli.spec_choice.choice import Choice, choose_spec
-
-
-@dataclass(frozen=True)
-class RenormalizeRequest(CommandRequest):
-    """What is corrected, and by which parents.
-
-    weights: of the parents; none: what the model's provenance says, else equal. align: whether
-    parents may be moved.
-    """
-
-    model: Path
-    renormalization: Renormalization
-    parents: Sequence[Path] = ()
-    weights: Sequence[float] = ()
-    align: bool = True
-    data: Data = Data()
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.parameters import argument, offer, with_options
+from rebasin_cli.options.parameters import offer, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.presentation.work import PrintedText
 
-SpecName = Annotated[str, argument("NAME|FILE")]
+SpecName = Annotated[str, typer.Argument(metavar="NAME|FILE", readable=False)]
 
 
 @with_options()
@@ -59,7 +61,7 @@ def _shown(spec: str) -> Iterator[str]:
 
 @with_options("model")
 def init(
-    model: Annotated[Path, argument("MODEL")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", readable=False)],
     *,
     selection: Annotated[Selection, offer(*READING)],
 ) -> PrintedText:

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from rebasin_cli.options.activations import PLACES, Activations
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import SHOWING, Display
-from rebasin_cli.options.model_paths import model_paths
+from rebasin_cli.options.model_paths import models_argument
 from rebasin_cli.options.output import PLACING, Output
-from rebasin_cli.options.parameters import argument, offer, with_options
+from rebasin_cli.options.parameters import options_of, with_options
+from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
 
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Of which models, one or a pair, statistics are gathered."""
+
+    models: Sequence[Path] = models_argument("A [B]")
+    output: Output = options_of(Output, *PLACING)
+    selection: Selection = options_of(Selection, *READING)
+    computing: Computing = options_of(Computing, *MEANS)
+    display: Display = options_of(Display, *SHOWING)
+    tracing: Tracing = options_of(Tracing)
+    data: Data = options_of(Data, *WRITING, data=WRITTEN)
+    activations: Activations = options_of(Activations, *PLACES)
+    search: Search = Search()
+
+
 @with_options("models", *PLACING)
-def statistics(
-    models: Annotated[list[Path] | None, argument("A [B]")] = None,
-    *,
-    output: Annotated[Output, offer(*PLACING)],
-    selection: Annotated[Selection, offer(*READING)],
-    computing: Annotated[Computing, offer(*MEANS)],
-    display: Annotated[Display, offer(*SHOWING)],
-    tracing: Tracing,
-    data: Annotated[Data, offer(*WRITING, data=WRITTEN)],
-    activations: Annotated[Activations, offer(*PLACES)],
-) -> Work:
+def statistics(request: StatisticsRequest) -> Work:
     """Run A, or A and B, on data, and write what their units do: a small safetensors file.
 
     For every group the mean and the variance of its units, and for a pair the covariances of the
@@ -42,19 +49,9 @@ def statistics(
 
         rebasin align a.pt b.pt --method activations --statistics a.statistics.safetensors
     """
-    from rebasin_cli.commands.statistics.plan import StatisticsRequest, plan_statistics
+    from rebasin_cli.commands.statistics.plan import plan_statistics
     from rebasin_cli.commands.statistics.report import PRESENTERS
     from rebasin_cli.commands.statistics.run import run_statistics
 
-    request = StatisticsRequest(
-        models=model_paths(models),
-        selection=selection,
-        output=output,
-        computing=computing,
-        tracing=tracing.of(tracing.target, data.own),
-        data=data,
-        activations=activations,
-    )
-    return Work(
-        "statistics", display, planned_by(plan_statistics, request), run_statistics, PRESENTERS
-    )
+    plan = planned_by(plan_statistics, request, data=request.data.own)
+    return Work("statistics", request.display, plan, run_statistics, PRESENTERS)

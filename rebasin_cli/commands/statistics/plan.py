@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +11,16 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.statistics.command import StatisticsRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.files.result_memory import run_bytes
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.activations import Activations
-from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.search import Search
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import infos
-
-
-@dataclass(frozen=True)
-class StatisticsRequest(CommandRequest):
-    """Of which models, one or a pair, statistics are gathered."""
-
-    models: Sequence[Path]
-    search: Search = Search()
-    data: Data = Data()
-    activations: Activations = Activations()
 
 
 @dataclass(frozen=True)

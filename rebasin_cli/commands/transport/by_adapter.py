@@ -12,7 +12,7 @@ from rebasin_cli.adapters.adapter import Adapter, adapter_configuration, bind_ad
 from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.by_permutations import PermutationWay, plan_permutations
-from rebasin_cli.commands.transport.request import PERMUTATION, TransportRequest
+from rebasin_cli.commands.transport.command import PERMUTATION, TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_by_itself, open_models
@@ -70,7 +70,7 @@ def plan_adapter(adapter: Checkpoint, request: TransportRequest) -> AdapterPlan:
             hint="leave out --map, --scale and --mask-gradients; its own alpha is its scale",
         )
     selection, output = request.selection, request.output
-    target, origin = open_models([request.target, request.origin], selection)
+    target, origin = open_models([request.onto, request.origin], selection)
     way = plan_permutations((adapter, origin, target), TensorFates(frozenset(), {}), request)
     bound = bind_adapter(adapter, origin, way.problem.choice.bound, keep_unknown=False)
     others = [file for model in (origin, target) for file in files_of(model)]

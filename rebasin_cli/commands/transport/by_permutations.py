@@ -14,7 +14,8 @@ from rebasin_cli.alignment.problem import problem_of
 from rebasin_cli.alignment.report import agreement_fields, agreement_text, matched_fields
 from rebasin_cli.alignment.unit_pair import UnitPair
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.transport.request import TransportRequest
+from rebasin_cli.commands.transport.command import TransportRequest
+from rebasin_cli.commands.transport.held_out import learned_batches
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
@@ -117,7 +118,7 @@ class PermutationWay(SearchedWay):
         if self.code is None:
             return match_models(target, origin, choice, machine, request.search, progress=progress)
         pair = UnitPair(target, origin, choice, machine)
-        batches = request.learned(batches_of(self.code, machine))
+        batches = learned_batches(request, batches_of(self.code, machine))
         units = pair.observe(
             self.code.network, batches, request.selection, request.tracing, progress
         )

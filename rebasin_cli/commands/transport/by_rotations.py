@@ -11,7 +11,8 @@ from torch import Tensor
 from rebasin_cli.alignment.report import agreement_fields, agreement_text
 from rebasin_cli.alignment.unit_report import before_and_after
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.transport.request import TransportRequest
+from rebasin_cli.commands.transport.command import TransportRequest
+from rebasin_cli.commands.transport.held_out import learned_batches
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.commands.transport.way import Brought, SearchedWay, ThreeModels
@@ -112,7 +113,7 @@ class RotationWay(SearchedWay):
         """Return what the streams of both bases do on the data, if they are matched by that."""
         if self.code is None or self.request.search.method != ACTIVATIONS:
             return None
-        batches = self.request.learned(batches_of(self.code, self.machine))
+        batches = learned_batches(self.request, batches_of(self.code, self.machine))
         return measure_streams(self.problem, self.code, folded[:2], batches, progress).between(0, 1)
 
 

@@ -11,8 +11,7 @@ from rebasin_cli.checkpoint.endings import name_without_ending
 from rebasin_cli.commands.transport.by_adapter import AdapterPlan, open_adapter, plan_adapter
 from rebasin_cli.commands.transport.by_permutations import plan_permutations
 from rebasin_cli.commands.transport.by_rotations import plan_rotation_way
-from rebasin_cli.commands.transport.layerwise.by_layers import plan_layers
-from rebasin_cli.commands.transport.request import (
+from rebasin_cli.commands.transport.command import (
     AUTO,
     DELTA,
     LAYERWISE,
@@ -20,6 +19,7 @@ from rebasin_cli.commands.transport.request import (
     PERMUTATION,
     TransportRequest,
 )
+from rebasin_cli.commands.transport.layerwise.by_layers import plan_layers
 from rebasin_cli.commands.transport.scored_models import Bench
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, fates_of
 from rebasin_cli.commands.transport.way import ThreeModels, TransportWay
@@ -91,7 +91,7 @@ def plan_transport(request: TransportRequest) -> TransportPlan | AdapterPlan:
         return plan_adapter(adapter, request)
     tuned, origin, target = open_transported(request)
     fates = fates_of(tuned, origin, target, request.selection)
-    if request.origin_tracing.target is not None and request.map != LAYERWISE:
+    if request.from_model is not None and request.map != LAYERWISE:
         raise UsageError("--from-model is of --map layerwise: other maps need two of one class")
     way = WAYS[request.map]((tuned, origin, target), fates, request)
     if way.heads:  # tensors of their own now, with a difference of their own
@@ -102,7 +102,7 @@ def plan_transport(request: TransportRequest) -> TransportPlan | AdapterPlan:
 
 def open_transported(request: TransportRequest) -> ThreeModels:
     """Return the tuned model, its origin and the target, under the names of the target."""
-    paths = [request.target, request.origin, request.tuned]
+    paths = [request.onto, request.origin, request.tuned]
     target, origin, tuned = open_models(paths, request.selection)
     refuse_codes([tuned, origin, target], request.selection, done="added to")
     return tuned, origin, target
@@ -120,8 +120,8 @@ def _bench(way: TransportWay, fates: TensorFates, request: TransportRequest) -> 
     selection, tracing = request.selection, request.tracing
     code = plan_user_code(like.undivided, selection, tracing, data, fed=needed)
     network = untied_network(code.network, way.heads)
-    other = request.origin_tracing.target is not None
-    tuned = plan_network(way.tuned, selection, request.origin_tracing) if other else network
+    other = request.from_model is not None
+    tuned = plan_network(way.tuned, selection, request.tracing_of_origin) if other else network
     return Bench(replace(code, network=network), tuned, way.machine)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rebasin_cli.commands.transport.request import ADAPTER, DELTA
+from rebasin_cli.commands.transport.command import ADAPTER, DELTA
 from rebasin_cli.commands.transport.run import Carriage
 from rebasin_cli.commands.transport.scored_models import ScoredModel
 from rebasin_cli.presentation.presenter import Presenter, Presenters

@@ -11,9 +11,10 @@ from typing import Any
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.transport.by_adapter import AdapterPlan
+from rebasin_cli.commands.transport.command import ADAPTER, DELTA, PERMUTATION
 from rebasin_cli.commands.transport.gradient_mask import kept_share, mask_frame, slopes_of
+from rebasin_cli.commands.transport.held_out import HELD_OUT, learned_batches, learns, split_for
 from rebasin_cli.commands.transport.plan import TransportPlan
-from rebasin_cli.commands.transport.request import ADAPTER, DELTA, HELD_OUT, PERMUTATION
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
 from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
 from rebasin_cli.commands.transport.way import Brought
@@ -114,7 +115,7 @@ def _carried_adapter(plan: AdapterPlan, progress: Progress) -> Carriage:
 def _masked(plan: TransportPlan, brought: Brought, progress: Progress) -> Brought:
     """Return a difference of which only that counts which lowers the target's own loss."""
     bench = plan.judged
-    batches = plan.request.learned(batches_of(bench.code, bench.machine))
+    batches = learned_batches(plan.request, batches_of(bench.code, bench.machine))
     progress("taking the gradient", 0, 0)
     target = Transported(brought.frame, plan.fates, 0.0)
     slopes = slopes_of(bench.code.network, target, bench.machine, batches)
@@ -139,7 +140,7 @@ def _scale(plan: TransportPlan, frame: CarriedFrame) -> float:
 
 def _is_shared(plan: TransportPlan) -> bool:
     """Return whether models are judged on data that something is learned from too."""
-    return plan.request.learns and plan.bench is not None and plan.bench.code.evaluate is None
+    return learns(plan.request) and plan.bench is not None and plan.bench.code.evaluate is None
 
 
 def _judging(plan: TransportPlan) -> Batches | None:
@@ -147,7 +148,7 @@ def _judging(plan: TransportPlan) -> Batches | None:
     if not _is_shared(plan):
         return None
     bench = plan.judged
-    split = plan.request.split(batches_of(bench.code, bench.machine))
+    split = split_for(plan.request, batches_of(bench.code, bench.machine))
     return None if split is None else split.held_out_batches()
 
 

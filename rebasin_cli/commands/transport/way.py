@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.transport.request import TransportRequest
+from rebasin_cli.commands.transport.command import TransportRequest
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.network.network import UserCode

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.output import Output, SavePermutation
-from rebasin_cli.options.parameters import argument, offer, with_options
+from rebasin_cli.options.output import Output, save_permutation_option
+from rebasin_cli.options.parameters import argument, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.work import Work
 
-Symmetry = Annotated[
-    str,
-    symmetry_option(
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """Which models are compared. save: where the permutation goes, if anywhere."""
+
+    a: Path = argument("A", parse=named_path)
+    b: Path = argument("B", parse=named_path)
+    save: Path | None = save_permutation_option()
+    symmetry: str = symmetry_option(
         "Both are folded (see rebasin fold), and compared to the rounding of their dtype."
-    ),
-]
+    )
+    selection: Selection = options_of(Selection, *ALIGNING)
+    output: Output = options_of(Output, "force")
+    computing: Computing = options_of(Computing, *MEANS)
+    display: Display = options_of(Display)
+    tracing: Tracing = options_of(Tracing)
+    search: Search = options_of(Search)
 
 
 @with_options("a", "b", "save", "force", "verbose", "symmetry")
-def verify(
-    a: Annotated[Path, argument("A")],
-    b: Annotated[Path, argument("B")],
-    save: SavePermutation = None,
-    symmetry: Symmetry = "permutation",
-    *,
-    selection: Annotated[Selection, offer(*ALIGNING)],
-    output: Annotated[Output, offer("force")],
-    computing: Annotated[Computing, offer(*MEANS)],
-    display: Display,
-    tracing: Tracing,
-    search: Search,
-) -> Work:
+def verify(request: VerifyRequest) -> Work:
     """Is B exactly A with its units reordered? Exit code 0: yes, 1: no.
 
     The permutation is searched for under the spec and proved by comparing every tensor, bit
@@ -57,20 +56,8 @@ def verify(
 
         rebasin verify gpt/ rotated/ --symmetry orthogonal
     """
-    from rebasin_cli.commands.verify.plan import VerifyRequest
-
-    request = VerifyRequest(
-        a=named_path(a),
-        b=named_path(b),
-        save=optional_path(save),
-        selection=selection,
-        output=output,
-        computing=computing,
-        tracing=tracing.of(tracing.target),
-        search=search,
-    )
-    plan, run, presenters = _way(symmetry)
-    return Work("verify", display, planned_by(plan, request), run, presenters)
+    plan, run, presenters = _way(request.symmetry)
+    return Work("verify", request.display, planned_by(plan, request), run, presenters)
 
 
 def _way(symmetry: str) -> tuple[Any, Any, Presenters]:

@@ -12,24 +12,13 @@ from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.alignment.problem import open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.verify.command import VerifyRequest
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.options.machine import Machine
-from rebasin_cli.options.search import Search
 from rebasin_cli.spec_choice.choice import Choice
-
-
-@dataclass(frozen=True)
-class VerifyRequest(CommandRequest):
-    """Which models are compared. save: where the permutation goes, if anywhere."""
-
-    a: Path
-    b: Path
-    save: Path | None = None
-    search: Search = Search()
 
 
 @dataclass(frozen=True)

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import FORMING, Output
-from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.parameters import argument, flags_in, options_of, with_options
 from rebasin_cli.options.selection import READING, Selection
 from rebasin_cli.options.tracing import Tracing, parse_arguments, planned_by
+from rebasin_cli.options.values import in_tuple
 from rebasin_cli.presentation.work import Work
 
-_option = option("Widths")
-To = Annotated[
-    list[str] | None,
-    _option(
+_option = flags_in("Widths")
+
+
+@dataclass(frozen=True)
+class WidenRequest:
+    """The model that is to be widened.
+
+    to: texts such as `hidden.*=512`, or one path of a model as wide as that. wide_arguments: with
+    which the class builds the wider model, besides those of the narrow one.
+    """
+
+    model: Path = argument("MODEL", parse=named_path)
+    to: tuple[str, ...] = _option(
         "--to",
+        kind=list[str] | None,
+        parse=in_tuple,
         metavar="GROUP=N|MODEL",
         help="How many units: GROUP=512, GROUP=2x (a glob; repeatable), or those of a checkpoint "
         "or a config.json.",
-    ),
-]
-WideArguments = Annotated[
-    str | None,
-    _option(
+    )
+    wide_arguments: Mapping[str, object] = _option(
         "--wide-args",
+        kind=str | None,
+        parse=partial(parse_arguments, flag="--wide-args"),
         metavar="JSON",
         help="What builds the wider model: the arguments of --model, or what config.json then "
         "says, that change.",
-    ),
-]
+    )
+    selection: Selection = options_of(
+        Selection, "spec", "sizes", "pass_through", *READING, "only_part"
+    )
+    output: Output = options_of(Output, "out", *FORMING)
+    computing: Computing = options_of(Computing, "check")
+    display: Display = options_of(Display, *SHOWING)
+    tracing: Tracing = options_of(Tracing)
 
 
 @with_options("model", "out", "to", "wide_arguments", "spec", "sizes")
-def widen(
-    model: Annotated[Path, argument("MODEL")],
-    to: To = None,
-    wide_arguments: WideArguments = None,
-    *,
-    selection: Annotated[Selection, offer("spec", "sizes", "pass_through", *READING, "only_part")],
-    output: Annotated[Output, offer("out", *FORMING)],
-    computing: Annotated[Computing, offer("check")],
-    display: Annotated[Display, offer(*SHOWING)],
-    tracing: Tracing,
-) -> Work:
+def widen(request: WidenRequest) -> Work:
     """Give groups of MODEL more units that do nothing. The function stays the same.
 
     Writes NAME.widened.EXT: the units that there are in their places, those that are new zero in
@@ -65,17 +74,8 @@ def widen(
 
         rebasin widen net.pt --to 'c1=64' --model net.py:Net --wide-args '{"width": 64}'
     """
-    from rebasin_cli.commands.widen.plan import WidenRequest, plan_widen
+    from rebasin_cli.commands.widen.plan import plan_widen
     from rebasin_cli.commands.widen.report import PRESENTERS
     from rebasin_cli.commands.widen.run import run_widen
 
-    request = WidenRequest(
-        model=named_path(model),
-        to=tuple(to or ()),
-        arguments=parse_arguments(wide_arguments, flag="--wide-args"),
-        selection=selection,
-        output=output,
-        computing=computing,
-        tracing=tracing.of(tracing.target),
-    )
-    return Work("widen", display, planned_by(plan_widen, request), run_widen, PRESENTERS)
+    return Work("widen", request.display, planned_by(plan_widen, request), run_widen, PRESENTERS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.command_request import CommandRequest
+from rebasin_cli.commands.widen.command import WidenRequest
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import describe_inputs, open_models
@@ -24,19 +24,6 @@ from rebasin_cli.widening.wider_proof import WiderCheck, plan_wider_check
 from rebasin_cli.widening.wider_sizes import is_size, said_sizes, sizes_of
 
 _WIDTHS = "--to GROUP=N, --to GROUP=2x, or --to MODEL as wide as that"
-
-
-@dataclass(frozen=True)
-class WidenRequest(CommandRequest):
-    """The model that is to be widened.
-
-    to: texts such as `hidden.*=512`, or one path of a model as wide as that. arguments: with which
-    the class builds the wider model, besides those of the narrow one.
-    """
-
-    model: Path
-    to: tuple[str, ...]
-    arguments: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,13 +73,13 @@ def plan_widen(request: WidenRequest) -> WidenPlan:
         growth,
         selection,
         like=like,
-        arguments=request.arguments if _says_config(request) else None,
+        arguments=request.wide_arguments if _says_config(request) else None,
         needed=format_of(out) is None,
     )
     folder = request.output.names_folder
     target = plan_target(out, wide, selection, request.output, own=[wide], create=folder)
     check = plan_wider_check(
-        wide, request, choice=choice, arguments={**wide.settings, **request.arguments}
+        wide, request, choice=choice, arguments={**wide.settings, **request.wide_arguments}
     )
     return WidenPlan(wide, choice.name, like, target, check, request)
 
@@ -131,9 +118,9 @@ def _taken(choice: Choice, like: Checkpoint, request: WidenRequest) -> Mapping[s
         return sizes_of(choice.bound, like, request.selection)
     except SpecError:
         tracing = request.tracing.unless(request.selection.spec)
-        if choice.traced is None or not (like.config or request.arguments):
+        if choice.traced is None or not (like.config or request.wide_arguments):
             raise
-    arguments = {**tracing.arguments, **request.arguments}
+    arguments = {**tracing.arguments, **request.wide_arguments}
     own = choose_spec([like], request.selection, tracing=replace(tracing, arguments=arguments))
     sizes = {name: group.size for name, group in own.bound.groups.items()}
     return {name: sizes[name] for name in choice.bound.groups if name in sizes}

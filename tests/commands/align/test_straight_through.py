@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
-from rebasin_cli.commands.align.request import AlignRequest
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import LearningState
 from rebasin_cli.commands.align.straight_through.state_file import read_state, write_state
 from tests.cli.build import load, save, shuffled

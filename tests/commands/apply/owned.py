@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
+from rebasin_cli.commands.apply.command import ApplyRequest
 from rebasin_cli.commands.apply.plan import plan_apply
-from rebasin_cli.commands.apply.request import ApplyRequest
 from rebasin_cli.commands.apply.run import run_apply
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.saved.permutation_file import save_permutations

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rebasin_cli.commands.barrier.plan import BarrierRequest
+from rebasin_cli.commands.barrier.command import BarrierRequest
 from rebasin_cli.commands.barrier.series.plan import plan_series
 from rebasin_cli.errors import UsageError
 from tests.cli.build import load, mlp, near, save, shuffled
@@ -172,7 +172,7 @@ def test_a_series_that_broke_off_is_shown_as_far_as_it_came_and_goes_on(tmp_path
 def test_what_does_not_go_with_a_series_is_refused(asked, align_by, message):
     models = [Path("a/1.pt"), Path("b/1.pt")]
     with pytest.raises(UsageError) as caught:
-        plan_series(BarrierRequest(models, **asked), align_by=align_by)
+        plan_series(BarrierRequest(models, **asked, align_by=align_by))
     assert message in str(caught.value)
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rebasin_cli.checkpoint.writing.disk import OpenFile
-from rebasin_cli.commands.lerp.plan import LerpRequest, plan_lerp
+from rebasin_cli.commands.lerp.command import LerpRequest
+from rebasin_cli.commands.lerp.plan import plan_lerp
 from rebasin_cli.commands.lerp.run import run_lerp
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.output import Output

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from rebasin_cli.commands.prune import run as prune
-from rebasin_cli.commands.prune.plan import PruneRequest, plan_prune
+from rebasin_cli.commands.prune.command import PruneRequest
+from rebasin_cli.commands.prune.plan import plan_prune
 from rebasin_cli.commands.prune.pruned import Pruned
 from rebasin_cli.progress import silent
 from tests.cli.build import load, mlp, save, sharded

@@ -6,9 +6,9 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
-from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.folding.rotation_problem import HeldModels
 from rebasin_cli.folding.settled_heads import KEEP

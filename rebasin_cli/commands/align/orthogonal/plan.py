@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.kept_state import check_state_place
 from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.commands.align.outputs import check_models_given, plan_saves, plan_targets
-from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import output_paths, permutation_paths

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.command import STRAIGHT_THROUGH, AlignRequest
 from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.commands.align.method_inputs import DATA_METHODS, check_chosen
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
-from rebasin_cli.commands.align.request import STRAIGHT_THROUGH, AlignRequest
 from rebasin_cli.commands.align.select.candidates import Candidate, candidates_of
 from rebasin_cli.errors import RebasinWarning, UsageError
 from rebasin_cli.files.targets import Target
@@ -55,17 +55,17 @@ class SelectPlan:
         }
 
 
-def plan_select(request: AlignRequest, symmetry: str) -> SelectPlan:
-    """Return what will be tried by the classes of maps that a symmetry allows.
+def plan_select(request: AlignRequest) -> SelectPlan:
+    """Return what will be tried by the classes of maps that the symmetry allows.
 
     Raises UsageError for what does not go with trying several ways, and as the plans of each do.
     """
-    _check(request, symmetry)
-    if symmetry == ORTHOGONAL:
+    _check(request)
+    if request.symmetry == ORTHOGONAL:
         return _among_rotations(request, plan_orthogonal(_running(request)))
     running = replace(_running(request), learning=Learning())
-    permuting = plan_align(running, rotated=symmetry != PERMUTATION)
-    return _among_permutations(request, permuting, _rotating(request, permuting, symmetry))
+    permuting = plan_align(running, rotated=request.symmetry != PERMUTATION)
+    return _among_permutations(request, permuting, _rotating(request, permuting))
 
 
 def _running(request: AlignRequest) -> AlignRequest:
@@ -74,10 +74,10 @@ def _running(request: AlignRequest) -> AlignRequest:
     return replace(request, search=search, tie=KEEP)
 
 
-def _rotating(request: AlignRequest, permuting: AlignPlan, symmetry: str) -> OrthogonalPlan | None:
+def _rotating(request: AlignRequest, permuting: AlignPlan) -> OrthogonalPlan | None:
     """Return how models are rotated too, where both are asked for and the spec allows it."""
     choice = permuting.choice
-    if symmetry == PERMUTATION or not can_rotate(choice.bound) or choice.held:
+    if request.symmetry == PERMUTATION or not can_rotate(choice.bound) or choice.held:
         return None
     with warnings.catch_warnings():  # what is odd about the models was said for permutations
         warnings.simplefilter("ignore", RebasinWarning)
@@ -129,7 +129,7 @@ def _code(code: UserCode | None) -> UserCode:
     return code
 
 
-def _check(request: AlignRequest, symmetry: str) -> None:
+def _check(request: AlignRequest) -> None:
     """Raise UsageError for options that leave nothing to choose, or no midpoint to judge."""
     search = request.search
     check_chosen(request, search.start_file)
@@ -146,8 +146,8 @@ def _check(request: AlignRequest, symmetry: str) -> None:
     if request.selection.common:
         raise UsageError("--select averages whole models, and with --common they differ in shape")
     _check_learning(request.learning)
-    if symmetry != PERMUTATION:
-        more = (ACTIVATIONS,) * (symmetry == ORTHOGONAL)
+    if request.symmetry != PERMUTATION:
+        more = (ACTIVATIONS,) * (request.symmetry == ORTHOGONAL)
         check_rotating(request, methods=(*METHODS, *more))
     plan_machine(request.computing, search, more=DATA_METHODS)
 

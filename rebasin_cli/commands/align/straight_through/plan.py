@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.command import STRAIGHT_THROUGH, AlignRequest
 from rebasin_cli.commands.align.kept_state import check_state_place
 from rebasin_cli.commands.align.learning import Learning, check_held_out
-from rebasin_cli.commands.align.request import STRAIGHT_THROUGH, AlignRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.tensors import infos
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.kept_state import KeptState, data_circumstances
-from rebasin_cli.commands.align.request import AlignRequest
 from rebasin_cli.commands.align.straight_through.estimator import LearningState
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.permutation import Permutation, Permutations

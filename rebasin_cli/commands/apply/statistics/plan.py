@@ -10,8 +10,8 @@ from rebasin_cli.activations.layer_places import UnitPlaces
 from rebasin_cli.activations.statistics_file import Statistics, statistics_in
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.apply.belongings.owner import owner_of
+from rebasin_cli.commands.apply.command import ApplyRequest
 from rebasin_cli.commands.apply.movement import Reordering
-from rebasin_cli.commands.apply.request import ApplyRequest
 from rebasin_cli.commands.apply.saved_movement import check_saved
 from rebasin_cli.errors import PermutationError, SpecError, UsageError
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes

@@ -8,7 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.commands.barrier.plan import BarrierPlan, BarrierRequest, plan_barrier
+from rebasin_cli.commands.barrier.command import BarrierRequest
+from rebasin_cli.commands.barrier.plan import BarrierPlan, plan_barrier
 from rebasin_cli.commands.barrier.series.numbered_pairs import NumberedPair, Pairing, pair_models
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.files.places import OutputPlace, files_of
@@ -72,15 +73,14 @@ class SeriesPlan:
         }
 
 
-def plan_series(
-    request: BarrierRequest, *, pair_by: str | None = None, align_by: str = EACH
-) -> SeriesPlan:
+def plan_series(request: BarrierRequest) -> SeriesPlan:
     """Return what judging many pairs of models will do; nothing is read but headers.
 
-    pair_by: see `pair_models`. Raises UsageError, or what planning one of the pairs does.
+    Raises UsageError, or what planning one of the pairs does.
     """
+    align_by = request.align_by or EACH
     _check_series(request, align_by)
-    pairing = pair_models(request.models, pair_by)
+    pairing = pair_models(request.models, request.pair_by)
     plans = [_plan_pair(request, pair) for pair in pairing.pairs]
     if align_by == LAST:
         plans = [*_aligned_as(plans[-1], plans[:-1]), plans[-1]]

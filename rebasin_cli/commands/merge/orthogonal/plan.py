@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching
+from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.mixture import MixedModels
 from rebasin_cli.commands.merge.plan import plan_choices, plan_mean_target
-from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.targets import Target, describe_target

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from rebasin_cli.checkpoint.writing.writer import write_text
+from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.merged import BesideEnsemble, Merged, Preserved
 from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
-from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.run import merge_facts, merged_outcome, save_parents
 from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.errors import CheckpointError, UserCodeError

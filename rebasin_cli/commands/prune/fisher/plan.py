@@ -7,11 +7,9 @@ from math import isfinite
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.prune.command import PruneRequest
 from rebasin_cli.errors import CheckpointError, UsageError
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.options.data import Data
-from rebasin_cli.options.selection import Selection
-from rebasin_cli.options.tracing import Tracing
 
 DIAGONAL, IN_BLOCKS = "diagonal-fisher", "block-fisher"
 FISHER_METHODS = (DIAGONAL, IN_BLOCKS)
@@ -43,40 +41,30 @@ class FisherPlan:
         }
 
 
-@dataclass(frozen=True)
-class FisherOptions:
-    """What was said of blocks; None: nothing."""
-
-    block_size: int | None = None
-    damping: float | None = None
-
-    def check(self, method: str) -> None:
-        """Raise UsageError for what says nothing to the method, or is no size or no share."""
-        said = {"--block-size": self.block_size, "--damping": self.damping}
-        for option, value in said.items():
-            if value is not None and method != IN_BLOCKS:
-                raise UsageError(
-                    f"{option} says nothing to method {method!r}", hint=f"--method {IN_BLOCKS}"
-                )
-        if self.damping is not None and not (isfinite(self.damping) and self.damping > 0):
+def check_blocks(request: PruneRequest) -> None:
+    """Raise UsageError for what of blocks says nothing to the method, or is no size or no share."""
+    said = {"--block-size": request.block_size, "--damping": request.damping}
+    for option, value in said.items():
+        if value is not None and request.method != IN_BLOCKS:
             raise UsageError(
-                f"--damping {self.damping:g}: a matrix is inverted, and needs a positive number"
+                f"{option} says nothing to method {request.method!r}",
+                hint=f"--method {IN_BLOCKS}",
             )
+    damping = request.damping
+    if damping is not None and not (isfinite(damping) and damping > 0):
+        raise UsageError(
+            f"--damping {damping:g}: a matrix is inverted, and needs a positive number"
+        )
 
 
-def plan_fisher(
-    model: Checkpoint,
-    names: tuple[str, ...],
-    asked: FisherOptions,
-    user: tuple[Selection, Tracing, Data],
-) -> FisherPlan:
+def plan_fisher(model: Checkpoint, names: tuple[str, ...], request: PruneRequest) -> FisherPlan:
     """Return how the weights of some names will be judged.
 
     Raises UsageError where no model or no data is named and for complex weights, CheckpointError
     for weights that the model has not.
     """
-    selection, tracing, data = user
-    code = plan_user_code(model, selection.all_tensors, tracing, data, fed=True)
+    selection = request.selection.all_tensors
+    code = plan_user_code(model, selection, request.tracing, request.data, fed=True)
     strange = [name for name in names if name not in code.network.windows]
     if strange:
         raise CheckpointError(
@@ -92,6 +80,6 @@ def plan_fisher(
         )
     return FisherPlan(
         code=code,
-        block_size=BLOCK_SIZE if asked.block_size is None else asked.block_size,
-        damping=DAMPING if asked.damping is None else asked.damping,
+        block_size=BLOCK_SIZE if request.block_size is None else request.block_size,
+        damping=DAMPING if request.damping is None else request.damping,
     )

@@ -7,18 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.spec.check.command import CheckRequest
 from rebasin_cli.errors import RebasinError
 from rebasin_cli.files.inputs import open_models
-from rebasin_cli.options.selection import Selection
-
-
-@dataclass(frozen=True)
-class CheckRequest:
-    """Which spec is checked, and against which model, if any."""
-
-    spec: str
-    model: Path | None
-    selection: Selection = Selection()
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
 
 from rebasin_cli.options.display import SHOWING, Display
 from rebasin_cli.options.output import PLACING, Output
-from rebasin_cli.options.parameters import argument, offer, option, with_options
+from rebasin_cli.options.parameters import argument, flag, options_of, with_options
 from rebasin_cli.options.tracing import COMPANIONS, Tracing, planned_by
 from rebasin_cli.presentation.work import Work
 
-Explain = Annotated[bool, option()("--explain", help="Show what moves, what does not, and why.")]
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """Which model is traced. explain: tables are wanted instead of the text."""
+
+    target: str = argument("TARGET")
+    explain: bool = flag(
+        "--explain", default=False, help="Show what moves, what does not, and why."
+    )
+    output: Output = options_of(Output, *PLACING)
+    display: Display = options_of(Display, *SHOWING)
+    tracing: Tracing = options_of(Tracing, *COMPANIONS)
 
 
-@with_options("target_", "explain", *PLACING, *SHOWING)
-def trace(
-    target_: Annotated[str, argument("TARGET")],
-    explain: Explain = False,
-    *,
-    output: Annotated[Output, offer(*PLACING)],
-    display: Annotated[Display, offer(*SHOWING)],
-    tracing: Annotated[Tracing, offer(*COMPANIONS)],
-) -> Work:
+@with_options("target", "explain", *PLACING, *SHOWING)
+def trace(request: TraceRequest) -> Work:
     """Find the complete symmetry of a PyTorch model, prove it by running, and print its spec.
 
     TARGET is file.py:Class, pkg.mod:Class, torchvision:NAME, timm:NAME, hf:FOLDER or
@@ -36,9 +40,9 @@ def trace(
 
         rebasin spec trace hf:llama/ -o llama.yaml
     """
-    from rebasin_cli.commands.spec.trace.plan import TraceRequest, plan_trace
+    from rebasin_cli.commands.spec.trace.plan import plan_trace
     from rebasin_cli.commands.spec.trace.report import PRESENTERS
     from rebasin_cli.commands.spec.trace.run import run_trace
 
-    request = TraceRequest(tracing.of(target_), explain, output)
-    return Work("spec trace", display, planned_by(plan_trace, request), run_trace, PRESENTERS)
+    plan = planned_by(plan_trace, request)
+    return Work("spec trace", request.display, plan, run_trace, PRESENTERS)

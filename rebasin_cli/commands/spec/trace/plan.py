@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rebasin_cli.checkpoint.writing.writer import Written
+from rebasin_cli.commands.spec.trace.command import TraceRequest
 from rebasin_cli.files.places import OutputPlace, plan_place
-from rebasin_cli.options.output import Output
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tracer.model_trace import Trace
-
-
-@dataclass(frozen=True)
-class TraceRequest:
-    """Which model is traced. explain: tables are wanted instead of the text."""
-
-    tracing: Tracing
-    explain: bool = False
-    output: Output = Output()
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,8 @@ class TracePlan:
 def plan_trace(request: TraceRequest) -> TracePlan:
     """Return what will be traced, and where the spec goes."""
     place = plan_place(request.output.path, request.output) if request.output.path else None
-    return TracePlan(request.tracing, request.explain, place)
+    tracing = replace(request.tracing, target=request.target)
+    return TracePlan(tracing, request.explain, place)
 
 
 @dataclass(frozen=True)

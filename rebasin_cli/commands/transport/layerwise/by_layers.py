@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.transport.command import TransportRequest
+from rebasin_cli.commands.transport.held_out import learned_batches
 from rebasin_cli.commands.transport.layerwise.layer_maps import layer_maps, tensor_maps
 from rebasin_cli.commands.transport.layerwise.tensor_maps import TensorMap
-from rebasin_cli.commands.transport.request import TransportRequest
 from rebasin_cli.commands.transport.tensor_fates import TensorFates, refuse_replaced
 from rebasin_cli.commands.transport.transported import CarriedFrame
 from rebasin_cli.commands.transport.way import Brought, ThreeModels
@@ -70,7 +71,7 @@ class LayerWay:
         """Return the tuned model and its origin, each layer where the target has its own."""
         pair = (self.origin_network, self.origin), (self.code.network, self.target)
         first, second = (build_network(net, source, self.machine) for net, source in pair)
-        batches = self.request.learned(batches_of(self.code, self.machine))
+        batches = learned_batches(self.request, batches_of(self.code, self.machine))
         own = tensor_maps(first, layer_maps(first, second, batches, progress))
         maps = self._in_files(own)
         target, selection = (

@@ -10,7 +10,8 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.functions import FunctionDifference
 from rebasin_cli.checkpoint.writing.writer import Written
-from rebasin_cli.commands.verify.plan import VerifyRequest, plan_save
+from rebasin_cli.commands.verify.command import VerifyRequest
+from rebasin_cli.commands.verify.plan import plan_save
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations
