@@ -41,7 +41,7 @@ HOMES = {  # where a package may be imported; `command` is every commands/**/com
     "rich": {"cli", "presentation", "report", "unit_tables", "explain"},
     "yaml": {"spec"},
     "safetensors": {"checkpoint"},
-    "scipy": {"matching"},
+    "scipy": {"matching", "convex_means"},
     "lap": {"matching"},
 }
 # The files of a command, which may be called the same in every folder.

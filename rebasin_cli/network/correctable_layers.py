@@ -6,15 +6,17 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.hooks import RemovableHandle
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.network.layers import Layer, layers_of
+from rebasin_cli.network.layers import Layer, input_hook, layers_of, with_hooks
 from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.tensors.trees import tensors_in
 
@@ -117,7 +119,7 @@ def find_correctable(model: nn.Module, batch: Batch) -> CorrectableLayers:
     correction. Nor is one that returns what the model does.
     """
     layers, seen = layers_of(model), _PassRecord()
-    with _both_ends(layers, seen), torch.no_grad():
+    with with_hooks(_both_ends(layers, seen)), torch.no_grad():
         returned = call_model(model, batch)
     answers = {_storage(tensor) for tensor in _answers(returned)}
     last = {name for name, tensor, _ in seen.outputs if _storage(tensor) in answers}
@@ -135,27 +137,19 @@ def find_correctable(model: nn.Module, batch: Batch) -> CorrectableLayers:
     )
 
 
-@contextlib.contextmanager
-def watch_layers(sites: Sequence[CorrectableLayer], see: Watcher) -> Iterator[None]:
+def watch_layers(
+    sites: Sequence[CorrectableLayer], see: Watcher
+) -> contextlib.AbstractContextManager[None]:
     """Show `see` what each layer returns, and what each norm reads: its name, (samples, units).
 
     What it gives back, if anything, is done to the layer's output before others read it.
     """
-    handles = [_watch(site.layer, see) for site in sites]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return with_hooks(_watch(site.layer, see) for site in sites)
 
 
-def _watch(layer: Layer, see: Watcher) -> Any:
+def _watch(layer: Layer, see: Watcher) -> RemovableHandle:
     if layer.norm:
-
-        def read(module: nn.Module, inputs: Any) -> None:
-            see(layer.name, layer.samples(inputs[0]))
-
-        return layer.module.register_forward_pre_hook(read)
+        return input_hook(layer.module, lambda read: see(layer.name, layer.samples(read)))
 
     def changed(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         made = see(layer.name, layer.samples(output))
@@ -170,23 +164,12 @@ def _corrected(output: Tensor, axis: int, made: Correction) -> Tensor:
     return output * made.scale.to(output).view(beside) + made.shift.to(output).view(beside)
 
 
-@contextlib.contextmanager
-def _both_ends(layers: Sequence[Layer], seen: _PassRecord) -> Iterator[None]:
-    handles = []
+def _both_ends(layers: Sequence[Layer], seen: _PassRecord) -> Iterator[RemovableHandle]:
     for layer in layers:
-        handles += [
-            layer.module.register_forward_pre_hook(
-                lambda m, inputs, layer=layer: seen.entered(layer, inputs[0])
-            ),
-            layer.module.register_forward_hook(
-                lambda m, inputs, output, layer=layer: seen.left(layer, output)
-            ),
-        ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        yield input_hook(layer.module, partial(seen.entered, layer))
+        yield layer.module.register_forward_hook(
+            lambda m, inputs, output, layer=layer: seen.left(layer, output)
+        )
 
 
 def _reason(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
 
 LayerObserver = Callable[[str, Tensor], None]
 
@@ -53,18 +54,32 @@ def layers_of(model: nn.Module) -> list[Layer]:
 
 
 @contextlib.contextmanager
-def observe_layers(layers: Sequence[Layer], see: LayerObserver) -> Iterator[None]:
+def with_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks at the end of a block."""
+    with contextlib.ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+def input_hook(module: nn.Module, see: Callable[[Tensor], object]) -> RemovableHandle:
+    """Show `see` what a module is called with first, by place or by name, before it reads it."""
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> None:
+        see(args[0] if args else next(iter(kwargs.values())))
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def observe_layers(
+    layers: Sequence[Layer], see: LayerObserver
+) -> contextlib.AbstractContextManager[None]:
     """Show `see` the output of each layer whenever it is called: its name, the tensor."""
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, inputs, output: see(name, output)
 
-    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return with_hooks(layer.module.register_forward_hook(hook(layer.name)) for layer in layers)
 
 
 @contextlib.contextmanager

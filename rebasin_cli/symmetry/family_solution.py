@@ -177,7 +177,8 @@ class FamilySolver:
         names = list(dict.fromkeys(name for chain in similarities for name in chain))
         order = min(names, key=lambda name: (self.classes[name] != PERMUTATION, names.index(name)))
         size = self.groups[order].size
-        pair = _OrderAndMaps(order, [n for n in names if n != order], similarities, self.classes)
+        facing = _facing(order, similarities)
+        pair = _OrderAndMaps(order, [n for n in names if n != order], facing, self.classes)
         if size <= FEW:
             tried = [pair.given(one) for one in permutations(range(size))]
         else:
@@ -272,6 +273,16 @@ class _OrderAndMaps:
             if len(chain) > 1:
                 total = total + torch.einsum("brksl,bkl->brs", each, matrices[chain[1]])
         return total
+
+
+def _facing(order: str, similarities: Similarities) -> Similarities:
+    """Return similarities with one group first in every chain, on whichever axis of a block."""
+    found: dict[tuple[str, ...], Tensor] = {}
+    for chain, each in similarities.items():
+        behind = len(chain) > 1 and chain[1] == order
+        names, values = (chain[::-1], each.permute(0, 2, 1, 4, 3)) if behind else (chain, each)
+        found[names] = found[names] + values if names in found else values
+    return found
 
 
 def similarities_of(terms: Iterable[LinearTerm]) -> dict[tuple[str, ...], Tensor]:

@@ -29,6 +29,20 @@ def test_ten_batches_of_a_hundred_give_what_one_of_a_thousand_gives():
         assert torch.allclose(whole.deviations, ten[name].deviations, atol=1e-6)
 
 
+class ByName(nn.Sequential):
+    def forward(self, x):
+        for layer in self:
+            x = layer(input=x)
+        return x
+
+
+def test_layers_that_are_called_by_name_are_measured_as_others_are():
+    model = small()
+    one, other = (layer_statistics([m], data(images())) for m in (model, ByName(*model).eval()))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name].means, other[name].means) for name in one)
+
+
 @pytest.mark.parametrize("sequential", [True, False])
 def test_repair_gives_the_units_the_mean_and_deviation_of_the_parents(sequential):
     merged, parents = family()

@@ -55,7 +55,8 @@ GROUPS = {
 CLASSES = {"kv": "permutation", "q": "permutation", "rope": "orthogonal"}
 
 
-def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force() -> None:
+@pytest.mark.parametrize("behind", [False, True], ids=["heads, queries, dims", "and dims, queries"])
+def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force(behind: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {("kv", "rope"): (2, 4, 5), ("kv", "q", "rope"): (2, 3, 4, 5)}
     terms = [
@@ -65,8 +66,9 @@ def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force() -> None
         )
         for groups, shape in shapes.items()
     ]
-    maps = FamilySolver(GROUPS, CLASSES).solve("kv", terms)
     keys, queries = terms
+    told = [keys, *_halves(queries)] if behind else terms
+    maps = FamilySolver(GROUPS, CLASSES).solve("kv", told)
     best = 0.0
     for heads in permutations(range(2)):
         for orders in product(permutations(range(3)), repeat=2):
@@ -83,6 +85,14 @@ def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force() -> None
         moved = map_axes(moved, (*term.groups, None), maps.linear)
         reached += float((term.reference * moved).sum())
     assert reached == pytest.approx(best, rel=1e-10)
+
+
+def _halves(term: LinearTerm) -> list[LinearTerm]:
+    """Return a term in two, one of them with its last two dimensions the other way round."""
+    head, one, other = term.groups
+    first, second = zip(*(v.split((2, 3), -1) for v in (term.reference, term.other)), strict=True)
+    turned = (values.transpose(1, 2) for values in second)
+    return [LinearTerm(term.groups, *first), LinearTerm((head, other, one), *turned)]
 
 
 def test_three_levels_are_solved_as_by_brute_force() -> None:

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 
 LEFT = 0.3  # of the distance to the nearest parent: maps of rotated ones are found with some noise
 LEAST = 0.08  # a share, below which a model is none of the parents
 COPY = 1e-5  # of the largest distance, below which two models are one
+FLAT = 1e-12  # of the mean of the diagonal: what is less in a direction is rounding
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,11 @@ def _apart(number: int, from_it: Tensor, models: Sequence[int]) -> Iterator[int]
 def convex_fit(h: Tensor) -> Tensor:
     """Return the w of sum 1, none negative, with the least w' H w; h: (n, n), positive.
 
-    By active sets: the least of those that are left, and without the most negative of it again.
+    It is the x >= 0 of the least x' H x / 2 - sum(x), divided by its sum: both are where H x = 1
+    for x > 0 and H x >= 1 elsewhere. With H = R' R that is the least |R x - R'^-1 1|: least squares
+    with no factor negative (Lawson and Hanson 1974, "Solving least squares problems", chapter 23).
     """
-    size = len(h)
-    active = list(range(size))
-    while True:
-        inside = h[active][:, active]
-        ridge = 1e-12 * inside.diagonal().mean() * torch.eye(len(active), dtype=h.dtype)
-        weights = torch.linalg.solve(inside + ridge, torch.ones(len(active), dtype=h.dtype))
-        weights = weights / weights.sum()
-        if float(weights.min()) >= 0:
-            found = torch.zeros(size, dtype=h.dtype)
-            found[active] = weights
-            return found
-        del active[int(weights.argmin())]
+    values, vectors = torch.linalg.eigh(h)
+    roots = values.clamp_min(FLAT * float(h.diagonal().mean())).sqrt()
+    found, _ = nnls((roots[:, None] * vectors.T).numpy(), (vectors.sum(0) / roots).numpy())
+    return torch.from_numpy(found / found.sum())

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, side_of
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.layers import Layer
+from rebasin_cli.network.layers import Layer, input_hook, with_hooks
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.progress import Progress, silent
@@ -107,35 +106,16 @@ def _seen(
     """Return the samples (count, n) of each group from one batch."""
     found: dict[str, list[Tensor]] = {group: [] for group in readers}
 
-    def see(group: str, layer: Layer, inputs: tuple[Any, ...]) -> None:
-        samples = layer.samples(inputs[0])
+    def see(group: str, layer: Layer, read: Tensor) -> None:
+        samples = layer.samples(read)
         places = readers[group][1].to(samples.device)
         units = samples[:, places.flatten()].reshape(len(samples), *places.shape)
         found[group].append(units.movedim(1, -1).flatten(0, -2))
 
-    with _inputs_seen(model, readers, see):
+    layers = {group: Layer(name, model.get_submodule(name)) for group, (name, _) in readers.items()}
+    with with_hooks(input_hook(one.module, partial(see, g, one)) for g, one in layers.items()):
         call_model(model, batch)
     idle = [group for group, samples in found.items() if not samples]
     if idle:
         raise UserCodeError(f"{readers[idle[0]][0]} reads the units of {idle[0]!r}, but is not run")
     return {group: torch.cat(samples) for group, samples in found.items()}
-
-
-@contextlib.contextmanager
-def _inputs_seen(
-    model: nn.Module,
-    readers: Mapping[str, tuple[str, Tensor]],
-    see: Callable[[str, Layer, tuple[Any, ...]], None],
-) -> Iterator[None]:
-    def hook(group: str, layer: Layer) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, inputs: see(group, layer, inputs)
-
-    handles = []
-    for group, (name, _) in readers.items():
-        layer = Layer(name, model.get_submodule(name))
-        handles.append(layer.module.register_forward_pre_hook(hook(group, layer)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -25,7 +25,7 @@ from rebasin_cli.commands.transport.layerwise.attention import (
 from rebasin_cli.commands.transport.layerwise.tensor_maps import AxisMap, TensorMap
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.layers import is_turned
+from rebasin_cli.network.layers import is_turned, with_hooks
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors.torch_threads import one_thread
@@ -82,16 +82,12 @@ def _observed(model: nn.Module, batch: Batch) -> list[tuple[tuple[str, bool, int
 
         return see
 
-    handles = [
+    with with_hooks(
         module.register_forward_hook(hook(name, module), with_kwargs=True)
         for name, module in model.named_modules()
         if next(module.parameters(recurse=False), None) is not None
-    ]
-    try:
+    ):
         call_model(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
@@ -106,7 +102,7 @@ def _seen(
     if isinstance(layer, nn.MultiheadAttention):
         yield from projections_of(name, layer, args, kwargs, output)
         return
-    for value, written in ((args[0] if args else None, False), (output, True)):
+    for value, written in ((args[0] if args else kwargs.get("input"), False), (output, True)):
         rows = _rows(layer, value)
         if rows is not None:
             yield name, written, rows

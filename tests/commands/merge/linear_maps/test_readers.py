@@ -36,7 +36,7 @@ class Net(nn.Module):
         y = torch.relu(self.conv(x))
         y = torch.relu(y + self.again(y))
         z = torch.relu(self.fc(y.flatten(1)))
-        return self.both(torch.cat([z, x.flatten(1)[:, :2]], 1))
+        return self.both(input=torch.cat([z, x.flatten(1)[:, :2]], 1))
 
 
 def net(seed):
