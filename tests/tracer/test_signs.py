@@ -35,10 +35,10 @@ Gate = Callable[[Tensor, Tensor], Tensor]  # of the units and the gates
 class Gated(nn.Module):
     """Units and gates from weights of their own, and a weight that reads what `gate` returns."""
 
-    def __init__(self, gate: Gate, *, bias: bool = True) -> None:
+    def __init__(self, gate: Gate, *, bias: bool = True, hidden: int = HIDDEN) -> None:
         super().__init__()
-        self.gate, self.up = nn.Linear(D, HIDDEN, bias=bias), nn.Linear(D, HIDDEN, bias=bias)
-        self.down, self.product = nn.Linear(HIDDEN, D), gate
+        self.gate, self.up = nn.Linear(D, hidden, bias=bias), nn.Linear(D, hidden, bias=bias)
+        self.down, self.product = nn.Linear(hidden, D), gate
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.down(self.product(self.up(x), self.gate(x)))
@@ -196,6 +196,18 @@ def test_the_units_of_gated_layers_have_signs(kind: str) -> None:
     assert signs(traced(make())) == wanted
 
 
+class GainOverHeads(nn.Module):
+    """Lengths inside heads taken off, a gain for each unit of all heads, and gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.rand(2 * HIDDEN) + 0.5)
+
+    def forward(self, u: Tensor, g: Tensor) -> Tensor:
+        heads = F.silu(u).unflatten(-1, (2, HIDDEN))
+        return F.normalize(heads, dim=-1).flatten(-2) * self.gain * g.sigmoid()
+
+
 UNSIGNED: Mapping[str, Callable[[], nn.Module]] = {
     "activations on both sides": lambda: Gated(lambda u, g: F.silu(u) * F.silu(g)),
     "an activation behind": lambda: Gated(lambda u, g: F.gelu(u * F.silu(g))),
@@ -203,6 +215,7 @@ UNSIGNED: Mapping[str, Callable[[], nn.Module]] = {
     "a sum with what has none": lambda: Gated(lambda u, g: u * F.silu(g) + g),
     "no product": lambda: Gated(lambda u, g: torch.tanh(u)),
     "another number filled in": lambda: Gated(lambda u, g: u.masked_fill(g > 0, 1.0) * F.silu(g)),
+    "a gain over heads, behind activations": lambda: Gated(GainOverHeads(), hidden=2 * HIDDEN),
     "mixed by position": lambda: Gated(lambda u, g: u.softmax(-1) * F.silu(g)),
 }
 

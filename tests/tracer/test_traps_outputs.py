@@ -71,6 +71,28 @@ def test_trap_7_free_outputs_may_change_places() -> None:
     assert sorted(group.size for group in found.bound.groups.values()) == [6, 8]
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_trap_7_whole_numbers_beside_others_keep_the_units_that_they_count(named: bool) -> None:
+    # Otherwise classes change places, of which a user sees the number and the largest score.
+    def run(m, x):
+        scores = m.b(m.a(x).relu()).softmax(-1)
+        best, label = scores.max(-1)
+        return {"score": best, "label": label} if named else Returned(best, (label,))
+
+    check(rows(Net(run, a=nn.Linear(5, 8), b=nn.Linear(8, 3)), 2, 5), "h 8", HIDDEN)
+
+
+def test_trap_7_the_experts_that_a_router_chose_are_no_output() -> None:
+    def run(m, x):
+        scores, chosen = m.router(x).topk(1)
+        mixed = (m.experts[chosen.squeeze(-1)] * x[:, None]).sum(-1) * scores
+        return {"out": m.out(mixed), "router_choice": chosen}
+
+    net = Net(run, router=nn.Linear(5, 4), experts=weight(4, 8, 5), out=nn.Linear(8, 3))
+    text = "  router.{weight,bias}: [e]\n  experts: [e, h]\n  out.weight: [~, h]\n"
+    check(rows(net, 2, 5), "e 4; h 8", text)
+
+
 @dataclass
 class Returned:
     """As transformers return their outputs."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder, primitive_kernels
@@ -59,7 +60,8 @@ def _record(
             returned = model(*args, **kwargs)
         found = {f"{number}:{n}": recorder.find(t) for n, t in named_outputs(returned).items()}
         outputs.update({name: value for name, value in found.items() if value is not None})
-        chosen.extend(f"{number}:{name}" for name in primary_outputs(returned))
+        primary = (f"{number}:{name}" for name in primary_outputs(returned))
+        chosen.extend(name for name in primary if name in outputs)
         ends.append(len(recorder.calls))
     return Record(tuple(recorder.calls), tensors, outputs, tuple(chosen), tuple(ends))
 
@@ -87,13 +89,16 @@ def primary_outputs(returned: Any) -> list[str]:
     """Return the names of the outputs that a user of the model looks at.
 
     Those with `logits` in their name, or the first of an object that also carries hidden states
-    and caches; of a plain tuple, list or dictionary, all floating tensors.
+    and caches; of a plain tuple, list or dictionary, all. Whole numbers are labels or codes, which
+    count units, so they are looked at too, but for the experts that a router chose.
     """
     found = named_outputs(returned)
     inner = {n: t for n, t in found.items() if n.rpartition("_")[2] != "loss"} or found
-    floating = [name for name, t in inner.items() if t.is_floating_point()] or list(inner)
+    floating = [name for name, t in inner.items() if is_floating(t.dtype)] or list(inner)
     logits = [name for name in floating if "logits" in name and "router" not in name]
-    return logits or (floating[:1] if hasattr(returned, "to_tuple") else floating)
+    first = logits or (floating[:1] if hasattr(returned, "to_tuple") else floating)
+    counts = {n for n, t in inner.items() if not is_floating(t.dtype) and "router" not in n}
+    return [name for name in inner if name in counts.union(first)]
 
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:

@@ -85,7 +85,9 @@ def repeat(analysis: Analysis, call: Call) -> list[AxisTerms]:
 def cat(analysis: Analysis, call: Call) -> list[AxisTerms]:
     values = [value for value in call.args[0] if prod(value.shape) or len(value.shape) > 1]
     dim = call.arg("dim") % len(values[0].shape)
-    return [joined(analysis, [analysis.of(value) for value in values], dim)]
+    # A piece of no length adds no units: what a model cut off a text that was too short.
+    long = [value for value in values if value.shape[dim]] or values[:1]
+    return [joined(analysis, [analysis.of(value) for value in long], dim)]
 
 
 def stack(analysis: Analysis, call: Call) -> list[AxisTerms]:

@@ -206,6 +206,7 @@ CASES: dict[str, list[Maker]] = {
         lambda s: one(aten.cat.default, [s("1 b"), s("1 b")]),
         lambda s: one(aten.cat.default, [s("1 b"), s("a b")]),
         lambda s: one(aten.cat.default, [s("0"), s("a b")]),
+        lambda s: one(aten.cat.default, [s("1 b"), s("a b")[:0], s("7 b")]),
         lambda s: one(aten.cat.default, [s("a b")]),
         lambda s: one(aten.cat.default, [s("a b"), s.numbers("c b", 9).double()]),
     ],

@@ -90,7 +90,9 @@ class SignForms:
         if not self.gated:
             return PLUS
         read = self._read()
-        return next((found for found in self._solutions() if found & read and found - read), PLUS)
+        written = self._of_matrices() - read
+        both = (found for found in self._solutions() if found & read and found & written)
+        return next(both, PLUS)
 
     def _read(self) -> SignForm:
         """Return the parts over which a parameter is summed."""
@@ -101,6 +103,16 @@ class SignForms:
             for form in self.known.get(value, ())
             for part in form
             if axes(value)[part[1]] == resolve(term)
+        )
+
+    def _of_matrices(self) -> frozenset[AxisPart]:
+        """Return the parts of weights: a gain alone writes nothing, and no spec takes it so."""
+        return frozenset(
+            part
+            for value, row in self.known.items()
+            if value.source.startswith("parameter") and len(value.shape) > 1
+            for form in row
+            for part in form
         )
 
     def _solutions(self) -> Iterator[SignForm]:
