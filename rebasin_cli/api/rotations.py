@@ -16,7 +16,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import part_of
 from rebasin_cli.files.provenance import folded_basin, is_folded, provenance
-from rebasin_cli.folding.folded_models import check_tied, folded_parts, plan_folding
+from rebasin_cli.folding.folded_models import check_foldable, check_tied, folded_parts, plan_folding
 from rebasin_cli.folding.rotated_models import RotatedModels, rotate_models
 from rebasin_cli.folding.rotation_problem import METHODS, ORTHOGONAL, rotation_of
 from rebasin_cli.progress import silent
@@ -61,9 +61,8 @@ def fold(
     source = SpecSource(spec, model, inputs)
     found = problem([held], [a], source, groups, done="multiplied", rotated=True)
     (seen,), choice = found.models, found.choice
-    if not choice.bound.norms:
-        raise UsageError(f"spec {choice.name!r} says of no norm how it folds")
     folding = plan_folding(choice, [seen])
+    check_foldable(folding, choice.name)
     folded: TensorSource = seen if is_folded(seen) else FoldedNorms(seen, folding)
     if isinstance(folded, FoldedNorms):
         check_tied(folded, seen)

@@ -16,6 +16,7 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.files.headers import headers_of
 from rebasin_cli.files.part_sources import Parts, part_of
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
@@ -47,7 +48,8 @@ class Folded:
 def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
     """Return how the norms of models fold under their spec; there may be none.
 
-    Raises UsageError where no stream can be rotated for a gain, SpecError for what cannot be.
+    Where a gain keeps a stream from being rotated, its norms stay as they are. Raises UsageError
+    where nothing else can be rotated, SpecError for what cannot be.
     """
     unsaid = next((norm.gain for norm in choice.bound.norms if norm.offset is None), None)
     if unsaid is not None:
@@ -63,16 +65,28 @@ def plan_folding(choice: Choice, models: Sequence[Checkpoint]) -> FoldPlan:
             hint=f"--model hf:{headers.folder}",
         )
     plan = FoldPlan(choice.bound, headers.ties)
-    if choice.bound.norms and not plan.norms:
-        over = plan.tensors[choice.bound.norms[0].gain].groups
-        group = next(name for name in plan.scaled if name in over)
-        raise UsageError(
-            f"{plan.scaled[group]!r} scales units of {group} that no weight alone reads: "
-            "they can be permuted, and not rotated",
-            hint="leave out --symmetry orthogonal",
-        )
+    if set(plan.classes.values()) <= {PERMUTATION}:
+        check_foldable(plan, choice.name)
     plan.check()
     return plan
+
+
+def check_foldable(plan: FoldPlan, spec: str) -> None:
+    """Raise UsageError where no norm folds. spec: its name."""
+    if plan.norms:
+        return
+    if not plan.bound.norms:
+        raise UsageError(
+            f"spec {spec!r} says of no norm how it folds",
+            hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
+        )
+    over = plan.tensors[plan.bound.norms[0].gain].groups
+    group = next(name for name in plan.scaled if name in over)
+    raise UsageError(
+        f"{plan.scaled[group]!r} scales units of {group} that no weight alone reads: "
+        "they can be permuted, and not rotated",
+        hint="permutations need no folding, and no --symmetry orthogonal",
+    )
 
 
 def fold_model(model: Checkpoint, plan: FoldPlan, check: FunctionCheck | None, spec: str) -> Folded:
@@ -83,7 +97,7 @@ def fold_model(model: Checkpoint, plan: FoldPlan, check: FunctionCheck | None, s
     folded = FoldedNorms(model, plan)
     tied = check_tied(folded, model)
     function = measure_function(check, model, folded, tied, model.path)
-    norms, apart = len(plan.bound.norms), tuple(model.apart)
+    norms, apart = len(plan.norms), tuple(model.apart)
     return Folded(model.path, spec, norms, None, tied, function, apart)
 
 

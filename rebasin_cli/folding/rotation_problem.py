@@ -58,8 +58,8 @@ class RotationProblem(MatchingProblem[Choice]):
     @property
     def maps(self) -> dict[str, str]:
         """The class of every group that allows more than permutations."""
-        groups = self.choice.bound.groups.values()
-        return {group.name: group.maps for group in groups if group.maps != PERMUTATION}
+        groups, solved = self.choice.bound.groups.values(), self.folding.classes
+        return {group.name: group.maps for group in groups if solved[group.name] != PERMUTATION}
 
     @property
     def settings(self) -> MapSettings:

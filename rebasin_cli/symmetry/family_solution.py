@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,7 @@ class FamilySolver:
         if not self.groups[root].fixed:
             index = assign(self._worth_of_pairs(size, terms)).to(device)
         # Solved once more, for the pairs that were chosen: the maps of all n^2 take n^2 matrices.
-        _, chosen = self._inside(_summed((term, term.pairs(index)) for term in terms))
+        _, chosen = self.inside(_summed((term, term.pairs(index)) for term in terms))
         order = torch.eye(size, dtype=torch.float64, device=device)[index]
         return self._as_maps({root: order[None], **{n: m[None] for n, m in chosen.items()}})
 
@@ -131,11 +132,11 @@ class FamilySolver:
         rows = []
         for first in range(0, size, step):
             found = _summed((t, t.all_pairs(first, first + step)) for t in terms)
-            values, _ = self._inside(found)
+            values, _ = self.inside(found)
             rows.append((values + found.get((), 0)).reshape(-1, size))
         return torch.cat(rows)
 
-    def _inside(self, similarities: Similarities) -> tuple[Tensor, GroupMatrices]:
+    def inside(self, similarities: Similarities) -> tuple[Tensor, GroupMatrices]:
         """Return the best maps of all groups directly inside a parent: (batch,) and matrices."""
         total, matrices = torch.zeros(()), dict[str, Tensor]()
         for tops, mine in self._components({c: s for c, s in similarities.items() if c}):
@@ -162,7 +163,7 @@ class FamilySolver:
             below[chain[1:]] = each.permute(order).flatten(0, 2)
         inner: GroupMatrices = {}
         if below:
-            worth, inner = self._inside(below)
+            worth, inner = self.inside(below)
             values = values + worth.reshape(batch, size, size)
         matrices = SOLVERS[self.classes[top]](values)
         index = matrices.argmax(-1)
@@ -175,10 +176,10 @@ class FamilySolver:
     def _side_by_side(self, similarities: Similarities) -> tuple[Tensor, GroupMatrices]:
         """Return the best order of one group and the best maps of others that meet it."""
         names = list(dict.fromkeys(name for chain in similarities for name in chain))
-        order = min(names, key=lambda name: (self.classes[name] != PERMUTATION, names.index(name)))
+        inner = {parent for name in names for parent in self.groups[name].parents}
+        order = min(names, key=lambda name: (self.classes[name] != PERMUTATION, name in inner))
         size = self.groups[order].size
-        facing = _facing(order, similarities)
-        pair = _OrderAndMaps(order, [n for n in names if n != order], facing, self.classes)
+        pair = _OrderAndMaps(order, similarities, self)
         if size <= FEW:
             tried = [pair.given(one) for one in permutations(range(size))]
         else:
@@ -215,12 +216,14 @@ class FamilySolver:
 
 @dataclass(frozen=True)
 class _OrderAndMaps:
-    """A permutation `order` that meets each of `maps` in a chain; both are inside one parent."""
+    """A permutation `order` that meets other groups in chains; all are inside one parent.
+
+    None of them is inside one of its units.
+    """
 
     order: str
-    maps: Sequence[str]
     similarities: Similarities
-    classes: Mapping[str, str]
+    solver: FamilySolver
 
     @property
     def _any(self) -> Tensor:
@@ -244,45 +247,38 @@ class _OrderAndMaps:
         return best
 
     def _at(self, index: Tensor) -> tuple[Tensor, GroupMatrices]:
-        device = index.device
-        units = torch.arange(index.shape[1], device=device)
-        rows = torch.arange(len(index), device=device)[:, None]
-        value = torch.zeros(len(index), device=device)
-        if (self.order,) in self.similarities:
-            value = value + self.similarities[self.order,][rows, units, index].sum(-1)
-        matrices = {self.order: torch.eye(index.shape[1], device=device)[index]}
-        for name in self.maps:
-            n = self._of(name, rows, units, index)
-            matrices[name] = SOLVERS[self.classes[name]](n)
-            value = value + (matrices[name] * n).sum((-2, -1))
-        return value, matrices
-
-    def _of(self, name: str, rows: Tensor, units: Tensor, index: Tensor) -> Tensor:
-        """Return the similarities of a map, summed over the units in their order."""
-        found = [each for chain, each in self.similarities.items() if chain == (name,)]
+        units = torch.arange(index.shape[1], device=index.device)
+        rows = torch.arange(len(index), device=index.device)[:, None]
+        left = dict[tuple[str, ...], Tensor]()
         for chain, each in self.similarities.items():
-            if chain == (self.order, name):  # (batch, r, k, r, k)
-                found.append(each.permute(0, 1, 3, 2, 4)[rows, units, index].sum(1))
-        return torch.stack(found).sum(0)
+            rest, found = chain, each
+            if self.order in chain:
+                place = 1 + chain.index(self.order)
+                rest = tuple(name for name in chain if name != self.order)
+                pairs = each.movedim((place, place + len(chain)), (1, 2))
+                found = pairs[rows, units, index].sum(1)
+            left[rest] = left[rest] + found if rest in left else found
+        value, matrices = self.solver.inside(left)
+        order = torch.eye(index.shape[1], device=index.device)[index]
+        return value + left.get((), 0), {self.order: order, **matrices}
 
     def _worth(self, matrices: GroupMatrices, size: int) -> Tensor:
-        """Return what each unit is worth in each place, the maps as they are: (batch, r, r)."""
-        none = torch.zeros(1, size, size, device=self._any.device)
-        total = self.similarities.get((self.order,), none)
+        """Return what each unit is worth in each place, the maps as they are: (batch, r, r).
+
+        The map of a group has a matrix for each unit of what holds it, if that is in the chain.
+        """
+        total = torch.zeros(1, size, size, device=self._any.device)
         for chain, each in self.similarities.items():
-            if len(chain) > 1:
-                total = total + torch.einsum("brksl,bkl->brs", each, matrices[chain[1]])
+            if self.order not in chain:
+                continue
+            rows = {name: 1 + place for place, name in enumerate(chain)}
+            columns = {name: len(chain) + row for name, row in rows.items()}
+            terms: list[Any] = [each, [0, *rows.values(), *columns.values()]]
+            for name in (one for one in chain if one != self.order):
+                held = [rows[one] for one in self.solver.groups[name].parents if one in rows]
+                terms += [matrices[name].to(each.dtype), [0, *held, rows[name], columns[name]]]
+            total = total + torch.einsum(*terms, [0, rows[self.order], columns[self.order]])
         return total
-
-
-def _facing(order: str, similarities: Similarities) -> Similarities:
-    """Return similarities with one group first in every chain, on whichever axis of a block."""
-    found: dict[tuple[str, ...], Tensor] = {}
-    for chain, each in similarities.items():
-        behind = len(chain) > 1 and chain[1] == order
-        names, values = (chain[::-1], each.permute(0, 2, 1, 4, 3)) if behind else (chain, each)
-        found[names] = found[names] + values if names in found else values
-    return found
 
 
 def similarities_of(terms: Iterable[LinearTerm]) -> dict[tuple[str, ...], Tensor]:

@@ -22,7 +22,7 @@ from rebasin_cli.commands.fold.command import FoldRequest
 from rebasin_cli.commands.related.command import RelatedRequest
 from rebasin_cli.commands.related.plan import plan_related
 from rebasin_cli.errors import UsageError
-from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.folding.folded_models import check_foldable, plan_folding
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec_choice.choice import choose_spec
@@ -30,6 +30,7 @@ from rebasin_cli.symmetry.fold_plan import FoldPlan
 from rebasin_cli.symmetry.maps import Carried
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.random_maps import draw_maps
+from rebasin_cli.tensors import TensorSource
 from tests.library.decoders import GPT2, MIXTRAL, MOE, NEOX, ROPE
 from tests.library.pictures import VIT
 
@@ -63,6 +64,11 @@ CLASSES = {
         "sign.0": "signed",
     },  # the gain of its norm of queries holds the rest
 }
+# Where a norm behind each branch holds the stream.
+BEHIND = {
+    "gemma2": {"rope.0": "rotary", "vo.0": "orthogonal", "sign.0": "signed"},
+    "gemma3_text": {"vo.0": "orthogonal", "sign.0": "signed"},
+}
 
 
 def saved(kind: str, folder: Path) -> Checkpoint:
@@ -84,6 +90,13 @@ def folding_of(model: Checkpoint) -> FoldPlan:
     return plan_folding(choose_spec([model], Selection(sizes=sizes)), [model])
 
 
+def difference(model: Checkpoint, other: TensorSource) -> float:
+    """Return how far outputs move from one to the other, run as config.json says."""
+    check = plan_function_check(model, FoldRequest(model.path, computing=Computing(check=True)))
+    assert check is not None
+    return compare_functions(check, model, other, inputs=1).difference
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -100,14 +113,11 @@ def test_random_maps_of_every_class_keep_the_function(kind: str, tmp_path: Path)
         maps = draw_maps(bound.groups.values(), plan.classes, torch.Generator().manual_seed(1))
         assert "stream" in maps.linear
         moved = Carried(folded, bound.tensors, maps)
-        check = plan_function_check(model, FoldRequest(model.path, computing=Computing(check=True)))
-        assert check is not None
         limit = MODELS[kind][2]
-        assert compare_functions(check, model, folded, inputs=1).difference < limit
-        assert compare_functions(check, model, moved, inputs=1).difference < limit
+        assert difference(model, folded) < limit
+        assert difference(model, moved) < limit
         # the gains that were folded are random: had one been left, rotating would show
-        unfolded = Carried(model, bound.tensors, maps)
-        assert compare_functions(check, model, unfolded, inputs=1).difference > 1e-3
+        assert difference(model, Carried(model, bound.tensors, maps)) > 1e-3
 
 
 @pytest.mark.slow
@@ -121,12 +131,19 @@ def test_what_a_gain_holds_is_not_rotated(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3_text"])
-def test_a_norm_of_what_a_branch_writes_leaves_permutations_alone(
+def test_a_norm_behind_a_branch_leaves_its_stream_to_permutations_alone(
     kind: str, tmp_path: Path
 ) -> None:
-    told = r"layernorm\.weight' scales units of stream"
-    with saved(kind, tmp_path) as model, pytest.raises(UsageError, match=told):
-        folding_of(model)
+    with saved(kind, tmp_path) as model:
+        plan = folding_of(model)
+        with pytest.raises(UsageError, match=r"layernorm\.weight' scales units of stream"):
+            check_foldable(plan, kind)
+        found = {n: c for n, c in plan.classes.items() if c != "permutation" and n.endswith(".0")}
+        assert found == BEHIND[kind]
+        maps = draw_maps(plan.bound.groups.values(), plan.classes, torch.Generator().manual_seed(1))
+        assert "stream" not in maps.linear
+        moved = Carried(model, plan.bound.tensors, maps)
+        assert difference(model, moved) < ROTARY
 
 
 @pytest.mark.slow

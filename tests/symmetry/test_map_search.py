@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations, product
 
 import pytest
 import torch
+from torch import Tensor
 
 from rebasin_cli.errors import NotFiniteError
 from rebasin_cli.permutation import gather
@@ -13,7 +15,7 @@ from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.symmetry.family_solution import FamilySolver, LinearTerm
 from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.symmetry.map_sweeps import RISE
-from rebasin_cli.symmetry.maps import Carried, map_axes
+from rebasin_cli.symmetry.maps import Carried, GroupMaps, map_axes
 from rebasin_cli.symmetry.random_maps import draw_maps
 from rebasin_cli.tensors import InMemory
 from tests.symmetry.small import NETS, case
@@ -55,17 +57,26 @@ GROUPS = {
 CLASSES = {"kv": "permutation", "q": "permutation", "rope": "orthogonal"}
 
 
+def _pair(shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    one, two = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    return one, two
+
+
+def _reached(terms: Sequence[LinearTerm], maps: GroupMaps) -> float:
+    """Return the products of the references with the others, moved by maps."""
+    total = 0.0
+    for term in terms:
+        owners = (*term.groups, None)
+        moved = map_axes(gather(term.other, owners, maps.permutations), owners, maps.linear)
+        total += float((term.reference * moved).sum())
+    return total
+
+
 @pytest.mark.parametrize("behind", [False, True], ids=["heads, queries, dims", "and dims, queries"])
 def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force(behind: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes = {("kv", "rope"): (2, 4, 5), ("kv", "q", "rope"): (2, 3, 4, 5)}
-    terms = [
-        LinearTerm(
-            groups,
-            *(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)),
-        )
-        for groups, shape in shapes.items()
-    ]
+    terms = [LinearTerm(groups, *_pair(shape, generator)) for groups, shape in shapes.items()]
     keys, queries = terms
     told = [keys, *_halves(queries)] if behind else terms
     maps = FamilySolver(GROUPS, CLASSES).solve("kv", told)
@@ -79,12 +90,7 @@ def test_heads_queries_and_their_rotation_are_solved_as_by_brute_force(behind: b
                     n = n + queries.reference[i, a] @ queries.other[j, b].T
                 value += float(torch.linalg.svdvals(n).sum())
             best = max(best, value)
-    reached = 0.0
-    for term in terms:
-        moved = gather(term.other, (*term.groups, None), maps.permutations)
-        moved = map_axes(moved, (*term.groups, None), maps.linear)
-        reached += float((term.reference * moved).sum())
-    assert reached == pytest.approx(best, rel=1e-10)
+    assert _reached(terms, maps) == pytest.approx(best, rel=1e-10)
 
 
 def _halves(term: LinearTerm) -> list[LinearTerm]:
@@ -104,13 +110,7 @@ def test_three_levels_are_solved_as_by_brute_force() -> None:
     classes = {"expert": "permutation", "hidden": "permutation", "sign": "orthogonal"}
     generator = torch.Generator().manual_seed(1)
     shapes = {("expert", "hidden"): (2, 3, 4), ("expert", "hidden", "sign"): (2, 3, 1, 4)}
-    terms = [
-        LinearTerm(
-            names,
-            *(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)),
-        )
-        for names, shape in shapes.items()
-    ]
+    terms = [LinearTerm(names, *_pair(shape, generator)) for names, shape in shapes.items()]
     maps = FamilySolver(groups, classes).solve("expert", terms)
     gates, ups = terms
     best = max(
@@ -123,12 +123,45 @@ def test_three_levels_are_solved_as_by_brute_force() -> None:
         for experts in permutations(range(2))
         for orders in product(permutations(range(3)), repeat=2)
     )
-    reached = 0.0
-    for term in terms:
-        owners = (*term.groups, None)
-        moved = map_axes(gather(term.other, owners, maps.permutations), owners, maps.linear)
-        reached += float((term.reference * moved).sum())
-    assert reached == pytest.approx(best, rel=1e-10)
+    assert _reached(terms, maps) == pytest.approx(best, rel=1e-10)
+
+
+@pytest.mark.parametrize("queries", [2, 5])  # of 5 not all orders are tried
+def test_an_order_beside_units_with_signs_is_solved_as_by_brute_force(queries: int) -> None:
+    """As values under a gate of every query have them: o_proj is (kv, q, vo with its sign)."""
+    groups = {
+        "kv": BoundGroup("kv", (1,)),
+        "q": BoundGroup("q", (1, queries), ("kv",)),
+        "vo": BoundGroup("vo", (1, 3), ("kv",)),
+        "sign": BoundGroup("sign", (1, 3, 1), ("kv", "vo"), maps="signed"),
+    }
+    classes = {name: group.maps for name, group in groups.items()}
+    shapes = {
+        ("kv", "q"): (1, queries, 5),
+        ("kv", "q", "vo"): (1, queries, 3, 4),
+        ("kv", "vo", "sign"): (1, 3, 1, 4),
+        ("kv", "q", "vo", "sign"): (1, queries, 3, 1, 4),
+    }
+    generator = torch.Generator().manual_seed(3)
+    terms = [LinearTerm(names, *_pair(shape, generator)) for names, shape in shapes.items()]
+    bias, gate, value, out = terms
+
+    def worth(q: Sequence[int], vo: Sequence[int]) -> float:
+        mine, theirs = (out.reference[0], value.reference[0]), (out.other[0][[*q]], value.other[0])
+        turned = [
+            (mine[0][:, i, 0] * theirs[0][:, j, 0]).sum() + mine[1][i, 0] @ theirs[1][j, 0]
+            for i, j in enumerate(vo)
+        ]
+        same = (gate.reference[0] * gate.other[0][[*q]][:, [*vo]]).sum()
+        same += (bias.reference[0] * bias.other[0][[*q]]).sum()
+        return float(same + torch.stack(turned).abs().sum())
+
+    inner = list(permutations(range(3)))
+    orders = {q: max(worth(q, vo) for vo in inner) for q in permutations(range(queries))}
+    reached = _reached(terms, FamilySolver(groups, classes).solve("kv", terms))
+    if queries == 2:
+        assert reached == pytest.approx(max(orders.values()), rel=1e-12)
+    assert orders[tuple(range(queries))] - 1e-9 < reached < max(orders.values()) + 1e-9
 
 
 @pytest.mark.parametrize("fixed", [False, True])
@@ -140,10 +173,7 @@ def test_units_with_signs_are_solved_as_by_brute_force(fixed: bool) -> None:
     classes = {"hidden": "permutation", "sign": "signed"}
     generator = torch.Generator().manual_seed(2)
     gate, up, down = (
-        LinearTerm(
-            names,
-            *(torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)),
-        )
+        LinearTerm(names, *_pair(shape, generator))
         for names, shape in (
             (("hidden",), (4, 3)),
             (("hidden", "sign"), (4, 1, 3)),
@@ -155,12 +185,7 @@ def test_units_with_signs_are_solved_as_by_brute_force(fixed: bool) -> None:
     worth = gate.reference @ gate.other.T + torch.as_tensor(turned).abs()
     orders = [tuple(range(4))] if fixed else list(permutations(range(4)))
     best = max(sum(float(worth[i, j]) for i, j in enumerate(order)) for order in orders)
-    reached = 0.0
-    for term in (gate, up, down):
-        owners = (*term.groups, None)
-        moved = map_axes(gather(term.other, owners, maps.permutations), owners, maps.linear)
-        reached += float((term.reference * moved).sum())
-    assert reached == pytest.approx(best, rel=1e-12)
+    assert _reached((gate, up, down), maps) == pytest.approx(best, rel=1e-12)
 
 
 def test_the_scale_of_a_tensor_decides_nothing() -> None:

@@ -14,7 +14,7 @@ from rebasin_cli.files.inputs import describe_inputs, open_models
 from rebasin_cli.files.output_names import own_target
 from rebasin_cli.files.provenance import is_folded
 from rebasin_cli.files.targets import Target, describe_target
-from rebasin_cli.folding.folded_models import plan_folding
+from rebasin_cli.folding.folded_models import check_foldable, plan_folding
 from rebasin_cli.folding.settled_heads import check_tie, settle_heads
 from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.spec_choice.choice import choose_spec
@@ -42,7 +42,7 @@ class FoldingPlan:
             "command": "fold",
             "inputs": describe_inputs([self.model]),
             "spec": self.spec,
-            "norms": [norm.gain for norm in self.folding.bound.norms],
+            "norms": list(self.folding.norms),
             "untied": sorted(self.heads),
             "outputs": [describe_target(self.target)],
         }
@@ -58,14 +58,10 @@ def plan_fold(request: FoldRequest) -> FoldingPlan:
         raise UsageError(f"the norms of {model.path} are folded already", hint="use it as it is")
     tracing = request.tracing.unless(selection.spec)
     choice = choose_spec([model], selection, tracing=tracing, rotated=True)
-    if not choice.bound.norms:
-        raise UsageError(
-            f"spec {choice.name!r} says of no norm how it folds",
-            hint="permutations need no folding; `norms:` in a spec says which weights read a gain",
-        )
     settled = settle_heads(choice, [model], request.tie)
     (model,) = settled.models
     folding = plan_folding(settled.choice, [model])
+    check_foldable(folding, choice.name)
     target = own_target(model, selection, request.output, word="folded")
     check = untied_check(
         plan_function_check(model.undivided, request, choice=choice), settled.heads
