@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
+from rebasin_cli.errors import UsageError
 from rebasin_cli.options.parameters import flags_in, option
 from rebasin_cli.options.values import parse_size
 
 _machine = flags_in("Machine")
+
+DEVICE = re.compile("(cpu|cuda|mps)(?::([0-9]+))?")
+ONE_OR_MORE = re.compile(f"auto|cuda:[*]|{DEVICE.pattern}(,{DEVICE.pattern})*")
+
+
+def _device(name: str) -> str:
+    """Return a name of devices as it is. Raises UsageError at once, without torch, for another."""
+    if not ONE_OR_MORE.fullmatch(name):
+        raise unknown_device(name)
+    return name
+
+
+def unknown_device(name: str) -> UsageError:
+    """Return what is wrong with a name that no device can have."""
+    return UsageError(
+        f"there is no device called {name!r}", hint="--device auto, cpu, cuda, cuda:N or mps"
+    )
 
 
 @dataclass(frozen=True)
@@ -24,6 +43,7 @@ class Computing:
         "--device",
         kind=str,
         default="auto",
+        parse=_device,
         metavar="auto|cpu|cuda[:N]|mps",
         help="Where to compute.",
     )

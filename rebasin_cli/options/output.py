@@ -103,10 +103,10 @@ Resume = Annotated[
 ]
 
 SavePermutation = Annotated[
-    Path | None,
+    str | None,
     option("Files")(
         "--save-permutation",
         metavar="FILE",
-        help="Also write the permutation; a folder for several models.",
+        help="Also write the permutation: a file for one model, a folder for several.",
     ),
 ]

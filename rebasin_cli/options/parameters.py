@@ -8,14 +8,21 @@ parameter for each flag, which is what Typer understands, and that puts the grou
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.models import OptionInfo
+
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.wording import listing
 
 FLAG = "flag"  # the key of a field's metadata
+# The metavar of a flag whose values are these, and no others.
+CLOSED = re.compile(r"[a-z0-9-]+(\|[a-z0-9-]+)+")
 CHECK = "check_flags"  # what a group may have to look at its flags together, before they are parsed
 
 
@@ -114,14 +121,34 @@ def _expanded(command: Callable[..., Any], first: tuple[str, ...]) -> Callable[.
         key=lambda p: order.get(p.name, len(order)),
     )
 
+    closed = dict(filter(None, map(_choices, ordered)))
+
     @wraps(command)
     def with_flags(**given: Any) -> Any:
+        for name, (flag_name, choices) in closed.items():
+            _check_choice(flag_name, given[name], choices)
         values = {name: _made(p.annotation, given) for name, p in groups.items()}
         return command(**{p.name: given[p.name] for p in own}, **values)
 
     vars(with_flags)["__signature__"] = signature.replace(parameters=ordered)
     with_flags.__annotations__ = {p.name: p.annotation for p in ordered}
     return with_flags
+
+
+def _choices(parameter: inspect.Parameter) -> tuple[str, tuple[str, list[str]]] | None:
+    """Return name, flag and values of a parameter whose metavar is the list of its values."""
+    for mark in get_args(parameter.annotation)[1:]:
+        if isinstance(mark, OptionInfo) and CLOSED.fullmatch(mark.metavar or ""):
+            name = str(mark.default)  # where Typer keeps the first name that is not read yet
+            return parameter.name, (name, str(mark.metavar).split("|"))
+    return None
+
+
+def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    """Raise UsageError for a value that there is not: at once, before anything is imported."""
+    if value is not None and value not in choices:
+        hint = suggest(value, choices) or listing(choices)
+        raise UsageError(f"{name} {value!r}: there is no such value", hint=hint)
 
 
 def _group_of(annotation: Any) -> type[Any] | None:

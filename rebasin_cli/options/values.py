@@ -93,6 +93,16 @@ def require_present(paths: Iterable[Path]) -> None:
         raise CheckpointError(*dict.fromkeys(problems))
 
 
+def optional_file(path: str | None) -> Path | None:
+    """Return the path of a file that may be asked for. Raises UsageError where it is a folder's."""
+    if path is None:
+        return None
+    found = named_path(path)
+    if path.endswith("/") or (not isinstance(found, RemotePath) and found.is_dir()):
+        raise UsageError(f"{path} is a folder, and one file is written", hint="name a file in it")
+    return found
+
+
 def optional_path(path: str | Path | None) -> Path | None:
     """Return a path that may not have been given, `~` expanded."""
     return None if path is None else named_path(path)

@@ -17,7 +17,6 @@ from rebasin_cli.options.search import PANEL, Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 
 Symmetry = Annotated[
@@ -115,7 +114,7 @@ def align(
 
     request = AlignRequest(
         models=model_paths(models),
-        save=optional_path(save),
+        save=save,
         learn=learn,
         select=select,
         tie=tie,

@@ -28,7 +28,7 @@ class AlignRequest(CommandRequest):
     """
 
     models: Sequence[Path]
-    save: Path | None = None
+    save: str | None = None
     learn: int = 0
     select: int | None = None
     tie: str = "auto"

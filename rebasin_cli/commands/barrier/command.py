@@ -17,7 +17,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_path, parse_numbers
+from rebasin_cli.options.values import optional_file, parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -173,8 +173,8 @@ def barrier(
             plane=plane,
             margin=margin,
             renormalize=renormalize,
-            picture=optional_path(plot),
-            resume=optional_path(resume),
+            picture=optional_file(plot),
+            resume=optional_file(resume),
             diagnose=diagnose,
             symmetry=symmetry,
             tie=tie,

@@ -14,7 +14,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_path, parse_numbers
+from rebasin_cli.options.values import optional_file, parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -116,7 +116,7 @@ def lerp(
             align=align,
             command=exec_,
             keep=keep,
-            resume=optional_path(resume),
+            resume=optional_file(resume),
             symmetry=symmetry,
             tie=tie,
             executor=executor,

@@ -21,7 +21,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_path
+from rebasin_cli.options.values import optional_file, optional_path
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -100,7 +100,7 @@ SaveParents = Annotated[
     ),
 ]
 SaveMaps = Annotated[
-    Path | None,
+    str | None,
     option("Files")(
         "--save-maps",
         metavar="FILE",
@@ -203,9 +203,9 @@ def merge(
         renormalization=renormalizing(renormalize),
         tie=tie,
         combining=combining,
-        resume=optional_path(resume),
+        resume=optional_file(resume),
         save_parents=optional_path(save_parents),
-        save_maps=optional_path(save_maps),
+        save_maps=optional_file(save_maps),
         selection=selection,
         output=output,
         computing=computing,

@@ -13,7 +13,7 @@ from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_path
+from rebasin_cli.options.values import optional_file
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -66,7 +66,7 @@ def related(
             require_matplotlib()
         request = RelatedRequest(
             models=piped_paths(models, null=null),
-            picture=optional_path(plot),
+            picture=optional_file(plot),
             selection=selection,
             output=output,
             computing=computing,

@@ -14,7 +14,6 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.work import Work
 
@@ -62,7 +61,7 @@ def verify(
     request = VerifyRequest(
         a=named_path(a),
         b=named_path(b),
-        save=optional_path(save),
+        save=save,
         selection=selection,
         output=output,
         computing=computing,
