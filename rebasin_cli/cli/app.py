@@ -20,6 +20,7 @@ from typer.models import ArgumentInfo
 from rebasin_cli import __version__
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settle_stdout
 from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guard
+from rebasin_cli.cli.signals import StoppedError, leave_on_signals
 from rebasin_cli.commands.registry import COMMANDS, SPEC, CommandEntry
 from rebasin_cli.errors import Problem, UsageError
 
@@ -72,7 +73,7 @@ def _guarded(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     Its arguments that are paths are files that it reads: they have to be there.
     """
-    from rebasin_cli.options.values import require_present
+    from rebasin_cli.cli.present import require_present
 
     parameters = signature(function, eval_str=True).parameters.values()
     arguments = [p.name for p in parameters if _is_argument(p.annotation)]
@@ -149,11 +150,16 @@ def rebasin(
     """Align, merge and interpolate checkpoints modulo permutation symmetry."""
 
 
-def main() -> NoReturn:
+def run_to_exit() -> NoReturn:
     """Run the command line and exit."""
     prepare_streams()
     prepare_heap()
-    raise SystemExit(settle_stdout(_exit_code()))
+    try:
+        code = _exit_code()
+    except StoppedError as again:  # a second signal, while the first was dealt with
+        code = again.exit_code
+    leave_on_signals()
+    raise SystemExit(settle_stdout(code))
 
 
 def _exit_code() -> int:

@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import perf_counter
-from types import FrameType
 from typing import NoReturn, cast
 
 import typer
 
 from rebasin_cli.cli.process import PIPE_CLOSED, say
+from rebasin_cli.cli.signals import StoppedError, unwind_on_signals
 from rebasin_cli.errors import MachineError, RebasinError
 from rebasin_cli.presentation.work import PrintedText, Work
 
 BUG = 70
-INTERRUPTED = 130
-TERMINATED = 143
 
 
 # What typer raises for a command line it cannot read; it names only this descendant in public.
 COMPLAINT = cast("type[Exception]", typer.BadParameter.__mro__[2])
-
-
-class TerminatedError(BaseException):
-    """SIGTERM arrived: unwind, clean up, leave."""
 
 
 def carry_out(work: Work | PrintedText | None) -> int:
@@ -45,6 +38,7 @@ def carry_out(work: Work | PrintedText | None) -> int:
                 print(line, end="")
         return 0
     with guard(work.command, json_wanted=work.display.json):
+        unwind_on_signals()
         return _shown(work)
 
 
@@ -69,19 +63,15 @@ def _shown(work: Work) -> int:
 @contextmanager
 def guard(command: str, *, json_wanted: bool = False) -> Iterator[None]:
     """Turn every exception into a message and an exit code; no traceback but for a bug."""
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     except (typer.Exit, COMPLAINT):
         raise
     except BrokenPipeError as error:
         raise typer.Exit(PIPE_CLOSED) from error
-    except KeyboardInterrupt as error:
-        say("interrupted")
-        raise typer.Exit(INTERRUPTED) from error
-    except TerminatedError as error:
-        say("terminated")
-        raise typer.Exit(TERMINATED) from error
+    except StoppedError as stopped:
+        say(stopped.word)
+        raise typer.Exit(stopped.exit_code) from stopped
     except Exception as error:
         ours = _translated(error)
         if ours is not None:
@@ -126,7 +116,3 @@ def fail(command: str, error: RebasinError, *, json_wanted: bool) -> NoReturn:
         with suppress(OSError):  # where stdout takes nothing more, that is told at the end
             print(event_line("error", command, error_fields(error)))
     raise typer.Exit(error.exit_code)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise TerminatedError

@@ -12,6 +12,7 @@ from rebasin_cli.checkpoint.endings import (
     name_without_ending,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.files.targets import FORMATS, Target, check_ending, plan_format, plan_target
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
@@ -53,8 +54,12 @@ def distinct(names: Sequence[str], models: Sequence[Checkpoint]) -> Sequence[str
 
 def _into(output: Output, model: Checkpoint) -> bool:
     """Return whether -o means a folder to put the result into; a folder is its own."""
-    folder = output.names_folder or bool(output.path and output.path.is_dir())
-    return folder and not (model.path.is_dir() or output.max_shard_size)
+    return _is_folder(output) and not (model.path.is_dir() or output.max_shard_size)
+
+
+def _is_folder(output: Output) -> bool:
+    """Return whether -o is a folder, or is to be one."""
+    return output.names_folder or bool(output.path and output.path.is_dir())
 
 
 def _name(model: Checkpoint, word: str, output: Output) -> str:
@@ -64,26 +69,30 @@ def _name(model: Checkpoint, word: str, output: Output) -> str:
     return f"{stem}.{word}{suffix}"
 
 
-def permutation_paths(models: Sequence[Checkpoint], save: Path | None) -> list[Path]:
+def permutation_paths(models: Sequence[Checkpoint], save: str | None) -> list[Path]:
     """Return where permutations are saved: a file for one model, a folder for several.
 
-    Raises UsageError for the ending of another format.
+    save: as -o, with a slash at its end a folder. Raises UsageError for the ending of another
+    format.
     """
     if save is None:
         return []
-    if len(models) == 1 and not save.is_dir():
-        check_ending(save)
-        return [save]
+    output = Output(out=save)
+    if len(models) == 1 and not _is_folder(output):
+        check_ending(named_path(save))
+        return [named_path(save)]
     names = [f"{model.path.absolute().stem}.permutation.safetensors" for model in models]
-    return [save / name for name in distinct(names, models)]
+    return [named_path(save) / name for name in distinct(names, models)]
 
 
-def output_file(output: Output, name: str) -> Path:
-    """Return -o, or if that is a folder or missing the file called `name` in it or here."""
+def output_file(output: Output, stem: str, ending: str) -> Path:
+    """Return -o, or what is called `stem` in it if it is a folder for files, or here without it.
+
+    ending: of that name; of a folder it is empty, and -o is the folder itself.
+    """
     if output.path is None:
-        return Path(name)
-    into = output.names_folder and Path(name).suffix
-    return output.path / name if into else output.path
+        return Path(f"{stem}{ending}")
+    return output.path / f"{stem}{ending}" if ending and _is_folder(output) else output.path
 
 
 def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from rebasin_cli.errors import UsageError
 from rebasin_cli.options.parameters import flags_in
 from rebasin_cli.options.values import parse_size
 
 _machine = flags_in("Machine")
+
+DEVICE = re.compile("(cpu|cuda|mps)(?::([0-9]+))?")
+ONE_OR_MORE = re.compile(f"auto|cuda:[*]|{DEVICE.pattern}(,{DEVICE.pattern})*")
+
+
+def _device(name: str) -> str:
+    """Return a name of devices as it is. Raises UsageError at once, without torch, for another."""
+    if not ONE_OR_MORE.fullmatch(name):
+        raise unknown_device(name)
+    return name
+
+
+def unknown_device(name: str) -> UsageError:
+    """Return what is wrong with a name that no device can have."""
+    return UsageError(
+        f"there is no device called {name!r}", hint="--device auto, cpu, cuda, cuda:N or mps"
+    )
 
 
 @dataclass(frozen=True)
@@ -21,7 +40,11 @@ class Computing:
     """
 
     device: str = _machine(
-        "--device", default="auto", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute."
+        "--device",
+        default="auto",
+        parse=_device,
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where to compute.",
     )
     jobs: int = _machine("--jobs", "-j", default=0, min=0, help="Threads; 0: one for each core.")
     max_memory: int | None = _machine(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,12 +13,11 @@ import torch
 from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.matching.methods import METHODS, check_start
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.options.computing import Computing
+from rebasin_cli.options.computing import DEVICE, Computing, unknown_device
 from rebasin_cli.options.search import Search
 
 # Methods that run the models; `commands.align.method_inputs` says what each of them needs.
 DATA_METHODS = ("activations", "straight-through")
-DEVICES = "auto, cpu, cuda, cuda:N or mps"
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,9 @@ def plan_device(name: str) -> str:
         if torch.cuda.is_available():
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    found = re.fullmatch(r"(cpu|cuda|mps)(?::([0-9]+))?", name)
+    found = DEVICE.fullmatch(name)
     if not found:
-        raise UsageError(f"there is no device called {name!r}", hint=f"--device {DEVICES}")
+        raise unknown_device(name)
     present = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),

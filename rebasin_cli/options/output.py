@@ -10,7 +10,7 @@ from typing import Any
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.parameters import flags_in
-from rebasin_cli.options.values import optional_path, parse_size
+from rebasin_cli.options.values import optional_file, parse_size
 
 _file = flags_in("Files")
 
@@ -85,7 +85,7 @@ def resume_option() -> Any:
     return _file(
         "--resume",
         kind=str | None,
-        parse=optional_path,
+        parse=optional_file,
         metavar="FILE",
         help="List here what is finished (NDJSON), and go on from there if it is interrupted.",
     )
@@ -95,7 +95,6 @@ def save_permutation_option() -> Any:
     """Return what declares --save-permutation."""
     return _file(
         "--save-permutation",
-        parse=optional_path,
         metavar="FILE",
-        help="Also write the permutation; a folder for several models.",
+        help="Also write the permutation: a file for one model, a folder for several.",
     )

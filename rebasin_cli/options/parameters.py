@@ -10,6 +10,7 @@ understands, and that puts the request together again.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import partial, wraps
@@ -17,7 +18,12 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
+from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.wording import listing
+
 FLAG, GROUP = "flag", "group"  # the keys of a field's metadata
+# The metavar of a flag whose values are these, and no others.
+CLOSED = re.compile(r"[a-z0-9-]+(\|[a-z0-9-]+)+")
 CHECK = "check_flags"  # what a group may have to look at its flags together, before they are parsed
 REQUIRED = inspect.Parameter.empty
 GroupT = TypeVar("GroupT")
@@ -45,6 +51,15 @@ class Flag:
         annotated: Any = Annotated
         place, own = inspect.Parameter.KEYWORD_ONLY, annotated[self.kind or kind, mark]
         return inspect.Parameter(name, place, default=self.default, annotation=own)
+
+    def value(self, given: Any) -> Any:
+        """Return the field's value. Raises UsageError at once for one that is not listed."""
+        metavar = self.declared.get("metavar", "")
+        choices = metavar.split("|") if CLOSED.fullmatch(metavar) else ()
+        if choices and given is not None and given not in choices:
+            hint = suggest(given, choices) or listing(choices)
+            raise UsageError(f"{self.names[0]} {given!r}: there is no such value", hint=hint)
+        return self.parse(given)
 
 
 @dataclass(frozen=True)
@@ -153,7 +168,7 @@ def _made(kind: type[Any], offered: Offered, given: Mapping[str, Any]) -> Any:
     flags = _flags(kind, offered)
     if hasattr(kind, CHECK):
         getattr(kind, CHECK)({name: given[name] for name in flags})
-    own = {name: known.parse(given[name]) for name, known in flags.items()}
+    own = {name: known.value(given[name]) for name, known in flags.items()}
     return kind(**own, **{name: _made(*one, given) for name, one in _groups(kind).items()})
 
 

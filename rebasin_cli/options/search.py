@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
+from rebasin_cli.errors import look_up
 from rebasin_cli.options.parameters import flags_in
 
 PANEL = "Search"
 _option = flags_in(PANEL)
+
+# Of all commands; which of them has one, the command says.
+METHODS = ("auto", "weights", "frank-wolfe", "sinkhorn", "activations", "straight-through")
+METHODS_OF_MERGE = ("zipit", "cca", "least-squares")
+
+
+def _method(name: str) -> str:
+    """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
+    look_up("method", name, dict.fromkeys((*METHODS, *METHODS_OF_MERGE)))
+    return name
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,8 @@ class Search:
     method: str = _option(
         "--method",
         default="auto",
-        metavar="auto|weights|frank-wolfe|sinkhorn",
+        parse=_method,
+        metavar="auto|weights|frank-wolfe|sinkhorn|...",
         help="weights: one group after another. frank-wolfe: all groups at once, softly. "
         "sinkhorn: by gradients. auto: the first two, as the effort allows. align also has two "
         "that run the models on --data: activations (merge --symmetry orthogonal too) and "

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import typer
 
-from rebasin_cli.checkpoint.failures import reading
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
-from rebasin_cli.errors import CheckpointError, MachineError, Problem, UsageError
+from rebasin_cli.errors import UsageError
 
 Given = TypeVar("Given")
 Meant = TypeVar("Meant")
@@ -73,24 +72,14 @@ def in_tuple(texts: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(texts or ())
 
 
-def require_present(paths: Iterable[Path]) -> None:
-    """Raise CheckpointError for paths on this machine that lead nowhere, all at once.
-
-    Whoever opens them would tell the same, seconds later: that takes torch.
-    """
-    problems: list[Problem] = []
-    for path in map(named_path, paths):
-        if isinstance(path, RemotePath):
-            continue
-        try:
-            with reading(path):
-                path.stat()
-        except CheckpointError as error:
-            problems += error.problems
-        except MachineError:
-            continue  # of what is there, and refused, whoever reads it tells
-    if problems:
-        raise CheckpointError(*dict.fromkeys(problems))
+def optional_file(path: str | None) -> Path | None:
+    """Return the path of a file that may be asked for. Raises UsageError where it is a folder's."""
+    if path is None:
+        return None
+    found = named_path(path)
+    if path.endswith("/") or (not isinstance(found, RemotePath) and found.is_dir()):
+        raise UsageError(f"{path} is a folder, and one file is written", hint="name a file in it")
+    return found
 
 
 def optional_path(path: str | Path | None) -> Path | None:

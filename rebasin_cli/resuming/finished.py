@@ -68,8 +68,6 @@ def plan_finished(
         raise UsageError(f"--resume {path} is one of the models")
     if output.in_place:
         raise UsageError("--resume compares the inputs with those before, and --in-place ends them")
-    if path.is_dir():
-        raise UsageError(f"--resume {path} is a folder", hint="name a file in it")
     if not path.parent.is_dir():
         raise UsageError(f"the folder {path.parent} does not exist", hint="create it first")
     return read_finished(path, command)

@@ -2,13 +2,27 @@
 
 import os
 import signal
+import subprocess
 from time import sleep
 
 import pytest
 
 from tests.cli.build import mlp, save
-from tests.cli.harness import captured, image, start, until
+from tests.cli.harness import (
+    COMMAND,
+    ROOT,
+    captured,
+    fresh,
+    image,
+    plain_environment,
+    start,
+    until,
+)
 
+LOADED = """
+import os, signal
+exec("os.kill(os.getpid(), signal.{name})\\nfor _ in range(1000): pass")  # as dataclasses are made
+"""
 WIDE = (8, 1200, 1200, 1200, 4)  # some seconds of assignments
 
 
@@ -29,6 +43,29 @@ def interrupted(folder, number, *argv, after):
             file.seek(0)
             texts.append(file.read().decode())
         return code, *texts
+
+
+@pytest.mark.parametrize(("name", "expected"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_torch_is_loaded_ends_with_its_code(tmp_path, name, expected):
+    (tmp_path / "torch.py").write_text(LOADED.format(name=name))
+    save(tmp_path / "a.safetensors", mlp(1))
+    path = os.pathsep.join(map(str, (tmp_path, ROOT)))
+    done = fresh("inspect", "a.safetensors", cwd=tmp_path, env={"PYTHONPATH": path})
+    assert done.code == expected
+    assert done.err in ("interrupted\n", "terminated\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(20))
+def test_a_signal_at_any_moment_ends_with_its_code(tmp_path, moment):
+    save(tmp_path / "a.safetensors", mlp(1))
+    argv = (*COMMAND, "related", "a.safetensors", "a.safetensors")
+    running = subprocess.Popen(argv, cwd=tmp_path, env=plain_environment(), stderr=subprocess.PIPE)
+    sleep(0.2 + moment / 10)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate()
+    assert (running.returncode, err) in [(130, b"interrupted\n"), (0, err)]
+    assert b"Traceback" not in err
 
 
 def begun(files):

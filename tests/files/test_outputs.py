@@ -113,12 +113,24 @@ def test_several_results_go_into_one_folder(tmp_path):
             ("lerp", "a.safetensors", "b.safetensors", "--at", "0.5", "-o", "out/"),
             "out/alpha-0.500000.safetensors",
         ),
+        (("merge", *ALIGN[1:], "-o", "out/"), "out/merged.safetensors"),
+        ((*ALIGN, "--save-permutation", "out/"), "out/b.permutation.safetensors"),
+        (("verify", *ALIGN[1:], "--save-permutation", "out/"), "out/b.permutation.safetensors"),
+        (
+            ("transport", *ALIGN[1:2], "--from", ALIGN[1], "--to", ALIGN[2], "-o", "out/"),
+            "out/a.transported.safetensors",
+        ),
     ],
-    ids=["align", "lerp"],
+    ids=["align", "lerp", "merge", "a permutation", "that of verify", "transport"],
 )
-def test_a_slash_at_the_end_means_a_folder(tmp_path, argv, path):
+@pytest.mark.parametrize("there", [False, True], ids=["to be made", "there"])
+def test_a_slash_at_the_end_means_a_folder(tmp_path, argv, path, there):
     pair(tmp_path)
-    assert rebasin(*argv, cwd=tmp_path).lines[-1] == path
+    if there:
+        (tmp_path / "out").mkdir()
+        argv = [word.rstrip("/") for word in argv]  # which it does without, where there is one
+    assert rebasin(*argv, cwd=tmp_path).code < 2
+    assert (tmp_path / path).is_file()
 
 
 def test_no_clobber_leaves_a_permutation_too(tmp_path):

@@ -36,7 +36,7 @@ class AlignRequest:
     """
 
     models: Sequence[Path] = models_argument("REF MODEL...")
-    save: Path | None = save_permutation_option()
+    save: str | None = save_permutation_option()
     symmetry: str = symmetry_option(
         "REF is folded (see rebasin fold) and written too. auto: whichever comes further above "
         "unrelated weights matched alike; with --data, whose midpoint loses less.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.options.parameters import flags_in
-from rebasin_cli.options.values import optional_path
+from rebasin_cli.options.values import optional_file
 
 _option = flags_in("Learning (--method straight-through)")
 
@@ -45,7 +45,8 @@ class Learning:
     )
     resume: Path | None = _option(
         "--resume",
-        parse=optional_path,
+        kind=str | None,
+        parse=optional_file,
         metavar="FILE",
         help="List here what is finished, and go on from there if it is interrupted. "
         "Straight-through saves every epoch here instead, --learn now and then until the end.",

@@ -56,7 +56,7 @@ def plan_saves(
             path,
             finished.replacing(path, request.output),
             others=inputs,
-            create=_several(request),
+            create=_several(request) or (request.save or "").endswith("/"),
         )
         for path in saves
     ]

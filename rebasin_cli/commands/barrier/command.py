@@ -19,7 +19,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import optional_path, parse_numbers
+from rebasin_cli.options.values import optional_file, parse_numbers
 from rebasin_cli.presentation.work import Work
 
 if TYPE_CHECKING:
@@ -101,14 +101,14 @@ class BarrierRequest:
     picture: Path | None = _file(
         "--plot",
         kind=str | None,
-        parse=optional_path,
+        parse=optional_file,
         metavar="FILE",
         help="Also draw it: .png, .svg or .html.",
     )
     resume: Path | None = _file(
         "--resume",
         kind=str | None,
-        parse=optional_path,
+        parse=optional_file,
         metavar="FILE",
         help="Keep each point in FILE (NDJSON) at once, and judge none again that is there.",
     )

@@ -23,7 +23,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import symmetry_option, tie_option
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import optional_path
+from rebasin_cli.options.values import optional_file, optional_path
 from rebasin_cli.presentation.work import Work
 
 LINEAR = ("zipit", "cca")  # methods that mix units instead of permuting them
@@ -122,7 +122,8 @@ class MergeRequest:
     )
     save_maps: Path | None = _file(
         "--save-maps",
-        parse=optional_path,
+        kind=str | None,
+        parse=optional_file,
         metavar="FILE",
         help="Also write the linear maps of zipit or cca, of all models (safetensors).",
     )

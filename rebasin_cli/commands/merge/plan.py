@@ -119,7 +119,7 @@ def plan_merge(request: MergeRequest) -> MergePlan:
 def plan_mean_target(models: Sequence[Checkpoint], request: MergeRequest) -> Target:
     """Return where the mean of models goes, in the form of the first."""
     output, first = request.output, models[0]
-    out = output_file(output, f"merged{ending(first, output)}")
+    out = output_file(output, "merged", ending(first, output))
     finished = plan_finished(request.resume, "merge", models, [out], output)
     return plan_target(
         out,

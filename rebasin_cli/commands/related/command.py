@@ -15,7 +15,7 @@ from rebasin_cli.options.parameters import flag, options_of, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.tracing import Tracing, planned_by
-from rebasin_cli.options.values import optional_path
+from rebasin_cli.options.values import optional_file
 from rebasin_cli.presentation.work import Work
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class RelatedRequest:
     picture: Path | None = flag(
         "--plot",
         kind=str | None,
-        parse=optional_path,
+        parse=optional_file,
         rich_help_panel="Files",
         metavar="FILE",
         help="Also draw the scores of all pairs: .png, .svg or .html.",

@@ -14,6 +14,7 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.statistics.command import StatisticsRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
+from rebasin_cli.files.output_names import output_file
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.files.result_memory import run_bytes
 from rebasin_cli.files.targets import check_ending
@@ -68,9 +69,10 @@ def plan_statistics(request: StatisticsRequest) -> StatisticsPlan:
     models = problem.models
     code = plan_user_code(models[0], request.selection, request.tracing, request.data, fed=True)
     inputs = [file for model in models for file in files_of(model)]
-    out = request.output.path or Path(f"{models[0].path.absolute().stem}.statistics.safetensors")
+    stem, output = models[0].path.absolute().stem, request.output
+    out = output_file(output, f"{stem}.statistics", ".safetensors")
     check_ending(out)
-    place = plan_place(out, request.output, others=inputs)
+    place = plan_place(out, output, others=inputs, create=output.names_folder)
     return StatisticsPlan(models, problem.choice, code, problem.machine, place, request)
 
 

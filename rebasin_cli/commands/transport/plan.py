@@ -130,8 +130,8 @@ def _place(way: TransportWay, request: TransportRequest) -> Target:
     output, word, target = request.output, WORDS[request.form], way.target
     path = way.tuned.path.absolute()
     stem = path.name if way.tuned.path.is_dir() else name_without_ending(path)
-    name = f"{stem}.{word}{ending(target, output)}"
-    out = output_file(output, name) if output.path else way.tuned.path.parent / name
+    out = output_file(output, f"{stem}.{word}", ending(target, output))
+    out = out if output.path else way.tuned.path.parent / out
     return plan_target(
         out,
         target,

@@ -25,7 +25,7 @@ class VerifyRequest:
 
     a: Path = argument("A", parse=named_path)
     b: Path = argument("B", parse=named_path)
-    save: Path | None = save_permutation_option()
+    save: str | None = save_permutation_option()
     symmetry: str = symmetry_option(
         "Both are folded (see rebasin fold), and compared to the rounding of their dtype."
     )

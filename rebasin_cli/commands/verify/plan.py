@@ -14,8 +14,8 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.verify.command import VerifyRequest
 from rebasin_cli.files.inputs import describe_inputs
+from rebasin_cli.files.output_names import permutation_paths
 from rebasin_cli.files.places import OutputPlace, files_of, plan_place
-from rebasin_cli.files.targets import check_ending
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.spec_choice.choice import Choice
@@ -53,9 +53,10 @@ def plan_save(request: VerifyRequest, models: Sequence[Checkpoint]) -> OutputPla
     """Return where what is found between the models goes, if it is to be saved."""
     if request.save is None:
         return None
-    check_ending(request.save)
+    (path,) = permutation_paths([models[1]], request.save)
     inputs = [file for model in models for file in files_of(model)]
-    return plan_place(request.save, request.output, others=inputs)
+    create = request.save.endswith("/")
+    return plan_place(path, request.output, others=inputs, create=create)
 
 
 @dataclass(frozen=True)

@@ -95,13 +95,7 @@ def _merging(request: MergeRequest, out: Path) -> MergeRequest:
 def _out(first: Path, request: MergeRequest) -> Path:
     """Return where the checkpoint goes: one file, made like the first model."""
     known = file_ending(first) if format_of(first) else ".safetensors"
-    name = f"merged{FORMATS.get(request.output.format or '', known)}"
-    into = request.output.path is not None and request.output.path.is_dir()
-    out = (
-        request.output.path / name
-        if request.output.path and into
-        else output_file(request.output, name)
-    )
+    out = output_file(request.output, "merged", FORMATS.get(request.output.format or "", known))
     if isinstance(out, RemotePath):
         raise UsageError(
             f"{out}: --preserve-first writes a module, which is tried where it lies",

@@ -9,6 +9,7 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.spec.trace.command import TraceRequest
 from rebasin_cli.files.places import OutputPlace, plan_place
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.options.values import optional_file
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tracer.model_trace import Trace
 
@@ -28,7 +29,8 @@ class TracePlan:
 
 def plan_trace(request: TraceRequest) -> TracePlan:
     """Return what will be traced, and where the spec goes."""
-    place = plan_place(request.output.path, request.output) if request.output.path else None
+    path = optional_file(request.output.out)
+    place = plan_place(path, request.output) if path else None
     tracing = replace(request.tracing, target=request.target)
     return TracePlan(tracing, request.explain, place)
 
