@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.hooks import RemovableHandle
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.network.layers import Layer, layers_of
+from rebasin_cli.network.layers import Layer, layers_of, with_hooks
 from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.tensors.trees import tensors_in
 
@@ -141,12 +142,8 @@ def watch_layers(sites: Sequence[CorrectableLayer], see: Watcher) -> Iterator[No
 
     What it gives back, if anything, is done to the layer's output before others read it.
     """
-    handles = [_watch(site.layer, see) for site in sites]
-    try:
+    with with_hooks([_watch(site.layer, see) for site in sites]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _watch(layer: Layer, see: Watcher) -> Any:
@@ -172,7 +169,7 @@ def _corrected(output: Tensor, axis: int, made: Correction) -> Tensor:
 
 @contextlib.contextmanager
 def _both_ends(layers: Sequence[Layer], seen: _PassRecord) -> Iterator[None]:
-    handles = []
+    handles: list[RemovableHandle] = []
     for layer in layers:
         handles += [
             layer.module.register_forward_pre_hook(
@@ -182,11 +179,8 @@ def _both_ends(layers: Sequence[Layer], seen: _PassRecord) -> Iterator[None]:
                 lambda m, inputs, output, layer=layer: seen.left(layer, output)
             ),
         ]
-    try:
+    with with_hooks(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _reason(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.hooks import RemovableHandle
 
 LayerObserver = Callable[[str, Tensor], None]
 
@@ -59,7 +60,13 @@ def observe_layers(layers: Sequence[Layer], see: LayerObserver) -> Iterator[None
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda module, inputs, output: see(name, output)
 
-    handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in layers]
+    with with_hooks([x.module.register_forward_hook(hook(x.name)) for x in layers]):
+        yield
+
+
+@contextlib.contextmanager
+def with_hooks(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Remove hooks at the end of a block."""
     try:
         yield
     finally:

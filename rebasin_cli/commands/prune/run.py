@@ -26,7 +26,7 @@ from rebasin_cli.merging.sources import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.run import Parents, correct_statistics
+from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.torch_threads import one_thread
 
@@ -95,10 +95,8 @@ def _corrected(
 
     What is zero stays zero: corrections multiply weights.
     """
-    if plan.correction is None:
-        return sparse, None
     parents = Parents((dense,), (1.0,))
-    return correct_statistics(
+    return correct_if_planned(
         sparse, parents, plan=plan.correction, machine=plan.machine, progress=progress
     )
 

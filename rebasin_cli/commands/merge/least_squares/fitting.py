@@ -7,7 +7,6 @@ it make of the data.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -25,6 +24,7 @@ from rebasin_cli.commands.merge.least_squares.wider_axis import SHARED, WiderAxi
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.layers import with_hooks
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.progress import Progress
@@ -138,13 +138,14 @@ def _inputs_of(
 ) -> dict[str, list[Tensor]]:
     """Return what layers read in one pass, call by call, as it was then."""
     found: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-    with contextlib.ExitStack() as hooks:
-        for name, calls in found.items():
-            hook = model.get_submodule(name).register_forward_pre_hook(
-                lambda _, args, kwargs, calls=calls: calls.append(_first(args, kwargs)),
-                with_kwargs=True,
-            )
-            hooks.callback(hook.remove)
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, kwargs, calls=calls: calls.append(_first(args, kwargs)),
+            with_kwargs=True,
+        )
+        for name, calls in found.items()
+    ]
+    with with_hooks(hooks):
         call_model(model, batch)
     return found
 

@@ -15,7 +15,7 @@ from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, side_of
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.layers import Layer
+from rebasin_cli.network.layers import Layer, with_hooks
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.progress import Progress, silent
@@ -134,8 +134,5 @@ def _inputs_seen(
     for group, (name, _) in readers.items():
         layer = Layer(name, model.get_submodule(name))
         handles.append(layer.module.register_forward_pre_hook(hook(group, layer)))
-    try:
+    with with_hooks(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

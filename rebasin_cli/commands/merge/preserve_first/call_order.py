@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
+from rebasin_cli.network.layers import with_hooks
 from rebasin_cli.network.scoring.scores import call_model
 
 
@@ -72,16 +72,6 @@ def run_example(model: nn.Module, example: Example) -> Any:
     """Return what a model returns. Raises UserCodeError if it raises."""
     with torch.no_grad():
         return call_model(model, Batch(example))
-
-
-@contextlib.contextmanager
-def with_hooks(handles: Sequence[Any]) -> Iterator[None]:
-    """Remove hooks at the end of a block."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _own(module: nn.Module) -> list[Tensor]:

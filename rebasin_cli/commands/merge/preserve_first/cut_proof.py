@@ -19,7 +19,6 @@ from rebasin_cli.commands.merge.preserve_first.call_order import (
     CallSpan,
     inside_of,
     run_example,
-    with_hooks,
 )
 from rebasin_cli.commands.merge.preserve_first.cut_points import CutPoint
 from rebasin_cli.commands.merge.preserve_first.joined_model import (
@@ -29,6 +28,7 @@ from rebasin_cli.commands.merge.preserve_first.joined_model import (
 )
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.subject import Example
+from rebasin_cli.network.layers import with_hooks
 from rebasin_cli.tensors.compare import SAME_IN_FLOAT64, relative_difference
 from rebasin_cli.tensors.trees import tensors_in
 

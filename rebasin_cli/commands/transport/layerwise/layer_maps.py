@@ -25,7 +25,7 @@ from rebasin_cli.commands.transport.layerwise.attention import (
 from rebasin_cli.commands.transport.layerwise.tensor_maps import AxisMap, TensorMap
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.batches import Batches
-from rebasin_cli.network.layers import is_turned
+from rebasin_cli.network.layers import is_turned, with_hooks
 from rebasin_cli.network.scoring.scores import call_model
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors.torch_threads import one_thread
@@ -87,11 +87,8 @@ def _observed(model: nn.Module, batch: Batch) -> list[tuple[tuple[str, bool, int
         for name, module in model.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     ]
-    try:
+    with with_hooks(handles):
         call_model(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 
