@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-
 from typing import Any
 
 from rebasin_cli.alignment.results import write_result
