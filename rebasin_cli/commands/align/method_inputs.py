@@ -95,7 +95,7 @@ def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> Metho
 # The same names as in `run.DATA_METHODS`, which carries them out.
 DATA_METHODS: Mapping[str, Callable[[Checkpoint, AlignRequest], MethodInputs]] = {
     "activations": plan_activations,
-    "straight-through": plan_straight_through,
+    STRAIGHT_THROUGH: plan_straight_through,
 }
 
 
