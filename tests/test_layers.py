@@ -150,7 +150,7 @@ def test_a_forbidden_import_is_found(module: str, source: str) -> None:
         ("matching/methods", "import scipy.optimize"),
         ("commands/merge/linear_maps/run", "from rebasin_cli.commands.merge.run import run_merge"),
         ("commands/align/command", "import typer\ndef f():\n    from rebasin_cli.tensors import x"),
-        ("commands/align/report", "from rebasin_cli import __version__\nimport rich"),
+        ("commands/merge/report", "from rebasin_cli import __version__\nimport rich"),
     ],
 )
 def test_an_allowed_import_is_not_found(module: str, source: str) -> None:

@@ -15,7 +15,7 @@ from rebasin_cli.alignment.unit_report import (
 )
 from rebasin_cli.alignment.unit_tables import matched_details
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status, UnitComparison
-from rebasin_cli.presentation.presenter import Presenter
+from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import card_lines
 from rebasin_cli.wording import MORE_IN_GROUPS, count, list_names
 
@@ -224,3 +224,4 @@ ALIGNED: Presenter[Aligned] = Presenter(
     details=lambda outcome: matched_details(outcome.matching, outcome.comparison),
     written=lambda outcome: outcome.written,
 )
+PERMUTING: Presenters = {Aligned: ALIGNED}

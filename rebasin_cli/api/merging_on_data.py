@@ -23,8 +23,9 @@ from rebasin_cli.commands.merge.linear_maps.plan import (
     permuting,
     plan_linear_mean,
 )
-from rebasin_cli.commands.merge.linear_maps.run import found_maps, linear_facts, map_units
+from rebasin_cli.commands.merge.linear_maps.run import found_maps, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
+from rebasin_cli.commands.merge.run import running_facts
 from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.network.network import UserCode, network_of, no_data
 from rebasin_cli.options.machine import plan_machine
@@ -80,7 +81,8 @@ def _linear(
     plan = plan_linear_mean(request, merge, lambda first: code)
     together = brought_together(merge, silent)
     _, maps = found_maps(plan, together.sources, silent)
-    form = OutputForm(merge.models, partial(linear_facts, plan), request.selection)
+    facts = partial(running_facts, merge, plan.method)
+    form = OutputForm(merge.models, facts, request.selection)
     return result(models.given, map_units(plan, together.sources, maps), form)
 
 

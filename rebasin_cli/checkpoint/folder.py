@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rebasin_cli.checkpoint.below import folders_below
 from rebasin_cli.checkpoint.distributed.piece_index import pieces_among
 from rebasin_cli.checkpoint.endings import ENDINGS, INDEX_ENDING, format_of, is_weight_name
 from rebasin_cli.checkpoint.failures import cap_problems, reading
@@ -231,3 +232,36 @@ def _shard_problem(shard: object) -> str:
     if PurePosixPath(shard).is_absolute() or ".." in PurePosixPath(shard).parts:
         return f"the shard {shard!r} is outside the folder"
     return ""
+
+
+# A hub cache has them three deep: models--org--name/snapshots/HASH.
+_DEEPEST = 3
+# Folders looked into: a home full of runs has to have an end.
+_MOST = 2000
+# What is inside a hub cache beside its snapshots.
+_INSIDES = frozenset({"blobs", "refs"})
+
+
+def folders_below(folder: Path, holds: Callable[[Path], bool]) -> list[Path]:
+    """Return the folders below one that hold weights, the last steps of a training run last."""
+    found = [path for path in islice(_walk(folder, _DEEPEST), _MOST) if holds(path)]
+    return sorted(found, key=lambda path: _natural(str(path)))
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    children: list[Path] = []
+    with suppress(OSError):
+        children = sorted(child for child in folder.iterdir() if child.is_dir())
+    children = [c for c in children if not c.name.startswith(".") and c.name not in _INSIDES]
+    yield from children
+    if depth > 1:
+        for child in children:
+            yield from _walk(child, depth - 1)
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Return a key under which checkpoint-100 comes after checkpoint-20."""
+    parts = re.split(r"(\d+)", text)
+    return [
+        (int(number), word) for word, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.checkpoint.renamed import strip_wrappers
 from rebasin_cli.checkpoint.torch_format.container import tensors_in_state
 from rebasin_cli.tensors import TensorInfo, TensorSource
 from rebasin_cli.tensors.numbers import is_floating
@@ -18,9 +19,6 @@ KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 
 # Numbers under the names of weights that are none: they follow the weights otherwise.
 _NO_WEIGHTS = re.compile(r"optim|grad|moment|exp_avg|sched", re.IGNORECASE)
-_WRAPPERS = re.compile(
-    r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_forward_module|_checkpoint_wrapped_module)(?=\.)"
-)
 _PARALLEL = "module."
 _DEEPEST = 6  # as of the search for the weights
 
@@ -196,7 +194,7 @@ def _is_large(tensor: Tensor) -> bool:
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the names without what wrappers add -> the names; of two alike the first."""
-    plain = {name: _WRAPPERS.sub("", name).removeprefix(".") for name in tensors}
+    plain = {name: strip_wrappers(name) for name in tensors}
     counted = [plain[name] for name, tensor in tensors.items() if _is_large(tensor)]
     while counted and all(name.startswith(_PARALLEL) for name in counted):
         plain = {name: word.removeprefix(_PARALLEL) for name, word in plain.items()}

@@ -13,7 +13,7 @@ from rebasin_cli.checkpoint.folder import WeightSet
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.checkpoint.torch_format.torch_file import require_plain
+from rebasin_cli.checkpoint.torch_format.torch_file import require_plain, shared_memory
 from rebasin_cli.checkpoint.weight_file import HeldOpen
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource, infos
@@ -117,20 +117,6 @@ def module_checkpoint(module: nn.Module, label: str) -> SourceCheckpoint:
     config: Any = getattr(module, "config", None)
     told = config.to_dict() if hasattr(config, "to_dict") else {}
     return SourceCheckpoint(found, label, ties=found.ties, config=told)
-
-
-def shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return alias -> first name of tensors that are one in memory."""
-    first: dict[object, str] = {}
-    ties = {}
-    for name, tensor in tensors.items():
-        if tensor.is_meta or not tensor.numel():
-            continue
-        storage = tensor.untyped_storage().data_ptr()
-        place = storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-        if first.setdefault(place, name) != name:
-            ties[name] = first[place]
-    return ties
 
 
 class _OnCpu(Derived):

@@ -19,109 +19,54 @@ class CommandEntry:
     summary: str
 
 
-COMMANDS: Mapping[str, CommandEntry] = {
-    "align": CommandEntry(
-        "rebasin_cli.commands.align.command",
-        "align",
-        "Permute the units of each MODEL so that it lies in REF's basin. "
-        "Its function stays the same.",
-    ),
-    "apply": CommandEntry(
-        "rebasin_cli.commands.apply.command",
-        "apply",
-        "Apply saved permutations or maps to a checkpoint with the same tensors, or its adapters.",
-    ),
-    "fold": CommandEntry(
-        "rebasin_cli.commands.fold.command",
-        "fold",
-        "Multiply the gains of norms into the weights that read them. The function stays the same.",
-    ),
-    "widen": CommandEntry(
-        "rebasin_cli.commands.widen.command",
-        "widen",
-        "Give groups of MODEL more units that do nothing. The function stays the same.",
-    ),
-    "merge": CommandEntry(
-        "rebasin_cli.commands.merge.command",
-        "merge",
-        "Align the MODELs to one another and average them into one checkpoint.",
-    ),
-    "lerp": CommandEntry(
-        "rebasin_cli.commands.lerp.command",
-        "lerp",
-        "Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.",
-    ),
-    "verify": CommandEntry(
-        "rebasin_cli.commands.verify.command",
-        "verify",
-        "Is B exactly A with its units reordered? Exit code 0: yes, 1: no.",
-    ),
-    "diff": CommandEntry(
-        "rebasin_cli.commands.diff.command",
-        "diff",
-        "Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.",
-    ),
-    "inspect": CommandEntry(
-        "rebasin_cli.commands.inspect.command",
-        "inspect",
-        "Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec fits.",
-    ),
-    "related": CommandEntry(
-        "rebasin_cli.commands.related.command",
-        "related",
-        "What are models to each other: a copy, a fine-tune, a merge, or independent runs?",
-    ),
-    "transport": CommandEntry(
-        "rebasin_cli.commands.transport.command",
-        "transport",
-        "Carry what fine-tuning changed from one model to another that was trained apart.",
-    ),
-    "prune": CommandEntry(
-        "rebasin_cli.commands.prune.command",
-        "prune",
-        "Set the smallest weights of MODEL to zero: exactly the share that is asked for.",
-    ),
-    "statistics": CommandEntry(
-        "rebasin_cli.commands.statistics.command",
-        "statistics",
-        "Run A, or A and B, on data, and write what their units do: a small safetensors file.",
-    ),
-    "renormalize": CommandEntry(
-        "rebasin_cli.commands.renormalize.command",
-        "renormalize",
-        "Give the units of MERGED the statistics of its parents, inside its own weights.",
-    ),
-    "barrier": CommandEntry(
-        "rebasin_cli.commands.barrier.command",
-        "barrier",
-        "Run the models between A and B, as they are and with B aligned to A: "
-        "how high is the barrier?",
-    ),
-}
+def _entry(folder: str, function: str, summary: str) -> CommandEntry:
+    return CommandEntry(f"rebasin_cli.commands.{folder}.command", function, summary)
 
+
+_SUMMARIES = {
+    "align": "Permute the units of each MODEL so that it lies in REF's basin. Its function stays "
+    "the same.",
+    "apply": "Apply saved permutations or maps to a checkpoint with the same tensors, or its "
+    "adapters.",
+    "fold": "Multiply the gains of norms into the weights that read them. The function stays the "
+    "same.",
+    "widen": "Give groups of MODEL more units that do nothing. The function stays the same.",
+    "merge": "Align the MODELs to one another and average them into one checkpoint.",
+    "lerp": "Interpolate between A and B: (1 - alpha) A + alpha B, one checkpoint for each point.",
+    "verify": "Is B exactly A with its units reordered? Exit code 0: yes, 1: no.",
+    "diff": "Compare two checkpoints tensor by tensor. Exit code 0: equal, 1: they differ.",
+    "inspect": "Show what is in a checkpoint: tensors, dtypes, ties, size, and which bundled spec "
+    "fits.",
+    "related": "What are models to each other: a copy, a fine-tune, a merge, or independent runs?",
+    "transport": "Carry what fine-tuning changed from one model to another that was trained apart.",
+    "prune": "Set the smallest weights of MODEL to zero: exactly the share that is asked for.",
+    "statistics": "Run A, or A and B, on data, and write what their units do: a small safetensors "
+    "file.",
+    "renormalize": "Give the units of MERGED the statistics of its parents, inside its own "
+    "weights.",
+    "barrier": "Run the models between A and B, as they are and with B aligned to A: how high is "
+    "the barrier?",
+}
+COMMANDS: Mapping[str, CommandEntry] = {
+    name: _entry(name, name, summary) for name, summary in _SUMMARIES.items()
+}
 SPEC: Mapping[str, CommandEntry] = {
-    "list": CommandEntry(
-        "rebasin_cli.commands.spec.command",
-        "list_",
-        "List the bundled specs: a name and what it is for on each line.",
+    "list": _entry(
+        "spec", "list_", "List the bundled specs: a name and what it is for on each line."
     ),
-    "show": CommandEntry(
-        "rebasin_cli.commands.spec.command",
-        "show",
-        "Print a spec: a bundled one as it is shipped, or a file.",
-    ),
-    "check": CommandEntry(
-        "rebasin_cli.commands.spec.check.command",
+    "show": _entry("spec", "show", "Print a spec: a bundled one as it is shipped, or a file."),
+    "check": _entry(
+        "spec.check",
         "check",
         "Check a spec by itself, or against the headers of MODEL. Exit code 0: valid, 1: not.",
     ),
-    "trace": CommandEntry(
-        "rebasin_cli.commands.spec.trace.command",
+    "trace": _entry(
+        "spec.trace",
         "trace",
         "Find the complete symmetry of a PyTorch model, prove it by running, and print its spec.",
     ),
-    "init": CommandEntry(
-        "rebasin_cli.commands.spec.command",
+    "init": _entry(
+        "spec",
         "init",
         "Print a spec to start from: every tensor of MODEL, layers folded, all axes still fixed.",
     ),

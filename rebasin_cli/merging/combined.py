@@ -12,10 +12,9 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from rebasin_cli.merging.arcs import spherical_weights
 from rebasin_cli.merging.combination import ARC, STOCK, Combination
 from rebasin_cli.merging.deltas import STEP_RULES, Delta
-from rebasin_cli.merging.mean import lerp, weighted_mean, wide_dtype
+from rebasin_cli.merging.mean import lerp, spherical_weights, weighted_mean, wide_dtype
 from rebasin_cli.merging.products import products_of_ranges, products_of_wholes
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.merging.weights import TensorWeights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,26 +14,37 @@ _DIGIT = 16  # bits: as many counts as there are digits fit a core's cache
 _CODES = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def kth_size(read: Ranged, size: int, rank: int) -> float:
-    """Return the rank-th smallest of absolute values, from 1 on; of no numbers 0.
+def kth_code(codes: Callable[[], Iterable[Tensor]], rank: int, bits: int) -> tuple[int, int]:
+    """Return the rank-th smallest of whole numbers, from 1 on, and its rank among its equals.
 
-    read: float32 or float64, not written to. Numbers that are not negative have the order of their
-    bits, so digit after digit of these is found by counting, from the highest on.
+    codes: yields them, not negative, as often as it is called. Digit after digit is found by
+    counting, from the highest on.
     """
-    if not size:
-        return 0.0
-    kind = read(0, 1).dtype
     found = 0
-    for place in range(8 * kind.itemsize - _DIGIT, -1, -_DIGIT):
+    for place in range(bits - _DIGIT, -1, -_DIGIT):
         counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
-        for codes in _codes(read, size):
-            alike = codes if place + _DIGIT == 8 * kind.itemsize else _from(codes, place, found)
+        for some in codes():
+            top = place + _DIGIT
+            alike = some if top == bits else some[some >> top == found]
             digits = (alike >> place) & ((1 << _DIGIT) - 1)
             counts += torch.bincount(digits, minlength=len(counts))
         below = counts.cumsum(0)
         digit = int(torch.searchsorted(below, rank))
-        rank -= int(below[digit - 1]) if digit else 0
+        rank -= int(below[digit] - counts[digit])
         found = found << _DIGIT | digit
+    return found, rank
+
+
+def kth_size(read: Ranged, size: int, rank: int) -> float:
+    """Return the rank-th smallest of absolute values, from 1 on; of no numbers 0.
+
+    read: float32 or float64, not written to. Numbers that are not negative have the order of their
+    bits.
+    """
+    if not size:
+        return 0.0
+    kind = read(0, 1).dtype
+    found, _ = kth_code(lambda: _codes(read, size), rank, 8 * kind.itemsize)
     return float(torch.tensor(found, dtype=_CODES[kind]).view(kind))
 
 
@@ -41,8 +52,3 @@ def _codes(read: Ranged, size: int) -> Iterator[Tensor]:
     for begin in range(0, size, _PART):
         values = read(begin, min(begin + _PART, size)).abs()
         yield values.view(_CODES[values.dtype])
-
-
-def _from(codes: Tensor, place: int, found: int) -> Tensor:
-    """Return the codes whose digits above a place are those that were found."""
-    return codes[codes >> (place + _DIGIT) == found]

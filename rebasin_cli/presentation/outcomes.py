@@ -40,15 +40,8 @@ class Reused:
 
 
 def _left_summary(outcome: LeftAsIs) -> str:
-    return (
-        f"{outcome.path} is there already: nothing was done for it"
-        if outcome.why == "exists"
-        else ""
-    )
-
-
-def _failed_fields(outcome: Failed) -> Mapping[str, Any]:
-    return {"item": str(outcome.path), **error_fields(outcome.error)}
+    there = outcome.why == "exists"
+    return f"{outcome.path} is there already: nothing was done for it" if there else ""
 
 
 COMMON: Presenters = {
@@ -63,7 +56,7 @@ COMMON: Presenters = {
         summary=lambda outcome: f"{outcome.path} was finished by an earlier run",
     ),
     Failed: Presenter(
-        fields=_failed_fields,
+        fields=lambda outcome: {"item": str(outcome.path), **error_fields(outcome.error)},
         text=lambda outcome: "",
         summary=lambda outcome: f"error: {outcome.error}",
         code=lambda outcome: PARTIAL,

@@ -18,22 +18,6 @@ OutcomeT = TypeVar("OutcomeT")
 CHOICE = "choice"  # the event of what was decided on the way, which is no result
 
 
-def _nothing(outcome: object) -> str:
-    return ""
-
-
-def _no_file(outcome: object) -> None:
-    return None
-
-
-def _no_details(outcome: object) -> Sequence[RenderableType]:
-    return ()
-
-
-def _done(outcome: object) -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class Presenter(Generic[OutcomeT]):
     """How one kind of outcome is shown.
@@ -46,10 +30,10 @@ class Presenter(Generic[OutcomeT]):
 
     fields: Callable[[OutcomeT], Mapping[str, Any] | None]
     text: Callable[[OutcomeT], str] | None = None
-    summary: Callable[[OutcomeT], str] = _nothing
-    details: Callable[[OutcomeT], Sequence[RenderableType]] = _no_details
-    written: Callable[[OutcomeT], Written | None] = _no_file
-    code: Callable[[OutcomeT], int] = _done
+    summary: Callable[[OutcomeT], str] = lambda outcome: ""
+    details: Callable[[OutcomeT], Sequence[RenderableType]] = lambda outcome: ()
+    written: Callable[[OutcomeT], Written | None] = lambda outcome: None
+    code: Callable[[OutcomeT], int] = lambda outcome: 0
     event: str = "result"
 
 

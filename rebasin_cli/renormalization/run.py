@@ -65,6 +65,20 @@ def correct_statistics(
     return Replaced(source, _taken(model, network, report.tensors, source)), report
 
 
+def correct_if_planned(
+    source: TensorSource,
+    parents: Parents,
+    *,
+    plan: CorrectionPlan | None,
+    machine: Machine,
+    progress: Progress,
+) -> tuple[TensorSource, Report | None]:
+    """Return a model, its statistics corrected if that is planned, and then what was done to it."""
+    if plan is None:
+        return source, None
+    return correct_statistics(source, parents, plan=plan, machine=machine, progress=progress)
+
+
 def _known(
     parents: Parents,
     plan: CorrectionPlan,

@@ -14,7 +14,7 @@ from rebasin_cli.network.correctable_layers import Correction, find_correctable
 from rebasin_cli.network.layers import Layer
 from rebasin_cli.renormalization.corrected import Correcting
 from rebasin_cli.renormalization.correction_methods import renormalize
-from rebasin_cli.renormalization.folding import fold_correction
+from rebasin_cli.renormalization.passes import fold_correction
 from tests.renormalization.families import data, images, seeded, small
 
 LAYERS: dict[str, Any] = {

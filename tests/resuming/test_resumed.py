@@ -125,6 +125,8 @@ def test_the_folded_reference_of_orthogonal_maps_is_a_result_too(tmp_path):
     told = {event["path"]: event.get("reused", False) for event in done.events[:-1]}
     assert told == {"a.folded.safetensors": True, "b.aligned.safetensors": False}
     assert contents(tmp_path, "*.*ed.safetensors") == expected
+    permuted = rebasin(*argv, cwd=tmp_path)  # the same file name, and another model
+    assert "another run: symmetry was orthogonal, now it is permutation" in permuted.err
     (tmp_path / "my.yaml").write_text(NETS["rotary"] + "# another text\n")
     changed = rebasin(*argv, "--symmetry", "orthogonal", cwd=tmp_path)
     assert "another run: the file my.yaml was changed" in changed.err

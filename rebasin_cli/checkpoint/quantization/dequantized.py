@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rebasin_cli.checkpoint.endings import TorchFormat
 from rebasin_cli.checkpoint.failures import cap_problems
-from rebasin_cli.checkpoint.parts import Rest
 from rebasin_cli.checkpoint.quantization.quantized import Codes, find_codes
-from rebasin_cli.checkpoint.weight_file import HeldOpen, WeightFile
+from rebasin_cli.checkpoint.weight_file import WeightFile
 from rebasin_cli.errors import CheckpointError, Problem
 from rebasin_cli.tensors import TensorInfo, TensorSource
 
@@ -29,43 +27,15 @@ class Dequantised:
 
     def __init__(self, inner: WeightFile, all_codes: _AllCodes) -> None:
         self.inner, self._all = inner, all_codes
+        self.format, self.file, self.metadata = inner.format, inner.file, inner.metadata
+        self.ties, self.dropped, self.extra = inner.ties, inner.dropped, inner.extra
+        self.rest = inner.rest.without_parts
+        self.parts: Mapping[str, TensorSource] = {}
         self.infos = {
             name: all_codes.info(name) if name in all_codes.codes else info
             for name, info in inner.infos.items()
             if name not in all_codes.others
         }
-
-    @property
-    def format(self) -> TorchFormat:
-        return self.inner.format
-
-    @property
-    def file(self) -> HeldOpen:
-        return self.inner.file
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.inner.metadata
-
-    @property
-    def ties(self) -> Mapping[str, str]:
-        return self.inner.ties
-
-    @property
-    def dropped(self) -> Mapping[str, str]:
-        return self.inner.dropped
-
-    @property
-    def extra(self) -> tuple[str, ...]:
-        return self.inner.extra
-
-    @property
-    def rest(self) -> Rest:
-        return self.inner.rest.without_parts
-
-    @property
-    def parts(self) -> Mapping[str, TensorSource]:
-        return {}
 
     def load(self, name: str) -> Tensor:
         tensor = self.inner.load(name)

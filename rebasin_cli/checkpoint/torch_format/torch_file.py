@@ -52,7 +52,7 @@ class TorchFile:
             for name, tensor in self._tensors.items()
         }
         self.metadata: Mapping[str, str] = {}
-        self.ties = _ties(self._tensors)
+        self.ties = shared_memory(self._tensors)
 
     def load(self, name: str) -> Tensor:
         return self.read(self._tensors[name])
@@ -125,13 +125,15 @@ def _kind(tensor: Tensor) -> str:
     return "without data" if tensor.is_meta else ""
 
 
-def _ties(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return alias -> first name for tensors that are the very same numbers in memory."""
-    first: dict[tuple[object, ...], str] = {}
+def shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return alias -> first name of tensors that are one in memory."""
+    first: dict[object, str] = {}
     ties = {}
     for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        original = first.setdefault(place, name) if tensor.numel() else name
-        if original != name:
-            ties[name] = original
+        if tensor.is_meta or not tensor.numel():
+            continue
+        storage = tensor.untyped_storage().data_ptr()
+        place = storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+        if first.setdefault(place, name) != name:
+            ties[name] = first[place]
     return ties

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,15 @@ from rebasin_cli.activations.observe import check_places
 from rebasin_cli.activations.statistics_file import Statistics, read_statistics
 from rebasin_cli.activations.units import SIMILARITIES
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.command import AlignRequest
+from rebasin_cli.commands.align.command import STRAIGHT_THROUGH, AlignRequest
+from rebasin_cli.commands.align.kept_state import check_state_place
+from rebasin_cli.commands.align.learning import Learning, check_held_out
 from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.execution.workers import LOCAL
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.activations import Activations
 from rebasin_cli.options.data import SAMPLED
+from rebasin_cli.tensors import infos
 
 
 @dataclass(frozen=True)
@@ -92,5 +95,24 @@ def plan_straight_through(reference: Checkpoint, request: AlignRequest) -> Metho
 # The same names as in `run.DATA_METHODS`, which carries them out.
 DATA_METHODS: Mapping[str, Callable[[Checkpoint, AlignRequest], MethodInputs]] = {
     "activations": plan_activations,
-    "straight-through": plan_straight_through,
+    STRAIGHT_THROUGH: plan_straight_through,
 }
+
+
+def check_learning(models: Sequence[Checkpoint], request: AlignRequest) -> None:
+    """Raise UsageError for options or weights that the method does not take, or a file for the
+    state that cannot be one; CheckpointError where there is no folder for it."""
+    learning = request.learning_options
+    if learning != Learning() and request.search.method != STRAIGHT_THROUGH:
+        raise UsageError(
+            "--epochs, --learning-rate, --held-out and --check-every are about learning",
+            hint=f"--method {STRAIGHT_THROUGH}; --held-out is of --symmetry orthogonal --learn too",
+        )
+    check_held_out(learning)
+    complex_ = [i.name for i in infos(models[0]).values() if i.dtype.is_complex]
+    if request.search.method == STRAIGHT_THROUGH and complex_:
+        raise UsageError(
+            f"{STRAIGHT_THROUGH} learns from real weights, and {complex_[0]!r} is complex",
+            hint="--method weights matches complex ones too",
+        )
+    check_state_place(models, learning.resume)

@@ -12,9 +12,13 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.command import AlignRequest
-from rebasin_cli.commands.align.method_inputs import DATA_METHODS, MethodInputs, check_chosen
+from rebasin_cli.commands.align.method_inputs import (
+    DATA_METHODS,
+    MethodInputs,
+    check_chosen,
+    check_learning,
+)
 from rebasin_cli.commands.align.outputs import check_models_given, plan_saves, plan_targets
-from rebasin_cli.commands.align.straight_through.plan import check_learning
 from rebasin_cli.commands.align.widened_models import widen_models
 from rebasin_cli.errors import UsageError
 from rebasin_cli.execution.workers import Workers, plan_workers

@@ -13,6 +13,7 @@ from rebasin_cli.alignment.model_card import Found
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.align.by_activations import by_activations
+from rebasin_cli.commands.align.command import STRAIGHT_THROUGH
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.run import by_straight_through
 from rebasin_cli.commands.align.widened_models import growth_of, prove_models, settings_of
@@ -154,5 +155,5 @@ def by_weights(plan: AlignPlan, item: AlignItem, progress: Progress) -> Matching
 # Methods that run the models, by name; `method_inputs.DATA_METHODS` says what each of them needs.
 DATA_METHODS: Mapping[str, Method] = {
     "activations": by_activations,
-    "straight-through": by_straight_through,
+    STRAIGHT_THROUGH: by_straight_through,
 }

@@ -7,8 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Column, Table
 
-from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.report import ALIGNED
+from rebasin_cli.alignment.report import PERMUTING
 from rebasin_cli.commands.barrier.curve import Peak, sign
 from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
 from rebasin_cli.commands.barrier.layers.report import (
@@ -196,7 +195,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 PRESENTERS: Presenters = {
-    Aligned: ALIGNED,
+    **PERMUTING,
     **ROTATING,
     Scored: Presenter(fields=lambda outcome: outcome.fields(), text=lambda outcome: ""),
     Curves: Presenter(

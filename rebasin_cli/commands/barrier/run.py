@@ -23,8 +23,7 @@ from rebasin_cli.commands.barrier.judged_point import (
     has_running_statistics,
     stored_ends,
 )
-from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers
-from rebasin_cli.commands.barrier.layers.run import diagnose_midpoint
+from rebasin_cli.commands.barrier.layers.figures import DiagnosedLayers, diagnose_midpoint
 from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.commands.barrier.plane import Plane, plane_through
 from rebasin_cli.commands.barrier.scored_points import (

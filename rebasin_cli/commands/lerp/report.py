@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.report import ALIGNED
+from rebasin_cli.alignment.report import PERMUTING
 from rebasin_cli.commands.lerp.plan import Interpolated
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
@@ -25,7 +24,7 @@ def _interpolated_fields(outcome: Interpolated) -> dict[str, Any]:
 
 
 PRESENTERS: Presenters = {
-    Aligned: ALIGNED,
+    **PERMUTING,
     **ROTATING,
     Interpolated: Presenter(
         fields=_interpolated_fields,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.checkpoint.writing.writer import Written
@@ -23,7 +24,7 @@ from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
 from rebasin_cli.renormalization.plan import has_batch_norm
-from rebasin_cli.renormalization.run import Parents, correct_statistics
+from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
 
 REASONS = {
@@ -106,6 +107,21 @@ def merge_facts(plan: MeanPlan, together: Together, **facts: object) -> dict[str
     )
 
 
+def running_facts(plan: MeanPlan, method: str, **facts: Any) -> dict[str, str]:
+    """Return the provenance of what a method made by running models: of no parent's basin."""
+    return provenance(
+        "merge",
+        plan.models,
+        basin=None,
+        spec=plan.choice.name if plan.choice else None,
+        seed=plan.request.computing.seed,
+        strategy=plan.strategy,
+        weights=list(plan.mixture.weights.models),
+        method=method,
+        **facts,
+    )
+
+
 def save_parents(plan: MergePlan, together: Together, progress: Progress) -> None:
     """Write the models in the order of units that they are merged in, if that is asked for."""
     reference = plan.models[plan.reference]
@@ -177,10 +193,8 @@ def _renormalized(
     plan: MergePlan, together: Together, progress: Progress
 ) -> tuple[TensorSource, Report | None]:
     """Return the mean with its statistics corrected, if that is planned, and what was done."""
-    if plan.correction is None:
-        return together.mean, None
     bound = plan.choice.bound if plan.choice else None
-    return correct_statistics(
+    return correct_if_planned(
         together.mean,
         Parents(together.sources[: len(plan.mixture.merged)], plan.mixture.weights.models, bound),
         plan=plan.correction,

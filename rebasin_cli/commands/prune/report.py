@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rebasin_cli.commands.prune.pruned import Pruned
 from rebasin_cli.commands.prune.ranking import FisherFacts
+from rebasin_cli.commands.prune.run import Pruned
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.renormalization.report import report_fields, report_lines
 from rebasin_cli.wording import count, plural

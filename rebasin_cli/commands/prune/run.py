@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 from rebasin_cli.alignment.results import write_result
+from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.prune.fisher.plan import DIAGONAL
 from rebasin_cli.commands.prune.fisher.rank import Dense, rank_by_blocks, rank_by_diagonal
 from rebasin_cli.commands.prune.plan import PrunePlan
-from rebasin_cli.commands.prune.pruned import Pruned, PrunedTensor
-from rebasin_cli.commands.prune.ranking import Ranking, by_magnitude
+from rebasin_cli.commands.prune.ranking import FisherFacts, Ranking, by_magnitude
 from rebasin_cli.commands.prune.thresholds import (
     METHODS,
     Rule,
@@ -26,9 +28,59 @@ from rebasin_cli.merging.sources import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
 from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.run import Parents, correct_statistics
+from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.torch_threads import one_thread
+
+
+@dataclass(frozen=True)
+class PrunedTensor:
+    """How many weights of one tensor stay.
+
+    threshold: the largest magnitude, or by the Fisher the largest cost, that was removed; None
+    where neighbours were compared.
+    """
+
+    name: str
+    weights: int
+    kept: int
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A model of which the smallest weights were set to zero.
+
+    others: tensors that were not pruned. masks: whether the file's metadata hold them. report: how
+    the statistics were corrected, if they were. fisher: what judged the weights.
+    """
+
+    model: Path
+    method: str
+    sparsity: float | None
+    pattern: str | None
+    tensors: tuple[PrunedTensor, ...]
+    others: int
+    masks: bool
+    written: Written
+    seconds: float
+    report: Report | None = None
+    fisher: FisherFacts | None = None
+
+    @property
+    def weights(self) -> int:
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @property
+    def kept(self) -> int:
+        return sum(tensor.kept for tensor in self.tensors)
+
+    @property
+    def threshold(self) -> float | None:
+        """The magnitude or cost that decided, None where each tensor has its own."""
+        found = {tensor.threshold for tensor in self.tensors}
+        return found.pop() if self.method != "layer-magnitude" and len(found) == 1 else None
+
 
 MOST = 64 << 20  # bytes of masks: readers refuse headers of more than 100 MB
 
@@ -95,10 +147,8 @@ def _corrected(
 
     What is zero stays zero: corrections multiply weights.
     """
-    if plan.correction is None:
-        return sparse, None
     parents = Parents((dense,), (1.0,))
-    return correct_statistics(
+    return correct_if_planned(
         sparse, parents, plan=plan.correction, machine=plan.machine, progress=progress
     )
 

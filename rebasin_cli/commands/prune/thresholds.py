@@ -16,10 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.merging.order_statistics import kth_code
 from rebasin_cli.tensors import Derived, InMemory, TensorSource
-
-DIGIT = 16  # bits that are decided in one pass
-
 
 CHUNK = 1 << 22  # weights looked at together: bounds the memory beside the tensor itself
 
@@ -138,24 +136,14 @@ def _smallest(
     source: TensorSource, names: Sequence[str], count: int, width: int
 ) -> tuple[int, int]:
     """Return the key of the count-th smallest weight, and how many of its equals go with it."""
-    key, left = 0, count
-    for shift in range(width - DIGIT, -1, -DIGIT) if count else ():
-        counted = torch.zeros(1 << DIGIT, dtype=torch.int64)
+    if not count:
+        return 0, 0
+
+    def keys() -> Iterator[Tensor]:
         for name in names:
-            for keys in magnitude_keys(source.load(name), width):
-                counted += _digits(keys, key, shift, width)
-        below = counted.cumsum(0)
-        digit = int(torch.searchsorted(below, left))
-        left -= int(below[digit] - counted[digit])
-        key = key << DIGIT | digit
-    return key, left
+            yield from magnitude_keys(source.load(name), width)
 
-
-def _digits(keys: Tensor, prefix: int, shift: int, width: int) -> Tensor:
-    """Count the values of 16 bits among the keys whose higher bits are the prefix."""
-    if shift + DIGIT < width:
-        keys = keys[keys >> (shift + DIGIT) == prefix]
-    return torch.bincount(keys >> shift & (1 << DIGIT) - 1, minlength=1 << DIGIT)
+    return kth_code(keys, count, width)
 
 
 _PLACES = (128, 64, 32, 16, 8, 4, 2, 1)  # the first weight is the highest bit, as numpy packs

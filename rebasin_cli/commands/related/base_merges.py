@@ -82,13 +82,13 @@ def gram_of(models: Sequence[TensorSource], names: Sequence[str], steps: Sequenc
     return Gram(products, roundings, torch.cat(entries, 1), steps)
 
 
-def exact_merges(gram: Gram) -> list[Merge]:
+def exact_merges(gram: Gram) -> list[Merge[int]]:
     """Return the merges of which nothing but rounding is left: means, and by task arithmetic.
 
     The fewest models that are in a relation come first, then those given first, and a merge counts
     for no further one: a second merge of the same models has many relations to the first.
     """
-    found, left = list[Merge](), gram.distinct
+    found, left = list[Merge[int]](), gram.distinct
     for size in range(3, len(left) + 1):
         if comb(len(left), size) > MOST:
             break
@@ -99,7 +99,7 @@ def exact_merges(gram: Gram) -> list[Merge]:
     return found
 
 
-def _exact(gram: Gram, models: Sequence[int]) -> Merge | None:
+def _exact(gram: Gram, models: Sequence[int]) -> Merge[int] | None:
     """Return the merge among models, of no part of which there is a relation, if there is one.
 
     sum c_i X_i = 0 with sum c_i = 0: a model that has a sign of its own lies between the others.
@@ -120,7 +120,7 @@ def _exact(gram: Gram, models: Sequence[int]) -> Merge | None:
 
 def _as_merge(
     gram: Gram, model: int, by_model: Mapping[int, float], left: float, base: int | None
-) -> Merge | None:
+) -> Merge[int] | None:
     """Return a relation as what made one of its models, unless more than rounding is left."""
     own = by_model[model]
     if not own:
@@ -137,12 +137,12 @@ def _as_merge(
     return Merge(model, tuple(shares), tuple(shares.values()), rest / size, base)
 
 
-def kept_entries(gram: Gram, models: Sequence[int]) -> list[Merge]:
+def kept_entries(gram: Gram, models: Sequence[int]) -> list[Merge[int]]:
     """Return those of some models that keep entries of others' differences to a base.
 
     As TIES and DARE make them.
     """
-    found: dict[frozenset[int], Merge] = {}
+    found: dict[frozenset[int], Merge[int]] = {}
     for base, model in ((a, b) for a in models for b in reversed(models) if a != b):
         others = [k for k in models if k not in (base, model)]
         merge = _kept_over(gram, base, model, others)
@@ -152,7 +152,7 @@ def kept_entries(gram: Gram, models: Sequence[int]) -> list[Merge]:
     return list(found.values())
 
 
-def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merge | None:
+def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merge[int] | None:
     """Return a model as a merge over a base that keeps entries of others, if it is one."""
     values = gram.entries
     change = values[model] - values[base]

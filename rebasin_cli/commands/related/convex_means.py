@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from scipy.optimize import nnls
@@ -22,24 +23,35 @@ COPY = 1e-5  # of the largest distance, below which two models are one
 FLAT = 1e-12  # of the mean of the diagonal: what is less in a direction is rounding
 
 
+ModelT = TypeVar("ModelT")
+NameT = TypeVar("NameT")
+
+
 @dataclass(frozen=True)
-class Merge:
-    """A model that was made of others, all by number.
+class Merge(Generic[ModelT]):
+    """A model that was made of others, all by number or by name.
 
     shares: of the parents; over a base, what their differences to it are times. left: what they do
     not explain, as a share of the distance to the nearest of them, or to the base; where entries
-    of differences are kept, of the square of that. kept: then what they explain of it.
+    of differences are kept, of the square of that. base: what the differences of the parents are
+    from; None: it is a mean of them. kept: what entries of the differences explain of it.
     """
 
-    model: int
-    parents: tuple[int, ...]
+    model: ModelT
+    parents: tuple[ModelT, ...]
     shares: tuple[float, ...]
     left: float
-    base: int | None = None
+    base: ModelT | None = None
     kept: float | None = None
 
+    def named(self: Merge[int], names: Sequence[NameT]) -> Merge[NameT]:
+        """Return it with names for the numbers of models."""
+        parents = tuple(names[parent] for parent in self.parents)
+        base = None if self.base is None else names[self.base]
+        return Merge(names[self.model], parents, self.shares, self.left, base, self.kept)
 
-def convex_merges(products: Tensor, models: Sequence[int]) -> list[Merge]:
+
+def convex_merges(products: Tensor, models: Sequence[int]) -> list[Merge[int]]:
     """Return which of some models lie between others of them.
 
     products: <X_i - X_0, X_j - X_0> of all models in one frame, (n, n) in float64.
@@ -48,7 +60,7 @@ def convex_merges(products: Tensor, models: Sequence[int]) -> list[Merge]:
     return [merge for merge in found if merge is not None]
 
 
-def _merge_of(number: int, products: Tensor, models: Sequence[int]) -> Merge | None:
+def _merge_of(number: int, products: Tensor, models: Sequence[int]) -> Merge[int] | None:
     """Return what a model is a merge of, if it is one."""
     from_it = products - products[number] - products[:, number, None] + products[number, number]
     distances = from_it.diagonal()

@@ -55,7 +55,7 @@ def matrices_of(bound: BoundSpec) -> BoundSpec:
         moves = any(not bound.groups[name].fixed for name in tensor.groups)
         return tensor.votes and long >= MATRIX and moves
 
-    return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))
+    return bound.with_votes(votes)
 
 
 class GaugeFree(Derived):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Column, Table
 
+from rebasin_cli.commands.related.convex_means import Merge
 from rebasin_cli.commands.related.kin import KinPair
-from rebasin_cli.commands.related.run import FoundMerge, Kinship
+from rebasin_cli.commands.related.run import Kinship
 from rebasin_cli.commands.related.sentences import basis, merge_basis, merge_sentence, verdict
 from rebasin_cli.pictures.report import DRAWING
 from rebasin_cli.presentation.presenter import Presenter, Presenters
@@ -43,7 +45,7 @@ def _pair_fields(pair: KinPair) -> dict[str, Any]:
     }
 
 
-def _merge_fields(merge: FoundMerge) -> dict[str, Any]:
+def _merge_fields(merge: Merge[Path]) -> dict[str, Any]:
     return {
         "merge": str(merge.model),
         "parents": [str(path) for path in merge.parents],
@@ -87,7 +89,7 @@ PRESENTERS: Presenters = {
         summary=lambda pair: "\n".join(f"  {line}" for line in basis(pair)),
         details=_details,
     ),
-    FoundMerge: Presenter(
+    Merge: Presenter(
         fields=_merge_fields,
         text=merge_sentence,
         summary=merge_basis,

@@ -41,28 +41,12 @@ HIDDEN = 10  # times what rounding makes of a copy: scales and rotations make mo
 
 
 @dataclass(frozen=True)
-class FoundMerge:
-    """A model that was made of others: of which, with which shares, and what is left.
-
-    base: what the differences of the parents are from; None: it is a mean of them. kept: see
-    `Merge`.
-    """
-
-    model: Path
-    parents: tuple[Path, ...]
-    shares: tuple[float, ...]
-    left: float
-    base: Path | None = None
-    kept: float | None = None
-
-
-@dataclass(frozen=True)
 class Kinship:
     """What some models are to each other: all pairs, and which are merges of others."""
 
     models: tuple[Path, ...]
     pairs: tuple[KinPair, ...]
-    merges: tuple[FoundMerge, ...]
+    merges: tuple[Merge[Path], ...]
 
     def pair(self, a: int, b: int) -> KinPair:
         """Return the pair of two models, by their numbers."""
@@ -80,7 +64,7 @@ class ComparedPair:
     rotations: GroupMaps | None
 
 
-Outcome = KinPair | FoundMerge | Kinship
+Outcome = KinPair | Merge[Path] | Kinship
 
 
 def run_related(plan: RelatedPlan, progress: Progress) -> Iterator[Outcome]:
@@ -185,15 +169,12 @@ class _Comparison:
         Buffers vote here, as in `rebasin verify`.
         """
         plan = self._plan
-        tensors = tuple(
-            replace(t, votes=all(map(plan.selection.selects, t.members)))
-            for t in plan.orders.bound.tensors
-        )
+        selects = plan.selection.selects
         settings = plan.problem.machine.settings(plan.search)
         found = match_weights(
             self._finite[first],
             self._finite[second],
-            replace(plan.orders.bound, tensors=tensors),
+            plan.orders.bound.with_votes(lambda tensor: all(map(selects, tensor.members))),
             settings=cut_short(settings) if plan.orders.costly else settings,
             movable=plan.orders.movable,
             initial=begin.permutations if begin else None,
@@ -236,7 +217,7 @@ class _Comparison:
             self._marks[number] = marks_of(self._finite[number], self._plan.matrices)
         return self._marks[number]
 
-    def merges(self, found: Mapping[tuple[int, int], ComparedPair]) -> Iterator[FoundMerge]:
+    def merges(self, found: Mapping[tuple[int, int], ComparedPair]) -> Iterator[Merge[Path]]:
         """Yield the merges among models that are related to one another."""
         self._progress("looking for merges", 0, 0)
         names = [n for n in self._plan.names if self._models[0].info(n).floating]
@@ -244,7 +225,8 @@ class _Comparison:
             frame, sources = self._in_one_frame(family, found)
             steps = [_coarsest(self._models[number]) for number in family]
             gram = gram_of([frame.folded(sources[0]), *sources[1:]], names, steps)
-            yield from (self._named(merge, family) for merge in merges_in(gram))
+            paths = [self._models[number].path for number in family]
+            yield from (merge.named(paths) for merge in merges_in(gram))
 
     def _in_one_frame(
         self, family: list[int], found: Mapping[tuple[int, int], ComparedPair]
@@ -261,19 +243,8 @@ class _Comparison:
         ]
         return frame, [self._finite[first], *moved]
 
-    def _named(self, merge: Merge, family: list[int]) -> FoundMerge:
-        paths = [self._models[number].path for number in family]
-        return FoundMerge(
-            paths[merge.model],
-            tuple(paths[parent] for parent in merge.parents),
-            merge.shares,
-            merge.left,
-            None if merge.base is None else paths[merge.base],
-            merge.kept,
-        )
 
-
-def merges_in(gram: Gram) -> list[Merge]:
+def merges_in(gram: Gram) -> list[Merge[int]]:
     """Return the merges among models in one frame, each model once: what is exact comes first."""
     exact = exact_merges(gram)
     found = {merge.model: merge for merge in exact}

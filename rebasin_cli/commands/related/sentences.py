@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from rebasin_cli.commands.related.convex_means import Merge
 from rebasin_cli.commands.related.kin import RELATED, Kin, KinPair
-from rebasin_cli.commands.related.run import FoundMerge
 from rebasin_cli.wording import count
 
 
@@ -94,7 +95,7 @@ def basis(pair: KinPair) -> list[str]:
     return lines
 
 
-def merge_sentence(merge: FoundMerge) -> str:
+def merge_sentence(merge: Merge[Path]) -> str:
     """Return of which models a merge is one."""
     parts = list(zip(merge.shares, merge.parents, strict=True))
     if merge.base is None:
@@ -109,7 +110,7 @@ def merge_sentence(merge: FoundMerge) -> str:
     )
 
 
-def merge_basis(merge: FoundMerge) -> str:
+def merge_basis(merge: Merge[Path]) -> str:
     """Return how much of a merge its parents leave open."""
     if merge.base is None:
         return f"  what is left is {merge.left:.2g} of the way to the nearest"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from rebasin_cli.alignment.function_check import check_of
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
@@ -12,9 +11,7 @@ from rebasin_cli.files.saved.permutation_file import save_permutations
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
-from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.compare import relative_difference, same_bits, wide
 
 
@@ -24,7 +21,8 @@ def run_verify(plan: VerifyPlan, progress: Progress) -> Iterator[Verified]:
     Buffers vote here: if B is a permutation of A at all, it brings them together too, and
     they tell apart units whose weights are equal.
     """
-    bound = _all_voting(plan)
+    selects = plan.request.selection.selects
+    bound = plan.choice.bound.with_votes(lambda tensor: all(map(selects, tensor.members)))
     matching = match_weights(
         plan.a,
         plan.b,
@@ -78,13 +76,3 @@ def _compared_functions(plan: VerifyPlan, moved: TensorSource) -> FunctionDiffer
         return None
     other = moved if traced.tracing.free_outputs else plan.b
     return compare_functions(check_of(traced), plan.a, other)
-
-
-def _all_voting(plan: VerifyPlan) -> BoundSpec:
-    """Return the plan's bound spec with a vote for all that takes part."""
-
-    def votes(tensor: BoundTensor) -> bool:
-        return all(map(plan.request.selection.selects, tensor.members))
-
-    bound = plan.choice.bound
-    return replace(bound, tensors=tuple(replace(t, votes=votes(t)) for t in bound.tensors))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -86,6 +86,10 @@ class BoundSpec:
     buffers: frozenset[str]
     transposed: frozenset[str] = frozenset()
     norms: tuple[BoundNorm, ...] = ()
+
+    def with_votes(self, votes: Callable[[BoundTensor], bool]) -> BoundSpec:
+        """Return the spec with a vote for those tensors that have one."""
+        return replace(self, tensors=tuple(replace(t, votes=votes(t)) for t in self.tensors))
 
     @property
     def idle(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from rebasin_cli.commands.prune import run as prune
 from rebasin_cli.commands.prune.command import PruneRequest
 from rebasin_cli.commands.prune.plan import plan_prune
-from rebasin_cli.commands.prune.pruned import Pruned
+from rebasin_cli.commands.prune.run import Pruned
 from rebasin_cli.progress import silent
 from tests.cli.build import load, mlp, save, sharded
 from tests.cli.harness import rebasin

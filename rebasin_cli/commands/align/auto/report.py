@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from rebasin_cli.alignment.report import PERMUTING
 from rebasin_cli.commands.align.auto.plan import ORTHOGONAL, PERMUTATION
 from rebasin_cli.commands.align.auto.run import ChosenSymmetry
-from rebasin_cli.commands.align.report import PRESENTERS as PERMUTATION_PRESENTERS
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import CHOICE, Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, table
@@ -62,7 +62,7 @@ CHOSEN: Presenter[ChosenSymmetry] = Presenter(
     fields=_fields, text=lambda outcome: "", summary=_text, details=_details, event=CHOICE
 )
 PRESENTERS: Presenters = {
-    **PERMUTATION_PRESENTERS,
+    **PERMUTING,
     **ROTATING,
     ChosenSymmetry: CHOSEN,
 }

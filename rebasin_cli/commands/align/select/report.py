@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.markup import escape
 
+from rebasin_cli.alignment.report import PERMUTING
 from rebasin_cli.commands.align.auto.report import NAMES
-from rebasin_cli.commands.align.report import PRESENTERS as PERMUTATION_PRESENTERS
 from rebasin_cli.commands.align.select.candidate_pair import TriedCandidate
 from rebasin_cli.commands.align.select.candidates import DEFAULT
 from rebasin_cli.commands.align.select.run import Selected
@@ -82,4 +82,4 @@ def _candidate_fields(judged: TriedCandidate) -> dict[str, Any]:
 CHOSEN: Presenter[Selected] = Presenter(
     fields=_fields, text=lambda outcome: "", summary=_text, details=_details, event=CHOICE
 )
-PRESENTERS: Presenters = {**PERMUTATION_PRESENTERS, **ROTATING, Selected: CHOSEN}
+PRESENTERS: Presenters = {**PERMUTING, **ROTATING, Selected: CHOSEN}

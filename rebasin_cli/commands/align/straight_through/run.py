@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.align.command import STRAIGHT_THROUGH
 from rebasin_cli.commands.align.plan import AlignItem, AlignPlan
 from rebasin_cli.commands.align.straight_through.estimator import (
     LearningState,
@@ -32,7 +33,6 @@ from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import InMemory, TensorSource
 
-METHOD = "straight-through"
 SETTLED = (Status.EQUAL, Status.EXACT, Status.NOTHING)  # the midpoint is the reference, or stays
 
 
@@ -52,12 +52,12 @@ def by_straight_through(plan: AlignPlan, item: AlignItem, progress: Progress) ->
         progress=progress,
     )
     if start.status in SETTLED:
-        return replace(start, method=METHOD)
+        return replace(start, method=STRAIGHT_THROUGH)
     pair = _LearnedPair(plan, item.model, progress)
     course = _course(pair)
     state = _learned(pair, course, start.permutations)
     found = _matching(state, start, pair)
-    return replace(found, method=METHOD, held_out=_held_out(state, course))
+    return replace(found, method=STRAIGHT_THROUGH, held_out=_held_out(state, course))
 
 
 @dataclass(frozen=True)

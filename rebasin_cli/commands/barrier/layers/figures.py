@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -13,23 +14,24 @@ from torch import Tensor, nn
 
 from rebasin_cli.commands.barrier.layers.confidence import ConfidenceCalibration, calibration
 from rebasin_cli.commands.barrier.layers.sums import LayerSums, SampledOutputs, layer_sums
+from rebasin_cli.commands.barrier.plan import BarrierPlan
 from rebasin_cli.errors import UserCodeError
+from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.batches import Batches
+from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.layers import Layer, layers_of, observe_layers
 from rebasin_cli.network.scoring.answers import answers
 from rebasin_cli.network.scoring.scores import call_model, logits_of
 from rebasin_cli.progress import Progress, silent
+from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.trees import map_leaves, tensors_in
 
 INTEGERS = "the inputs are integers, of which none is zero"
 
-
 LayerOutputs = Mapping[str, Tensor]
-
-
 Calibrations = tuple[ConfidenceCalibration, ...]
 
 
@@ -186,3 +188,16 @@ class DiagnosedLayers:
     diagnosis: LayerDiagnosis
     aligned: bool
     seconds: float
+
+
+def diagnose_midpoint(
+    plan: BarrierPlan, ends: Sequence[TensorSource], progress: Progress, *, aligned: bool
+) -> DiagnosedLayers:
+    """Return the figures of the layers of two models and of their midpoint."""
+    began = perf_counter()
+    midpoint = Mean(ends, (0.5, 0.5), 0, plan.request.selection.selects)
+    network, machine = plan.code.network, plan.machine
+    trio = Trio(*(build_network(network, source, machine) for source in (*ends, midpoint)))
+    found = diagnose_layers(trio, batches_of(plan.code, machine), progress=progress)
+    paths = tuple(model.path for model in plan.models)
+    return DiagnosedLayers(paths, found, aligned, perf_counter() - began)

@@ -14,9 +14,8 @@ from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, sol
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
-from rebasin_cli.commands.merge.run import MadeModel, run_making
+from rebasin_cli.commands.merge.run import MadeModel, run_making, running_facts
 from rebasin_cli.commands.merge.together import Together
-from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.resized_network import resized_network
@@ -94,19 +93,8 @@ def _renormalized(
 
 def solved_facts(plan: SolvedMeanPlan) -> dict[str, str]:
     """Return the provenance: what is solved lies in no parent's basin."""
-    merge = plan.merge
     width: dict[str, Any] = {"width": plan.request.width} if plan.growth.apart else {}
-    return provenance(
-        "merge",
-        merge.models,
-        basin=None,
-        spec=merge.choice.name if merge.choice else None,
-        seed=plan.request.computing.seed,
-        strategy=merge.strategy,
-        weights=list(merge.mixture.weights.models),
-        method=plan.request.search.method,
-        **width,
-    )
+    return running_facts(plan.merge, plan.request.search.method, **width)
 
 
 def _outcome(plan: SolvedMeanPlan, found: SolvedMean) -> Solved:

@@ -89,7 +89,7 @@ def plan_linear_mean(
 
     Raises UsageError for models that are not aligned, and where no group can be mapped.
     """
-    method, renormalize = request.search.method, request.renormalization
+    method = request.search.method
     if merge.choice is None:
         raise UsageError(f"{method} starts from aligned models", hint="leave out --strategy none")
     first = merge.models[merge.reference]
@@ -102,14 +102,18 @@ def plan_linear_mean(
             detail="\n".join(f"{name}: {why}" for name, why in list(others.items())[:10]),
             hint="rebasin merge without --method aligns them by permutations",
         )
-    correction = (
-        plan_correction(first, request.selection, request.tracing, request.data, renormalize)
-        if renormalize
-        else None
-    )
+    correction = plan_reset(first, request)
     return LinearMeanPlan(
         merge, merge.choice, code, method, sides, readers, others, request, correction
     )
+
+
+def plan_reset(first: Checkpoint, request: MergeRequest) -> CorrectionPlan | None:
+    """Return how the BatchNorm of the result is corrected, if that is asked for."""
+    asked = request.renormalization
+    if asked is None:
+        return None
+    return plan_correction(first, request.selection, request.tracing, request.data, asked)
 
 
 def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
@@ -144,8 +148,13 @@ def check_linear(request: MergeRequest) -> None:
             "zipit merges all units alike, and takes no weights",
             hint="leave out --weights, or --method cca",
         )
-    renormalize = request.renormalization
-    if renormalize is not None and renormalize.method != "reset":
+    check_reset(request)
+
+
+def check_reset(request: MergeRequest) -> None:
+    """Raise UsageError for corrections by what the units of the parents do."""
+    asked = request.renormalization
+    if asked is not None and asked.method != "reset":
         raise UsageError(
             "the units of the result are those of no parent: only their BatchNorm can be corrected",
             hint="--renormalize reset",

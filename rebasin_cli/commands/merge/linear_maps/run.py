@@ -14,17 +14,15 @@ from rebasin_cli.commands.merge.linear_maps.plan import LinearMapsPlan, LinearMe
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.merged import Merged, ModelSize, Zipped
 from rebasin_cli.commands.merge.operations import size_of
-from rebasin_cli.commands.merge.run import MadeModel, run_making
+from rebasin_cli.commands.merge.run import MadeModel, run_making, running_facts
 from rebasin_cli.commands.merge.together import Together
-from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Report
-from rebasin_cli.renormalization.run import Parents, correct_statistics
+from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
 
 Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
@@ -38,12 +36,19 @@ def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAs
 def _made(plan: LinearMapsPlan, together: Together, progress: Progress) -> MadeModel:
     seen, maps = found_maps(plan, together.sources, progress)
     save_linear_maps(plan, together.alignment.permutations, maps)
-    source, report = _renormalized(plan, map_units(plan, together.sources, maps), progress)
+    source, report = correct_if_planned(
+        map_units(plan, together.sources, maps),
+        Parents(),
+        plan=plan.correction,
+        machine=plan.merge.machine,
+        progress=progress,
+    )
 
     def complete(merged: Merged) -> Merged:
         return replace(merged, zipped=_outcome(plan, maps, seen, _size(plan, source)))
 
-    return MadeModel(Result(source, plan.merge.models[0], linear_facts(plan)), report, complete)
+    facts = running_facts(plan.merge, plan.method)
+    return MadeModel(Result(source, plan.merge.models[0], facts), report, complete)
 
 
 def _size(plan: LinearMapsPlan, source: TensorSource) -> ModelSize:
@@ -74,16 +79,6 @@ def map_units(plan: LinearMeanPlan, sources: Sequence[TensorSource], maps: Maps)
     )
 
 
-def _renormalized(
-    plan: LinearMeanPlan, mean: Mean, progress: Progress
-) -> tuple[TensorSource, Report | None]:
-    if plan.correction is None:
-        return mean, None
-    return correct_statistics(
-        mean, Parents(), plan=plan.correction, machine=plan.merge.machine, progress=progress
-    )
-
-
 def _moments(
     plan: LinearMeanPlan, sources: Sequence[TensorSource], progress: Progress
 ) -> dict[str, CrossMoments]:
@@ -100,21 +95,6 @@ def _maps(plan: LinearMeanPlan, seen: Mapping[str, CrossMoments], progress: Prog
         progress(f"merging units by {plan.method}", count, len(seen))
         maps[group] = LINEAR[plan.method](moments.covariance.cpu(), len(plan.merge.models))
     return maps
-
-
-def linear_facts(plan: LinearMeanPlan) -> dict[str, str]:
-    """Return the provenance: what linear maps made lies in no parent's basin."""
-    merge = plan.merge
-    return provenance(
-        "merge",
-        merge.models,
-        basin=None,
-        spec=plan.choice.name,
-        seed=plan.request.computing.seed,
-        strategy=merge.strategy,
-        weights=list(merge.mixture.weights.models),
-        method=plan.method,
-    )
 
 
 def _outcome(
