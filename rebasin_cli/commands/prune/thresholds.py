@@ -1,9 +1,4 @@
-"""Which weights of a model are the smallest, exactly, without holding more than one tensor.
-
-The magnitude of a floating number grows with its bits, the sign left out, read as an integer. The
-n-th smallest of all weights is found 16 of these bits at a time: a pass over the tensors counts how
-many weights have each value of the next 16 bits, and the count says which value the n-th has.
-"""
+"""Which weights of a model are the smallest, exactly, without holding more than one tensor."""
 
 from __future__ import annotations
 
@@ -16,10 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rebasin_cli.merging.order_statistics import kth_code
 from rebasin_cli.tensors import Derived, InMemory, TensorSource
-
-DIGIT = 16  # bits that are decided in one pass
-
 
 CHUNK = 1 << 22  # weights looked at together: bounds the memory beside the tensor itself
 
@@ -94,7 +87,12 @@ def global_thresholds(
     """
     width = 64 if any(source.info(name).dtype.itemsize >= 8 for name in names) else 32
     total = sum(source.info(name).numel for name in names)
-    key, left = _smallest(source, names, round(sparsity * total), width)
+    count = round(sparsity * total)
+
+    def keys() -> Iterator[Tensor]:
+        return (k for name in names for k in magnitude_keys(source.load(name), width))
+
+    key, left = kth_code(keys, count, width) if count else (0, 0)
     thresholds: dict[str, Threshold] = {}
     for name in names:
         equal = sum(int((k == key).sum()) for k in magnitude_keys(source.load(name), width))
@@ -132,30 +130,6 @@ def magnitude_keys(tensor: Tensor, width: int) -> Iterator[Tensor]:
         chunk = flat[start : start + CHUNK]
         sizes = chunk.abs() if chunk.is_complex() else chunk
         yield sizes.to(wide).abs().view(bits).long()
-
-
-def _smallest(
-    source: TensorSource, names: Sequence[str], count: int, width: int
-) -> tuple[int, int]:
-    """Return the key of the count-th smallest weight, and how many of its equals go with it."""
-    key, left = 0, count
-    for shift in range(width - DIGIT, -1, -DIGIT) if count else ():
-        counted = torch.zeros(1 << DIGIT, dtype=torch.int64)
-        for name in names:
-            for keys in magnitude_keys(source.load(name), width):
-                counted += _digits(keys, key, shift, width)
-        below = counted.cumsum(0)
-        digit = int(torch.searchsorted(below, left))
-        left -= int(below[digit] - counted[digit])
-        key = key << DIGIT | digit
-    return key, left
-
-
-def _digits(keys: Tensor, prefix: int, shift: int, width: int) -> Tensor:
-    """Count the values of 16 bits among the keys whose higher bits are the prefix."""
-    if shift + DIGIT < width:
-        keys = keys[keys >> (shift + DIGIT) == prefix]
-    return torch.bincount(keys >> shift & (1 << DIGIT) - 1, minlength=1 << DIGIT)
 
 
 _PLACES = (128, 64, 32, 16, 8, 4, 2, 1)  # the first weight is the highest bit, as numpy packs

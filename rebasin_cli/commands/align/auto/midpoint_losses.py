@@ -6,12 +6,14 @@ from itertools import islice
 
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.auto.plan import ORTHOGONAL, PERMUTATION, AutoPlan
+from rebasin_cli.commands.align.auto.plan import AutoPlan
 from rebasin_cli.commands.align.midpoint_judge import FEW, MidpointJudge, loss_by_answers
+from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.maps import Carried, GroupMaps
 from rebasin_cli.symmetry.norm_folding import FoldedNorms
 from rebasin_cli.symmetry.null_model import FoldedPair

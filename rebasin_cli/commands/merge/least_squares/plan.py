@@ -19,12 +19,18 @@ from rebasin_cli.commands.merge.least_squares.solvable_layers import (
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, sides_of
 from rebasin_cli.commands.merge.linear_maps.plan import code_of, permuting
 from rebasin_cli.commands.merge.linear_maps.readers import Reader
-from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, check_averages, plan_merge
+from rebasin_cli.commands.merge.plan import (
+    MeanPlan,
+    MergePlan,
+    check_own_units,
+    correction_for,
+    plan_merge,
+)
 from rebasin_cli.commands.merge.request import LEAST_SQUARES, MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import bare_model
 from rebasin_cli.network.network import UserCode
-from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
+from rebasin_cli.renormalization.plan import CorrectionPlan
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ def plan_solved_mean(
     layers = [MergedLayer(layer.name) for layer in solvable.layers]
     check_sums_room(layers, model, merge.machine, models=len(request.models))
     growth = _growth(merge, code, model, request) if request.width > 1 else WiderGroups()
-    return SolvedMeanPlan(merge, code, solvable, growth, request, _correction(first, request))
+    correction = correction_for(request, first, merge.choice)
+    return SolvedMeanPlan(merge, code, solvable, growth, request, correction)
 
 
 def _averaged(request: MergeRequest, first: Checkpoint, name: str) -> bool:
@@ -132,22 +139,9 @@ def _averaged(request: MergeRequest, first: Checkpoint, name: str) -> bool:
     return request.selection.selects(name) and first.info(name).dtype.is_floating_point
 
 
-def _correction(first: Checkpoint, request: MergeRequest) -> CorrectionPlan | None:
-    asked = request.renormalization
-    if asked is None:
-        return None
-    return plan_correction(first, request.selection, request.tracing, request.data, asked)
-
-
 def check_solved(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
-    check_averages(request, f"--method {LEAST_SQUARES}")
-    asked = request.renormalization
-    if asked is not None and asked.method != "reset":
-        raise UsageError(
-            "the units of the result are those of no parent: only their BatchNorm can be corrected",
-            hint="--renormalize reset",
-        )
+    check_own_units(request)
     if request.width > 1:
         _check_wider(request)
 
