@@ -31,8 +31,9 @@ from rebasin_cli.permutation import Permutation
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.tensors import Derived, InMemory, TensorInfo, TensorSource
+from rebasin_cli.tensors import Derived, InMemory, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim
+from rebasin_cli.tensors.derived import Gathered
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ def _mixed(
     bound, reference, other = _as_tensors(models.bound, alike, worth)
     whole = replace(models.bound, tensors=(*models.bound.tensors, *bound.tensors))
     return match_weights(
-        _WithTensors(_Scaled(models.reference, 1 - mix), reference),
-        _WithTensors(models.other, other),
+        _with_tensors(_Scaled(models.reference, 1 - mix), reference),
+        _with_tensors(models.other, other),
         whole,
         settings=settings,
         movable=models.movable,
@@ -252,20 +253,7 @@ class _Scaled(Derived):
         return tensor.to(wide) * self._factor
 
 
-class _WithTensors:
-    """A TensorSource with some tensors in memory besides those of another."""
-
-    def __init__(self, source: TensorSource, more: Mapping[str, Tensor]) -> None:
-        self._source, self._more = source, InMemory(more)
-
-    def names(self) -> Sequence[str]:
-        return [*self._source.names(), *self._more.names()]
-
-    def info(self, name: str) -> TensorInfo:
-        return self._of(name).info(name)
-
-    def load(self, name: str) -> Tensor:
-        return self._of(name).load(name)
-
-    def _of(self, name: str) -> TensorSource:
-        return self._more if name in self._more.names() else self._source
+def _with_tensors(source: TensorSource, more: Mapping[str, Tensor]) -> Gathered:
+    """Return a source with some tensors in memory besides its own."""
+    both = (source, InMemory(more))
+    return Gathered({name: (one, name) for one in both for name in one.names()})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Site
-from rebasin_cli.matching.problem.group_families import GroupFamily
+from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundSpec
@@ -98,8 +98,7 @@ class HeldSearch(MapSearch):
 
     def _blocks(self) -> dict[Place, tuple[Tensor, Tensor]]:
         """Return the blocks that vote for a family, each once, as the models are now."""
-        sites = (site for family in self.families.values() for site in family.sites)
-        return {place_of(site): self._views(site) for site in sites}
+        return {place_of(site): self._views(site) for site in sites_of(self.families)}
 
     def _views(self, site: Site) -> tuple[Tensor, Tensor]:
         key = key_of(site.tensor)

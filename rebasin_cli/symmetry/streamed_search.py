@@ -13,7 +13,7 @@ to the last family that it is in, so that the objective takes no pass of its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import sqrt
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Site
-from rebasin_cli.matching.problem.group_families import GroupFamily
+from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.permutation import gather
 from rebasin_cli.symmetry.family_solution import LinearTerm, similarities_of
 from rebasin_cli.symmetry.map_sweeps import MapSearch
@@ -81,11 +81,11 @@ class StreamedSearch(MapSearch):
     def __post_init__(self) -> None:
         super().__post_init__()
         models = self.reference, self.other
-        self._dtype = self.dtype or product_dtype(tensors_at(self._sites()), models)
+        self._dtype = self.dtype or product_dtype(tensors_at(sites_of(self.families)), models)
         self.owners = {
             place_of(site): root for root in self.ordered for site in self.families[root].sites
         }
-        unmoved = list(self._found_at(list(self._sites()), NO_MAPS, _lengths_and_inner))
+        unmoved = list(self._found_at(sites_of(self.families), NO_MAPS, _lengths_and_inner))
         self.weights = weigh({place: (a, b) for place, (a, b, _) in unmoved})
         squares = [sum(found[k] ** 2 for _, found in unmoved) for k in (0, 1)]
         self._length = max(sqrt(squares[0]) * sqrt(squares[1]), TINY)
@@ -97,11 +97,6 @@ class StreamedSearch(MapSearch):
     def cosine(self) -> float:
         inner = sum(worth.inner for worth in self.agreed.values()) if self.agreed else self._unmoved
         return inner / self._length
-
-    def _sites(self) -> Iterable[Site]:
-        """Return the blocks that vote for a family, each once."""
-        every = (site for family in self.families.values() for site in family.sites)
-        return {place_of(site): site for site in every}.values()
 
     def _found_at(
         self, sites: Sequence[Site], maps: GroupMaps, look: Callable[[Site, BothBlocks], R]

@@ -31,7 +31,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.cli import main as command
 from rebasin_cli.commands.align import plan
 from rebasin_cli.commands.align import run as align
-from rebasin_cli.matching.assignment import enumerated_pairs, enumeration, joint
+from rebasin_cli.matching.assignment import enumerated_pairs, joint
 from rebasin_cli.matching.problem.device_tensors import DeviceTensors
 from rebasin_cli.matching.search import pair_search as search
 from rebasin_cli.spec.language.dump import dump
@@ -48,7 +48,7 @@ PLACES: Mapping[str, Sequence[Place]] = {
         (torch, "matmul"),
         *((torch.Tensor, name) for name in ("addmm_", "__matmul__", "matmul", "bmm")),
     ],
-    "assignments": [(joint, "assign"), (enumeration, "assign"), (enumerated_pairs, "assign_all")],
+    "assignments": [(joint, "assign"), (enumerated_pairs, "assign_all")],
     "I/O": [
         (DeviceTensors, "load"),
         (Checkpoint, "load"),

@@ -6,7 +6,7 @@ from math import prod
 import pytest
 import torch
 
-from rebasin_cli.matching.assignment.enumeration import ENUMERATED
+from rebasin_cli.matching.assignment.enumerated_pairs import ENUMERATED
 from rebasin_cli.permutation import Permutation
 from tests.matching.problems import objective, random_problem, random_state, still
 

@@ -148,7 +148,7 @@ def plan_mean(request: MergeRequest, problem: MatchingProblem[Choice | None]) ->
         choice=choice,
         machine=problem.machine,
         request=request,
-        correction=_correction(request, models[which], choice),
+        correction=correction_for(request, models[which], choice),
         check=plan_function_check(models[0], request, choice=choice) if choice else None,
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
     )
@@ -215,6 +215,17 @@ def check_averages(request: MergeRequest, way: str) -> None:
         )
 
 
+def check_own_units(request: MergeRequest) -> None:
+    """Raise UsageError for what a method that makes units of its own cannot be asked for."""
+    check_averages(request, f"--method {request.search.method}")
+    asked = request.renormalization
+    if asked is not None and asked.method != "reset":
+        raise UsageError(
+            "the units of the result are those of no parent: only their BatchNorm can be corrected",
+            hint="--renormalize reset",
+        )
+
+
 def _aligning(request: MergeRequest) -> MergeRequest:
     """Return the request that says how to align: where a model is run, --spec before --model."""
     if request.renormalization is None:
@@ -222,9 +233,10 @@ def _aligning(request: MergeRequest) -> MergeRequest:
     return replace(request, tracing=request.tracing.unless(request.selection.spec))
 
 
-def _correction(
+def correction_for(
     request: MergeRequest, reference: Checkpoint, choice: Choice | None
 ) -> CorrectionPlan | None:
+    """Return how the statistics of a mean will be corrected, if that is asked for."""
     if request.renormalization is None:
         return None
     found = plan_correction(

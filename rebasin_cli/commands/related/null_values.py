@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.commands.related.frames import MapFinder, PairFrame
+from rebasin_cli.matching.diagnostics.unit_figures import group_dims
 from rebasin_cli.matching.problem.inner_products import inner, square
-from rebasin_cli.permutation import parent_axis
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY
 from rebasin_cli.symmetry.voting_blocks import Place, key_of
@@ -79,14 +79,10 @@ def least_near_unit(a: TensorSource, b: TensorSource, bound: BoundSpec) -> float
 def _by_unit(block: Block, x: Tensor, y: Tensor, bound: BoundSpec) -> Iterator[tuple[str, Tensor]]:
     """Yield <x, y>, <x, x> and <y, y> of each unit of each group in a block: (3, ..., units)."""
     a, b = block.view(x), block.view(y)
-    for axis, name in enumerate(block.groups):
-        if name is None:
-            continue
-        parents = [p for p in bound.groups[name].parents if p in block.groups]
-        front = [*(parent_axis(block.groups, axis, p) for p in parents), axis]
-        rows, others = (_in_front(values, front) for values in (a, b))
+    for place in group_dims(block, bound.groups):
+        rows, others = (_in_front(values, place.axes) for values in (a, b))
         pairs = ((rows, others), (rows, rows), (others, others))
-        yield name, torch.stack([torch.linalg.vecdot(p, q).double() for p, q in pairs])
+        yield place.group, torch.stack([torch.linalg.vecdot(p, q).double() for p, q in pairs])
 
 
 def _in_front(values: Tensor, front: Sequence[int]) -> Tensor:

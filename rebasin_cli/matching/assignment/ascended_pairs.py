@@ -17,8 +17,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.enumerated_pairs import TOGETHER, added_up, direct_terms
-from rebasin_cli.matching.assignment.enumeration import ENUMERATED, group_sizes
+from rebasin_cli.matching.assignment.enumerated_pairs import (
+    ENUMERATED,
+    TOGETHER,
+    added_up,
+    direct_terms,
+    group_sizes,
+)
 from rebasin_cli.matching.assignment.inside import Inside, among, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term, arrange

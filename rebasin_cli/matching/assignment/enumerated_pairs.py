@@ -1,9 +1,20 @@
-"""What `enumeration` solves inside one pair of units, for all pairs at once.
+"""All orders of one small group inside a pair of units, each with the best of what it meets.
 
-Attention with few queries for each key-value head: n heads, k queries and d dims inside each. One
-product makes C for all n^2 pairs; an order of the queries is then tried in all of them together,
-and one call solves the assignments of those in which it can still win. Pair by pair, coming to an
-assignment takes several times as long as solving it.
+Queries within a key-value head are few, and once their order is fixed the dims inside them
+are one assignment. What an order changes is a sum of precomputed blocks, so the tensors are
+contracted once, not once for each order.
+
+For k queries and n dims that meet in a term of A and B, both (k, n, m), and T terms of one alone:
+
+    C[a, b, i, j] = sum over m of A[a, i, m] B[b, j, m]
+    F(s, q) = sum over a of T1[a, s[a]] + sum over i of (T2 + sum over a of C[a, s[a]])[i, q[i]]
+
+For a given s this is an assignment in q, so the k! best ones hold the best of all: exact, for
+k! sums and at most as many assignments (fewer by the bound). Ours; see `joint`.
+
+One product makes C for all pairs of heads; an order of the queries is then tried in all of them
+together, and one call solves the assignments of those in which it can still win. Pair by pair,
+coming to an assignment takes several times as long as solving it.
 """
 
 from __future__ import annotations
@@ -11,16 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.assignment.enumeration import ENUMERATED, all_orders, group_sizes
 from rebasin_cli.matching.assignment.inside import Inside, among, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
 from rebasin_cli.matching.problem.terms import Term
 from rebasin_cli.spec.binding.bound import BoundGroup
 
+ENUMERATED = 24  # orders of 4 queries: few enough to try them all in every pair of heads
 TOGETHER = 8192  # units in all heads and queries: their similarities take 256 MB in float32
 
 
@@ -108,8 +120,9 @@ def solve_enumerated(
 ) -> Inside | None:
     """Return the best orders inside all pairs of units, None if they cannot be enumerated.
 
-    terms: all have the group of the units as their first dimension. They can be where `enumeration`
-    can, for the same groups inside each unit. step: as there.
+    terms: all have the group of the units as their first dimension. They can be enumerated where
+    some group inside has at most ENUMERATED orders, and fixing one makes all others independent.
+    step: the relative rise below which two values tie.
     """
     found = direct_terms(terms, groups)
     if not found:
@@ -149,6 +162,17 @@ def _enumerable(name: str, small: str, terms: Sequence[Term], sizes: Mapping[str
     few = math.factorial(sizes[small]) <= ENUMERATED
     fits = sizes[name] * sizes[small] * max(sizes[g] for g in sizes if g != name) <= TOGETHER
     return meets and meeting == sizes.keys() and few and fits
+
+
+def group_sizes(terms: Sequence[Term]) -> dict[str, int]:
+    """Return the sizes of the groups of terms."""
+    return {g: size for t in terms for g, size in zip(t.groups, t.reference.shape, strict=False)}
+
+
+def all_orders(size: int) -> Iterator[Tensor]:
+    """Yield every order of a group if there are at most ENUMERATED of them, else nothing."""
+    if math.factorial(size) <= ENUMERATED:
+        yield from map(torch.tensor, permutations(range(size)))
 
 
 def added_up(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:

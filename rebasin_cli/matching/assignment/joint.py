@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.assignment.ascended_pairs import solve_ascending
-from rebasin_cli.matching.assignment.enumerated_pairs import solve_enumerated
-from rebasin_cli.matching.assignment.enumeration import all_orders, enumeration
+from rebasin_cli.matching.assignment.enumerated_pairs import all_orders, solve_enumerated
 from rebasin_cli.matching.assignment.inside import Inside, one_level, solve_inside
 from rebasin_cli.matching.assignment.linear import assign
 from rebasin_cli.matching.problem.similarity import Similarity
@@ -210,16 +209,29 @@ def _in_turn(tops: Sequence[str], terms: Sequence[Term], level: Level) -> Soluti
     # The smallest that moves comes first: it is the one to enumerate, or to begin an ascent from.
     # What is fixed comes last, having one order only.
     tops = sorted(tops, key=lambda name: (level.groups[name].fixed, level.groups[name].size))
-    problem = enumeration(tops, terms)
-    if problem:
-        return Solution(*problem.best(level.current, STEP))
-    best, *others = (_ascend(tops, terms, level, start) for start in _starts(tops, level))
+    found = _enumerated(terms, level)
+    if found:
+        return found
+    best, *others = (_ascend(tops, terms, level, start) for start in _starts(tops, terms, level))
     for found in others:
         best = found if found.value > best.value + STEP * abs(best.value) else best
     return best
 
 
-def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation]]:
+def _enumerated(terms: Sequence[Term], level: Level) -> Solution | None:
+    """Return the best permutations by all orders of a small group: the pair is the only one."""
+    pair = level.groups[terms[0].groups[0]].parents[-1]
+    alone = [Term((pair, *t.groups), t.reference[None], t.other[None]) for t in terms]
+    current = {pair: torch.zeros(1).long(), **{g: i[None] for g, i in level.current.items()}}
+    found = solve_enumerated(alone, level.groups, current, STEP)
+    if found is None:
+        return None
+    return Solution(float(found.values), {g: index[0, 0] for g, index in found.index.items()})
+
+
+def _starts(
+    tops: Sequence[str], terms: Sequence[Term], level: Level
+) -> Iterator[dict[str, Permutation]]:
     """Yield what to assume at first: what is in place, nothing, each order of a small group.
 
     tops: the smallest group that moves first. What is fixed is known from the start.
@@ -227,7 +239,8 @@ def _starts(tops: Sequence[str], level: Level) -> Iterator[dict[str, Permutation
     # What is in place comes first, and `_ascend` never ends below where it began: so no visit
     # makes the objective fall, although the ascent is no exact solution.
     if level.current:
-        yield _as_permutations(level.current, level)
+        met = {group for term in terms for group in term.groups}
+        yield _as_permutations({g: i for g, i in level.current.items() if g in met}, level)
     still = [name for name in tops if level.groups[name].fixed]
     known = {name: identity((level.groups[name].size,)) for name in still}
     yield known

@@ -110,13 +110,9 @@ def leaves(expression: AxisExpr) -> Iterator[Named | Fixed]:
 
 def rewritten(expression: AxisExpr, change: Callable[[Named | Fixed], AxisExpr]) -> AxisExpr:
     """Return an axis expression with each of its factors replaced; its shape stays as it is."""
-    if isinstance(expression, Product):
-        return Product(tuple(rewritten(factor, change) for factor in expression.factors))
-    if isinstance(expression, Sum):
-        return Sum(tuple(rewritten(segment, change) for segment in expression.segments))
-    if isinstance(expression, Interleaving):
-        return Interleaving(tuple(rewritten(part, change) for part in expression.parts))
-    return change(expression)
+    if isinstance(expression, Named | Fixed):
+        return change(expression)
+    return type(expression)(tuple(rewritten(part, change) for part in parts_of(expression)))
 
 
 @dataclass(frozen=True)

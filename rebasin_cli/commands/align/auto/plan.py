@@ -10,14 +10,12 @@ from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
 from rebasin_cli.errors import RebasinWarning, UsageError
-from rebasin_cli.folding.rotation_problem import HeldModels
+from rebasin_cli.folding.rotation_problem import METHODS, ORTHOGONAL, HeldModels
 from rebasin_cli.folding.settled_heads import KEEP
 from rebasin_cli.network.network import UserCode, plan_user_code
 from rebasin_cli.options.data import Data
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.fold_plan import can_rotate
-
-METHODS = ("auto", "weights")
-PERMUTATION, ORTHOGONAL = "permutation", "orthogonal"
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 from rich.console import RenderableType
 
 from rebasin_cli.alignment.report import PERMUTING
-from rebasin_cli.commands.align.auto.plan import ORTHOGONAL, PERMUTATION
 from rebasin_cli.commands.align.auto.run import ChosenSymmetry
+from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.folding.rotation_report import ROTATING
 from rebasin_cli.presentation.presenter import CHOICE, Presenter, Presenters
 from rebasin_cli.presentation.tables import number_columns, table
+from rebasin_cli.spec.language.model import PERMUTATION
 
 NAMES = {PERMUTATION: "permutations", ORTHOGONAL: "orthogonal maps"}
 

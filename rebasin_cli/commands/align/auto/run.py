@@ -13,17 +13,19 @@ from typing import Any
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.commands.align.auto.plan import ORTHOGONAL, PERMUTATION, AutoPlan
+from rebasin_cli.commands.align.auto.plan import AutoPlan
 from rebasin_cli.commands.align.midpoint_judge import FEW, MidpointJudge, loss_by_answers
 from rebasin_cli.commands.align.orthogonal.run import match_folded, run_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan
 from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.errors import NotFiniteError, PermutationError
 from rebasin_cli.folding.folded_models import check_tied
+from rebasin_cli.folding.rotation_problem import ORTHOGONAL
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.sampled_text import data_of
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import Progress
+from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.map_search import MapSettings, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import Carried, GroupMaps

@@ -18,9 +18,15 @@ from rebasin_cli.commands.merge.least_squares.solvable_layers import (
     solvable_layers,
 )
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, sides_of
-from rebasin_cli.commands.merge.linear_maps.plan import check_reset, code_of, permuting, plan_reset
+from rebasin_cli.commands.merge.linear_maps.plan import code_of, permuting
 from rebasin_cli.commands.merge.linear_maps.readers import Reader
-from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, check_averages, plan_merge
+from rebasin_cli.commands.merge.plan import (
+    MeanPlan,
+    MergePlan,
+    check_own_units,
+    correction_for,
+    plan_merge,
+)
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import bare_model
 from rebasin_cli.network.network import UserCode
@@ -124,7 +130,8 @@ def plan_solved_mean(
     layers = [MergedLayer(layer.name) for layer in solvable.layers]
     check_sums_room(layers, model, merge.machine, models=len(request.models))
     growth = _growth(merge, code, model, request) if request.width > 1 else WiderGroups()
-    return SolvedMeanPlan(merge, code, solvable, growth, request, plan_reset(first, request))
+    correction = correction_for(request, first, merge.choice)
+    return SolvedMeanPlan(merge, code, solvable, growth, request, correction)
 
 
 def _averaged(request: MergeRequest, first: Checkpoint, name: str) -> bool:
@@ -134,8 +141,7 @@ def _averaged(request: MergeRequest, first: Checkpoint, name: str) -> bool:
 
 def check_solved(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
-    check_averages(request, f"--method {LEAST_SQUARES}")
-    check_reset(request)
+    check_own_units(request)
     if request.width > 1:
         _check_wider(request)
 

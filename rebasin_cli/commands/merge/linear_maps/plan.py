@@ -11,14 +11,20 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, check_averages, plan_merge
+from rebasin_cli.commands.merge.plan import (
+    MeanPlan,
+    MergePlan,
+    check_own_units,
+    correction_for,
+    plan_merge,
+)
 from rebasin_cli.commands.merge.saved_parents import check_alike
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.models.subject import bare_model
 from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
+from rebasin_cli.renormalization.plan import CorrectionPlan
 from rebasin_cli.spec_choice.choice import Choice
 
 UNREAD = "no layer of a known kind reads its units"
@@ -102,18 +108,10 @@ def plan_linear_mean(
             detail="\n".join(f"{name}: {why}" for name, why in list(others.items())[:10]),
             hint="rebasin merge without --method aligns them by permutations",
         )
-    correction = plan_reset(first, request)
+    correction = correction_for(request, first, merge.choice)
     return LinearMeanPlan(
         merge, merge.choice, code, method, sides, readers, others, request, correction
     )
-
-
-def plan_reset(first: Checkpoint, request: MergeRequest) -> CorrectionPlan | None:
-    """Return how the BatchNorm of the result is corrected, if that is asked for."""
-    asked = request.renormalization
-    if asked is None:
-        return None
-    return plan_correction(first, request.selection, request.tracing, request.data, asked)
 
 
 def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
@@ -140,24 +138,13 @@ def permuting(request: MergeRequest) -> MergeRequest:
 def check_linear(request: MergeRequest) -> None:
     """Raise UsageError for what no reading of headers is needed to see."""
     method, models = request.search.method, len(request.models)
-    check_averages(request, f"--method {method}")
+    check_own_units(request)
     if method == "cca" and models > 2:
         raise UsageError(f"cca merges two models, not {models}", hint="--method zipit")
     if method == "zipit" and len(set(request.weights)) > 1:
         raise UsageError(
             "zipit merges all units alike, and takes no weights",
             hint="leave out --weights, or --method cca",
-        )
-    check_reset(request)
-
-
-def check_reset(request: MergeRequest) -> None:
-    """Raise UsageError for corrections by what the units of the parents do."""
-    asked = request.renormalization
-    if asked is not None and asked.method != "reset":
-        raise UsageError(
-            "the units of the result are those of no parent: only their BatchNorm can be corrected",
-            hint="--renormalize reset",
         )
 
 
