@@ -84,7 +84,10 @@ def _guarded(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
             values = [given[name] for name in arguments]
             named = [one for v in values for one in (v if isinstance(v, list) else [v])]
             require_present(one for one in named if isinstance(one, Path))
-            return function(**given)
+            try:
+                return function(**given)
+            except typer.BadParameter as error:  # of an option's value, as it is taken apart
+                raise UsageError(str(error), hint=f"rebasin {command} --help") from error
 
     return guarded
 

@@ -87,7 +87,7 @@ def prune(
     output: Annotated[Output, offer("out", *FORMING)],
     computing: Annotated[Computing, offer("device", "max_memory", "seed")],
     display: Annotated[Display, offer(*SHOWING)],
-    tracing: Tracing,
+    tracing: Annotated[Tracing, offer("target", "arguments")],
     data: Annotated[Data, offer(*RUNNING)],
 ) -> Work:
     """Set the smallest weights of MODEL to zero: exactly the share that is asked for.
