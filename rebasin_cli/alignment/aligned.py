@@ -37,7 +37,7 @@ class Aligned:
     reference: Path
     spec: str
     matching: Matching
-    untouched: int
+    untouched: tuple[str, ...]
     written: Written | None
     permutation: Written | None
     seconds: float
@@ -94,7 +94,7 @@ def align_by_weights(
         reference=reference.path,
         spec=choice.name,
         matching=found,
-        untouched=len(choice.bound.untouched),
+        untouched=choice.bound.untouched,
         written=None,
         permutation=None,
         seconds=perf_counter() - began,

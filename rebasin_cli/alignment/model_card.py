@@ -25,7 +25,11 @@ LIBRARIES = {
     "architecture": "timm",
 }
 CACHED = re.compile(r"models--([^/]+)--([^/]+)")  # a model's folder in the cache of the hub
-DONE = {"merge": "merged", "lerp": "interpolated", "align": "aligned"}
+DONE = {
+    "merge": "merged",
+    "lerp": "interpolated",
+    "transport": "the last and what the first is more than the second, put together",
+}
 HEAD = {"version", "command", "inputs", "basin", "weights"}  # of a record: told in other words
 
 

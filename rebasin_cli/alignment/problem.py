@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, overload
@@ -139,7 +139,12 @@ def tell_idle(request: ProblemRequest, reason: str, **others: object) -> None:
         "options of the search": request.search != Search(),
         **others,
     }
+    warn_idle(given, reason)
+
+
+def warn_idle(given: Mapping[str, object], reason: str) -> None:
+    """Warn of options that were given, by name: what is None, empty or false was not."""
     idle = [name for name, value in given.items() if value]
     if idle:
         text = f"{listing(idle)}: of no use, since {reason}"
-        warnings.warn(text, RebasinWarning, stacklevel=2)
+        warnings.warn(text, RebasinWarning, stacklevel=3)

@@ -17,9 +17,10 @@ from rebasin_cli.alignment.unit_tables import matched_details
 from rebasin_cli.matching.problem.result import Change, HeldOut, Matching, Status, UnitComparison
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.presentation.written import card_lines
-from rebasin_cli.wording import MORE_IN_GROUPS, count, list_names
+from rebasin_cli.wording import AND_SO_ON, MORE_IN_GROUPS, count, list_names
 
 ROTATABLE = "the residual stream can be rotated too, for a better midpoint: --symmetry orthogonal"
+_NAMED = 2  # tensors that no spec names
 _WIDENED = 8  # groups that are named
 NEAR = 0.9  # cosine of whole models from which they are called near: fine-tunes of one run
 
@@ -88,7 +89,9 @@ def _aligned_text(outcome: Aligned) -> str:
         figures, words = aligned_lines(outcome.matching, outcome.comparison)
         lines = [*lines[:2], figures, *lines[2:], words]
     if outcome.untouched:
-        lines.append(f"  {count(outcome.untouched, 'tensor')} not named by the spec: unchanged")
+        names = list_names(outcome.untouched, _NAMED, rest=AND_SO_ON)
+        tensors = count(len(outcome.untouched), "tensor")
+        lines.append(f"  {tensors} not named by the spec: unchanged ({names})")
     lines += [f"  {agreement_text(outcome.function)}"] if outcome.function else []
     if outcome.rotatable:
         lines.append(f"  {ROTATABLE}")
@@ -149,7 +152,7 @@ def _aligned_fields(outcome: Aligned) -> dict[str, Any] | None:
             {"widened": {g: list(n) for g, n in outcome.widened.items()}} if outcome.widened else {}
         ),
         **matched_fields(outcome.matching, outcome.comparison),
-        "untouched": outcome.untouched,
+        "untouched": len(outcome.untouched),
         "permutation": str(outcome.permutation.path) if outcome.permutation else None,
         **agreement_fields(outcome.function),
         "seconds": outcome.seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +38,7 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the check said no, 2
 3 bad input, 4 machine, 5 some items failed.
 """
 MARKUP: Any = "markdown"
+TABLED = 70  # columns: a narrower table cuts the names of options short
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 LETTER_IS = re.compile("-[A-Za-z]=.")
 
@@ -57,15 +59,25 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return name, self.loaded(name) if name in self.entries else command, rest
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands."""
+        self.rich_markup_mode = _markup()
+        super().format_help(ctx, formatter)
+
     def loaded(self, name: str | None) -> Any:
         """Return a command with its parameters."""
         entry = self.entries[name or ""]
         single = typer.Typer(
-            rich_markup_mode=MARKUP, add_completion=False, context_settings=SETTINGS
+            rich_markup_mode=_markup(), add_completion=False, context_settings=SETTINGS
         )
         function = getattr(import_module(entry.module), entry.function)
         single.command(name)(_guarded(f"{self.prefix}{name}", function))
         return typer.main.get_command(single)
+
+
+def _markup() -> Any:
+    """Return how help is set: without tables where the terminal is too narrow for them."""
+    return MARKUP if shutil.get_terminal_size().columns >= TABLED else None
 
 
 def _guarded(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +96,10 @@ def _guarded(command: str, function: Callable[..., Any]) -> Callable[..., Any]:
             values = [given[name] for name in arguments]
             named = [one for v in values for one in (v if isinstance(v, list) else [v])]
             require_present(one for one in named if isinstance(one, Path))
-            return function(**given)
+            try:
+                return function(**given)
+            except typer.BadParameter as error:  # of an option's value, as it is taken apart
+                raise UsageError(str(error), hint=f"rebasin {command} --help") from error
 
     return guarded
 

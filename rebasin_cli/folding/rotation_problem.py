@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
-from rebasin_cli.alignment.problem import MatchingProblem, ProblemRequest, check_models
+from rebasin_cli.alignment.problem import MatchingProblem, ProblemRequest, check_models, warn_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.files.inputs import open_models
@@ -114,6 +114,16 @@ def check_rotating(request: ProblemRequest, *, methods: Sequence[str] = METHODS)
         raise UsageError("--common is of permutations", hint="leave out --symmetry orthogonal")
 
 
+def tell_unsearched(request: ProblemRequest) -> None:
+    """Warn of options that say how long, and how, permutations are searched for."""
+    search, usual = request.search, Search()
+    given = {
+        "--effort": search.effort != usual.effort,
+        "--order": search.order != usual.order,
+    }
+    warn_idle(given, "orthogonal maps are all solved for in turn until they rest")
+
+
 def open_rotations(
     paths: Sequence[Path],
     request: ProblemRequest,
@@ -127,6 +137,7 @@ def open_rotations(
     methods: as of `check_rotating`.
     """
     check_rotating(request, methods=methods)
+    tell_unsearched(request)
     return plan_rotations(open_models(paths, request.selection), request, tie=tie, held=held)
 
 

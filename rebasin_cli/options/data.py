@@ -52,7 +52,7 @@ class Data:
 
     @staticmethod
     def check_flags(given: Mapping[str, Any]) -> None:
-        """Raise for text to be drawn where no command does it, and for a number of no text."""
+        """Raise for text to be drawn where no command does it, and for a number of nothing."""
         if "samples" not in given and given["data"] == SAMPLED:
             raise typer.BadParameter(
                 "--data sampled is of align and merge, by activations, of align --learn, and of "
@@ -60,6 +60,8 @@ class Data:
             )
         if given.get("samples") is not None and given["data"] != SAMPLED:
             raise typer.BadParameter("--samples says how much is drawn with --data sampled")
+        if given["batches"] is not None and given["data"] is None:
+            raise typer.BadParameter("--batches says how many of --data count, and needs --data")
 
 
 RUNNING = ("data", "batches")  # of commands that run a model and do not judge it

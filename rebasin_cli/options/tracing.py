@@ -132,7 +132,7 @@ class Tracing:
         if given.get("target", "") is not None:
             return
         for name, companion in _COMPANIONS.items():
-            if given[name]:
+            if given.get(name):
                 raise typer.BadParameter(
                     f"{companion} says how a model is traced, and needs --model TARGET"
                 )

@@ -56,10 +56,14 @@ def parse_sizes(pairs: Sequence[str] | None) -> dict[str, int]:
 
 def parse_numbers(texts: Sequence[str] | None) -> list[float]:
     """Return the numbers of `0.25,0.5` given once or several times."""
+    return [_number(part) for text in texts or () for part in text.split(",")]
+
+
+def _number(text: str) -> float:
     try:
-        return [float(part) for text in texts or () for part in text.split(",")]
+        return float(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; expected numbers such as 0.25,0.5") from error
+        raise typer.BadParameter(f"{text!r} is no number; expected some as in 0.25,0.5") from error
 
 
 def parse_names(texts: Sequence[str] | None) -> tuple[str, ...]:

@@ -146,6 +146,7 @@ VALUES = rows(
 )
 
 MODELS = rows(
+    Row("batches of no data", f"align {PAIR} --batches 2", 2, ("--batches", "needs --data")),
     Row("no model", "align", 2, ("a reference and at least one model",)),
     Row("one model to align", "align a.safetensors", 2, ("at least one model",)),
     Row("one model to merge", "merge a.safetensors", 2, ("at least two models",)),

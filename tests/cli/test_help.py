@@ -139,6 +139,16 @@ def test_help_is_on_stdout(tmp_path, words, flag):
     assert "rebasin " in done.out.partition("Example")[2]
 
 
+@pytest.mark.parametrize("columns", [60, 70])
+@pytest.mark.parametrize("words", [(), ("align",), ("merge",)], ids=label)
+def test_a_narrow_terminal_cuts_no_option_short(tmp_path, words, columns):
+    done = rebasin(*words, "--help", cwd=tmp_path, env={"COLUMNS": str(columns)})
+    assert done.code == 0
+    assert "…" not in done.out
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", done.out))
+    assert named >= {option.opts[0] for option in options(COMMANDS[words])} if words else named
+
+
 def test_examples_keep_their_lines(tmp_path):
     done = rebasin("align", "--help", cwd=tmp_path)
     lines = [line.strip(" │") for line in done.lines]

@@ -7,6 +7,7 @@ import pytest
 
 from tests.cli.build import mlp, near, pair, save, shuffled
 from tests.cli.harness import rebasin
+from tests.cli.models import planted, write_net
 
 ALIGN = ("align", "a.safetensors", "b.safetensors", "--spec", "mlp")
 COMMON = {"schema", "event", "command"}
@@ -213,3 +214,32 @@ def test_a_name_that_is_not_unicode_is_printed_as_it_is(tmp_path, ending):
     done = rebasin("align", "a.safetensors", odd, "--spec", "mlp", cwd=tmp_path)
     assert done.code == 0, done.err
     assert done.lines[1] == odd.replace(f".{ending}", f".aligned.{ending}")
+
+
+RUN = "--model net.py:Net --data net.py:data"
+
+
+@pytest.mark.parametrize(
+    ("line", "idle"),
+    [
+        ("lerp a.safetensors b.safetensors --at 0.5 --keep", "--keep"),
+        ("merge a.safetensors b.safetensors --data net.py:data", "--data"),
+        ("merge a.safetensors b.safetensors --strategy none --ref b.safetensors", "--ref"),
+        ('widen a.safetensors --to *=2x --wide-args {"a":1}', "--wide-args"),
+        (f"barrier a.safetensors b.safetensors {RUN} --no-align --spec mlp", "--spec"),
+        (
+            f"transport a.safetensors --from a.safetensors --to b.safetensors {RUN}"
+            " --map layerwise --spec mlp --strict",
+            "--spec, --strict",
+        ),
+    ],
+    ids=["keep", "data", "ref", "wide-args", "no-align", "layerwise"],
+)
+def test_an_option_that_is_of_no_use_here_is_named(tmp_path, line, idle):
+    planted(tmp_path)
+    write_net(tmp_path)
+    with (tmp_path / "net.py").open("a") as file:
+        file.write("\n\ndef data():\n    yield small(), torch.tensor([0, 1])\n")
+    done = rebasin(*line.split(), "--dry-run", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert f"warning: {idle}: of no use, since " in done.err

@@ -243,6 +243,10 @@ def test_the_card_of_a_file_lies_beside_it(tmp_path, command):
     [
         (["lerp", "a.pt", "b.pt", "--at", "0.5"], "lerp/alpha-0.500000.card.md"),
         (["align", "a.pt", "b.pt", "a.safetensors", "-o", "new"], "new/b.aligned.card.md"),
+        (
+            ["transport", "a.pt", "--from=a.pt", "--to=b.pt", "-o", "new/"],
+            "new/a.transported.card.md",
+        ),
     ],
 )
 def test_a_card_lies_in_a_folder_that_is_made(tmp_path, words, card):

@@ -110,7 +110,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         reference=plan.reference.path,
         spec=plan.choice.name,
         matching=matching,
-        untouched=len(plan.choice.bound.untouched),
+        untouched=plan.choice.bound.untouched,
         written=written,
         permutation=saved,
         seconds=perf_counter() - began,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.estimate import describe_matching, estimate_memory
-from rebasin_cli.alignment.problem import MatchingProblem, open_problem
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem, tell_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.barrier.command import BarrierRequest
 from rebasin_cli.errors import UsageError, suggest
@@ -107,6 +107,8 @@ def plan_barrier(request: BarrierRequest) -> BarrierPlan:
     The model may be traced for its spec. Raises UsageError, or what opening the models does.
     """
     _check_way(request)
+    if not request.align:
+        tell_idle(request, "--no-align aligns nothing", **{"--model": None})
     steps = request.steps or (GRID if request.plane else STEPS)
     alphas = () if request.plane else line_alphas(steps, request.at)
     tracing = request.tracing.unless(request.selection.spec)

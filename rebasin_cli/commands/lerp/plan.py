@@ -10,7 +10,7 @@ from typing import Any
 from rebasin_cli.alignment.estimate import describe_matching
 from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_check
 from rebasin_cli.alignment.overlaps import plan_overlaps
-from rebasin_cli.alignment.problem import MatchingProblem, open_problem, tell_idle
+from rebasin_cli.alignment.problem import MatchingProblem, open_problem, tell_idle, warn_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.lerp.command import LerpRequest
@@ -121,6 +121,8 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     _check_line(request)
     if not request.align:
         tell_idle(request, "nothing is aligned without --align")
+    if request.command is None:
+        warn_idle({"--keep": request.keep}, "without --exec every point stays")
     words = split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints

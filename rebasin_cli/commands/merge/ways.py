@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rebasin_cli.alignment.problem import tell_idle
+from rebasin_cli.alignment.problem import tell_idle, warn_idle
 from rebasin_cli.commands.merge.command import LEAST_SQUARES, LINEAR, RUNNING, MergeRequest
 from rebasin_cli.errors import UsageError
 from rebasin_cli.folding.rotation_problem import rotates
@@ -26,16 +26,21 @@ def check_way(request: MergeRequest) -> None:
         )
     if request.resume is not None:
         _check_resuming(request, rotated=rotated)
-    if request.strategy == "none" and not rotated:
+    if not rotated:
         _tell_idle(request)
 
 
 def _tell_idle(request: MergeRequest) -> None:
     """Warn of options that say how to align, or run the models, where neither is done."""
     runs = request.preserve_first is not None or request.search.method in RUNNING
-    if not runs and request.renormalization is None:
-        data = {"--data": request.data.data}
-        tell_idle(request, "--strategy none averages the models as they are", **data)
+    if runs or request.renormalization is not None:
+        return
+    idle: dict[str, object] = {"--data": request.data.data}
+    if request.strategy == "none":
+        idle["--ref"] = request.reference
+        tell_idle(request, "--strategy none averages the models as they are", **idle)
+    elif request.tracing.target is None:  # which runs on them
+        warn_idle(idle, "models are run by --method, --renormalize and --preserve-first alone")
 
 
 def _check_preserving(request: MergeRequest) -> None:

@@ -62,7 +62,7 @@ class PruneRequest:
     output: Output = options_of(Output, "out", *FORMING)
     computing: Computing = options_of(Computing, "device", "max_memory", "seed")
     display: Display = options_of(Display, *SHOWING)
-    tracing: Tracing = options_of(Tracing)
+    tracing: Tracing = options_of(Tracing, "target", "arguments")
     data: Data = options_of(Data, *RUNNING)
 
 

@@ -27,6 +27,7 @@ from rebasin_cli.folding.rotation_problem import (
     RotationProblem,
     check_rotating,
     plan_rotations,
+    tell_unsearched,
 )
 from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.network.built import batches_of
@@ -126,6 +127,7 @@ def plan_rotation_way(
     there is, or the models have not the same tensors.
     """
     check_rotating(request, methods=(*METHODS, ACTIVATIONS))
+    tell_unsearched(request)
     refuse_replaced(fates, models[0], models[1])
     runs = request.search.method == ACTIVATIONS
     held = HeldModels("--method activations", run=2) if runs else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rebasin_cli.alignment.problem import warn_idle
 from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.widen.command import WidenRequest
@@ -64,6 +65,10 @@ def plan_widen(request: WidenRequest) -> WidenPlan:
     like = _like(model, request)
     sizes = _sizes(choice, like, request)
     growth = plan_growth(choice.bound, sizes, choice.movable, model.names())
+    if not (model.config or request.tracing.target):
+        warn_idle(
+            {"--wide-args": request.wide_arguments}, "neither --model nor a config.json is there"
+        )
     if not growth.sizes:
         raise UsageError(f"{model.path} is as wide already", hint="use it as it is")
     (out,) = output_paths([model], request.output, word="widened")

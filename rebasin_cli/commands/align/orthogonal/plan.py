@@ -24,6 +24,7 @@ from rebasin_cli.folding.rotation_problem import (
     RotationProblem,
     check_rotating,
     plan_rotations,
+    tell_unsearched,
 )
 from rebasin_cli.network.network import UserCode
 from rebasin_cli.options.activations import Activations
@@ -66,6 +67,8 @@ def plan_orthogonal(request: AlignRequest, *, held: HeldModels | None = None) ->
     held: as of `plan_rotations`, beside what is in the request.
     """
     _check_options(request)
+    if held is None:  # else permutations are searched for too
+        tell_unsearched(request)
     check_models_given(request)
     models = open_models(request.models, request.selection)
     problem = plan_rotations(models, request, held=held or _held(request), tie=request.tie)

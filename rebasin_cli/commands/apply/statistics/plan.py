@@ -8,6 +8,7 @@ from typing import Any
 
 from rebasin_cli.activations.layer_places import UnitPlaces
 from rebasin_cli.activations.statistics_file import Statistics, statistics_in
+from rebasin_cli.alignment.problem import warn_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.apply.belongings.owner import owner_of
 from rebasin_cli.commands.apply.command import ApplyRequest
@@ -63,6 +64,8 @@ def plan_moved_statistics(request: ApplyRequest, file: Checkpoint) -> MovedStati
     where the units of its layers stand.
     """
     source, where = request.permutation, str(request.model)
+    idle = {"--model": request.tracing.target, "--check": request.computing.check}
+    warn_idle(idle, "statistics are carried, and no model is written that could be run")
     if is_map_file(source):
         raise PermutationError(
             f"its units do not follow the maps of {source}, which mix them: variances of units do "

@@ -28,6 +28,10 @@ def checked_text(outcome: Checked) -> str:
     fixed = sum(group.fixed for group in outcome.groups)
     groups = count(len(outcome.groups), "group") + (f", {fixed} of them fixed" if fixed else "")
     lines = [f"{outcome.spec} fits {outcome.model}: {groups}"]
+    if fixed == len(outcome.groups):
+        lines.append(
+            "  nothing may change places: name groups in place of ~ (see rebasin spec show mlp)"
+        )
     if outcome.untouched:
         shown = list_names(outcome.untouched, _SHOWN, rest=AND_SO_ON)
         lines.append(f"  {count(len(outcome.untouched), 'tensor')} not mentioned: {shown}")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rebasin_cli.alignment.problem import tell_idle
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.transport.command import TransportRequest
 from rebasin_cli.commands.transport.held_out import learned_batches
@@ -121,6 +122,8 @@ def plan_layers(models: ThreeModels, fates: TensorFates, request: TransportReque
             "--map layerwise finds no permutations, and knows no options of their search",
             hint="leave out --method and the like",
         )
+    reason = "--map layerwise asks what layers do, and not which units may change places"
+    tell_idle(request, reason, **{"--model": None})
     machine = plan_machine(request.computing, Search()).for_maps
     code = plan_user_code(target, request.selection, request.tracing, request.data, fed=True)
     network = plan_network(origin, request.selection, request.tracing_of_origin)
