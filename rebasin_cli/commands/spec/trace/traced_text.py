@@ -35,8 +35,18 @@ def _comments(tracing: Tracing, model: TracedModel) -> Iterator[str]:
     yield _validation(trace)
     if trace.proof is not None:
         yield from (f"{group}: {what}" for group, what in trace.proof.refuted.items())
-    if trace.unused:
-        yield f"Not exercised, and so fixed: {list_names(trace.unused, LISTED)}."
+    for fate, names in idle(trace).items():
+        yield f"Not exercised, and so {fate}: {list_names(names, LISTED)}."
+
+
+def idle(trace: Trace) -> dict[str, list[str]]:
+    """Return the tensors that no output depends on, by what becomes of them."""
+    follow = list(trace.followers)
+    fates = {
+        "fixed": [name for name in trace.unused if name not in follow],
+        "moved as others of their lists are": follow,
+    }
+    return {fate: names for fate, names in fates.items() if names}
 
 
 def _asked(tracing: Tracing) -> str:
