@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeGuard, overload
 
 from torch import Tensor, nn
 
+from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.running import running_models
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem, subject_given
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
@@ -21,13 +24,14 @@ from rebasin_cli.api.tensors_in import (
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.widened_models import widen_models
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.files.provenance import provenance
+from rebasin_cli.network.network import network_of
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.widening.growth import plan_growth
 from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
-from rebasin_cli.widening.wider_proof import no_proof
+from rebasin_cli.widening.wider_proof import prove_widening, resized_check
 from rebasin_cli.widening.wider_sizes import checked_sizes, sizes_of
 
 if TYPE_CHECKING:
@@ -72,8 +76,9 @@ def widen(
     """Return a model with more units that do nothing, its function the same, as `rebasin widen`.
 
     to: by the name of a group, or a glob over them, how many units it gets; or a model that is as
-    wide. New units are zero wherever they stand. Nothing is run: groups of which a spec does not
-    tell that new units do nothing need `trust`, and that you compare outputs. Other arguments are
+    wide. New units are zero wherever they stand. A network that is given is run, as it is and
+    wider; without one, groups of which a spec does not tell that new units do nothing need `trust`,
+    with which nothing is run, and that you compare outputs. Other arguments are
     those of `match`, the result is as of `fold`; a config.json is not rewritten. Raises UsageError
     for groups that cannot be widened, with the reason of each, and what `match` raises.
     """
@@ -89,9 +94,9 @@ def widen(
     growth = plan_growth(
         choice.bound, checked_sizes(choice.bound, sizes), choice.movable, seen.names()
     )
-    if growth.doubts and not trust:
-        raise no_proof(growth, str(seen.path))
     wide = wider(seen, growth, {})
+    if not trust:
+        _prove(wide, a, SpecSource(spec, model, inputs), groups)
     return result([a], wide, _form(wide, seen, choice, groups))
 
 
@@ -107,9 +112,21 @@ def as_wide_as(a: Model, b: Model, source: SpecSource, groups: Groups) -> Model:
     (wide,) = widen_models(reference, [held], asked, given)
     if not isinstance(wide, WiderCheckpoint):
         return b
-    if wide.growth.doubts:
-        raise no_proof(wide.growth, str(wide.path))
+    _prove(wide, b, source, groups)
     return result([b], wide, _form(wide, held, choice, groups))
+
+
+def _prove(wide: WiderCheckpoint, narrow: Model, source: SpecSource, groups: Groups) -> None:
+    """Raise UsageError for what computes something else, or of which nothing tells."""
+    given = narrow if source.model is None and isinstance(narrow, nn.Module) else source.model
+    check = None
+    with running_models():
+        if given is not None:
+            with suppress(RebasinError):  # a network that cannot be run tells nothing
+                subject = subject_given(given, source.inputs)
+                network = network_of(subject, wide.narrow, groups.selection)
+                check = resized_check(FunctionCheck(network, required=False), wide)
+        prove_widening(check, wide, where=str(wide.path))
 
 
 def _form(wide: WiderCheckpoint, narrow: Checkpoint, choice: Choice, groups: Groups) -> OutputForm:

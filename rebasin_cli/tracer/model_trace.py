@@ -29,7 +29,8 @@ class Trace:
 
     spec: with templates where layers repeat. explicit: one entry for each tensor. infos: of all
     tensors in the state dict. ties: alias -> the name of the same tensor.
-    fixed: what does not move, with reasons. unused: parameters that no output depends on.
+    fixed: what does not move, with reasons. unused: parameters that no output depends on; they
+    stay, but for `followers`.
     returned: what the axes of the outputs are made of. points: where the units of the groups that
     were found can be seen at work, in the order of a pass; a group may have been dropped since.
     reasons: group -> why its units can be permuted and not rotated.
@@ -54,6 +55,12 @@ class Trace:
     def with_spec(self, spec: Spec) -> Trace:
         """Return the trace with another spec of the same tensors, an entry for each."""
         return replace(self, spec=spec, explicit=spec, bound=bind(spec, self.infos, ties=self.ties))
+
+    @property
+    def followers(self) -> tuple[str, ...]:
+        """The unused parameters that move, as those of other members of their list do."""
+        moving = {name for t in self.bound.tensors if t.groups for name in t.members}
+        return tuple(name for name in self.unused if name in moving)
 
     @property
     def share(self) -> float:

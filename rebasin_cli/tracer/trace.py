@@ -34,7 +34,8 @@ from rebasin_cli.tracer.proof.unproved import (
     of_idle_copy,
     same_but_sizes,
 )
-from rebasin_cli.tracer.recording.capture import Arguments, record, record_fake
+from rebasin_cli.tracer.recording.capture import Arguments, record_fake
+from rebasin_cli.tracer.recording.reach import record_reaching
 from rebasin_cli.tracer.recording.record import Record
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
@@ -69,8 +70,7 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
             torch.manual_seed(0)  # which experts an input reaches must not differ from run to run
             model = subject.build()
         randomise(model, torch.Generator().manual_seed(0))
-        examples = _examples(subject, model)
-        found = record(model, examples[:recorded])
+        found, examples = record_reaching(model, _examples(subject, model), recorded)
         claimed = symmetry(found, model, choices, _name(subject))
         return prove_trace(
             trace_before_proof(claimed, found, model), claimed.derived.classes, model, examples

@@ -14,9 +14,8 @@ from rebasin_cli.alignment.function_check import (
 )
 from rebasin_cli.alignment.functions import FunctionDifference, compare_functions
 from rebasin_cli.errors import CheckpointError, MachineError, RebasinError, UsageError
-from rebasin_cli.network.network import Network, plan_network
+from rebasin_cli.network.network import plan_network
 from rebasin_cli.network.resized_network import resized_network
-from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.widening.growth import Growth
@@ -51,23 +50,23 @@ def plan_wider_check(
     narrow = plan_function_check(wide.narrow, request, choice=choice)
     if narrow is None:
         return None
-    network = _wide_network(narrow.network, wide, request.selection, arguments)
+    asked = narrow.network.tracing
+    if not arguments or asked is None:
+        return resized_check(narrow, wide)
+    asked = replace(asked, arguments={**asked.arguments, **arguments})
+    try:
+        network = plan_network(wide, request.selection, asked)
+    except CheckpointError as error:
+        problems = (replace(p, hint=p.hint or _HINT) for p in error.problems)
+        raise CheckpointError(*problems) from error
     return WiderCheck(narrow, replace(narrow, network=network))
 
 
-def _wide_network(
-    network: Network, wide: WiderCheckpoint, selection: Selection, arguments: Mapping[str, object]
-) -> Network:
-    asked = network.tracing
-    if arguments and asked is not None:
-        asked = replace(asked, arguments={**asked.arguments, **arguments})
-        try:
-            return plan_network(wide, selection, asked)
-        except CheckpointError as error:
-            problems = (replace(p, hint=p.hint or _HINT) for p in error.problems)
-            raise CheckpointError(*problems) from error
+def resized_check(narrow: FunctionCheck, wide: WiderCheckpoint) -> WiderCheck:
+    """Return what to run where the wider model is the narrow one with its layers resized."""
     grown = [name for name in wide.names() if wide.info(name) != wide.narrow.info(name)]
-    return resized_network(network, {name: wide.info(name).shape for name in grown})
+    shapes = {name: wide.info(name).shape for name in grown}
+    return WiderCheck(narrow, replace(narrow, network=resized_network(narrow.network, shapes)))
 
 
 def prove_widening(

@@ -47,6 +47,29 @@ def test_what_only_running_tells_needs_trust(tmp_path: Path) -> None:
     assert rb.widen(state, {"h": 5}, spec=spec, trust=True)["b.weight"].shape == (4, 5)
 
 
+class Gated(nn.Module):
+    """Units weighed by their mean, which zeros among them lower; no tensor tells."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, width), nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.enter(x))
+        found: torch.Tensor = self.leave(h * h.mean(-1, keepdim=True))
+        return found
+
+
+def test_a_network_that_is_given_is_run_to_see_whether_new_units_do_nothing() -> None:
+    net = Gated()
+    for how in ({"model": net}, {"inputs": torch.randn(4, 5)}):
+        with pytest.raises(rb.RebasinError, match="the model computes something else"):
+            rb.widen(net, {"enter": 9}, **how)
+    with pytest.raises(rb.RebasinError, match="the model computes something else"):
+        rb.align(Gated(9), net, widen=True, inputs=torch.randn(4, 5))
+    assert rb.widen(net, {"enter": 9}, trust=True)["leave.weight"].shape == (3, 9)
+
+
 def test_a_narrower_model_is_aligned_as_on_the_command_line(tmp_path: Path) -> None:
     wide, narrow = mlp(2, (6, 12, 12, 12, 4)), mlp(1)
     a, b = save(tmp_path / "a.safetensors", wide), save(tmp_path / "b.safetensors", narrow)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.tracer.traps import WRONG, Net, case, check, harm, noise, rows, weight
+from rebasin_cli.tracer.derivation.derive import UNSEEN
+from tests.tracer.traps import EXACT, WRONG, Net, case, check, harm, noise, rows, weight
 
 # The stream, the experts, and inside each expert its hidden units.
 GROUPS = "s 8; E 4; h 6 per E"
@@ -252,13 +253,40 @@ def test_trap_18_experts_as_modules_change_names(mix) -> None:
     assert harm(given, found, GROUPS, unrouted) >= WRONG
 
 
-def test_trap_18_an_expert_that_no_token_reaches_is_not_exercised() -> None:
-    given = case(modules(skipping_loop).net, noise(1, 5))
-    found = given.traced()
-    assert found.proof is not None
-    assert (found.proof.holds, found.proof.refuted) == (True, {})
-    assert len([name for name in found.unused if name.endswith("0.weight")]) == 3
-    assert sorted(group.size for group in found.bound.groups.values()) == [6, 8]
+def test_trap_18_experts_that_no_token_of_the_input_reaches_are_reached_by_others() -> None:
+    torch.manual_seed(3)  # three of the experts are reached by the four tokens
+    net = modules(skipping_loop).net
+    found = check(case(net, noise(4, 5)), GROUPS, MODULES)
+    assert found.unused == ()
+
+
+# Heads of which each call runs one: the first, as traced.
+TASKS = """
+  {inp,norm}.{weight,bias}: [s]
+  shifts.*: [s]
+  heads.a.0.weight: [h, s]
+  heads.a.0.bias: [h]
+  heads.a.2.weight: [~, h]
+  heads.{b,c}.0.weight: [~, s]
+"""
+
+
+def test_trap_18_members_of_lists_that_never_run_move_along_what_all_of_them_read() -> None:
+    heads = {name: nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)) for name in "abc"}
+    net = Net(
+        lambda m, x, task: m.heads["abc"[task]](m.norm(m.inp(x) + m.shifts[task])),
+        inp=nn.Linear(5, 8),
+        norm=nn.LayerNorm(8),
+        heads=nn.ModuleDict(heads),
+        shifts=nn.ParameterList([weight(8) for _ in heads]),
+    )
+    found = check(case(net, (noise(4, 5), 0)), "s 8; h 6", TASKS)
+    idle = {"shifts.1", "shifts.2", "heads.b.0.weight", "heads.c.0.weight"}
+    assert set(found.followers) == idle
+    assert found.reasons["inp"] == UNSEEN  # folded, those heads would be left without a gain
+    for task in (1, 2):
+        other = case(net, (noise(4, 5), task))
+        assert harm(other, found, "s 8; h 6", TASKS) <= EXACT
 
 
 def test_trap_29_the_ranks_of_sorted_units_are_fixed_but_the_units_are_not() -> None:

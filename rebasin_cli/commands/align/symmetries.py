@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rebasin_cli.alignment.aligned import Aligned
-from rebasin_cli.alignment.report import PERMUTING
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.align.auto import report as auto_report
 from rebasin_cli.commands.align.auto.plan import plan_auto
@@ -21,6 +20,7 @@ from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.commands.align.orthogonal.plan import OrthogonalPlan, plan_orthogonal
 from rebasin_cli.commands.align.orthogonal.run import run_orthogonal
 from rebasin_cli.commands.align.plan import AlignPlan, plan_align
+from rebasin_cli.commands.align.report import PRESENTERS
 from rebasin_cli.commands.align.run import run_align
 from rebasin_cli.commands.align.select import report as select_report
 from rebasin_cli.commands.align.select.plan import plan_select
@@ -50,7 +50,7 @@ def run_permuted(plan: AlignPlan, progress: Progress) -> Iterator[Any]:
     resumed = _resumed(plan.request, models, plan.choice.bound, results, plan.machine.jobs)
     items = tuple(replace(item, target=resumed.left(item.target)) for item in plan.items)
     outcomes = run_align(replace(plan, items=items), progress)
-    yield from resumed.noted(outcomes, _place, PERMUTING)
+    yield from resumed.noted(outcomes, _place, PRESENTERS)
 
 
 def run_rotated(plan: OrthogonalPlan, progress: Progress) -> Iterator[Any]:
@@ -99,7 +99,7 @@ class AlignmentKind:
 
 
 SYMMETRIES: Mapping[str, AlignmentKind] = {
-    PERMUTATION: AlignmentKind(plan_align, run_permuted, PERMUTING),
+    PERMUTATION: AlignmentKind(plan_align, run_permuted, PRESENTERS),
     "orthogonal": AlignmentKind(plan_orthogonal, run_rotated, ROTATING),
     "auto": AlignmentKind(plan_auto, run_auto, auto_report.PRESENTERS),
 }

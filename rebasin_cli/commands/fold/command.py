@@ -50,7 +50,7 @@ def fold(request: FoldRequest) -> Work:
         rebasin fold gpt2/ --tie untie
     """
     from rebasin_cli.commands.fold.plan import plan_fold
+    from rebasin_cli.commands.fold.report import PRESENTERS
     from rebasin_cli.commands.fold.run import run_fold
-    from rebasin_cli.folding.rotation_report import ROTATING
 
-    return Work("fold", request.display, planned_by(plan_fold, request), run_fold, ROTATING)
+    return Work("fold", request.display, planned_by(plan_fold, request), run_fold, PRESENTERS)

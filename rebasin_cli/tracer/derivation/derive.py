@@ -22,6 +22,7 @@ from rebasin_cli.spec.language.model import (
     Spec,
     Split,
     concatenation,
+    entry_names,
     interleaving,
     product,
 )
@@ -45,6 +46,7 @@ from rebasin_cli.tracer.points.points import Chart, Points, points
 from rebasin_cli.tracer.recording.record import Call, Record, Value
 
 STATISTICS = ("running_mean", "running_var")
+UNSEEN = "weights that were not exercised read or write it"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def derive(
     returned = {n: entry(value) for n, value in outputs.items()}
     chart = Chart(entry, {named[a]: named[p] for a, p in lines.items() if a in named})
     seen = points(record, calls, chart)
-    classes = find_classes(analysis, calls, outputs.values(), named)
+    unseen = dict.fromkeys((g for n in unused for g in entry_names(entries[n])), UNSEEN)
+    classes = find_classes(analysis, calls, outputs.values(), named).without(unseen)
     return DerivedSpec(spec, tuple(_fixed(analysis, axes)), unused, returned, seen, classes)
 
 

@@ -7,11 +7,12 @@ auxiliary heads, experts that no token reached. In another run they may well be 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from rebasin_cli.tracer.axes.analysis import Analysis
 from rebasin_cli.tracer.axes.axis_terms import Atom, AxisTerm, Dependent, atoms
 from rebasin_cli.tracer.operators import facts
+from rebasin_cli.tracer.recording.idle_members import idle_members
 from rebasin_cli.tracer.recording.record import Call, Value
 
 UNUSED = "not exercised: nothing that the outputs depend on reads it"
@@ -30,6 +31,7 @@ def hold_unused(
     calls = list(calls)
     used = {operand.root for call in calls for operand in call.operands}
     unused = tuple(name for name, value in tensors.items() if value not in used)
+    _join_members(analysis, tensors, used)
     exercised = _exercised(analysis, calls, outputs)
     for value in tensors.values():
         for term in analysis.of(value):
@@ -37,6 +39,31 @@ def hold_unused(
     for value in tensors.values():
         analysis.freeze(_atoms(analysis, value) - exercised, UNUSED)
     return unused
+
+
+def _join_members(analysis: Analysis, tensors: Mapping[str, Value], used: Container[Value]) -> None:
+    """Let members of a list that did not run move as one that did, along units from outside it."""
+    reach: dict[str, set[Atom]] = {}
+    for name, twin in idle_members(analysis.record, used).items():
+        if twin.member not in reach:
+            reach[twin.member] = _reach(analysis, tensors, twin.member)
+        value, like = tensors[name], tensors[twin.name]
+        for mine, other in zip(analysis.of(value), analysis.of(like), strict=True):
+            if not reach[twin.member].isdisjoint(atoms(analysis.terms.resolve(other))):
+                analysis.terms.unify(mine, other)
+        analysis.reads += [(value, term) for read, term in analysis.reads if read is like]
+
+
+def _reach(analysis: Analysis, tensors: Mapping[str, Value], member: str) -> set[Atom]:
+    """Return the atoms of a member that others have too, and those that share an axis with them."""
+    inside = [name for name in tensors if f"{name}.".startswith(member)]
+    found = set[Atom]().union(*(_atoms(analysis, tensors[n]) for n in tensors.keys() - inside))
+    axes = [set(atoms(analysis.terms.resolve(t))) for n in inside for t in analysis.of(tensors[n])]
+    while True:
+        more = found.union(*(axis for axis in axes if not axis.isdisjoint(found)))
+        if more == found:
+            return found
+        found = more
 
 
 def _join_cases(analysis: Analysis, term: AxisTerm, exercised: set[Atom]) -> None:

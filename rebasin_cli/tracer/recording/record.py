@@ -93,6 +93,7 @@ class Record:
     outputs: by name as the model returned them, or by position. chosen: those that a user of the
     model looks at, not what it returns for a later call or for inspection.
     ends: of several passes one after the other, how many calls there were at the end of each.
+    lists: the names of the lists of modules, with a dot at the end, inner ones first.
     """
 
     calls: tuple[Call, ...]
@@ -100,6 +101,7 @@ class Record:
     outputs: Mapping[str, Value]
     chosen: tuple[str, ...] = ()
     ends: tuple[int, ...] = ()
+    lists: tuple[str, ...] = ()
 
 
 def values_in(tree: object) -> list[Value]:

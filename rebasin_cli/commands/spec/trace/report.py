@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_with
-from rebasin_cli.commands.spec.trace.plan import Traced
+from rebasin_cli.commands.spec.trace.plan import Traced, idle
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.tracer.model_trace import Trace
@@ -77,9 +77,9 @@ def _sentences(outcome: Traced) -> Iterator[str]:
             norms > 0
         )
         yield f"  its stream may be rotated{folded}: align --symmetry orthogonal"
-    if trace.unused:
-        shown = list_names(trace.unused, NAMED, rest=AND_SO_ON)
-        yield f"  {len(trace.unused):,} tensors not exercised, and so fixed: {shown}"
+    for fate, names in idle(trace).items():
+        shown = list_names(names, NAMED, rest=AND_SO_ON)
+        yield f"  {count(len(names), 'tensor')} not exercised, and so {fate}: {shown}"
     if buffers := _buffers(trace):
         shown = list_names(buffers, NAMED, rest=AND_SO_ON)
         yield f"  buffers that keep units in place: {shown}. --permute-buffer GLOB moves them along"

@@ -12,7 +12,7 @@ import torch
 
 from rebasin_cli import __version__
 from rebasin_cli.checkpoint.writing.writer import Written, write_text
-from rebasin_cli.commands.spec.trace.plan import Traced, TracePlan
+from rebasin_cli.commands.spec.trace.plan import Traced, TracePlan, idle
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.presentation.outcomes import LeftAsIs
@@ -67,8 +67,8 @@ def _comments(tracing: Tracing, model: TracedModel) -> Iterator[str]:
     yield _validation(trace)
     if trace.proof is not None:
         yield from (f"{group}: {what}" for group, what in trace.proof.refuted.items())
-    if trace.unused:
-        yield f"Not exercised, and so fixed: {list_names(trace.unused, LISTED)}."
+    for fate, names in idle(trace).items():
+        yield f"Not exercised, and so {fate}: {list_names(names, LISTED)}."
 
 
 def _asked(tracing: Tracing) -> str:
