@@ -34,6 +34,7 @@ class Trace:
     returned: what the axes of the outputs are made of. points: where the units of the groups that
     were found can be seen at work, in the order of a pass; a group may have been dropped since.
     reasons: group -> why its units can be permuted and not rotated.
+    trained: whether a call in training mode counts too.
     proof: None if there is none. doubt: then why.
     """
 
@@ -51,6 +52,7 @@ class Trace:
     reasons: Mapping[str, str]
     proof: Proof | None
     doubt: Doubt | None = None
+    trained: bool = False
 
     def with_spec(self, spec: Spec) -> Trace:
         """Return the trace with another spec of the same tensors, an entry for each."""

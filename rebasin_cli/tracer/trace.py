@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -37,16 +37,24 @@ from rebasin_cli.tracer.proof.unproved import (
 from rebasin_cli.tracer.recording.capture import Arguments, record_fake
 from rebasin_cli.tracer.recording.reach import record_reaching
 from rebasin_cli.tracer.recording.record import Record
+from rebasin_cli.tracer.recording.training_calls import TrainingCall
 
 REAL = 1 << 27  # parameters: models up to this size are run for real
 LARGEST = 1 << 28  # and up to this size, where there is no small copy to run instead
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException)
 
 
-def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1) -> Trace:
+def trace(
+    subject: Subject,
+    choices: Choices | None = None,
+    *,
+    recorded: int = 1,
+    training: bool = True,
+) -> Trace:
     """Return the symmetry of a model, proved by running it permuted.
 
     recorded: how many of the examples are recorded, their constraints joined; all serve the proof.
+    training: whether a model of which these leave something out is called in training mode too.
     Models of up to `REAL` parameters are built and run. Of larger ones only the operators are
     recorded, without memory for their tensors, and the proof is that of `subject.small`, if that
     has the same spec but for sizes. Raises what the model raises.
@@ -72,9 +80,32 @@ def trace(subject: Subject, choices: Choices | None = None, *, recorded: int = 1
         randomise(model, torch.Generator().manual_seed(0))
         found, examples = record_reaching(model, _examples(subject, model), recorded)
         claimed = symmetry(found, model, choices, _name(subject))
-        return prove_trace(
-            trace_before_proof(claimed, found, model), claimed.derived.classes, model, examples
-        )
+        plain = trace_before_proof(claimed, found, model)
+        more = None
+        if training and plain.unused:
+            more = _with_training(plain, model, examples, choices, recorded)
+        return more or prove_trace(plain, claimed.derived.classes, model, examples)
+
+
+def _with_training(
+    plain: Trace, model: nn.Module, examples: Sequence[Arguments], choices: Choices, recorded: int
+) -> Trace | None:
+    """Return the trace of a model that is trained too, if more of it moves for that.
+
+    None if that needs labels, reads nothing more, or draws numbers for each unit.
+    """
+    calls = [*examples, TrainingCall(*examples[0])]
+    try:
+        found = record(model, [*examples[:recorded], calls[-1]])
+    except Exception:  # the code of any model runs here
+        return None
+    claimed = symmetry(found, model, choices, plain.spec.name)
+    traced = trace_before_proof(claimed, found, model)
+    if traced.share <= plain.share:
+        return None
+    traced = prove_trace(traced, claimed.derived.classes, model, calls)
+    proved = traced.proof is not None and traced.proof.holds and not traced.proof.refuted
+    return replace(traced, trained=True) if proved else None
 
 
 def _check_shapes(name: str, model: nn.Module | None) -> None:
@@ -98,12 +129,37 @@ def _traced_fake(
         found = record_fake(model, examples[:recorded])
     except DATA_DEPENDENT:
         return None
-    small = None if subject.small is None else trace(subject.small, choices, recorded=recorded)
+    small = None
+    if subject.small is not None:
+        small = trace(subject.small, choices, recorded=recorded)
+        taught = _trained_fake(subject, examples, recorded) if small.trained else (found, model)
+        if taught is None:
+            small = trace(subject.small, choices, recorded=recorded, training=False)
+        found, model = taught or (found, model)
+    return _traced_beside(small, found, model, choices, _name(subject))
+
+
+def _trained_fake(
+    subject: Subject, examples: Sequence[Arguments], recorded: int
+) -> tuple[Record, nn.Module] | None:
+    """Return the record of a model that is trained too, and the model; None if it cannot be."""
+    model = without_memory(subject)  # anew: what was recorded once is fake for good
+    calls = [*examples[:recorded], TrainingCall(*examples[0])]
+    try:
+        return None if model is None else (record_fake(model, calls), model)
+    except Exception:  # the code of any model runs here
+        return None
+
+
+def _traced_beside(
+    small: Trace | None, found: Record, model: nn.Module, choices: Choices, name: str
+) -> Trace:
+    """Return the trace of a record, proved by that of a small copy if that says the same."""
     if small is not None:  # which buffers are uniform is told by numbers, which it alone has
         choices = replace(
             choices, buffers=(*choices.buffers, *_like(small.explicit.buffers, found))
         )
-    claimed = symmetry(found, model, choices, _name(subject))
+    claimed = symmetry(found, model, choices, name)
     traced = trace_before_proof(claimed, found, model)
     if small is None:
         return replace(compress_trace(traced), doubt=TOO_LARGE)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, UNMOVED
+from rebasin_cli.tracer.recording.training_calls import TrainingCall, calling
 from tests.tracer.traps import EXACT, WRONG, Net, case, check, harm, ids, noise, rows, weight
 
 HIDDEN = "  a.{weight,bias}: [h]\n  b.weight: [~, h]\n"
@@ -291,3 +295,53 @@ def test_outputs_that_notice_nothing_prove_nothing() -> None:
 def test_a_proof_leaves_no_doubt() -> None:
     net = Net(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
     assert rows(net, 3, 5).traced().doubt is None
+
+
+class Auxiliary(nn.Module):
+    """A head that training alone reads, behind dropout of both kinds and a norm's statistics."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.aux = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 4)
+        self.norm, self.act = nn.BatchNorm1d(8), act
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        hidden = self.norm(self.a(x)).relu()
+        out: Tensor = self.b(hidden)
+        rest = F.dropout(F.dropout(hidden, 0.5, self.training), 0.3, training=self.training)
+        return (out, self.aux(self.act(rest))) if self.training else out
+
+
+DRAWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "a factor": lambda hidden: hidden * torch.rand(hidden.shape),
+    "a slope": lambda hidden: F.rrelu(hidden - 0.5, 0.1, 0.9, training=True),
+}
+AUXILIARY = HIDDEN + "  norm.{weight,bias,running_mean,running_var}: [h]\n  aux.weight: [~, h]\n"
+
+
+def test_trap_22_what_training_alone_reads_moves_too() -> None:
+    given = rows(Auxiliary(torch.tanh), 4, 5)
+    found = check(given, "h 8", AUXILIARY)
+    assert (found.unused, found.trained, found.outputs) == ((), True, ("output", "0", "1"))
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_trap_22_what_training_draws_for_each_unit_is_left_to_be_not_exercised(kind: str) -> None:
+    given = rows(Auxiliary(DRAWN[kind]), 4, 5)
+    found = check(given, "h 8", AUXILIARY.replace("aux.weight: [~, h]", "aux.weight: [4, 8]"))
+    assert (set(found.unused), found.trained) == ({"aux.weight", "aux.bias"}, False)
+
+
+def test_a_call_in_training_mode_leaves_a_model_as_it_was() -> None:
+    def run(m, x):
+        m.seen += m.training
+        return m.norm(x) + m.seen
+
+    net = Net(run, norm=nn.BatchNorm1d(5), seen=torch.zeros(5)).eval()
+    call = TrainingCall((noise(4, 5),), {})
+    before = copy.deepcopy(net.state_dict())
+    with torch.no_grad(), calling(net, call):
+        assert (net.training, net.norm.training) == (True, False)
+        assert torch.equal(net(*call.args), net.norm(*call.args) + 1)
+    assert not net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

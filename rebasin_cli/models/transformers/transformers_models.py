@@ -46,6 +46,15 @@ HEADS = (
     "SEQUENCE_CLASSIFICATION",
 )
 
+# Nothing kept for a next call. In training: every layer, and short sounds with some frames hidden.
+PLAIN = {
+    "use_cache": False,
+    "layerdrop": 0.0,
+    "mask_time_prob": 0.5,
+    "mask_time_length": 1,
+    "mask_feature_prob": 0.0,
+}
+
 ENOUGH = 0.9  # of the parameters: a pooler that no head reads is not worth another small model
 
 
@@ -113,7 +122,8 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     Always float32, whatever the checkpoint's dtype: the symmetry is the same.
     """
     ours = copy.deepcopy(config)
-    _each(ours, "use_cache", False)
+    for field, value in PLAIN.items():
+        _each(ours, field, value)
     ours._attn_implementation = "eager"
     if hasattr(ours, "_experts_implementation"):
         ours._experts_implementation = "batched_mm"

@@ -35,6 +35,7 @@ from rebasin_cli.tracer.proof.random_numbers import (
 from rebasin_cli.tracer.proof.unproved import NOT_NUMBERS, ONE_NUMBER, Doubt, without_sizes
 from rebasin_cli.tracer.recording.capture import Arguments, named_outputs
 from rebasin_cli.tracer.recording.recorder import primitive_kernels
+from rebasin_cli.tracer.recording.training_calls import calling
 
 LEAST = 1e-30  # scale of an output: one of zeros that moves at all is not the same
 DRAWS = 3  # of other numbers before outputs are said to ignore them: one may round to the same
@@ -246,8 +247,8 @@ class Trial:
 
     def _outputs_of(self, call: Arguments) -> dict[str, Tensor]:
         args, kwargs = call
-        torch.manual_seed(0)
-        found = named_outputs(self._model(*args, **kwargs))
+        with calling(self._model, call):
+            found = named_outputs(self._model(*args, **kwargs))
         return {name: found[name] for name in self._outputs if name in found}
 
 

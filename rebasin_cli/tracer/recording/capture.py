@@ -15,6 +15,7 @@ from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.recording.idle_members import list_names
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder, primitive_kernels
+from rebasin_cli.tracer.recording.training_calls import calling
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
@@ -52,12 +53,12 @@ def _record(
     outputs: dict[str, Value] = {}
     chosen: list[str] = []
     ends: list[int] = []
-    for number, (args, kwargs) in enumerate(examples):
+    for number, call in enumerate(examples):
+        args, kwargs = call
         map_leaves(
             (args, kwargs), Tensor, lambda t: recorder.name(t, "input", data=data.get(id(t)))
         )
-        torch.manual_seed(0)
-        with primitive_kernels(), recorder:
+        with calling(model, call), primitive_kernels(), recorder:
             returned = model(*args, **kwargs)
         found = {f"{number}:{n}": recorder.find(t) for n, t in named_outputs(returned).items()}
         outputs.update({name: value for name, value in found.items() if value is not None})
