@@ -34,7 +34,7 @@ from rebasin_cli.tracer.proof.unproved import (
     of_idle_copy,
     same_but_sizes,
 )
-from rebasin_cli.tracer.recording.capture import Arguments, record_fake
+from rebasin_cli.tracer.recording.capture import Arguments, record, record_fake
 from rebasin_cli.tracer.recording.reach import record_reaching
 from rebasin_cli.tracer.recording.record import Record
 from rebasin_cli.tracer.recording.training_calls import TrainingCall
@@ -78,32 +78,37 @@ def trace(
             torch.manual_seed(0)  # which experts an input reaches must not differ from run to run
             model = subject.build()
         randomise(model, torch.Generator().manual_seed(0))
-        found, examples = record_reaching(model, _examples(subject, model), recorded)
+        found, calls, examples = record_reaching(model, _examples(subject, model), recorded)
         claimed = symmetry(found, model, choices, _name(subject))
         plain = trace_before_proof(claimed, found, model)
         more = None
         if training and plain.unused:
-            more = _with_training(plain, model, examples, choices, recorded)
+            more = _with_training(plain, model, (calls, examples), choices)
         return more or prove_trace(plain, claimed.derived.classes, model, examples)
 
 
 def _with_training(
-    plain: Trace, model: nn.Module, examples: Sequence[Arguments], choices: Choices, recorded: int
+    plain: Trace,
+    model: nn.Module,
+    calls: tuple[Sequence[Arguments], Sequence[Arguments]],
+    choices: Choices,
 ) -> Trace | None:
     """Return the trace of a model that is trained too, if more of it moves for that.
 
-    None if that needs labels, reads nothing more, or draws numbers for each unit.
+    calls: those recorded, and all that serve the proof. None if training needs labels, reads
+    nothing more, or draws numbers for each unit.
     """
-    calls = [*examples, TrainingCall(*examples[0])]
+    recorded, examples = calls
+    trained = TrainingCall(*examples[0])
     try:
-        found = record(model, [*examples[:recorded], calls[-1]])
+        found = record(model, [*recorded, trained])
     except Exception:  # the code of any model runs here
         return None
     claimed = symmetry(found, model, choices, plain.spec.name)
     traced = trace_before_proof(claimed, found, model)
     if traced.share <= plain.share:
         return None
-    traced = prove_trace(traced, claimed.derived.classes, model, calls)
+    traced = prove_trace(traced, claimed.derived.classes, model, [*examples, trained])
     proved = traced.proof is not None and traced.proof.holds and not traced.proof.refuted
     return replace(traced, trained=True) if proved else None
 

@@ -206,26 +206,6 @@ def _check_request(request: MergeRequest) -> None:
         raise UsageError("--ref does not go with --base", hint="the base is the reference")
 
 
-def check_averages(request: MergeRequest, way: str) -> None:
-    """Raise UsageError where a way to merge would be asked for more than the mean of models."""
-    if not request.averages:
-        raise UsageError(
-            f"{way} goes with the mean of the models alone",
-            hint="leave out --combine and its options, and weights for globs",
-        )
-
-
-def check_own_units(request: MergeRequest) -> None:
-    """Raise UsageError for what a method that makes units of its own cannot be asked for."""
-    check_averages(request, f"--method {request.search.method}")
-    asked = request.renormalization
-    if asked is not None and asked.method != "reset":
-        raise UsageError(
-            "the units of the result are those of no parent: only their BatchNorm can be corrected",
-            hint="--renormalize reset",
-        )
-
-
 def _aligning(request: MergeRequest) -> MergeRequest:
     """Return the request that says how to align: where a model is run, --spec before --model."""
     if request.renormalization is None:

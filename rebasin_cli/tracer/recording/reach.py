@@ -22,8 +22,8 @@ TRIES = 8  # calls in a row that reach nothing new
 
 def record_reaching(
     model: nn.Module, examples: Sequence[Arguments], recorded: int
-) -> tuple[Record, list[Arguments]]:
-    """Return the record of some calls, and all the calls that the model is known to take.
+) -> tuple[Record, list[Arguments], list[Arguments]]:
+    """Return the record of some calls, these, and all the calls that the model is known to take.
 
     Those recorded are the first examples and, where numbers decide what runs, what reaches more:
     the other examples, and the same with other numbers in them.
@@ -40,9 +40,10 @@ def record_reaching(
         idle -= new
         more += [call] if new else []
     if not more:
-        return found, list(examples)
+        return found, list(examples[:recorded]), list(examples)
     drawn = [call for call in more if not any(call is example for example in examples)]
-    return record(model, [*examples[:recorded], *more]), [*examples, *drawn]
+    calls = [*examples[:recorded], *more]
+    return record(model, calls), calls, [*examples, *drawn]
 
 
 def _read(found: Record) -> set[Value]:

@@ -20,10 +20,10 @@ from rebasin_cli.commands.merge.least_squares.solvable_layers import (
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, sides_of
 from rebasin_cli.commands.merge.linear_maps.plan import code_of, permuting
 from rebasin_cli.commands.merge.linear_maps.readers import Reader
+from rebasin_cli.commands.merge.plain_mean import check_own_units
 from rebasin_cli.commands.merge.plan import (
     MeanPlan,
     MergePlan,
-    check_own_units,
     correction_for,
     plan_merge,
 )
