@@ -86,10 +86,10 @@ def output_file(output: Output, name: str) -> Path:
     return output.path / name if into else output.path
 
 
-def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
+def ending(model: Checkpoint, output: Output) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
     if model.path.is_dir() or model.path.name.endswith(INDEX_ENDING) or output.max_shard_size:
         return ""
-    format = plan_format(output, out)
+    format = plan_format(output)
     kept = format in (None, format_of(model.path) or "safetensors")
     return file_ending(model.path) if kept else FORMATS[str(format)]
