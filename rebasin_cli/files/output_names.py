@@ -95,10 +95,10 @@ def output_file(output: Output, stem: str, ending: str) -> Path:
     return output.path / f"{stem}{ending}" if ending and _is_folder(output) else output.path
 
 
-def ending(model: Checkpoint, output: Output, *, out: Path | None = None) -> str:
+def ending(model: Checkpoint, output: Output) -> str:
     """Return the file ending of a result made like `model`; empty for a folder."""
     if model.path.is_dir() or model.path.name.endswith(INDEX_ENDING) or output.max_shard_size:
         return ""
-    format = plan_format(output, out)
+    format = plan_format(output)
     kept = format in (None, format_of(model.path) or "safetensors")
     return file_ending(model.path) if kept else FORMATS[str(format)]

@@ -65,11 +65,9 @@ def _way(symmetry: str) -> tuple[Any, Any, Presenters]:
     from rebasin_cli.folding.rotation_problem import rotates
 
     if rotates(symmetry):
-        from rebasin_cli.commands.verify.orthogonal import report
-        from rebasin_cli.commands.verify.orthogonal.plan import plan_verify_rotation
-        from rebasin_cli.commands.verify.orthogonal.run import run_verify_rotation
+        from rebasin_cli.commands.verify import rotated_copy as way
 
-        return plan_verify_rotation, run_verify_rotation, report.PRESENTERS
+        return way.plan_verify_rotation, way.run_verify_rotation, way.PRESENTERS
     from rebasin_cli.commands.verify.plan import plan_verify
     from rebasin_cli.commands.verify.report import PRESENTERS
     from rebasin_cli.commands.verify.run import run_verify

@@ -1,1 +1,0 @@
-"""`rebasin verify --symmetry orthogonal`: is a model a rotated copy of another?"""
