@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rebasin_cli.permutation import Permutations, gather
 from rebasin_cli.tensors import Derived, TensorSource
-from rebasin_cli.tensors.blocks import Block, BoundTensor
+from rebasin_cli.tensors.blocks import Block, BoundTensor, member_places
 from rebasin_cli.tensors.numbers import in_reals
 from rebasin_cli.tensors.ranges import Ranged, ranges_of
 
@@ -78,12 +78,8 @@ class Permuted(Derived):
     ) -> None:
         super().__init__(source)
         self._permutations = {name: p for name, p in permutations.items() if p.moved}
-        self._places = {
-            name: (tensor, position)
-            for tensor in tensors
-            if tensor.groups & self._permutations.keys()
-            for position, name in enumerate(tensor.members)
-        }
+        moved = (tensor for tensor in tensors if tensor.groups & self._permutations.keys())
+        self._places = member_places(moved)
 
     def load(self, name: str) -> Tensor:
         if name not in self._places:

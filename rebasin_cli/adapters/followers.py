@@ -10,7 +10,7 @@ from rebasin_cli.adapters.along_axes import along_axes
 from rebasin_cli.adapters.factor_names import FactorEntry, Role
 from rebasin_cli.errors import PermutationError
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.tensors.blocks import BoundTensor, member_places
 
 FollowedAxes = Sequence[int | None]
 MATRIX = 2  # axes
@@ -35,11 +35,7 @@ class Following:
         self, bound: BoundSpec, *, inwards: Callable[[str], bool] = lambda module: False
     ) -> None:
         self._bound, self._inwards = bound, inwards
-        self._places = {
-            name: (tensor, position)
-            for tensor in bound.tensors
-            for position, name in enumerate(tensor.members)
-        }
+        self._places = member_places(bound.tensors)
 
     def bind(
         self, followers: Sequence[Follower]

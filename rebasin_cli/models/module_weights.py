@@ -38,6 +38,16 @@ def within(values: Tensor, window: Window) -> Tensor:
     return whole.as_strided(window.shape, window.strides, window.offset).clone()
 
 
+def slopes_in(model: nn.Module, windows: Mapping[str, Window]) -> dict[str, Tensor]:
+    """Return the gradients that a model holds, by name in the checkpoint; some have none."""
+    held = model.state_dict(keep_vars=True)
+    return {
+        name: within(slope, window)
+        for name, window in windows.items()
+        if (slope := held[window.source].grad) is not None
+    }
+
+
 def widen_model(model: nn.Module, dtype: torch.dtype) -> None:
     """Give a model's floating numbers float32 or float64, its complex ones pairs of that.
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from rebasin_cli.permutation import Permutation, Permutations, gather, parent_axis
 from rebasin_cli.permutation import inverse as inverse_permutations
 from rebasin_cli.permuted import take
-from rebasin_cli.tensors import Derived, TensorSource
-from rebasin_cli.tensors.blocks import BoundTensor
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import BoundTensor, ByTensor
 from rebasin_cli.tensors.numbers import in_reals
 
 PIECE = 1 << 22  # numbers that are mapped at once: 32 MB
@@ -149,7 +149,7 @@ def _map_axis(
     return mapped.reshape(moved.shape).movedim(places, front)
 
 
-class Carried(Derived):
+class Carried(ByTensor):
     """A TensorSource whose tensors are mapped as they are loaded, computed in `dtype`."""
 
     def __init__(
@@ -159,19 +159,9 @@ class Carried(Derived):
         maps: GroupMaps,
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__(source)
-        self._maps, self._dtype = maps, dtype
         moved = maps.linear.keys() | {n for n, p in maps.permutations.items() if p.moved}
-        self._places = {
-            name: (tensor, position)
-            for tensor in tensors
-            if tensor.groups & moved
-            for position, name in enumerate(tensor.members)
-        }
+        super().__init__(source, (tensor for tensor in tensors if tensor.groups & moved))
+        self._maps, self._dtype = maps, dtype
 
-    def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
-        tensor, position = self._places[name]
-        whole = carry(tensor.load(self._source), tensor, self._maps, dtype=self._dtype)
-        return whole[position] if tensor.stacked else whole
+    def _made(self, tensor: BoundTensor) -> Tensor:
+        return carry(tensor.load(self._source), tensor, self._maps, dtype=self._dtype)

@@ -32,7 +32,8 @@ from rebasin_cli.symmetry.map_search import MapSettings, cosine_of, match_maps
 from rebasin_cli.symmetry.map_sweeps import MapMatching
 from rebasin_cli.symmetry.maps import carry
 from rebasin_cli.symmetry.random_maps import draw_maps
-from rebasin_cli.tensors import Derived, TensorSource
+from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors.blocks import BoundTensor, ByTensor
 
 FoldedPair = tuple[TensorSource, TensorSource]  # folded, the reference first
 
@@ -49,7 +50,7 @@ class Standing:
         return self.cosine - self.null
 
 
-class Scattered(Derived):
+class Scattered(ByTensor):
     """A folded model with each block moved along the stream by a random map of its own.
 
     classes: of each group, the solver that says what its maps are. Same seed, same tensors.
@@ -58,26 +59,20 @@ class Scattered(Derived):
     def __init__(
         self, source: TensorSource, plan: FoldPlan, classes: Mapping[str, str], seed: int
     ) -> None:
-        super().__init__(source)
+        tensors = plan.moving.tensors
+        super().__init__(source, (t for t in tensors if t.groups & plan.streams.keys()))
         self._plan, self._classes = plan, classes
-        self._places = {
-            name: (tensor, position, seed + number)
-            for number, tensor in enumerate(plan.moving.tensors)
-            if tensor.groups & plan.streams.keys()
-            for position, name in enumerate(tensor.members)
-        }
+        self._seeds = {tensor.members: seed + number for number, tensor in enumerate(tensors)}
 
-    def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
-        tensor, position, seed = self._places[name]
-        groups, generator = self._plan.bound.groups, torch.Generator().manual_seed(seed)
+    def _made(self, tensor: BoundTensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seeds[tensor.members])
+        groups = self._plan.bound.groups
         values = tensor.load(self._source)
         for block in tensor.blocks:
             streams = dict.fromkeys(n for n in block.groups if n in self._plan.streams)
             maps = draw_maps((groups[n or ""] for n in streams), self._classes, generator)
             values = carry(values, replace(tensor, blocks=(block,)), maps)
-        return values[position] if tensor.stacked else values
+        return values
 
 
 def with_null(

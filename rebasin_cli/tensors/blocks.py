@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
 from rebasin_cli.tensors.numbers import in_reals
 
 
@@ -106,3 +108,31 @@ class BoundTensor:
         if self.stacked:
             return torch.stack([in_reals(source.load(name)) for name in self.members])
         return in_reals(source.load(self.members[0])).contiguous()
+
+
+def member_places(tensors: Iterable[BoundTensor]) -> dict[str, tuple[BoundTensor, int]]:
+    """Return the bound tensor that each name belongs to, and its place among the members."""
+    return {
+        name: (tensor, position)
+        for tensor in tensors
+        for position, name in enumerate(tensor.members)
+    }
+
+
+class ByTensor(Derived, ABC):
+    """A TensorSource in which some bound tensors are made anew as they are loaded."""
+
+    def __init__(self, source: TensorSource, tensors: Iterable[BoundTensor]) -> None:
+        super().__init__(source)
+        self._places = member_places(tensors)
+
+    def load(self, name: str) -> Tensor:
+        if name not in self._places:
+            return super().load(name)
+        tensor, position = self._places[name]
+        whole = self._made(tensor)
+        return whole[position] if tensor.stacked else whole
+
+    @abstractmethod
+    def _made(self, tensor: BoundTensor) -> Tensor:
+        """Return what becomes of a tensor, of a stack of all its members."""

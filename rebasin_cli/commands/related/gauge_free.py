@@ -32,8 +32,8 @@ from rebasin_cli.permutation import parent_axis
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY, SIGNED
 from rebasin_cli.symmetry.voting_blocks import Place, key_of, load_voting
-from rebasin_cli.tensors import Derived, TensorInfo, TensorSource
-from rebasin_cli.tensors.blocks import Block, BoundTensor
+from rebasin_cli.tensors import TensorInfo, TensorSource
+from rebasin_cli.tensors.blocks import Block, BoundTensor, ByTensor
 
 SCALED = (PERMUTATION, SIGNED)  # classes whose units may have a scale of their own
 PAIRED = (ROTARY, INTERLEAVED)  # classes whose dims turn in pairs
@@ -58,7 +58,7 @@ def matrices_of(bound: BoundSpec) -> BoundSpec:
     return bound.with_votes(votes)
 
 
-class GaugeFree(Derived):
+class GaugeFree(ByTensor):
     """A model whose matrices that vote have no scales of units and no bases of heads.
 
     bound: as of `matrices_of`. classes: of each group, what its maps are. dtype: of what is made;
@@ -73,21 +73,13 @@ class GaugeFree(Derived):
         classes: Mapping[str, str],
         dtype: torch.dtype = torch.float64,
     ) -> None:
-        super().__init__(source)
-        self._groups, self._classes, self._dtype = bound.groups, classes, dtype
         voting = [tensor for tensor in bound.tensors if tensor.votes]
-        self._places = {
-            name: (tensor, position)
-            for tensor in voting
-            for position, name in enumerate(tensor.members)
-        }
+        super().__init__(source, voting)
+        self._groups, self._classes, self._dtype = bound.groups, classes, dtype
         self._bases = dict(_bases_of(voting, self._free_inside))
         self._steps: dict[Place, tuple[Removal, ...]] = {}
 
-    def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
-        tensor, position = self._places[name]
+    def _made(self, tensor: BoundTensor) -> Tensor:
         values = load_voting(tensor, self._source, dtype=self._dtype).clone()
         for block in tensor.blocks:
             view, place = block.view(values), (key_of(tensor), block.offset)
@@ -96,7 +88,7 @@ class GaugeFree(Derived):
                     step(view)
             else:
                 self._steps[place] = tuple(self._taken_out(view, tensor, block))
-        return values[position] if tensor.stacked else values
+        return values
 
     def info(self, name: str) -> TensorInfo:
         found = super().info(name)

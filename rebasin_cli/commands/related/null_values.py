@@ -24,8 +24,8 @@ from rebasin_cli.matching.problem.inner_products import inner, square
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY
 from rebasin_cli.symmetry.voting_blocks import Place, key_of
-from rebasin_cli.tensors import Derived, InMemory, TensorSource
-from rebasin_cli.tensors.blocks import Block, BoundTensor, Dim
+from rebasin_cli.tensors import InMemory, TensorSource
+from rebasin_cli.tensors.blocks import Block, BoundTensor, ByTensor, Dim
 
 TINY = 1e-300
 LEAST = 16  # units, of which none are left out
@@ -149,29 +149,21 @@ def _carried_over(
     return {name: float(i / (m * t).sqrt().clamp_min(TINY)) for name, (i, m, t) in sums.items()}
 
 
-class Shuffled(Derived):
+class Shuffled(ByTensor):
     """A model with the entries of each block that votes in a random order: a seed says which."""
 
     def __init__(self, source: TensorSource, bound: BoundSpec, seed: int) -> None:
-        super().__init__(source)
-        self._places = {
-            name: (tensor, position, seed + number)
-            for number, tensor in enumerate(bound.tensors)
-            if tensor.votes
-            for position, name in enumerate(tensor.members)
-        }
+        super().__init__(source, (tensor for tensor in bound.tensors if tensor.votes))
+        self._seeds = {t.members: seed + number for number, t in enumerate(bound.tensors)}
 
-    def load(self, name: str) -> Tensor:
-        if name not in self._places:
-            return super().load(name)
-        tensor, position, seed = self._places[name]
-        generator = torch.Generator().manual_seed(seed)
+    def _made(self, tensor: BoundTensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self._seeds[tensor.members])
         values = tensor.load(self._source).clone()
         for block in tensor.blocks:
             view = block.view(values)
             order = torch.randperm(view.numel(), generator=generator)
             view.copy_(view.reshape(-1)[order].reshape(view.shape))
-        return values[position] if tensor.stacked else values
+        return values
 
 
 @dataclass(frozen=True)

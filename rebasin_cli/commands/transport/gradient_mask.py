@@ -15,7 +15,7 @@ from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame, with_kept
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.models.module_weights import within
+from rebasin_cli.models.module_weights import slopes_in
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import Network
@@ -42,7 +42,7 @@ def slopes_of(
     with one_thread():
         for batch in replace(batches, device=machine.for_maps.device):
             _add_slope(model, batch, batches.name)
-    return _read(model, network)
+    return {name: slope.cpu() for name, slope in slopes_in(model, network.windows).items()}
 
 
 def _add_slope(model: nn.Module, batch: Batch, name: str) -> None:
@@ -55,16 +55,6 @@ def _add_slope(model: nn.Module, batch: Batch, name: str) -> None:
         )
     with users_code("the gradient of the model's loss"):
         torch.autograd.backward([total])
-
-
-def _read(model: nn.Module, network: Network) -> dict[str, Tensor]:
-    held = model.state_dict(keep_vars=True)
-    found = {name: (window, held[window.source].grad) for name, window in network.windows.items()}
-    return {
-        name: within(slope, window).cpu()
-        for name, (window, slope) in found.items()
-        if slope is not None
-    }
 
 
 def mask_frame(frame: CarriedFrame, fates: TensorFates, slopes: dict[str, Tensor]) -> CarriedFrame:

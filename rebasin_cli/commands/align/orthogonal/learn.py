@@ -21,7 +21,7 @@ from rebasin_cli.commands.align.orthogonal.map_learning_state import MapLearning
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.folding.rotated_outcome import LearnedMaps
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.models.module_weights import fill, within
+from rebasin_cli.models.module_weights import fill, slopes_in
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import call_model, logits_of
@@ -108,12 +108,11 @@ class MapLearning:
         loss = self._loss(batch)
         with users_code("the gradient of the model's loss"):
             torch.autograd.backward([loss])
-        held = self.midpoint.state_dict(keep_vars=True)
         slopes = {
             # half of the midpoint is the moved model
-            name: within(grad, window).to(moved[name].device).double() / 2
-            for name, window in self.network.windows.items()
-            if name in moved and (grad := held[window.source].grad) is not None
+            name: slope.to(moved[name].device).double() / 2
+            for name, slope in slopes_in(self.midpoint, self.network.windows).items()
+            if name in moved
         }
         reached = [name for name in slopes if moved[name].requires_grad]
         torch.autograd.backward([moved[n] for n in reached], [slopes[n] for n in reached])

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
-from rebasin_cli.models.module_weights import fill, within
+from rebasin_cli.models.module_weights import fill, slopes_in
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.scoring.scores import judge_batch, mean_loss
 from rebasin_cli.network.user_code import users_code
@@ -71,7 +71,7 @@ class Midpoints:
             )
         with users_code("the gradient of the model's loss"):
             torch.autograd.backward([total / answers])
-        return self._read()
+        return {name: HALF * s for name, s in slopes_in(model, self._windows).items()}
 
     def _loss(self, permutations: Permutations, split: DataSplit) -> float:
         return mean_loss(self._at(permutations), split.held_out(), split.batches.name)
@@ -82,17 +82,6 @@ class Midpoints:
             fill(self._model, self._between(permutations), self._windows)
             self._present = permutations
         return self._model
-
-    def _read(self) -> dict[str, Tensor]:
-        held = self._model.state_dict(keep_vars=True)
-        slopes = {
-            name: (window, held[window.source].grad) for name, window in self._windows.items()
-        }
-        return {
-            name: HALF * within(slope, window)
-            for name, (window, slope) in slopes.items()
-            if slope is not None
-        }
 
 
 def batchwise(model: nn.Module) -> nn.Module:
