@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,15 +75,23 @@ def related(
         )
         return plan_related(request)
 
-    return Work("related", display, plan, _run, PRESENTERS)
+    return Work("related", display, plan, partial(_run, brief=not display.verbose), PRESENTERS)
 
 
-def _run(plan: RelatedPlan, progress: Any) -> Iterator[Any]:
-    """Yield what is found, and the picture of it if one is wanted."""
+def _run(plan: RelatedPlan, progress: Any, *, brief: bool) -> Iterator[Any]:
+    """Yield what is found, of many models in brief, and the picture of it if one is wanted."""
+    from rebasin_cli.commands.related.families import MANY, Families, PairOfMany
+    from rebasin_cli.commands.related.kin import KinPair
     from rebasin_cli.commands.related.kinship_plot import draw_kinship
     from rebasin_cli.commands.related.run import Kinship, run_related
 
+    many = brief and len(plan.problem.models) > MANY
+    shorter = {KinPair: PairOfMany, Kinship: Families} if many else {}
     for outcome in run_related(plan, progress):
-        yield outcome
+        yield shorter.get(type(outcome), _same)(outcome)
         if isinstance(outcome, Kinship) and plan.picture is not None:
             yield draw_kinship(outcome, plan.picture)
+
+
+def _same(outcome: Any) -> Any:
+    return outcome
