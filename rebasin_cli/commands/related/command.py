@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,8 @@ def related(request: RelatedRequest) -> Work:
     """
     from rebasin_cli.commands.related.report import PRESENTERS
 
-    return Work("related", request.display, planned_by(_plan, request), _run, PRESENTERS)
+    run = partial(_run, brief=not request.display.verbose)
+    return Work("related", request.display, planned_by(_plan, request), run, PRESENTERS)
 
 
 def _plan(request: RelatedRequest) -> RelatedPlan:
@@ -75,12 +77,20 @@ def _plan(request: RelatedRequest) -> RelatedPlan:
     return plan_related(with_piped(request))
 
 
-def _run(plan: RelatedPlan, progress: Any) -> Iterator[Any]:
-    """Yield what is found, and the picture of it if one is wanted."""
+def _run(plan: RelatedPlan, progress: Any, *, brief: bool) -> Iterator[Any]:
+    """Yield what is found, of many models in brief, and the picture of it if one is wanted."""
+    from rebasin_cli.commands.related.families import MANY, Families, PairOfMany
+    from rebasin_cli.commands.related.kin import KinPair
     from rebasin_cli.commands.related.kinship_plot import draw_kinship
     from rebasin_cli.commands.related.run import Kinship, run_related
 
+    many = brief and len(plan.problem.models) > MANY
+    shorter = {KinPair: PairOfMany, Kinship: Families} if many else {}
     for outcome in run_related(plan, progress):
-        yield outcome
+        yield shorter.get(type(outcome), _same)(outcome)
         if isinstance(outcome, Kinship) and plan.picture is not None:
             yield draw_kinship(outcome, plan.picture)
+
+
+def _same(outcome: Any) -> Any:
+    return outcome

@@ -10,6 +10,12 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rebasin_cli.commands.related.convex_means import Merge
+from rebasin_cli.commands.related.families import (
+    Families,
+    PairOfMany,
+    families_summary,
+    families_text,
+)
 from rebasin_cli.commands.related.kin import KinPair
 from rebasin_cli.commands.related.run import Kinship
 from rebasin_cli.commands.related.sentences import basis, merge_basis, merge_sentence, verdict
@@ -95,5 +101,11 @@ PRESENTERS: Presenters = {
         summary=merge_basis,
     ),
     Kinship: Presenter(fields=lambda outcome: None, text=kinship_text),
+    PairOfMany: Presenter(fields=lambda each: _pair_fields(each.pair), text=lambda each: ""),
+    Families: Presenter(
+        fields=lambda outcome: None,
+        text=families_text,
+        summary=families_summary,
+    ),
     **DRAWING,
 }

@@ -297,3 +297,30 @@ def test_a_model_that_is_not_finite_is_named(tmp_path):
     assert done.code == 3
     assert f"{B}: tensor '2.weight' holds NaN or infinity" in done.err
     assert load(tmp_path / A).keys() == BASE.keys()
+
+
+def test_many_models_are_told_of_as_families(tmp_path):
+    copies = [save(tmp_path / f"{name}.safetensors", mlp(1)).name for name in "abcdef"]
+    other = save(tmp_path / "z.safetensors", mlp(2)).name
+    done = rebasin("related", *copies[:3], other, *copies[3:], cwd=tmp_path)
+    rows = [line.split() for line in done.lines[1:]]
+    assert [row[:2] for row in rows] == [*(["1", name] for name in copies), ["alone", other]]
+    assert [row[2] for row in rows[:2]] == [copies[1], copies[0]]
+    assert done.err == "15 of 21 pairs are related: -v has a sentence for each\n"
+
+
+@pytest.mark.parametrize(("count", "more"), [(6, ()), (7, ("-v",))])
+def test_a_sentence_for_each_pair_and_the_matrix_are_of_few_models_or_asked_for(
+    tmp_path, count, more
+):
+    copies = [save(tmp_path / f"{k}.safetensors", mlp(1)).name for k in range(count)]
+    done = rebasin("related", *copies, *more, cwd=tmp_path)
+    pairs = count * (count - 1) // 2
+    assert [line.endswith("the same bytes") for line in done.lines[:pairs]] == [True] * pairs
+    assert len(done.lines) == pairs + 1 + count
+
+
+def test_programs_are_told_of_all_pairs_of_many_models(tmp_path):
+    copies = [save(tmp_path / f"{k}.safetensors", mlp(1)).name for k in range(7)]
+    done = rebasin("related", *copies, "--json", cwd=tmp_path)
+    assert [event["event"] for event in done.events] == ["result"] * 21 + ["summary"]
