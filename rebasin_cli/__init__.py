@@ -10,6 +10,7 @@ The command line is `rebasin_cli.cli`. Nothing is imported before it is used.
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,11 @@ if not TYPE_CHECKING:  # to type checkers, any name would be there
         """Import what is asked for (PEP 562), so that `import rebasin_cli` costs nothing."""
         if name not in _HOMES:
             raise AttributeError(f"module 'rebasin_cli' has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
+        drawn = random.getstate()  # other packages draw numbers when they are imported
+        try:
+            return getattr(import_module(_HOMES[name]), name)
+        finally:
+            random.setstate(drawn)
 
 
 def __dir__() -> list[str]:

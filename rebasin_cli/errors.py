@@ -11,14 +11,19 @@
     + DeviceMemoryError   4             what has no room in the memory of a device
 
 A bug is any other exception: the command line prints its traceback and exits with 70.
+
+Texts call options as the command line does, `--max-memory 8GB`. What Python shows of an error or
+a warning calls them as the library does, `max_memory='8GB'` (`in_python`); the command line shows
+the problems of an error, and the text that a warning was made with.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 NamedT = TypeVar("NamedT")
@@ -34,6 +39,73 @@ _HINTS = {
     errno.EPERM: "check the permissions of the file and of its folder",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+
+# Options that the library has as keywords: with values, and those that are given or not.
+_VALUES = (
+    "at base batches buffers combine data density device dtype effort evaluate format input "
+    "input-shape jobs key loss max-memory method mode model only order outputs pass-through "
+    "permute-buffer ref rename restarts scale seed set skip spec start steps strategy sync-method "
+    "to weights width"
+)
+_SWITCHES = (
+    "align dequantize drop-rest fast force free-outputs ignore-classes in-place inverse "
+    "keep-unknown strict widen"
+)
+_RENAMED = {"set": "sizes", "permute-buffer": "buffers", "input": "inputs", "input-shape": "inputs"}
+_TABLES = {"sizes", "to"}  # NAME=N is an entry of a dict
+# Values that are words, which what follows an option in a sentence is not.
+_WORDS = (
+    "activations auto cca cpu cuda dare dare-ties frank-wolfe keep least-squares many mean "
+    "model-stock none orthogonal pt quick reset safetensors sinkhorn slerp-n sync task-arithmetic "
+    "ties untie weights zipit"
+)
+_OPTION = re.compile(
+    r"(?P<command>rebasin [a-z][^`;,\n]*|`rebasin [^`]*`)"  # of a shell
+    r"|(?<![\w/-])--(?P<no>no-)?(?P<name>[a-z-]+)"
+    rf"(?: (?P<value>'[^']*'|(?:{_WORDS.replace(' ', '|')})\b|\S*?[A-Z0-9=./|]\S*?)"
+    r"(?=[:;,)]*(?:\s|$)))?"
+)
+_REPEATED = re.compile(r"\b(\w+)=('[^']*')((?: \1='[^']*')+)")  # an option that is given again
+_BESIDE = re.compile(r"(?<=['\]]) (?=[a-z_]+=)")  # two options, side by side
+
+
+def in_python(text: str) -> str:
+    """Return a text that calls options as the library does; commands of a shell stay."""
+    called = _REPEATED.sub(_several, _OPTION.sub(_keyword, text))
+    return _BESIDE.sub(", ", called)
+
+
+def _several(found: re.Match[str]) -> str:
+    more = found[3].replace(f" {found[1]}=", ", ")
+    return f"{found[1]}=[{found[2]}{more}]"
+
+
+def _keyword(found: re.Match[str]) -> str:
+    name, value = found["name"], found["value"]
+    if found["command"]:
+        return found[0]
+    if name in _SWITCHES.split():
+        told = f"{name.replace('-', '_')}={not found['no']}"
+        return f"{told} {value}" if value else told
+    if found["no"] or name not in _VALUES.split():
+        return f"`{found[0]}` of the command line"
+    word = _RENAMED.get(name, name.replace("-", "_"))
+    return f"{word}=" if value is None else f"{word}={_value(name, word, value)}"
+
+
+def _value(name: str, word: str, value: str) -> str:
+    """Return a value as Python writes it; what stands for one, as GLOB, stays."""
+    if name == "input-shape":
+        return f"torch.rand({value.replace(',', ', ')})"
+    if name == "input":
+        return "tensors"
+    if word in _TABLES:
+        size, _, number = value.strip("'").rpartition("=")
+        return f"{{{size!r}: {number}}}"
+    if re.fullmatch(r"[-\d.]+(,[-\d.]+)+", value):
+        return f"[{value.replace(',', ', ')}]"
+    plain = value[0] == "'" or re.fullmatch(r"[A-Z]+|[-\d.]+", value)
+    return value if plain else repr(value)
 
 
 @dataclass(frozen=True)
@@ -51,6 +123,10 @@ class Problem:
     detail: str = ""
     hint: str = ""
 
+    def in_python(self) -> Problem:
+        """Return it with options called as the library does."""
+        return replace(self, what=in_python(self.what), hint=in_python(self.hint))
+
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         hint = f"hint: {self.hint}" if self.hint else ""
@@ -58,7 +134,7 @@ class Problem:
 
 
 class RebasinError(Exception):
-    """A failure with one or more problems; `str()` is the text a person reads."""
+    """A failure with one or more problems; `str()` is the text that Python shows."""
 
     exit_code = 3
 
@@ -71,7 +147,7 @@ class RebasinError(Exception):
             else Problem(problem, where=where, detail=detail, hint=hint)
             for problem in problems
         )
-        super().__init__("\n".join(map(str, self.problems)))
+        super().__init__("\n".join(str(problem.in_python()) for problem in self.problems))
 
 
 class UsageError(RebasinError):
@@ -139,6 +215,14 @@ def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") 
 
 class RebasinWarning(UserWarning):
     """Something is odd about the inputs, although the work goes on."""
+
+    @property
+    def text(self) -> str:
+        """What the command line shows."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return in_python(self.text)
 
 
 class ShortageWarning(RebasinWarning):

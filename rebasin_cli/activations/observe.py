@@ -23,7 +23,10 @@ from rebasin_cli.tracer.points.points import MOMENTS, REACHES, Point, blocks_of
 
 BoundGroups = Mapping[str, BoundGroup]
 WORD = 8  # float64
-COPIES = 3  # of the products: so far, of a batch, of both
+# Of the products at all places: so far, of a batch, of both; later they, similarities and the units
+# that these are compared with.
+COPIES = 3
+AT_ONE = 3  # more at the place that is joined, or that is searched
 
 
 def units_on(
@@ -72,7 +75,7 @@ def check_unit_room(points: Sequence[Point], bound: BoundSpec, machine: Machine)
         for block in blocks_of(point.axes)
         if set(block) & set(point.groups) & groups.keys()
     ]
-    needed = COPIES * WORD * sum(number**2 for number in units)
+    needed = WORD * (COPIES * sum(n**2 for n in units) + AT_ONE * max(units, default=0) ** 2)
     machine.require(
         needed,
         f"comparing the units at {len(units)} places takes",

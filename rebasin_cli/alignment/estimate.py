@@ -79,7 +79,7 @@ def check_memory(bound: BoundSpec, machine: Machine) -> None:
         "not enough memory",
         detail=f"group {largest.name!r} of {largest.size:,} units takes about "
         f"{needed / 1e9:.1f} GB at once, {free / 1e9:.1f} GB are free",
-        hint="--skip the tensors of the group to leave it as it is",
+        hint="--skip GLOB of the tensors of the group leaves it as it is",
     )
 
 

@@ -15,6 +15,7 @@ from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.adapters.kept import tell_kept
 from rebasin_cli.api.pairs import PairMatching
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
@@ -71,6 +72,7 @@ def apply(
 ) -> Checkpoint: ...
 
 
+@in_usual_modes
 def apply(
     permutation: PairMatching | str | PathLike[str],
     model: Model | Mapping[str, Any],
@@ -105,7 +107,7 @@ def apply(
         order = _reordering(permutation, inverse=inverse)
         moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
         return _moved(model, seen, seen, moved, inverse=inverse)
-    path = named_path(fspath(permutation))
+    path = _named(permutation)
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
         raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
@@ -119,6 +121,14 @@ def apply(
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, _PLAIN)
     return _moved(model, seen, held, movement, inverse=inverse)
+
+
+def _named(permutation: object) -> Path:
+    """Return the file of a permutation. Raises TypeError for what is none."""
+    if not isinstance(permutation, str | PathLike):
+        kind = type(permutation).__name__
+        raise TypeError(f"permutation: a {kind} is none: expected one of rb.match, or a file")
+    return named_path(fspath(permutation))
 
 
 def _of_model(
@@ -200,7 +210,7 @@ def _applied_training(
         owner = _named_owner(permutation.other if base is None else base)
         movement: Movement = _reordering(permutation, inverse=inverse)
     else:
-        path = named_path(fspath(permutation))
+        path = _named(permutation)
         owner = _owner(path, base)
         _, movement, _ = read_movement(path, owner.model, inverse=inverse)
     found = training_in(state, [()], movement, owner)

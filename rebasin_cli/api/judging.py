@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rebasin_cli.api.keywords import groups_of
+from rebasin_cli.api.keywords import count, groups_of, numbers
 from rebasin_cli.api.pairs import PairMatching, match_open_models
-from rebasin_cli.api.running import first_batch, module_among, running_models, user_code
+from rebasin_cli.api.running import (
+    first_batch,
+    in_usual_modes,
+    module_among,
+    running_models,
+    user_code,
+)
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, subject_given
 from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.barrier.curve import Barrier, sign
@@ -62,6 +67,7 @@ class BarrierCurves:
         return barrier_of(found, sign=sign(score) or 1)
 
 
+@in_usual_modes
 def barrier(
     a: Model,
     b: Model,
@@ -89,7 +95,7 @@ def barrier(
 
     The barrier of a curve is that of Frankle et al. 2020 (arXiv 1912.05671, section 2).
     """
-    if steps < 2:
+    if count("steps", steps, least=0) < 2:
         raise UsageError(f"steps={steps}: both ends count, so that there are two at least")
     if data is None and evaluate is None:
         raise UsageError("nothing says how good a model is", hint="data=batches or evaluate=loss")
@@ -101,7 +107,7 @@ def barrier(
         check_fit(first, [other], groups.selection, groups.tracing)
         runnable = network_of(subject_given(network), first, groups.selection)
         code = user_code(runnable, data, evaluate, batches)
-        judged = _JudgedLine(code, machine, line_alphas(steps, at))
+        judged = _JudgedLine(code, machine, line_alphas(steps, numbers("at", at)))
         selects = groups.selection.selects
         ends = finite_model(first, groups.selection), finite_model(other, groups.selection)
         naive, ensemble = judged.scores(ends, selects), judged.ensemble(ends)
@@ -134,8 +140,8 @@ class _JudgedLine:
             fill(module, Between(ends, alpha, "linear", selects), self.code.network.windows)
             module.eval()  # an evaluation may have trained it
             torch.manual_seed(self.machine.seed)  # and the next one draws the same numbers
-            found[alpha] = MappingProxyType(dict(judge(module)))
-        return MappingProxyType(found)
+            found[alpha] = dict(judge(module))
+        return found
 
     def ensemble(self, ends: tuple[TensorSource, TensorSource]) -> Scores | None:
         """Return the scores of the mean of what both models answer, None if there are none."""
@@ -144,4 +150,4 @@ class _JudgedLine:
         if why_no_ensemble(self.code, batches, models[0]):
             return None
         torch.manual_seed(self.machine.seed)
-        return MappingProxyType(dict(judge_ensemble(models, batches)))
+        return dict(judge_ensemble(models, batches))

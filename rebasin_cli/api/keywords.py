@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from math import inf
 from numbers import Integral
 from types import UnionType
-from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import Any, SupportsFloat, TypedDict, Union, get_args, get_origin, get_type_hints
+
+import torch
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.options.computing import Computing
@@ -22,8 +24,8 @@ from rebasin_cli.options.values import parse_size, read_value
 class Options(TypedDict, total=False):
     """Options that the verbs take as keywords; each is described by `rebasin align --help`.
 
-    sizes: as --set. rename: `OLD=NEW` or `N:OLD=NEW`, one or several. max_memory: bytes, or text
-    such as `8GB`.
+    sizes: by name, as `--set`. rename: `OLD=NEW` or `N:OLD=NEW`, one or several. max_memory: bytes,
+    or text such as `8GB`.
     """
 
     sizes: Mapping[str, int]
@@ -42,7 +44,7 @@ class Options(TypedDict, total=False):
     order: str
     loss: str
     fast: bool
-    device: str
+    device: str | torch.device
     jobs: int
     max_memory: int | str | None
     seed: int
@@ -67,10 +69,15 @@ def groups_of(spec: str | None, options: Mapping[str, Any]) -> Groups:
     given = {name: _checked(name, value) for name, value in options.items()}
     renames = renames_of(given.pop("rename", ()))
     for name in ("only", "skip", "pass_through"):
-        if isinstance(given.get(name), str):
-            given[name] = (given[name],)
+        if name in given:
+            given[name] = texts(given[name])
     if given.get("max_memory") is not None:
         given["max_memory"] = read_value(parse_size, str(given["max_memory"]))
+    if isinstance(given.get("device"), torch.device):
+        given["device"] = str(given["device"])
+    for size, number in given.get("sizes", {}).items():
+        if not isinstance(number, Integral):
+            raise TypeError(f"sizes: {size!r} is {number!r}, and no whole number")
     selection = Selection(spec=spec, renames=renames, **_taken(Selection, given))
     search, computing = Search(**_taken(Search, given)), Computing(**_taken(Computing, given))
     return Groups(selection, search, computing, Tracing())
@@ -78,8 +85,36 @@ def groups_of(spec: str | None, options: Mapping[str, Any]) -> Groups:
 
 def renames_of(rename: str | Sequence[str]) -> tuple[Rename, ...]:
     """Return what one or several texts `OLD=NEW` stand for; UsageError if they are none."""
-    texts = [rename] if isinstance(rename, str) else list(rename)
-    return read_value(parse_renames, texts)
+    return read_value(parse_renames, list(texts(rename)))
+
+
+def texts(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return what is given as one text or several."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is one number, of Python, NumPy or torch."""
+    return isinstance(value, SupportsFloat) and not getattr(value, "shape", ())
+
+
+def numbers(name: str, value: object) -> list[float]:
+    """Return what an argument has, one number or several. Raises TypeError for anything else."""
+    each = [value] if is_number(value) else value
+    if isinstance(each, Iterable) and not isinstance(each, str):
+        found = list(each)
+        if all(map(is_number, found)):
+            return [float(one) for one in found]
+    raise TypeError(f"{name}={value!r}: expected a number or several")
+
+
+def count(name: str, value: object, *, least: int) -> int:
+    """Return a whole number. Raises TypeError for what is none, UsageError for a smaller one."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected a whole number")
+    if value < least:
+        raise UsageError(f"{name}={value}: expected {least} at least")
+    return int(value)
 
 
 def _checked(name: str, value: Any) -> Any:

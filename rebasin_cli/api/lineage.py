@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from rebasin_cli.api.keywords import groups_of
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, open_all
-from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.api.tensors_in import Model, open_all, several
 from rebasin_cli.commands.related.plan import check_number, related_plan
 from rebasin_cli.commands.related.run import Kinship, run_related
 from rebasin_cli.progress import silent
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from rebasin_cli.api.keywords import Options
 
 
+@in_usual_modes
 def related(
     models: Sequence[Model],
     *,
@@ -35,8 +34,7 @@ def related(
     means of others. Arguments are those of `match`. Raises UsageError for fewer than two models and
     where no matrix has units that move, and what `match` raises.
     """
-    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
-        raise TypeError("models: expected several, in a list")
+    models = several(models)
     check_number(models)
     groups = groups_of(SpecSource(spec).named, options)
     held = open_all(models, groups.selection)

@@ -10,6 +10,7 @@ from typing import overload
 
 from torch import Tensor
 
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
@@ -34,6 +35,7 @@ class LinearMaps:
     @overload
     def apply(self, model: TensorSource | str | PathLike[str], number: int) -> Checkpoint: ...
 
+    @in_usual_modes
     def apply(self, model: Model, number: int) -> dict[str, Tensor] | Checkpoint:
         """Return model `number`, from 0, with its units put in order and mapped.
 

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, TypeAlias, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rebasin_cli.alignment.problem import MatchingProblem
-from rebasin_cli.api.keywords import Groups, groups_of
+from rebasin_cli.api.keywords import Groups, groups_of, is_number, numbers
 from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result, several
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.command import RUNNING, MergeRequest
@@ -87,6 +88,7 @@ def merge(
 ) -> Checkpoint: ...
 
 
+@in_usual_modes
 def merge(
     models: Sequence[Model],
     *,
@@ -126,8 +128,7 @@ def merge(
     computed as it is read, one tensor at a time, so that until then the models have to stay as they
     are. Names, dtypes and what has no mean are those of the first model.
     """
-    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
-        raise TypeError("models: expected several, in a list")
+    models = several(models)
     given = [*models, *([] if base is None else [base])]
     if len(given) < 2:
         raise UsageError(f"merge takes at least two models: there are {len(given)}")
@@ -138,8 +139,8 @@ def merge(
         _request(len(models), ref, groups, combining),
         strategy=strategy,
         sync_method=sync_method,
-        weights=list(map(float, weights)),
-        tensor_weights=list((tensor_weights or {}).items()),
+        weights=numbers("weights", weights),
+        tensor_weights=[(n, numbers(n, w)) for n, w in (tensor_weights or {}).items()],
         width=width,
     )
     check_way(request)
@@ -235,6 +236,7 @@ def lerp(
 ) -> list[Checkpoint]: ...
 
 
+@in_usual_modes
 def lerp(
     a: Model,
     b: Model,
@@ -255,27 +257,13 @@ def lerp(
     """
     if mode not in MODES:
         raise UsageError(f"no mode is called {mode!r}", hint=" or ".join(MODES))
-    single = _is_number(alpha)
-    alphas = _numbers(alpha)
+    single, alphas = is_number(alpha), numbers("alpha", alpha)
+    check_alphas(alphas)
     groups = groups_of(SpecSource(spec).named, options)
     done = None if set(alphas) <= {0.0, 1.0} else "averaged"  # the ends are the models themselves
     line = _line((a, b), groups, SpecSource(spec, model, inputs), aligned=align, done=done)
     made = [line.at((a, b), one, mode) for one in alphas]
     return made[0] if single else made
-
-
-def _is_number(alpha: object) -> bool:
-    return isinstance(alpha, SupportsFloat) and not getattr(alpha, "shape", ())
-
-
-def _numbers(alpha: SupportsFloat | Iterable[SupportsFloat]) -> list[float]:
-    """Return one or several places; TypeError for what is no number, UsageError for NaN."""
-    if isinstance(alpha, str) or not (_is_number(alpha) or isinstance(alpha, Iterable)):
-        raise TypeError(f"alpha={alpha!r}: expected a number or several")
-    each = [alpha] if _is_number(alpha) else alpha
-    found = [float(one) for one in each]  # type: ignore[union-attr, arg-type]  # one or several
-    check_alphas(found)
-    return found
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import running_models
+from rebasin_cli.api.running import in_usual_modes, running_models
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import (
     Model,
@@ -29,7 +29,7 @@ from rebasin_cli.commands.verify.command import VerifyRequest
 from rebasin_cli.commands.verify.plan import Verified, VerifyPlan
 from rebasin_cli.commands.verify.run import run_verify
 from rebasin_cli.files.coded import moves_together, refuse_torn_codes
-from rebasin_cli.files.inputs import check_fit
+from rebasin_cli.files.inputs import check_moves_as
 from rebasin_cli.files.part_sources import moved_parts
 from rebasin_cli.files.provenance import basin_of, provenance
 from rebasin_cli.files.saved.permutation_file import read_permutations
@@ -94,6 +94,11 @@ class PairMatching:
         return self.found.distance
 
     @property
+    def history(self) -> tuple[float, ...]:
+        """The objective where the search began that won, and after each step of it."""
+        return self.found.history
+
+    @property
     def groups(self) -> tuple[GroupChange, ...]:
         """What became of each group."""
         return self.found.groups
@@ -114,17 +119,18 @@ class PairMatching:
         self, model: TensorSource | str | PathLike[str], *, inverse: bool = False
     ) -> Checkpoint: ...
 
+    @in_usual_modes
     def apply(self, model: Model, *, inverse: bool = False) -> dict[str, Tensor] | Checkpoint:
         """Return a model with its units in the order of the reference, its function the same.
 
         A state dict or a module in, a new state dict out; anything else, such as a path: a
         checkpoint that is permuted as it is read. inverse: undo it. The model may be another than
-        the one that was matched, as its moving average; raises CheckpointError if it has other
-        tensors.
+        the one that was matched, as its moving average, or masks of its weights; raises
+        CheckpointError if it has other tensors.
         """
         selection = self.asked.selection
         seen = open_beside(self.reference, model, selection)
-        check_fit(self.reference, [seen], selection, self.asked.tracing)
+        check_moves_as(self.reference, seen, selection, self.asked.tracing)
         refuse_torn_codes([seen], moves_together(self.bound, self.choice.movable))
         permutations = inverse_of(self.permutations) if inverse else self.permutations
         parts = moved_parts(seen, self.bound.tensors, permutations)
@@ -141,6 +147,7 @@ class PairMatching:
         )
 
 
+@in_usual_modes
 def match(
     a: Model,
     b: Model,
@@ -203,6 +210,7 @@ def align(
 ) -> Checkpoint: ...
 
 
+@in_usual_modes
 def align(
     a: Model,
     b: Model,
@@ -225,6 +233,7 @@ def align(
     return found.apply(other)
 
 
+@in_usual_modes
 def verify(
     a: Model,
     b: Model,

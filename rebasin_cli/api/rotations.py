@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result, several
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import part_of
@@ -40,6 +41,7 @@ def fold(a: ModelInMemory, **options: Unpack[MatchOptions]) -> dict[str, Tensor]
 def fold(a: TensorSource | str | PathLike[str], **options: Unpack[MatchOptions]) -> Checkpoint: ...
 
 
+@in_usual_modes
 def fold(
     a: Model,
     *,
@@ -85,6 +87,7 @@ def rotate(
 ) -> list[dict[str, Tensor] | Checkpoint]: ...
 
 
+@in_usual_modes
 def rotate(
     models: Sequence[Model],
     *,
@@ -103,8 +106,7 @@ def rotate(
     permutations alone and for other methods than `weights`, MachineError where two models do not
     fit into memory, and what `fold` raises.
     """
-    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
-        raise TypeError("models: expected several, in a list")
+    models = several(models)
     if not 0 <= ref < len(models):
         raise UsageError(f"ref {ref}: there are {len(models)} models, the first is 0")
     groups = groups_of(SpecSource(spec).named, options)

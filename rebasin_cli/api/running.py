@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from threading import RLock
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
+from rebasin_cli.api.keywords import count
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
@@ -18,6 +20,8 @@ from rebasin_cli.network.network import Network, UserCode, no_data
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine
 
+ParamsT = ParamSpec("ParamsT")
+ReturnT = TypeVar("ReturnT")
 _TURN = RLock()  # what is put back below belongs to the process: two threads would mix it up
 
 
@@ -28,6 +32,23 @@ def running_models() -> Iterator[None]:
     devices = list(range(torch.cuda.device_count())) if used else []
     with _TURN, torch.random.fork_rng(devices=devices):
         yield
+
+
+def in_usual_modes(verb: Callable[ParamsT, ReturnT]) -> Callable[ParamsT, ReturnT]:
+    """Return a verb that runs as in a fresh process, whatever modes of torch its caller is in.
+
+    Tensors are made on the CPU, may need gradients, and are none of inference mode.
+    """
+
+    @wraps(verb)
+    def run(*args: ParamsT.args, **keywords: ParamsT.kwargs) -> ReturnT:
+        cpu = torch.device("cpu")
+        # as a mode of torch, it makes each of its functions slower
+        on_cpu = nullcontext() if torch.get_default_device() == cpu else cpu
+        with torch.inference_mode(False), on_cpu:
+            return verb(*args, **keywords)
+
+    return run
 
 
 def module_among(models: Sequence[object]) -> nn.Module:
@@ -42,11 +63,12 @@ def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -
     """Return the model, the data and the evaluation that were given, as those of a command."""
     if not (evaluate is None or isinstance(evaluate, str) or callable(evaluate)):
         raise TypeError(f"evaluate: a {type(evaluate).__name__} is no function of a module")
+    limit = None if batches is None else count("batches", batches, least=1)
     return UserCode(
         network=network,
         loader=_loader(data),
         evaluate=evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
-        data=Data(data="the data", batches=batches, evaluate="the evaluation"),
+        data=Data(data="the data", batches=limit, evaluate="the evaluation"),
     )
 
 

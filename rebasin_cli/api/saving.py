@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.api.keywords import renames_of
 from rebasin_cli.api.pairs import PairMatching
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, in_memory, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
@@ -48,6 +49,7 @@ def open(
     return open_checkpoint(fspath(path), reading=reading_of(selection, 1))
 
 
+@in_usual_modes
 def save(
     model: Model | PairMatching,
     path: str | PathLike[str],

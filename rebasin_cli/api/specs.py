@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rebasin_cli.alignment.function_check import USUAL, FunctionCheck
 from rebasin_cli.alignment.functions import keeps_function
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
-from rebasin_cli.api.keywords import Groups, Options
-from rebasin_cli.api.running import running_models
+from rebasin_cli.api.keywords import Groups, Options, texts
+from rebasin_cli.api.running import in_usual_modes, running_models
 from rebasin_cli.api.tensors_in import Model
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
@@ -76,17 +76,22 @@ class SpecSource:
 
 
 def load_spec(name: str | PathLike[str]) -> Spec:
-    """Return a bundled spec by its name, or that of a file. Raises SpecError, UsageError."""
+    """Return a bundled spec by its name, or that of a file.
+
+    Raises SpecError for what is none, UsageError for an unknown name, RebasinError for a file that
+    cannot be read.
+    """
     return load_named(fspath(name))
 
 
+@in_usual_modes
 def trace(
     model: NetworkLike,
     inputs: object = None,
     *,
-    outputs: Sequence[str] = (),
+    outputs: str | Sequence[str] = (),
     free_outputs: bool = False,
-    buffers: Sequence[str] = (),
+    buffers: str | Sequence[str] = (),
 ) -> Trace:
     """Return the symmetry of a network, proved by running it with its units permuted.
 
@@ -99,7 +104,7 @@ def trace(
     cache of the command line, unless REBASIN_NO_CACHE is set. Raises UsageError for what does not
     run, TypeError for what is no model or no input.
     """
-    choices = Choices(tuple(outputs), free_outputs, tuple(buffers))
+    choices = Choices(texts(outputs), free_outputs, texts(buffers))
     with running_models():
         if isinstance(model, str) and inputs is None:
             asked = Tracing(
@@ -157,6 +162,8 @@ def _examples(inputs: object) -> Callable[[nn.Module], tuple[Example, ...]]:
     if callable(inputs) and not isinstance(inputs, Tensor):
         return inputs
     each = inputs if isinstance(inputs, list) else [inputs]
+    if not each:
+        raise UsageError("inputs: there is no call of the model in the list")
     examples = tuple(map(_example, each))
     return lambda model: examples
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
+from rebasin_cli.api.running import in_usual_modes
 from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
 from rebasin_cli.checkpoint.source_checkpoint import (
     SourceCheckpoint,
@@ -69,6 +70,13 @@ class ComputedCheckpoint(SourceCheckpoint):
         super().__init__(_InDtypes(source, like), label, ties=form.ties, config=like.config)
         self.computed, self.form = source, form
 
+    @in_usual_modes
+    def load(self, name: str) -> Tensor:
+        return super().load(name)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what is computed as it is read cannot be copied: rb.save writes it")
+
 
 def open_all(
     models: Sequence[Model], selection: Selection, *, first: int = 1, label: str = "model"
@@ -112,6 +120,13 @@ def _checkpoint(model: Model, number: int, selection: Selection, name: str) -> C
         f"{label} is of type {type(model).__name__}: expected a state dict, a module, a "
         "TensorSource, a Checkpoint or a path"
     )
+
+
+def several(models: Iterable[Model]) -> list[Model]:
+    """Return models that are given one by one. Raises TypeError for what is one model."""
+    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
+        raise TypeError("models: expected several, in a list")
+    return list(models)
 
 
 def in_memory(model: Model) -> TypeGuard[ModelInMemory]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeGuard, overload
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import running_models
+from rebasin_cli.api.running import in_usual_modes, running_models
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem, subject_given
 from rebasin_cli.api.tensors_in import (
     Model,
@@ -63,6 +64,7 @@ def widen(
 ) -> Checkpoint: ...
 
 
+@in_usual_modes
 def widen(
     a: Model,
     to: Mapping[str, int] | Model,
@@ -96,7 +98,8 @@ def widen(
     )
     wide = wider(seen, growth, {})
     if not trust:
-        _prove(wide, a, SpecSource(spec, model, inputs), groups)
+        hint = "other widths, or where outputs stay: trust=True"
+        _prove(wide, a, SpecSource(spec, model, inputs), groups, hint)
     return result([a], wide, _form(wide, seen, choice, groups))
 
 
@@ -112,11 +115,14 @@ def as_wide_as(a: Model, b: Model, source: SpecSource, groups: Groups) -> Model:
     (wide,) = widen_models(reference, [held], asked, given)
     if not isinstance(wide, WiderCheckpoint):
         return b
-    _prove(wide, b, source, groups)
+    hint = "where outputs stay: align(a, widen(b, a, trust=True))"
+    _prove(wide, b, source, groups, hint)
     return result([b], wide, _form(wide, held, choice, groups))
 
 
-def _prove(wide: WiderCheckpoint, narrow: Model, source: SpecSource, groups: Groups) -> None:
+def _prove(
+    wide: WiderCheckpoint, narrow: Model, source: SpecSource, groups: Groups, hint: str
+) -> None:
     """Raise UsageError for what computes something else, or of which nothing tells."""
     given = narrow if source.model is None and isinstance(narrow, nn.Module) else source.model
     check = None
@@ -126,7 +132,10 @@ def _prove(wide: WiderCheckpoint, narrow: Model, source: SpecSource, groups: Gro
                 subject = subject_given(given, source.inputs)
                 network = network_of(subject, wide.narrow, groups.selection)
                 check = resized_check(FunctionCheck(network, required=False), wide)
-        prove_widening(check, wide, where=str(wide.path))
+        try:
+            prove_widening(check, wide, where=str(wide.path))
+        except UsageError as error:
+            raise UsageError(*(replace(one, hint=hint) for one in error.problems)) from error
 
 
 def _form(wide: WiderCheckpoint, narrow: Checkpoint, choice: Choice, groups: Groups) -> OutputForm:

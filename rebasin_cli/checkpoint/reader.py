@@ -30,6 +30,7 @@ from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.ranges import InRanges, Ranged
+from rebasin_cli.wording import count
 
 DERIVED = ("ties", "layout")  # what a checkpoint under other names works out anew
 
@@ -78,6 +79,9 @@ class Checkpoint:
         """Pickle where it is and how it is seen: whoever unpickles it opens it again."""
         seen = {name: vars(self)[name] for name in ("_stored", "_lent", "apart", "_undivided")}
         return _opened_again, (self.path, self._reading, seen)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}: {count(len(self.names()), 'tensor')}>"
 
     def read_as(self, reading: Reading) -> Checkpoint:
         """Return this checkpoint under the names that it is seen with."""

@@ -59,6 +59,10 @@ class SourceCheckpoint(Checkpoint):
         super().__init__(Path(label), WeightSet(()), [_Held(source, ties or {})])
         self._config = config or {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it holds: there is nothing that could be opened again."""
+        return object.__new__, (type(self),), vars(self)
+
     @property
     def config(self) -> Mapping[str, Any]:  # there is no folder to look in
         return self._config
@@ -91,7 +95,7 @@ def held_checkpoint(state: Mapping[str, Any], label: str) -> SourceCheckpoint:
     tensors = {n: t.detach() for n, t in state.items() if isinstance(t, Tensor)}
     if not tensors:
         raise CheckpointError(
-            "there is no tensor in this state dict", where=label, hint=_inner_hint(state)
+            "there is no tensor in this state dict", where=label, hint=_hint_of(state)
         )
     odd = next((name for name in tensors if not isinstance(name, str)), None)
     if odd is not None:
@@ -100,8 +104,10 @@ def held_checkpoint(state: Mapping[str, Any], label: str) -> SourceCheckpoint:
     return SourceCheckpoint(_OnCpu(tensors, label), label, ties=shared_memory(tensors))
 
 
-def _inner_hint(state: Mapping[str, Any]) -> str:
-    """Return where in a nested dictionary the tensors are, if they are in one of its entries."""
+def _hint_of(state: Mapping[str, Any]) -> str:
+    """Return how to make tensors of arrays, or where in a nested dictionary there are some."""
+    if any(hasattr(value, "__array__") for value in state.values()):
+        return "torch.from_numpy makes tensors of arrays"
     inner = (n for n, v in state.items() if isinstance(v, Mapping) and _has_tensor(v))
     found = next(inner, None)
     return "" if found is None else f"its entry {found!r} is one"
@@ -135,4 +141,5 @@ class _OnCpu(Derived):
             raise CheckpointError(
                 f"tensor {name!r} is on the device 'meta': it has no values", where=self._label
             )
-        return tensor.cpu()
+        # what needs gradients, as sinkhorn, cannot use a tensor of inference mode
+        return tensor.clone().cpu() if tensor.is_inference() else tensor.cpu()

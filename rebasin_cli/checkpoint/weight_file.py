@@ -98,7 +98,7 @@ class SafetensorsFile:
 
     def _read(self, entry: HeaderEntry, begin: int, end: int) -> Tensor:
         dtype = entry.info.dtype
-        values = torch.empty(end - begin, dtype=dtype)
+        values = torch.empty(end - begin, dtype=dtype, device="cpu")
         if end > begin:
             # numpy knows neither bfloat16 nor float8; every dtype can be seen as bytes.
             place = self._header.start + entry.begin + begin * dtype.itemsize

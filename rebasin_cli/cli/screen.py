@@ -101,8 +101,8 @@ class Screen:
             others = warnings.showwarning
 
             def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-                if issubclass(category, RebasinWarning):
-                    self.warn(str(message))
+                if isinstance(message, RebasinWarning):
+                    self.warn(message.text)
                 else:
                     others(message, category, *where, **more)
 

@@ -196,6 +196,23 @@ def check_fit(
     check_configs([reference, *models], tracing)
 
 
+def check_moves_as(
+    reference: Checkpoint, model: Checkpoint, selection: Selection, tracing: Tracing
+) -> None:
+    """Raise as `check_fit` does for a model whose units are to move as those of the reference.
+
+    Nothing is computed of both, so that numbers may be of another kind, as in a mask; but not
+    complex in one alone, which have an axis more for what moves them.
+    """
+    found = difference_of(infos(reference), infos(model), selection)
+    a, b = found.wanted, found.found
+    kinds = [n for n in found.kinds if a[n].dtype.is_complex != b[n].dtype.is_complex]
+    problems = list(_mismatches(reference, model, replace(found, kinds=kinds), 2))
+    if problems:
+        raise CheckpointError(*problems)
+    check_configs([reference, model], tracing)
+
+
 def _mismatches(
     reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
 ) -> Iterator[Problem]:

@@ -194,14 +194,13 @@ def _check_choice(choice: Choice) -> None:
         raise UsageError(
             f"spec {choice.name!r} allows nothing but permutations",
             detail=f"more is known of models of type {types} alone" if types else "",
-            hint=f"{traced if choice.traced else ''}leave out --symmetry orthogonal, or --map "
-            "orthogonal of transport; `maps:` in a spec says where more is allowed",
+            hint=f"{traced if choice.traced else ''}`maps:` in a spec says where more is allowed",
         )
     if choice.held:
         raise UsageError(
             f"units of {', '.join(sorted(choice.held))} have to stay where they are, "
             "and orthogonal maps move all of them",
-            hint="leave out --only and --skip, or --symmetry orthogonal",
+            hint="leave out --only and --skip",
         )
 
 
@@ -228,7 +227,7 @@ def _require(needed: int, machine: Machine, what: str) -> None:
             "not enough memory",
             detail=f"{what}, about {needed / 1e9:.1f} GB, and "
             f"{machine.max_memory / 1e9:.1f} GB may be used",
-            hint="raise --max-memory; permutations, without --symmetry, are found in less",
+            hint="raise --max-memory; permutations are found in less",
         )
 
 

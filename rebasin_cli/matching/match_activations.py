@@ -208,7 +208,8 @@ def _as_tensors(
         root = bound.groups[one.dims[0][0]].root
         # Rows are one fixed dimension, columns move: <I, S[:, p]> = sum over i of S[i, p[i]].
         reference[name] = torch.eye(units, dtype=one.values.dtype)
-        other[name] = one.values * worth.get(root, 0.0)
+        share = worth.get(root, 0.0)
+        other[name] = one.values if share == 1 else one.values * share  # they may be large
     empty = replace(bound, tensors=tuple(tensors), untouched=(), buffers=frozenset())
     return empty, reference, other
 

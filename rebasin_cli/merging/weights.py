@@ -82,7 +82,8 @@ def check_factors(weights: Sequence[float], count: int) -> tuple[float, ...]:
         return (1.0,) * count
     if len(weights) != count:
         raise UsageError(
-            f"{len(weights)} weights for {count} models", hint="-w 0.5,0.3,0.2: one for each model"
+            f"{len(weights)} weights for {count} models",
+            hint="--weights 0.5,0.3,0.2: one for each model",
         )
     if not all(map(isfinite, weights)):
         raise UsageError("a weight is not a finite number")
@@ -95,7 +96,7 @@ def check_alphas(alphas: Sequence[float]) -> None:
     """Raise UsageError for a place between models, or beyond them, that none can be at."""
     for alpha in alphas:
         if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
-            raise UsageError(f"--at {alpha}: a place is a finite number up to {FARTHEST:g}")
+            raise UsageError(f"{alpha}: a place is a finite number up to {FARTHEST:g}")
 
 
 def reference_position(reference: Path | None, paths: Sequence[Path]) -> int:

@@ -39,7 +39,10 @@ def loader_of(found: object, name: str) -> Loader:
         return lambda: cast("Iterable[object]", found())
     if isinstance(found, Iterable):
         return lambda: found
-    raise UsageError(f"{name} is a {type(found).__name__}, not a way to get batches")
+    raise UsageError(
+        f"{name} is a {type(found).__name__}, not a way to get batches",
+        hint="torch.utils.data.DataLoader(...) makes batches of a data set",
+    )
 
 
 def evaluation(target: str) -> Callable[[Any], object]:

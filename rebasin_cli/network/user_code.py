@@ -48,6 +48,22 @@ def users_code(what: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def users_gradient(loss: torch.Tensor, *, hint: str = "") -> Iterator[None]:
+    """Take the gradient of a loss of the user's; see `users_code`.
+
+    Raises UserCodeError for a loss that has none.
+    """
+    if not loss.requires_grad:
+        raise UserCodeError(
+            "the model's loss has no gradient",
+            detail="it is computed without gradients, or of no floating parameter that it is for",
+            hint=hint,
+        )
+    with users_code("the gradient of the model's loss"):
+        yield
+
+
 def own_lines(error: BaseException) -> str:
     """Return where an exception passed through the user's files, as Python writes it."""
     frames = traceback.extract_tb(error.__traceback__)

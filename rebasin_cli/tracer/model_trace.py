@@ -21,6 +21,7 @@ from rebasin_cli.tracer.proof.culprits import declared_one_sided, drop_groups
 from rebasin_cli.tracer.proof.proof import Proof
 from rebasin_cli.tracer.proof.unproved import Doubt
 from rebasin_cli.tracer.recording.record import Record
+from rebasin_cli.wording import count
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Trace:
     proof: Proof | None
     doubt: Doubt | None = None
     trained: bool = False
+
+    def __repr__(self) -> str:
+        proof = "proved" if self.proof else "not proved"
+        groups = count(len(self.bound.groups), "group")
+        return f"<Trace {self.spec.name}: {groups}, {self.share:.0%} of the values move, {proof}>"
 
     def with_spec(self, spec: Spec) -> Trace:
         """Return the trace with another spec of the same tensors, an entry for each."""

@@ -123,7 +123,7 @@ def test_what_follows_no_weight_is_kept_if_that_is_wanted(tmp_path: Path) -> Non
     found = rb.match(mlp(0), mlp(1))
     state = trained_mlp()
     state["state"][0]["preconditioner"] = torch.randn(3, 3)
-    with pytest.raises(rb.RebasinError, match="--keep-unknown leaves it"):
+    with pytest.raises(rb.RebasinError, match="keep_unknown=True leaves it"):
         rb.apply(found, state)
     with pytest.warns(rb.RebasinWarning, match="kept as it is"):
         kept = rb.apply(found, state, keep_unknown=True)

@@ -112,7 +112,7 @@ def missed(state: dict[str, Tensor], x: Tensor, wanted: Tensor) -> float:
         ({"method": "zipit"}, "there is no data to run the model on"),
         ({"method": "zipit", "data": [1], "weights": [1, 2]}, "takes no weights"),
         ({"data": [1]}, "data is for the methods that run models"),
-        ({"width": 1.5}, "--width is for --method least-squares"),
+        ({"width": 1.5}, "width= is for method='least-squares'"),
         ({"method": "least-squares", "width": 3.0, "data": [1]}, "from 1 to 2 widths"),
         ({"method": "cca", "data": [1], "combine": "ties"}, "goes with the mean of the models"),
     ],

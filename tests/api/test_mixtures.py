@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
         nets(2),
         {"sync_method": "nmf"},
         rb.RebasinError,
-        "--sync-method reconciles pairs",
+        "sync_method= reconciles pairs",
     ),
     "reference": (nets(2), {"ref": 2}, rb.RebasinError, "ref 2: there are 2 models"),
 }

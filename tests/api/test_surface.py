@@ -183,3 +183,28 @@ def test_what_pypi_rebasin_does_is_a_line_here(tmp_path: Path) -> None:
     exec(merged, names)
     wanted = rb.merge([convolutions(seed) for seed in range(3)])
     assert same(copied(names["working"]), wanted)
+
+
+RENAMED = {"sizes": "set", "inputs": "input"}
+UNSAID = {"a", "b", "alpha", "models", "name", "options", "path", "permutation", "trust"}
+UNSAID |= {"tensor_weights"}
+
+
+def test_what_texts_call_by_its_flag_is_shown_under_its_keyword() -> None:
+    from rebasin_cli.api.keywords import Options
+    from rebasin_cli.errors import UsageError, in_python
+
+    keywords = {n for verb in VERBS for n in inspect.signature(getattr(rb, verb)).parameters}
+    for name in (keywords - UNSAID) | set(Options.__annotations__):
+        flag = f"--{RENAMED.get(name, name).replace('_', '-')}"
+        assert in_python(f"leave out {flag}, then").startswith(f"leave out {name}="), name
+    error = UsageError("--set heads=4 --skip 'a' --skip 'b.*' with --device cpu", hint="--tie keep")
+    assert str(error) == (
+        "sizes={'heads': 4} skip=['a', 'b.*'] with device='cpu'\n"
+        "hint: `--tie keep` of the command line"
+    )
+    assert str(error.problems[0]).endswith("with --device cpu\nhint: --tie keep")
+    kept = "/tmp/a--force, `rebasin align --key ema`, or rebasin fold MODEL --tie untie"
+    assert in_python(kept) == kept
+    assert str(rb.RebasinWarning("read as without --key")) == "read as without key="
+    assert rb.RebasinWarning("read as without --key").text == "read as without --key"

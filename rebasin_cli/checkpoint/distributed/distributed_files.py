@@ -87,7 +87,7 @@ class DistributedFile:
 
     def load(self, name: str) -> Tensor:
         info = self.infos[name]
-        whole = torch.empty(info.shape, dtype=info.dtype)
+        whole = torch.empty(info.shape, dtype=info.dtype, device="cpu")
         for piece in self._index.pieces[self._saved[name]]:
             box = [slice(a, a + n) for a, n in zip(piece.start, piece.sizes, strict=True)]
             whole[tuple(box)] = self._piece(name, piece, info.dtype)

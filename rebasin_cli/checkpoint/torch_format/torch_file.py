@@ -81,7 +81,7 @@ class TorchFile:
         place = self._place(tensor, span) if tensor.numel() and self._as_stored else None
         if place is None or tensor.is_conj() or tensor.is_neg():
             return None
-        values = torch.empty(span, dtype=tensor.dtype)
+        values = torch.empty(span, dtype=tensor.dtype, device="cpu")
         self.file.read_into(values.view(torch.uint8).numpy().data, place)
         found = values.as_strided(tensor.shape, tensor.stride())
         return found if span == tensor.numel() else found.clone()

@@ -29,7 +29,7 @@ def check_widening(request: AlignRequest) -> None:
     if request.widen and (request.symmetry != "permutation" or request.select is not None):
         raise UsageError(
             "--widen aligns by permutations",
-            hint="rebasin widen MODEL --to REF first, then align what it writes",
+            hint="widen it first, then align the wider one",
         )
     if request.widen and request.selection.common:
         raise UsageError("--widen and --common exclude each other")
@@ -75,7 +75,7 @@ def _own(model: Checkpoint, choice: Choice, request: AlignRequest) -> BoundSpec:
     except SpecError as error:
         if choice.traced is not None and model.config:
             return choose_spec([model], request.selection).bound
-        hint = f"rebasin widen {model.path} --to GROUP=N first, then align what it writes"
+        hint = "widen it first (--to GROUP=N), then align the wider one"
         problems = (replace(p, where=str(model.path), hint=hint) for p in error.problems)
         raise SpecError(*problems) from error
 
@@ -97,7 +97,7 @@ def _check_narrower(
                 f"it is wider than {reference.path}",
                 where=str(model.path),
                 detail="\n".join(told),
-                hint="name the widest model first; where neither is, rebasin widen both",
+                hint="name the widest model first; where neither is, widen both before",
             )
         )
 

@@ -69,7 +69,7 @@ def plan_combination(
     combine = combining.combine
     if combine not in COMBINATIONS:
         hint = suggest(combine, COMBINATIONS) or ", ".join(COMBINATIONS)
-        raise UsageError(f"there is no --combine {combine}", hint=hint)
+        raise UsageError(f"there is no --combine {combine!r}", hint=hint)
     scale = 1.0 if combining.scale is None else combining.scale
     density = combining.density or DENSITIES.get(combine, 1.0)
     found = Combination(combine, density, scale, seed)

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from rebasin_cli.commands.transport.tensor_fates import TensorFates
 from rebasin_cli.commands.transport.transported import CarriedFrame, with_kept
-from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import slopes_in
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import judge_batch
-from rebasin_cli.network.user_code import users_code
+from rebasin_cli.network.user_code import users_gradient
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.numbers import in_reals, is_floating
@@ -47,13 +46,7 @@ def slopes_of(
 
 def _add_slope(model: nn.Module, batch: Batch, name: str) -> None:
     total, _, _ = judge_batch(model, batch, name)
-    if not total.requires_grad:
-        raise UserCodeError(
-            "the model's loss has no gradient",
-            detail="none of its parameters is floating, or it is computed without gradients",
-            hint="leave out --mask-gradients",
-        )
-    with users_code("the gradient of the model's loss"):
+    with users_gradient(total, hint="leave out --mask-gradients"):
         torch.autograd.backward([total])
 
 

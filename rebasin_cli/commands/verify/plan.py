@@ -19,6 +19,7 @@ from rebasin_cli.files.places import OutputPlace, files_of, plan_place
 from rebasin_cli.matching.problem.result import Matching
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.spec_choice.choice import Choice
+from rebasin_cli.wording import count
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,10 @@ class Verified:
 
     def __bool__(self) -> bool:
         return self.holds
+
+    def __repr__(self) -> str:
+        told = f"{count(len(self.different), 'tensor')} of another value, spec {self.spec}"
+        return f"<Verified {bool(self)}: {self.a}, {self.b}, {told}>"
 
     @property
     def exact(self) -> bool:

@@ -92,7 +92,7 @@ def bind_saved(file: Checkpoint, source: Path, checkpoint: Checkpoint) -> BoundS
         raise PermutationError(
             "this is not a permutation file",
             where=str(source),
-            hint="`rebasin align --save-permutation FILE` writes one",
+            hint="`rebasin align --save-permutation FILE` writes one, or rb.save in Python",
         )
     sizes = object_in(file, source, SIZES)
     if not all(isinstance(size, int) for size in sizes.values()):

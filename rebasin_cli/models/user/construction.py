@@ -39,7 +39,7 @@ def check_arguments(
     if missing:
         raise UsageError(
             f"{name} cannot be built without {', '.join(missing)}",
-            hint=f"--model-args '{{\"{missing[0]}\": ...}}'",
+            hint=f"name a function that builds it, or --model-args '{{\"{missing[0]}\": ...}}'",
         )
     accepted = [key for key, parameter in parameters.items() if parameter.kind in KEYWORD]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

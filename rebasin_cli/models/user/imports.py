@@ -32,6 +32,8 @@ def named_object(target: str) -> Any:
     """
     forget_changed()
     place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"{target!r} names nothing", hint="write file.py:NAME or pkg.mod:NAME")
     module = _file(Path(place)) if place.endswith(".py") else _module(place)
     found: Any = module
     for part in name.split("."):

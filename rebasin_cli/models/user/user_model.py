@@ -93,7 +93,7 @@ def _guessed(name: str, build: Callable[[], nn.Module], model: nn.Module) -> tup
         raise UsageError(
             f"no input was found that {name} accepts",
             detail=_refusal(model),
-            hint="pass --input-shape 1,3,224,224 or --input file.py:function (in Python inputs=)",
+            hint="pass --input-shape 1,3,224,224 or --input file.py:function",
         )
     return found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Spec, Split, rewritten
 from rebasin_cli.wording import list_names
 
-OTHER_INPUTS = "give it other inputs: --input file.py:function, or --input-shape"
+OTHER_INPUTS = "give it other inputs: --input file.py:function"
 
 
 @dataclass(frozen=True)

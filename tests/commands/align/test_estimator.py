@@ -310,7 +310,7 @@ class Blocked(nn.Sequential):
 
 def test_a_model_without_gradients_is_refused():
     a, b = trained(1), trained(2)
-    with pytest.raises(UserCodeError, match="the model's loss has no slope"):
+    with pytest.raises(UserCodeError, match="the model's loss has no gradient"):
         learned(a, b, STILL, 1, model=Blocked(*network()))
 
 

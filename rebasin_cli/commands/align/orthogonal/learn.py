@@ -25,7 +25,7 @@ from rebasin_cli.models.module_weights import fill, slopes_in
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.network import Network
 from rebasin_cli.network.scoring.scores import call_model, logits_of
-from rebasin_cli.network.user_code import users_code
+from rebasin_cli.network.user_code import users_gradient
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.symmetry.map_parameters import MapParameters
@@ -106,7 +106,7 @@ class MapLearning:
         self._fill(moved)
         self.midpoint.zero_grad(set_to_none=True)
         loss = self._loss(batch)
-        with users_code("the gradient of the model's loss"):
+        with users_gradient(loss):
             torch.autograd.backward([loss])
         slopes = {
             # half of the midpoint is the moved model

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.module_weights import fill, slopes_in
 from rebasin_cli.network.data_split import DataSplit
 from rebasin_cli.network.scoring.scores import judge_batch, mean_loss
-from rebasin_cli.network.user_code import users_code
+from rebasin_cli.network.user_code import users_gradient
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Window
@@ -63,13 +62,7 @@ class Midpoints:
         model = self._at(permutations)
         model.zero_grad(set_to_none=True)
         total, _, answers = judge_batch(model, batch, name)
-        if not total.requires_grad:
-            raise UserCodeError(
-                "the model's loss has no slope",
-                detail="none of its parameters is floating, or it is computed without gradients",
-                hint="--method weights and activations need none",
-            )
-        with users_code("the gradient of the model's loss"):
+        with users_gradient(total, hint="--method weights and activations need none"):
             torch.autograd.backward([total / answers])
         return {name: HALF * s for name, s in slopes_in(model, self._windows).items()}
 

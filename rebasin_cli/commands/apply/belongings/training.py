@@ -167,8 +167,8 @@ class _StateBinder:
         if not self._owner.ordered:
             raise PermutationError(
                 "it numbers parameters, and the order of the model's is not known",
-                hint="name its module with --model, or a .pt of it with --base: a safetensors file "
-                "has an order of its own",
+                hint="`rebasin apply --model TARGET` names its module, in Python base=net; or name "
+                "a .pt of it with --base: a safetensors file has an order of its own",
             )
         return number_parameters(
             state.groups,

@@ -125,7 +125,7 @@ def plan_solved_mean(
         raise UsageError(
             "there is no layer whose weights could be solved",
             detail="\n".join(f"{name}: {why}" for name, why in list(solvable.others.items())[:10]),
-            hint="rebasin merge without --method averages them",
+            hint="without --method they are averaged",
         )
     layers = [MergedLayer(layer.name) for layer in solvable.layers]
     check_sums_room(layers, model, merge.machine, models=len(request.models))

@@ -106,7 +106,7 @@ def plan_linear_mean(
         raise UsageError(
             f"there is no group of units that {method} could map",
             detail="\n".join(f"{name}: {why}" for name, why in list(others.items())[:10]),
-            hint="rebasin merge without --method aligns them by permutations",
+            hint="without --method they are aligned by permutations",
         )
     correction = correction_for(request, first, merge.choice)
     return LinearMeanPlan(

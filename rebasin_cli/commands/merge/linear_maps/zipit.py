@@ -27,12 +27,11 @@ class Zip:
     """How the units of N models, stacked, become n; float64.
 
     merge: (n, N n), the mean of the units merged into each. unmerge: (N n, n), a copy of it for
-    each of them. within: how many merges joined two units of one model.
+    each of them.
     """
 
     merge: Tensor
     unmerge: Tensor
-    within: int
 
     @property
     def maps(self) -> tuple[LinearMap, ...]:
@@ -66,17 +65,15 @@ def zip_units(correlation: Tensor, models: int, *, alpha: float = ALPHA, beta: f
     for model in range(models):
         if not budget[model]:
             columns.shut(model)
-    within = 0
     for _ in range(total - size):
         kept, gone = columns.best_pair()
         columns.merge(kept, gone)
         if kept // size == gone // size:
-            within += 1
             budget[kept // size] -= 1
             if budget[kept // size] == 0:
                 columns.shut(kept // size)
     unmerge = columns.members[:, columns.alive].double()
-    return Zip((unmerge / unmerge.sum(0)).T.contiguous(), unmerge, within)
+    return Zip((unmerge / unmerge.sum(0)).T.contiguous(), unmerge)
 
 
 class _Columns:

@@ -17,7 +17,7 @@ from rebasin_cli.models.user.batch_inputs import fit_batch, named_targets
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.scoring.answers import class_axis
 from rebasin_cli.network.scoring.scores import judge_batch, logits_of
-from rebasin_cli.network.user_code import users_code
+from rebasin_cli.network.user_code import users_code, users_gradient
 from rebasin_cli.tensors.blocks import Window
 from rebasin_cli.tensors.trees import map_leaves, tensors_in
 
@@ -125,13 +125,7 @@ def _of_one(
     for tensor in wanted.values():
         tensor.requires_grad_()
     loss, _, answers = judge_batch(model, row, name)
-    if not loss.requires_grad:
-        raise UserCodeError(
-            "the model's loss has no gradient",
-            detail="it is computed without gradients, or of none of the weights to be pruned",
-            hint="--method magnitude needs none",
-        )
-    with users_code("the gradient of the model's loss"):
+    with users_gradient(loss, hint="--method magnitude needs none"):
         found = torch.autograd.grad(loss / max(answers, 1), [*wanted.values()], allow_unused=True)
     pairs = zip(wanted.items(), found, strict=True)
     return {name: torch.zeros_like(t) if g is None else g for (name, t), g in pairs}
