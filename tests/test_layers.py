@@ -209,7 +209,7 @@ def test_a_module_that_nobody_else_uses_is_found() -> None:
 @pytest.mark.parametrize("name", [*COMMANDS, "spec/check", "spec/trace"])
 def test_a_command_is_a_folder_with_the_same_files(name: str) -> None:
     folder = PACKAGE / "commands" / name
-    expected = {"command", "plan", "run", "report"} if name != "spec" else {"command"}
+    expected = {"command", "plan", "run"} if name != "spec" else {"command"}
     assert expected <= {path.stem for path in folder.glob("*.py")}
 
 

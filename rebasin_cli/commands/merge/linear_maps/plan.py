@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import MergeRequest
+from rebasin_cli.commands.merge.data_methods import check_reset, code_of, permuting, plan_reset
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
 from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, check_averages, plan_merge
@@ -17,8 +18,8 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.models.subject import bare_model
-from rebasin_cli.network.network import UserCode, plan_user_code
-from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
+from rebasin_cli.network.network import UserCode
+from rebasin_cli.renormalization.plan import CorrectionPlan
 from rebasin_cli.spec_choice.choice import Choice
 
 UNREAD = "no layer of a known kind reads its units"
@@ -76,12 +77,6 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
     return LinearMapsPlan(**{**vars(mean), "merge": merge}, maps=plan_maps(merge, request))
 
 
-def code_of(request: MergeRequest, first: Checkpoint) -> UserCode:
-    """Return the model and the data that a request names, for a checkpoint."""
-    whole = request.selection.all_tensors
-    return plan_user_code(first, whole, request.tracing, request.data, fed=True)
-
-
 def plan_linear_mean(
     request: MergeRequest, merge: MeanPlan, code_for: Callable[[Checkpoint], UserCode]
 ) -> LinearMeanPlan:
@@ -108,14 +103,6 @@ def plan_linear_mean(
     )
 
 
-def plan_reset(first: Checkpoint, request: MergeRequest) -> CorrectionPlan | None:
-    """Return how the BatchNorm of the result is corrected, if that is asked for."""
-    asked = request.renormalization
-    if asked is None:
-        return None
-    return plan_correction(first, request.selection, request.tracing, request.data, asked)
-
-
 def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
     """Return where the maps go, if they are to be saved."""
     if request.save_maps is None:
@@ -125,16 +112,6 @@ def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
     check_distinct([merge.target.path, request.save_maps])
     inputs = [file for model in merge.models for file in files_of(model)]
     return plan_place(request.save_maps, request.output, others=inputs)
-
-
-def permuting(request: MergeRequest) -> MergeRequest:
-    """Return how the models are first aligned by permutations."""
-    return replace(
-        request,
-        tracing=request.tracing.unless(request.selection.spec),
-        search=replace(request.search, method="auto"),
-        renormalization=None,
-    )
 
 
 def check_linear(request: MergeRequest) -> None:
@@ -149,16 +126,6 @@ def check_linear(request: MergeRequest) -> None:
             hint="leave out --weights, or --method cca",
         )
     check_reset(request)
-
-
-def check_reset(request: MergeRequest) -> None:
-    """Raise UsageError for corrections by what the units of the parents do."""
-    asked = request.renormalization
-    if asked is not None and asked.method != "reset":
-        raise UsageError(
-            "the units of the result are those of no parent: only their BatchNorm can be corrected",
-            hint="--renormalize reset",
-        )
 
 
 def _groups(choice: Choice, sides: Sides) -> tuple[dict[str, Reader], dict[str, str]]:
