@@ -19,10 +19,7 @@ from rebasin_cli.commands.merge.command import LINEAR, MergeRequest
 from rebasin_cli.commands.merge.data_methods import permuting
 from rebasin_cli.commands.merge.least_squares.plan import check_solved, plan_solved_mean
 from rebasin_cli.commands.merge.least_squares.run import solved_facts, solved_mean
-from rebasin_cli.commands.merge.linear_maps.plan import (
-    check_linear,
-    plan_linear_mean,
-)
+from rebasin_cli.commands.merge.linear_maps.plan import check_linear, plan_linear_mean
 from rebasin_cli.commands.merge.linear_maps.run import found_maps, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
 from rebasin_cli.commands.merge.run import running_facts
