@@ -16,13 +16,10 @@ from rebasin_cli.api.specs import SpecSource, problem, subject_given
 from rebasin_cli.api.tensors_in import Model, OutputForm, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import LINEAR, MergeRequest
+from rebasin_cli.commands.merge.data_methods import permuting
 from rebasin_cli.commands.merge.least_squares.plan import check_solved, plan_solved_mean
 from rebasin_cli.commands.merge.least_squares.run import solved_facts, solved_mean
-from rebasin_cli.commands.merge.linear_maps.plan import (
-    check_linear,
-    permuting,
-    plan_linear_mean,
-)
+from rebasin_cli.commands.merge.linear_maps.plan import check_linear, plan_linear_mean
 from rebasin_cli.commands.merge.linear_maps.run import found_maps, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
 from rebasin_cli.commands.merge.run import running_facts

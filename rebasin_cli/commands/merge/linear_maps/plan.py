@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import MergeRequest
+from rebasin_cli.commands.merge.data_methods import code_of, permuting
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
 from rebasin_cli.commands.merge.plain_mean import check_own_units
@@ -23,7 +24,7 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.files.places import OutputPlace, check_distinct, files_of, plan_place
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.models.subject import bare_model
-from rebasin_cli.network.network import UserCode, plan_user_code
+from rebasin_cli.network.network import UserCode
 from rebasin_cli.renormalization.plan import CorrectionPlan
 from rebasin_cli.spec_choice.choice import Choice
 
@@ -82,12 +83,6 @@ def plan_linear_maps(request: MergeRequest) -> LinearMapsPlan:
     return LinearMapsPlan(**{**vars(mean), "merge": merge}, maps=plan_maps(merge, request))
 
 
-def code_of(request: MergeRequest, first: Checkpoint) -> UserCode:
-    """Return the model and the data that a request names, for a checkpoint."""
-    whole = request.selection.all_tensors
-    return plan_user_code(first, whole, request.tracing, request.data, fed=True)
-
-
 def plan_linear_mean(
     request: MergeRequest, merge: MeanPlan, code_for: Callable[[Checkpoint], UserCode]
 ) -> LinearMeanPlan:
@@ -123,16 +118,6 @@ def plan_maps(merge: MergePlan, request: MergeRequest) -> OutputPlace | None:
     check_distinct([merge.target.path, request.save_maps])
     inputs = [file for model in merge.models for file in files_of(model)]
     return plan_place(request.save_maps, request.output, others=inputs)
-
-
-def permuting(request: MergeRequest) -> MergeRequest:
-    """Return how the models are first aligned by permutations."""
-    return replace(
-        request,
-        tracing=request.tracing.unless(request.selection.spec),
-        search=replace(request.search, method="auto"),
-        renormalization=None,
-    )
 
 
 def check_linear(request: MergeRequest) -> None:
