@@ -8,15 +8,10 @@ from functools import partial
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.checks import check_own_units
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plan import (
-    MeanPlan,
-    MergePlan,
-    check_own_units,
-    correction_for,
-    plan_merge,
-)
+from rebasin_cli.commands.merge.plan import MeanPlan, MergePlan, correction_for, plan_merge
 from rebasin_cli.commands.merge.request import MergeRequest
 from rebasin_cli.commands.merge.saved_parents import check_alike
 from rebasin_cli.errors import UsageError
