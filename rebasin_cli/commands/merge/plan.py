@@ -11,18 +11,17 @@ from rebasin_cli.alignment.function_check import FunctionCheck, plan_function_ch
 from rebasin_cli.alignment.overlaps import plan_overlaps
 from rebasin_cli.alignment.problem import MatchingProblem, open_problem
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.checks import check_request
 from rebasin_cli.commands.merge.combining import plan_combination
 from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.mixture import MixedModels, check_model_weights, weigh_tensors
 from rebasin_cli.commands.merge.saved_parents import plan_parents
-from rebasin_cli.errors import UsageError, look_up, suggest
+from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import describe_inputs
 from rebasin_cli.files.output_names import ending, output_file
 from rebasin_cli.files.places import check_distinct
 from rebasin_cli.files.result_memory import averaged_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
-from rebasin_cli.matching.many.factorisation import SYNC_METHODS
-from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.merging.combination import Combination
 from rebasin_cli.merging.overlap import Overlap
 from rebasin_cli.merging.weights import reference_position
@@ -179,31 +178,10 @@ def plan_choices(request: MergeRequest) -> MergeChoices:
         weights=request.weights,
         seed=request.computing.seed,
     )
-    _check_request(request)
+    check_request(request)
     reference = len(paths) if base else reference_position(request.reference, paths)
     weights = check_model_weights(request.weights, len(paths), combination)
     return MergeChoices(combination, weights, reference)
-
-
-def _check_request(request: MergeRequest) -> None:
-    """Raise UsageError for models, a strategy and options that do not go together."""
-    if len(request.paths) < 2:
-        raise UsageError("merge needs at least two models", hint="rebasin merge MODEL MODEL...")
-    strategy, renormalize = request.strategy, request.renormalization
-    if strategy is not None and strategy not in STRATEGIES:
-        hint = suggest(strategy, STRATEGIES) or ", ".join(STRATEGIES)
-        raise UsageError(f"no strategy is called {strategy!r}", hint=hint)
-    if request.sync_method is not None:
-        look_up("sync method", request.sync_method, SYNC_METHODS)
-        if strategy not in ("sync", "sync-sweeps"):
-            raise UsageError("--sync-method reconciles pairs", hint="add --strategy sync")
-    if renormalize is not None and renormalize.method != "reset" and not request.averages:
-        raise UsageError(
-            f"{renormalize.method} goes by the mean of the models, and this is none",
-            hint="--renormalize reset",
-        )
-    if request.combining.base is not None and request.reference is not None:
-        raise UsageError("--ref does not go with --base", hint="the base is the reference")
 
 
 def _aligning(request: MergeRequest) -> MergeRequest:

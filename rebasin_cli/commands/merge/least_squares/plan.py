@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.checks import check_own_units
 from rebasin_cli.commands.merge.command import LEAST_SQUARES, MergeRequest
 from rebasin_cli.commands.merge.data_methods import code_of, permuting
 from rebasin_cli.commands.merge.least_squares.fitting import MergedLayer, check_sums_room
@@ -20,7 +21,6 @@ from rebasin_cli.commands.merge.least_squares.solvable_layers import (
 )
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader
-from rebasin_cli.commands.merge.plain_mean import check_own_units
 from rebasin_cli.commands.merge.plan import (
     MeanPlan,
     MergePlan,

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.checks import check_own_units
 from rebasin_cli.commands.merge.command import MergeRequest
 from rebasin_cli.commands.merge.data_methods import code_of, permuting
 from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides, mappable, sides_of
 from rebasin_cli.commands.merge.linear_maps.readers import Reader, readers_of
-from rebasin_cli.commands.merge.plain_mean import check_own_units
 from rebasin_cli.commands.merge.plan import (
     MeanPlan,
     MergePlan,

@@ -9,8 +9,8 @@ from typing import Any
 from rebasin_cli.checkpoint.endings import file_ending, format_of, name_without_ending
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
+from rebasin_cli.commands.merge.checks import check_averages
 from rebasin_cli.commands.merge.command import MergeRequest
-from rebasin_cli.commands.merge.plain_mean import check_averages
 from rebasin_cli.commands.merge.plan import MergePlan, plan_merge
 from rebasin_cli.commands.merge.preserve_first.cut import Cut, plan_cut
 from rebasin_cli.commands.merge.preserve_first.joined_source import Recipe, joined_source
