@@ -18,6 +18,7 @@ from rebasin_cli.json_text import read_json
 
 KEY = "rebasin"
 UNTIED = "untied"  # of models with folded norms: a head that was the embedding -> its name
+ALONG = "untied_along"  # of the same: other embeddings that parted with a head -> the same name
 
 
 def provenance(
@@ -63,14 +64,21 @@ def is_folded(model: Checkpoint) -> bool:
 
 
 def folded_facts(heads: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the provenance of a model with folded norms says. heads: those that parted."""
-    return {"folded": True, **({UNTIED: dict(heads)} if heads else {})}
+    """Return what the provenance of a model with folded norms says.
+
+    heads: those that parted, each before the embeddings that did with it.
+    """
+    firsts = {first: name for name, first in reversed([*heads.items()])}
+    own = {name: first for name, first in heads.items() if firsts[first] == name}
+    along = {name: first for name, first in heads.items() if name not in own}
+    return {"folded": True} | ({UNTIED: own} if own else {}) | ({ALONG: along} if along else {})
 
 
 def parted_heads(model: Checkpoint) -> dict[str, str]:
     """Return the heads that provenance says are the embedding no more -> what they were."""
-    found = _record(model.metadata).get(UNTIED)
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    record = _record(model.metadata)
+    told = [found for key in (UNTIED, ALONG) if isinstance(found := record.get(key), dict)]
+    return {str(name): str(first) for found in told for name, first in found.items()}
 
 
 def one_basin(models: Sequence[Checkpoint]) -> bool:

@@ -32,10 +32,11 @@ def tied_lines(tied: float | None) -> list[str]:
 
 
 def untied_lines(heads: Sequence[str]) -> list[str]:
-    return [
-        f"  the head is a tensor of its own now, {name!r}: tie_word_embeddings must be false"
-        for name in heads
-    ]
+    if not heads:
+        return []
+    names = ", ".join(map(repr, heads))
+    own = "the head is a tensor of its own" if len(heads) == 1 else "these are tensors of their own"
+    return [f"  {own} now, {names}: tie_word_embeddings must be false"]
 
 
 def function_lines(function: FunctionDifference | None) -> list[str]:

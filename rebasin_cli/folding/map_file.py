@@ -75,7 +75,7 @@ def save_maps(
     metadata = {
         **origin_of(folding.bound, models, sizes),
         SYMMETRY: ORTHOGONAL,
-        HEADS: json.dumps(dict(models[1].apart), sort_keys=True),
+        HEADS: json.dumps(dict(models[1].apart)),
     }
     return write_tensors_to(place, orders | matrices, metadata)
 

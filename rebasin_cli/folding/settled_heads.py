@@ -9,7 +9,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError, look_up
 from rebasin_cli.files.provenance import parted_heads
 from rebasin_cli.folding.folded_models import MOST_TIED, plan_folding
-from rebasin_cli.folding.tie_switch import check_untying
+from rebasin_cli.folding.tie_switch import with_embeddings
 from rebasin_cli.folding.tied_heads import Heads, heads_of, part_heads, untied_spec
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.symmetry.fold_plan import FoldPlan
@@ -68,8 +68,7 @@ def settle_heads(choice: Choice, models: Sequence[Checkpoint], tie: str) -> Sett
     if not tied or tie == KEEP or (tie == AUTO and _near(models, plan)):
         return SettledHeads(tuple(models), choice, told)
     try:
-        heads = heads_of(choice, models[0])
-        check_untying(models)
+        heads = with_embeddings(heads_of(choice, models[0]), models)
     except UsageError:
         if tie == UNTIE:
             raise

@@ -12,6 +12,7 @@ from rebasin_cli.checkpoint.configuration import untied_settings
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.headers import headers_of
+from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.models.module_weights import held_ties
 from rebasin_cli.models.subject import without_memory
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
@@ -21,33 +22,47 @@ from rebasin_cli.wording import list_names
 _SHOWN = 4  # names in a message
 
 
-def check_untying(models: Sequence[Checkpoint]) -> None:
-    """Raise UsageError where a class of transformers would do more than untie its head.
+def with_embeddings(heads: Heads, models: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return heads, and after them the embeddings that a class of transformers unties with them.
 
-    It may tie other embeddings by the same word (Pegasus, MBart: they would be loaded at random),
-    or scale its outputs where the head is tied (T5). Nothing is known without the library.
+    Where these are not stored (Pegasus, M2M100), it would load them at random. Raises UsageError
+    where it takes more from the word that unties a head. Nothing is known without the library.
     """
     headers = headers_of(models)
     library, name = class_in_config(headers) or ("", "")
     if library != "transformers" or importlib.util.find_spec(library) is None:
-        return
+        return dict(heads)
     configs = (headers.config, untied_settings(headers.config))
     before, after = (without_memory(transformers_subject(name, config)) for config in configs)
     if before is None or after is None:
-        return
-    others = [*_embeddings_lost(before, after), *_settings_changed(before, after)]
-    if others:
+        return dict(heads)
+    others = _settings_changed(before, after)
+    lost = _embeddings_lost(before, after)
+    found = {alias: first for first in heads.values() for alias in _called(lost, first)}
+    if others or (lost and not found):
         raise UsageError(
             f"the tie_word_embeddings of {name} says more than whether its head is the embedding",
-            detail=f"it also changes {list_names(others, _SHOWN)}",
+            detail=f"it also changes {list_names([*others, *lost], _SHOWN)}",
             hint="--tie keep",
         )
+    return {**heads, **found}
 
 
 def _embeddings_lost(before: nn.Module, after: nn.Module) -> list[str]:
-    lost = [name for name in held_ties(before) if name not in held_ties(after)]
-    homes = {name: before.get_submodule(name.rpartition(".")[0]) for name in lost}
-    return [name for name, home in homes.items() if isinstance(home, nn.Embedding)]
+    """Return the embeddings that are one tensor before, and several after."""
+    ties, still = held_ties(before), held_ties(after)
+    lost = {name for alias in ties.keys() - still.keys() for name in (alias, ties[alias])}
+    homes = {name: before.get_submodule(name.rpartition(".")[0]) for name in sorted(lost)}
+    found = [name for name, home in homes.items() if isinstance(home, nn.Embedding)]
+    return found if len(found) > 1 else []
+
+
+def _called(names: Sequence[str], first: str) -> list[str]:
+    """Return what a file calls tensors of a model, but for the one that it calls `first`."""
+    same = next((name for name in names if name.endswith(first) or first.endswith(name)), "")
+    before, lacking = first.removesuffix(same), same.removesuffix(first)
+    others = [name for name in names if same and name != same]
+    return [before + name.removeprefix(lacking) for name in others]
 
 
 def _settings_changed(before: Any, after: Any) -> list[str]:

@@ -24,7 +24,9 @@ from rebasin_cli.spec.language.tensor_names import TensorNames
 from rebasin_cli.spec_choice.choice import Choice
 from rebasin_cli.tensors.blocks import BoundTensor, Window
 
-Heads = Mapping[str, str]  # name of a head -> the embedding whose values it has
+# Name of a head -> the embedding whose values it has. After the head of an embedding come other
+# embeddings with its values that part with it, see `with_embeddings`.
+Heads = Mapping[str, str]
 
 
 def heads_of(choice: Choice, model: Checkpoint) -> dict[str, str]:
@@ -112,28 +114,31 @@ def _parted(model: Checkpoint, heads: Heads) -> Checkpoint:
 def untied_spec(bound: BoundSpec, heads: Heads) -> BoundSpec:
     """Return a spec in which heads are read by the norms before them, and have units of their own.
 
-    They are what the embedding is: the same axes.
+    They are what the embedding is: the same axes, but where the spec knows them apart.
     """
-    by_embedding = {first: name for name, first in heads.items()}
+    by_embedding = {first: name for name, first in reversed([*heads.items()])}
     norms = tuple(
         replace(norm, tied=False, readers=(by_embedding[norm.readers[0]],))
         if norm.tied and norm.readers[0] in by_embedding
         else norm
         for norm in bound.norms
     )
-    rest = (tensor for tensor in bound.tensors if tensor.members[0] not in heads)
-    tensors = tuple(found for tensor in rest for found in _with_head(tensor, bound, heads))
+    tensors = tuple(found for each in bound.tensors for found in _with_head(each, bound, heads))
     untouched = tuple(name for name in bound.untouched if name not in heads)
     return replace(bound, norms=norms, tensors=tensors, untouched=untouched)
 
 
 def _with_head(tensor: BoundTensor, bound: BoundSpec, heads: Heads) -> Iterator[BoundTensor]:
     """Yield a tensor, and after an embedding the head that is apart from it now; both vote."""
-    names = [name for name, first in heads.items() if first in tensor.members]
-    stored = [t for t in bound.tensors if t.members[0] in names]
-    votes = tensor.votes or any(head.votes for head in stored)
+    first = heads.get(tensor.members[0], tensor.members[0])
+    names = [name for name, embedding in heads.items() if embedding == first]
+    stored = [t for t in bound.tensors if t.members[0] in (first, *names)]
+    votes = tensor.votes or any(each.votes for each in stored)
     yield replace(tensor, votes=votes)
-    yield from (replace(tensor, members=(name,), votes=votes) for name in names)
+    if tensor.members[0] == first:
+        known = {t.members[0] for t in stored}
+        new = [name for name in names if name not in known]
+        yield from (replace(tensor, members=(name,), votes=votes) for name in new)
 
 
 def untied_network(network: Network, heads: Heads) -> Network:
@@ -147,8 +152,9 @@ def untied_network(network: Network, heads: Heads) -> Network:
     model = bare_model(subject)
     apart = []
     for name, first in heads.items():
-        sources = _head_sources(model, windows[first])
-        found = [s for s in sources if name.endswith(s) or s.endswith(name)] or sources
+        sources = _also(windows[first].source, held_ties(model))
+        found = [s for s in sources if name.endswith(s) or s.endswith(name)]
+        found = found or _head_sources(model, windows[first])
         if len(found) == 1:
             apart.append(found[0])
             windows[name] = Window.whole(held_infos(model)[found[0]])
