@@ -11,6 +11,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.errors import Problem, UsageError
 from rebasin_cli.options.output import Output
+from rebasin_cli.options.values import refuse_loop
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def plan_place(
     """
     if isinstance(path, RemotePath) and path.only_read:
         raise UsageError(f"{path} cannot be written to", hint="say where with -o")
+    refuse_loop(path)
     if _same(path, others) or (_same(path, own) and not output.in_place):
         in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
         raise UsageError(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
+import typer
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.parameters import flags_in, option
@@ -18,6 +21,13 @@ _file = flags_in("Files")
 def _command_line(wanted: bool) -> str | None:
     """Return the command line, for the model card, if one is wanted."""
     return shlex.join(["rebasin", *sys.argv[1:]]) if wanted else None
+
+
+def _no_stream(out: str | None) -> str | None:
+    """Return -o as it is. Raises BadParameter for what elsewhere means stdout."""
+    if out == "-":
+        raise typer.BadParameter("-o - names no file, and results go to files: ./- is one")
+    return out
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,11 @@ class Output:
     """
 
     out: str | None = _file(
-        "--out", "-o", kind=str | None, help="File for one result, folder for several."
+        "--out",
+        "-o",
+        kind=str | None,
+        parse=_no_stream,
+        help="File for one result, folder for several.",
     )
     card: str | None = _file(
         "--card",
@@ -78,6 +92,13 @@ class Output:
         default=False,
         help="Let an output replace the input it comes from.",
     )
+
+    @staticmethod
+    def check_flags(given: Mapping[str, Any]) -> None:
+        """Raise for flags that say opposite things of a file that is there."""
+        if given.get("no_clobber") and (given.get("force") or given.get("in_place")):
+            other = "--force" if given.get("force") else "--in-place"
+            raise typer.BadParameter(f"{other} replaces what is there, and --no-clobber keeps it")
 
     @property
     def path(self) -> Path | None:
