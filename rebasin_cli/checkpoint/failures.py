@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from rebasin_cli.errors import (
     CheckpointError,
     Problem,
     RebasinError,
+    UsageError,
     refusal_by_system,
     suggest,
 )
@@ -54,6 +56,17 @@ def missing(path: Path) -> CheckpointError:
     if names is None:
         return CheckpointError("no such file", where=str(path), detail=f"no such folder: {folder}")
     return CheckpointError("no such file", where=str(path), hint=suggest(path.name, names))
+
+
+def refuse_loop(path: Path) -> None:
+    """Raise UsageError for a link that leads round to itself: nothing can be written there."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(
+                f"{path} is a link that leads to itself", hint="remove it, or name another"
+            ) from error
 
 
 def cap_problems(problems: Sequence[Problem]) -> list[Problem]:

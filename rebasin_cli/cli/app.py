@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache, wraps
 from importlib import import_module, metadata
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, get_args
 
@@ -40,6 +41,7 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the check said no, 2
 MARKUP: Any = "markdown"
 TABLED = 70  # columns: a narrower table cuts the names of options short
 SETTINGS = {"help_option_names": ["-h", "--help"]}
+EMPTY = re.compile("--[a-z-]+=")
 LETTER_IS = re.compile("-[A-Za-z]=.")
 
 
@@ -184,7 +186,7 @@ def _exit_code() -> int:
             try:
                 work = command_tree()(_words(sys.argv[1:]), standalone_mode=False)
             except COMPLAINT as complaint:
-                fail("rebasin", _usage_error(complaint), json_wanted=json_wanted)
+                fail(_about(complaint), _usage_error(complaint), json_wanted=json_wanted)
         return work if isinstance(work, int) else carry_out(work)
     except typer.Exit as end:
         return end.exit_code
@@ -195,7 +197,16 @@ def _exit_code() -> int:
 
 
 def _words(typed: Sequence[str]) -> list[str]:
-    """Return the words of a command line, `-o=FILE` as `-oFILE`: the file was called `=FILE`."""
+    """Return the words of a command line, `-o=FILE` as `-oFILE`: the file was called `=FILE`.
+
+    Raises UsageError for an empty word: an option without its value, or a folder as MODEL.
+    """
+    for before, word in pairwise(["rebasin", *typed]):
+        if not word or EMPTY.fullmatch(word):
+            raise UsageError(
+                f"an empty word stands behind {before}" if not word else f"{word} has no value",
+                hint="a variable of the shell that is not set leaves one: name it, or leave it out",
+            )
     options = typed.index("--") if "--" in typed else len(typed)
     plain = [word[:2] + word[3:] if LETTER_IS.match(word) else word for word in typed[:options]]
     return [*plain, *typed[options:]]
@@ -205,6 +216,15 @@ def _words(typed: Sequence[str]) -> list[str]:
 def command_tree() -> Any:
     """Return the commands as Typer makes them, once a process: that takes a while."""
     return typer.main.get_command(app)
+
+
+def _about(complaint: Exception) -> str:
+    """Return the command that typer complains about; `rebasin` of what stands before it."""
+    context, names = getattr(complaint, "ctx", None), []
+    while context is not None and context.parent is not None:
+        names.append(str(context.info_name))
+        context = context.parent
+    return " ".join(reversed(names)) or "rebasin"
 
 
 def _usage_error(complaint: Exception) -> UsageError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rebasin_cli.checkpoint.failures import refuse_loop
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.errors import Problem, UsageError
@@ -47,6 +48,7 @@ def plan_place(
     """
     if isinstance(path, RemotePath) and path.only_read:
         raise UsageError(f"{path} cannot be written to", hint="say where with -o")
+    refuse_loop(path)
     if _same(path, others) or (_same(path, own) and not output.in_place):
         in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
         raise UsageError(

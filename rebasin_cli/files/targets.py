@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.checkpoint.endings import format_of
+from rebasin_cli.checkpoint.endings import format_of, is_weight_name, of_weights
 from rebasin_cli.checkpoint.layout import Layout, in_shards, layout_for
 from rebasin_cli.checkpoint.parts import Fate
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -66,6 +66,11 @@ def plan_format(output: Output, out: Path | None = None) -> str | None:
     """Return the format asked for by --format or the ending of `out`; None: keep the input's."""
     if output.format is not None and output.format not in FORMATS:
         raise UsageError(f"no format is called {output.format!r}", hint="safetensors or pt")
+    if out and of_weights(out.name) and not is_weight_name(out.name):
+        raise UsageError(
+            f"{out} has the ending of another program's files, and would be none of them",
+            hint="name it to end in .safetensors or .pt",
+        )
     ended = format_of(out) if out else None
     if output.format and ended and ended != output.format:
         raise UsageError(

@@ -12,6 +12,7 @@ from math import isfinite, prod
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.wording import plural
 
 FARTHEST = 1e6  # beyond it nothing of the models is left in float32
 RANGE = re.compile(r"\{([0-9]{1,6})\.\.([0-9]{1,6})\}")
@@ -82,7 +83,7 @@ def check_factors(weights: Sequence[float], count: int) -> tuple[float, ...]:
         return (1.0,) * count
     if len(weights) != count:
         raise UsageError(
-            f"{len(weights)} weights for {count} models",
+            f"{len(weights)} {plural(len(weights), 'weight')} for {count} models",
             hint="--weights 0.5,0.3,0.2: one for each model",
         )
     if not all(map(isfinite, weights)):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.options.parameters import flags_in
@@ -20,6 +23,13 @@ def _command_line(wanted: bool) -> str | None:
     return shlex.join(["rebasin", *sys.argv[1:]]) if wanted else None
 
 
+def _no_stream(out: str | None) -> str | None:
+    """Return -o as it is. Raises BadParameter for what elsewhere means stdout."""
+    if out == "-":
+        raise typer.BadParameter("-o - names no file, and results go to files: ./- is one")
+    return out
+
+
 @dataclass(frozen=True)
 class Output:
     """Where and how results are written.
@@ -31,7 +41,9 @@ class Output:
     folder; None: files as the input's.
     """
 
-    out: str | None = _file("--out", "-o", help="File for one result, folder for several.")
+    out: str | None = _file(
+        "--out", "-o", parse=_no_stream, help="File for one result, folder for several."
+    )
     card: str | None = _file(
         "--card",
         kind=bool,
@@ -64,6 +76,13 @@ class Output:
     in_place: bool = _file(
         "--in-place", default=False, help="Let an output replace the input it comes from."
     )
+
+    @staticmethod
+    def check_flags(given: Mapping[str, Any]) -> None:
+        """Raise for flags that say opposite things of a file that is there."""
+        if given.get("no_clobber") and (given.get("force") or given.get("in_place")):
+            other = "--force" if given.get("force") else "--in-place"
+            raise typer.BadParameter(f"{other} replaces what is there, and --no-clobber keeps it")
 
     @property
     def path(self) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import typer
 
+from rebasin_cli.checkpoint.failures import refuse_loop
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
 from rebasin_cli.errors import UsageError
 
@@ -83,6 +84,7 @@ def optional_file(path: str | None) -> Path | None:
     found = named_path(path)
     if path.endswith("/") or (not isinstance(found, RemotePath) and found.is_dir()):
         raise UsageError(f"{path} is a folder, and one file is written", hint="name a file in it")
+    refuse_loop(found)
     return found
 
 

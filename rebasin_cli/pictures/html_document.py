@@ -14,9 +14,10 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
        color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.25; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal;
+        width: max-content; }
 th, td { padding: 0.15rem 0.8rem; text-align: right; border-bottom: 1px solid var(--rule); }
-th { vertical-align: bottom; min-width: 4rem; }
+th { vertical-align: bottom; min-width: 4rem; max-width: 8rem; }
 td { white-space: nowrap; }
 .wide { overflow-x: auto; }
 .picture { background: #fff; border-radius: 4px; }

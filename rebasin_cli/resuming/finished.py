@@ -44,7 +44,7 @@ class FinishedList:
         return replace(output, force=True) if place in self else output
 
     def __contains__(self, place: Path) -> bool:
-        return place.resolve() in self.begun
+        return bool(self.begun) and place.resolve() in self.begun
 
 
 def plan_finished(

@@ -55,6 +55,18 @@ OUTPUTS = rows(
         existing("b.aligned.safetensors"),
     ),
     Row("merged exists", f"merge {PAIR}", 2, ("merged", "--force"), existing("merged.safetensors")),
+    Row(
+        "output leads round to itself",
+        f"align {PAIR} -o round.safetensors --force",
+        2,
+        ("round.safetensors is a link that leads to itself",),
+        lambda folder: (folder / "round.safetensors").symlink_to("round.safetensors"),
+    ),
+    Row("output without a name", f"align {PAIR} -o ''", 2, ("an empty word stands behind -o",)),
+    Row("output of no value", f"align {PAIR} --out=", 2, ("--out= has no value",)),
+    Row("output to stdout", f"align {PAIR} -o -", 2, ("-o - names no file",)),
+    Row("output of another program", f"merge {PAIR} -o x.onnx", 2, ("x.onnx", ".safetensors")),
+    Row("replaced and kept", f"merge {PAIR} -f --no-clobber", 2, ("--force", "--no-clobber")),
     Row("output folder missing", f"align {PAIR} -o no/x.safetensors", 2, ("the folder no",)),
     Row("output folder missing in lerp", f"lerp {PAIR} --steps 2 -o no/deep", 2, ("no",)),
     Row(
@@ -146,6 +158,12 @@ VALUES = rows(
 )
 
 MODELS = rows(
+    Row(
+        "data without a name",
+        "statistics a.safetensors --model torch.nn:Linear --data net.py",
+        2,
+        ("'net.py' names nothing in a file", "file.py:NAME"),
+    ),
     Row("batches of no data", f"align {PAIR} --batches 2", 2, ("--batches", "needs --data")),
     Row("no model", "align", 2, ("a reference and at least one model",)),
     Row("one model to align", "align a.safetensors", 2, ("at least one model",)),

@@ -33,6 +33,7 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 SCHEMES = {"dark": 0, "light": 1}  # what Chromium's settings call them
 READABLE = 4.5  # WCAG 2.1, 1.4.3: contrast of text
 LETTERS = 8.5  # CSS pixels: the smallest text of a picture that is still read
+HEAD = 80  # CSS pixels: three lines of the head of a table, and its padding
 DRAWN = 9  # points, of which the box of a picture is made: the smallest text that is drawn
 MEASURE = """
 const found = [];
@@ -52,6 +53,7 @@ for (const frame of document.querySelectorAll("iframe")) {
     contrast: (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05),
     text: parseFloat(body.fontSize), scale: box.width / svg.viewBox.baseVal.width,
     behind: view.getComputedStyle(svg.parentElement).backgroundColor, title: page.title,
+    heads: Math.max(...[...page.querySelectorAll("th")].map(each => each.offsetHeight)),
     requests: view.performance.getEntriesByType("resource").length,
   });
 }
@@ -115,6 +117,7 @@ def test_pages_are_readable_on_a_phone_and_at_a_desk(tmp_path, scheme):
         assert each["behind"] == "rgb(255, 255, 255)"  # what is drawn is drawn for white
         assert each["scale"] * DRAWN >= LETTERS
         assert each["title"]
+        assert each["heads"] <= HEAD
         assert each["requests"] == 0
 
 

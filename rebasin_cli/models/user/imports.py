@@ -18,6 +18,7 @@ from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, sugg
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.models.user.uncached_imports import Apart, forget_changed, reachable
+from rebasin_cli.wording import listing
 
 FORMS = (
     "write file.py:Class, pkg.mod:Class, torchvision:NAME, timm:NAME, hf:FOLDER or diffusers:FOLDER"
@@ -33,13 +34,16 @@ def named_object(target: str) -> Any:
     forget_changed()
     place, _, name = target.rpartition(":")
     if not place or not name:
-        raise UsageError(f"{target!r} names nothing", hint="write file.py:NAME or pkg.mod:NAME")
+        raise UsageError(
+            f"{target!r} names nothing in a file", hint="write file.py:NAME or pkg.mod:NAME"
+        )
     module = _file(Path(place)) if place.endswith(".py") else _module(place)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
             known = [key for key in vars(found) if not key.startswith("_")]
-            raise UsageError(f"{place} has no {name!r}", hint=suggest(part, known))
+            hint = suggest(part, known) or f"it has {listing(known)}"
+            raise UsageError(f"{place} has no {name!r}", hint=hint)
         found = getattr(found, part)
     return found
 
