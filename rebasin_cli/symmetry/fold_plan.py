@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 from rebasin_cli.errors import SpecError
 from rebasin_cli.spec.binding.axis_sides import Side, axis_of, axis_sides
@@ -146,6 +147,11 @@ class FoldPlan:
         sides = axis_sides(tensor, self.bound.transposed)
         return frozenset(axis for axis, found in enumerate(sides) if Side.READ in found)
 
+    def _places(self, reader: str, norm: BoundNorm) -> int:
+        """Return at how many places a weight reads each unit: those of the kernel."""
+        written, gain = self.tensors[bias_of(reader)], self.tensors[norm.gain]
+        return prod(self.tensors[reader].shape) // prod(written.shape) // prod(gain.shape)
+
     def check(self) -> None:
         """Raise SpecError where a norm has no reader, or a reader of a stream no norm."""
         for norm in self.norms.values():
@@ -153,6 +159,13 @@ class FoldPlan:
                 raise SpecError(
                     f"no tensor reads the norm {norm.gain!r}",
                     hint="`norms:` of the spec names them; a model without its head has none",
+                )
+        for name, norm in self.readers.items():
+            if norm.bias and not self.keeps_bias(norm) and self._places(name, norm) > 1:
+                raise SpecError(
+                    f"{name!r} reads several places at once of the norm {norm.gain!r}",
+                    detail="at the edge it meets zeros, to which the norm added no bias",
+                    hint="leave this norm out of `norms:`, and its units to permutations",
                 )
         for name, tensor in self.tensors.items():
             told = name in self.readers or _is_bias(name)

@@ -150,3 +150,27 @@ def test_transformers(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": name} | config), "utf-8")
     found = traced(f"hf:{tmp_path}", FLOAT32)
     assert counted(found) == (groups, children)
+
+
+# Beside what a plain call reads: patches and frames that are hidden, answers to choose from, texts
+# of a batch without a padding token.
+BESIDE = {
+    "ViTForMaskedImageModeling": ("vit", {"image_size": 32, "patch_size": 8, "encoder_stride": 8}),
+    "HubertForCTC": (
+        "hubert",
+        {"conv_dim": [32], "conv_kernel": [10], "conv_stride": [40], "num_feat_extract_layers": 1}
+        | {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4},
+    ),
+    "BertForMultipleChoice": ("bert", {}),
+    "Qwen2ForSequenceClassification": ("qwen2", {"num_key_value_heads": 2}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BESIDE)
+def test_all_of_what_the_task_of_a_model_reads_is_exercised(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", minversion="5.24")
+    kind, fields = BESIDE[name]
+    config = {"model_type": kind} | tiny(name) | fields
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    assert traced(f"hf:{tmp_path}", FLOAT32).unused == ()

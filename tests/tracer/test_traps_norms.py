@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -85,3 +86,22 @@ def test_trap_10_fixed_pieces_inside_fixed_pieces_are_both_parents() -> None:
 """
     rest = "H 2 fixed; j 2 per H; K 2; k 4 per K"
     check(given, f"P 2 fixed; G 2 fixed per P; i 2 per G; {rest}", text)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_norm_in_front_of_a_convolution_is_folded_where_it_reads_one_place(kernel: int) -> None:
+    # At the edge of a picture a larger kernel meets zeros, to which the norm added no bias.
+    def run(m, x):
+        x = m.a(x).movedim(1, -1)
+        return m.b(m.norm(x).movedim(-1, 1)).mean((2, 3))
+
+    net = Net(
+        run,
+        a=nn.Conv2d(3, 8, 1),
+        norm=nn.LayerNorm(8),
+        b=nn.Conv2d(8, 4, kernel, padding=kernel // 2),
+    )
+    text = "  a.{weight,bias}: [h]\n  norm.{weight,bias}: [h]\n  b.weight: [~, h]\n"
+    found = check(rows(net, 2, 3, 6, 6), "h 8", text)
+    (group,) = found.bound.groups.values()
+    assert group.maps == ("orthogonal" if kernel == 1 else "permutation")

@@ -12,7 +12,7 @@ def relate_fields(old: Mapping[str, Any], new: dict[str, Any]) -> dict[str, Any]
     """Return the fields with those that count in units of others as they were, in these units."""
     parts = (_layers, _crossing, _queries, _joined, _patches)
     fitted = {name: value for part in parts for name, value in part(new).items()}
-    return {**new, **_stacked(old, new), **_pinpoints(old, new), **fitted}
+    return {**new, **_stacked(old, new), **_pinpoints(old, new), **_stride(old, new), **fitted}
 
 
 def _stacked(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,6 +30,14 @@ def _pinpoints(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
     if not (points and before):
         return {}
     return {"image_grid_pinpoints": [[v // before * _side(new) for v in pair] for pair in points]}
+
+
+def _stride(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many pixels a decoder makes of each place: as many patches as before."""
+    stride, before = old.get("encoder_stride"), old.get("patch_size")
+    if not (isinstance(stride, int) and isinstance(before, int) and stride % before == 0):
+        return {}
+    return {"encoder_stride": stride // before * new["patch_size"]}
 
 
 def _side(fields: Mapping[str, Any]) -> int:

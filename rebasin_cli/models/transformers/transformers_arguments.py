@@ -31,7 +31,10 @@ def tokens(frame: ExampleSize, length: int) -> torch.Tensor:
     special = [v for k, v in fields if k.endswith(("token_id", "token_index"))]
     flat = [v for item in special for v in (item if isinstance(item, list) else [item])]
     below = getattr(text, "vocab_size", None) or frame.get("vocab_size", "n_tokens", default=2)
-    return ids((frame.batch, length), below, avoid=(0, 1, 2, 3, *flat))
+    chosen_from = (2,) * (
+        "MultipleChoice" in type(frame.model).__name__
+    )  # answers to each question
+    return ids((frame.batch, *chosen_from, length), below, avoid=(0, 1, 2, 3, *flat))
 
 
 def _text_config(config: Any) -> Any:

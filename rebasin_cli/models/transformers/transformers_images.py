@@ -141,6 +141,14 @@ def _regions(field: str) -> TensorMaker:
     return lambda frame: noise((frame.batch, 5, frame.get(field, default=4)))
 
 
+def _hidden_patches(frame: ExampleSize) -> torch.Tensor:
+    """Return that every other patch of images or videos is hidden, (batch, patches)."""
+    counts = (getattr(part, "num_patches", None) for part in frame.model.modules())
+    rows, columns = (side // max(1, frame.seen("patch_size")) for side in sides(frame))
+    count = next((n for n in counts if isinstance(n, int)), rows * columns)
+    return (torch.arange(count, device=CPU) % 2 == 0).expand(frame.batch, -1)
+
+
 def _merges(frame: ExampleSize) -> torch.Tensor:
     return torch.ones(frame.batch, dtype=torch.int64, device=CPU)
 
@@ -172,6 +180,8 @@ PICTURES: tuple[ImageForm, ...] = (
     {"pixel_values": image, "pixel_mask": _whole_mask()},
     {"pixel_values": lambda frame: image(frame, 1)},
     {"pixel_values": lambda frame: image(frame, 2)},
+    {"pixel_values": image, "bool_masked_pos": _hidden_patches},
+    {"pixel_values": video, "bool_masked_pos": _hidden_patches},
     {"pixel_values": image},
     {"pixel_values": video},
     {"pixel_values": patches, "grid_thw": grid, "merge_sizes": _merges},

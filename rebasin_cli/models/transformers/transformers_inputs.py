@@ -61,8 +61,8 @@ def transformers_examples(small: Small, model: nn.Module) -> tuple[Example, ...]
     What it accepts was tried on the small model, with real tensors: some look at values. If there
     is none, the model itself has to do.
     """
-    tried = small.model or model
-    for fed in small.inputs if small.model else find_inputs(model):
+    tried = small.model if small.model and small.inputs else model
+    for fed in small.inputs or find_inputs(model):
         sizes = [size for size in SIZES if _refusal(tried, fed.makers, size) is None]
         try:
             found = tuple(_example(model, fed.makers, size) for size in sizes)

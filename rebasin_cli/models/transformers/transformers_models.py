@@ -15,6 +15,7 @@ from torch import nn
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Example, Subject
+from rebasin_cli.models.transformers.example_size import parts
 from rebasin_cli.models.transformers.shrink import shrink_subject, shrunk_ways
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
@@ -55,6 +56,7 @@ PLAIN = {
     "mask_feature_prob": 0.0,
 }
 
+CLASSIFIER = "SequenceClassification"
 ENOUGH = 0.9  # of the parameters: a pooler that no head reads is not worth another small model
 
 
@@ -124,6 +126,9 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     ours = copy.deepcopy(config)
     for field, value in PLAIN.items():
         _each(ours, field, value)
+    for part in parts(ours, ()):
+        if getattr(part, "pad_token_id", 0) is None and CLASSIFIER in architecture.__name__:
+            part.pad_token_id = 0  # asked for by batches, and in none of them
     ours._attn_implementation = "eager"
     if hasattr(ours, "_experts_implementation"):
         ours._experts_implementation = "batched_mm"
