@@ -34,7 +34,7 @@ class Trace:
     returned: what the axes of the outputs are made of. points: where the units of the groups that
     were found can be seen at work, in the order of a pass; a group may have been dropped since.
     reasons: group -> why its units can be permuted and not rotated.
-    proof: None if there is none. doubt: then why.
+    proof: None if there is none. doubt: then why. decided: as in `Record`.
     """
 
     spec: Spec
@@ -51,6 +51,7 @@ class Trace:
     reasons: Mapping[str, str]
     proof: Proof | None
     doubt: Doubt | None = None
+    decided: tuple[str, ...] = ()
 
     def with_spec(self, spec: Spec) -> Trace:
         """Return the trace with another spec of the same tensors, an entry for each."""
@@ -106,6 +107,7 @@ def trace_before_proof(found: Symmetry, record_: Record, model: nn.Module) -> Tr
         points=found.derived.points,
         reasons=found.derived.classes.reasons,
         proof=None,
+        decided=record_.decided,
     )
 
 

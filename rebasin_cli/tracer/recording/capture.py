@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rebasin_cli.tensors.trees import map_leaves
+from rebasin_cli.tracer.recording.decisions import decided
 from rebasin_cli.tracer.recording.idle_members import list_names
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder, primitive_kernels
@@ -62,8 +63,15 @@ def _record(
         outputs.update({name: value for name, value in found.items() if value is not None})
         chosen.extend(f"{number}:{name}" for name in primary_outputs(returned))
         ends.append(len(recorder.calls))
-    lists = list_names(model)
-    return Record(tuple(recorder.calls), tensors, outputs, tuple(chosen), tuple(ends), lists)
+    return Record(
+        tuple(recorder.calls),
+        tensors,
+        outputs,
+        tuple(chosen),
+        tuple(ends),
+        list_names(model),
+        decided(recorder.calls, tensors.values(), recorder.lines),
+    )
 
 
 def _name_tensors(
