@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rebasin_cli.tensors.trees import map_leaves
-from rebasin_cli.tracer.recording.decisions import decided
+from rebasin_cli.tracer.recording.decisions import deciding_lines
 from rebasin_cli.tracer.recording.idle_members import list_names
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder, primitive_kernels
@@ -70,7 +70,7 @@ def _record(
         tuple(chosen),
         tuple(ends),
         list_names(model),
-        decided(recorder.calls, tensors.values(), recorder.lines),
+        deciding_lines(recorder.calls, tensors.values(), recorder.lines),
     )
 
 

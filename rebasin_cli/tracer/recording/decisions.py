@@ -29,7 +29,7 @@ def asks(call: Call) -> bool:
     return facts(call.name).steers and not integer
 
 
-def decided(
+def deciding_lines(
     calls: Iterable[Call], parameters: Iterable[Value], lines: Mapping[int, str]
 ) -> tuple[str, ...]:
     """Return the lines that ask for what follows from weights, or from inputs that are no indices.

@@ -36,12 +36,12 @@ def _comments(tracing: Tracing, model: TracedModel) -> Iterator[str]:
     if trace.proof is not None:
         yield from (f"{group}: {what}" for group, what in trace.proof.refuted.items())
     if trace.decided:
-        yield f"{decided(trace)}."
+        yield f"{unproved_text(trace)}."
     for fate, names in idle(trace).items():
         yield f"Not exercised, and so {fate}: {list_names(names, LISTED)}."
 
 
-def decided(trace: Trace) -> str:
+def unproved_text(trace: Trace) -> str:
     """Return where numbers of the run may have decided what runs."""
     lines = list_names(trace.decided, LISTED)
     return f"Its numbers may decide what runs ({lines}): what did not run is not proved"
