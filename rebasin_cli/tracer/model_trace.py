@@ -35,8 +35,8 @@ class Trace:
     returned: what the axes of the outputs are made of. points: where the units of the groups that
     were found can be seen at work, in the order of a pass; a group may have been dropped since.
     reasons: group -> why its units can be permuted and not rotated.
-    trained: whether a call in training mode counts too.
-    proof: None if there is none. doubt: then why.
+    trained: whether a call in training mode counts too. proof: None if there is none. doubt: then
+    why. decided: as in `Record`.
     """
 
     spec: Spec
@@ -53,6 +53,7 @@ class Trace:
     reasons: Mapping[str, str]
     proof: Proof | None
     doubt: Doubt | None = None
+    decided: tuple[str, ...] = ()
     trained: bool = False
 
     def __repr__(self) -> str:
@@ -114,6 +115,7 @@ def trace_before_proof(found: Symmetry, record_: Record, model: nn.Module) -> Tr
         points=found.derived.points,
         reasons=found.derived.classes.reasons,
         proof=None,
+        decided=record_.decided,
     )
 
 

@@ -122,6 +122,14 @@ def test_integer_tensors_do_not_vote():
     assert [t.votes for t in spec.tensors] == [True, True, False]
 
 
+def test_matrices_among_buffers_vote_for_units_that_nothing_else_tells():
+    shapes = {"a": (4, 3), "codes": (6, 4), "sizes": (6,), "mask": (4, 3), "order": (6, 2)}
+    lines = ["a: [x, ~]", "codes: [code, x]", "sizes: [code]", "mask: [x, ~]", "order: [code, ~]"]
+    head = "buffers: [codes, sizes, mask, order]"
+    spec = bound(lines, shapes, head=head, dtypes={"order": torch.int64})
+    assert [t.votes for t in spec.tensors] == [True, True, False, False, False]
+
+
 def test_a_split_reads_two_streams():
     lines = [
         'mha.in.weight: {split: 0, parts: [["head * qk", dec], ["head * qk + head * vo", enc]]}',

@@ -200,6 +200,7 @@ class _Binder:
             for placement, found in zip(placements, cut, strict=True)
             if placement.members[0] in self._infos
         ]
+        tensors = _with_codebooks(tensors, self._infos, groups)
         named = {name for tensor in tensors for name in tensor.members}
         untouched = tuple(name for name in self._infos if name not in named)
         stored = frozenset(name for name in buffers if name in self._infos)
@@ -217,6 +218,25 @@ class _Binder:
         if info.dtype.is_complex:
             blocks, shape = tuple(map(of_pairs, blocks)), (*shape, 2)
         return BoundTensor(placement.members, placement.stacked, shape, blocks, votes)
+
+
+def _with_codebooks(
+    tensors: Sequence[BoundTensor],
+    infos: Mapping[str, TensorInfo],
+    groups: Mapping[str, BoundGroup],
+) -> list[BoundTensor]:
+    """Return the tensors where matrices among the buffers vote for what no other tensor tells.
+
+    The codes of a quantiser that is not trained by gradients stand in buffers alone.
+    """
+    told = {group for t in tensors if t.votes for group in t.groups}
+    untold = {name for name, group in groups.items() if not group.fixed} - told
+    return [
+        replace(t, votes=True)
+        if len(t.shape) > 1 and untold & t.groups and infos[t.members[0]].floating
+        else t
+        for t in tensors
+    ]
 
 
 def _first_uses(placements: Iterable[Placement]) -> dict[str, TextPlace | None]:

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tensors.trees import map_leaves
+from rebasin_cli.tracer.recording.decisions import deciding_lines
 from rebasin_cli.tracer.recording.idle_members import list_names
 from rebasin_cli.tracer.recording.record import Record, Value
 from rebasin_cli.tracer.recording.recorder import Recorder, primitive_kernels
@@ -65,8 +66,15 @@ def _record(
         primary = (f"{number}:{name}" for name in primary_outputs(returned))
         chosen.extend(name for name in primary if name in outputs)
         ends.append(len(recorder.calls))
-    lists = list_names(model)
-    return Record(tuple(recorder.calls), tensors, outputs, tuple(chosen), tuple(ends), lists)
+    return Record(
+        tuple(recorder.calls),
+        tensors,
+        outputs,
+        tuple(chosen),
+        tuple(ends),
+        list_names(model),
+        deciding_lines(recorder.calls, tensors.values(), recorder.lines),
+    )
 
 
 def _name_tensors(

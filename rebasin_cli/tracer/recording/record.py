@@ -94,6 +94,7 @@ class Record:
     model looks at, not what it returns for a later call or for inspection.
     ends: of several passes one after the other, how many calls there were at the end of each.
     lists: the names of the lists of modules, with a dot at the end, inner ones first.
+    decided: lines of the code that ask for numbers of the run, which may decide what runs.
     """
 
     calls: tuple[Call, ...]
@@ -102,6 +103,7 @@ class Record:
     chosen: tuple[str, ...] = ()
     ends: tuple[int, ...] = ()
     lists: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
 
 
 def values_in(tree: object) -> list[Value]:

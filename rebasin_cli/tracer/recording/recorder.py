@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from rebasin_cli.errors import UsageError
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.operators import facts
+from rebasin_cli.tracer.recording.decisions import asks, code_line
 from rebasin_cli.tracer.recording.dispatch import OperatorMode
 from rebasin_cli.tracer.recording.record import Call, Value, values_in
 
@@ -56,6 +57,7 @@ class Recorder(OperatorMode):
     def __init__(self, *, fake: bool) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.lines: dict[int, str] = {}  # of the model's code, where that asks for numbers
         self.fake = fake
         self._overwritten: set[Value] = set()
         self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
@@ -90,9 +92,10 @@ class Recorder(OperatorMode):
         if not in_place:
             del self._values[id(args[0])]  # the tensor is a view of what it was from now on
         results = self._results(result, numbers, constant, _viewed(func, inputs))
-        self.calls.append(
-            Call(len(self.calls), plain_name(func), func, inputs, options, results, written)
-        )
+        call = Call(len(self.calls), plain_name(func), func, inputs, options, results, written)
+        self.calls.append(call)
+        if asks(call):
+            self.lines[call.index] = code_line()
         return result
 
     def _known(self, tensor: Tensor) -> Value | None:

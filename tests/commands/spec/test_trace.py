@@ -96,6 +96,33 @@ def test_buffers_that_hold_units_are_named_with_what_moves_them(folder):
     assert "keep units in place: table. --permute-buffer GLOB moves them along" in done.err
 
 
+BRANCHES = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        h = self.a(x)
+        if h.mean() > 0:
+            h = 2 * h
+        if x.sum().item() > 1e9:
+            h = h.flip(-1)
+        steps = int((x > 0).sum())
+        return self.b(h if steps < 99 and bool((h.new_ones(3) > 0).all()) else -h)
+"""
+
+
+def test_lines_where_numbers_decide_what_runs_are_named(folder):
+    (folder / "branches.py").write_text(BRANCHES)
+    done = trace(folder, target="branches.py:Net")
+    said = "Its numbers may decide what runs (branches.py:11, branches.py:13): what did not run is"
+    assert f"  {said} not proved\n" in done.err
+    assert said in done.out
+
+
 def test_json_has_the_fields_of_the_contract(folder):
     result, summary = trace(folder, "--json").events
     assert summary["event"] == "summary"

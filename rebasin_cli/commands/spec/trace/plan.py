@@ -52,13 +52,3 @@ class Traced:
     @property
     def trace(self) -> Trace:
         return self.model.trace
-
-
-def idle(trace: Trace) -> dict[str, list[str]]:
-    """Return the tensors that no output depends on, by what becomes of them."""
-    follow = list(trace.followers)
-    fates = {
-        "fixed": [name for name in trace.unused if name not in follow],
-        "moved as others of their lists are": follow,
-    }
-    return {fate: names for fate, names in fates.items() if names}

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_with
-from rebasin_cli.commands.spec.trace.plan import Traced, idle
+from rebasin_cli.commands.spec.trace.plan import Traced
+from rebasin_cli.commands.spec.trace.traced_text import idle, unproved_text
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.tracer.model_trace import Trace
@@ -46,6 +47,7 @@ def trace_fields(outcome: Traced) -> dict[str, Any]:
         "refuted": dict(proof.refuted) if proof else {},
         "outputs": list(trace.outputs),
         "unused": list(trace.unused),
+        "decided": list(trace.decided),
         "unknown": list(trace.unknown),
         "fixed": [
             {"tensor": f.tensor, "axis": f.axis, "size": f.size, "reason": f.reason, "soft": f.soft}
@@ -77,6 +79,8 @@ def _sentences(outcome: Traced) -> Iterator[str]:
             norms > 0
         )
         yield f"  its stream may be rotated{folded}: align --symmetry orthogonal"
+    if trace.decided:
+        yield f"  {unproved_text(trace)}"
     for fate, names in idle(trace).items():
         shown = list_names(names, NAMED, rest=AND_SO_ON)
         yield f"  {count(len(names), 'tensor')} not exercised, and so {fate}: {shown}"
