@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -47,6 +48,8 @@ def plan_place(
     """
     if isinstance(path, RemotePath) and path.only_read:
         raise UsageError(f"{path} cannot be written to", hint="say where with -o")
+    if real_path(path).is_symlink():
+        raise UsageError(f"{path} is a link that leads to itself", hint="choose another output")
     if _same(path, others) or (_same(path, own) and not output.in_place):
         in_place = "" if _same(path, others) else ", or give --in-place to replace the input"
         raise UsageError(
@@ -80,6 +83,11 @@ def _replacing(path: Path) -> OutputPlace:
 def files_of(model: Checkpoint) -> list[Path]:
     """Return everything that is part of a model on disk."""
     return [model.path, *model.files]
+
+
+def real_path(path: Path) -> Path:
+    """Return where links lead: `Path.resolve` of Python 3.12 ends as a bug for one that turns."""
+    return Path(realpath(path))
 
 
 def _folder_to_make(path: Path, *, create: bool) -> Path | None:
