@@ -38,6 +38,7 @@ _HINTS = {
     errno.EACCES: "check the permissions of the file and of its folder",
     errno.EPERM: "check the permissions of the file and of its folder",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENAMETOOLONG: "name a shorter one",
 }
 
 # Options that the library has as keywords: with values, and those that are given or not.
@@ -210,7 +211,9 @@ def look_up(kind: str, name: str, table: Mapping[str, NamedT]) -> NamedT:
 def refusal_by_system(error: OSError, where: str, *, what: str = "cannot read") -> MachineError:
     """Return the error for what the operating system does not do with a file."""
     reason = error.strerror or str(error)
-    return MachineError(f"{what}: {reason}", where=where, hint=_HINTS.get(error.errno or 0, ""))
+    return MachineError(
+        f"{what}: {reason}".removeprefix(": "), where=where, hint=_HINTS.get(error.errno or 0, "")
+    )
 
 
 class RebasinWarning(UserWarning):

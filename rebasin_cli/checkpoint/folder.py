@@ -145,14 +145,19 @@ def _shards(names: Sequence[str], folder: Path) -> Sequence[str] | None:
         for number in range(1, count + 1)
     ]
     lacking = sorted(set(wanted) - set(names))
+    _require_all(wanted, lacking, folder)
+    return wanted
+
+
+def _require_all(wanted: Sequence[str], lacking: Sequence[str], where: Path) -> None:
+    """Raise CheckpointError if shards of a model are missing."""
     if lacking:
         raise CheckpointError(
-            f"{len(lacking)} of {count} shards are missing",
-            where=str(folder),
+            f"{len(lacking)} of {len(wanted)} shards are missing",
+            where=str(where),
             detail=listing(lacking),
             hint="download them too: a model is all of its shards",
         )
-    return wanted
 
 
 def _no_weights(inside: FolderListing, folder: Path) -> CheckpointError:
@@ -192,11 +197,7 @@ def _indexed(index: Path) -> WeightSet:
     names = sorted(set(weight_map.values()))
     with reading(index):
         missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        problems = [
-            Problem(f"the shard {name!r} does not exist", where=str(index)) for name in missing
-        ]
-        raise CheckpointError(*cap_problems(problems))
+    _require_all(names, missing, index)
     files = tuple(folder / name for name in names)
     return WeightSet(
         files=files, folder=folder, index=index.name, weight_map=weight_map, notes=notes

@@ -15,7 +15,7 @@ import typer
 
 from rebasin_cli.cli.process import PIPE_CLOSED, say
 from rebasin_cli.cli.signals import StoppedError, unwind_on_signals
-from rebasin_cli.errors import MachineError, RebasinError
+from rebasin_cli.errors import MachineError, RebasinError, refusal_by_system
 from rebasin_cli.presentation.work import PrintedText, Work
 
 BUG = 70
@@ -88,7 +88,7 @@ def _translated(error: Exception) -> RebasinError | None:
     if isinstance(error, MemoryError):
         return MachineError("out of memory", hint="--max-memory SIZE")
     if isinstance(error, OSError):
-        return MachineError(error.strerror or str(error), where=str(error.filename or ""))
+        return refusal_by_system(error, str(error.filename or ""), what="")
     if _out_of_device_memory(error):
         return MachineError(
             "a device has not enough memory",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 
 from rebasin_cli.checkpoint.failures import refuse_loop
@@ -82,6 +83,11 @@ def _replacing(path: Path) -> OutputPlace:
 def files_of(model: Checkpoint) -> list[Path]:
     """Return everything that is part of a model on disk."""
     return [model.path, *model.files]
+
+
+def real_path(path: Path) -> Path:
+    """Return where links lead: `Path.resolve` of Python 3.12 ends as a bug for one that turns."""
+    return Path(realpath(path))
 
 
 def _folder_to_make(path: Path, *, create: bool) -> Path | None:

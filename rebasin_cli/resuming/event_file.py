@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rebasin_cli.errors import MachineError, RebasinError
+from rebasin_cli.errors import RebasinError, refusal_by_system
 from rebasin_cli.json_text import read_json
 
 SCHEMA = "rebasin/1"
@@ -52,8 +52,7 @@ class EventFile(Generic[RecordT]):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"\n{line}\n" if self._unended else f"{line}\n")
         except OSError as error:
-            where, why = str(self.path), error.strerror or str(error)
-            raise MachineError(f"cannot write: {why}", where=where) from error
+            raise refusal_by_system(error, str(self.path), what="cannot write") from error
         self._end, self._unended = None, False
 
     def _read(self, path: Path) -> Iterator[RecordT]:

@@ -10,7 +10,7 @@ from typing import Any
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.places import check_distinct, files_of
+from rebasin_cli.files.places import check_distinct, files_of, real_path
 from rebasin_cli.options.output import Output
 from rebasin_cli.resuming.circumstances import Circumstances
 from rebasin_cli.resuming.event_file import EventFile
@@ -44,7 +44,7 @@ class FinishedList:
         return replace(output, force=True) if place in self else output
 
     def __contains__(self, place: Path) -> bool:
-        return bool(self.begun) and place.resolve() in self.begun
+        return real_path(place) in self.begun
 
 
 def plan_finished(
@@ -64,7 +64,7 @@ def plan_finished(
         return read_finished(path, command)
     if any(isinstance(each, RemotePath) for each in (path, *places)):
         raise UsageError("--resume lists results on this machine", hint="leave it out for a store")
-    if path.resolve() in [file.resolve() for model in models for file in files_of(model)]:
+    if real_path(path) in [real_path(file) for model in models for file in files_of(model)]:
         raise UsageError(f"--resume {path} is one of the models")
     if output.in_place:
         raise UsageError("--resume compares the inputs with those before, and --in-place ends them")
@@ -87,7 +87,7 @@ def read_finished(path: Path | None, command: str) -> FinishedList:
     heads = [each for each in file.records if each["event"] == BEGUN]
     if path is None or not heads:
         return FinishedList(file, command)
-    folder = path.parent.resolve()
+    folder = real_path(path.parent)
     begun = {place for head in heads for place in head["places"]}
     done = {each["place"]: each for each in file.records if each["event"] == FINISHED}
     return FinishedList(
@@ -113,4 +113,4 @@ def _ours(event: Mapping[str, Any], command: str) -> Mapping[str, Any]:
 
 
 def _place(folder: Path, place: str) -> Path:
-    return (folder / place).resolve()
+    return real_path(folder / place)

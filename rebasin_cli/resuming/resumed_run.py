@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
+from rebasin_cli.files.places import real_path
 from rebasin_cli.files.targets import Target
 from rebasin_cli.presentation.events import finite_json
 from rebasin_cli.presentation.outcomes import LeftAsIs, Reused
@@ -128,7 +129,7 @@ class Resumed:
     def _found(self) -> Iterator[tuple[Path, Reused]]:
         """Yield the results that are there as they were written."""
         for place, files in self.results.items():
-            event = self.known.finished.get(place.resolve())
+            event = self.known.finished.get(real_path(place))
             if event is None or not all(self._as_written(file, event) for file in files):
                 continue
             result, text = dict(event["result"]), event["text"]
@@ -147,7 +148,7 @@ class Resumed:
         """Return a place as the list has it: from its own folder."""
         path = self.known.file.path
         assert path is not None
-        return os.path.relpath(place.resolve(), path.parent.resolve())
+        return os.path.relpath(real_path(place), real_path(path.parent))
 
 
 def _digest(path: Path) -> str | None:

@@ -133,6 +133,26 @@ def test_a_slash_at_the_end_means_a_folder(tmp_path, argv, path, there):
     assert (tmp_path / path).is_file()
 
 
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        ((*ALIGN, "-o", "loop"), 2, "loop is a link that leads to itself"),
+        (
+            ("lerp", *ALIGN[1:3], "--at", "0.5", "--resume", "loop"),
+            4,
+            "loop: cannot write: Too many levels of symbolic links",
+        ),
+        ((*ALIGN, "-o", "x" * 256), 4, "File name too long\nhint: name a shorter one"),
+    ],
+)
+def test_a_name_that_cannot_be_a_file_is_told(tmp_path, argv, code, told):
+    pair(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    done = rebasin(*argv, cwd=tmp_path)
+    assert (done.code, done.lines) == (code, [])
+    assert told in done.err
+
+
 def test_no_clobber_leaves_a_permutation_too(tmp_path):
     pair(tmp_path)
     (tmp_path / "p.safetensors").write_bytes(b"old")

@@ -207,11 +207,12 @@ def test_shards_without_an_index_are_one_model_and_stay_so(tmp_path):
 
 def test_a_missing_shard_is_named(tmp_path):
     sharded(tmp_path / "a", mlp(0), {})
-    for name in ("model.safetensors.index.json", "model-00002-of-00002.safetensors"):
+    for name in ("model-00002-of-00002.safetensors", "model.safetensors.index.json"):
         (tmp_path / "a" / name).unlink()
-    done = rebasin("inspect", "a", cwd=tmp_path)
-    assert done.code == 3
-    assert "1 of 2 shards are missing\nmodel-00002-of-00002.safetensors" in done.err
+        done = rebasin("inspect", "a", cwd=tmp_path)
+        assert done.code == 3
+        lacking = "1 of 2 shards are missing\nmodel-00002-of-00002.safetensors\nhint: download"
+        assert lacking in done.err
 
 
 def test_a_tensor_in_two_shards_without_an_index_is_refused(tmp_path):

@@ -197,6 +197,16 @@ def test_a_list_that_was_cut_off_counts_up_to_there(tmp_path):
     assert rebasin(*LERP, "--json", cwd=tmp_path).events[2]["reused"]
 
 
+def test_a_list_that_the_disk_had_no_room_for_goes_on(tmp_path):
+    pair(tmp_path)
+    done = rebasin(*LERP, cwd=tmp_path, limits={"RLIMIT_FSIZE": 500})
+    told = (
+        "error: list: cannot write: File too large\nhint: raise the file size limit (ulimit -f)\n"
+    )
+    assert (done.code, done.err) == (4, told)
+    assert len(rebasin(*LERP, cwd=tmp_path).lines) == 3
+
+
 def test_more_points_may_be_asked_for(tmp_path):
     pair(tmp_path)
     rebasin(*LERP, cwd=tmp_path)

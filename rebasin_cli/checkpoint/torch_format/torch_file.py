@@ -67,8 +67,9 @@ class TorchFile:
             return found
         # A copy, so that the pages can go: what is held in memory is what the caller holds.
         copy = tensor.clone()
-        storage = tensor.untyped_storage()
-        forget_pages(storage.data_ptr(), storage.nbytes())
+        if self._as_stored:  # the file has nothing of what torch has turned over
+            storage = tensor.untyped_storage()
+            forget_pages(storage.data_ptr(), storage.nbytes())
         return copy
 
     def _read_by_position(self, tensor: Tensor) -> Tensor | None:

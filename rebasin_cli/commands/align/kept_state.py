@@ -14,7 +14,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.commands.align.command import AlignRequest
 from rebasin_cli.errors import CheckpointError, UsageError
-from rebasin_cli.files.places import files_of
+from rebasin_cli.files.places import files_of, real_path
 from rebasin_cli.files.targets import check_ending
 from rebasin_cli.json_text import read_json
 
@@ -88,7 +88,7 @@ def check_state_place(models: Sequence[Checkpoint], path: Path | None) -> None:
         return
     if len(models) > 2:
         raise UsageError("--resume keeps the state of one model", hint="align them one by one")
-    if path.resolve() in [f.resolve() for model in models for f in files_of(model)]:
+    if real_path(path) in [real_path(f) for model in models for f in files_of(model)]:
         raise UsageError(f"--resume {path} is one of the models")
     check_ending(path)
     if not path.parent.is_dir():
