@@ -22,6 +22,7 @@ from rebasin_cli.spec.language.model import (
     axes_of,
     entry_names,
     rewritten,
+    with_axes,
 )
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 
@@ -94,17 +95,11 @@ def rename_groups(meaning: Meaning, rename: Callable[[str], str]) -> Meaning:
         return meaning
     if isinstance(meaning, Declaration):
         return replace(meaning, per=meaning.per and rename(meaning.per))
-    if isinstance(meaning, Split):
-        parts = tuple(_renamed_axes(part, rename) for part in meaning.parts)
-        return Split(meaning.axis, parts)
-    return _renamed_axes(meaning, rename)
 
-
-def _renamed_axes(axes: Axes, rename: Callable[[str], str]) -> Axes:
-    def rename_groups(leaf: Named | Fixed) -> AxisExpr:
+    def renamed(leaf: Named | Fixed) -> AxisExpr:
         return Named(rename(leaf.name)) if isinstance(leaf, Named) else Fixed(leaf.size)
 
-    return tuple(rewritten(axis, rename_groups) for axis in axes)
+    return with_axes(meaning, lambda axes: tuple(rewritten(axis, renamed) for axis in axes))
 
 
 def plain_entry(entry: Entry, rank: int) -> Entry:

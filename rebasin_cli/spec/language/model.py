@@ -131,6 +131,13 @@ def axes_of(entry: Entry) -> tuple[Axes, ...]:
     return entry.parts if isinstance(entry, Split) else (entry,)
 
 
+def with_axes(entry: Entry, change: Callable[[Axes], Axes]) -> Entry:
+    """Return an entry with each of its axis lists replaced."""
+    if isinstance(entry, Split):
+        return Split(entry.axis, tuple(map(change, entry.parts)))
+    return change(entry)
+
+
 def entry_names(entry: Entry) -> Iterator[str]:
     """Yield the names in an entry from left to right."""
     for axes in axes_of(entry):

@@ -16,6 +16,7 @@ from rebasin_cli.errors import SpecError, UserCodeError
 from rebasin_cli.spec.binding.bind import bind
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import (
+    Axes,
     AxisExpr,
     Declaration,
     Entry,
@@ -24,10 +25,10 @@ from rebasin_cli.spec.language.model import (
     Product,
     Spec,
     Split,
-    axes_of,
     entry_names,
     leaves,
     rewritten,
+    with_axes,
 )
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Block
@@ -176,14 +177,14 @@ def _any_batch(entry: Entry, groups: Container[str]) -> Entry:
     An axis that is split is not that of the batch: its parts keep their sizes.
     """
     split = entry.axis if isinstance(entry, Split) else None
-    parts = tuple(
-        tuple(
+
+    def any_batch(axes: Axes) -> Axes:
+        return tuple(
             axis if k == split and isinstance(axis, Fixed) else _open(axis, groups)
-            for k, axis in enumerate(part)
+            for k, axis in enumerate(axes)
         )
-        for part in axes_of(entry)
-    )
-    return Split(entry.axis, parts) if isinstance(entry, Split) else parts[0]
+
+    return with_axes(entry, any_batch)
 
 
 def _open(axis: AxisExpr, groups: Container[str]) -> AxisExpr:

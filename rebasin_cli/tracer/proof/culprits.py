@@ -10,12 +10,11 @@ from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.language.model import (
     AxisExpr,
     Declaration,
-    Entry,
     Fixed,
     Named,
     Spec,
-    Split,
     rewritten,
+    with_axes,
 )
 
 Breaks = Callable[[Mapping[str, Permutation]], bool]
@@ -59,7 +58,16 @@ def drop_groups(spec: Spec, bound: BoundSpec, names: Iterable[str]) -> Spec:
     groups = {name: declared for name, declared in spec.groups.items() if name not in sizes}
     for name in sorted(held):
         groups[name] = replace(groups.get(name, Declaration()), fixed=True)
-    tensors = {name: _entry(entry, sizes) for name, entry in spec.tensors.items()}
+
+    def fixed(factor: Named | Fixed) -> AxisExpr:
+        if isinstance(factor, Named) and factor.name in sizes:
+            return Fixed(sizes[factor.name])
+        return factor
+
+    tensors = {
+        name: with_axes(entry, lambda axes: tuple(rewritten(axis, fixed) for axis in axes))
+        for name, entry in spec.tensors.items()
+    }
     return replace(spec, tensors=tensors, groups=groups)
 
 
@@ -82,18 +90,3 @@ def declared_one_sided(spec: Spec, names: Iterable[str]) -> Spec:
     for name in names:
         groups[name] = replace(groups.get(name, Declaration()), one_sided=True)
     return replace(spec, groups=groups)
-
-
-def _entry(entry: Entry, sizes: Mapping[str, int]) -> Entry:
-    if isinstance(entry, Split):
-        return Split(entry.axis, tuple(_axes(part, sizes) for part in entry.parts))
-    return _axes(entry, sizes)
-
-
-def _axes(axes: Sequence[AxisExpr], sizes: Mapping[str, int]) -> tuple[AxisExpr, ...]:
-    def fixed(factor: Named | Fixed) -> AxisExpr:
-        if isinstance(factor, Named) and factor.name in sizes:
-            return Fixed(sizes[factor.name])
-        return factor
-
-    return tuple(rewritten(axis, fixed) for axis in axes)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec.language.model import AxisExpr, Entry, Fixed, Named, Spec, Split, rewritten
+from rebasin_cli.spec.language.model import (
+    Axes,
+    AxisExpr,
+    Entry,
+    Fixed,
+    Named,
+    Spec,
+    rewritten,
+    with_axes,
+)
 from rebasin_cli.wording import list_names
 
 OTHER_INPUTS = "give it other inputs: --input file.py:function"
@@ -72,12 +81,10 @@ def _sizeless(spec: Spec) -> Spec:
 
 def without_sizes(entry: Entry) -> Entry:
     """Return an entry whose fixed factors may have any size."""
-    if isinstance(entry, Split):
-        return Split(entry.axis, tuple(_axes(part) for part in entry.parts))
-    return _axes(entry)
+    return with_axes(entry, _sizeless_axes)
 
 
-def _axes(axes: Sequence[AxisExpr]) -> tuple[AxisExpr, ...]:
+def _sizeless_axes(axes: Axes) -> Axes:
     """Return axes whose fixed factors have no size; fixed axes at the end say nothing."""
     sizeless = [rewritten(axis, _sizeless_factor) for axis in axes]
     while sizeless and sizeless[-1] == Fixed():

@@ -18,6 +18,7 @@ from rebasin_cli.spec.language.model import (
     leaves,
     parts_of,
     product,
+    with_axes,
     with_parts,
 )
 from rebasin_cli.tracer.classes.signs.sign_forms import AxisPart, SignForm
@@ -137,9 +138,7 @@ def without_signs(spec: Spec, names: Iterable[str]) -> Spec:
         return with_parts(tree, list(map(bare, parts))) if parts else tree
 
     tensors = {
-        name: Split(entry.axis, tuple(tuple(map(bare, part)) for part in entry.parts))
-        if isinstance(entry, Split)
-        else tuple(map(bare, entry))
+        name: with_axes(entry, lambda axes: tuple(map(bare, axes)))
         for name, entry in spec.tensors.items()
     }
     groups = {name: said for name, said in spec.groups.items() if name not in gone}
