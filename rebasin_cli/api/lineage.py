@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rebasin_cli.api.keywords import groups_of
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import in_usual_modes, several
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, open_all, several
+from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.related.plan import check_number, related_plan
 from rebasin_cli.commands.related.run import Kinship, run_related
 from rebasin_cli.progress import silent

@@ -14,9 +14,9 @@ from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of, is_number, numbers
 from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import in_usual_modes, several
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result, several
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.command import RUNNING, MergeRequest

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import in_usual_modes, several
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result, several
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import part_of

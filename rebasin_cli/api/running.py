@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from threading import RLock
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rebasin_cli.api.keywords import count
+from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
@@ -22,6 +23,7 @@ from rebasin_cli.options.machine import Machine
 
 ParamsT = ParamSpec("ParamsT")
 ReturnT = TypeVar("ReturnT")
+GivenT = TypeVar("GivenT")
 _TURN = RLock()  # what is put back below belongs to the process: two threads would mix it up
 
 
@@ -57,6 +59,13 @@ def module_among(models: Sequence[object]) -> nn.Module:
     if found is None:
         raise UsageError("a model has to be run", hint="model=Net, model=net or model='net.py:Net'")
     return found
+
+
+def several(models: Iterable[GivenT]) -> list[GivenT]:
+    """Return models that are given one by one. Raises TypeError for what is one model."""
+    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
+        raise TypeError("models: expected several, in a list")
+    return list(models)
 
 
 def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -> UserCode:

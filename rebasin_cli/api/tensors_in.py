@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
 from typing import Any, NoReturn, TypeAlias, TypeGuard
@@ -12,7 +12,8 @@ from typing import Any, NoReturn, TypeAlias, TypeGuard
 from torch import Tensor, nn
 
 from rebasin_cli.api.running import in_usual_modes
-from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
+from rebasin_cli.checkpoint.opened_files import Reading
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.source_checkpoint import (
     SourceCheckpoint,
     held_checkpoint,
@@ -120,13 +121,6 @@ def _checkpoint(model: Model, number: int, selection: Selection, name: str) -> C
         f"{label} is of type {type(model).__name__}: expected a state dict, a module, a "
         "TensorSource, a Checkpoint or a path"
     )
-
-
-def several(models: Iterable[Model]) -> list[Model]:
-    """Return models that are given one by one. Raises TypeError for what is one model."""
-    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
-        raise TypeError("models: expected several, in a list")
-    return list(models)
 
 
 def in_memory(model: Model) -> TypeGuard[ModelInMemory]:

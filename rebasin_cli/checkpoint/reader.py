@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -13,44 +12,24 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
-from rebasin_cli.checkpoint.distributed.distributed_files import DistributedFile
-from rebasin_cli.checkpoint.failures import cap_problems, reading
+from rebasin_cli.checkpoint.failures import reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
+from rebasin_cli.checkpoint.opened_files import Reading, open_files
 from rebasin_cli.checkpoint.parts import PartSource, Rest
 from rebasin_cli.checkpoint.quantization.dequantized import dequantize_files
 from rebasin_cli.checkpoint.remote.mirror import Mirror
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
 from rebasin_cli.checkpoint.renamed import seen_names
 from rebasin_cli.checkpoint.strict_json import parse_object
-from rebasin_cli.checkpoint.torch_format.container import PartError
-from rebasin_cli.checkpoint.torch_format.torch_file import TorchFile
-from rebasin_cli.checkpoint.weight_file import HeldOpen, WeightFile, open_weights
-from rebasin_cli.checkpoint.writing.disk import OpenFile, combined_digest
-from rebasin_cli.errors import CheckpointError, Problem, RebasinError
+from rebasin_cli.checkpoint.weight_file import HeldOpen, WeightFile
+from rebasin_cli.checkpoint.writing.disk import combined_digest
+from rebasin_cli.errors import CheckpointError, RebasinError
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.ranges import InRanges, Ranged
 from rebasin_cli.wording import count
 
 DERIVED = ("ties", "layout")  # what a checkpoint under other names works out anew
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How files are read.
-
-    key: the part of a nested PyTorch file that holds the weights, as a dotted path. renames: see
-    `seen_names`. ignoring: leave out objects of foreign classes. dequantise: codes that only take
-    scales to be read are seen as the weights that they stand for. adapters: a folder may hold an
-    adapter. weightless: a PyTorch file is one of training states, without weights.
-    """
-
-    key: str | None = None
-    renames: tuple[tuple[str, str], ...] = ()
-    ignoring: bool = False
-    dequantise: bool = False
-    adapters: bool = False
-    weightless: bool = False
 
 
 class Checkpoint:
@@ -286,11 +265,7 @@ def open_checkpoint(
 
 
 def _open(named: Path, weights: WeightSet, reading: Reading) -> Checkpoint:
-    opened = _open_all(weights, reading)
-    if weights.index:
-        _require_index_fits(weights, opened)
-    else:
-        _require_apart(weights, opened)
+    opened = open_files(weights, reading)
     if reading.dequantise:
         opened = list(dequantize_files(opened, _config(weights), str(named)))
     return Checkpoint(named, weights, opened).read_as(reading)
@@ -298,57 +273,3 @@ def _open(named: Path, weights: WeightSet, reading: Reading) -> Checkpoint:
 
 def _opened_again(path: Path, reading: Reading, seen: Mapping[str, Any]) -> Checkpoint:
     return open_checkpoint(path, reading=reading)._changed(**seen)
-
-
-def _open_all(weights: WeightSet, reading: Reading) -> list[WeightFile]:
-    open_file = weights.mirror.open if weights.mirror else OpenFile
-    if weights.pieces:
-        return [DistributedFile([open_file(path) for path in weights.files], key=reading.key)]
-    opened: list[WeightFile] = []
-    errors: list[CheckpointError] = []
-    for path in weights.files:
-        try:
-            opened.append(_open_file(open_file(path), reading))
-        except CheckpointError as error:
-            errors.append(error)
-    if not errors:
-        return opened
-    kind = PartError if all(isinstance(error, PartError) for error in errors) else CheckpointError
-    raise kind(*cap_problems([problem for error in errors for problem in error.problems]))
-
-
-def _open_file(file: OpenFile, reading: Reading) -> WeightFile:
-    if reading.weightless:
-        return TorchFile(file, key=None, ignoring=reading.ignoring, weightless=True)
-    return open_weights(file, key=reading.key, ignoring=reading.ignoring)
-
-
-def _require_index_fits(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
-    """Raise unless index and shards agree; a stale index would mix two models."""
-    where = str((weights.folder or Path()) / (weights.index or ""))
-    stored = {(name, weights.name_of(file.file.path)) for file in opened for name in file.infos}
-    mapped = set(weights.weight_map.items())
-    problems = [
-        Problem(f"the index says tensor {name!r} is in {shard!r}, but it is not there", where=where)
-        for name, shard in sorted(mapped - stored)
-    ]
-    problems += [
-        Problem(f"tensor {name!r} is in {shard!r}, but the index does not say so", where=where)
-        for name, shard in sorted(stored - mapped)
-    ]
-    if len({file.format for file in opened}) > 1:
-        problems.append(Problem("the shards are of two formats", where=where))
-    if problems:
-        raise CheckpointError(*cap_problems(problems))
-
-
-def _require_apart(weights: WeightSet, opened: Sequence[WeightFile]) -> None:
-    """Raise if a tensor is in two shards that have no index to say which of them counts."""
-    count = Counter(name for file in opened for name in file.infos)
-    problems = [
-        Problem(f"tensor {name!r} is in {number} of the shards", where=str(weights.folder))
-        for name, number in count.items()
-        if number > 1
-    ]
-    if problems:
-        raise CheckpointError(*cap_problems(problems))

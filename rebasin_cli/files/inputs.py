@@ -10,7 +10,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
+from rebasin_cli.checkpoint.opened_files import Reading
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.renamed import substitute_names
 from rebasin_cli.checkpoint.torch_format.container import PartError
 from rebasin_cli.errors import (
@@ -29,7 +30,7 @@ from rebasin_cli.files.names.common_names import agree_on_names
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import dtype_name, infos
-from rebasin_cli.wording import and_more, listing, plural, shorten
+from rebasin_cli.wording import label_names, listing, plural
 
 SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 
@@ -261,11 +262,6 @@ def _skipping(names: Sequence[str]) -> str:
 def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
     """Return what is wrong with the shape of a tensor."""
     return f"{name} is {list(found)}, expected {list(expected)}"
-
-
-def label_names(label: str, names: Sequence[str]) -> list[str]:
-    """Return a line for each of the first names, and one that counts the rest."""
-    return [f"{label}: {name}" for name in shorten(names, SHOWN, and_more)]
 
 
 def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rebasin_cli.checkpoint.opened_files import Reading
 from rebasin_cli.checkpoint.quantization.dequantized import block_sizes, spread
-from rebasin_cli.checkpoint.reader import Reading, open_checkpoint
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.writing.writer import write_tensors
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import InMemory

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from rebasin_cli.checkpoint.reader import Reading, open_checkpoint
+from rebasin_cli.checkpoint.opened_files import Reading
+from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.torch_format.opcodes import survey
 from rebasin_cli.checkpoint.torch_format.unpickle import load_container
 from rebasin_cli.checkpoint.writing.writer import write_checkpoint

@@ -12,8 +12,9 @@ from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.adapters.kept import tell_kept
 from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.failures import cap_problems
+from rebasin_cli.checkpoint.opened_files import Reading
 from rebasin_cli.checkpoint.parts import KeyPath, dotted_path
-from rebasin_cli.checkpoint.reader import Checkpoint, Reading, open_checkpoint
+from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.torch_format.container import find_state_dict
 from rebasin_cli.checkpoint.torch_format.unpickle import load_container
 from rebasin_cli.commands.apply.belongings.adapter_maps import unmappable, with_followers

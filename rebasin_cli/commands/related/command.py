@@ -79,13 +79,13 @@ def _plan(request: RelatedRequest) -> RelatedPlan:
 
 def _run(plan: RelatedPlan, progress: Any, *, brief: bool) -> Iterator[Any]:
     """Yield what is found, of many models in brief, and the picture of it if one is wanted."""
-    from rebasin_cli.commands.related.families import MANY, Families, PairOfMany
     from rebasin_cli.commands.related.kin import KinPair
     from rebasin_cli.commands.related.kinship_plot import draw_kinship
+    from rebasin_cli.commands.related.report import MANY, ManyModels, PairOfMany
     from rebasin_cli.commands.related.run import Kinship, run_related
 
     many = brief and len(plan.problem.models) > MANY
-    shorter = {KinPair: PairOfMany, Kinship: Families} if many else {}
+    shorter = {KinPair: PairOfMany, Kinship: ManyModels} if many else {}
     for outcome in run_related(plan, progress):
         yield shorter.get(type(outcome), _same)(outcome)
         if isinstance(outcome, Kinship) and plan.picture is not None:
