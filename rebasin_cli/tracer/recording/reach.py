@@ -6,7 +6,7 @@ Where numbers decide which of them run (experts, exits), one input shows a few.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, count
+from itertools import chain, count, islice
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from rebasin_cli.tracer.recording.idle_members import idle_members
 from rebasin_cli.tracer.recording.record import Record, Value
 
 TRIES = 8  # calls in a row that reach nothing new
+CALLS = 32  # in all: each is a run of the model, and what stays idle follows the others
 
 
 def record_reaching(
@@ -30,15 +31,17 @@ def record_reaching(
     """
     found = record(model, examples[:recorded])
     idle = set(idle_members(found, _read(found))) if _chooses(found) else set()
+    if not idle:
+        return found, list(examples)
     more: list[Arguments] = []
     left = TRIES
-    for call in chain(examples[recorded:], _redrawn(examples)):
-        if not idle or not left:
-            break
+    for call in islice(chain(examples[recorded:], _redrawn(examples)), CALLS):
         new = idle & _names_read(model, call)
         left = TRIES if new else left - 1
         idle -= new
         more += [call] if new else []
+        if not idle or not left:
+            break
     if not more:
         return found, list(examples[:recorded]), list(examples)
     drawn = [call for call in more if not any(call is example for example in examples)]
@@ -83,9 +86,12 @@ def _redrawn(examples: Sequence[Arguments]) -> Iterator[Arguments]:
 
 
 def _other_numbers(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    if tensor.numel() < 2 or tensor.dtype == torch.bool or tensor.is_complex():
+    plain = tensor.layout == torch.strided and not tensor.is_complex()
+    if not plain or tensor.numel() < 2 or tensor.dtype == torch.bool:
         return tensor
     low, high = tensor.min(), tensor.max()
+    if not bool((high - low).isfinite()):  # a mask that is added
+        return tensor
     if tensor.is_floating_point():
         return low + (high - low) * torch.rand(tensor.shape, generator=generator).to(tensor)
     drawn = torch.randint(int(low), int(high) + 1, tuple(tensor.shape), generator=generator)
