@@ -154,7 +154,7 @@ def test_transformers(name: str, tmp_path: Path) -> None:
 
 # Beside what a plain call reads: patches and frames that are hidden, answers to choose from, texts
 # of a batch without a padding token.
-BESIDE = {
+BESIDE: dict[str, tuple[str, dict[str, object]]] = {
     "ViTForMaskedImageModeling": ("vit", {"image_size": 32, "patch_size": 8, "encoder_stride": 8}),
     "HubertForCTC": (
         "hubert",
