@@ -198,8 +198,8 @@ def test_a_list_that_was_cut_off_counts_up_to_there(tmp_path):
 def test_a_list_that_the_disk_had_no_room_for_goes_on(tmp_path):
     pair(tmp_path)
     done = rebasin(*LERP, cwd=tmp_path, limits={"RLIMIT_FSIZE": 500})
-    told = "error: list: cannot write: File too large\nhint: raise the file size limit (ulimit -f)\n"
-    assert (done.code, done.err) == (4, told)
+    told = "cannot write: File too large\nhint: raise the file size limit (ulimit -f)"
+    assert (done.code, told in done.err) == (4, True)
     assert len(rebasin(*LERP, cwd=tmp_path).lines) == 3
 
 
