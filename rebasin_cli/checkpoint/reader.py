@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor
@@ -55,9 +54,9 @@ class Checkpoint:
         self._undivided: Checkpoint | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle where it is and how it is seen: whoever unpickles it opens it again."""
+        """Pickle where it is and how it is seen: whoever unpickles it opens the same again."""
         seen = {name: vars(self)[name] for name in ("_stored", "_lent", "apart", "_undivided")}
-        return _opened_again, (self.path, self._reading, seen)
+        return _opened_again, (self.path, self._reading, seen, [f.stamp for f in self.opened])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}: {count(len(self.names()), 'tensor')}>"
@@ -224,12 +223,7 @@ class Checkpoint:
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
@@ -271,5 +265,10 @@ def _open(named: Path, weights: WeightSet, reading: Reading) -> Checkpoint:
     return Checkpoint(named, weights, opened).read_as(reading)
 
 
-def _opened_again(path: Path, reading: Reading, seen: Mapping[str, Any]) -> Checkpoint:
-    return open_checkpoint(path, reading=reading)._changed(**seen)
+def _opened_again(
+    path: Path, reading: Reading, seen: Mapping[str, Any], stamps: Sequence[object]
+) -> Checkpoint:
+    found = open_checkpoint(path, reading=reading)
+    if [file.stamp for file in found.opened] != stamps:
+        raise CheckpointError("the file was changed while it was in use", where=str(path))
+    return found._changed(**seen)

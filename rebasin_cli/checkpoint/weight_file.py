@@ -35,6 +35,9 @@ class HeldOpen(Protocol):
     @property
     def sha256(self) -> str: ...
 
+    @property
+    def stamp(self) -> object: ...
+
     def close(self) -> None: ...
 
 

@@ -1,11 +1,15 @@
 """Tensors of PyTorch files: read by position, where touching pages of a mapping may kill."""
 
 import os
+import pickle
 import sys
+import warnings
 import zipfile
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.state_dict_saver import save as save_pieces
 
 from rebasin_cli.checkpoint.reader import open_checkpoint
 from rebasin_cli.checkpoint.torch_format import torch_file
@@ -37,6 +41,23 @@ def test_a_file_replaced_while_it_is_mapped_still_gives_the_old_values(tmp_path)
     checkpoint = open_checkpoint(path)
     saved(tmp_path / "y.pt", {"a": torch.zeros(5000)}).replace(path)
     assert torch.equal(checkpoint.load("a"), torch.ones(5000))
+
+
+@pytest.mark.parametrize("form", ["x.pt", "x.safetensors", "pieces"])
+def test_who_opens_a_file_that_another_process_works_on_gets_the_same_or_none(tmp_path, form):
+    def store(path, count):
+        write = {"x.pt": torch.save, "pieces": lambda s, p: save_pieces(s, checkpoint_id=p)}
+        write.get(form, save_file)({"a": torch.ones(count)}, path)
+
+    path = tmp_path / form
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of saving without a group of processes
+        store(path, 50)
+        sent = pickle.dumps(open_checkpoint(path))
+        assert torch.equal(pickle.loads(sent).load("a"), torch.ones(50))
+        store(path, 51)  # times alone may be the same, within some milliseconds
+    with pytest.raises(CheckpointError, match="was changed while it was in use"):
+        pickle.loads(sent)
 
 
 @pytest.mark.parametrize("mapped", [True, False])

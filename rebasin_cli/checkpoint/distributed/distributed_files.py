@@ -34,6 +34,7 @@ class OpenPieces:
     def __init__(self, files: Sequence[OpenFile]) -> None:
         self.path = files[0].path.with_name("model.safetensors")
         self._files = {file.path.name: file for file in files}
+        self.stamp = [file.stamp for file in files[1:]]  # a store's index is a copy of its own
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Return bytes of a file. Raises CheckpointError if it has them not."""

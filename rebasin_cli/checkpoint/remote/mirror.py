@@ -67,7 +67,7 @@ class RemoteFile(OpenFile):
         begin, end = blocks.start * BLOCK, min(blocks.stop * BLOCK, self.size)
         with talking_to(self._url) as (store, key):
             data = store.cat_file(key, start=begin, end=end)
-        if self._current_stamp() != self._stamp:
+        if self._current_stamp() != self.stamp:
             raise self._changed()
         if len(data) != end - begin:
             what = f"asked for {end - begin} bytes, got {len(data)}"

@@ -25,7 +25,10 @@ _MAPS = Path("/proc/self/maps")
 
 
 class OpenFile:
-    """An open regular file. Reads carry their own position, so threads may share it."""
+    """An open regular file. Reads carry their own position, so threads may share it.
+
+    stamp: its size and time, or of a store its version: another one is another file.
+    """
 
     def __init__(self, path: Path) -> None:
         require_file(path)
@@ -34,13 +37,13 @@ class OpenFile:
         self.path = path
         self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
-        self._stamp = self._current_stamp()
+        self.stamp = self._current_stamp()
         # cached_property would make threads wait for one another until Python 3.12
         self._digest: str | None = None
 
     @property
     def size(self) -> int:
-        return self._stamp[0]
+        return self.stamp[0]
 
     @property
     def inode(self) -> int:
@@ -75,7 +78,7 @@ class OpenFile:
 
     def require_unchanged(self) -> None:
         """Raise CheckpointError if size or modification time differ from those at opening."""
-        if self._current_stamp() != self._stamp:
+        if self._current_stamp() != self.stamp:
             raise self._changed()
 
     @property
