@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import torch
 
@@ -76,7 +76,7 @@ def barrier(
     data: Callable[[], Iterable[object]] | Iterable[object] | str | None = None,
     evaluate: Callable[[Any], object] | str | None = None,
     steps: int = STEPS,
-    at: Sequence[float] = (),
+    at: SupportsFloat | Iterable[SupportsFloat] = (),
     align: bool = True,
     batches: int | None = None,
     spec: SpecLike = None,

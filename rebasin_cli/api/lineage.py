@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rebasin_cli.api.keywords import groups_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @in_usual_modes
 def related(
-    models: Sequence[Model],
+    models: Iterable[Model],
     *,
     spec: SpecLike = None,
     model: NetworkLike | None = None,

@@ -50,7 +50,7 @@ BatchesLike: TypeAlias = "Callable[[], Iterable[object]] | Iterable[object] | st
 
 @overload
 def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes back as that
-    models: Sequence[ModelInMemory],
+    models: Iterable[ModelInMemory],
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
@@ -70,7 +70,7 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
 
 @overload
 def merge(
-    models: Sequence[Model],
+    models: Iterable[Model],
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,
@@ -90,7 +90,7 @@ def merge(
 
 @in_usual_modes
 def merge(
-    models: Sequence[Model],
+    models: Iterable[Model],
     *,
     weights: Sequence[float] = (),
     strategy: str | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, overload
 
@@ -77,19 +77,19 @@ def fold(
 
 @overload
 def rotate(
-    models: Sequence[ModelInMemory], *, ref: int = 0, **options: Unpack[MatchOptions]
+    models: Iterable[ModelInMemory], *, ref: int = 0, **options: Unpack[MatchOptions]
 ) -> list[dict[str, Tensor]]: ...
 
 
 @overload
 def rotate(
-    models: Sequence[Model], *, ref: int = 0, **options: Unpack[MatchOptions]
+    models: Iterable[Model], *, ref: int = 0, **options: Unpack[MatchOptions]
 ) -> list[dict[str, Tensor] | Checkpoint]: ...
 
 
 @in_usual_modes
 def rotate(
-    models: Sequence[Model],
+    models: Iterable[Model],
     *,
     ref: int = 0,
     spec: SpecLike = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,16 @@ def test_some_tensors_of_a_model_follow(form: str, tmp_path: Path) -> None:
     permutation = found if form == "matching" else tmp_path / "p.safetensors"
     masks = {"0.weight": b.state_dict()["0.weight"] > 0}
     assert same(rb.apply(permutation, masks), {"0.weight": found.apply(b)["0.weight"] > 0})
+    whole = {name: tensor > 0 for name, tensor in b.state_dict().items()}
+    moved = {name: tensor > 0 for name, tensor in found.apply(b).items()}
+    assert same(rb.apply(permutation, whole), moved)
+    complex_ = {name: tensor + 1j for name, tensor in b.state_dict().items()}
+    with suppress(rb.RebasinError):
+        moved = {name: tensor + 1j for name, tensor in found.apply(b).items()}
+        assert same(rb.apply(permutation, complex_), moved)
+    anything: Any = found.permutations
+    with pytest.raises(TypeError, match="permutation: a mappingproxy is none"):
+        rb.apply(anything, b)
 
 
 def test_what_follows_no_weight_is_kept_if_that_is_wanted(tmp_path: Path) -> None:

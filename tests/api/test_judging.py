@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,10 @@ def test_data_comes_in_any_form(form: str) -> None:
         a.state_dict(), b.state_dict(), model=Convolutions, data=DATA[form](), steps=3
     )
     assert (found.naive, found.aligned) == (wanted.naive, wanted.aligned)
+    again = pickle.loads(pickle.dumps(found))
+    assert (again.naive, again.aligned) == (found.naive, found.aligned)
+    at = rb.barrier(a, b, data=batches(), at=torch.tensor([0.5]), align=False)
+    assert at.naive == wanted.naive
 
 
 def test_files_and_targets_are_judged_as_objects_are(tmp_path: Path) -> None:
@@ -147,6 +152,15 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no function": ({"evaluate": 3}, TypeError, "a int is no function of a module"),
     "it raises": ({"evaluate": _fails}, rb.RebasinError, "ArithmeticError: too much"),
     "no score": ({"evaluate": repr}, rb.RebasinError, "the evaluation returns a str"),
+    "a data set": (
+        {"data": TensorDataset(*batches()[0])},
+        rb.RebasinError,
+        "DataLoader",
+    ),
+    "no name": ({"data": "sampled"}, rb.RebasinError, "'sampled' names nothing"),
+    "no count": ({"data": batches(), "steps": 3.0}, TypeError, "steps=3.0: expected a whole"),
+    "no batches": ({"data": batches(), "batches": 0}, rb.RebasinError, "batches=0: expected 1"),
+    "no places": ({"data": batches(), "at": "x"}, TypeError, "at='x': expected a number"),
     "one place": ({"data": batches(), "steps": 1}, rb.RebasinError, "steps=1: both ends count"),
 }
 

@@ -43,6 +43,10 @@ def test_a_mean_is_weighted_and_in_the_order_of_the_reference() -> None:
         torch.testing.assert_close(tensor, wanted.float(), rtol=1e-6, atol=1e-7)
 
 
+def test_models_may_come_one_by_one() -> None:
+    assert same(rb.merge(net for net in nets(2)), rb.merge(nets(2)))
+
+
 def test_a_mean_without_alignment_needs_no_spec() -> None:
     a, b = ({"x": torch.full((2,), value)} for value in (1.0, 3.0))
     assert rb.merge([a, b], strategy="none")["x"].tolist() == [2.0, 2.0]
@@ -166,6 +170,7 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "a module": (mlp(0), {}, TypeError, "several, in a list"),
     "a path": ("ab.pt", {}, TypeError, "several, in a list"),
     "weights": (nets(2), {"weights": [1]}, rb.RebasinError, "1 weights for 2 models"),
+    "texts": (nets(2), {"weights": ["a", "b"]}, TypeError, "weights=.*: expected a number"),
     "sum of zero": (nets(2), {"weights": [1, -1]}, rb.RebasinError, "add up to zero"),
     "strategy": (nets(2), {"strategy": "x"}, rb.RebasinError, "no strategy is called 'x'"),
     "sync method": (

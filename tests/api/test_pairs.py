@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -278,6 +281,7 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "a number": (3, {}, TypeError, "model 2 is of type int"),
     "a list": ([1], {}, TypeError, "model 2 is of type list"),
     "no tensors": ({}, {}, rb.RebasinError, "no tensor in this state dict"),
+    "arrays": ({"x": torch.zeros(3).numpy()}, {}, rb.RebasinError, "torch.from_numpy makes"),
     "nested": ({"model": mlp(1).state_dict()}, {}, rb.RebasinError, "its entry 'model' is one"),
     "names that are none": ({0: torch.zeros(3)}, {}, rb.RebasinError, "called 0, which is no text"),
     "no such file": ("none.safetensors", {}, rb.RebasinError, "no such file"),
@@ -293,6 +297,8 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "no spec": (mlp(1), {"spec": "lama"}, rb.RebasinError, "did you mean 'llama'"),
     "a number as spec": (mlp(1), {"spec": 3}, TypeError, "a int is no spec"),
     "two specs": (mlp(1), {"spec": "mlp", "model": mlp(0)}, rb.RebasinError, "exclude each other"),
+    "no count": (mlp(1), {"sizes": {"h": "x"}}, TypeError, "'h' is 'x', and no whole number"),
+    "no calls": (mlp(1), {"inputs": []}, rb.RebasinError, "no call of the model in the list"),
     "no network": (mlp(1), {"model": 3}, TypeError, "a int is no network"),
     "idle inputs": (mlp(1), {"spec": "mlp", "inputs": pictures()}, rb.RebasinError, "no network"),
     "no inputs": (mlp(1), {"inputs": 3}, TypeError, "a int is no call of a model"),
@@ -321,10 +327,50 @@ def test_whole_numbers_tell_of_no_units() -> None:
     assert rb.match(a, b).status.value.startswith("nothing could be aligned: whole numbers")
 
 
-def test_a_matching_says_what_it_is_in_a_line() -> None:
-    text = repr(rb.match(mlp(0), mlp(1)))
+def test_results_say_what_they_are_in_a_line(tmp_path: Path) -> None:
+    found = rb.match(mlp(0), mlp(1))
+    text = repr(found)
     assert text.startswith("<PairMatching: a better order of units was found; distance ")
     assert text.endswith("2 of 2 groups moved, spec mlp>")
+    assert found.history[-1] == pytest.approx(found.objective.after)
+    told = "<Verified False: model 1, model 2, 6 tensors of another value, spec mlp>"
+    assert repr(rb.verify(mlp(0), mlp(1))) == told
+    traced = rb.trace(convolutions(0), pictures())
+    assert repr(traced) == "<Trace Convolutions: 2 groups, 100% of the values move, proved>"
+    path = tmp_path / "a.pt"
+    rb.save(mlp(0), path)
+    assert repr(rb.open(path)) == f"<Checkpoint {path}: 6 tensors>"
+
+
+MODES: dict[str, Callable[[], Any]] = {
+    "inference": torch.inference_mode,
+    "without gradients": torch.no_grad,
+    "another device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_of_torch_changes_no_result(mode: str, tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    rb.save(a, tmp_path / "a.pt")
+    wanted = rb.align(a, b, method="sinkhorn")  # which needs gradients
+    with MODES[mode]():
+        held = {name: tensor + 0 for name, tensor in b.state_dict().items()}
+        found = rb.align(a, held if mode != "another device" else b, method="sinkhorn")
+        late = rb.lerp(tmp_path / "a.pt", wanted, 1.0).load("0.weight")
+        read = rb.open(tmp_path / "a.pt").load("0.weight")
+    assert same(found, wanted) and not any(tensor.is_inference() for tensor in found.values())
+    assert torch.equal(late, wanted["0.weight"]) and torch.equal(read, a.state_dict()["0.weight"])
+
+
+def test_a_matching_is_pickled_with_what_it_needs(tmp_path: Path) -> None:
+    a, b = mlp(0), mlp(1)
+    found = rb.match(a, b, device=torch.device("cpu"))
+    for again in (pickle.loads(pickle.dumps(found)), copy.deepcopy(found)):
+        assert same(again.apply(b), found.apply(b))
+    rb.save(b, tmp_path / "b.pt")
+    with pytest.raises(TypeError, match=r"rb\.save writes it"):  # and not the file before
+        copy.deepcopy(found.apply(tmp_path / "b.pt"))
 
 
 def test_a_file_is_aligned_as_by_the_command(tmp_path: Path) -> None:

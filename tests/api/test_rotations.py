@@ -119,7 +119,7 @@ def test_what_cannot_be_rotated_is_refused() -> None:
     with pytest.raises(rb.RebasinError, match="ref 2: there are 2 models, the first is 0"):
         rb.rotate([relu, relu], ref=2)
     with pytest.raises(TypeError, match="models: expected several, in a list"):
-        rb.rotate(relu)  # type: ignore[call-overload]
+        rb.rotate(relu)
     models = [net("rotary", 0), net("rotary", 1)]
     with pytest.raises(rb.RebasinError, match="rotated by their weights, not method 'sinkhorn'"):
         rb.rotate(models, spec=spec_of("rotary"), method="sinkhorn")

@@ -31,7 +31,8 @@ VERBS = {
     "barrier": "(a: 'Model', b: 'Model', *, model: 'NetworkLike | None' = None, "
     "data: 'Callable[[], Iterable[object]] | Iterable[object] | str | None' = None, "
     "evaluate: 'Callable[[Any], object] | str | None' = None, steps: 'int' = 25, "
-    "at: 'Sequence[float]' = (), align: 'bool' = True, batches: 'int | None' = None, "
+    "at: 'SupportsFloat | Iterable[SupportsFloat]' = (), "
+    "align: 'bool' = True, batches: 'int | None' = None, "
     "spec: 'SpecLike' = None, inputs: 'object' = None, **options: 'Unpack[Options]') "
     "-> 'BarrierCurves'",
     "fold": f"(a: 'Model', *, {KEYWORDS}) -> {LATE}",
@@ -41,7 +42,7 @@ VERBS = {
     "load_maps": "(path: 'str | PathLike[str]') -> 'LinearMaps'",
     "load_spec": "(name: 'str | PathLike[str]') -> 'Spec'",
     "match": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'PairMatching'",
-    "merge": "(models: 'Sequence[Model]', *, weights: 'Sequence[float]' = (), "
+    "merge": "(models: 'Iterable[Model]', *, weights: 'Sequence[float]' = (), "
     "strategy: 'str | None' = None, sync_method: 'str | None' = None, "
     "ref: 'int | None' = None, base: 'Model | None' = None, "
     "combine: 'str' = 'mean', density: 'float | None' = None, scale: 'float | None' = None, "
@@ -50,14 +51,15 @@ VERBS = {
     "open": "(path: 'str | PathLike[str]', *, key: 'str | None' = None, "
     "rename: 'str | Sequence[str]' = (), ignore_classes: 'bool' = False, "
     "dequantize: 'bool' = False) -> 'Checkpoint'",
-    "related": f"(models: 'Sequence[Model]', *, {KEYWORDS}) -> 'Kinship'",
-    "rotate": f"(models: 'Sequence[Model]', *, ref: 'int' = 0, {KEYWORDS}) -> "
+    "related": f"(models: 'Iterable[Model]', *, {KEYWORDS}) -> 'Kinship'",
+    "rotate": f"(models: 'Iterable[Model]', *, ref: 'int' = 0, {KEYWORDS}) -> "
     "'Sequence[dict[str, Tensor] | Checkpoint]'",
     "save": "(model: 'Model | PairMatching', path: 'str | PathLike[str]', *, "
     "force: 'bool' = False, in_place: 'bool' = False, dtype: 'str' = 'keep', "
     "format: 'str | None' = None, drop_rest: 'bool' = False) -> 'Written'",
-    "trace": "(model: 'NetworkLike', inputs: 'object' = None, *, outputs: 'Sequence[str]' = (), "
-    "free_outputs: 'bool' = False, buffers: 'Sequence[str]' = ()) -> 'Trace'",
+    "trace": "(model: 'NetworkLike', inputs: 'object' = None, *, "
+    "outputs: 'str | Sequence[str]' = (), "
+    "free_outputs: 'bool' = False, buffers: 'str | Sequence[str]' = ()) -> 'Trace'",
     "verify": f"(a: 'Model', b: 'Model', *, {KEYWORDS}) -> 'Verified'",
     "widen": "(a: 'Model', to: 'Mapping[str, int] | Model', *, trust: 'bool' = False, "
     f"{KEYWORDS}) -> {LATE}",
@@ -110,12 +112,15 @@ def test_what_is_public_says_what_it_does(name: str) -> None:
 
 def test_nothing_is_imported_before_it_is_used() -> None:
     script = (
-        "import sys, rebasin_cli as rb\n"
+        "import random, sys, rebasin_cli as rb\n"
+        "random.seed(0)\n"
         "heavy = {'torch', 'numpy', 'scipy', 'yaml', 'typer', 'rich', 'safetensors'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "assert 'match' in dir(rb) and not heavy & set(sys.modules)\n"
         "rb.match\n"
         "assert 'torch' in sys.modules\n"
+        "rb.merge, rb.barrier, rb.rotate\n"
+        "assert random.random() == random.Random(0).random()\n"
         "assert 'matplotlib' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     done = subprocess.run(

@@ -42,8 +42,13 @@ def test_what_only_running_tells_needs_trust(tmp_path: Path) -> None:
         "rebasin: 1\nname: s\ntensors:\n  a.weight: [h, ~]\n  n.weight: [h]\n  b.weight: [~, h]\n"
     )
     state = {"a.weight": torch.ones(3, 2), "n.weight": torch.ones(3), "b.weight": torch.ones(4, 3)}
-    with pytest.raises(rb.RebasinError, match="only running the model shows"):
+    with pytest.raises(rb.RebasinError, match=r"only running the(?s:.*)where outputs stay: trust="):
         rb.widen(state, {"h": 5}, spec=spec)
+    wide = rb.widen(state, {"h": 5}, spec=spec, trust=True)
+    with pytest.raises(
+        rb.RebasinError, match=r"hint: where outputs stay: align\(a, widen\(b, a, tru"
+    ):
+        rb.align(wide, state, widen=True, spec=spec)
     assert rb.widen(state, {"h": 5}, spec=spec, trust=True)["b.weight"].shape == (4, 5)
 
 

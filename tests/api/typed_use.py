@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import assert_type
 
@@ -19,6 +20,7 @@ def pairs(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     assert_type(found.apply("b.pt"), rb.Checkpoint)
     assert_type(found.apply(rb.open(path)), rb.Checkpoint)
     assert_type(rb.align(path, net, model=net), dict[str, Tensor])
+    assert_type(rb.match(net, state, device=torch.device("cpu")).history, tuple[float, ...])
     assert_type(rb.align(net, path, seed=1), rb.Checkpoint)
     assert_type(rb.apply("p.safetensors", state), dict[str, Tensor])
     assert_type(rb.apply(found, "b.pt"), rb.Checkpoint)
@@ -33,6 +35,7 @@ def mixtures(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     assert_type(rb.merge([net, net], weights=[0.5, 0.5]), dict[str, Tensor])
     assert_type(rb.merge([state, state], strategy="many", ref=1), dict[str, Tensor])
     assert_type(rb.merge(["a.pt", "b.pt"]), rb.Checkpoint)
+    assert_type(rb.merge(path.glob("*.pt")), rb.Checkpoint)
     assert_type(rb.merge([path, net]), rb.Checkpoint)
     assert_type(rb.lerp(net, state, 0.5), dict[str, Tensor])
     assert_type(rb.fold(net), dict[str, Tensor])
