@@ -32,7 +32,7 @@ def record_reaching(
     found = record(model, examples[:recorded])
     idle = set(idle_members(found, _read(found))) if _chooses(found) else set()
     if not idle:
-        return found, list(examples)
+        return found, list(examples[:recorded]), list(examples)
     more: list[Arguments] = []
     left = TRIES
     for call in islice(chain(examples[recorded:], _redrawn(examples)), CALLS):
