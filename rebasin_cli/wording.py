@@ -55,8 +55,3 @@ def list_names(names: Sequence[str], most: int, *, rest: str = MORE) -> str:
 def listing(names: Sequence[str], *, most: int = 12) -> str:
     """Return names as refusals list them: one line, `and 5 more` its last item."""
     return ", ".join(shorten(names, most, and_more))
-
-
-def label_names(label: str, names: Sequence[str], *, most: int = 5) -> list[str]:
-    """Return a line for each of the first names, and one that counts the rest."""
-    return [f"{label}: {name}" for name in shorten(names, most, and_more)]

@@ -189,18 +189,6 @@ def _problem(
 
 
 @overload
-def lerp(  # type: ignore[overload-overlap]  # as of merge
-    a: ModelInMemory,
-    b: ModelInMemory,
-    alpha: SupportsFloat,
-    *,
-    mode: str = "linear",
-    align: bool = False,
-    **options: Unpack[MatchOptions],
-) -> dict[str, Tensor]: ...
-
-
-@overload
 def lerp(  # type: ignore[overload-overlap]
     a: ModelInMemory,
     b: ModelInMemory,
@@ -213,15 +201,15 @@ def lerp(  # type: ignore[overload-overlap]
 
 
 @overload
-def lerp(
-    a: Model,
-    b: Model,
+def lerp(  # type: ignore[overload-overlap]  # as of merge
+    a: ModelInMemory,
+    b: ModelInMemory,
     alpha: SupportsFloat,
     *,
     mode: str = "linear",
     align: bool = False,
     **options: Unpack[MatchOptions],
-) -> Checkpoint: ...
+) -> dict[str, Tensor]: ...
 
 
 @overload
@@ -234,6 +222,18 @@ def lerp(
     align: bool = False,
     **options: Unpack[MatchOptions],
 ) -> list[Checkpoint]: ...
+
+
+@overload
+def lerp(
+    a: Model,
+    b: Model,
+    alpha: SupportsFloat,
+    *,
+    mode: str = "linear",
+    align: bool = False,
+    **options: Unpack[MatchOptions],
+) -> Checkpoint: ...
 
 
 @in_usual_modes

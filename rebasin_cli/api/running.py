@@ -21,9 +21,8 @@ from rebasin_cli.network.network import Network, UserCode, no_data
 from rebasin_cli.options.data import Data
 from rebasin_cli.options.machine import Machine
 
-ParamsT = ParamSpec("ParamsT")
-ReturnT = TypeVar("ReturnT")
-GivenT = TypeVar("GivenT")
+_ParamsT = ParamSpec("_ParamsT")
+_ReturnT = TypeVar("_ReturnT")
 _TURN = RLock()  # what is put back below belongs to the process: two threads would mix it up
 
 
@@ -36,14 +35,14 @@ def running_models() -> Iterator[None]:
         yield
 
 
-def in_usual_modes(verb: Callable[ParamsT, ReturnT]) -> Callable[ParamsT, ReturnT]:
+def in_usual_modes(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _ReturnT]:
     """Return a verb that runs as in a fresh process, whatever modes of torch its caller is in.
 
     Tensors are made on the CPU, may need gradients, and are none of inference mode.
     """
 
     @wraps(verb)
-    def run(*args: ParamsT.args, **keywords: ParamsT.kwargs) -> ReturnT:
+    def run(*args: _ParamsT.args, **keywords: _ParamsT.kwargs) -> _ReturnT:
         cpu = torch.device("cpu")
         # as a mode of torch, it makes each of its functions slower
         on_cpu = nullcontext() if torch.get_default_device() == cpu else cpu
@@ -53,19 +52,19 @@ def in_usual_modes(verb: Callable[ParamsT, ReturnT]) -> Callable[ParamsT, Return
     return run
 
 
+def several(models: Iterable[_ReturnT]) -> list[_ReturnT]:
+    """Return models that are given one by one. Raises TypeError for what is one model."""
+    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
+        raise TypeError("models: expected several, in a list")
+    return list(models)
+
+
 def module_among(models: Sequence[object]) -> nn.Module:
     """Return the first of some models that can be run. Raises UsageError if there is none."""
     found = next((model for model in models if isinstance(model, nn.Module)), None)
     if found is None:
         raise UsageError("a model has to be run", hint="model=Net, model=net or model='net.py:Net'")
     return found
-
-
-def several(models: Iterable[GivenT]) -> list[GivenT]:
-    """Return models that are given one by one. Raises TypeError for what is one model."""
-    if isinstance(models, str | Mapping | nn.Module | Checkpoint):
-        raise TypeError("models: expected several, in a list")
-    return list(models)
 
 
 def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -> UserCode:

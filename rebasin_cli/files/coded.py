@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from rebasin_cli.checkpoint.quantization.quantized import Codes, find_codes
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, Problem, RebasinError
+from rebasin_cli.files.difference import label_names
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import infos
-from rebasin_cli.wording import label_names
 
 
 def refuse_codes(models: Sequence[Checkpoint], selection: Selection, *, done: str) -> None:

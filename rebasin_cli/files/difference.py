@@ -13,7 +13,9 @@ from rebasin_cli.checkpoint.torch_format.container import is_extra_state
 from rebasin_cli.merging.whole import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
+from rebasin_cli.wording import and_more, shorten
 
+SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
 # Globs in a hint: more of them and it is another model.
 _MOST_GLOBS = 6
 _TRIED = 400  # pairs of names from which a renaming is read
@@ -177,3 +179,13 @@ def _makes_equal(pattern: str, replacement: str, difference: Difference) -> bool
     return agree and all(
         difference.found[old].shape == difference.wanted[name].shape for name, old in new.items()
     )
+
+
+def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
+    """Return what is wrong with the shape of a tensor."""
+    return f"{name} is {list(found)}, expected {list(expected)}"
+
+
+def label_names(label: str, names: Sequence[str]) -> list[str]:
+    """Return a line for each of the first names, and one that counts the rest."""
+    return [f"{label}: {name}" for name in shorten(names, SHOWN, and_more)]

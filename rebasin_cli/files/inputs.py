@@ -25,14 +25,19 @@ from rebasin_cli.errors import (
     suggest_tensor,
 )
 from rebasin_cli.files.configs import check_configs
-from rebasin_cli.files.difference import Difference, difference_of, names_hint
+from rebasin_cli.files.difference import (
+    SHOWN,
+    Difference,
+    difference_of,
+    label_names,
+    names_hint,
+    shape_text,
+)
 from rebasin_cli.files.names.common_names import agree_on_names
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.tensors import dtype_name, infos
-from rebasin_cli.wording import label_names, listing, plural
-
-SHOWN = 5  # names listed for one kind of mismatch; the rest is counted
+from rebasin_cli.wording import listing, plural
 
 
 def open_models(
@@ -257,11 +262,6 @@ def _skipping(names: Sequence[str]) -> str:
     """Return the options that leave tensors out, if they are few."""
     few = len(names) <= SHOWN
     return " ".join(f"--skip '{escape(name)}'" for name in names) if few else "--skip GLOB"
-
-
-def shape_text(name: str, found: Sequence[int], expected: Sequence[int]) -> str:
-    """Return what is wrong with the shape of a tensor."""
-    return f"{name} is {list(found)}, expected {list(expected)}"
 
 
 def describe_inputs(models: Sequence[Checkpoint]) -> list[dict[str, Any]]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 
 from rebasin_cli.checkpoint.renamed import strip_wrappers
 from rebasin_cli.errors import CheckpointError, Problem, suggest
-from rebasin_cli.files.inputs import shape_text
+from rebasin_cli.files.difference import label_names, shape_text
 from rebasin_cli.files.names.common_names import normal_names, uniform_prefixes
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.tensors.blocks import Window
-from rebasin_cli.wording import label_names
 
 # Tables that old files of transformers hold and that the code now computes.
 DERIVED = (r"rotary_emb\.inv_freq$", r"\.attn\.(masked_)?bias$", r"position_ids$")

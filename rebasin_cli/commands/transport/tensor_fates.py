@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import CheckpointError, UsageError
-from rebasin_cli.files.difference import difference_of
-from rebasin_cli.files.inputs import shape_text
+from rebasin_cli.files.difference import difference_of, label_names, shape_text
 from rebasin_cli.merging.whole import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo, infos
-from rebasin_cli.wording import label_names
 
 
 @dataclass(frozen=True)
