@@ -12,9 +12,8 @@
 
 A bug is any other exception: the command line prints its traceback and exits with 70.
 
-Texts call options as the command line does, `--max-memory 8GB`. What Python shows of an error or
-a warning calls them as the library does, `max_memory='8GB'` (`in_python`); the command line shows
-the problems of an error, and the text that a warning was made with.
+Texts call options as the command line does, `--max-memory 8GB`. Errors that leave a verb of the
+library, and warnings in Python, call them as it does, `max_memory='8GB'`: see `in_python`.
 """
 
 from __future__ import annotations
@@ -135,7 +134,7 @@ class Problem:
 
 
 class RebasinError(Exception):
-    """A failure with one or more problems; `str()` is the text that Python shows."""
+    """A failure with one or more problems; `str()` is the text a person reads."""
 
     exit_code = 3
 
@@ -148,7 +147,11 @@ class RebasinError(Exception):
             else Problem(problem, where=where, detail=detail, hint=hint)
             for problem in problems
         )
-        super().__init__("\n".join(str(problem.in_python()) for problem in self.problems))
+        super().__init__("\n".join(map(str, self.problems)))
+
+    def tell_in_python(self) -> None:
+        """Call options as the library does, in the text that a person reads."""
+        self.args = ("\n".join(str(problem.in_python()) for problem in self.problems),)
 
 
 class UsageError(RebasinError):

@@ -15,7 +15,7 @@ from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.factor_names import is_adapter
 from rebasin_cli.adapters.kept import tell_kept
 from rebasin_cli.api.pairs import PairMatching
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import library_verb
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
@@ -72,7 +72,7 @@ def apply(
 ) -> Checkpoint: ...
 
 
-@in_usual_modes
+@library_verb
 def apply(
     permutation: PairMatching | str | PathLike[str],
     model: Model | Mapping[str, Any],

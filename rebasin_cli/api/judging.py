@@ -12,7 +12,7 @@ from rebasin_cli.api.keywords import count, groups_of, numbers
 from rebasin_cli.api.pairs import PairMatching, match_open_models
 from rebasin_cli.api.running import (
     first_batch,
-    in_usual_modes,
+    library_verb,
     module_among,
     running_models,
     user_code,
@@ -67,7 +67,7 @@ class BarrierCurves:
         return barrier_of(found, sign=sign(score) or 1)
 
 
-@in_usual_modes
+@library_verb
 def barrier(
     a: Model,
     b: Model,

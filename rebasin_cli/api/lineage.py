@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rebasin_cli.api.keywords import groups_of
-from rebasin_cli.api.running import in_usual_modes, several
+from rebasin_cli.api.running import library_verb, several
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.related.plan import check_number, related_plan
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rebasin_cli.api.keywords import Options
 
 
-@in_usual_modes
+@library_verb
 def related(
     models: Iterable[Model],
     *,

@@ -10,7 +10,7 @@ from typing import overload
 
 from torch import Tensor
 
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import library_verb
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
@@ -35,7 +35,7 @@ class LinearMaps:
     @overload
     def apply(self, model: TensorSource | str | PathLike[str], number: int) -> Checkpoint: ...
 
-    @in_usual_modes
+    @library_verb
     def apply(self, model: Model, number: int) -> dict[str, Tensor] | Checkpoint:
         """Return model `number`, from 0, with its units put in order and mapped.
 
@@ -49,6 +49,7 @@ class LinearMaps:
         return result([model], self.models[number].mapped(seen), form)
 
 
+@library_verb
 def load_maps(path: str | PathLike[str]) -> LinearMaps:
     """Return the maps in a file that `rebasin merge --save-maps` wrote.
 

@@ -14,7 +14,7 @@ from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of, is_number, numbers
 from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
-from rebasin_cli.api.running import in_usual_modes, several
+from rebasin_cli.api.running import library_verb, several
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -88,7 +88,7 @@ def merge(
 ) -> Checkpoint: ...
 
 
-@in_usual_modes
+@library_verb
 def merge(
     models: Iterable[Model],
     *,
@@ -236,7 +236,7 @@ def lerp(
 ) -> Checkpoint: ...
 
 
-@in_usual_modes
+@library_verb
 def lerp(
     a: Model,
     b: Model,

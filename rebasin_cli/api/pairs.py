@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import in_usual_modes, running_models
+from rebasin_cli.api.running import library_verb, running_models
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import (
     Model,
@@ -119,7 +119,7 @@ class PairMatching:
         self, model: TensorSource | str | PathLike[str], *, inverse: bool = False
     ) -> Checkpoint: ...
 
-    @in_usual_modes
+    @library_verb
     def apply(self, model: Model, *, inverse: bool = False) -> dict[str, Tensor] | Checkpoint:
         """Return a model with its units in the order of the reference, its function the same.
 
@@ -147,7 +147,7 @@ class PairMatching:
         )
 
 
-@in_usual_modes
+@library_verb
 def match(
     a: Model,
     b: Model,
@@ -210,7 +210,7 @@ def align(
 ) -> Checkpoint: ...
 
 
-@in_usual_modes
+@library_verb
 def align(
     a: Model,
     b: Model,
@@ -233,7 +233,7 @@ def align(
     return found.apply(other)
 
 
-@in_usual_modes
+@library_verb
 def verify(
     a: Model,
     b: Model,

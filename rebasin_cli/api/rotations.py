@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import in_usual_modes, several
+from rebasin_cli.api.running import library_verb, several
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -41,7 +41,7 @@ def fold(a: ModelInMemory, **options: Unpack[MatchOptions]) -> dict[str, Tensor]
 def fold(a: TensorSource | str | PathLike[str], **options: Unpack[MatchOptions]) -> Checkpoint: ...
 
 
-@in_usual_modes
+@library_verb
 def fold(
     a: Model,
     *,
@@ -87,7 +87,7 @@ def rotate(
 ) -> list[dict[str, Tensor] | Checkpoint]: ...
 
 
-@in_usual_modes
+@library_verb
 def rotate(
     models: Iterable[Model],
     *,

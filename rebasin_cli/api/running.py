@@ -13,7 +13,7 @@ from torch import nn
 
 from rebasin_cli.api.keywords import count
 from rebasin_cli.checkpoint.reader import Checkpoint
-from rebasin_cli.errors import UsageError
+from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
 from rebasin_cli.models.user_functions import evaluation, loader, loader_of
 from rebasin_cli.network.batches import Batches
@@ -35,10 +35,11 @@ def running_models() -> Iterator[None]:
         yield
 
 
-def in_usual_modes(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _ReturnT]:
+def library_verb(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _ReturnT]:
     """Return a verb that runs as in a fresh process, whatever modes of torch its caller is in.
 
-    Tensors are made on the CPU, may need gradients, and are none of inference mode.
+    Tensors are made on the CPU, may need gradients, and are none of inference mode. What errors say
+    of options is said as the library calls them.
     """
 
     @wraps(verb)
@@ -47,7 +48,11 @@ def in_usual_modes(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _Re
         # as a mode of torch, it makes each of its functions slower
         on_cpu = nullcontext() if torch.get_default_device() == cpu else cpu
         with torch.inference_mode(False), on_cpu:
-            return verb(*args, **keywords)
+            try:
+                return verb(*args, **keywords)
+            except RebasinError as error:
+                error.tell_in_python()
+                raise
 
     return run
 

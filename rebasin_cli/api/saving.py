@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.api.keywords import renames_of
 from rebasin_cli.api.pairs import PairMatching
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import library_verb
 from rebasin_cli.api.tensors_in import ComputedCheckpoint, Model, OutputForm, in_memory, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
@@ -27,6 +27,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.wording import listing
 
 
+@library_verb
 def open(
     path: str | PathLike[str],
     *,
@@ -49,7 +50,7 @@ def open(
     return open_checkpoint(fspath(path), reading=reading_of(selection, 1))
 
 
-@in_usual_modes
+@library_verb
 def save(
     model: Model | PairMatching,
     path: str | PathLike[str],

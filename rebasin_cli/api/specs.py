@@ -14,7 +14,7 @@ from rebasin_cli.alignment.function_check import USUAL, FunctionCheck
 from rebasin_cli.alignment.functions import keeps_function
 from rebasin_cli.alignment.problem import MatchingProblem, problem_of
 from rebasin_cli.api.keywords import Groups, Options, texts
-from rebasin_cli.api.running import in_usual_modes, running_models
+from rebasin_cli.api.running import library_verb, running_models
 from rebasin_cli.api.tensors_in import Model
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
@@ -75,6 +75,7 @@ class SpecSource:
         return fspath(self.spec) if isinstance(self.spec, str | PathLike) else None
 
 
+@library_verb
 def load_spec(name: str | PathLike[str]) -> Spec:
     """Return a bundled spec by its name, or that of a file.
 
@@ -84,7 +85,7 @@ def load_spec(name: str | PathLike[str]) -> Spec:
     return load_named(fspath(name))
 
 
-@in_usual_modes
+@library_verb
 def trace(
     model: NetworkLike,
     inputs: object = None,

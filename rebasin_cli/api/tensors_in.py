@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
-from rebasin_cli.api.running import in_usual_modes
+from rebasin_cli.api.running import library_verb
 from rebasin_cli.checkpoint.opened_files import Reading
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.checkpoint.source_checkpoint import (
@@ -71,7 +71,7 @@ class ComputedCheckpoint(SourceCheckpoint):
         super().__init__(_InDtypes(source, like), label, ties=form.ties, config=like.config)
         self.computed, self.form = source, form
 
-    @in_usual_modes
+    @library_verb
     def load(self, name: str) -> Tensor:
         return super().load(name)
 

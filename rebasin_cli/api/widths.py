@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.alignment.function_check import FunctionCheck
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import in_usual_modes, running_models
+from rebasin_cli.api.running import library_verb, running_models
 from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem, subject_given
 from rebasin_cli.api.tensors_in import (
     Model,
@@ -64,7 +64,7 @@ def widen(
 ) -> Checkpoint: ...
 
 
-@in_usual_modes
+@library_verb
 def widen(
     a: Model,
     to: Mapping[str, int] | Model,

@@ -23,7 +23,7 @@ def error_fields(error: RebasinError) -> dict[str, Any]:
     return {
         "code": error.exit_code,
         "where": error.problems[0].where if error.problems else "",
-        "message": "\n".join(map(str, error.problems)),
+        "message": str(error),
         "problems": [
             {"what": p.what, "where": p.where, "detail": p.detail, "hint": p.hint}
             for p in error.problems

@@ -204,6 +204,8 @@ def test_what_texts_call_by_its_flag_is_shown_under_its_keyword() -> None:
         flag = f"--{RENAMED.get(name, name).replace('_', '-')}"
         assert in_python(f"leave out {flag}, then").startswith(f"leave out {name}="), name
     error = UsageError("--set heads=4 --skip 'a' --skip 'b.*' with --device cpu", hint="--tie keep")
+    assert str(error).startswith("--set heads=4 --skip 'a' --skip 'b.*' with --device cpu")
+    error.tell_in_python()
     assert str(error) == (
         "sizes={'heads': 4} skip=['a', 'b.*'] with device='cpu'\n"
         "hint: `--tie keep` of the command line"

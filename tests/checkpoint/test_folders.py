@@ -300,7 +300,7 @@ def test_an_existing_folder_needs_overwrite_and_an_empty_one_does_not(tmp_path):
     (tmp_path / "empty").mkdir()
     copied(source, tmp_path / "empty")
     before = tree(tmp_path / "empty")
-    with pytest.raises(UsageError, match="already exists\nhint: force=True"):
+    with pytest.raises(UsageError, match="already exists\nhint: --force"):
         copied(source, tmp_path / "empty")
     assert tree(tmp_path / "empty") == before
 

@@ -99,7 +99,7 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path, exists):
 def test_an_existing_target_is_refused_without_overwrite(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"old")
-    with pytest.raises(UsageError, match="already exists\nhint: force=True replaces it"):
+    with pytest.raises(UsageError, match="already exists\nhint: --force replaces it"):
         write(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

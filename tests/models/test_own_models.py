@@ -166,7 +166,7 @@ def test_a_nested_class_a_function_and_an_installed_class_are_targets(net: str) 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("Needy", {}, r"cannot be built without width, depth\nhint: name a function"),
+        ("Needy", {}, r"cannot be built without width, depth\nhint: .* --model-args '{\"width\": "),
         ("Net", {"widht": 3}, r"does not take widht\nit takes width\nhint: did you mean 'width'"),
         ("Nett", {}, r"has no 'Nett'\nhint: did you mean 'Net'"),
         ("feed", {"size": 3}, r"does not take size\nit takes no arguments"),
@@ -223,7 +223,7 @@ def test_a_file_that_does_not_run_says_why(
 
 def test_a_model_that_takes_no_guess_asks_for_inputs(net: str) -> None:
     found = subject(f"{net}:Picky")
-    with pytest.raises(UsageError, match=r"no input was found(?s:.*)never(?s:.*)inputs="):
+    with pytest.raises(UsageError, match=r"no input was found(?s:.*)never(?s:.*)--input-shape"):
         found.examples(found.build())
 
 

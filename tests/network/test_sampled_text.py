@@ -177,7 +177,7 @@ def test_an_input_that_the_user_describes_has_the_length():
 @pytest.mark.parametrize("shape", [(31,), (2, 1), (2, 5, 3)])
 def test_an_input_that_is_no_text_says_nothing_of_a_length(shape):
     subject = subject_of(Llama, examples=examples_of_shape(shape))
-    with pytest.raises(UsageError, match=r"inputs=torch.rand\(1, 64\) draws sequences of 64"):
+    with pytest.raises(UsageError, match="--input-shape 1,64 draws sequences of 64 tokens"):
         plan_sequences(subject, None, shaped=True)
 
 

@@ -196,7 +196,7 @@ def test_what_follows_nothing_is_named_and_refused_or_kept(llama, name, shape, s
     with pytest.raises(PermutationError, match=said) as refused:
         applied(folder / "lora", folder / "out", perm=perm)
     assert odd in str(refused.value)
-    assert "keep_unknown=True leaves it as it is" in str(refused.value)
+    assert "--keep-unknown leaves it as it is" in str(refused.value)
     with pytest.warns(RebasinWarning, match=f"in the order of the old weights: {odd}"):
         done = applied(folder / "lora", folder / "out", perm=perm, keep_unknown=True)
     assert done.belonging.kept == (odd,)
@@ -233,7 +233,7 @@ def test_other_commands_name_the_one_that_moves_adapters(llama):
 def test_a_model_needs_no_base(llama):
     folder, _ = llama
     base = folder / "base.safetensors"
-    with pytest.raises(UsageError, match="leave out base="):
+    with pytest.raises(UsageError, match="leave out --base"):
         applied(base, folder / "out.safetensors", base=base)
 
 

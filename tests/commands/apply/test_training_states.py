@@ -213,7 +213,7 @@ def test_the_order_of_a_safetensors_file_numbers_nothing(tmp_path):
     done = rebasin("apply", PERM, "optimizer.pt", "-o", "out.pt", cwd=tmp_path)
     assert done.code == 3
     assert "the order of the model's is not known" in done.err
-    assert "name its module with --model, or a .pt of it with --base" in done.err
+    assert "names its module, in Python base=net; or name a .pt of it with --base" in done.err
     argv = ("apply", PERM, "optimizer.pt", "-o", "out.pt")
     assert rebasin(*argv, "--base", "run.pt", cwd=tmp_path).code == 0
     wanted = torch.load(tmp_path / "out.pt")

@@ -134,7 +134,7 @@ def test_whole_numbers_and_what_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--combine tise", "there is no --combine tise"),
+        ("--combine tise", "there is no --combine 'tise'"),
         ("--combine ties", "--combine ties needs --base"),
         ("--base base.safetensors", "--combine mean uses no --base"),
         ("--density 0.5", "--combine mean uses no --density"),
