@@ -74,10 +74,11 @@ QUERIES_THAT_STAY_WITH_DIMS = (  # d moves inside each query, vo meets the queri
     "groups: {kv: {size: 2}, q: {per: kv, size: 2, fixed: true}, d: {per: q}, "
     "vo: {per: kv, size: 2}}\n",
 )
-QUERIES_THAT_STAY_ALONE = (  # nothing votes for what is inside them
-    GROUPED_QUERIES_WITH_DIMS[0],
-    GROUPED_QUERIES_WITH_DIMS[1],
-    f"{QUERIES_THAT_STAY_WITH_DIMS[2]}buffers: [q, u]\n",
+QUERIES_THAT_STAY_ALONE = (  # nothing votes for what is inside them: vectors among buffers do not
+    ["q: ['kv * q * d']", *GROUPED_QUERIES_WITH_DIMS[0][2:]],
+    {"q": (8,), "v": (4, 3), "out": (3, 8)},
+    QUERIES_THAT_STAY_WITH_DIMS[2].replace("per: q}", "per: q, one-sided: true}")
+    + "buffers: [q]\n",
 )
 DIMS_THAT_STAY = (
     HEADS_AND_DIMS[0],

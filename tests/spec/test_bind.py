@@ -125,7 +125,7 @@ def test_integer_tensors_do_not_vote():
 def test_matrices_among_buffers_vote_for_units_that_nothing_else_tells():
     shapes = {"a": (4, 3), "codes": (6, 4), "sizes": (6,), "mask": (4, 3), "order": (6, 2)}
     lines = ["a: [x, ~]", "codes: [code, x]", "sizes: [code]", "mask: [x, ~]", "order: [code, ~]"]
-    head = "buffers: [codes, sizes, mask, order]"
+    head = "buffers: [codes, sizes, mask, order]\ngroups: {code: {one-sided: true}}\n"
     spec = bound(lines, shapes, head=head, dtypes={"order": torch.int64})
     assert [t.votes for t in spec.tensors] == [True, True, False, False, False]
 
