@@ -10,8 +10,8 @@ from pathlib import Path
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import RemotePath
 from rebasin_cli.errors import Problem, UsageError
+from rebasin_cli.options.model_paths import refuse_loop
 from rebasin_cli.options.output import Output
-from rebasin_cli.options.values import refuse_loop
 
 
 @dataclass(frozen=True)

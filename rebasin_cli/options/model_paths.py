@@ -1,15 +1,16 @@
-"""The MODEL arguments: as they were typed, or from another command's standard output."""
+"""Paths of models, typed or from another command's standard output, and of files to be written."""
 
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from rebasin_cli.checkpoint.remote.remote_path import named_path
+from rebasin_cli.checkpoint.remote.remote_path import RemotePath, named_path
 from rebasin_cli.errors import UsageError
 from rebasin_cli.json_text import read_json
 from rebasin_cli.options.parameters import option
@@ -89,3 +90,25 @@ def _path(line: str) -> Path | None:
     if not isinstance(event["path"], str):
         raise UsageError(f"stdin: an event whose path is no text: {line[:80]}")
     return Path(event["path"])
+
+
+def refuse_loop(path: Path) -> None:
+    """Raise UsageError for a link that leads round to itself: nothing can be written there."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(
+                f"{path} is a link that leads to itself", hint="remove it, or name another"
+            ) from error
+
+
+def optional_file(path: str | None) -> Path | None:
+    """Return the path of a file that may be asked for. Raises UsageError where it is a folder's."""
+    if path is None:
+        return None
+    found = named_path(path)
+    if path.endswith("/") or (not isinstance(found, RemotePath) and found.is_dir()):
+        raise UsageError(f"{path} is a folder, and one file is written", hint="name a file in it")
+    refuse_loop(found)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -96,28 +95,6 @@ def require_present(paths: Iterable[Path]) -> None:
             continue  # of what is there, and refused, whoever reads it tells
     if problems:
         raise CheckpointError(*dict.fromkeys(problems))
-
-
-def refuse_loop(path: Path) -> None:
-    """Raise UsageError for a link that leads round to itself: nothing can be written there."""
-    try:
-        path.stat()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UsageError(
-                f"{path} is a link that leads to itself", hint="remove it, or name another"
-            ) from error
-
-
-def optional_file(path: str | None) -> Path | None:
-    """Return the path of a file that may be asked for. Raises UsageError where it is a folder's."""
-    if path is None:
-        return None
-    found = named_path(path)
-    if path.endswith("/") or (not isinstance(found, RemotePath) and found.is_dir()):
-        raise UsageError(f"{path} is a folder, and one file is written", hint="name a file in it")
-    refuse_loop(found)
-    return found
 
 
 def optional_path(path: str | Path | None) -> Path | None:

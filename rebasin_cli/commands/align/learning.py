@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.errors import UsageError
+from rebasin_cli.options.model_paths import optional_file
 from rebasin_cli.options.parameters import flags_in
-from rebasin_cli.options.values import optional_file
 
 _option = flags_in("Learning (--method straight-through)")
 

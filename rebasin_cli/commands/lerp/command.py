@@ -7,14 +7,14 @@ from typing import Annotated
 
 from rebasin_cli.options.computing import Computing, ExecutorName
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.model_paths import Null, optional_file, piped_paths
 from rebasin_cli.options.output import Output, Resume
 from rebasin_cli.options.parameters import argument, option, with_options
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_file, parse_numbers
+from rebasin_cli.options.values import parse_numbers
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 

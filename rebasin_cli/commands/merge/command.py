@@ -13,7 +13,7 @@ from rebasin_cli.options import tracing as tracing_options
 from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.data import WRITING, WRITTEN, Data
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.model_paths import Null, optional_file, piped_paths
 from rebasin_cli.options.output import Output, Resume
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.renormalization import NAMES, PANEL, renormalizing
@@ -21,7 +21,7 @@ from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.symmetry_option import Tie, symmetry_option
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_file, optional_path
+from rebasin_cli.options.values import optional_path
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rebasin_cli.options.computing import MEANS, Computing
 from rebasin_cli.options.display import Display
-from rebasin_cli.options.model_paths import Null, piped_paths
+from rebasin_cli.options.model_paths import Null, optional_file, piped_paths
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.parameters import argument, offer, option, with_options
 from rebasin_cli.options.selection import ALIGNING, Selection
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_file
 from rebasin_cli.presentation.work import Work
 from rebasin_cli.progress import Progress
 
@@ -80,13 +79,13 @@ def related(
 
 def _run(plan: RelatedPlan, progress: Any, *, brief: bool) -> Iterator[Any]:
     """Yield what is found, of many models in brief, and the picture of it if one is wanted."""
-    from rebasin_cli.commands.related.families import MANY, Families, PairOfMany
     from rebasin_cli.commands.related.kin import KinPair
     from rebasin_cli.commands.related.kinship_plot import draw_kinship
+    from rebasin_cli.commands.related.report import MANY, KinFamilies, PairOfMany
     from rebasin_cli.commands.related.run import Kinship, run_related
 
     many = brief and len(plan.problem.models) > MANY
-    shorter = {KinPair: PairOfMany, Kinship: Families} if many else {}
+    shorter = {KinPair: PairOfMany, Kinship: KinFamilies} if many else {}
     for outcome in run_related(plan, progress):
         yield shorter.get(type(outcome), _same)(outcome)
         if isinstance(outcome, Kinship) and plan.picture is not None:

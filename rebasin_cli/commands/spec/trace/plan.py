@@ -7,9 +7,9 @@ from typing import Any
 
 from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.files.places import OutputPlace, plan_place
+from rebasin_cli.options.model_paths import optional_file
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.tracing import Tracing
-from rebasin_cli.options.values import optional_file
 from rebasin_cli.spec_choice.trace_format import TracedModel
 from rebasin_cli.tracer.model_trace import Trace
 
@@ -33,7 +33,8 @@ class TracePlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {"command": "spec trace", "target": self.tracing.target}
+        path = str(self.place.path) if self.place else None
+        return {"command": "spec trace", "target": self.tracing.target, "path": path}
 
 
 def plan_trace(request: TraceRequest) -> TracePlan:
