@@ -159,8 +159,8 @@ VALUES = rows(
 
 MODELS = rows(
     Row(
-        "data without a name",
-        "statistics a.safetensors --model torch.nn:Linear --data net.py",
+        "a function without a name",
+        "spec trace torch.nn:Identity --input net.py",
         2,
         ("'net.py' names nothing in a file", "file.py:NAME"),
     ),
@@ -183,7 +183,7 @@ MODELS = rows(
         ("c.safetensors is not among the models",),
         third,
     ),
-    Row("too few weights", f"merge {PAIR} -w 1", 2, ("1 weights for 2 models",)),
+    Row("too few weights", f"merge {PAIR} -w 1", 2, ("1 weight for 2 models",)),
     Row("too many weights", f"merge {PAIR} -w 1,2,3", 2, ("3 weights for 2 models",)),
     Row("weights without a sum", f"merge {PAIR} -w 1,-1", 2, ("add up to zero",)),
     Row("zero weights", f"merge {PAIR} -w 0,0", 2, ("add up to zero",)),

@@ -195,6 +195,19 @@ def test_every_command_has_a_dry_run(tmp_path, argv):
     assert (done.code, image(tmp_path)) == (0, before)
 
 
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("verify a.safetensors b.safetensors --save-permutation x", "permutation"),
+        ("spec trace torch.nn:Linear -o x", "path"),
+    ],
+    ids=["verify", "trace"],
+)
+def test_a_plan_names_what_is_written_beside_results(tmp_path, line, field):
+    pair(tmp_path)
+    assert json.loads(rebasin(*line.split(), "-n", cwd=tmp_path).out)[field] == "x"
+
+
 def test_a_dry_run_ends_as_the_real_one_would(tmp_path):
     pair(tmp_path)
     (tmp_path / "b.aligned.safetensors").write_bytes(b"old")

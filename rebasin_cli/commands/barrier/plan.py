@@ -75,6 +75,7 @@ class BarrierPlan:
             "renormalize": self.request.renormalize,
             "diagnose": self.request.diagnose,
             "plot": str(self.picture.path) if self.picture else None,
+            "layers": str(self.layers.path) if self.layers else None,
             "resume": str(self.request.resume) if self.request.resume else None,
             **(describe_matching(self.choice, self.machine) if self.choice else {}),
             **(self.rotation.describe() if self.rotation else {"memory": self.memory}),

@@ -38,6 +38,7 @@ class VerifyPlan:
         return {
             "command": "verify",
             "inputs": describe_inputs([self.a, self.b]),
+            "permutation": str(self.save.path) if self.save else None,
             **describe_matching(self.choice, self.machine),
         }
 

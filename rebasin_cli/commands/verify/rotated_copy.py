@@ -46,6 +46,7 @@ class VerifyRotationPlan:
         return {
             "command": "verify",
             "inputs": describe_inputs(problem.models),
+            "permutation": str(self.save.path) if self.save else None,
             **describe_matching(problem.choice, problem.machine),
             **problem.describe(),
         }

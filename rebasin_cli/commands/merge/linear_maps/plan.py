@@ -67,6 +67,7 @@ class LinearMapsPlan(LinearMeanPlan):
             "data": self.request.data.data,
             "mapped": list(self.readers),
             "permuted": dict(self.others),
+            "maps": str(self.maps.path) if self.maps else None,
             **({"renormalize": self.correction.describe()} if self.correction else {}),
         }
 

@@ -24,7 +24,8 @@ class TracePlan:
 
     def describe(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {"command": "spec trace", "target": self.tracing.target}
+        path = str(self.place.path) if self.place else None
+        return {"command": "spec trace", "target": self.tracing.target, "path": path}
 
 
 def plan_trace(request: TraceRequest) -> TracePlan:
