@@ -119,6 +119,22 @@ def test_a_part_of_a_repeated_product_is_fewer_of_them():
     assert 'a.kv: ["2 * unit", s]' in found
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 1, 4)])  # of a convolution of each channel
+def test_a_split_tensor_that_is_stored_whole_stays_split(shape):
+    text = """
+rebasin: 1
+tensors:
+  joint: {split: 0, parts: [[one], [two]]}
+  a: [one, ~]
+  b: [~, one]
+  c: [two, ~]
+  d: [~, two]
+"""
+    shapes = {"joint": shape, "a": (2, 3), "b": (3, 2), "c": (4, 3), "d": (3, 4)}
+    whole = {f"m.{name}": Window.whole(info) for name, info in infos(shapes).items()}
+    assert stored(text, shapes, whole).tensors["m.joint"] == parse(text).tensors["joint"]
+
+
 def test_a_part_of_a_split_tensor_has_the_axes_of_that_part():
     shapes = {"a": (2 * H, S), "b": (2, H), "c": (S, 2), "d": (S, 2)}
     places = {name: Window.whole(infos(shapes)[name]) for name in "bcd"}

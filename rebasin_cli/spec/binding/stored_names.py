@@ -215,7 +215,9 @@ class _Cutter:
         rank = len(self.source.shape)
         if not isinstance(entry, Split):
             return _padded(entry, rank)
-        if not cut.picks and cut.spans == tuple((0, size) for size in self.source.shape):
+        whole = tuple((0, size) if size > 1 else (0, 0) for size in self.source.shape)
+        free = [axis for axis in cut.order if axis >= 0]
+        if cut.spans == whole and len(cut.order) == rank and free == sorted(free):
             return entry
         start = 0
         for part in (_padded(part, rank) for part in entry.parts):
