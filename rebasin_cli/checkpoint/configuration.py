@@ -17,8 +17,6 @@ _OLD = "torch_dtype"  # the key that transformers wrote before version 4.56, and
 _NEW = "dtype"
 _TIES = "tie_word_embeddings"
 _LOADED_BY_TRANSFORMERS = ("model_type", "architectures")
-# By model_type, what transformers takes from that word where a configuration does not say it.
-_TAKEN_FROM_TIES = {"t5": "scale_decoder_outputs"}
 # What says how weights are coded keeps its words: its dtypes are not those of the weights.
 _CODES = ("quantization_config",)
 
@@ -60,13 +58,8 @@ def configuration_in(
 
 
 def untied_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration, and those of parts of the model in it, that ties no head.
-
-    What else its class would take from that word stays as it was.
-    """
-    taken = _TAKEN_FROM_TIES.get(str(config.get("model_type")))
-    kept = {taken: config.get(_TIES) is not False} if taken else {}
-    return kept | _without_ties(config) | {_TIES: False}
+    """Return a configuration, and those of parts of the model in it, that ties no head."""
+    return _without_ties(config) | {_TIES: False}
 
 
 def _without_ties(config: Mapping[str, Any]) -> dict[str, Any]:
