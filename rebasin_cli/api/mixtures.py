@@ -258,7 +258,7 @@ def lerp(
     if mode not in MODES:
         raise UsageError(f"no mode is called {mode!r}", hint=" or ".join(MODES))
     single, alphas = is_number(alpha), numbers("alpha", alpha)
-    check_alphas(alphas)
+    check_alphas(alphas, named="alpha")
     groups = groups_of(SpecSource(spec).named, options)
     done = None if set(alphas) <= {0.0, 1.0} else "averaged"  # the ends are the models themselves
     line = _line((a, b), groups, SpecSource(spec, model, inputs), aligned=align, done=done)

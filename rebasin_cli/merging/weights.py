@@ -93,11 +93,11 @@ def check_factors(weights: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(weights)
 
 
-def check_alphas(alphas: Sequence[float]) -> None:
+def check_alphas(alphas: Sequence[float], *, named: str = "--at") -> None:
     """Raise UsageError for a place between models, or beyond them, that none can be at."""
     for alpha in alphas:
         if not (isfinite(alpha) and abs(alpha) <= FARTHEST):
-            raise UsageError(f"{alpha}: a place is a finite number up to {FARTHEST:g}")
+            raise UsageError(f"{named} {alpha}: a place is a finite number up to {FARTHEST:g}")
 
 
 def reference_position(reference: Path | None, paths: Sequence[Path]) -> int:

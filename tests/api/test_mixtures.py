@@ -201,7 +201,7 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(case: str) -> None:
     [
         ("0.5", {}, TypeError, "alpha='0.5': expected a number"),
         (None, {}, TypeError, "alpha=None: expected a number"),
-        (float("nan"), {}, rb.RebasinError, "a place is a finite number"),
+        (float("nan"), {}, rb.RebasinError, "alpha nan: a place is a finite number"),
         (0.5, {"mode": "cubic"}, rb.RebasinError, "no mode is called 'cubic'"),
     ],
 )

@@ -159,7 +159,7 @@ def test_dry_run_prints_the_plan_and_judges_nothing(tmp_path):
     [
         (("--steps", "1"), "--steps 1: from 2 to 100,000 are possible"),
         (("--steps", "3", "--at", "0.5"), "--steps and --at exclude each other"),
-        (("--at", "nan"), "nan: a place is a finite number up to 1e+06"),
+        (("--at", "nan"), "--at nan: a place is a finite number up to 1e+06"),
         (("--plane",), "barrier takes 3 models, not 2"),
         (("--margin", "0.1"), "--margin is around the models of a --plane"),
         (("--plot", "x.pdf"), "--plot x.pdf: no picture has this ending"),
