@@ -17,8 +17,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 from typer.models import OptionInfo
 
-from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.wording import listing
+from rebasin_cli.errors import look_up
 
 FLAG = "flag"  # the key of a field's metadata
 # The metavar of a flag whose values are these, and no others.
@@ -146,9 +145,8 @@ def _choices(parameter: inspect.Parameter) -> tuple[str, tuple[str, list[str]]] 
 
 def _check_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
     """Raise UsageError for a value that there is not: at once, before anything is imported."""
-    if value is not None and value not in choices:
-        hint = suggest(value, choices) or listing(choices)
-        raise UsageError(f"{name} {value!r}: there is no such value", hint=hint)
+    if value is not None:
+        look_up(f"value of {name}", value, dict.fromkeys(choices))
 
 
 def _group_of(annotation: Any) -> type[Any] | None:
