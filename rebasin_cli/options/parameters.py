@@ -18,8 +18,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
-from rebasin_cli.errors import UsageError, suggest
-from rebasin_cli.wording import listing
+from rebasin_cli.errors import look_up
 
 FLAG, GROUP = "flag", "group"  # the keys of a field's metadata
 # The metavar of a flag whose values are these, and no others.
@@ -54,11 +53,9 @@ class Flag:
 
     def value(self, given: Any) -> Any:
         """Return the field's value. Raises UsageError at once for one that is not listed."""
-        metavar = self.declared.get("metavar", "")
-        choices = metavar.split("|") if CLOSED.fullmatch(metavar) else ()
-        if choices and given is not None and given not in choices:
-            hint = suggest(given, choices) or listing(choices)
-            raise UsageError(f"{self.names[0]} {given!r}: there is no such value", hint=hint)
+        listed = self.declared.get("metavar", "")
+        if given is not None and CLOSED.fullmatch(listed):
+            look_up(f"value of {self.names[0]}", given, dict.fromkeys(listed.split("|")))
         return self.parse(given)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rebasin_cli.checkpoint.remote.remote_path import named_path
-from rebasin_cli.errors import look_up
+from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.options.parameters import flags_in
+from rebasin_cli.wording import listing
 
 PANEL = "Search"
 _option = flags_in(PANEL)
@@ -19,7 +20,10 @@ METHODS_OF_MERGE = ("zipit", "cca", "least-squares")
 
 def _method(name: str) -> str:
     """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
-    look_up("method", name, dict.fromkeys((*METHODS, *METHODS_OF_MERGE)))
+    known = (*METHODS, *METHODS_OF_MERGE)
+    if name not in known:
+        hint = suggest(name, known) or listing(METHODS)
+        raise UsageError(f"no method is called {name!r}", hint=hint)
     return name
 
 

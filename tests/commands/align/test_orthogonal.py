@@ -115,7 +115,7 @@ def test_an_unknown_symmetry_is_told_with_the_known_ones(tmp_path):
     written(tmp_path, "rotary")
     done = rebasin(*ALIGN[:-1], "orthogonl", cwd=tmp_path)
     assert done.code == 2
-    assert "no symmetry is called 'orthogonl'" in done.err
+    assert "no value of --symmetry is called 'orthogonl'" in done.err
     assert "orthogonal" in done.err
 
 

@@ -78,7 +78,7 @@ def test_pairs_that_disagree_are_told(tmp_path):
         ("--method", "frank-wolf", "did you mean 'frank-wolfe'?"),
         ("--effort", "beste", "did you mean 'best'?"),
         ("--order", "forwards", "did you mean 'forward'?"),
-        ("--loss", "l3", "no loss is called 'l3'"),
+        ("--loss", "l3", "no value of --loss is called 'l3'"),
         ("--loss", "l1", "add --method sinkhorn"),
         ("--start", "barycenter", "--method frank-wolfe"),
     ],

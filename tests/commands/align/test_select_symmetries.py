@@ -183,4 +183,4 @@ def test_an_unknown_symmetry_is_told_with_the_known_ones(tmp_path):
     command = running(tmp_path, "rotary", "orthogonal", "unitary")
     done = rebasin(*command, "--select", "3", cwd=tmp_path)
     assert done.code == 2
-    assert "no symmetry is called 'unitary'" in done.err
+    assert "no value of --symmetry is called 'unitary'" in done.err

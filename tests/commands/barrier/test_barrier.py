@@ -167,7 +167,7 @@ def test_dry_run_prints_the_plan_and_judges_nothing(tmp_path):
         (("--resume", "a.safetensors"), "--resume a.safetensors is one of the models"),
         (("--resume", "none/x.ndjson"), "--resume none/x.ndjson: no file can be there"),
         (("--renormalize", "rest"), "did you mean 'reset'?"),
-        (("--renormalize", "calibrate"), "no such correction of points"),
+        (("--renormalize", "calibrate"), "no value of --renormalize is called 'calibrate'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

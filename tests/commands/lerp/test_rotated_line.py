@@ -107,7 +107,7 @@ def test_that_functions_stay_is_seen_by_running_the_model(tmp_path):
         (("--method", "activations"), "--symmetry orthogonal has no method 'activations'"),
         (("--common",), "--common is of permutations"),
         (("--skip", "embed.weight"), "units of stream have to stay where they are"),
-        (("--symmetry", "orthogonl"), "no symmetry is called 'orthogonl'"),
+        (("--symmetry", "orthogonl"), "no value of --symmetry is called 'orthogonl'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, message, tmp_path):

@@ -198,7 +198,7 @@ def test_a_plan_says_by_which_maps(tmp_path):
         (by_activations("rotary")[:4], "there is no data to run", "--data file.py:batches"),
         (by_activations("rotary")[2:], "matching by weights uses no data", "--method activations"),
         (("--strategy", "none"), "--strategy none does not go with", "--strategy star"),
-        (("--strategy", "moon"), "no strategy is called 'moon'", ""),
+        (("--strategy", "moon"), "no value of --strategy is called 'moon'", ""),
         (("--method", "zipit"), "--symmetry orthogonal has no method 'zipit'", "--method weights"),
         (("--preserve-first", "2"), "--preserve-first permutes units", ""),
         (("--renormalize", "rescale"), "--renormalize does not go with", "rebasin renormalize"),

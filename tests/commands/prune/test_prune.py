@@ -181,7 +181,7 @@ def test_an_unknown_method_is_refused(tmp_path):
     argv = ("m.safetensors", "--sparsity", "0.5", "--method", "magnitud")
     done = rebasin("prune", *argv, cwd=tmp_path)
     assert done.code == 2
-    assert "no method is called 'magnitud'" in done.err
+    assert "no value of --method is called 'magnitud'" in done.err
     assert "did you mean 'magnitude'?" in done.err
 
 

@@ -275,7 +275,7 @@ def test_merge_renormalizes_in_one_go_as_the_two_commands_do(folder):
         (("--method", "calibrate", "--sequential"), "--sequential says nothing to method"),
         (("--method", "reset", "--average"), "--average says nothing to method 'reset'"),
         (("--method", "rescale", "--statistics", A), "--statistics says nothing to method"),
-        (("--method", "calibrate", "--decay", "deep"), "no decay is called 'deep'"),
+        (("--method", "calibrate", "--decay", "deep"), "no value of --decay is called 'deep'"),
         (("--method", "rescale", "--factor", "-1"), "a positive number"),
         (("--method", "closed-form", "--statistics", A), "--model file.py:Class"),
         (

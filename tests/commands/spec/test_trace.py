@@ -315,7 +315,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(folder):
 
 def test_a_dry_run_traces_nothing(folder):
     done = trace(folder, "--dry-run")
-    assert json.loads(done.out) == {"command": "spec trace", "target": "net.py:Net"}
+    assert json.loads(done.out) == {"command": "spec trace", "target": "net.py:Net", "path": None}
     assert built(folder) == 0
 
 

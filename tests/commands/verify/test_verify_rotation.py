@@ -122,7 +122,7 @@ def test_a_plan_says_by_which_maps(tmp_path):
     ("options", "message"),
     [
         (("--restarts", "3"), "--start, --restarts and --loss are of permutations"),
-        (("--symmetry", "rotation"), "no symmetry is called 'rotation'"),
+        (("--symmetry", "rotation"), "no value of --symmetry is called 'rotation'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, message, tmp_path):
