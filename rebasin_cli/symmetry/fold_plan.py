@@ -148,8 +148,11 @@ class FoldPlan:
         return frozenset(axis for axis, found in enumerate(sides) if Side.READ in found)
 
     def _places(self, reader: str, norm: BoundNorm) -> int:
-        """Return at how many places a weight reads each unit: those of the kernel."""
-        written, gain = self.tensors[bias_of(reader)], self.tensors[norm.gain]
+        """Return at how many places a weight with a bias reads each unit: those of the kernel."""
+        written = self.tensors.get(bias_of(reader))
+        if written is None:  # an adapter's factor, which takes up no bias
+            return 1
+        gain = self.tensors[norm.gain]
         return prod(self.tensors[reader].shape) // prod(written.shape) // prod(gain.shape)
 
     def check(self) -> None:

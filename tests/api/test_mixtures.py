@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[object, dict[str, Any], type[Exception], str]] = {
     "none": ([], {}, rb.RebasinError, "at least two models: there are 0"),
     "a module": (mlp(0), {}, TypeError, "several, in a list"),
     "a path": ("ab.pt", {}, TypeError, "several, in a list"),
-    "weights": (nets(2), {"weights": [1]}, rb.RebasinError, "1 weights for 2 models"),
+    "weights": (nets(2), {"weights": [1]}, rb.RebasinError, "1 weight for 2 models"),
     "texts": (nets(2), {"weights": ["a", "b"]}, TypeError, "weights=.*: expected a number"),
     "sum of zero": (nets(2), {"weights": [1, -1]}, rb.RebasinError, "add up to zero"),
     "strategy": (nets(2), {"strategy": "x"}, rb.RebasinError, "no strategy is called 'x'"),

@@ -139,8 +139,8 @@ def test_a_slash_at_the_end_means_a_folder(tmp_path, argv, path, there):
         ((*ALIGN, "-o", "loop"), 2, "loop is a link that leads to itself"),
         (
             ("lerp", *ALIGN[1:3], "--at", "0.5", "--resume", "loop"),
-            4,
-            "loop: cannot write: Too many levels of symbolic links",
+            2,
+            "loop is a link that leads to itself",
         ),
         ((*ALIGN, "-o", "x" * 256), 4, "File name too long\nhint: name a shorter one"),
     ],

@@ -25,7 +25,7 @@ from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.renormalization import Renormalization
 from rebasin_cli.options.search import Search
 from rebasin_cli.options.selection import Selection
-from rebasin_cli.renormalization.plan import MEASURING, CorrectionPlan, plan_correction
+from rebasin_cli.renormalization.plan import CorrectionPlan, plan_correction
 
 METHOD_NAMES = (*METHODS, *FISHER_METHODS)
 
@@ -126,9 +126,6 @@ def _correction(model: Checkpoint, request: PruneRequest) -> CorrectionPlan | No
                 "block-fisher before",
             )
         return None
-    if renormalize not in MEASURING:
-        hint = suggest(renormalize, MEASURING) or ", ".join(MEASURING)
-        raise UsageError(f"--renormalize {renormalize} is not for pruned models", hint=hint)
     return plan_correction(
         model,
         request.selection.all_tensors,

@@ -134,7 +134,7 @@ def test_whole_numbers_and_what_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--combine tise", "there is no --combine 'tise'"),
+        ("--combine tise", "no value of --combine is called 'tise'"),
         ("--combine ties", "--combine ties needs --base"),
         ("--base base.safetensors", "--combine mean uses no --base"),
         ("--density 0.5", "--combine mean uses no --density"),
@@ -147,7 +147,7 @@ def test_whole_numbers_and_what_is_left_out(tmp_path: Path) -> None:
         ("--combine slerp-n --renormalize repair --model x.py:y", "and this is none"),
         ("--strategy none -w x.*=1,2", "--weights: no tensor is called 'x.*'\nhint: a tensor is"),
         ("--skip head.*", "no tensor is called 'head.*'\nhint: a tensor is called '0.bias'"),
-        ("--strategy none -w 2.*=1", "1 weights for 2 models"),
+        ("--strategy none -w 2.*=1", "1 weight for 2 models"),
         ("--strategy none -w 2.*=1,-1", "the weights add up to zero"),
         ("--combine slerp-n --method zipit --model x.py:y --data x.py:z", "--method zipit goes"),
         ("--combine slerp-n --preserve-first 1 --model x.py:y", "--preserve-first goes with"),

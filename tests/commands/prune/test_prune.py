@@ -291,7 +291,7 @@ def test_all_layers_are_corrected_whatever_was_pruned(tmp_path, conv):
     ("argv", "message"),
     [
         (RUN, "--model and --data say nothing to pruning by magnitude"),
-        ((*RUN, "--renormalize", "calibrate"), "--renormalize calibrate is not for pruned models"),
+        ((*RUN, "--renormalize", "calibrate"), "no value of --renormalize is called 'calibrate'"),
         ((*RUN[:4], "--renormalize", "reset"), "there is no data to run the model on"),
         ((*RUN[:2], "--renormalize", "reset"), "a model has to be run"),
     ],

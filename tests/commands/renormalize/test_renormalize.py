@@ -271,7 +271,7 @@ def test_merge_renormalizes_in_one_go_as_the_two_commands_do(folder):
             ),
             "did you mean 'rescale'?",
         ),
-        (("--method", "xyz"), "reset, repair, rescale, reshift, closed-form, calibrate"),
+        (("--method", "xyz"), "reset, repair, rescale, reshift, calibrate, closed-form"),
         (("--method", "calibrate", "--sequential"), "--sequential says nothing to method"),
         (("--method", "reset", "--average"), "--average says nothing to method 'reset'"),
         (("--method", "rescale", "--statistics", A), "--statistics says nothing to method"),

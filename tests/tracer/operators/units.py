@@ -44,8 +44,10 @@ def draw(
     """Return random permutations; the rows of a child differ."""
     rows = {}
     for atom in movable:
-        count = parents[atom].size if atom in parents else 0
-        rows[atom] = _rows(atom.size, count, generator) if count else _row(atom.size, generator)
+        alone = atom not in parents
+        rows[atom] = (
+            _row(atom.size, generator) if alone else _rows(atom.size, parents[atom].size, generator)
+        )
     return Moves(rows, parents)
 
 
@@ -54,6 +56,8 @@ def _row(size: int, generator: torch.Generator) -> Tensor:
 
 
 def _rows(size: int, count: int, generator: torch.Generator) -> Tensor:
+    if not count * size:  # pieces of no length
+        return torch.zeros(count, size, dtype=torch.int64)
     for _ in range(TRIES):
         rows = torch.stack([_row(size, generator) for _ in range(count)])
         if count == 1 or bool((rows != rows[0]).any()):
