@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch import nn
 
-from rebasin_cli.errors import MachineError, RebasinError, SpecError, UsageError
+from rebasin_cli.errors import MachineError, RebasinError, RebasinWarning, SpecError, UsageError
 from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.trial_run import failure, quiet
@@ -19,7 +21,9 @@ from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace
 from rebasin_cli.tracer.proof.unproved import Doubt
 from rebasin_cli.tracer.trace import REAL, trace
+from rebasin_cli.wording import list_names
 
+LISTED = 4  # names in a warning; the rest is counted
 EVERY = 1 << 30  # examples: more than any user gives
 
 
@@ -39,8 +43,12 @@ def trace_target(tracing: Tracing) -> TracedModel:
 
 
 def check_validated(found: Trace, tracing: Tracing) -> None:
-    """Raise SpecError for a trace that was not proved, unless the user trusts it."""
+    """Raise SpecError for a trace that was not proved, unless the user trusts it.
+
+    Of what it does not say there is a warning.
+    """
     if tracing.trust or (found.proof is not None and found.proof.holds):
+        _warn_of_unread(found)
         return
     doubt = found.doubt or _moving(found)
     raise SpecError(
@@ -49,6 +57,20 @@ def check_validated(found: Trace, tracing: Tracing) -> None:
         hint=f"{doubt.advice}; --trust uses it all the same; "
         f"`rebasin spec trace {tracing.target} --explain` shows what was found",
     )
+
+
+def _warn_of_unread(found: Trace) -> None:
+    """Tell of parameters that no traced call reads, and that could hold units that move."""
+    sizes = {group.size for group in found.bound.groups.values() if not group.fixed}
+    still = [name for name in found.unused if name not in found.followers]
+    left = [name for name in still if sizes & set(found.infos[name].shape)]
+    if left:
+        warnings.warn(
+            f"no traced call reads {list_names(left, LISTED)}: a call that does would find units "
+            "in another order than it; --input file.py:function yields such calls",
+            RebasinWarning,
+            stacklevel=2,
+        )
 
 
 def _moving(found: Trace) -> Doubt:

@@ -185,3 +185,23 @@ def test_layers_without_shapes_are_refused_with_what_to_do() -> None:
             rb.trace(given, torch.randn(2, 5))
         assert "runs it once" in str(caught.value)
     assert rb.trace(run_once, torch.randn(2, 5)).spec
+
+
+class TwoTasks(nn.Module):
+    """Reads one of two heads, as its caller says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, *, second: bool = False) -> Tensor:
+        found: Tensor = (self.second if second else self.first)(torch.relu(self.up(x)))
+        return found
+
+
+def test_a_head_that_no_traced_call_reads_is_told() -> None:
+    net, x = TwoTasks().double(), torch.randn(3, 4, dtype=torch.float64)
+    with pytest.warns(rb.RebasinWarning, match=r"no traced call reads second\.weight: .* inputs="):
+        rb.match(net, copied(net), model=net, inputs=x)
+    both = [{"x": x}, {"x": x, "second": True}]
+    assert len(rb.match(net, copied(net), model=net, inputs=both).permutations) == 1  # not told
