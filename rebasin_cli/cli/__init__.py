@@ -5,6 +5,7 @@ Nothing here imports torch until a command runs, so that help and completion ans
 
 from __future__ import annotations
 
+import atexit
 from typing import NoReturn
 
 __all__ = ["main"]
@@ -12,9 +13,10 @@ __all__ = ["main"]
 
 def main() -> NoReturn:
     """Run the command line and exit: with the code of a signal, if one comes, from here on."""
-    from rebasin_cli.cli.signals import leave_on_signals
+    from rebasin_cli.cli.signals import ignore_signals, leave_on_signals
 
     leave_on_signals()
+    atexit.register(ignore_signals)  # the first to be registered is the last to be called
     from rebasin_cli.cli.app import run_to_exit
 
     run_to_exit()

@@ -40,6 +40,15 @@ def unwind_on_signals() -> None:
         signal.signal(number, _unwind)
 
 
+def ignore_signals() -> None:
+    """Let no signal end the process: nothing is left to do but to take the interpreter apart.
+
+    That gives its handlers up first, and would end by the signal, not with the exit code.
+    """
+    for number in WORDS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     try:
         os.write(2, f"{WORDS[number]}\n".encode())
