@@ -219,9 +219,9 @@ class FamilySolver:
 
 @dataclass(frozen=True)
 class _OrderAndMaps:
-    """A permutation `order` that meets other groups in chains; all are inside one parent.
+    """A group `order` that meets others in chains; all are inside one parent.
 
-    None of them is inside one of its units.
+    But for `all_in_turn`, it is a permutation, and none of them is inside one of its units.
     """
 
     order: str
@@ -268,11 +268,7 @@ class _OrderAndMaps:
     def all_in_turn(
         self, names: Sequence[str], order: Sequence[int]
     ) -> tuple[Tensor, GroupMatrices]:
-        """Return what improving each group by itself leads to, from an order and no other map.
-
-        Where there is no order of units that hold no others: what is inside them, and what meets
-        them, cannot both be solved for.
-        """
+        """Return what improving each group by itself leads to, from an order and no other map."""
         best = {name: self._unmoved(name) for name in names}
         best[self.order] = best[self.order][..., order, :]
         values = self._worth(None, best)
@@ -293,8 +289,7 @@ class _OrderAndMaps:
         groups = self.solver.groups
         chain = next(chain for chain in self.similarities if name in chain)
         held = [groups[parent].size for parent in groups[name].parents if parent in chain]
-        still = torch.eye(groups[name].size, dtype=self._any.dtype, device=self._any.device)
-        return still.repeat(len(self._any), *held, 1, 1)
+        return torch.eye(groups[name].size).to(self._any).repeat(len(self._any), *held, 1, 1)
 
     def _worth(self, group: str | None, matrices: GroupMatrices) -> Tensor:
         """Return what each unit is worth in each place, other maps as they are: (batch, ..., r, r).
@@ -304,7 +299,7 @@ class _OrderAndMaps:
         """
         total = torch.zeros((), device=self._any.device)
         for chain, each in self.similarities.items():
-            if group is not None and group not in chain:
+            if group not in (None, *chain):
                 continue
             rows = {name: 1 + place for place, name in enumerate(chain)}
             columns = {name: len(chain) + row for name, row in rows.items()}

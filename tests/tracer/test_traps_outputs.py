@@ -334,13 +334,11 @@ def test_trap_22_what_training_draws_for_each_unit_is_left_to_be_not_exercised(k
 
 def test_a_call_in_training_mode_leaves_a_model_as_it_was() -> None:
     def run(m, x):
-        m.seen += m.training
-        m.mean.data += m.training  # has no new version
-        if m.training:
-            m.register_buffer("last", x)
+        m.seen.data += m.training  # has no new version
+        m.register_buffer("last", x)
         return m.norm(x) + m.seen
 
-    net = Net(run, norm=nn.BatchNorm1d(5), seen=torch.zeros(5), mean=torch.zeros(5)).eval()
+    net = Net(run, norm=nn.BatchNorm1d(5), seen=torch.zeros(5)).eval()
     call = TrainingCall((noise(4, 5),), {})
     before = copy.deepcopy(net.state_dict())
     with torch.no_grad(), calling(net, call):
