@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,11 +30,16 @@ _TURN = RLock()  # what is put back below belongs to the process: two threads wo
 
 @contextmanager
 def running_models() -> Iterator[None]:
-    """Leave torch's random state, on every device in use, as it was; threads take turns."""
+    """Leave the random states of torch, NumPy and Python as they were; threads take turns."""
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
     devices = list(range(torch.cuda.device_count())) if used else []
     with _TURN, torch.random.fork_rng(devices=devices):
-        yield
+        drawn, of_numpy = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(drawn)
+            np.random.set_state(of_numpy)
 
 
 def library_verb(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _ReturnT]:

@@ -60,17 +60,22 @@ def check_validated(found: Trace, tracing: Tracing) -> None:
 
 
 def _warn_of_unread(found: Trace) -> None:
-    """Tell of parameters that no traced call reads, and that could hold units that move."""
+    """Tell of parameters that no traced call reads, and that hold or could hold units that move."""
     sizes = {group.size for group in found.bound.groups.values() if not group.fixed}
     still = [name for name in found.unused if name not in found.followers]
     left = [name for name in still if sizes & set(found.infos[name].shape)]
-    if left:
-        warnings.warn(
-            f"no traced call reads {list_names(left, LISTED)}: a call that does would find units "
-            "in another order than it; --input file.py:function yields such calls",
-            RebasinWarning,
-            stacklevel=2,
-        )
+    guessed = "it is not proved that they move as the others in their lists do"
+    for names, means in (
+        (left, "a call that does would find units in another order than it"),
+        (found.followers, guessed),
+    ):
+        if names:
+            warnings.warn(
+                f"no traced call reads {list_names(names, LISTED)}: {means}; --input "
+                "file.py:function yields such calls",
+                RebasinWarning,
+                stacklevel=2,
+            )
 
 
 def _moving(found: Trace) -> Doubt:

@@ -180,8 +180,11 @@ class FamilySolver:
         order = min(names, key=lambda name: (self.classes[name] != PERMUTATION, name in inner))
         size = self.groups[order].size
         pair = _OrderAndMaps(order, similarities, self)
-        if size <= FEW:
-            tried = [pair.given(one) for one in permutations(range(size))]
+        few = [*permutations(range(size))] if size <= FEW else [tuple(range(size))]
+        if self.classes[order] != PERMUTATION or order in inner:
+            tried = [pair.all_in_turn(names, one) for one in few]
+        elif size <= FEW:
+            tried = [pair.given(one) for one in few]
         else:
             tried = [pair.in_turn(size)]
         return _best(tried)
@@ -216,9 +219,9 @@ class FamilySolver:
 
 @dataclass(frozen=True)
 class _OrderAndMaps:
-    """A permutation `order` that meets other groups in chains; all are inside one parent.
+    """A group `order` that meets others in chains; all are inside one parent.
 
-    None of them is inside one of its units.
+    But for `all_in_turn`, it is a permutation, and none of them is inside one of its units.
     """
 
     order: str
@@ -239,7 +242,7 @@ class _OrderAndMaps:
         """Return what improving both in turn leads to, from the order that is in place."""
         best = self.given(range(size))
         for _ in range(ROUNDS):
-            worth = self._worth(best[1], size)
+            worth = self._worth(self.order, best[1])
             found = _best([best, self._at(SOLVERS[PERMUTATION](worth).argmax(-1))])
             if torch.equal(found[0], best[0]):
                 break
@@ -262,22 +265,52 @@ class _OrderAndMaps:
         order = torch.eye(index.shape[1], device=index.device)[index]
         return value + left.get((), 0), {self.order: order, **matrices}
 
-    def _worth(self, matrices: GroupMatrices, size: int) -> Tensor:
-        """Return what each unit is worth in each place, the maps as they are: (batch, r, r).
+    def all_in_turn(
+        self, names: Sequence[str], order: Sequence[int]
+    ) -> tuple[Tensor, GroupMatrices]:
+        """Return what improving each group by itself leads to, from an order and no other map."""
+        best = {name: self._unmoved(name) for name in names}
+        best[self.order] = best[self.order][..., order, :]
+        values = self._worth(None, best)
+        for _ in range(ROUNDS):
+            found = dict(best)
+            for name in sorted(names, key=lambda one: -self.solver.groups[one].size):  # signs last
+                worth = self._worth(name, found)
+                solved = SOLVERS[self.solver.classes[name]](worth.flatten(0, -3))
+                found[name] = solved.reshape(worth.shape).to(worth.dtype)
+            reached = self._worth(None, found)
+            if not bool((reached > values).any()):
+                break
+            values, best = reached, found
+        return values, best
+
+    def _unmoved(self, name: str) -> Tensor:
+        """Return a group's maps that leave all as it is: (batch, *sizes of what holds it, n, n)."""
+        groups = self.solver.groups
+        chain = next(chain for chain in self.similarities if name in chain)
+        held = [groups[parent].size for parent in groups[name].parents if parent in chain]
+        return torch.eye(groups[name].size).to(self._any).repeat(len(self._any), *held, 1, 1)
+
+    def _worth(self, group: str | None, matrices: GroupMatrices) -> Tensor:
+        """Return what each unit is worth in each place, other maps as they are: (batch, ..., r, r).
 
         The map of a group has a matrix for each unit of what holds it, if that is in the chain.
+        Without a group: what all maps are worth, (batch,).
         """
-        total = torch.zeros(1, size, size, device=self._any.device)
+        total = torch.zeros((), device=self._any.device)
         for chain, each in self.similarities.items():
-            if self.order not in chain:
+            if group not in (None, *chain):
                 continue
             rows = {name: 1 + place for place, name in enumerate(chain)}
             columns = {name: len(chain) + row for name, row in rows.items()}
+            places = {
+                name: [0, *(rows[p] for p in self.solver.groups[name].parents if p in rows), *ends]
+                for name, ends in ((name, (rows[name], columns[name])) for name in chain)
+            }
             terms: list[Any] = [each, [0, *rows.values(), *columns.values()]]
-            for name in (one for one in chain if one != self.order):
-                held = [rows[one] for one in self.solver.groups[name].parents if one in rows]
-                terms += [matrices[name].to(each.dtype), [0, *held, rows[name], columns[name]]]
-            total = total + torch.einsum(*terms, [0, rows[self.order], columns[self.order]])
+            for name in (one for one in chain if one != group):
+                terms += [matrices[name].to(each.dtype), places[name]]
+            total = total + torch.einsum(*terms, [0] if group is None else places[group])
         return total
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -205,3 +207,43 @@ def test_a_head_that_no_traced_call_reads_is_told() -> None:
         rb.match(net, copied(net), model=net, inputs=x)
     both = [{"x": x}, {"x": x, "second": True}]
     assert len(rb.match(net, copied(net), model=net, inputs=both).permutations) == 1  # not told
+
+
+class Skips(nn.Module):
+    """Reads the first of its heads; the second may read something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.heads = nn.Linear(4, 8), nn.ModuleList([nn.Linear(8, 2), nn.Linear(8, 2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.heads[0](torch.relu(self.up(x)))
+        return found
+
+
+def test_members_of_lists_that_move_as_others_do_are_told() -> None:
+    net, x = Skips().double(), torch.randn(3, 4, dtype=torch.float64)
+    with pytest.warns(rb.RebasinWarning) as told:
+        rb.match(net, copied(net), model=net, inputs=x)
+    (said,) = map(str, (warning.message for warning in told))
+    assert "no traced call reads heads.1.weight: it is not proved that they move" in said
+
+
+class Drawing(nn.Module):
+    """Draws numbers of Python and of NumPy, and has a head that training alone reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.out, self.aux = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        hidden = torch.relu(self.up(x * random.random() + np.random.random()))
+        return (self.out(hidden), self.aux(hidden)) if self.training else (self.out(hidden),)
+
+
+def test_a_network_that_draws_numbers_outside_torch_draws_the_same_in_every_call() -> None:
+    before = random.getstate(), np.random.get_state(legacy=False)["state"]["pos"]
+    found = rb.trace(Drawing(), torch.randn(3, 4))
+    assert (random.getstate(), np.random.get_state(legacy=False)["state"]["pos"]) == before
+    assert found.proof is not None
+    assert (found.proof.holds, found.trained, found.unused) == (True, True, ())

@@ -126,6 +126,34 @@ def test_three_levels_are_solved_as_by_brute_force() -> None:
     assert _reached(terms, maps) == pytest.approx(best, rel=1e-10)
 
 
+def test_signs_of_heads_and_of_each_query_beside_values_are_found_again() -> None:
+    """As a gain over all heads has them: o_proj is (kv, sign, q with its sign, vo)."""
+    groups = {
+        "kv": BoundGroup("kv", (2,)),
+        "q": BoundGroup("q", (2, 3), ("kv",)),
+        "vo": BoundGroup("vo", (2, 4), ("kv",), maps="orthogonal"),
+        "sign": BoundGroup("sign", (2, 1), ("kv",), maps="signed"),
+        "each": BoundGroup("each", (2, 3, 1), ("kv", "q"), maps="signed"),
+    }
+    classes = {name: group.maps for name, group in groups.items()}
+    shapes = {
+        ("kv", "q"): (2, 3, 9),
+        ("kv", "vo"): (2, 4, 9),
+        ("kv", "sign", "q", "each"): (2, 1, 3, 1, 9),
+        ("kv", "sign", "q", "each", "vo"): (2, 1, 3, 1, 4, 9),
+    }
+    generator = torch.Generator().manual_seed(3)
+    planted = draw_maps(list(groups.values()), classes, generator)
+    terms = []
+    for names, shape in shapes.items():
+        one, owners = _pair(shape, generator)[0], (*names, None)
+        moved = map_axes(gather(one, owners, planted.permutations), owners, planted.linear)
+        terms.append(LinearTerm(names, moved, one))
+    whole = sum(float((term.reference**2).sum()) for term in terms)
+    found = FamilySolver(groups, classes).solve("kv", terms)
+    assert _reached(terms, found) == pytest.approx(whole, rel=1e-10)
+
+
 @pytest.mark.parametrize("queries", [2, 5])  # of 5 not all orders are tried
 def test_an_order_beside_units_with_signs_is_solved_as_by_brute_force(queries: int) -> None:
     """As values under a gate of every query have them: o_proj is (kv, q, vo with its sign)."""

@@ -165,6 +165,19 @@ def test_why_a_stream_is_not_rotated(kind: str) -> None:
     assert re.search(REASONS[kind], stream)
 
 
+@pytest.mark.parametrize("fill", ["masked_fill", "where"])
+def test_what_is_filled_behind_a_norm_with_a_bias_is_not_rotated(fill: str) -> None:
+    class Filled(nn.LayerNorm):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found, away = super().forward(x), x.mean(-1, keepdim=True) > 100  # not as traced
+            zero = torch.zeros((), dtype=x.dtype)
+            return found.masked_fill(away, 0) if fill != "where" else zero.where(away, found)
+
+    found = traced(Net(lambda: Filled(D)))
+    assert classes(found) == INSIDE
+    assert f"{fill} of its product" in found.reasons["stream"]
+
+
 def test_units_that_are_returned_are_not_rotated() -> None:
     net: Any = Net()
     net.head = nn.Identity()

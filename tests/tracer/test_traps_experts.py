@@ -289,6 +289,33 @@ def test_trap_18_members_of_lists_that_never_run_move_along_what_all_of_them_rea
         assert harm(other, found, "s 8; h 6", TASKS) <= EXACT
 
 
+def chained(m, x):
+    for layer in m.members[:2]:
+        x = layer(x).relu()
+    return x
+
+
+def staged(m, x):
+    first = m.a(x).relu()
+    return torch.cat([m.members[0](first), m.members[1](m.b(first).relu())], -1)
+
+
+@pytest.mark.parametrize("run", [chained, staged])
+def test_trap_18_members_that_do_not_read_alike_do_not_tell_what_another_reads(run) -> None:
+    net = Net(
+        lambda m, x: m.out(run(m, m.inp(x))),
+        inp=nn.Linear(5, 8),
+        a=nn.Linear(8, 8),
+        b=nn.Linear(8, 8),
+        members=nn.ModuleList([nn.Linear(8, 8) for _ in range(3)]),
+        out=nn.LazyLinear(3),
+    )
+    net(noise(4, 5))
+    found = rows(net, 4, 5).traced()
+    assert found.followers == ()
+    assert {"members.2.weight", "members.2.bias"} <= set(found.unused)
+
+
 def test_trap_29_the_ranks_of_sorted_units_are_fixed_but_the_units_are_not() -> None:
     net = Net(lambda m, x: m.b(m.a(x).sort(-1).values), a=nn.Linear(5, 8), b=nn.Linear(8, 3))
     given = rows(net, 4, 5)

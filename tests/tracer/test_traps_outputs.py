@@ -334,7 +334,8 @@ def test_trap_22_what_training_draws_for_each_unit_is_left_to_be_not_exercised(k
 
 def test_a_call_in_training_mode_leaves_a_model_as_it_was() -> None:
     def run(m, x):
-        m.seen += m.training
+        m.seen.data += m.training  # has no new version
+        m.register_buffer("last", x)
         return m.norm(x) + m.seen
 
     net = Net(run, norm=nn.BatchNorm1d(5), seen=torch.zeros(5)).eval()
@@ -344,4 +345,5 @@ def test_a_call_in_training_mode_leaves_a_model_as_it_was() -> None:
         assert (net.training, net.norm.training) == (True, False)
         assert torch.equal(net(*call.args), net.norm(*call.args) + 1)
     assert not net.training
+    assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())

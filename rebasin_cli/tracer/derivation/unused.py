@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
+from functools import cache
 
 from rebasin_cli.tracer.axes.analysis import Analysis
 from rebasin_cli.tracer.axes.axis_terms import Atom, AxisTerm, Dependent, atoms
@@ -42,16 +43,35 @@ def hold_unused(
 
 
 def _join_members(analysis: Analysis, tensors: Mapping[str, Value], used: Container[Value]) -> None:
-    """Let members of a list that did not run move as one that did, along units from outside it."""
-    reach: dict[str, set[Atom]] = {}
-    for name, twin in idle_members(analysis.record, used).items():
-        if twin.member not in reach:
-            reach[twin.member] = _reach(analysis, tensors, twin.member)
-        value, like = tensors[name], tensors[twin.name]
-        for mine, other in zip(analysis.of(value), analysis.of(like), strict=True):
-            if not reach[twin.member].isdisjoint(atoms(analysis.terms.resolve(other))):
+    """Let members of a list that did not run move as those that did, along units from outside them.
+
+    Layers of a chain, or heads of several stages, read each its own: what such a member reads that
+    did not run cannot be told by the others.
+    """
+
+    @cache
+    def reach(member: str) -> set[Atom]:
+        return _reach(analysis, tensors, member)
+
+    for name, twins in idle_members(analysis.record, used).items():
+        said = {_outside(analysis, tensors[twin.name], reach(twin.member)) for twin in twins}
+        if len(said) > 1:
+            continue
+        value, like = tensors[name], tensors[twins[0].name]
+        for mine, other in zip(analysis.of(value), said.pop(), strict=True):
+            if other is not None:
                 analysis.terms.unify(mine, other)
         analysis.reads += [(value, term) for read, term in analysis.reads if read is like]
+
+
+def _outside(analysis: Analysis, value: Value, reach: set[Atom]) -> tuple[AxisTerm | None, ...]:
+    """Return the axes of a tensor, None for those of which no unit is reached, or none moves."""
+
+    def moves(axis: AxisTerm) -> bool:
+        return not (reach.isdisjoint(atoms(axis)) or analysis.terms.is_frozen(axis))
+
+    axes = map(analysis.terms.resolve, analysis.of(value))
+    return tuple(axis if moves(axis) else None for axis in axes)
 
 
 def _reach(analysis: Analysis, tensors: Mapping[str, Value], member: str) -> set[Atom]:

@@ -6,6 +6,7 @@ reads and writes the units that all of them do, in other runs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
@@ -31,14 +32,14 @@ def list_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(sorted(found, key=len, reverse=True))
 
 
-def idle_members(record: Record, used: Container[Value]) -> dict[str, Twin]:
-    """Return for tensors that are not used those that are, in the nearest list that has one."""
-    found: dict[tuple[object, ...], Twin] = {}
+def idle_members(record: Record, used: Container[Value]) -> dict[str, list[Twin]]:
+    """Return for tensors that are not used those that are, in the nearest list that has any."""
+    found: defaultdict[tuple[object, ...], list[Twin]] = defaultdict(list)
     idle = [name for name, value in record.tensors.items() if value not in used]
     for name, value in record.tensors.items() if idle else ():
         if value in used:
             for place, member in _places(record, name):
-                found.setdefault(place, Twin(name, member))
+                found[place].append(Twin(name, member))
     known = {n: [found[p] for p, _ in _places(record, n) if p in found] for n in idle}
     return {name: twins[0] for name, twins in known.items() if twins}
 

@@ -5,13 +5,15 @@ Auxiliary heads, the vector in the place of hidden frames (wav2vec 2), groups of
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -31,6 +33,8 @@ class TrainingCall(NamedTuple):
 @contextmanager
 def calling(model: nn.Module, call: tuple[tuple[Any, ...], Mapping[str, Any]]) -> Iterator[None]:
     """Have a model ready for a call, the same each time; it stays as it was."""
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
     if isinstance(call, TrainingCall):
         with _training(model):
@@ -47,22 +51,25 @@ def _training(model: nn.Module) -> Iterator[None]:
     buffers = [
         (b, b._version, b.clone()) for _, held in stores for b in held.values() if b is not None
     ]
-    drawn = np.random.get_state()
-    np.random.seed(0)
     try:
         for module, _ in modes:
             module.training = not isinstance(module, STILL)
         with _WithoutDropout():
             yield
     finally:
-        np.random.set_state(drawn)
         for module, mode in modes:
             module.training = mode
         for store, held in stores:
+            store.clear()
             store.update(held)
         for buffer, version, before in buffers:
-            if buffer._version != version:
+            if buffer._version != version or not _alike(buffer, before):
                 buffer.copy_(before)
+
+
+def _alike(buffer: Tensor, before: Tensor) -> bool:
+    """Return whether a buffer was left alone; what is written by `.data` has no new version."""
+    return isinstance(buffer, FakeTensor) or torch.equal(buffer, before)
 
 
 class _WithoutDropout(TorchFunctionMode):

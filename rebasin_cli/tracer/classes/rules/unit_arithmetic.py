@@ -103,7 +103,10 @@ def filled(states: UnitStates, call: Call, atom: Atom) -> UnitState:
     rest = [v for v in values if v not in held]
     if states.holds(chosen, atom) or not all(map(is_zero, rest)):
         raise Forbidden(f"{call.name} puts another number in the place of units")
-    return without_inputs(states, call, same_state(states, held, atom, call))
+    state = same_state(states, held, atom, call)
+    if state.bias:  # another input may fill more places, where the norm then adds none
+        raise Forbidden(f"no weight takes over the gain {state.tensor}: {call.name} of its product")
+    return without_inputs(states, call, state)
 
 
 def is_zero(value: object) -> bool:
