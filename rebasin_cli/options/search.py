@@ -13,16 +13,16 @@ from rebasin_cli.wording import listing
 PANEL = "Search"
 _option = flags_in(PANEL)
 
-# Of all commands; which of them has one, the command says.
-METHODS = ("auto", "weights", "frank-wolfe", "sinkhorn", "activations", "straight-through")
-METHODS_OF_MERGE = ("zipit", "cca", "least-squares")
+METHODS = ("auto", "weights", "frank-wolfe", "sinkhorn")  # of all commands that align
+# Which command has one of these, it says itself.
+OF_SOME = ("activations", "straight-through", "zipit", "cca", "least-squares")
 
 
 def _method(name: str) -> str:
     """Return a name of a method as it is. Raises UsageError at once, without torch, for another."""
-    known = (*METHODS, *METHODS_OF_MERGE)
+    known = (*METHODS, *OF_SOME)
     if name not in known:
-        hint = suggest(name, known) or listing(METHODS)
+        hint = suggest(name, known) or f"{listing(METHODS)}; --help says which more there are"
         raise UsageError(f"no method is called {name!r}", hint=hint)
     return name
 
