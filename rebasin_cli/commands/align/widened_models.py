@@ -29,7 +29,7 @@ def check_widening(request: AlignRequest) -> None:
     if request.widen and (request.symmetry != "permutation" or request.select is not None):
         raise UsageError(
             "--widen aligns by permutations",
-            hint="widen it first, then align the wider one",
+            hint="rebasin widen MODEL --to REF first, then align what it writes",
         )
     if request.widen and request.selection.common:
         raise UsageError("--widen and --common exclude each other")

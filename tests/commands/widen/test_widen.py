@@ -211,7 +211,7 @@ def test_other_parts_of_a_file_keep_their_widths_and_are_called_stale(home: Path
         (("big.safetensors", "a.safetensors"), "where layers are narrower, align --widen"),
         (
             ("big.safetensors", "a.safetensors", "--widen", "--symmetry", "orthogonal"),
-            "--widen aligns by permutations",
+            "hint: rebasin widen MODEL --to REF first, then align what it writes",
         ),
         (("big.safetensors", "a.safetensors", "--widen", "--common"), "exclude each other"),
     ],
