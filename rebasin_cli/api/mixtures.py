@@ -189,7 +189,7 @@ def _problem(
 
 
 @overload
-def lerp(  # type: ignore[overload-overlap]
+def lerp(  # type: ignore[overload-overlap]  # as of merge
     a: ModelInMemory,
     b: ModelInMemory,
     alpha: Iterable[SupportsFloat],

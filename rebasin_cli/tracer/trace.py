@@ -34,7 +34,7 @@ from rebasin_cli.tracer.proof.unproved import (
     of_idle_copy,
     same_but_sizes,
 )
-from rebasin_cli.tracer.recording.capture import Arguments, record, record_fake
+from rebasin_cli.tracer.recording.capture import Arguments, attempt, record, record_fake
 from rebasin_cli.tracer.recording.reach import record_reaching
 from rebasin_cli.tracer.recording.record import Record
 from rebasin_cli.tracer.recording.training_calls import TrainingCall
@@ -100,9 +100,8 @@ def _with_training(
     """
     recorded, examples = calls
     trained = TrainingCall(*examples[0])
-    try:
-        found = record(model, [*recorded, trained])
-    except Exception:  # the code of any model runs here
+    found = attempt(lambda: record(model, [*recorded, trained]))
+    if found is None:
         return None
     claimed = symmetry(found, model, choices, plain.spec.name)
     traced = trace_before_proof(claimed, found, model)
@@ -150,10 +149,10 @@ def _trained_fake(
     """Return the record of a model that is trained too, and the model; None if it cannot be."""
     model = without_memory(subject)  # anew: what was recorded once is fake for good
     calls = [*examples[:recorded], TrainingCall(*examples[0])]
-    try:
-        return None if model is None else (record_fake(model, calls), model)
-    except Exception:  # the code of any model runs here
+    if model is None:
         return None
+    found = attempt(lambda: record_fake(model, calls))
+    return (found, model) if found else None
 
 
 def _traced_beside(

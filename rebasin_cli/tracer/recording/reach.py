@@ -6,6 +6,7 @@ Where numbers decide which of them run (experts, exits), one input shows a few.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, count, islice
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.tensors.trees import map_leaves
 from rebasin_cli.tracer.operators import facts
-from rebasin_cli.tracer.recording.capture import Arguments, record
+from rebasin_cli.tracer.recording.capture import Arguments, attempt, record
 from rebasin_cli.tracer.recording.idle_members import idle_members
 from rebasin_cli.tracer.recording.record import Record, Value
 
@@ -65,9 +66,8 @@ def _chooses(found: Record) -> bool:
 
 def _names_read(model: nn.Module, call: Arguments) -> set[str]:
     """Return the tensors that a call reads, none if the model does not take it."""
-    try:
-        found = record(model, [call])
-    except Exception:  # the code of any model runs here, and may look for an order in its input
+    found = attempt(lambda: record(model, [call]))
+    if found is None:  # it may look for an order in its input
         return set()
     used = _read(found)
     return {name for name, value in found.tensors.items() if value in used}
@@ -77,10 +77,7 @@ def _redrawn(examples: Sequence[Arguments]) -> Iterator[Arguments]:
     """Yield calls as the examples are, with other numbers of the same range."""
     for seed in count():
         generator = torch.Generator().manual_seed(seed)
-
-        def redraw(tensor: Tensor) -> Tensor:
-            return _other_numbers(tensor, generator)  # noqa: B023 (called before the next seed)
-
+        redraw = partial(_other_numbers, generator=generator)
         args, kwargs = map_leaves(examples[seed % len(examples)], Tensor, redraw)
         yield args, kwargs
 
