@@ -243,3 +243,9 @@ def test_an_option_that_is_of_no_use_here_is_named(tmp_path, line, idle):
     done = rebasin(*line.split(), "--dry-run", cwd=tmp_path)
     assert done.code == 0, done.err
     assert f"warning: {idle}: of no use, since " in done.err
+
+
+def test_a_word_that_is_no_option_is_told_under_its_command(tmp_path):
+    for words in (("align",), ("spec", "trace")):
+        (event,) = rebasin(*words, "x", "--nosuch", "--json", cwd=tmp_path).events
+        assert (event["event"], event["command"]) == ("error", " ".join(words))
