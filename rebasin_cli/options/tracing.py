@@ -34,10 +34,25 @@ def parse_arguments(text: str | None, *, flag: str = "--model-args") -> dict[str
 def _shape(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
-    sizes = text.replace("x", ",").split(",")
-    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+    sizes = _sizes(text)
+    if sizes is None:
         raise typer.BadParameter(f"--input-shape {text!r} is not a shape such as 1,3,224,224")
-    return tuple(map(int, sizes))
+    return sizes
+
+
+def _sizes(text: str) -> tuple[int, ...] | None:
+    """Return the numbers of a text such as `1,3,224,224`, None if it is none."""
+    sizes = text.replace("x", ",").split(",")
+    shape = all(size.strip().isdecimal() and int(size) for size in sizes)
+    return tuple(map(int, sizes)) if shape else None
+
+
+def _inputs(words: list[str] | None) -> tuple[str, ...]:
+    """Return the functions of --input. Raises BadParameter for a shape, which is another option."""
+    for word in words or ():
+        if _sizes(word):
+            raise typer.BadParameter(f"--input {word!r} is a shape: --input-shape {word}")
+    return in_tuple(words)
 
 
 def _cache(unwanted: bool) -> bool:
@@ -90,7 +105,7 @@ class Tracing:
     inputs: tuple[str, ...] = _option(
         "--input",
         kind=list[str] | None,
-        parse=in_tuple,
+        parse=_inputs,
         metavar="FILE.py:FUNCTION",
         help="A function that returns its input; repeatable, all count.",
     )

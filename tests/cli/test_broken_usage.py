@@ -164,6 +164,12 @@ MODELS = rows(
         2,
         ("'net.py' names nothing in a file", "file.py:NAME"),
     ),
+    Row(
+        "a shape where a function is named",
+        "spec trace torch.nn:Identity --input 2,33",
+        2,
+        ("'2,33' is a shape", "--input-shape 2,33"),
+    ),
     Row("batches of no data", f"align {PAIR} --batches 2", 2, ("--batches", "needs --data")),
     Row("no model", "align", 2, ("a reference and at least one model",)),
     Row("one model to align", "align a.safetensors", 2, ("at least one model",)),
