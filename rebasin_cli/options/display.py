@@ -17,7 +17,13 @@ class Display:
     """
 
     verbose: int = _shown(
-        "--verbose", "-v", default=0, count=True, help="More: a table of all groups."
+        "--verbose",
+        "-v",
+        default=0,
+        count=True,
+        metavar="",
+        show_default=False,
+        help="More: a table of all groups.",
     )
     dry_run: bool = _shown(
         "--dry-run", "-n", default=False, help="Print the plan as JSON; do nothing."

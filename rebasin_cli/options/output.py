@@ -42,7 +42,11 @@ class Output:
     """
 
     out: str | None = _file(
-        "--out", "-o", parse=_no_stream, help="File for one result, folder for several."
+        "--out",
+        "-o",
+        parse=_no_stream,
+        metavar="PATH",
+        help="File for one result, folder for several.",
     )
     card: str | None = _file(
         "--card",

@@ -23,6 +23,8 @@ from rebasin_cli.errors import look_up
 FLAG, GROUP = "flag", "group"  # the keys of a field's metadata
 # The metavar of a flag whose values are these, and no others.
 CLOSED = re.compile(r"[a-z0-9-]+(\|[a-z0-9-]+)+")
+# What stands for a value in the help where a flag does not say: nothing for one that takes none.
+METAVARS: Mapping[Any, str] = {bool: "", bool | None: "", int: "N"}
 CHECK = "check_flags"  # what a group may have to look at its flags together, before they are parsed
 REQUIRED = inspect.Parameter.empty
 GroupT = TypeVar("GroupT")
@@ -45,7 +47,9 @@ class Flag:
 
     def parameter(self, name: str, kind: Any, help: str | None) -> inspect.Parameter:
         """Return the parameter that Typer sees. kind, help: of the field, of this command alone."""
-        declared = {"readable": False, **self.declared, **({"help": help} if help else {})}
+        own_help = {"help": help} if help else {}
+        metavar = METAVARS.get(self.kind or kind)
+        declared = {"readable": False, "metavar": metavar, **self.declared, **own_help}
         mark = typer.Option(*self.names, **declared) if self.names else typer.Argument(**declared)
         annotated: Any = Annotated
         place, own = inspect.Parameter.KEYWORD_ONLY, annotated[self.kind or kind, mark]
