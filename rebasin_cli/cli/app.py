@@ -23,6 +23,7 @@ from rebasin_cli import __version__
 from rebasin_cli.cli.process import PIPE_CLOSED, prepare_heap, prepare_streams, settle_stdout
 from rebasin_cli.cli.runner import COMPLAINT, carry_out, fail, guard
 from rebasin_cli.cli.signals import StoppedError, leave_on_signals
+from rebasin_cli.cli.unknown_option import unknown_option
 from rebasin_cli.commands.registry import COMMANDS, SPEC, CommandEntry
 from rebasin_cli.errors import Problem, UsageError
 
@@ -230,6 +231,14 @@ def _about(complaint: Exception) -> str:
 def _usage_error(complaint: Exception) -> UsageError:
     """Return what typer complains about in the form of our own errors."""
     context = getattr(complaint, "ctx", None)
+    name = getattr(complaint, "option_name", None)
+    if context and name and hasattr(complaint, "possibilities"):
+        known = [
+            option
+            for each in context.command.params
+            for option in (*each.opts, *each.secondary_opts)
+        ]
+        return unknown_option(_about(complaint), name, known, help=f"{context.command_path} --help")
     text = complaint.format_message() if hasattr(complaint, "format_message") else str(complaint)
     hint = f"{context.command_path} --help" if context else ""
     return UsageError(*([Problem(text.rstrip("."), hint=hint)] if text else []))

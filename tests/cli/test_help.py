@@ -169,7 +169,16 @@ def test_no_command_is_a_usage_error_that_shows_the_commands(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("mrege", "merge"), ("spec chek", "check"), ("align --forse", "--force")]
+    ("typed", "meant"),
+    [
+        ("mrege", "merge"),
+        ("spec chek", "check"),
+        ("align --forse", "--force"),
+        ("lerp --alpha", "--at"),
+        ("merge --alpha", "--weights"),
+        ("merge --gpu", "--device"),
+        ("lerp --nothing-like-it", "--help"),
+    ],
 )
 def test_a_slip_is_answered_with_what_may_be_meant(tmp_path, typed, meant):
     done = rebasin(*typed.split(), cwd=tmp_path)
