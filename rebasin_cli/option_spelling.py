@@ -9,8 +9,8 @@ flags. A caller in Python has no flags, but the keywords of a verb:
     --no-fast               fast=False
     --tie keep              `--tie keep` of the command line: no verb has it
 
-Where in a sentence the value of a flag ends is told by its form: quotes, digits, capitals, or one of
-the words below. A test holds the tables against the signatures of the verbs.
+Where in a sentence the value of a flag ends is told by its form: quotes, digits, capitals, or one
+of the words below. A test holds the tables against the signatures of the verbs.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ VALUED = (
     "input-shape jobs key loss max-memory method mode model only order outputs pass-through "
     "permute-buffer ref rename restarts scale seed set skip spec start steps strategy sync-method "
     "to weights width"
-).split()
+)
 SWITCHES = (
     "align dequantize drop-rest fast force free-outputs ignore-classes in-place inverse "
     "keep-unknown strict widen"
-).split()
+)
 # Keywords with another name than their flag.
 RENAMED = {"set": "sizes", "permute-buffer": "buffers", "input": "inputs", "input-shape": "inputs"}
 DICTS = {"sizes", "to"}  # keywords that are a dict: the flag's NAME=N is one of its entries
@@ -36,12 +36,12 @@ VALUE_WORDS = (
     "activations auto cca cpu cuda dare dare-ties frank-wolfe keep least-squares many mean "
     "model-stock none orthogonal pt quick reset safetensors sinkhorn slerp-n sync task-arithmetic "
     "ties untie weights zipit"
-).split()
+)
 
 _OPTION = re.compile(
     r"(?P<command>rebasin [a-z][^`;,\n]*|`rebasin [^`]*`)"  # for a shell: it stays as it is
     r"|(?<![\w/-])--(?P<no>no-)?(?P<name>[a-z-]+)"
-    rf"(?: (?P<value>'[^']*'|(?:{'|'.join(VALUE_WORDS)})\b|\S*?[A-Z0-9=./|]\S*?)"
+    rf"(?: (?P<value>'[^']*'|(?:{VALUE_WORDS.replace(' ', '|')})\b|\S*?[A-Z0-9=./|]\S*?)"
     r"(?=[:;,)]*(?:\s|$)))?"
 )
 _REPEATED = re.compile(r"\b(\w+)=('[^']*')((?: \1='[^']*')+)")  # a keyword that is given again
@@ -63,10 +63,10 @@ def _as_keyword(found: re.Match[str]) -> str:
     name, value = found["name"], found["value"]
     if found["command"]:
         return found[0]
-    if name in SWITCHES:
+    if name in SWITCHES.split():
         switch = f"{name.replace('-', '_')}={not found['no']}"
         return f"{switch} {value}" if value else switch
-    if found["no"] or name not in VALUED:
+    if found["no"] or name not in VALUED.split():
         return f"`{found[0]}` of the command line"
     keyword = RENAMED.get(name, name.replace("-", "_"))
     return f"{keyword}=" if value is None else f"{keyword}={_python_value(name, keyword, value)}"

@@ -15,7 +15,7 @@ from rebasin_cli.api.keywords import Groups, groups_of, is_number, numbers
 from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
 from rebasin_cli.api.running import library_verb, several
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.specs import MatchOptions, NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.combining import Combining
@@ -43,28 +43,32 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from rebasin_cli.api.keywords import Options
-    from rebasin_cli.api.specs import MatchOptions
 
 BatchesLike: TypeAlias = "Callable[[], Iterable[object]] | Iterable[object] | str | None"
+
+
+class MergeOptions(MatchOptions, total=False):
+    """Keywords of `merge` whose types do not depend on what its models are."""
+
+    weights: Sequence[float]
+    strategy: str | None
+    sync_method: str | None
+    ref: int | None
+    combine: str
+    density: float | None
+    scale: float | None
+    tensor_weights: Mapping[str, Sequence[float]] | None
+    width: float
+    data: BatchesLike
+    batches: int | None
 
 
 @overload
 def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes back as that
     models: Iterable[ModelInMemory],
     *,
-    weights: Sequence[float] = (),
-    strategy: str | None = None,
-    sync_method: str | None = None,
-    ref: int | None = None,
     base: ModelInMemory | None = None,
-    combine: str = "mean",
-    density: float | None = None,
-    scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] | None = None,
-    width: float = 1.0,
-    data: BatchesLike = None,
-    batches: int | None = None,
-    **options: Unpack[MatchOptions],
+    **options: Unpack[MergeOptions],
 ) -> dict[str, Tensor]: ...
 
 
@@ -72,19 +76,8 @@ def merge(  # type: ignore[overload-overlap]  # what is in memory alone comes ba
 def merge(
     models: Iterable[Model],
     *,
-    weights: Sequence[float] = (),
-    strategy: str | None = None,
-    sync_method: str | None = None,
-    ref: int | None = None,
     base: Model | None = None,
-    combine: str = "mean",
-    density: float | None = None,
-    scale: float | None = None,
-    tensor_weights: Mapping[str, Sequence[float]] | None = None,
-    width: float = 1.0,
-    data: BatchesLike = None,
-    batches: int | None = None,
-    **options: Unpack[MatchOptions],
+    **options: Unpack[MergeOptions],
 ) -> Checkpoint: ...
 
 
