@@ -18,12 +18,12 @@ from rebasin_cli.api.running import library_verb, several
 from rebasin_cli.api.specs import MatchOptions, NetworkLike, SpecLike, SpecSource, problem
 from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
 from rebasin_cli.checkpoint.reader import Checkpoint
+from rebasin_cli.commands.merge.checks import check_way
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.command import RUNNING, MergeRequest
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.run import merge_facts
 from rebasin_cli.commands.merge.together import brought_together
-from rebasin_cli.commands.merge.ways import check_way
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit

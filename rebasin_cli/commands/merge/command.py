@@ -186,8 +186,8 @@ def merge(request: MergeRequest, weights: Weights = None) -> Work:
 
         rebasin merge gpt-a/ gpt-b/ gpt-c/ --symmetry orthogonal --strategy universe
     """
+    from rebasin_cli.commands.merge.checks import check_way
     from rebasin_cli.commands.merge.report import PRESENTERS
-    from rebasin_cli.commands.merge.ways import check_way
 
     numbers, by_glob = parse_weights(weights)
     request = replace(request, weights=numbers, tensor_weights=by_glob)
