@@ -16,6 +16,7 @@ from rebasin_cli.api.specs import SpecSource, problem, subject_given
 from rebasin_cli.api.tensors_in import Model, OutputForm, result
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import LINEAR, MergeRequest
+from rebasin_cli.commands.merge.common_frame import bring_into_frame
 from rebasin_cli.commands.merge.data_methods import permuting
 from rebasin_cli.commands.merge.least_squares.plan import check_solved, plan_solved_mean
 from rebasin_cli.commands.merge.least_squares.run import solved_facts, solved_mean
@@ -23,7 +24,6 @@ from rebasin_cli.commands.merge.linear_maps.plan import check_linear, plan_linea
 from rebasin_cli.commands.merge.linear_maps.run import found_maps, map_units
 from rebasin_cli.commands.merge.plan import MeanPlan, plan_mean
 from rebasin_cli.commands.merge.run import running_facts
-from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.network.network import UserCode, network_of, no_data
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.progress import silent
@@ -76,7 +76,7 @@ def _linear(
     request: MergeRequest, merge: MeanPlan, code: UserCode, models: MergedModels
 ) -> dict[str, Tensor] | Checkpoint:
     plan = plan_linear_mean(request, merge, lambda first: code)
-    together = brought_together(merge, silent)
+    together = bring_into_frame(merge, silent)
     _, maps = found_maps(plan, together.sources, silent)
     facts = partial(running_facts, merge, plan.method)
     form = OutputForm(merge.models, facts, request.selection)
@@ -87,7 +87,7 @@ def _solved(
     request: MergeRequest, merge: MeanPlan, code: UserCode, models: MergedModels
 ) -> dict[str, Tensor] | Checkpoint:
     plan = plan_solved_mean(request, merge, lambda first: code)
-    found = solved_mean(plan, brought_together(merge, silent), silent)
+    found = solved_mean(plan, bring_into_frame(merge, silent), silent)
     facts = partial(solved_facts, plan)
     form = OutputForm(merge.models, facts, request.selection, others=found.others)
     return result(models.given, found.source, form)

@@ -21,9 +21,9 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.checks import check_way
 from rebasin_cli.commands.merge.combining import Combining
 from rebasin_cli.commands.merge.command import RUNNING, MergeRequest
+from rebasin_cli.commands.merge.common_frame import bring_into_frame
 from rebasin_cli.commands.merge.plan import plan_mean
 from rebasin_cli.commands.merge.run import merge_facts
-from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.coded import refuse_codes
 from rebasin_cli.files.inputs import check_fit
@@ -32,7 +32,7 @@ from rebasin_cli.files.provenance import basin_of, one_basin, provenance
 from rebasin_cli.merging.mean import MODES
 from rebasin_cli.merging.sources import Between
 from rebasin_cli.merging.weights import check_alphas
-from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
 from rebasin_cli.options.machine import plan_machine
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.progress import silent
@@ -143,7 +143,7 @@ def merge(
     if data is not None:
         raise UsageError("data is for the methods that run models", hint=" or ".join(RUNNING))
     plan = plan_mean(request, _problem(found, given, groups, source, strategy))
-    together = brought_together(plan, silent)
+    together = bring_into_frame(plan, silent)
     facts = partial(merge_facts, plan, together)
     return result(
         given, together.mean, OutputForm(plan.models, facts, groups.selection, together.parts)

@@ -20,10 +20,10 @@ from rebasin_cli.checkpoint.source_checkpoint import (
     module_checkpoint,
 )
 from rebasin_cli.errors import CheckpointError, NotFiniteError
-from rebasin_cli.files.inputs import agreeing, reading_of
+from rebasin_cli.files.inputs import agree_on_tensors, reading_of
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.targets import common_ties
-from rebasin_cli.merging.whole import exactly
+from rebasin_cli.merging.whole_numbers import converted_exactly
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import Derived, TensorInfo, TensorSource, dtype_name
 from rebasin_cli.tensors.numbers import all_finite
@@ -89,7 +89,7 @@ def open_all(
     for what holds no tensors, and what opening files does.
     """
     found = [_checkpoint(m, k, selection, label) for k, m in enumerate(models, first)]
-    return agreeing(found, selection)
+    return agree_on_tensors(found, selection)
 
 
 def open_owned(model: Model) -> Checkpoint:
@@ -101,7 +101,9 @@ def open_owned(model: Model) -> Checkpoint:
 
 def open_beside(reference: Checkpoint, model: Model, selection: Selection) -> Checkpoint:
     """Return a model under the names of a reference, read as the second one of a matching."""
-    return agreeing([reference, _checkpoint(model, 2, selection, "the model")], Selection())[1]
+    return agree_on_tensors(
+        [reference, _checkpoint(model, 2, selection, "the model")], Selection()
+    )[1]
 
 
 def _checkpoint(model: Model, number: int, selection: Selection, name: str) -> Checkpoint:
@@ -207,7 +209,7 @@ class _InDtypes(Derived):
     def _exactly(self, tensor: Tensor, info: TensorInfo) -> Tensor:
         if tensor.is_complex() and info.dtype.is_complex:
             return tensor.to(info.dtype)
-        found = exactly(tensor, info.dtype)
+        found = converted_exactly(tensor, info.dtype)
         if found is None:
             raise CheckpointError(
                 f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "

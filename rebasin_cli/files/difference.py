@@ -10,7 +10,7 @@ from itertools import islice
 
 from rebasin_cli.checkpoint.renamed import is_counter
 from rebasin_cli.checkpoint.torch_format.container import is_extra_state
-from rebasin_cli.merging.whole import number_kind
+from rebasin_cli.merging.whole_numbers import number_kind
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.tensors import TensorInfo
 from rebasin_cli.wording import and_more, shorten

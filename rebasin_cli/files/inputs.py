@@ -65,7 +65,7 @@ def open_models(
         raise _together([failures[k] for k in sorted(failures)])
     models = [opened[k] for k in sorted(opened)]
     _tell([models[k] for k in parts], models, selection)
-    return agreeing(models, selection)
+    return agree_on_tensors(models, selection)
 
 
 def open_by_itself(path: Path, selection: Selection, *, adapters: bool = False) -> Checkpoint:
@@ -77,7 +77,7 @@ def open_by_itself(path: Path, selection: Selection, *, adapters: bool = False) 
         return open_models([path], plain, adapters=adapters)[0]
 
 
-def agreeing(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpoint]:
+def agree_on_tensors(models: Sequence[Checkpoint], selection: Selection) -> list[Checkpoint]:
     """Return open models, the names of all brought to those of the first.
 
     Raises UsageError for a rename that changes no name, and a glob that matches none.

@@ -24,7 +24,7 @@ from rebasin_cli.errors import CheckpointError, NotFiniteError
 from rebasin_cli.files.part_sources import Parts
 from rebasin_cli.files.places import OutputPlace
 from rebasin_cli.files.targets import KEEP, Target, output_info, output_infos
-from rebasin_cli.merging.whole import exactly, number_kind
+from rebasin_cli.merging.whole_numbers import converted_exactly, number_kind
 from rebasin_cli.options.output import Output
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.permuted import Permuted
@@ -202,7 +202,7 @@ def _converted_range(
 
 
 def _exactly(tensor: Tensor, info: TensorInfo, target: Target) -> Tensor:
-    result = exactly(tensor, info.dtype)
+    result = converted_exactly(tensor, info.dtype)
     if result is None:
         raise CheckpointError(
             f"tensor {info.name!r} is {dtype_name(tensor.dtype)} in one model, and "

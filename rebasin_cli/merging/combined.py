@@ -18,7 +18,7 @@ from rebasin_cli.merging.mean import lerp, spherical_weights, weighted_mean, wid
 from rebasin_cli.merging.products import products_of_ranges, products_of_wholes
 from rebasin_cli.merging.sources import Mean
 from rebasin_cli.merging.weights import TensorWeights
-from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
 from rebasin_cli.tensors import Derived, TensorSource
 from rebasin_cli.tensors.derived import Gathered
 from rebasin_cli.tensors.numbers import in_reals, of_reals

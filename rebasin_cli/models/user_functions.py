@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.user.imports import home, named_object
-from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.models.user.uncached_imports import folder_importable
 
 Loader = Callable[[], Iterable[object]]
 
@@ -22,7 +22,7 @@ def loader(target: str) -> Loader:
     again = loader_of(found, target)
 
     def batches() -> Iterator[object]:
-        with reachable(folder):
+        with folder_importable(folder):
             yield from again()
 
     return batches
@@ -52,7 +52,7 @@ def evaluation(target: str) -> Callable[[Any], object]:
         raise UsageError(f"{target} is a {type(found).__name__}, not a function of a module")
 
     def evaluate(model: Any) -> object:
-        with reachable(folder):
+        with folder_importable(folder):
             return cast(object, found(model))
 
     return evaluate

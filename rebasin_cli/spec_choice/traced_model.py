@@ -9,7 +9,7 @@ from torch import nn
 from rebasin_cli.errors import MachineError, RebasinError, RebasinWarning, SpecError, UsageError
 from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
-from rebasin_cli.models.trial_run import failure, quiet
+from rebasin_cli.models.trial_run import failure_on, quiet
 from rebasin_cli.models.user.construction import cause
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.tracing import Tracing
@@ -137,7 +137,7 @@ def _fed(tracing: Tracing) -> str:
 def _complaint(found: Subject) -> Exception | None:
     """Return what a model itself raises on its inputs: if nothing, the fault is ours."""
     model = _small_enough(found)
-    failures = (failure(model, example) for example in found.examples(model))
+    failures = (failure_on(model, example) for example in found.examples(model))
     return next((error for error in failures if error is not None), None)
 
 

@@ -9,7 +9,7 @@ from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.checkpoint.source_checkpoint import SourceCheckpoint, module_checkpoint
 from rebasin_cli.errors import UsageError
-from rebasin_cli.files.inputs import agreeing, open_models
+from rebasin_cli.files.inputs import agree_on_tensors, open_models
 from rebasin_cli.models.subject import without_memory
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.selection import Selection
@@ -28,8 +28,8 @@ def open_wide(text: str, selection: Selection, model: Checkpoint) -> Checkpoint:
     path = named_path(text)
     if path.suffix != ".json" or path.name.endswith(".index.json"):
         (found,) = open_models([path], selection)
-        return agreeing([model, found], Selection())[1]
-    return agreeing([model, _built(path)], Selection())[1]
+        return agree_on_tensors([model, found], Selection())[1]
+    return agree_on_tensors([model, _built(path)], Selection())[1]
 
 
 def _built(config: Path) -> SourceCheckpoint:

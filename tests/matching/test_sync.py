@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
-from rebasin_cli.matching.many.match_many import Request, pair_objective
+from rebasin_cli.matching.many.match_many import ManyRequest, pair_objective
 from rebasin_cli.matching.many.strategies import STRATEGIES
 from rebasin_cli.matching.many.synchronisation import Reconciliation, match_worth, torn
 from rebasin_cli.matching.problem.group_families import families
@@ -129,7 +129,7 @@ def test_models_that_are_one_model_reordered_are_brought_together(name, strategy
 def test_models_that_may_not_move_stay():
     problem = example("mlp_sequential")
     states = [problem.state, example("mlp_sequential", 2).state, example("mlp_sequential", 3).state]
-    request: Request = replace(problem.request(states), movable=frozenset({"hidden.0"}))
+    request: ManyRequest = replace(problem.request(states), movable=frozenset({"hidden.0"}))
     found = STRATEGIES["sync"](request).permutations
     assert all(p.moved == 0 for own in found for name, p in own.items() if name != "hidden.0")
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from rebasin_cli.alignment.aligned import Aligned
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
-from rebasin_cli.alignment.model_card import Found
+from rebasin_cli.alignment.model_card import CardFacts
 from rebasin_cli.alignment.results import write_result
 from rebasin_cli.alignment.unit_comparison import compare_units_of, detail_for
 from rebasin_cli.commands.align.by_activations import by_activations
@@ -95,7 +95,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
     progress("checking the function", 0, 0)
     function = check_function(item.check, item.model, moved, where=str(item.model.path))
     progress(f"writing {item.target.path.name}", 0, 0)
-    found = Found(matching.objective, function)
+    found = CardFacts(matching.objective, function)
     result = _result(plan, item, moved, matching)
     written = write_result(result, item.target, plan.request, inputs=models, found=found)
     saved = save_permutations(

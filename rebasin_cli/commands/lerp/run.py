@@ -23,7 +23,7 @@ from rebasin_cli.folding.rotated_outcome import Rotated
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.merging.overlap import CommonPart, Completed, Overlap
 from rebasin_cli.merging.sources import Between
-from rebasin_cli.merging.whole import check_equal_where_no_mean
+from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
 from rebasin_cli.options.machine import Machine
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted

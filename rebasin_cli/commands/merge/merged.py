@@ -12,7 +12,7 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.merge.least_squares.normal_equations import LayerFit
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.network.scoring.ensemble import Ensemble
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Merged:
     aligned: bool = False
     alike: tuple[str, ...] = ()
     torn: float | None = None
-    report: Report | None = None
+    report: CorrectionReport | None = None
     stale: bool = False
     preserved: Preserved | None = None
     zipped: Zipped | None = None

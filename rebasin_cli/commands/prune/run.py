@@ -27,7 +27,7 @@ from rebasin_cli.files.write import MASKS, Result
 from rebasin_cli.merging.sources import Finite
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.renormalization.run import Parents, correct_if_planned
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.torch_threads import one_thread
@@ -64,7 +64,7 @@ class Pruned:
     masks: bool
     written: Written
     seconds: float
-    report: Report | None = None
+    report: CorrectionReport | None = None
     fisher: FisherFacts | None = None
 
     @property
@@ -142,7 +142,7 @@ def _finite(plan: PrunePlan) -> Finite:
 
 def _corrected(
     plan: PrunePlan, dense: TensorSource, sparse: TensorSource, progress: Progress
-) -> tuple[TensorSource, Report | None]:
+) -> tuple[TensorSource, CorrectionReport | None]:
     """Return the pruned model with the statistics of the dense one, if that is asked for.
 
     What is zero stays zero: corrections multiply weights.

@@ -17,7 +17,7 @@ from rebasin_cli.commands.transport.held_out import HELD_OUT, learned_batches, l
 from rebasin_cli.commands.transport.plan import TransportPlan
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
 from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
-from rebasin_cli.commands.transport.way import Brought
+from rebasin_cli.commands.transport.way import CarriedModels
 from rebasin_cli.files.part_sources import finite_model
 from rebasin_cli.files.provenance import provenance
 from rebasin_cli.files.write import Result
@@ -29,8 +29,8 @@ from rebasin_cli.progress import Progress
 
 
 @dataclass(frozen=True)
-class Carriage:
-    """A difference that was carried. lines, fields: what is told of the maps, see `Brought`.
+class CarriedDifference:
+    """A difference that was carried. lines, fields: what is told of the maps, see `CarriedModels`.
 
     scores: of the models before and after, if they were judged; apart: on batches of which neither
     a map nor a mask knows anything. None: they were not, or nothing was learned from data.
@@ -54,7 +54,7 @@ class Carriage:
 
 def run_transport(
     plan: TransportPlan | AdapterPlan, progress: Progress
-) -> Iterator[LeftAsIs | Carriage]:
+) -> Iterator[LeftAsIs | CarriedDifference]:
     """Yield the target with the difference added, or the difference in its frame."""
     if plan.place.place.skip:
         yield LeftAsIs(plan.place.path, "exists")
@@ -70,7 +70,7 @@ def run_transport(
     judging = _judging(plan)
     scores = tuple(_scores(plan, judging, brought.frame, scale, progress))
     written = _write(plan, brought, scale, progress)
-    yield Carriage(
+    yield CarriedDifference(
         tuned=plan.way.tuned.path,
         origin=plan.way.origin.path,
         target=plan.way.target.path,
@@ -88,14 +88,14 @@ def run_transport(
     )
 
 
-def _carried_adapter(plan: AdapterPlan, progress: Progress) -> Carriage:
+def _carried_adapter(plan: AdapterPlan, progress: Progress) -> CarriedDifference:
     began, way = perf_counter(), plan.way
     found = way.match(progress)
     inputs = (plan.adapter, way.origin, way.target)
     facts = provenance("transport", inputs, basin=None, spec=way.spec, map=PERMUTATION)
     progress(f"writing {plan.place.path.name}", 0, 0)
     result = Result(plan.moved(found.matching), plan.adapter, facts)
-    return Carriage(
+    return CarriedDifference(
         tuned=plan.adapter.path,
         origin=way.origin.path,
         target=way.target.path,
@@ -112,7 +112,7 @@ def _carried_adapter(plan: AdapterPlan, progress: Progress) -> Carriage:
     )
 
 
-def _masked(plan: TransportPlan, brought: Brought, progress: Progress) -> Brought:
+def _masked(plan: TransportPlan, brought: CarriedModels, progress: Progress) -> CarriedModels:
     """Return a difference of which only that counts which lowers the target's own loss."""
     bench = plan.judged
     batches = learned_batches(plan.request, batches_of(bench.code, bench.machine))
@@ -177,7 +177,9 @@ def _scores(
     yield from score_models(bench, contenders, plan.fates, way.tuned, progress)
 
 
-def _write(plan: TransportPlan, brought: Brought, scale: float, progress: Progress) -> Written:
+def _write(
+    plan: TransportPlan, brought: CarriedModels, scale: float, progress: Progress
+) -> Written:
     request, target = plan.request, plan.way.target
     inputs = (plan.way.tuned, plan.way.origin, target)
     alone = request.form == DELTA

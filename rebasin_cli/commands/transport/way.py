@@ -21,7 +21,7 @@ ThreeModels = tuple[Checkpoint, Checkpoint, Checkpoint]
 
 
 @dataclass(frozen=True)
-class Brought:
+class CarriedModels:
     """Models in one frame, and what is to be told of how they came there.
 
     lines: for people. fields: of the event. facts: of the provenance. basin: in which the result
@@ -66,7 +66,7 @@ class TransportWay(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what a plan says of it, as JSON values."""
 
-    def bring(self, progress: Progress) -> Brought:
+    def bring(self, progress: Progress) -> CarriedModels:
         """Return target, tuned and origin in one frame."""
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.assignment.joint import Level, solve_family
 from rebasin_cli.matching.many.factorisation import SYNC_METHODS
-from rebasin_cli.matching.many.match_many import Alignment, Request
+from rebasin_cli.matching.many.match_many import Alignment, ManyRequest
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.similarity import Similarity
@@ -40,7 +40,7 @@ MatchWorth = Callable[[int, int, Chain], Tensor]
 """(a, b, chain), a < b -> (n, n): what each match of a unit of a (rows) and one of b is worth."""
 
 
-def synchronise(request: Request) -> Alignment:
+def synchronise(request: ManyRequest) -> Alignment:
     """Return permutations to the reference's frame that agree best with those of all pairs.
 
     Families that are no nests get those of the pairs with the reference, which agree by
@@ -170,7 +170,7 @@ class Reconciliation:
         }
 
 
-def _to_reference(pairs: Pairs, which: int, reference: int, request: Request) -> Permutations:
+def _to_reference(pairs: Pairs, which: int, reference: int, request: ManyRequest) -> Permutations:
     """Return the permutations that the pair of a model with the reference was given."""
     if which == reference:
         return request.still()

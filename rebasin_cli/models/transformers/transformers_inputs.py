@@ -26,7 +26,7 @@ from rebasin_cli.models.transformers.transformers_arguments import (
 )
 from rebasin_cli.models.transformers.transformers_audio import SOUNDS
 from rebasin_cli.models.transformers.transformers_images import PICTURES
-from rebasin_cli.models.trial_run import failure
+from rebasin_cli.models.trial_run import failure_on
 from rebasin_cli.models.user.construction import cause
 
 SIZES = ((2, 7, 6), (3, 5, 4))
@@ -147,7 +147,7 @@ def _refusal(
 ) -> str | None:
     """Return why a call cannot be made or does not run, or None if it does."""
     try:
-        error = failure(model, _example(model, makers, size))
+        error = failure_on(model, _example(model, makers, size))
     except Exception as raised:  # see transformers_examples
         error = raised
     return None if error is None else cause(error)

@@ -17,7 +17,11 @@ from typing import Any
 from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
 from rebasin_cli.models.trial_run import quiet
 from rebasin_cli.models.user.construction import cause
-from rebasin_cli.models.user.uncached_imports import Apart, forget_changed, reachable
+from rebasin_cli.models.user.uncached_imports import (
+    StandaloneSource,
+    folder_importable,
+    forget_changed,
+)
 from rebasin_cli.wording import listing
 
 FORMS = (
@@ -90,7 +94,7 @@ def _file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     _content(path)  # importing it would tell less of why it cannot be read
-    spec = ModuleSpec(name, loader := Apart(name, str(place)), origin=str(place))
+    spec = ModuleSpec(name, loader := StandaloneSource(name, str(place)), origin=str(place))
     spec.has_location = True
     module = module_from_spec(spec)
     # Dataclasses and pickle look up their module by name while its body runs.
@@ -112,7 +116,7 @@ def _module(name: str) -> ModuleType:
 def _run(name: str, action: Callable[[], object], folder: Path) -> None:
     """Run an import; say in a sentence what went wrong."""
     try:
-        with quiet(), reachable(folder):
+        with quiet(), folder_importable(folder):
             action()
     except ModuleNotFoundError as error:
         missing = error.name or ""

@@ -13,11 +13,11 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.libraries.optional_packages import version_of
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.trial_run import CPU, failure, two_sizes
+from rebasin_cli.models.trial_run import CPU, failure_on, two_sizes
 from rebasin_cli.models.user.construction import cause, check_arguments, construct
 from rebasin_cli.models.user.guessed_inputs import guessed_families
 from rebasin_cli.models.user.imports import fingerprint, home, named_object
-from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.models.user.uncached_imports import folder_importable
 from rebasin_cli.tensors.trees import tensors_in
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
@@ -59,7 +59,7 @@ def own_subject(target: str, arguments: Mapping[str, object]) -> Subject:
     folder = home(target)
 
     def build() -> nn.Module:
-        with reachable(folder):
+        with folder_importable(folder):
             return subject.build()
 
     return Subject(target, build, partial(_guessed, target, build), version=subject.version)
@@ -104,7 +104,7 @@ def _refusal(model: nn.Module) -> str:
     if family is None:
         return "it has no layer from which a guess could start"
     example = family.make((2, *family.shapes[0]))
-    error = failure(model, example)
+    error = failure_on(model, example)
     return f"given a batch of shape {family.shapes[0]}: {cause(error)}" if error else ""
 
 

@@ -9,19 +9,19 @@ from typing import Any
 
 from torch import nn
 
+from rebasin_cli.commands.merge.common_frame import ModelsInFrame
 from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan, SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
 from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
 from rebasin_cli.commands.merge.run import MadeModel, run_making, running_facts
-from rebasin_cli.commands.merge.together import Together
 from rebasin_cli.files.write import Result
 from rebasin_cli.network.built import build_network
 from rebasin_cli.network.resized_network import resized_network
 from rebasin_cli.presentation.outcomes import LeftAsIs
 from rebasin_cli.progress import Progress
-from rebasin_cli.renormalization.corrected import Report
+from rebasin_cli.renormalization.corrected import CorrectionReport
 from rebasin_cli.renormalization.run import Parents, correct_statistics
 from rebasin_cli.tensors import TensorInfo, TensorSource, infos
 from rebasin_cli.tensors.derived import Replaced
@@ -32,7 +32,7 @@ def run_least_squares(plan: LeastSquaresPlan, progress: Progress) -> Iterator[Le
     yield from run_making(plan.merge, partial(_made, plan), progress)
 
 
-def _made(plan: LeastSquaresPlan, together: Together, progress: Progress) -> MadeModel:
+def _made(plan: LeastSquaresPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
     found = solved_mean(plan, together, progress)
     source, report = _renormalized(plan, found.source, progress)
     result = Result(source, plan.merge.models[0], solved_facts(plan), others=found.others)
@@ -59,7 +59,7 @@ class SolvedMean:
         return {name: self.average.info(name) for name in self.wider.tensors}
 
 
-def solved_mean(plan: SolvedMeanPlan, together: Together, progress: Progress) -> SolvedMean:
+def solved_mean(plan: SolvedMeanPlan, together: ModelsInFrame, progress: Progress) -> SolvedMean:
     """Return what the aligned models of a plan make."""
     network, machine = plan.code.network, plan.merge.machine
     models = [build_network(network, source, machine) for source in together.sources]
@@ -71,7 +71,7 @@ def solved_mean(plan: SolvedMeanPlan, together: Together, progress: Progress) ->
 
 def _renormalized(
     plan: SolvedMeanPlan, source: TensorSource, progress: Progress
-) -> tuple[TensorSource, Report | None]:
+) -> tuple[TensorSource, CorrectionReport | None]:
     if plan.correction is None:
         return source, None
     code = plan.correction.code

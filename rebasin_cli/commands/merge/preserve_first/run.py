@@ -12,20 +12,20 @@ from torch import nn
 
 from rebasin_cli.checkpoint.writing.writer import write_text
 from rebasin_cli.commands.merge.command import MergeRequest
+from rebasin_cli.commands.merge.common_frame import bring_into_frame
 from rebasin_cli.commands.merge.merged import BesideEnsemble, Merged, Preserved
 from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
 from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.run import merge_facts, merged_outcome, save_parents
-from rebasin_cli.commands.merge.together import brought_together
 from rebasin_cli.errors import CheckpointError, UserCodeError
 from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
 from rebasin_cli.models.module_weights import fill, held_infos, held_ties, widen_model
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.user.imports import home
-from rebasin_cli.models.user.uncached_imports import reachable
+from rebasin_cli.models.user.uncached_imports import folder_importable
 from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.scoring.ensemble import Ensemble, judge_ensemble, why_no_ensemble
 from rebasin_cli.network.user_code import users_code
@@ -43,7 +43,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
         yield LeftAsIs(plan.target.path, "exists")
         return
     began = perf_counter()
-    together = brought_together(plan.merge, progress)
+    together = bring_into_frame(plan.merge, progress)
     save_parents(plan.merge, together, progress)
     progress("checking that copies of one model compute what it does", 0, 0)
     inputs = _built(plan)
@@ -112,7 +112,11 @@ def _built(plan: PreservePlan) -> ProofInputs:
     module = ModuleType(plan.module.path.stem)
     module.__file__ = str(plan.module.path.resolve())
     target = plan.merge.request.tracing.target or plan.network.subject.name
-    with users_code("the model"), reachable(home(target)), torch.random.fork_rng(devices=[]):
+    with (
+        users_code("the model"),
+        folder_importable(home(target)),
+        torch.random.fork_rng(devices=[]),
+    ):
         exec(compile(plan.text, module.__file__, "exec"), vars(module))
         joined: nn.Module = vars(module)["build"]()
         single = plan.network.subject.build()

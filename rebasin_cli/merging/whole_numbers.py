@@ -66,7 +66,7 @@ def check_equal_where_no_mean(
         )
 
 
-def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+def converted_exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
     """Return the same numbers in another dtype, None if that cannot hold them.
 
     Bits are compared as well as numbers, since -0.0 == 0.0.
@@ -80,5 +80,5 @@ def exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    found = exactly(a, b.dtype)
+    found = converted_exactly(a, b.dtype)
     return found is not None and same_bits(found, b)

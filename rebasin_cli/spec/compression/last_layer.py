@@ -18,7 +18,7 @@ from rebasin_cli.spec.compression.items import ATTACHED
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 
 
-class Made:
+class TemplateGroups:
     """The groups that the entries make, and those of them that templates make."""
 
     def __init__(self, names: Iterable[str], templated: Iterable[str]) -> None:
