@@ -127,7 +127,7 @@ def statistics_in(file: Checkpoint) -> Statistics:
             layers=_layers(record["layers"]) if "layers" in record else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _damaged(path) from error
+        raise _damaged_file(path) from error
 
 
 def _text(digest: object) -> str | None:
@@ -165,7 +165,7 @@ def load_units(statistics: Statistics) -> list[UnitMoments]:
                 for number, place in enumerate(record["places"])
             ]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _damaged(statistics.path) from error
+            raise _damaged_file(statistics.path) from error
 
 
 def _record(file: Checkpoint, path: Path) -> Mapping[str, Any]:
@@ -178,9 +178,9 @@ def _record(file: Checkpoint, path: Path) -> Mapping[str, Any]:
     try:
         record = read_json(file.metadata[KEY])
     except ValueError as error:
-        raise _damaged(path) from error
+        raise _damaged_file(path) from error
     if not isinstance(record, dict) or record.get("version") != VERSION:
-        raise _damaged(path)
+        raise _damaged_file(path)
     return record
 
 
@@ -210,5 +210,5 @@ def _tensor(file: Checkpoint, name: str, shape: tuple[int, ...]) -> Tensor:
     return tensor
 
 
-def _damaged(path: Path) -> CheckpointError:
+def _damaged_file(path: Path) -> CheckpointError:
     return CheckpointError("this file of statistics is damaged", where=str(path))

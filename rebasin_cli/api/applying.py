@@ -104,10 +104,10 @@ def apply(
         if under is None:
             _refuse_base(seen, base)
             return permutation.apply(model, inverse=inverse)
-        order = _reordering(permutation, inverse=inverse)
+        order = _reordering_of(permutation, inverse=inverse)
         moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
-        return _moved(model, seen, seen, moved, inverse=inverse)
-    path = _named(permutation)
+        return _moved_in_form(model, seen, seen, moved, inverse=inverse)
+    path = _permutation_path(permutation)
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
         raise UsageError(f"{seen.path} holds what units do on data", hint=hint)
@@ -115,15 +115,15 @@ def apply(
     if found is None:
         owner = _owner(path, base)
         movement, _ = plan_adapter(seen, path, owner, inverse=inverse, keep_unknown=keep_unknown)
-        return _moved(model, seen, seen, movement, inverse=inverse)
+        return _moved_in_form(model, seen, seen, movement, inverse=inverse)
     _refuse_base(seen, base)
     held, movement, saved = found
     refuse_torn_codes([seen], moves_together(saved.bound, saved.permutations.keys()))
     check_saved(saved, path, seen, _PLAIN)
-    return _moved(model, seen, held, movement, inverse=inverse)
+    return _moved_in_form(model, seen, held, movement, inverse=inverse)
 
 
-def _named(permutation: object) -> Path:
+def _permutation_path(permutation: object) -> Path:
     """Return the file of a permutation. Raises TypeError for what is none."""
     if not isinstance(permutation, str | PathLike):
         kind = type(permutation).__name__
@@ -149,7 +149,7 @@ def _owner_under(matching: PairMatching, seen: Checkpoint, base: Model | None) -
     return owner if is_adapter(seen.names()) or is_part(seen, owner.model) else None
 
 
-def _reordering(matching: PairMatching, *, inverse: bool) -> Reordering:
+def _reordering_of(matching: PairMatching, *, inverse: bool) -> Reordering:
     orders = matching.permutations
     return Reordering(matching.bound, inverse_of(orders) if inverse else orders)
 
@@ -159,7 +159,7 @@ def _refuse_base(seen: Checkpoint, base: Model | None) -> None:
         raise UsageError(f"{seen.path} is a model itself", hint="leave out base")
 
 
-def _moved(
+def _moved_in_form(
     given: Model, seen: Checkpoint, held: Checkpoint, movement: Movement, *, inverse: bool
 ) -> dict[str, Tensor] | Checkpoint:
     """Return a checkpoint that is moved, in the form that it was given in. held: what moves."""
@@ -208,9 +208,9 @@ def _applied_training(
     """Return a state of training whose tensors follow their weights."""
     if isinstance(permutation, PairMatching):
         owner = _named_owner(permutation.other if base is None else base)
-        movement: Movement = _reordering(permutation, inverse=inverse)
+        movement: Movement = _reordering_of(permutation, inverse=inverse)
     else:
-        path = _named(permutation)
+        path = _permutation_path(permutation)
         owner = _owner(path, base)
         _, movement, _ = read_movement(path, owner.model, inverse=inverse)
     found = training_in(state, [()], movement, owner)

@@ -48,12 +48,12 @@ def merge_on_data(
     if models.data is None:
         no_data()
     with running_models():
-        code, merge = _planned(request, models, source, groups)
-        how = _linear if linear else _solved
+        code, merge = _plan_code_and_mean(request, models, source, groups)
+        how = _merge_by_linear_maps if linear else _merge_by_least_squares
         return how(request, merge, code, models)
 
 
-def _planned(
+def _plan_code_and_mean(
     request: MergeRequest, models: MergedModels, source: SpecSource, groups: Groups
 ) -> tuple[UserCode, MeanPlan]:
     """Return what runs, and how the models are first aligned by permutations."""
@@ -72,7 +72,7 @@ def _planned(
     return code, plan_mean(asked, MatchingProblem(found.models, found.machine, found.choice))
 
 
-def _linear(
+def _merge_by_linear_maps(
     request: MergeRequest, merge: MeanPlan, code: UserCode, models: MergedModels
 ) -> dict[str, Tensor] | Checkpoint:
     plan = plan_linear_mean(request, merge, lambda first: code)
@@ -83,7 +83,7 @@ def _linear(
     return result(models.given, map_units(plan, together.sources, maps), form)
 
 
-def _solved(
+def _merge_by_least_squares(
     request: MergeRequest, merge: MeanPlan, code: UserCode, models: MergedModels
 ) -> dict[str, Tensor] | Checkpoint:
     plan = plan_solved_mean(request, merge, lambda first: code)

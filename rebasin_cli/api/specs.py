@@ -200,12 +200,12 @@ def problem(
     `open_problem`.
     """
     machine = plan_machine(groups.computing, groups.search)
-    asked = replace(groups, tracing=_tracing(source))
+    asked = replace(groups, tracing=_tracing_options(source))
     module = next((model for model in given if isinstance(model, nn.Module)), None)
     untold = source.spec is None and source.model is None
     with running_models():
         if module is None or not untold:
-            named = _given(source, models, groups.selection)
+            named = _given_spec(source, models, groups.selection)
             return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
         if source.inputs is None:
             with suppress(NoFitError):
@@ -213,7 +213,7 @@ def problem(
                 held = models[next(k for k, model in enumerate(given) if model is module)]
                 if _suits(found.choice, module, held, groups.selection):
                     return found
-        named = _traced(module, source.inputs, models, groups.selection)
+        named = _traced_spec(module, source.inputs, models, groups.selection)
         return problem_of(models, asked, machine, given=named, done=done, rotated=rotated)
 
 
@@ -232,12 +232,12 @@ def _suits(choice: Choice, module: nn.Module, held: Checkpoint, selection: Selec
     return keeps_function(FunctionCheck(network, required=False), held, choice.bound)
 
 
-def _tracing(source: SpecSource) -> Tracing:
+def _tracing_options(source: SpecSource) -> Tracing:
     target = source.model if isinstance(source.model, str) and source.inputs is None else None
     return Tracing(target=target)
 
 
-def _given(
+def _given_spec(
     source: SpecSource, models: Sequence[Checkpoint], selection: Selection
 ) -> GivenSpec | None:
     """Return the spec that is at hand as an object, or has to be traced from one."""
@@ -250,10 +250,10 @@ def _given(
         return GivenSpec(f"given: {source.spec.name or 'without a name'}", source.spec)
     if source.model is None or (isinstance(source.model, str) and source.inputs is None):
         return None
-    return _traced(source.model, source.inputs, models, selection)
+    return _traced_spec(source.model, source.inputs, models, selection)
 
 
-def _traced(
+def _traced_spec(
     model: NetworkLike, inputs: Any, models: Sequence[Checkpoint], selection: Selection
 ) -> GivenSpec:
     """Return the spec of a network in the names of some models of it.

@@ -69,10 +69,10 @@ def _without_ties(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _inside(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Return a configuration, and those of parts of the model in it, with another dtype."""
-    return {key: _changed(key, value, dtype) for key, value in config.items()}
+    return {key: _with_dtype(key, value, dtype) for key, value in config.items()}
 
 
-def _changed(key: str, value: Any, dtype: str) -> Any:
+def _with_dtype(key: str, value: Any, dtype: str) -> Any:
     if isinstance(value, dict) and key not in _CODES:
         return _inside(value, dtype)
     return dtype if key in (_OLD, _NEW) and isinstance(value, str) else value

@@ -65,7 +65,7 @@ def difference_of(
             return False
         return selection.selects(name) and not any(fnmatchcase(name, glob) for glob in apart)
 
-    both = [n for n, info in wanted.items() if n in found and _compared(n, info, selection)]
+    both = [n for n, info in wanted.items() if n in found and _is_compared(n, info, selection)]
     return Difference(
         wanted,
         found,
@@ -102,7 +102,7 @@ def skipped_globs(difference: Difference) -> list[str]:
     for name in (*difference.missing, *difference.extra):
         ends = (k + 1 for k, letter in enumerate(name) if letter == ".")
         module = next((name[:end] for end in ends if name[:end] not in held), None)
-        globs[_escaped(f"{module}") + "*" if module else _escaped(name)] = None
+        globs[_escape_glob(f"{module}") + "*" if module else _escape_glob(name)] = None
     return list(globs)
 
 
@@ -118,7 +118,7 @@ def _unlike(ours: TensorInfo, theirs: TensorInfo, selection: Selection) -> bool:
     return ours.shape != theirs.shape
 
 
-def _compared(name: str, info: TensorInfo, selection: Selection) -> bool:
+def _is_compared(name: str, info: TensorInfo, selection: Selection) -> bool:
     return selection.selects(name) and (info.floating or not is_extra_state(name))
 
 
@@ -127,7 +127,7 @@ def _is_head(glob: str) -> bool:
     return glob.count(".") <= 2 and not re.search(r"[0-9]", glob)
 
 
-def _escaped(text: str) -> str:
+def _escape_glob(text: str) -> str:
     return re.sub(r"([*?[])", r"[\1]", text)
 
 

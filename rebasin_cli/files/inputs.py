@@ -50,21 +50,21 @@ def open_models(
     """
     numbers = range(1, len(paths) + 1)
     readings = [replace(reading_of(selection, n), adapters=adapters) for n in numbers]
-    opened, failures = _opened(paths, readings)
+    opened, failures = _open_each(paths, readings)
     parts = [k for k, error in failures.items() if isinstance(error, PartError)]
     if len(parts) < len(paths):
         # --key counts where it names something; the other files are looked through as usual.
         whole = [replace(readings[k], key=None) for k in parts]
-        others, more = _opened([paths[k] for k in parts], whole)
+        others, more = _open_each([paths[k] for k in parts], whole)
         opened |= {parts[k]: model for k, model in others.items()}
         failures = {k: e for k, e in failures.items() if k not in parts}
         failures |= {parts[k]: error for k, error in more.items()}
     if failures:
         for model in opened.values():
             model.close()
-        raise _together([failures[k] for k in sorted(failures)])
+        raise _joined_error([failures[k] for k in sorted(failures)])
     models = [opened[k] for k in sorted(opened)]
-    _tell([models[k] for k in parts], models, selection)
+    _tell_unread([models[k] for k in parts], models, selection)
     return agree_on_tensors(models, selection)
 
 
@@ -94,7 +94,7 @@ def reading_of(selection: Selection, model: int) -> Reading:
     return Reading(selection.part, renames, selection.ignore_classes, selection.dequantize)
 
 
-def _opened(
+def _open_each(
     paths: Sequence[Path], readings: Sequence[Reading]
 ) -> tuple[dict[int, Checkpoint], dict[int, RebasinError]]:
     """Return the models that can be opened, and why the others cannot, by their positions."""
@@ -108,7 +108,7 @@ def _opened(
     return opened, failures
 
 
-def _together(failures: Sequence[RebasinError]) -> RebasinError:
+def _joined_error(failures: Sequence[RebasinError]) -> RebasinError:
     if len(failures) == 1:
         return failures[0]
     kinds = {type(failure) for failure in failures}
@@ -116,7 +116,7 @@ def _together(failures: Sequence[RebasinError]) -> RebasinError:
     return kind(*dict.fromkeys(p for failure in failures for p in failure.problems))
 
 
-def _tell(
+def _tell_unread(
     without: Sequence[Checkpoint], models: Sequence[Checkpoint], selection: Selection
 ) -> None:
     """Say what was not read of some files, and with -v what stays as it is in them.

@@ -109,7 +109,7 @@ def rotate_models(
     folded = [FoldedNorms(source, folding) for source in sources]
     tied = [check_tied(each, one) for each, one in zip(folded, problem.models, strict=True)]
     began = perf_counter()
-    moments = _measured(problem, folded, code, progress) if code else None
+    moments = _measure_on_data(problem, folded, code, progress) if code else None
     frame = RotationFrame(problem, folded, reference, moments)
     matched = matching(frame, progress)
     share = (perf_counter() - began) / len(matched)
@@ -119,7 +119,7 @@ def rotate_models(
     return RotatedModels(problem, {n: one.maps for n, one in matched.items()}, tuple(found))
 
 
-def _measured(
+def _measure_on_data(
     problem: RotationProblem, folded: Sequence[FoldedNorms], code: UserCode, progress: Progress
 ) -> StreamMoments:
     batches = data_of(code, problem.models, problem.machine, progress)

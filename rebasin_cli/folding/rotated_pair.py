@@ -42,7 +42,7 @@ class RotatedPair:
 def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progress) -> RotatedPair:
     """Return both models of a problem in one frame, by maps that are as exact as they can be."""
     folding, (a, b) = problem.folding, problem.models
-    first, second = (_folded(problem, model, selection) for model in (a, b))
+    first, second = (_fold_checked(problem, model, selection) for model in (a, b))
     tied = [e for e in (check_tied(first, a), check_tied(second, b)) if e is not None]
     found = match_maps(
         first,
@@ -56,7 +56,7 @@ def rotate_pair(problem: RotationProblem, selection: Selection, progress: Progre
     return RotatedPair(first, moved, found, max(tied, default=None))
 
 
-def _folded(problem: RotationProblem, model: Checkpoint, selection: Selection) -> FoldedNorms:
+def _fold_checked(problem: RotationProblem, model: Checkpoint, selection: Selection) -> FoldedNorms:
     finite = Finite(model, str(model.path), "repair the checkpoint", selection.selects)
     return FoldedNorms(finite, problem.folding)
 

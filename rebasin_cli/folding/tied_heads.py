@@ -54,7 +54,7 @@ def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
     (embedding,) = norm.readers
     readers = list(_readers(choice.bound, norm, TensorNames(dict.fromkeys(model.names()))))
     tied = _also(embedding, model.ties)
-    yield from (n for n in tied if any(_is(reader, n, model) for reader in readers))
+    yield from (n for n in tied if any(_pattern_matches(reader, n, model) for reader in readers))
     yield from (one for text in readers if (one := compile_pattern(_first_of(text)).literal))
     if choice.traced is not None and embedding in choice.traced.layout.windows:
         windows = choice.traced.layout.windows
@@ -63,7 +63,7 @@ def _names(choice: Choice, norm: BoundNorm, model: Checkpoint) -> Iterator[str]:
         yield from found if len(found) == 1 else ()
 
 
-def _is(pattern: str, name: str, model: Checkpoint) -> bool:
+def _pattern_matches(pattern: str, name: str, model: Checkpoint) -> bool:
     names = TensorNames(dict.fromkeys(model.names()))
     return match_name(compile_pattern(pattern), name, names) is not None
 
@@ -98,10 +98,10 @@ def _also(name: str, ties: Mapping[str, str]) -> list[str]:
 
 def part_heads(models: Sequence[Checkpoint], heads: Heads) -> list[Checkpoint]:
     """Return models in which heads are tensors of their own; those that have them stay."""
-    return [_parted(model, heads) for model in models]
+    return [_part_heads_of(model, heads) for model in models]
 
 
-def _parted(model: Checkpoint, heads: Heads) -> Checkpoint:
+def _part_heads_of(model: Checkpoint, heads: Heads) -> Checkpoint:
     held = set(model.names())
     tied = {
         name: first

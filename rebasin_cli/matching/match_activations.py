@@ -78,13 +78,13 @@ def match_activations(
     """
     places = places_of_covered_families(models.bound, similarities)
     covered = covered_roots(models.bound, places)
-    movable = _movable(models)
+    movable = _movable_roots(models)
     if mix < 1:
         found = _match_on_both(models, places, mix, settings, progress)
     else:
         found = _match_in_turn(models, places, covered, settings, progress)
     kept = {name: p for name, p in found.permutations.items() if name in models.bound.groups}
-    measured = measure(*_loaded(models, settings), models.bound, kept)
+    measured = measure(*_load_pair(models, settings), models.bound, kept)
     return replace(
         found,
         permutations=kept,
@@ -131,7 +131,7 @@ def _match_in_turn(
     progress: Progress,
 ) -> Matching:
     """Match covered families on activations, then all others on weights with those in place."""
-    movable = _movable(models)
+    movable = _movable_roots(models)
     # Once is enough: the first matching looks at no weights, so the second cannot change it.
     bound, reference, other = _as_tensors(models.bound, places, dict.fromkeys(movable, 1.0))
     found = match_weights(
@@ -173,7 +173,7 @@ def _match_on_both(
     Similarities end at 1 and inner products at |A| |B|; w (see `_share`) makes both end alike.
     Weights of the reference are scaled and not those of both, or mix would count twice.
     """
-    a, b = _loaded(models, settings)
+    a, b = _load_pair(models, settings)
     every = families(models.bound)
     pair = Pair(a, b, models.bound.groups)
     worth = {root: mix * _share(pair, family, places) for root, family in every.items()}
@@ -223,13 +223,13 @@ def _as_tensors(
     return empty, reference, other
 
 
-def _movable(models: BoundModels) -> frozenset[str]:
+def _movable_roots(models: BoundModels) -> frozenset[str]:
     """Return the roots of the families that may move."""
     free = frozenset(g.root for g in models.bound.groups.values() if not g.fixed)
     return free if models.movable is None else free & models.movable
 
 
-def _loaded(models: BoundModels, settings: Settings) -> tuple[DeviceTensors, DeviceTensors]:
+def _load_pair(models: BoundModels, settings: Settings) -> tuple[DeviceTensors, DeviceTensors]:
     sources = models.reference, models.other
     a, b = load_models(sources, models.labels, settings.device, settings.max_memory)
     return a, b

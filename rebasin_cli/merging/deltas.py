@@ -137,16 +137,16 @@ def _ties(deltas: Sequence[Delta], combination: Combination) -> Ranged:
     return elect([trim(delta, combination.density) for delta in deltas])
 
 
-def _dropped(deltas: Sequence[Delta], combination: Combination) -> list[Delta]:
+def _drop_each(deltas: Sequence[Delta], combination: Combination) -> list[Delta]:
     return [drop_at_random(delta, combination) for delta in deltas]
 
 
 STEP_RULES: Mapping[str, StepRule] = {
     "task-arithmetic": lambda deltas, _: add_up(deltas),
     "ties": _ties,
-    "dare": lambda deltas, combination: add_up(_dropped(deltas, combination)),
+    "dare": lambda deltas, combination: add_up(_drop_each(deltas, combination)),
     # dropping at random takes the place of trimming
-    "dare-ties": lambda deltas, combination: elect(_dropped(deltas, combination)),
+    "dare-ties": lambda deltas, combination: elect(_drop_each(deltas, combination)),
     STOCK: lambda deltas, _: stock(deltas),
 }
 

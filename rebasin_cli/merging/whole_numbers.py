@@ -56,7 +56,7 @@ def check_equal_where_no_mean(
         and selects(name)
         and first.info(name).numel > 1
         and not has_mean(name, [first, *others])
-        and not all(_same(first.load(name), other.load(name)) for other in others)
+        and not all(_same_numbers(first.load(name), other.load(name)) for other in others)
     ]
     if names:
         raise CheckpointError(
@@ -79,6 +79,6 @@ def converted_exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
     return result if back and torch.equal(wide(result), wide(tensor)) else None
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _same_numbers(a: Tensor, b: Tensor) -> bool:
     found = converted_exactly(a, b.dtype)
     return found is not None and same_bits(found, b)

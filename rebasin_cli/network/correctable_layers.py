@@ -153,12 +153,12 @@ def _watch(layer: Layer, see: Watcher) -> RemovableHandle:
 
     def changed(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
         made = see(layer.name, layer.samples(output))
-        return None if made is None else _corrected(output, layer.axis(output), made)
+        return None if made is None else _correct_output(output, layer.axis(output), made)
 
     return layer.module.register_forward_hook(changed)
 
 
-def _corrected(output: Tensor, axis: int, made: Correction) -> Tensor:
+def _correct_output(output: Tensor, axis: int, made: Correction) -> Tensor:
     beside = [1] * output.dim()
     beside[axis] = -1
     return output * made.scale.to(output).view(beside) + made.shift.to(output).view(beside)

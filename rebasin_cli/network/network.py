@@ -161,10 +161,10 @@ def subject_for(tracing: Tracing) -> Subject:
         subject(target, model_args=tracing.arguments, input_function=function)
         for function in tracing.inputs
     ]
-    return replace(several[0], examples=_joined([one.examples for one in several]))
+    return replace(several[0], examples=_all_examples([one.examples for one in several]))
 
 
-def _joined(
+def _all_examples(
     functions: list[Callable[[nn.Module], tuple[Example, ...]]],
 ) -> Callable[[nn.Module], tuple[Example, ...]]:
     return lambda model: tuple(chain.from_iterable(f(model) for f in functions))

@@ -60,7 +60,7 @@ def by_weights(
     """
     shares = _shares(weights)
     needed = dict.fromkeys(weight for path in paths.values() for weight in path[:-1])
-    factors = {name: _shortened(parents, shares, name) for name in needed}
+    factors = {name: _length_ratio(parents, shares, name) for name in needed}
 
     def calibrated(name: str) -> Tensor:
         return _sum(parents, shares, name) * prod(factors[weight] for weight in paths[name][:-1])
@@ -80,7 +80,7 @@ def _sum(parents: Sequence[TensorSource], factors: Sequence[float], name: str) -
     return torch.stack([source.load(name).double() * factor for source, factor in pairs]).sum(0)
 
 
-def _shortened(parents: Sequence[TensorSource], shares: Sequence[float], name: str) -> float:
+def _length_ratio(parents: Sequence[TensorSource], shares: Sequence[float], name: str) -> float:
     lengths = [float(source.load(name).double().norm()) for source in parents]
     whole = sum(share * length for share, length in zip(shares, lengths, strict=True))
     return float(_sum(parents, shares, name).norm()) / whole if whole else 1.0

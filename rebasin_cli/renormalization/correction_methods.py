@@ -61,7 +61,9 @@ def _reset(
     """Recompute the statistics of BatchNorm layers alone."""
     sites = _sites(model, batches, how)
     skipped = tuple(skipped for skipped in sites.skipped if skipped.norm)
-    return _measured(model, CorrectableLayers(sites.norms, skipped), goals, batches, how)
+    return _correct_by_measuring(
+        model, CorrectableLayers(sites.norms, skipped), goals, batches, how
+    )
 
 
 def _by_parents(
@@ -76,7 +78,7 @@ def _by_parents(
         idle = how.method == "reshift" and not (site.layer.norm or site.biased)
         return "it has no bias to shift" if idle else ""
 
-    return _measured(model, sites.without(reason), goals, batches, how)
+    return _correct_by_measuring(model, sites.without(reason), goals, batches, how)
 
 
 def _closed_form(
@@ -126,7 +128,7 @@ def _named(
     return CorrectableLayers(tuple(found), ()).selected(how.selects)
 
 
-def _measured(
+def _correct_by_measuring(
     model: nn.Module,
     sites: CorrectableLayers,
     goals: Mapping[str, Goal],

@@ -37,10 +37,10 @@ def report_lines(report: CorrectionReport) -> list[str]:
     how = Counter(layer.how.split(" at depth ")[0] for layer in report.corrected)
     noun = "bias" if report.method == "calibrate" else "layer"
     lines = [f"  {count(number, noun)}: {what}" for what, number in how.items()]
-    return [*lines, *_skipped(report)]
+    return [*lines, *_skipped_lines(report)]
 
 
-def _skipped(report: CorrectionReport) -> Iterator[str]:
+def _skipped_lines(report: CorrectionReport) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for layer in report.skipped:
         reasons.setdefault(layer.why, []).append(layer.name)

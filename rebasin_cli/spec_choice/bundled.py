@@ -99,17 +99,17 @@ def bound_to(spec: Spec, headers: Headers, selection: Selection) -> BoundSpec:
         config=headers.config,
         sizes=selection.sizes,
         ties=headers.ties,
-        aside=_excused(headers, selection),
+        aside=_excused_names(headers, selection),
     )
 
 
-def _excused(headers: Headers, selection: Selection) -> list[str]:
+def _excused_names(headers: Headers, selection: Selection) -> list[str]:
     return [name for name in headers.infos if is_excused(name, selection)]
 
 
 def _trials(headers: Headers, selection: Selection) -> Iterator[_BundledFits]:
     """Yield the ways to see the names, as they are first."""
-    aside = _excused(headers, selection)
+    aside = _excused_names(headers, selection)
     seen = views(headers.infos, headers.ties, aside)
     return (_BundledFits(headers, selection, view) for view in seen if chains(view))
 
@@ -119,7 +119,7 @@ class _BundledFits:
 
     def __init__(self, headers: Headers, selection: Selection, view: View) -> None:
         self.headers, self._selection = headers, selection
-        excused = [view.names[name] for name in _excused(headers, selection)]
+        excused = [view.names[name] for name in _excused_names(headers, selection)]
         self._names = outlines(view.infos, view.ties, excused=excused)
         self.path = headers.where
         self._found: dict[str, BoundSpec | Miss] = {}

@@ -63,10 +63,10 @@ def _version(tracing: Tracing) -> str:
         packages, rest = CONFIGURED, target
     if packages is None:
         return _place(target) + subject(target, model_args=tracing.arguments).version
-    return " ".join([*map(_installed, packages), _configuration(Path(rest))])
+    return " ".join([*map(_installed_version, packages), _configuration(Path(rest))])
 
 
-def _installed(package: str) -> str:
+def _installed_version(package: str) -> str:
     try:
         return f"{package}={metadata.version(package)}"
     except metadata.PackageNotFoundError:

@@ -50,7 +50,7 @@ def check_validated(found: Trace, tracing: Tracing) -> None:
     if tracing.trust or (found.proof is not None and found.proof.holds):
         _warn_of_unread(found)
         return
-    doubt = found.doubt or _moving(found)
+    doubt = found.doubt or _doubt_of_moving(found)
     raise SpecError(
         f"the trace of {tracing.target} was not validated",
         detail=doubt.why,
@@ -78,7 +78,7 @@ def _warn_of_unread(found: Trace) -> None:
             )
 
 
-def _moving(found: Trace) -> Doubt:
+def _doubt_of_moving(found: Trace) -> Doubt:
     moved = f"{found.proof.difference:.2g} of their scale" if found.proof else "something"
     return Doubt(
         f"permuting every group moves its outputs by {moved}",

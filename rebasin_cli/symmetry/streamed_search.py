@@ -190,7 +190,7 @@ class StreamedSearch(MapSearch):
         step = self.solver.solve(family.root, terms)
         worth = Agreement()
         for term, weight in mine:
-            inner = _inner(term.reference, _moved(term, step))
+            inner = _inner(term.reference, _move_term(term, step))
             worth += Agreement(weight * inner, inner)
         return step, worth
 
@@ -227,7 +227,7 @@ def _worth_of_units(step: GroupMaps, chain: Sequence[str], found: Tensor) -> Agr
     return Agreement(float(values[0]), float(values[1]))
 
 
-def _moved(term: LinearTerm, step: GroupMaps) -> Tensor:
+def _move_term(term: LinearTerm, step: GroupMaps) -> Tensor:
     owners = (*term.groups, None)
     values = gather(term.other, owners, step.permutations)
     found: Tensor = map_axes(values, owners, step.linear)

@@ -154,12 +154,12 @@ def _listed(url: RemotePath) -> tuple[bool, dict[str, StoredFile]]:
         parent = key.rpartition("/")[0]
         if url.name.endswith(INDEX_ENDING):
             return True, dict(_inside(store, parent))
-        found = {url.name: _found(store, key, info)}
+        found = {url.name: _stored_file(store, key, info)}
         for name in _BESIDE:
             # A store that does not let its folders be listed forbids what is not there.
             with suppress(FileNotFoundError, PermissionError):
                 beside = f"{parent}/{name}"
-                found[name] = _found(store, beside, store.info(beside))
+                found[name] = _stored_file(store, beside, store.info(beside))
         return True, found
 
 
@@ -170,14 +170,14 @@ def _inside(store: Any, folder: str) -> Iterator[tuple[str, StoredFile]]:
         name = key.removeprefix(start)
         # Names of objects are free: none may lead out of the local folder.
         if name != key and PurePosixPath(name).as_posix() == name and _stays_inside(name):
-            yield name, _found(store, key, info)
+            yield name, _stored_file(store, key, info)
 
 
 def _stays_inside(name: str) -> bool:
     return not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\0" not in name
 
 
-def _found(store: Any, key: str, info: Mapping[str, Any]) -> StoredFile:
+def _stored_file(store: Any, key: str, info: Mapping[str, Any]) -> StoredFile:
     url, size = str(named_path(store.unstrip_protocol(key))), info.get("size")
     if not isinstance(size, int):
         hint = "copy it here first"

@@ -49,10 +49,10 @@ def widen_models(
         return models
     selection, tracing = request.selection, request.tracing.unless(request.selection.spec)
     choice = choose_spec([reference], selection, tracing=tracing, given=given)
-    return [_widened(reference, model, choice, request) for model in models]
+    return [_widen_to(reference, model, choice, request) for model in models]
 
 
-def _widened(
+def _widen_to(
     reference: Checkpoint, model: Checkpoint, choice: Choice, request: AlignRequest
 ) -> Checkpoint:
     bound = _own(model, choice, request)

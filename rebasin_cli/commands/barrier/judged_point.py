@@ -163,7 +163,7 @@ def _unpacked(packed: bytes) -> CommonWork:
     return work
 
 
-def _arrived(packed: bytes, mixture: MixturePoint) -> JudgeTask:
+def _unpickled_task(packed: bytes, mixture: MixturePoint) -> JudgeTask:
     return JudgeTask(_unpacked(packed), mixture)
 
 
@@ -175,7 +175,7 @@ class JudgeTask:
     mixture: MixturePoint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self.work.packed, self.mixture)
+        return _unpickled_task, (self.work.packed, self.mixture)
 
     def __call__(self, machine: Machine, progress: Progress) -> PointScores:
         """Judge it. Raises UserCodeError, which says at which point, as the user's code does."""

@@ -27,7 +27,7 @@ def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
     for count, name in enumerate(names):
         progress("comparing", count, len(names))
         changes.append(_change(name, first, second))
-    yield replace(_compared(plan, changes), groups=_groups(plan, progress))
+    yield replace(_comparison_outcome(plan, changes), groups=_groups(plan, progress))
 
 
 def _in_one_frame(
@@ -51,7 +51,7 @@ def _in_one_frame(
         rounding=max(allowed.values(), default=0.0),
         tied=pair.tied,
     )
-    return replace(_compared(plan, changes), frame=frame)
+    return replace(_comparison_outcome(plan, changes), frame=frame)
 
 
 def _beyond_rounding(change: TensorChange, allowed: float) -> TensorChange:
@@ -63,7 +63,7 @@ def _beyond_rounding(change: TensorChange, allowed: float) -> TensorChange:
     return change if beyond else replace(change, kind="equal")
 
 
-def _compared(plan: DiffPlan, changes: Sequence[TensorChange]) -> Compared:
+def _comparison_outcome(plan: DiffPlan, changes: Sequence[TensorChange]) -> Compared:
     first, second = plan.models
     return Compared(
         a=first.path,

@@ -141,7 +141,7 @@ def _permuted(plan: LerpPlan, progress: Progress) -> _Frame:
     """Return the models, all but the first permuted on the fly if they are to be aligned."""
     aligned = list(_aligned(plan, progress))
     found = [one.matching.permutations for one in aligned]
-    moved = partial(_moved, plan.overlaps, plan.tensors, found)
+    moved = partial(_models_in_order, plan.overlaps, plan.tensors, found)
     return _Frame(aligned, moved, _basin(plan), {})
 
 
@@ -162,7 +162,7 @@ def _aligned(plan: LerpPlan, progress: Progress) -> Iterator[Aligned]:
         )
 
 
-def _moved(
+def _models_in_order(
     overlaps: Sequence[Overlap],
     tensors: Sequence[BoundTensor],
     found: Sequence[Permutations],

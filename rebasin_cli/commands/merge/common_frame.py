@@ -76,27 +76,29 @@ def bring_into_frame(
             CommonPart(finite_part(model, key, plan.tensors, plan.request.selection), overlap)
             for model, overlap in zip(plan.models, plan.overlaps, strict=True)
         ]
-        return _mean(plan, _completed(plan, _aligned(plan, own, alignment)))
+        return _combined_model(
+            plan, _completed_models(plan, _permuted_models(plan, own, alignment))
+        )
 
-    aligned = _aligned(plan, sources, alignment)
-    function = _checked(plan, aligned, alignment, progress)
-    whole = _completed(plan, aligned)
-    mean = _mean(plan, whole)
+    aligned = _permuted_models(plan, sources, alignment)
+    function = _check_functions(plan, aligned, alignment, progress)
+    whole = _completed_models(plan, aligned)
+    mean = _combined_model(plan, whole)
     return ModelsInFrame(whole, mean, part, strategy, shared, alignment, objective, function)
 
 
-def _completed(plan: MeanPlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
+def _completed_models(plan: MeanPlan, aligned: Sequence[TensorSource]) -> list[TensorSource]:
     """Return models of the first one's shapes: what only the first has is filled in from it."""
     pairs = zip(aligned, plan.overlaps, strict=True)
     return [Completed(source, aligned[0], overlap) for source, overlap in pairs]
 
 
-def _mean(plan: MeanPlan, sources: Sequence[TensorSource]) -> TensorSource:
+def _combined_model(plan: MeanPlan, sources: Sequence[TensorSource]) -> TensorSource:
     selects = plan.request.selection.selects
     return plan.mixture.combined(sources, plan.reference, selects)
 
 
-def _checked(
+def _check_functions(
     plan: MeanPlan, aligned: Sequence[TensorSource], alignment: Alignment, progress: Progress
 ) -> FunctionDifference | None:
     """Return the largest difference of outputs; PermutationError if a function has changed."""
@@ -137,7 +139,7 @@ def _align(
     return alignment, Change(before, pair_objective(request, alignment.permutations))
 
 
-def _aligned(
+def _permuted_models(
     plan: MeanPlan, sources: Sequence[TensorSource], alignment: Alignment
 ) -> Sequence[TensorSource]:
     if plan.choice is None:

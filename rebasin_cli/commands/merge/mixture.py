@@ -87,7 +87,7 @@ def weigh_tensors(
     if by_glob and combination.combine == STOCK:
         raise UsageError("model-stock takes no weights: angles decide", hint="leave out --weights")
     names = {name for model in models for name in model.names()}
-    idle = [glob for glob, _ in by_glob if not _named(glob, names)]
+    idle = [glob for glob, _ in by_glob if not _names_any(glob, names)]
     if idle:
         what = "--weights: no tensor is called"
         raise UsageError(*(Problem(f"{what} {g!r}", hint=suggest_tensor(g, names)) for g in idle))
@@ -96,5 +96,5 @@ def weigh_tensors(
     return TensorWeights(weights, tuple(each))
 
 
-def _named(glob: str, names: set[str]) -> bool:
+def _names_any(glob: str, names: set[str]) -> bool:
     return any(matching(names, one) for one in expand_ranges(glob))

@@ -57,7 +57,7 @@ def run_merge(
     plan: MergePlan, progress: Progress, *, recall: Recall = match_anew
 ) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model. recall: see `ManyRequest`."""
-    yield from run_making(plan, partial(_averaged, plan), progress, recall=recall)
+    yield from run_making(plan, partial(_make_average, plan), progress, recall=recall)
 
 
 def run_making(
@@ -84,8 +84,8 @@ def run_making(
     yield made.complete(replace(outcome, report=made.report, stale=stale))
 
 
-def _averaged(plan: MergePlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
-    source, report = _renormalized(plan, together, progress)
+def _make_average(plan: MergePlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
+    source, report = _corrected_mean(plan, together, progress)
     more = {"renormalized": report.method} if report else {}
     facts, parts = merge_facts(plan, together, **more), together.parts if report is None else None
     return MadeModel(Result(source, plan.models[0], facts, parts), report)
@@ -191,7 +191,7 @@ def _reason(plan: MergePlan, together: ModelsInFrame) -> str:
     return f"{why}: {done} as they are"
 
 
-def _renormalized(
+def _corrected_mean(
     plan: MergePlan, together: ModelsInFrame, progress: Progress
 ) -> tuple[TensorSource, CorrectionReport | None]:
     """Return the mean with its statistics corrected, if that is planned, and what was done."""

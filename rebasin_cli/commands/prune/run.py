@@ -94,7 +94,7 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     source = _finite(plan)
     # gradients, and the order they give, do not depend on the machine's load then
     with one_thread() if plan.fisher else nullcontext():
-        ranking = _ranked(plan, source, progress)
+        ranking = _rank_weights(plan, source, progress)
         progress("looking for the smallest weights", 0, 0)
         rules = _rules(plan, ranking)
         tensors, masks = _looked_at(plan, ranking, rules, progress)
@@ -118,7 +118,7 @@ def run_prune(plan: PrunePlan, progress: Progress) -> Iterator[LeftAsIs | Pruned
     )
 
 
-def _ranked(plan: PrunePlan, source: TensorSource, progress: Progress) -> Ranking:
+def _rank_weights(plan: PrunePlan, source: TensorSource, progress: Progress) -> Ranking:
     if plan.fisher is None:
         return by_magnitude(source)
     dense = Dense(source, plan.names, plan.fisher.code, plan.machine, progress)

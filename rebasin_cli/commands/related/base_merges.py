@@ -165,12 +165,12 @@ def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merg
         theirs = (values[other] - values[base])[clear]
         factors[other] = _commonest_ratio(change, theirs)
         parts[other] = factors[other] * theirs
-    alone = _alone({k: _same(change, part) for k, part in parts.items()})
+    alone = _alone({k: _nearly_equal(change, part) for k, part in parts.items()})
     if len(alone) < 2:
         return None
     known = list(alone.values())
     for one, two in combinations([parts[k] for k in alone], 2):
-        known += [_same(change, one + two), _same(change, (one + two) / 2)]
+        known += [_nearly_equal(change, one + two), _nearly_equal(change, (one + two) / 2)]
     left = 1 - float(change[torch.stack(known).any(0)].square().sum() / change.square().sum())
     if left > HALF:
         return None
@@ -188,7 +188,7 @@ def _alone(same: Mapping[int, Tensor]) -> dict[int, Tensor]:
     }
 
 
-def _same(change: Tensor, theirs: Tensor) -> Tensor:
+def _nearly_equal(change: Tensor, theirs: Tensor) -> Tensor:
     return (change - theirs).abs() <= SAME * change.abs()
 
 

@@ -36,7 +36,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     began = perf_counter()
     check_measured(plan)
     weights = plan.weights or recorded_weights(plan.model, _digests(plan))
-    placed = [_placed(plan, parent, progress) for parent in plan.parents]
+    placed = [_bring_parent(plan, parent, progress) for parent in plan.parents]
     bound = plan.choice.bound if plan.choice else None
     source, report = correct_statistics(
         finite_model(plan.model, plan.request.selection),
@@ -77,7 +77,7 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
 _ALIGNED, _THERE, _TRUSTED = "aligned to it", "there already, by its provenance", "as it is"
 
 
-def _placed(
+def _bring_parent(
     plan: RenormalizePlan, parent: Checkpoint, progress: Progress
 ) -> tuple[TensorSource, str]:
     """Return a parent in the basin of the merged model, and how it came there."""
@@ -105,12 +105,12 @@ def recorded_weights(model: Checkpoint, digests: Sequence[str]) -> tuple[float, 
     try:
         record = read_json(model.metadata.get(KEY, "null"))
         inputs = [str(entry["sha256"]) for entry in record["inputs"]]
-        given = record["weights"] if "weights" in record else _line(record["alpha"])
+        given = record["weights"] if "weights" in record else _weights_on_line(record["alpha"])
         known = dict(zip(inputs, map(float, given), strict=True))
     except (ValueError, TypeError, KeyError):  # written by others, or not at all
         return equal
     return tuple(known[d] for d in digests) if set(digests) == known.keys() else equal
 
 
-def _line(alpha: float) -> tuple[float, float]:
+def _weights_on_line(alpha: float) -> tuple[float, float]:
     return 1 - alpha, alpha

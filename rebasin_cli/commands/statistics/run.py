@@ -55,12 +55,12 @@ def run_statistics(plan: StatisticsPlan, progress: Progress) -> Iterator[LeftAsI
         samples=max((one.count for one in units), default=0),
         groups={name: size for name, size in free.items() if name in told},
         unseen=tuple(name for name in free if name not in told),
-        written=_written(plan, units, flat(layers), places),
+        written=_write_statistics(plan, units, flat(layers), places),
         seconds=perf_counter() - began,
     )
 
 
-def _written(
+def _write_statistics(
     plan: StatisticsPlan,
     units: Sequence[UnitMoments],
     layers: Mapping[str, Tensor],

@@ -65,7 +65,7 @@ def run_transport(
     began, request = perf_counter(), plan.request
     brought = plan.way.bring(progress)
     if request.masked:
-        brought = _masked(plan, brought, progress)
+        brought = _mask_difference(plan, brought, progress)
     scale = _scale(plan, brought.frame)
     judging = _judging(plan)
     scores = tuple(_scores(plan, judging, brought.frame, scale, progress))
@@ -112,7 +112,9 @@ def _carried_adapter(plan: AdapterPlan, progress: Progress) -> CarriedDifference
     )
 
 
-def _masked(plan: TransportPlan, brought: CarriedModels, progress: Progress) -> CarriedModels:
+def _mask_difference(
+    plan: TransportPlan, brought: CarriedModels, progress: Progress
+) -> CarriedModels:
     """Return a difference of which only that counts which lowers the target's own loss."""
     bench = plan.judged
     batches = learned_batches(plan.request, batches_of(bench.code, bench.machine))

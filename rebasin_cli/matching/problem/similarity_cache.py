@@ -215,10 +215,10 @@ class _Step:
         """Return what a similarity changes by, as rows and columns of a product."""
         reference, other = pair.arrays(self.site)
         units, k = self.units.to(pair.device), self.chain
-        change = _taken(other, k, self.after, units)
+        change = _take_units(other, k, self.after, units)
         # Subtracted before the product and not after it: one product of small numbers,
         # whose rounding is that of what moved.
-        change -= _taken(other, k, self.now[k], units)
+        change -= _take_units(other, k, self.now[k], units)
         rest = [None if j == k else order for j, order in enumerate(self.now)]
         rows = front(reference.index_select(k, units), self.position)
         return rows, front(_ordered(change, rest), self.position)
@@ -255,7 +255,7 @@ def kept_words(families: Mapping[str, GroupFamily], words: int) -> dict[str, int
     return found
 
 
-def _taken(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
+def _take_units(array: Tensor, position: int, order: Tensor | None, units: Tensor) -> Tensor:
     assert order is not None
     return array.index_select(position, order.to(array.device)[units])
 

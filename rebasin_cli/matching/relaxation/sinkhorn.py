@@ -52,7 +52,7 @@ class ScoreMatrices:
 
     def soft(self, temperature: float) -> dict[GroupNames, Tensor]:
         """Return the doubly stochastic (N, N) matrix of every chain."""
-        made = {g: _normalised(m / temperature) for g, m in self.matrices.items()}
+        made = {g: _doubly_stochastic(m / temperature) for g, m in self.matrices.items()}
         return {groups: _product(chain, made) for groups, chain in self.chains.items()}
 
 
@@ -142,7 +142,7 @@ class Normalised(torch.autograd.Function):
         return flow - soft * (rows + columns.mT)
 
 
-def _normalised(scores: Tensor) -> Tensor:
+def _doubly_stochastic(scores: Tensor) -> Tensor:
     apply: Callable[[Tensor], Tensor] = Normalised.apply
     return apply(scores)
 

@@ -150,7 +150,7 @@ def stack_fields(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
         layers.update(dict.fromkeys(own, layer + 1))
         small = field.arrays[0].numel() <= SMALL
         found.setdefault((form, hubs, layer) if small else number, []).append(field)
-    return [_joined(members) for members in found.values()]
+    return [_stack_of_fields(members) for members in found.values()]
 
 
 def _form(field: Field, fixed: frozenset[str]) -> object:
@@ -161,7 +161,7 @@ def _form(field: Field, fixed: frozenset[str]) -> object:
     return field.arrays[0].shape, chains
 
 
-def _joined(fields: Sequence[Field]) -> Stack:
+def _stack_of_fields(fields: Sequence[Field]) -> Stack:
     models = zip(*(field.arrays for field in fields), strict=True)
     return Stack(tuple(fields), tuple(_stack(arrays) for arrays in models))
 

@@ -86,13 +86,13 @@ def config_subject(name: str, config: Any) -> Subject:
         return transformers_examples(small(), model)
 
     def again() -> nn.Module:
-        return _constructed(little, architecture, small().config)
+        return _construct_model(little, architecture, small().config)
 
     text = json.dumps(config.to_dict(), sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()
     version = f"{version_of('transformers')} {architecture.__name__} {digest}"
     tiny = Subject(little, again, inputs, version=f"{version} small")
-    build = partial(_constructed, name, architecture, config)
+    build = partial(_construct_model, name, architecture, config)
     return Subject(name, build, inputs, small=tiny, version=version)
 
 
@@ -105,7 +105,7 @@ def _small(name: str, architecture: Any, config: Any) -> Small:
     for tiny in shrunk_ways(config):
         try:
             with CPU:
-                model = _constructed(name, architecture, tiny)
+                model = _construct_model(name, architecture, tiny)
         except UsageError:
             continue
         found.append(Small(tiny, model, find_inputs(model)))
@@ -114,7 +114,7 @@ def _small(name: str, architecture: Any, config: Any) -> Small:
     return max(found, key=lambda one: one.share, default=Small(shrink_subject(config), None, ()))
 
 
-def _constructed(name: str, architecture: Any, config: Any) -> nn.Module:
+def _construct_model(name: str, architecture: Any, config: Any) -> nn.Module:
     return construct(name, partial(_built, architecture, config))
 
 

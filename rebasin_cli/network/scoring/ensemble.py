@@ -51,7 +51,7 @@ def judge_ensemble(
     loss, hits, count = 0.0, 0.0, 0
     with torch.no_grad():
         for batch in batches:
-            found = [_answered(model, batch) for model in models]
+            found = [_answers_of(model, batch) for model in models]
             pairs = zip(shares.tolist(), found, strict=True)
             mean = torch.stack([w * one.rows.double().softmax(-1) for w, one in pairs]).sum(0)
             loss += float(_surprise(mean, found[0].targets))
@@ -62,7 +62,7 @@ def judge_ensemble(
     return check_scores({"loss": loss / count, "accuracy": hits / count}, batches.name)
 
 
-def _answered(model: nn.Module, batch: Batch) -> Answers:
+def _answers_of(model: nn.Module, batch: Batch) -> Answers:
     fitted = fit_batch(batch, model)
     assert fitted.targets is not None, "`why_no_ensemble` has looked"
     return answers(logits_of(call_model(model, fitted)), fitted.targets, fitted)

@@ -34,11 +34,11 @@ def choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
     by_meaning: defaultdict[M, list[Line[M]]] = defaultdict(list)
     for line in lines:
         by_meaning[line.meaning].append(line)
-    merged = (line for same in by_meaning.values() for line in _merged(same))
+    merged = (line for same in by_meaning.values() for line in _merge_lines(same))
     return sorted(merged, key=lambda line: line.order)
 
 
-def _merged(lines: Sequence[Line[M]]) -> Iterator[Line[M]]:
+def _merge_lines(lines: Sequence[Line[M]]) -> Iterator[Line[M]]:
     ordered = sorted(lines, key=lambda line: line.order)
     found = {tuple(line.pattern.split(".")): line.order for line in ordered}
     found = _gathered(found, -1)

@@ -82,7 +82,7 @@ class _NormFamilies:
         return all(map(same, gains))
 
     def _matched(self, patterns: Iterable[str], known: Variables) -> set[str]:
-        filled = (compile_pattern(_filled(text, known)) for text in patterns)
+        filled = (compile_pattern(_fill_indices(text, known)) for text in patterns)
         return {match.name for one in filled for match in matches(one, self.names)}
 
     def _with_stars(self, readers: Sequence[str], known: Variables) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _variables(gain: str, free: frozenset[int]) -> dict[str, str]:
     return {_variable(slot): _indices(gain)[slot] for slot in free}
 
 
-def _filled(text: str, known: Variables) -> str:
+def _fill_indices(text: str, known: Variables) -> str:
     for variable, index in known.items():
         text = text.replace(variable, index)
     return text

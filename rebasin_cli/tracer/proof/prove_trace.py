@@ -91,14 +91,14 @@ def _with_experts(traced: Trace, trial: Trial) -> Trace:
     for family in list(expert_families(traced.explicit, traced.infos)):
         found = routers(traced.explicit, family)
         for router in (found, *([place] for place in found if len(found) > 1)):
-            stacked = _stacked(traced, family, router) if router else None
+            stacked = _stack_family(traced, family, router) if router else None
             if stacked is not None and _proves(trial, stacked.bound, family):
                 traced = stacked
                 break
     return traced
 
 
-def _stacked(
+def _stack_family(
     traced: Trace, family: ExpertFamily, router: Sequence[tuple[str, int]]
 ) -> Trace | None:
     spec = stack_experts(traced.explicit, family, router)

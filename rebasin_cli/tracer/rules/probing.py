@@ -40,10 +40,10 @@ def probe_operator(analysis: Analysis, call: Call) -> list[AxisTerms] | None:
     for row in rows:
         for dim in range(len(row)):
             analysis.mix(row, [dim])
-    return _tied(analysis, call, rows, found, kept)
+    return _tie_axes(analysis, call, rows, found, kept)
 
 
-def _tied(
+def _tie_axes(
     analysis: Analysis,
     call: Call,
     rows: Sequence[AxisTerms],

@@ -123,13 +123,13 @@ def _groups(
     for group in groups:
         numbers = group.get("params") if isinstance(group, Mapping) else None
         told = group.get("param_names") if isinstance(group, Mapping) else None
-        found.append(tuple(n for n in _listed(numbers) if isinstance(n, int | str)))
+        found.append(tuple(n for n in _as_list(numbers) if isinstance(n, int | str)))
         if isinstance(told, list) and len(told) == len(found[-1]):
             names |= zip(found[-1], map(str, told), strict=True)
     return tuple(found), names
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 

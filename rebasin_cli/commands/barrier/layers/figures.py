@@ -141,10 +141,10 @@ def _zero(batch: Batch) -> Batch | None:
     given = batch.example.args, dict(batch.example.kwargs)
     if not any(tensor.is_floating_point() for tensor in tensors_in(given)):
         return None
-    return Batch(Example(*map_leaves(given, Tensor, _zeroed)))
+    return Batch(Example(*map_leaves(given, Tensor, _zeros_if_real)))
 
 
-def _zeroed(tensor: Tensor) -> Tensor:
+def _zeros_if_real(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
 
 

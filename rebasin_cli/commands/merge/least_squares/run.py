@@ -29,12 +29,12 @@ from rebasin_cli.tensors.derived import Replaced
 
 def run_least_squares(plan: LeastSquaresPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
-    yield from run_making(plan.merge, partial(_made, plan), progress)
+    yield from run_making(plan.merge, partial(_make_model, plan), progress)
 
 
-def _made(plan: LeastSquaresPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
+def _make_model(plan: LeastSquaresPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
     found = solved_mean(plan, together, progress)
-    source, report = _renormalized(plan, found.source, progress)
+    source, report = _correct_statistics(plan, found.source, progress)
     result = Result(source, plan.merge.models[0], solved_facts(plan), others=found.others)
     return MadeModel(result, report, lambda merged: replace(merged, solved=_outcome(plan, found)))
 
@@ -69,7 +69,7 @@ def solved_mean(plan: SolvedMeanPlan, together: ModelsInFrame, progress: Progres
     return SolvedMean(models[0], average, wider, solution)
 
 
-def _renormalized(
+def _correct_statistics(
     plan: SolvedMeanPlan, source: TensorSource, progress: Progress
 ) -> tuple[TensorSource, CorrectionReport | None]:
     if plan.correction is None:

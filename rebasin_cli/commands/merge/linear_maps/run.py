@@ -30,10 +30,10 @@ Maps = Mapping[str, Sequence[LinearMap]]  # group -> the map of each model
 
 def run_linear_maps(plan: LinearMapsPlan, progress: Progress) -> Iterator[LeftAsIs | Merged]:
     """Yield the merged model."""
-    yield from run_making(plan.merge, partial(_made, plan), progress)
+    yield from run_making(plan.merge, partial(_make_model, plan), progress)
 
 
-def _made(plan: LinearMapsPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
+def _make_model(plan: LinearMapsPlan, together: ModelsInFrame, progress: Progress) -> MadeModel:
     seen, maps = found_maps(plan, together.sources, progress)
     save_linear_maps(plan, together.alignment.permutations, maps)
     source, report = correct_if_planned(

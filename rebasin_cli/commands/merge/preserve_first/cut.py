@@ -61,7 +61,7 @@ def plan_cut(subject: Subject, first: str) -> Cut:
     first: how many, or a glob that names modules, the last of which is the last kept. Raises
     UsageError if there are no such layers, or if what follows depends on more than one tensor.
     """
-    watched = _watched(subject)
+    watched = _build_watched(subject)
     count = _count(watched, first)
     cut_point = _cut_point(watched, count)
     if cut_point is None:
@@ -84,7 +84,7 @@ def widen_example(example: Example) -> Example:
     return Example(args, kwargs)
 
 
-def _watched(subject: Subject) -> WatchedModel:
+def _build_watched(subject: Subject) -> WatchedModel:
     with users_code("the model"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = subject.build()

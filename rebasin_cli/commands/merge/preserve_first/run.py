@@ -50,7 +50,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
     names = _stored_names(inputs.single, plan)
     difference = _proved(plan, inputs, names)
     source = _gathered(inputs.joined, names, together.sources, together.mean)
-    infos = [_planned(source.info(name), plan.merge.request) for name in source.names()]
+    infos = [_output_info(source.info(name), plan.merge.request) for name in source.names()]
     progress(f"writing {plan.target.path.name}", 0, 0)
     facts = merge_facts(
         plan.merge, together, join=plan.cut.cut_point.join, kept=list(plan.cut.kept)
@@ -194,7 +194,7 @@ def _proved(plan: PreservePlan, inputs: ProofInputs, names: Mapping[str, str]) -
     )
 
 
-def _planned(info: TensorInfo, request: MergeRequest) -> TensorInfo:
+def _output_info(info: TensorInfo, request: MergeRequest) -> TensorInfo:
     if request.output.dtype == "keep" or not info.dtype.is_floating_point:
         return info
     return replace(info, dtype=DTYPES[request.output.dtype])

@@ -69,7 +69,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
     what = f"{count(groups, 'group')} {'moves' if groups == 1 else 'move'}"
     yield (
         f"{outcome.target} traced: {what} {100 * trace.share:.2f} % of its "
-        f"values, {_proved(trace)}, {outcome.seconds:.1f} s"
+        f"values, {_proof_sentence(trace)}, {outcome.seconds:.1f} s"
     )
     refuted = trace.proof.refuted if trace.proof else {}
     yield from (f"  group {name!r} {what}" for name, what in refuted.items())
@@ -101,7 +101,7 @@ def _buffers(trace: Trace) -> list[str]:
     return [name for name in names if name in trace.infos and trace.infos[name].floating]
 
 
-def _proved(trace: Trace) -> str:
+def _proof_sentence(trace: Trace) -> str:
     proof = trace.proof
     if proof is None:
         return f"not validated: {trace.doubt.why}" if trace.doubt else "not validated"

@@ -29,10 +29,10 @@ def run_trace(plan: TracePlan, progress: Progress) -> Iterator[LeftAsIs | Traced
         model=found,
         text=text,
         explain=plan.explain,
-        written=_written(plan.place, text),
+        written=_write_spec(plan.place, text),
         seconds=perf_counter() - began,
     )
 
 
-def _written(place: OutputPlace | None, text: str) -> Written | None:
+def _write_spec(place: OutputPlace | None, text: str) -> Written | None:
     return write_text(place.path, text, overwrite=place.overwrite) if place else None
