@@ -14,12 +14,11 @@ from rebasin_cli.checkpoint.writing.disk import OpenFile
 from rebasin_cli.errors import RebasinError, RebasinWarning, UsageError
 from rebasin_cli.files.places import real_path
 from rebasin_cli.files.targets import Target
-from rebasin_cli.presentation.events import finite_json
+from rebasin_cli.presentation.events import SCHEMA, finite_json
 from rebasin_cli.presentation.outcomes import LeftAsIs, Reused
 from rebasin_cli.presentation.presenter import Presenters
 from rebasin_cli.presentation.written import file_fields
 from rebasin_cli.resuming.circumstances import Circumstances, difference
-from rebasin_cli.resuming.event_file import SCHEMA
 from rebasin_cli.resuming.finished import BEGUN, FINISHED, STEP, FinishedList, read_finished
 
 StepT = TypeVar("StepT")
