@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rebasin_cli.checkpoint.configuration import CONFIG
-from rebasin_cli.checkpoint.failures import reading
+from rebasin_cli.checkpoint.failures import changed_in_use, reading
 from rebasin_cli.checkpoint.folder import WeightSet, find_weights
 from rebasin_cli.checkpoint.layout import Layout
 from rebasin_cli.checkpoint.opened_files import Reading, open_files
@@ -270,5 +270,5 @@ def _opened_again(
 ) -> Checkpoint:
     found = open_checkpoint(path, reading=reading)
     if [file.stamp for file in found.opened] != stamps:
-        raise CheckpointError("the file was changed while it was in use", where=str(path))
+        raise changed_in_use(path)
     return found._changed(**seen)

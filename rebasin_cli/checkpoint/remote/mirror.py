@@ -13,11 +13,12 @@ from threading import Lock
 from typing import Any
 
 from rebasin_cli.checkpoint.endings import INDEX_ENDING, of_weights
+from rebasin_cli.checkpoint.failures import changed_in_use
 from rebasin_cli.checkpoint.remote.hub import snapshot_of
 from rebasin_cli.checkpoint.remote.remote_path import HUB, RemotePath, named_path
 from rebasin_cli.checkpoint.remote.stores import talking_to
 from rebasin_cli.checkpoint.writing.disk import OpenFile
-from rebasin_cli.errors import CheckpointError, MachineError, RebasinError
+from rebasin_cli.errors import MachineError, RebasinError
 
 # Read at once: a header fits, and small tensors come with their neighbours.
 BLOCK = 4 << 20
@@ -44,7 +45,7 @@ class RemoteFile(OpenFile):
         self._lacking = set(range(-(-path.stat().st_size // BLOCK)))
         self._lock = Lock()
         if self.size != path.stat().st_size:
-            raise self._changed()
+            raise changed_in_use(self._url)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self._fetch(offset, offset + len(buffer))
@@ -68,7 +69,7 @@ class RemoteFile(OpenFile):
         with talking_to(self._url) as (store, key):
             data = store.cat_file(key, start=begin, end=end)
         if self._current_stamp() != self.stamp:
-            raise self._changed()
+            raise changed_in_use(self._url)
         if len(data) != end - begin:
             what = f"asked for {end - begin} bytes, got {len(data)}"
             hint = "its server does not give parts of files: copy it here first"
@@ -82,9 +83,6 @@ class RemoteFile(OpenFile):
         with talking_to(self._url) as (store, key):
             info = store.info(key)
         return info["size"], next((str(info[k]) for k in _VERSIONS if info.get(k)), "")
-
-    def _changed(self) -> CheckpointError:
-        return CheckpointError("the file was changed while it was in use", where=self._url)
 
 
 class Mirror:
