@@ -163,5 +163,5 @@ class Carried(ByTensor):
         super().__init__(source, (tensor for tensor in tensors if tensor.groups & moved))
         self._maps, self._dtype = maps, dtype
 
-    def _made(self, tensor: BoundTensor) -> Tensor:
+    def _remade(self, tensor: BoundTensor) -> Tensor:
         return carry(tensor.load(self._source), tensor, self._maps, dtype=self._dtype)

@@ -156,7 +156,7 @@ class Shuffled(ByTensor):
         super().__init__(source, (tensor for tensor in bound.tensors if tensor.votes))
         self._seeds = {t.members: seed + number for number, t in enumerate(bound.tensors)}
 
-    def _made(self, tensor: BoundTensor) -> Tensor:
+    def _remade(self, tensor: BoundTensor) -> Tensor:
         generator = torch.Generator().manual_seed(self._seeds[tensor.members])
         values = tensor.load(self._source).clone()
         for block in tensor.blocks:
