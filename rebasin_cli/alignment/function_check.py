@@ -19,7 +19,7 @@ from rebasin_cli.options.computing import Computing
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.spec_choice.traced import Fitted, class_in_config, of_library
+from rebasin_cli.spec_choice.traced_fit import Fitted, class_in_config, of_library
 
 # Elements up to which a model is run unless asked not to: building and running one takes seconds.
 USUAL = 150_000_000

@@ -29,7 +29,7 @@ from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.progress import Progress
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec_choice.choice import Choice
-from rebasin_cli.spec_choice.traced import fit_traced_model
+from rebasin_cli.spec_choice.traced_fit import fit_traced_model
 from rebasin_cli.tracer.points.points import point_kind
 
 

@@ -31,9 +31,9 @@ from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.library import load_spec as load_named
 from rebasin_cli.spec_choice.bundled import NoFitError
 from rebasin_cli.spec_choice.choice import Choice, GivenSpec
+from rebasin_cli.spec_choice.target_tracing import check_validated, trace_subject, trace_target
 from rebasin_cli.spec_choice.trace_format import TracedModel
-from rebasin_cli.spec_choice.traced import spec_for, traced_tensors
-from rebasin_cli.spec_choice.traced_model import check_validated, trace_subject, trace_target
+from rebasin_cli.spec_choice.traced_fit import spec_for, traced_tensors
 from rebasin_cli.spec_choice.unnamed import is_excused
 from rebasin_cli.tracer.derivation.unit_symmetry import Choices
 from rebasin_cli.tracer.model_trace import Trace

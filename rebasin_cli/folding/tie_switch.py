@@ -16,7 +16,7 @@ from rebasin_cli.folding.tied_heads import Heads
 from rebasin_cli.models.module_weights import held_ties
 from rebasin_cli.models.subject import without_memory
 from rebasin_cli.models.transformers.transformers_models import transformers_subject
-from rebasin_cli.spec_choice.traced import class_in_config
+from rebasin_cli.spec_choice.traced_fit import class_in_config
 from rebasin_cli.wording import list_names
 
 _SHOWN = 4  # names in a message

@@ -17,7 +17,7 @@ from rebasin_cli.network.network import network_of, subject_for
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.spec_choice.traced import class_in_config, of_library
+from rebasin_cli.spec_choice.traced_fit import class_in_config, of_library
 from rebasin_cli.widening.growth import Growth
 from rebasin_cli.widening.wider_checkpoint import wider
 
