@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from rebasin_cli.alignment.aligned import Aligned
+from rebasin_cli.alignment.aligned import Aligned, aligned_outcome
 from rebasin_cli.alignment.functions import check_function
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.alignment.model_card import CardFacts
@@ -105,16 +105,11 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
         models,
         plan.request.selection.sizes,
     )
-    return Aligned(
-        model=item.model.path,
-        reference=plan.reference.path,
-        spec=plan.choice.name,
-        matching=matching,
-        untouched=plan.choice.bound.untouched,
+    outcome = aligned_outcome(models, plan.choice, matching, seconds=perf_counter() - began)
+    return replace(
+        outcome,
         written=written,
         permutation=saved,
-        seconds=perf_counter() - began,
-        alike=plan.choice.alike,
         comparison=comparison,
         function=function,
         rotatable=can_rotate(plan.choice.bound),

@@ -1,4 +1,4 @@
-"""The plan of `rebasin lerp`: which points, between which models, written where."""
+"""The plan of `rebasin lerp`: which points between which models, and where they are written."""
 
 from __future__ import annotations
 
@@ -119,10 +119,7 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
     rotated = rotates(request.symmetry, tie=request.tie)
     request = replace(request, align=request.align or rotated)
     _check_line(request)
-    if not request.align:
-        tell_idle(request, "nothing is aligned without --align")
-    if request.command is None:
-        warn_idle({"--keep": request.keep}, "without --exec every point stays")
+    _tell_unused(request)
     words = split_command(request.command) if request.command is not None else ()
     alphas = _plan_alphas(
         len(request.models) - 1, request.steps, request.at, endpoints=request.endpoints
@@ -155,6 +152,14 @@ def plan_lerp(request: LerpRequest) -> LerpPlan:
         overlaps=plan_overlaps(models, choice, wanted=request.selection.common),
         rotation=rotation,
     )
+
+
+def _tell_unused(request: LerpRequest) -> None:
+    """Warn of options that are of no use to this line."""
+    if not request.align:
+        tell_idle(request, "nothing is aligned without --align")
+    if request.command is None:
+        warn_idle({"--keep": request.keep}, "without --exec every point stays")
 
 
 def _targets(

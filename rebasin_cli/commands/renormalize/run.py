@@ -1,4 +1,4 @@
-"""Carrying out `rebasin renormalize`: parents into one basin, measure, correct, write."""
+"""Carrying out `rebasin renormalize`: align the parents, measure, correct, write."""
 
 from __future__ import annotations
 
@@ -47,17 +47,9 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
     )
     moved = any(how == _ALIGNED for _, how in placed)
     spec = plan.choice.name if plan.choice and moved else None
-    facts = provenance(
-        "renormalize",
-        [plan.model, *plan.parents],
-        basin=basin_of(plan.model),
-        spec=spec,
-        seed=plan.request.computing.seed,
-        method=report.method,
-        weights=list(weights),
-    )
     by_spec = report.method == "calibrate" and plan.correction.code is None
     progress(f"writing {plan.target.path.name}", 0, 0)
+    facts = _facts(plan, spec, report.method, weights)
     yield Renormalized(
         model=plan.model.path,
         parents=tuple(
@@ -71,6 +63,21 @@ def run_renormalize(plan: RenormalizePlan, progress: Progress) -> Iterator[LeftA
         assumed=ASSUMED if by_spec else "",
         written=write_result(Result(source, plan.model, facts), plan.target, plan.request),
         seconds=perf_counter() - began,
+    )
+
+
+def _facts(
+    plan: RenormalizePlan, spec: str | None, method: str, weights: Sequence[float]
+) -> dict[str, str]:
+    """Return the provenance of the corrected model. spec: that parents were aligned under."""
+    return provenance(
+        "renormalize",
+        [plan.model, *plan.parents],
+        basin=basin_of(plan.model),
+        spec=spec,
+        seed=plan.request.computing.seed,
+        method=method,
+        weights=list(weights),
     )
 
 
