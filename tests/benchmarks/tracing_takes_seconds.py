@@ -22,6 +22,7 @@ from statistics import median
 import torch
 
 from rebasin_cli.options.tracing import Tracing
+from rebasin_cli.spec_choice import target_tracing
 from rebasin_cli.tracer import model_trace, trace
 from rebasin_cli.tracer.proof import prove_trace
 from rebasin_cli.tracer.proof.proof import Trial
