@@ -81,18 +81,22 @@ def apply(
     base: Model | None = None,
     keep_unknown: bool = False,
 ) -> dict[str, Any] | Checkpoint:
-    """Return a model with its units permuted, or what belongs to it, as by `rebasin apply`.
+    """Return a model, or something that belongs to one, with its units permuted: `rebasin apply`.
 
-    permutation: what `match` found, or a file of permutations or of the maps of `rebasin align
-    --symmetry orthogonal`, which fold the norms. inverse: undo it. model: also a file or a state
-    dict of a LoRA and its kin, known by its names, or the state dict of an optimizer, whose
-    moments follow their parameters, with the rest as it is. base: the model that those belong to,
-    where the permutation does not tell; the numbers of an optimizer count the parameters of a
-    module, else the tensors of a state dict or a .pt, in their order. keep_unknown: leave what
-    follows no weight as it is, with a warning.
+    permutation: what `match` returned; or a file of permutations, or of the maps that `rebasin
+    align --symmetry orthogonal` saved (these also fold the norms). inverse: undo it.
 
-    The result is as of `PairMatching.apply`. Raises PermutationError for a file that is none or
-    does not fit the model, and for what follows no weight.
+    model: a model. Or an adapter (LoRA and similar ones, recognised by the names of its tensors),
+    as a file or a state dict. Or the state dict of an optimizer: its moments are permuted like
+    their parameters, everything else is copied.
+
+    base: the model that an adapter or an optimizer belongs to, if the permutation does not say.
+    An optimizer numbers its parameters: those of a module, else the tensors of a state dict or a
+    .pt file, in their order. keep_unknown: leave tensors that follow no weight as they are, with a
+    warning; otherwise they are an error.
+
+    The result has the form that `PairMatching.apply` describes. Raises PermutationError for a file
+    that holds no permutation or does not fit the model, and for tensors that follow no weight.
     """
     if isinstance(model, Mapping) and _is_training(model):
         return _applied_training(

@@ -1,4 +1,4 @@
-"""What models are to each other."""
+"""How models are related: copies, fine-tunes, merges, or independent runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def related(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> Kinship:
-    """Return what two models or more are to each other, as `rebasin related`.
+    """Return how two or more models are related, as `rebasin related` does.
 
-    `pairs` of the result has the relation and the scores of each pair, `merges` the models that are
-    means of others. Arguments are those of `match`. Raises UsageError for fewer than two models and
-    where no matrix has units that move, and what `match` raises.
+    The result has in `pairs` the relation and the scores of each pair, and in `merges` the models
+    that are means of others. The arguments are those of `match`. Raises UsageError for fewer than
+    two models and if no matrix has units that can move, and what `match` raises.
     """
     models = several(models)
     check_number(models)

@@ -1,4 +1,4 @@
-"""Models made of others: merge and lerp."""
+"""Models computed from other models: merge and lerp."""
 
 from __future__ import annotations
 
@@ -102,24 +102,28 @@ def merge(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return the weighted mean of models, aligned before, or what else `combine` makes of them.
+    """Return the weighted mean of models that are aligned first, or another combination of them.
 
-    weights: one for each; none: equal. The result is divided by their sum. strategy: `many`
-    (MergeMany of Git Re-Basin, arXiv 2209.04836, Algorithm 2; the default up to 8), `universe`
-    (C2M3, arXiv 2405.17897), `star` (each to the reference; the default beyond), `sync`,
-    `sync-sweeps`, or `none`: averaged as they are. ref: the number of the reference, from 0, whose
-    order of units the mean has; None: the first, or the base. base: what the models were fine-tuned
-    from, to which they are aligned (`star` is the default then) before their differences to it are
-    put together. sync_method, combine, density, scale, seed: as of `rebasin merge --help`.
-    tensor_weights: by glob, in place of weights. The others, and errors, are those of `match`.
+    weights: one for each model, default: equal ones. The result is divided by their sum.
+    tensor_weights: glob over tensor names -> weights, which replace `weights` there.
+    strategy: how the models are aligned. `many`: MergeMany of Git Re-Basin (arXiv 2209.04836,
+    Algorithm 2), the default up to 8 models. `star`: each to the reference, the default beyond.
+    `universe`: C2M3 (arXiv 2405.17897). Also `sync` and `sync-sweeps`. `none`: not at all.
+    ref: the number of the reference, from 0; the mean has its order of units. None: the base if
+    there is one, else the first model.
+    base: the model that the others were fine-tuned from. They are aligned to it (the default
+    strategy is then `star`), and their differences to it are combined.
+    combine, density, scale, sync_method: see `rebasin merge --help`. All other arguments, and
+    what is raised, are those of `match`.
 
-    method `zipit` (arXiv 2305.03053), `cca` (2407.05385) and `least-squares` (2407.02447), with
-    hidden layers `width` times as wide, run `model`, or a module among the models, on `batches` of
-    `data`: batches of inputs, or what yields them. They keep no model's function.
+    The methods `zipit` (arXiv 2305.03053), `cca` (2407.05385) and `least-squares` (2407.02447;
+    `width`: make hidden layers so many times as wide) run `model`, or a module among the models, on
+    the first `batches` of `data`: batches of inputs, or a function that yields them. Their results
+    compute what none of the models does.
 
-    State dicts and modules in, a state dict out; with a path among them a checkpoint that is
-    computed as it is read, one tensor at a time, so that until then the models have to stay as they
-    are. Names, dtypes and what has no mean are those of the first model.
+    If all models are state dicts and modules, the result is a state dict. If there is a path among
+    them, it is a checkpoint that is computed as it is read, one tensor at a time: until then the
+    models must not change. Names, dtypes, and tensors that have no mean, are those of the first.
     """
     models = several(models)
     given = [*models, *([] if base is None else [base])]
@@ -242,11 +246,12 @@ def lerp(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint | Sequence[dict[str, Tensor] | Checkpoint]:
-    """Return (1 - alpha) a + alpha b; of several alphas a list.
+    """Return (1 - alpha) a + alpha b; for several alphas a list of these.
 
-    mode: `linear`, or `slerp`: along the arc of each tensor. align: bring b next to a first; spec,
-    model, inputs, options and errors are those of `match`. Alpha 0 is a and 1 is b, bit for bit, in
-    the dtypes of a. Results are as of `merge`.
+    mode: `linear`, or `slerp`: along the arc between both values of each tensor. align: permute b
+    to match a first; spec, model, inputs, options and what is raised are those of `match`. The
+    result is a at alpha 0 and b at alpha 1, bit for bit, in the dtypes of a; its form is that of
+    the results of `merge`.
     """
     if mode not in MODES:
         raise UsageError(f"no mode is called {mode!r}", hint=" or ".join(MODES))

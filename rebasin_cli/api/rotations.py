@@ -1,4 +1,4 @@
-"""Models in one frame by maps beyond permutations: fold, rotate."""
+"""Models aligned by orthogonal maps, which permutations are a special case of: fold, rotate."""
 
 from __future__ import annotations
 
@@ -50,13 +50,14 @@ def fold(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return a model with the gains of its norms in the weights that read them, as `rebasin fold`.
+    """Return a model whose norms have gain 1: gains are multiplied into the weights behind them.
 
-    The same names, shapes and function; a head that is tied to the embedding is nearly what it was.
-    Arguments are those of `match`; the result is a state dict for one or a module, else a
-    checkpoint that is computed as it is read. A model that says that it is folded comes back as it
-    is. Raises UsageError for a spec that says of no norm how it folds, PermutationError for a head
-    that cannot stay tied, and what `match` raises.
+    Names, shapes and the function stay the same, except that an output head that is tied to the
+    embedding changes a little. A model whose metadata say that it is folded is returned unchanged.
+    The arguments are those of `match`. A state dict or a module gives a state dict; anything else
+    gives a checkpoint that is computed as it is read. Raises UsageError for a spec that does not
+    say how any norm folds, PermutationError for a head that cannot stay tied, and what `match`
+    raises. The command is `rebasin fold`.
     """
     groups = groups_of(SpecSource(spec).named, options)
     (held,) = open_all([a], groups.selection, label="the model")
@@ -97,14 +98,15 @@ def rotate(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> Sequence[dict[str, Tensor] | Checkpoint]:
-    """Return models that can be averaged: all folded, and each moved next to one of them.
+    """Return models that can be averaged: all are folded, and aligned to one of them.
 
-    By what their spec allows beyond permutations, as `rebasin align --symmetry orthogonal` (arXiv
-    2506.22712). Each has the function that it had. ref: the number of the one that only folds, from
-    0. Arguments are those of `match`, results are as of `fold`, in order. Average or interpolate
-    them with `merge(..., strategy="none")` and `lerp`. Raises UsageError for a spec that allows
-    permutations alone and for other methods than `weights`, MachineError where two models do not
-    fit into memory, and what `fold` raises.
+    They are aligned by the orthogonal maps that their spec allows, as by `rebasin align --symmetry
+    orthogonal` (arXiv 2506.22712); each keeps its function. Average or interpolate the results with
+    `merge(..., strategy="none")` and `lerp`.
+    ref: the number, from 0, of the model that the others are aligned to. The other arguments are
+    those of `match`; the results come in the order of the models, in the form that `fold` returns.
+    Raises UsageError for a spec that allows permutations alone and for another method than
+    `weights`, MachineError if two models do not fit into memory, and what `fold` raises.
     """
     models = several(models)
     if not 0 <= ref < len(models):

@@ -1,4 +1,4 @@
-"""Code of models, run so that nothing of it stays behind in the process."""
+"""Running the code of a caller's models without changing the state of the process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TURN = RLock()  # what is put back below belongs to the process: two threads wo
 
 @contextmanager
 def running_models() -> Iterator[None]:
-    """Leave the random states of torch, NumPy and Python as they were; threads take turns."""
+    """Restore the random states of torch, NumPy and Python afterwards. Threads take turns."""
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's own
     devices = list(range(torch.cuda.device_count())) if used else []
     with _TURN, torch.random.fork_rng(devices=devices):
@@ -43,10 +43,10 @@ def running_models() -> Iterator[None]:
 
 
 def library_verb(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _ReturnT]:
-    """Return a verb that runs as in a fresh process, whatever modes of torch its caller is in.
+    """Return a verb that runs as in a fresh process, whatever modes of torch its caller has set.
 
-    Tensors are made on the CPU, may need gradients, and are none of inference mode. What errors say
-    of options is said as the library calls them.
+    New tensors are on the CPU and are no inference tensors, so that they may need gradients. Errors
+    spell options as keywords of the library.
     """
 
     @wraps(verb)

@@ -1,4 +1,4 @@
-"""Specs: loaded, chosen as the commands do, or traced from a model object and proved."""
+"""Specs: loaded by name, chosen as the commands choose them, or traced from a model object."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ class SpecSource:
 
 @library_verb
 def load_spec(name: str | PathLike[str]) -> Spec:
-    """Return a bundled spec by its name, or that of a file.
+    """Return the bundled spec of a name, or the spec in a file.
 
-    Raises SpecError for what is none, UsageError for an unknown name, RebasinError for a file that
-    cannot be read.
+    Raises SpecError for a text that is no valid spec, UsageError for an unknown name, RebasinError
+    for a file that cannot be read.
     """
     return load_named(fspath(name))
 
@@ -94,16 +94,22 @@ def trace(
     free_outputs: bool = False,
     buffers: str | Sequence[str] = (),
 ) -> Trace:
-    """Return the symmetry of a network, proved by running it with its units permuted.
+    """Return the symmetry of a network: which units may change places without changing outputs.
 
-    model: a module, which is copied, what builds one, or a TARGET of the command line. inputs: a
-    tensor, a tuple of arguments, a mapping of keywords, or a list of these, all of which count;
-    None: guessed. outputs: names of those that must stay; none: those that a user looks at.
+    The network is run once and every operator is recorded. The spec that follows is proved by
+    running the network again with all groups of units in random order.
+
+    model: a module (it is copied), a function that builds one, or a TARGET of the command line.
+    inputs: one call of the model: a tensor, a tuple of arguments, or a mapping of keywords; or a
+    list of such calls, which are all recorded. None: guessed.
+    outputs: names of the outputs that must stay the same. None named: those that a user looks at.
     free_outputs: units of the outputs may change places, as in a backbone without its head.
-    buffers: globs of buffers that move like parameters. `.spec` of the result is the spec, `.proof`
-    says how it was proved, `.fixed` what does not move and why. Traces of targets are kept in the
-    cache of the command line, unless REBASIN_NO_CACHE is set. Raises UsageError for what does not
-    run, TypeError for what is no model or no input.
+    buffers: globs over names of buffers that move like parameters.
+
+    `.spec` of the result is the spec, `.proof` says how it was proved, `.fixed` lists what does not
+    move and why. Traces of TARGETs are kept in the cache of the command line, unless
+    REBASIN_NO_CACHE is set. Raises UsageError for a model that does not run, TypeError for an
+    argument that is no model or no input.
     """
     choices = Choices(texts(outputs), free_outputs, texts(buffers))
     with running_models():
@@ -193,11 +199,11 @@ def problem(
     done: str | None = None,
     rotated: bool = False,
 ) -> MatchingProblem[Choice]:
-    """Return models as a matching problem, under the spec that a source tells.
+    """Return opened models as a matching problem under the spec that a source names.
 
-    given: the models as they came: where nothing tells and no bundled spec fits them and what they
-    compute, or where there are inputs, a module among them is traced. done, rotated: see
-    `open_problem`.
+    given: the models as the caller gave them. If the source names neither a spec nor a model, a
+    module among them is traced where there are inputs, or where no bundled spec fits its tensors
+    and its function. done, rotated: see `open_problem`.
     """
     machine = plan_machine(groups.computing, groups.search)
     asked = replace(groups, tracing=_tracing_options(source))

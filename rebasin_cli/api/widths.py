@@ -1,4 +1,4 @@
-"""Models with more units that do nothing: widen."""
+"""Models made wider by units that do nothing: widen."""
 
 from __future__ import annotations
 
@@ -75,14 +75,16 @@ def widen(
     inputs: object = None,
     **options: Unpack[Options],
 ) -> dict[str, Tensor] | Checkpoint:
-    """Return a model with more units that do nothing, its function the same, as `rebasin widen`.
+    """Return a model with more units, all of which do nothing: its function stays the same.
 
-    to: by the name of a group, or a glob over them, how many units it gets; or a model that is as
-    wide. New units are zero wherever they stand. A network that is given is run, as it is and
-    wider; without one, groups of which a spec does not tell that new units do nothing need `trust`,
-    with which nothing is run, and that you compare outputs. Other arguments are
-    those of `match`, the result is as of `fold`; a config.json is not rewritten. Raises UsageError
-    for groups that cannot be widened, with the reason of each, and what `match` raises.
+    to: the new sizes: the name of a group, or a glob over names -> its number of units; or a model
+    that has the widths wanted. All weights of new units are zero.
+    model, inputs: a network that is run as it is and wider, to see that outputs stay. Without one,
+    `trust` is needed for groups of which the spec does not show that new units do nothing: then
+    nothing is run, and it is for you to compare outputs.
+    The other arguments are those of `match`; the result has the form that `fold` returns. A
+    config.json is not rewritten. Raises UsageError for groups that cannot be widened, with the
+    reason for each, and what `match` raises. The command is `rebasin widen`.
     """
     groups = groups_of(SpecSource(spec).named, options)
     (held,) = open_all([a], groups.selection, label="the model")
