@@ -113,8 +113,8 @@ def merge(
     there is one, else the first model.
     base: the model that the others were fine-tuned from. They are aligned to it (the default
     strategy is then `star`), and their differences to it are combined.
-    combine, density, scale, sync_method: see `rebasin merge --help`. All other arguments, and
-    what is raised, are those of `match`.
+    combine, density, scale, sync_method: see `rebasin merge --help`. All other arguments are
+    those of `match`. Raises what `match` raises.
 
     The methods `zipit` (arXiv 2305.03053), `cca` (2407.05385) and `least-squares` (2407.02447;
     `width`: make hidden layers so many times as wide) run `model`, or a module among the models, on
@@ -249,9 +249,9 @@ def lerp(
     """Return (1 - alpha) a + alpha b; for several alphas a list of these.
 
     mode: `linear`, or `slerp`: along the arc between both values of each tensor. align: permute b
-    to match a first; spec, model, inputs, options and what is raised are those of `match`. The
-    result is a at alpha 0 and b at alpha 1, bit for bit, in the dtypes of a; its form is that of
-    the results of `merge`.
+    to match a first; spec, model, inputs and options are those of `match`. The result is a at alpha
+    0 and b at alpha 1, bit for bit, in the dtypes of a; its form is that of the results of `merge`.
+    Raises what `match` raises.
     """
     if mode not in MODES:
         raise UsageError(f"no mode is called {mode!r}", hint=" or ".join(MODES))

@@ -230,7 +230,8 @@ def align(
 
     widen: `b` may be narrower than `a`: it is first given units that do nothing. If the spec does
     not show that they do nothing, call `widen(b, a, trust=True)` and align the result. The other
-    arguments, and what is raised, are those of `match`; the result is that of `PairMatching.apply`.
+    arguments are those of `match`, the result is that of `PairMatching.apply`. Raises what `match`
+    raises.
     """
     source = SpecSource(spec, model, inputs)
     other: Model = as_wide_as(a, b, source, groups_of(source.named, options)) if widen else b
@@ -251,7 +252,7 @@ def verify(
     """Return whether `b` is exactly `a` with its units reordered.
 
     Every tensor is compared bit by bit. The answer can be used as a bool, and says what was found.
-    The arguments, and what is raised, are those of `match`.
+    The arguments are those of `match`. Raises what `match` raises.
     """
     groups = groups_of(SpecSource(spec).named, options)
     models = open_all([a, b], groups.selection)

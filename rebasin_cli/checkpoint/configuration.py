@@ -26,12 +26,12 @@ def configuration_in(
     dtype: str | None,
     *,
     coded: bool = True,
-    parted: bool = False,
+    untied: bool = False,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> str | None:
     """Return a folder's config.json for weights of another dtype, or that are codes no more.
 
-    parted: an output head that was the embedding is a tensor of its own. settings: what it says
+    untied: an output head that was the embedding is a tensor of its own. settings: what it says
     otherwise besides.
 
     As text; None if it says the same of them, or there is none that can be read.
@@ -49,7 +49,7 @@ def configuration_in(
     changed = _inside(kept, dtype) if dtype else kept
     if dtype and (_OLD in config or any(key in config for key in _LOADED_BY_TRANSFORMERS)):
         changed |= {_NEW: dtype}
-    if parted:
+    if untied:
         changed = untied_settings(changed)
     changed = {**changed, **settings}
     if changed == config:

@@ -84,11 +84,11 @@ def _configuration(
 ) -> dict[str, str]:
     """Return the config.json of a result where it is not that of the model, by its name."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
-    parted, settings = bool(result.like.apart), result.settings
-    if folder is None or not (dtype or selection.dequantize or parted or settings):
+    untied, settings = bool(result.like.apart), result.settings
+    if folder is None or not (dtype or selection.dequantize or untied or settings):
         return {}
     coded = not selection.dequantize
-    text = configuration_in(folder, dtype, coded=coded, parted=parted, settings=settings)
+    text = configuration_in(folder, dtype, coded=coded, untied=untied, settings=settings)
     return {CONFIG: text} if text else {}
 
 

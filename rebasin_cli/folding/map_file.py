@@ -25,7 +25,7 @@ from rebasin_cli.files.saved.permutation_file import (
     permutation_in,
 )
 from rebasin_cli.files.write import write_tensors_to
-from rebasin_cli.folding.tied_heads import part_heads, untied_spec
+from rebasin_cli.folding.tied_heads import untie_heads, untied_spec
 from rebasin_cli.spec.binding.bound import BoundGroup
 from rebasin_cli.spec.language.model import PERMUTATION
 from rebasin_cli.symmetry.class_solvers import SOLVERS
@@ -93,7 +93,7 @@ def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
                 hint="from Python: rebasin_cli.load_maps(FILE).apply(model, number)",
             )
         heads = {name: str(first) for name, first in object_in(file, source, HEADS).items()}
-        (checkpoint,) = part_heads([checkpoint], heads)
+        (checkpoint,) = untie_heads([checkpoint], heads)
         bound = untied_spec(bind_saved(file, source, checkpoint), heads)
         folding = FoldPlan(bound, checkpoint.ties)
         groups = folding.moving.groups

@@ -16,7 +16,7 @@ from rebasin_cli.errors import MachineError, UsageError, look_up
 from rebasin_cli.files.inputs import open_models
 from rebasin_cli.files.provenance import folded_facts
 from rebasin_cli.folding.folded_models import plan_folding
-from rebasin_cli.folding.settled_heads import AUTO, check_tie, parted_before, settle_heads
+from rebasin_cli.folding.settled_heads import AUTO, check_tie, settle_heads, untied_before
 from rebasin_cli.folding.tied_heads import Heads, untied_check
 from rebasin_cli.options.machine import Machine, plan_machine
 from rebasin_cli.options.search import Search
@@ -156,7 +156,7 @@ def plan_rotations(
     `MatchingProblem` does.
     """
     check_tie(tie)
-    models = parted_before(models, tie)
+    models = untied_before(models, tie)
     check_models(models, request, done="rotated")
     tracing = request.tracing.unless(request.selection.spec)
     choice = choose_spec(models, request.selection, tracing=tracing, rotated=True)
