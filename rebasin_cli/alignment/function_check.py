@@ -88,7 +88,7 @@ def check_of(fitted: Fitted, *, required: bool = True) -> FunctionCheck:
 def _from_class(
     model: Checkpoint, selection: Selection, tracing: Tracing, *, wanted: bool
 ) -> FunctionCheck | None:
-    """Return the check with a model that is built, or None if nothing says what it is."""
+    """Return the check that builds the model of --model or a config.json; None without either."""
     if tracing.target is not None:
         return FunctionCheck(plan_network(model, selection, tracing), required=True)
     headers = headers_of([model])

@@ -58,7 +58,11 @@ class Fate:
 
 @dataclass(frozen=True)
 class Rest:
-    """All that is beside the weights. stale: holds numbers that belong to the old weights."""
+    """What a PyTorch file holds beside the weights.
+
+    parts: more sets of weights. stale: paths of numbers that belong to the old weights, such as
+    moments of an optimizer. harmless: paths of all else.
+    """
 
     parts: tuple[Part, ...] = ()
     stale: tuple[KeyPath, ...] = ()
@@ -66,7 +70,7 @@ class Rest:
 
     @property
     def without_parts(self) -> Rest:
-        """The same where more sets of weights do not follow."""
+        """The same if the other sets of weights do not follow the weights: they are stale then."""
         return Rest((), (*(part.path for part in self.parts), *self.stale), self.harmless)
 
 
@@ -83,7 +87,7 @@ def value_at(container: Any, path: KeyPath) -> Any:
 
 
 def rest_of(container: Any, state: Mapping[str, Any]) -> Rest:
-    """Return what is beside a state dict, in the container that holds it."""
+    """Return what a container holds beside the state dict in it."""
     weights = tensors_in_state(state)
     parts: list[Part] = []
     own: list[KeyPath] = []

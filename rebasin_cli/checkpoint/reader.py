@@ -151,7 +151,7 @@ class Checkpoint:
 
     @property
     def rest(self) -> Rest:
-        """What is in the file beside the weights; of several files, what is in none of them."""
+        """What a single file holds beside the weights; of several files nothing counts."""
         return self._opened[0].rest if len(self._opened) == 1 else Rest()
 
     def part(self, key: str) -> PartSource:

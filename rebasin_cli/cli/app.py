@@ -219,7 +219,7 @@ def command_tree() -> Any:
 
 
 def _about(complaint: Exception) -> str:
-    """Return the command that typer complains about; `rebasin` of what stands before it."""
+    """Return the name of the command that typer complains about, `rebasin` if there is none yet."""
     context, names = getattr(complaint, "ctx", None), []
     while context is not None and context.parent is not None:
         names.append(str(context.info_name))

@@ -42,7 +42,7 @@ class Difference:
 
     @property
     def of_heads(self) -> bool:
-        """Whether all that is apart lies in modules beside, or on top of, a common backbone."""
+        """Whether the models differ only in heads beside, or on top of, a common backbone."""
         apart = len(self.missing) + len(self.extra)
         return 0 < apart <= len(self.common) and all(map(_is_head, skipped_globs(self)))
 
@@ -95,7 +95,7 @@ def names_hint(difference: Difference, number: int) -> str:
 
 
 def skipped_globs(difference: Difference) -> list[str]:
-    """Return globs for what is apart, each for the largest module that holds nothing in common."""
+    """Return globs for what one model lacks, each for the largest module without common tensors."""
     common = difference.common
     held = {name[: k + 1] for name in common for k in range(len(name)) if name[k] == "."}
     globs: dict[str, None] = {}
@@ -123,7 +123,7 @@ def _is_compared(name: str, info: TensorInfo, selection: Selection) -> bool:
 
 
 def _is_head(glob: str) -> bool:
-    """Return whether a module stands beside the layers, or at the top of what holds them."""
+    """Return whether a glob names a module outside of the numbered layers, at most two deep."""
     return glob.count(".") <= 2 and not re.search(r"[0-9]", glob)
 
 

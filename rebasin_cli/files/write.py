@@ -95,7 +95,7 @@ def _configuration(
 def _part_jobs(
     result: Result, target: Target, planned: Callable[[TensorInfo], TensorInfo]
 ) -> list[PartJob]:
-    """Return what is written of the parts beside the weights. planned: what tensors become."""
+    """Return the jobs for other sets of weights in the file. planned: info of an input -> output."""
     if result.parts is None:
         return []
     return [

@@ -39,10 +39,11 @@ NEAR = 1e-9  # entries of a map that is of its class
 
 @dataclass(frozen=True)
 class SavedMaps:
-    """A map file, bound to a checkpoint that it fits: what is folded, and the maps after that.
+    """A map file, bound to a checkpoint that it fits.
 
-    model: the checkpoint, with the heads apart that were so where the maps were found. saved: the
-    same as a permutation file.
+    model: the checkpoint, with those heads untied that were untied when the maps were found.
+    folding: how its norms are folded first. maps: what is applied then. saved: the same file seen
+    as a permutation file.
     """
 
     model: Checkpoint

@@ -129,7 +129,7 @@ def _measure_on_data(
 def _rotated(
     frame: RotationFrame, number: int, found: MapMatching, tied: float | None, seconds: float
 ) -> Rotated:
-    """Return what is to be told of a model. seconds: that were spent on it already."""
+    """Return the outcome for one model. seconds: already spent on it."""
     began, problem = perf_counter(), frame.problem
     reference, model = (problem.models[n] for n in (frame.reference, number))
     moved = Carried(frame.folded[number], problem.folding.moving.tensors, found.maps)

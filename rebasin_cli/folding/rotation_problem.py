@@ -78,11 +78,11 @@ class RotationProblem(MatchingProblem[Choice]):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What provenance says of all that comes of them: it averages with folded ones only."""
+        """What provenance says of every result: that it is folded, and averages with folded ones."""
         return {"symmetry": ORTHOGONAL, **folded_facts(self.heads)}
 
     def describe(self) -> dict[str, Any]:
-        """Return what a plan says of rotating beside what it says of any matching."""
+        """Return the fields of a plan, as JSON values, that only rotating has."""
         return {"symmetry": ORTHOGONAL, "maps": self.maps, "untied": sorted(self.heads)}
 
 
@@ -232,6 +232,6 @@ def _require(needed: int, machine: Machine, what: str) -> None:
 
 
 def _run_memory(model: Checkpoint) -> float:
-    """Return the bytes of a model that is run in float64, and widened to that."""
+    """Return the bytes that running a model takes: as it is built, and widened to float64."""
     elements = sum(model.info(name).numel for name in model.names())
     return RUN_COPIES * elements * torch.float64.itemsize

@@ -91,7 +91,7 @@ class Shares:
 
 
 def shares(max_memory: int, largest: int) -> Shares:
-    """Return what may be kept beside what is reordered, sorted or widened meanwhile.
+    """Return how much memory may be kept, after room for reordering and sorting the largest tensor.
 
     largest: the elements of the largest tensor.
     """

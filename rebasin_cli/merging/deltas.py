@@ -69,7 +69,7 @@ def trim(delta: Delta, density: float) -> Delta:
 
 
 def drop_at_random(delta: Delta, combination: Combination) -> Delta:
-    """Return a delta of which each value is 0 or, as often as the density says, divided by it.
+    """Return a delta whose values are divided by the density with that probability, else set to 0.
 
     DARE (arXiv 2311.03099). What is dropped depends on the seed, the name of the tensor and the
     number of the model alone, and not on the file that it is in.

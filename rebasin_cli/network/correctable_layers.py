@@ -62,7 +62,7 @@ class CorrectableLayer:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A layer that is left as it is, and why. norm: whether it is a BatchNorm."""
+    """A layer that is not corrected, and the reason. norm: whether it is a BatchNorm."""
 
     name: str
     why: str

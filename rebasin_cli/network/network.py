@@ -147,7 +147,7 @@ def network_of(subject: Subject, checkpoint: Checkpoint, selection: Selection) -
 
 
 def subject_for(tracing: Tracing) -> Subject:
-    """Return the model that a target names, fed with all that the user gives."""
+    """Return the model that a target names, with the example inputs that the options give."""
     if tracing.shape is not None and tracing.inputs:
         raise UsageError("--input-shape and --input exclude each other")
     target = tracing.target or ""

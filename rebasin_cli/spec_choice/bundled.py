@@ -42,7 +42,7 @@ class NoFitError(UsageError):
 
 @dataclass(frozen=True)
 class Fit:
-    """The bundled spec that fits. alike: others that fit too, and allow the same permutations."""
+    """The bundled spec that fits. alike: others that fit and allow the same permutations."""
 
     name: str
     bound: BoundSpec

@@ -112,7 +112,7 @@ def _called(text: str, library: str, headers: Headers) -> Iterator[ModelTarget]:
 
 
 def _classes(headers: Headers) -> int | None:
-    """Return how many classes the head of a checkpoint tells apart."""
+    """Return the number of classes of a checkpoint's head, None if it has none."""
     rows = [
         info.shape[0]
         for name, info in headers.infos.items()

@@ -36,7 +36,7 @@ def load_voting(
 
 
 def product_dtype(tensors: Iterable[BoundTensor], models: Sequence[TensorSource]) -> torch.dtype:
-    """Return float32 where all that votes has 16 bits, else float64, and maps as exact as that."""
+    """Return the dtype of products and maps: float32 if all votes have 16 bits, else float64."""
     names = [name for tensor in tensors for name in tensor.members]
     half = all(model.info(name).dtype in HALF for model in models for name in names)
     return torch.float32 if half else torch.float64

@@ -93,7 +93,7 @@ def _with_training(
     calls: tuple[Sequence[Arguments], Sequence[Arguments]],
     choices: Choices,
 ) -> Trace | None:
-    """Return the trace of a model that is trained too, if more of it moves for that.
+    """Return the trace that a call in training mode adds to, if more of the model moves then.
 
     calls: those recorded, and all that serve the proof. None if training needs labels, reads
     nothing more, or draws numbers for each unit.
@@ -158,7 +158,7 @@ def _trained_fake(
 def _traced_beside(
     small: Trace | None, found: Record, model: nn.Module, choices: Choices, name: str
 ) -> Trace:
-    """Return the trace of a record, proved by that of a small copy if that says the same."""
+    """Return the trace of a record; the proof is that of a small copy whose spec is the same."""
     if small is not None:  # which buffers are uniform is told by numbers, which it alone has
         choices = replace(
             choices, buffers=(*choices.buffers, *_like(small.explicit.buffers, found))

@@ -58,13 +58,13 @@ class StandIns:
         ]
 
     def foreign(self, asked: PickledNames, known: Set[str]) -> list[Allowed]:
-        """Return an inert class for each name that a file asks for and that is not known."""
+        """Return an inert class for each name in a file that is no known class."""
         names = {spelled: n for spelled, n in asked.names.items() if not known & {n, spelled}}
         inert = {name: self._inert(name, asked.filled.get(name)) for name in names.values()}
         return [(inert[name], spelled) for spelled, name in names.items()]
 
     def settled(self, value: Any) -> Any:
-        """Return what was read with every stand-in made what it stands for, or dropped.
+        """Return what was read, with every stand-in replaced by its real value or dropped.
 
         What holds an ignored object but is no mapping is dropped with it. `dropped` says which
         entries went, as dotted paths, and the class that was the reason.

@@ -1,4 +1,4 @@
-"""What the midpoint of two models loses on data: the figure by which alignments are chosen."""
+"""The loss of the midpoint of two models on data, by which alignments are chosen."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MidpointLoss = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class MidpointJudge:
-    """A network that is made the midpoint of two models, and what is asked of it.
+    """A network that is filled with the midpoint of two models, and the loss that judges it.
 
     model: is overwritten. windows: where tensors of a checkpoint lie in it. selects: takes what is
     averaged; the rest is the reference's. data: its name, for an error. reset: batches on which

@@ -118,7 +118,7 @@ def _align(plan: AlignPlan, item: AlignItem, find: Method, progress: Progress) -
 
 
 def _result(plan: AlignPlan, item: AlignItem, moved: Permuted, matching: Matching) -> Result:
-    """Return what is written: the model moved, and what lies beside its weights."""
+    """Return what is written: the moved model, its provenance, and its other sets of weights."""
     facts = provenance(
         "align",
         [plan.reference, item.model],

@@ -120,7 +120,7 @@ class Scorer:
             )
 
     def _left(self, segment: Segment) -> list[MixturePoint]:
-        """Return the mixtures that have to be judged: a model that is there twice is, once."""
+        """Return the mixtures without scores so far; an end that occurs twice is listed once."""
         seen, left = set[str | None](self._ends), list[MixturePoint]()
         for mixture in segment.mixtures:
             end = segment.end(mixture)

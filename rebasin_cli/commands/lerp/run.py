@@ -71,7 +71,7 @@ def run_lerp(plan: LerpPlan, progress: Progress) -> Iterator[LerpOutcome]:
 
 @dataclass(frozen=True)
 class _LerpLine:
-    """What all points lie between, and what is beside the weights in the files of it."""
+    """The models that all points lie between, and the other sets of weights in their files."""
 
     plan: LerpPlan
     frame: _Frame

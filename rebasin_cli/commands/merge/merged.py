@@ -61,7 +61,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class BesideEnsemble:
-    """What a merged model is worth beside its parents, and beside their ensemble."""
+    """The scores of a merged model, of its parents, and of their ensemble."""
 
     merged: Mapping[str, float]
     models: tuple[Mapping[str, float], ...]

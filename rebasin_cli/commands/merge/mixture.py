@@ -23,7 +23,7 @@ from rebasin_cli.tensors import TensorSource
 
 @dataclass(frozen=True)
 class MixedModels:
-    """What is combined, and how. base: what differences are taken to, if they are."""
+    """The models that are combined, and how. base: what differences are taken to, if any are."""
 
     merged: tuple[Checkpoint, ...]
     base: Checkpoint | None
@@ -58,7 +58,7 @@ class MixedModels:
         }
 
     def facts(self) -> dict[str, object]:
-        """Return what provenance says of it beside the models, nothing of a plain mean."""
+        """Return the facts for provenance besides the models; none for a plain mean."""
         told = {} if self.plain else self.describe()
         known = {name: value for name, value in told.items() if value not in (None, {})}
         if self.base is None:

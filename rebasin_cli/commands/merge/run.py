@@ -123,7 +123,7 @@ def running_facts(plan: MeanPlan, method: str, **facts: Any) -> dict[str, str]:
 
 
 def save_parents(plan: MergePlan, together: ModelsInFrame, progress: Progress) -> None:
-    """Write the models in the order of units that they are merged in, if that is asked for."""
+    """Write each model with its units in the merged order, if --save-parents asks for that."""
     reference = plan.models[plan.reference]
     for number, target in enumerate(plan.parents):
         progress(f"writing {target.path.name}", number, len(plan.parents))
@@ -142,7 +142,7 @@ def save_parents(plan: MergePlan, together: ModelsInFrame, progress: Progress) -
 
 
 def _basin(plan: MeanPlan, together: ModelsInFrame) -> str | None:
-    """Return the basin that the models of a plan now lie in, None if that is not known."""
+    """Return the basin that the aligned models lie in, None if it is unknown."""
     whole = plan.choice is not None and plan.choice.whole
     near = together.shared or (whole and together.strategy != "none")
     return basin_of(plan.models[plan.reference]) if near else None

@@ -178,7 +178,7 @@ def _kept_over(gram: Gram, base: int, model: int, others: Sequence[int]) -> Merg
 
 
 def _alone(same: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Return where entries are those of one model, for those of which that is often so.
+    """Return masks of the entries that agree with one model alone, if that is often so for it.
 
     Where one fine-tune was tuned further, entries that were left are those of both.
     """

@@ -169,9 +169,9 @@ def measure_nearness(
 def _nearest(
     pair: FreePair, orders: Callable[[], GroupMaps] | None
 ) -> tuple[GroupMaps, Mapping[str, Closeness], bool]:
-    """Return the maps that bring two models nearest, how near, and whether that is settled.
+    """Return the maps that bring two models nearest, how near that is, and whether it is settled.
 
-    What costs least is tried first.
+    Cheap candidates come first: no map, then given orders, then a search.
     """
     as_stored = pair.closeness(STILL)
     if pair.settled(as_stored, STILL):

@@ -95,7 +95,7 @@ def renormalize(request: RenormalizeRequest) -> Work:
 
 
 def _check_order(request: RenormalizeRequest) -> None:
-    """Raise for `--parents A B MERGED`: what follows an option cannot be told apart from it."""
+    """Raise for `--parents A B MERGED`, where MERGED would be read as one of the parents."""
     words, merged = sys.argv, str(request.model)
     if request.parents and merged in words and words.index(merged) > words.index("--parents"):
         raise typer.BadParameter("MERGED stands before --parents, which takes all files behind it")

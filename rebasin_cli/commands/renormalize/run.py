@@ -98,7 +98,7 @@ def _bring_parent(
 
 
 def _digests(plan: RenormalizePlan) -> list[str]:
-    """Return the digests of what a model is the mean of, in the order of what is known of them."""
+    """Return the digests of the parents: of those given, else of those in the statistics."""
     named = [parent.sha256() for parent in plan.parents or plan.measured]
     return named or [digest for digest in measured_files(plan) if digest]
 

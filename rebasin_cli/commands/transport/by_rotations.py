@@ -84,7 +84,7 @@ class RotationWay(SearchedWay):
         return CarriedModels(frame, lines, fields, folded_basin(self.target), facts=problem.facts)
 
     def _lines(self, found: MapMatching, norms: int) -> tuple[str, ...]:
-        """Return what is told of the maps, and of the form of the result."""
+        """Return the report's lines on the maps and on the form of the result."""
         classes = count_classes(self.problem.folding.classes).items()
         heads = ", ".join(map(repr, sorted(self.heads)))
         apart = (f"its own now, {heads}: tie_word_embeddings must be false",) if heads else ()

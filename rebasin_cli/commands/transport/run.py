@@ -30,10 +30,11 @@ from rebasin_cli.progress import Progress
 
 @dataclass(frozen=True)
 class CarriedDifference:
-    """A difference that was carried. lines, fields: what is told of the maps, see `CarriedModels`.
+    """A difference that was carried to another model.
 
-    scores: of the models before and after, if they were judged; apart: on batches of which neither
-    a map nor a mask knows anything. None: they were not, or nothing was learned from data.
+    lines, fields: what is reported of the maps, see `CarriedModels`. scores: of the models before
+    and after, if they were judged. apart: whether they were judged on batches that no map and no
+    mask was learned from; None: they were not judged, or nothing was learned from data.
     """
 
     tuned: Path
@@ -161,9 +162,9 @@ def _scores(
     scale: float,
     progress: Progress,
 ) -> Iterator[ScoredModel]:
-    """Yield what the models before and after are worth, if something says it.
+    """Yield the scores of the models before and after, if there is code to judge them.
 
-    The difference as it is, in no frame, is judged where there is such a thing.
+    Where the shapes allow it, adding the difference without any map is judged too.
     """
     if plan.bench is None or not plan.bench.can_judge(frame.target):
         return

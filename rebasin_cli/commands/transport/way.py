@@ -22,7 +22,7 @@ ThreeModels = tuple[Checkpoint, Checkpoint, Checkpoint]
 
 @dataclass(frozen=True)
 class CarriedModels:
-    """Models in one frame, and what is to be told of how they came there.
+    """Models in one frame, and what is reported of the maps that brought them there.
 
     lines: for people. fields: of the event. facts: of the provenance. basin: in which the result
     lies; None: in none that is known. unmapped: tensors with a difference that no map tells of.

@@ -158,7 +158,7 @@ def _normal(name: str, found: Mapping[str, TensorInfo]) -> str:
 
 
 def _is_original(name: str, found: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a tensor is all that a parametrization has, so that it is the weight."""
+    """Return whether a tensor is the only one of its parametrization, and so the weight itself."""
     inside = name.rpartition(".")[0] + "."
     shape = found[name].shape
     square = len(shape) > 1 and shape[0] == shape[1]

@@ -82,7 +82,7 @@ class _UnitPairs:
     def _rise(
         self, pairs: Tensor, orders: Tensor, reached: Tensor, current: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return the pairs in which an order is worth more than was reached, its worth, indices."""
+        """Return the pairs for which an order beats what was reached, its value, and indices."""
         worth, similar = self._alone(pairs, orders), self._similar(pairs, orders)
         # No assignment is worth more than the best of each row: an order that cannot win by this
         # bound costs none. Nothing was reached at first: -inf + inf is no number, and beaten.

@@ -119,7 +119,7 @@ class _KeptSimilarity:
         return total
 
     def _inside(self, similarity: Similarity, order: Tensor, start: int, stop: int) -> Tensor:
-        """Sum over all that is inside a unit, which does not move, of what pairs of it are worth.
+        """Return the similarities of pairs of units, summed over the dimensions inside them.
 
         S[i, a, r, i, b, r] with partners in each other's place: parents i, units a and b.
         """

@@ -158,7 +158,7 @@ class _Tally:
         self._found: dict[int, _BlockSums] = {}
 
     def compare(self, block: Block, a: Tensor, b: Tensor, moved: Tensor) -> Sums:
-        """Take what a block says of its units, and return what it says as a whole."""
+        """Add a block to the figures of its units, and return its sums as a whole."""
         if not (block.numel and any(block.groups)):
             return compare_block(a, b, moved)
         self._found[id(block)] = found = _summed(group_dims(block, self._bound.groups), a, b, moved)

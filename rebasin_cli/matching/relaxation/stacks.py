@@ -129,7 +129,7 @@ class Stack:
 
 
 def stack_fields(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
-    """Return fields in stacks; one that is not small is alone. fixed: groups that stay.
+    """Return fields in stacks; a large field has a stack of its own. fixed: groups that stay.
 
     A chain in many fields of a form (a residual stream) is common to all fields of its stack. Any
     other is in one field of a stack at a position; the next field with it goes to another layer.

@@ -162,7 +162,7 @@ def _example(
 
 
 def _simplest(model: Any) -> Makers:
-    """Return the arguments whose refusal says most: all that are known, each in its first form."""
+    """Return all known arguments in their first form: the error to show if none is accepted."""
     known = [name for name in inspect.signature(model.forward).parameters if name in WAYS]
     return next(_choices(_ways(known)))
 

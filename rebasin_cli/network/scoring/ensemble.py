@@ -21,7 +21,7 @@ UNANSWERED = 1e-300  # a probability of 0 has no logarithm; float64 has smaller 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """What the ensemble of some models is worth, or the reason why that is not known."""
+    """The scores of the ensemble of some models, or the reason why there are none."""
 
     scores: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""

@@ -64,7 +64,7 @@ class Sizes:
         return f"its sizes are: {names}" if names else "this spec has no named sizes"
 
     def check_given(self, problems: Problems) -> None:
-        """Add a problem for each given size that the spec does not use or that is no size."""
+        """Add a problem for each size of --set that the spec does not use, or that is below 1."""
         entries = self._spec.tensors.values()
         used = {name for entry in entries for name in entry_names(entry)}
         declared = {declaration.size for declaration in self._spec.groups.values()}

@@ -173,7 +173,7 @@ class _CoverSearch:
         return free[-_SPLITS:]
 
     def _split(self, box: Box, slot: int, end: int | None, wrong: Box, *, ends: bool) -> _Cover:
-        """Cover what is wrong where one index is written out, as `{last}` if that is allowed."""
+        """Cover the wrong items by patterns with one index written out, as `{last}` if allowed."""
         items = self._items
         # `{last}` stands for exceptions to a template alone, and for one index of a name at most.
         at_last = {k for k in box if items[k].last[slot]} if ends and end is None else set()

@@ -137,7 +137,7 @@ def _names(meaning: Meaning) -> Iterator[str]:
 
 
 def _length(meaning: Meaning) -> int:
-    """Return how many characters a form takes: an entry that is repeated costs that each time."""
+    """Return how many characters a form takes each time that it is written."""
     if isinstance(meaning, bool):
         return 0
     if isinstance(meaning, Declaration):

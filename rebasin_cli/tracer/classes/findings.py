@@ -163,7 +163,7 @@ def _forbid_readers(states: UnitStates) -> None:
 
 
 def _forbid_gains(states: UnitStates, tables: frozenset[Value]) -> None:
-    """Forbid atoms with a gain that cannot be folded, or a vector that is taken for one."""
+    """Forbid rotations of atoms whose gain, or what is taken for one, cannot be folded."""
     named = {value.source.partition(" ")[2] for value in tables}
     for gain in states.gains.keys() & states.scales.keys():
         states.forbidden.setdefault(states.gains[gain].atom, f"{gain} is read and added as well")

@@ -92,7 +92,7 @@ def _above(
 
 
 def _candidates(analysis: Analysis) -> dict[Atom, set[Atom]]:
-    """Return for each atom those that stand beside it in every block it occurs in.
+    """Return for each atom the other atoms that occur in every block that it occurs in.
 
     In what was computed a chosen unit may stand for them; a parameter has to have them itself.
     """

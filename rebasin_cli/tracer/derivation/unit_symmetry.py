@@ -121,6 +121,6 @@ def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
 
 
 def _beside(name: str) -> str | None:
-    """Return the name of the weight that a buffer of torch.nn.utils stands beside, if it is one."""
+    """Return the name of the weight that a buffer of torch.nn.utils belongs to, if it is one."""
     weight, _, role = name.rpartition("_")
     return f"{weight}_orig" if role in ("u", "v", "mask") else None

@@ -60,7 +60,7 @@ class Chart:
         return self.root(self.parents[group]) if group in self.parents else group
 
     def visible(self, value: Value, *, crossed: bool) -> set[str]:
-        """Return the groups whose units a value tells apart.
+        """Return the groups whose units can be seen one by one in a value.
 
         crossed: also where another family lies on the axes beside them.
         """

@@ -153,7 +153,7 @@ def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:
 def _refuted(
     traced: Trace, permutations: Mapping[str, Permutation], trial: Trial
 ) -> tuple[Trace, dict[str, str]]:
-    """Drop the groups that break the function, or their parent if that is enough."""
+    """Drop the groups that break the function, or only the parent of a group if that is enough."""
 
     def breaks(some: Mapping[str, Permutation]) -> bool:
         return not trial.keeps(traced.bound, some)

@@ -45,7 +45,7 @@ def idle_members(record: Record, used: Container[Value]) -> dict[str, list[Twin]
 
 
 def _places(record: Record, name: str) -> Iterator[tuple[tuple[object, ...], str]]:
-    """Yield where a tensor stands in the members of each list that it is in, and of which it is."""
+    """Yield for each list around a tensor its place inside a member, and the member's prefix."""
     for place in record.lists:
         if name.startswith(place):
             member, _, inside = name[len(place) :].partition(".")

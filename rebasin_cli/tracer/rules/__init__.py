@@ -26,7 +26,7 @@ CREATORS = (
 
 
 def created(analysis: Analysis, call: Call) -> list[AxisTerms]:
-    """A new tensor that is written into later: what is written says what its axes are."""
+    """Give a new tensor free axes: it is written into later, and that ties them."""
     return [analysis.fresh(value.shape) for value in call.results if value is not None]
 
 

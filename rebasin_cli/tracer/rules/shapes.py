@@ -58,7 +58,7 @@ def transpose(analysis: Analysis, call: Call) -> list[AxisTerms]:
 
 
 def expand(analysis: Analysis, call: Call) -> list[AxisTerms]:
-    """An axis of size 1 that is repeated says nothing about the order of its copies."""
+    """Keep axes; one of size 1 that is repeated becomes a free axis, its copies are all alike."""
     axes, shape = analysis.of(call.args[0]), call.result.shape
     padded = (ONE,) * (len(shape) - len(axes)) + axes
     return [

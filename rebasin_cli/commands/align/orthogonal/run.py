@@ -142,7 +142,7 @@ def _found(
 
 
 def _result(plan: OrthogonalPlan, model: Checkpoint, moved: Carried, maps: GroupMaps) -> Result:
-    """Return what is written: the model moved, and what lies beside its weights."""
+    """Return what is written: the moved model, its provenance, and its other sets of weights."""
     reference, folding = plan.problem.models[0], plan.problem.folding
     facts = provenance(
         "align",

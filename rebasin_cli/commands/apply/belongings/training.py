@@ -61,7 +61,7 @@ class Training:
         return sum(len(tensor.members) for tensor in self.tensors if tensor.groups & groups)
 
     def jobs(self) -> list[PartJob]:
-        """Return the moments, moved, as what is written beside the weights."""
+        """Return the permuted moments as jobs for the writer."""
         source = InMemory({m.name: m.tensor.detach() for m in self.moments})
         moved = Permuted(source, self.tensors, self.permutations)
         places: dict[KeyPath, list[Moment]] = {}
@@ -202,7 +202,7 @@ class _StateBinder:
             yield Parameter(name, self._movement(name), certain)
 
     def _movement(self, name: str) -> Hashable:
-        """Return what is equal for tensors that move alike."""
+        """Return a key that is equal for tensors whose axes are permuted in the same way."""
         if name not in self._places:
             return self._model.info(name).shape
         tensor, position = self._places[name]

@@ -64,7 +64,7 @@ class TrainingState:
 
 
 def training_states(value: Any, path: KeyPath) -> Iterator[TrainingState]:
-    """Yield what is known of a part of a file, and a state of nothing but what is not."""
+    """Yield the training states in a part of a file; what is not understood is an unknown one."""
     if len(path) > _DEEPEST:
         return
     if isinstance(value, Mapping):

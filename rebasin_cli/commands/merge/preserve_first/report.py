@@ -9,7 +9,7 @@ from rebasin_cli.commands.merge.merged import BesideEnsemble, ModelSize, Preserv
 
 
 def preserve_fields(outcome: Preserved | None) -> dict[str, Any]:
-    """Return what a result event says besides what every merge says."""
+    """Return the fields of a merge's event that only this method adds."""
     if outcome is None:
         return {}
     return {

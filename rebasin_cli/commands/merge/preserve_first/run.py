@@ -76,7 +76,7 @@ def run_preserve(plan: PreservePlan, progress: Progress) -> Iterator[LeftAsIs | 
 def _judged(
     plan: PreservePlan, joined: nn.Module, source: TensorSource, progress: Progress
 ) -> BesideEnsemble | None:
-    """Return what the result, the models and their ensemble are worth, if data says it."""
+    """Return the scores of the result, the models and their ensemble; None without data."""
     if plan.code is None:
         return None
     progress("judging the models", 0, 0)

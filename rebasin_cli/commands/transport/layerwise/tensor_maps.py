@@ -37,7 +37,7 @@ class AxisMap:
         return values
 
     def shape_after(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape that a tensor gets; of one that is a part of its layer's, none."""
+        """Return the shape that a tensor is mapped to; () if the maps do not fit its axes."""
         if any(shape[axis] != matrix.shape[0] for axis, matrix in self.axes.items()):
             return ()
         return tuple(
