@@ -73,7 +73,7 @@ def write_model(result: Result, target: Target, selection: Selection, output: Ou
 def _planned(
     result: Result, target: Target, selection: Selection, output: Output
 ) -> tuple[TensorInfo, ...]:
-    """Return what is written: as in what the result is like, but for those of its own."""
+    """Return the tensors to write: those of the checkpoint it is like, or the result's own."""
     infos = output_infos(result.like, target.layout, selection, output)
     others = {n: output_info(info, selection, output) for n, info in result.others.items()}
     return tuple({**{info.name: info for info in infos}, **others}.values())
@@ -82,7 +82,7 @@ def _planned(
 def _configuration(
     result: Result, target: Target, selection: Selection, output: Output
 ) -> dict[str, str]:
-    """Return the config.json of a result where it is not that of the model, by its name."""
+    """Return the text of the result's config.json by its name, if it differs from the model's."""
     folder, dtype = target.layout.folder, None if output.dtype == KEEP else output.dtype
     untied, settings = bool(result.like.apart), result.settings
     if folder is None or not (dtype or selection.dequantize or untied or settings):
@@ -95,7 +95,7 @@ def _configuration(
 def _part_jobs(
     result: Result, target: Target, planned: Callable[[TensorInfo], TensorInfo]
 ) -> list[PartJob]:
-    """Return the jobs for other sets of weights in the file. planned: info of an input -> output."""
+    """Return the jobs for other sets of weights. planned: info of an input -> of the output."""
     if result.parts is None:
         return []
     return [

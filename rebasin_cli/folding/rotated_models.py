@@ -25,7 +25,7 @@ from rebasin_cli.tensors import TensorSource
 
 @dataclass(frozen=True)
 class RotationFrame:
-    """Folded models, and the number of the one that stays where it is.
+    """Folded models, and the number of the one that the others are aligned to.
 
     moments: what their streams do on data; None: they are matched by weights alone.
     """

@@ -78,7 +78,7 @@ class RotationProblem(MatchingProblem[Choice]):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What provenance says of every result: that it is folded, and averages with folded ones."""
+        """What provenance says of every result: that it is folded, by which maps, untied heads."""
         return {"symmetry": ORTHOGONAL, **folded_facts(self.heads)}
 
     def describe(self) -> dict[str, Any]:

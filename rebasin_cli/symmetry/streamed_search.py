@@ -141,7 +141,7 @@ class StreamedSearch(MapSearch):
             self.maps = self.maps.then(step)
 
     def _units(self, family: GroupFamily, sites: Sequence[Site]) -> tuple[GroupMaps, Agreement]:
-        """Return the best maps of units that are flat, and what owned blocks are worth."""
+        """Return the best maps of a family without nested groups, and what its blocks add up to."""
         found = self._summed(family, sites)
         step = self.solver.units(family.root, {chain: each[0] for chain, each in found.items()})
         worth = (_worth_of_units(step, chain, each) for chain, each in found.items())

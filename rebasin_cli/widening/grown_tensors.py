@@ -85,7 +85,7 @@ class GrownTensor:
 
 @dataclass(frozen=True)
 class NewSizes:
-    """How many units groups get, and what those of some are multiplied by, by the group's name."""
+    """How groups grow. new: group -> its new size. factors: group -> a factor of its old units."""
 
     new: Mapping[str, int]
     factors: Mapping[str, float] = field(default_factory=dict)
@@ -190,7 +190,7 @@ def _joined(
 def _without_overlap(
     parts: Mapping[int, tuple[int, GrownAxis]], tensor: BoundTensor
 ) -> Mapping[int, tuple[int, GrownAxis]]:
-    """Return the parts of an axis with those in one that alternate, which have to stay."""
+    """Return the parts of an axis, overlapping ones joined; these must not grow."""
     runs: dict[int, tuple[int, GrownAxis]] = {}
     for start, (end, part) in sorted(parts.items(), key=lambda item: item[0]):
         last = max(runs, default=0)

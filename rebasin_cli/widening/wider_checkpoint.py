@@ -74,7 +74,7 @@ class WiderCheckpoint(Checkpoint):
 
 
 class Unrounded(Derived):
-    """A wider checkpoint as it is computed, before what it computes is stored in its dtypes."""
+    """The tensors of a wider checkpoint as they are computed, not yet rounded to its dtypes."""
 
     def __init__(self, wide: WiderCheckpoint) -> None:
         super().__init__(wide)

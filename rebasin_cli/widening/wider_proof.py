@@ -110,7 +110,7 @@ def _compared(
 
 
 def no_proof(growth: Growth, where: str) -> RebasinError:
-    """Return the error for groups of which a spec does not tell whether new units do nothing."""
+    """Return the error for groups whose spec does not show that new units do nothing."""
     return UsageError(
         "only running the model shows whether it computes the same with these widths",
         where=where,

@@ -103,7 +103,7 @@ class StandIns:
         return kind
 
     def _settle(self, value: Any, path: str) -> Any:
-        """Return the value, or the `Ignored` that is the reason why it cannot stay."""
+        """Return the real value, or the ignored object inside it that is why it is dropped."""
         key = id(value)
         if key in self._settled:
             return self._settled[key][1]

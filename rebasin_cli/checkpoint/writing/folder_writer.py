@@ -83,7 +83,7 @@ def _partition(job: Job) -> dict[str, Job]:
 
 
 def _dump_index(parts: Mapping[str, Job], layout: Layout) -> bytes:
-    """Return the index: what that of the layout says besides stays, the sums are made anew."""
+    """Return the index file: the layout's other notes are kept, its totals computed anew."""
     written = [info for part in parts.values() for info in part.tensors]
     tensors = [info for info in written if info.name not in layout.ties]
     notes = {**layout.notes, "total_size": sum(info.nbytes for info in tensors)}

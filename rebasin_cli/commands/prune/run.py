@@ -128,7 +128,7 @@ def _rank_weights(plan: PrunePlan, source: TensorSource, progress: Progress) -> 
 
 
 def _rules(plan: PrunePlan, ranking: Ranking) -> Mapping[str, Rule]:
-    """Return what says which weights of each tensor stay."""
+    """Return the rule for which weights stay, by the name of the tensor."""
     if plan.pattern is not None:
         return dict.fromkeys(plan.names, plan.pattern)
     find = METHODS.get(plan.request.method, global_thresholds)

@@ -100,7 +100,7 @@ def exact_merges(gram: Gram) -> list[Merge[int]]:
 
 
 def _exact(gram: Gram, models: Sequence[int]) -> Merge[int] | None:
-    """Return the merge among models, of no part of which there is a relation, if there is one.
+    """Return the merge among models, if there is one that none of them could be left out of.
 
     sum c_i X_i = 0 with sum c_i = 0: a model that has a sign of its own lies between the others.
     """

@@ -211,7 +211,7 @@ def _tensor(name: str, dims: tuple[Dim, ...]) -> BoundTensor:
 
 
 def _sizes(bound: BoundSpec, classes: Mapping[str, str], share: float) -> dict[str, int]:
-    """Return how many units of each group stay: all of those that others are inside of."""
+    """Return how many units each group keeps; a group that others are inside of keeps all."""
     parents = {parent for group in bound.groups.values() for parent in group.parents}
     inside = {n: {c for c in bound.groups.values() if n in c.parents} for n in parents}
     whole = {n for n in parents if any(c.size > 1 for c in inside[n])}

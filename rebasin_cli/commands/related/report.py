@@ -134,7 +134,7 @@ def _families_text(outcome: ManyModels) -> str:
 
 
 def _families_summary(outcome: ManyModels) -> str:
-    """Return how many pairs there are, and where more is said of them."""
+    """Return how many pairs are related, and how to see a sentence for each."""
     pairs = outcome.kinship.pairs
     related = sum(pair.kin.related for pair in pairs)
     return f"{related} of {count(len(pairs), 'pair')} are related: -v has a sentence for each"

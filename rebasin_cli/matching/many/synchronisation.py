@@ -75,7 +75,7 @@ def match_worth(pairs: Pairs) -> MatchWorth:
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """One family, and what every match of its units between two models is worth."""
+    """One family of groups, and the worth of every match of its units between two models."""
 
     family: GroupFamily
     groups: Mapping[str, BoundGroup]

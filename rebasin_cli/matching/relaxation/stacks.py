@@ -154,7 +154,7 @@ def stack_fields(fields: Sequence[Field], fixed: frozenset[str]) -> list[Stack]:
 
 
 def _form(field: Field, fixed: frozenset[str]) -> object:
-    """Return what fields of a stack are alike in: shapes, and which groups of a nest stay."""
+    """Return a key that fields of one stack share: their shapes, and which groups are fixed."""
     chains = tuple(
         (chain.shape, tuple(name in fixed for name in chain.groups)) for chain in field.chains
     )

@@ -44,7 +44,10 @@ class AcceptedInput:
 
 @dataclass(frozen=True)
 class Small:
-    """A small configuration, its model if it can be built, and what that accepts, richest first."""
+    """A small configuration, its model if one can be built, and the inputs it accepts.
+
+    inputs: those that use the most of the model first.
+    """
 
     config: Any
     model: nn.Module | None

@@ -82,7 +82,7 @@ def _refuse_arguments(name: str, arguments: Mapping[str, object]) -> None:
 
 
 def _guessed(name: str, build: Callable[[], nn.Module], model: nn.Module) -> tuple[Example, ...]:
-    """Return inputs that the model accepts, or raise UsageError with what it said to the first."""
+    """Return guessed inputs that the model accepts. Raises UsageError, with its complaint."""
     found = two_sizes(model, guessed_families(model))
     if not found and any(tensor.is_meta for tensor in model.parameters()):
         # Some models look at values and run only where tensors have any.
@@ -99,7 +99,7 @@ def _guessed(name: str, build: Callable[[], nn.Module], model: nn.Module) -> tup
 
 
 def _refusal(model: nn.Module) -> str:
-    """Return the first guess and what the model says to it."""
+    """Return the first guess in words, and the model's error on it."""
     family = next(iter(guessed_families(model)), None)
     if family is None:
         return "it has no layer from which a guess could start"

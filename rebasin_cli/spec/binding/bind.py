@@ -286,7 +286,7 @@ def _bound_groups(
 def _bound_group(
     name: str, shape: tuple[int, ...], parents: tuple[str, ...], declared: Declared | None
 ) -> BoundGroup:
-    """Return a group. To permutations, one that rotates or has one unit is as good as fixed."""
+    """Return a group. A rotary one, or one unit that may be mapped, has nothing to permute."""
     maps = declared.maps if declared else PERMUTATION
     still = maps.startswith(ROTARY) or (maps != PERMUTATION and shape[-1] == 1)
     return BoundGroup(

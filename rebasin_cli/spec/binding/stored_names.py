@@ -91,7 +91,7 @@ def _by_name(spec: Spec) -> Spec:
 
 
 def _norms(spec: Spec, names: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Norm]]:
-    """Yield the norms by stored names. A gain that is stored in parts is left out: it holds."""
+    """Yield the norms by stored names, without those whose gain is stored in parts."""
 
     def listed(patterns: Sequence[str]) -> tuple[str, ...]:
         stored = (found for name in patterns for found in names.get(name, ()))
@@ -211,7 +211,7 @@ class _Cutter:
         return (*stack, *kept)
 
     def _axes(self, name: str, entry: Entry, cut: _WindowCut) -> Axes | Split:
-        """Return the axes that hold for what is cut out; a split only if it stays whole."""
+        """Return the axes of the cut piece; a split stays one only if the piece is all of it."""
         rank = len(self.source.shape)
         if not isinstance(entry, Split):
             return _pad_axes(entry, rank)

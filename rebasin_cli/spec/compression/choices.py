@@ -17,7 +17,7 @@ Components = tuple[str, ...]
 
 @dataclass(frozen=True)  # Python 3.10 has no named tuples that are generic
 class Line(Generic[M]):
-    """A pattern, what it says, and what it is sorted by: a place in the checkpoint first."""
+    """A line of a spec: a name pattern and its meaning. order: what lines are sorted by."""
 
     pattern: str
     meaning: M

@@ -166,7 +166,7 @@ class _CoverSearch:
         return found + [self._split(box, slot, end, wrong, ends=False) for slot in slots]
 
     def _slots(self, box: Box, free: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the indices of which one is written out next: one that no template can free."""
+        """Return the indices to try next to write out: one that no template can free, if any."""
         for slot in free:
             if len({self._items[k].values[slot] for k in box}) < self._least[slot]:
                 return (slot,)
@@ -210,10 +210,10 @@ class _CoverSearch:
     def _fit(
         self, form: Form, members: Box, free: tuple[int, ...], end: int | None
     ) -> tuple[list[_RuleTerm], Box]:
-        """Return what most members say at each mark of their form, and who says all of it.
+        """Return for each mark of a form the term that most members have, and who has all of them.
 
-        A vote for each mark, among those who agree on the marks before it: so that the terms
-        chosen are said together by someone. The best combination of all may be another.
+        The members vote mark by mark, and only those that agree on the marks before: so that some
+        member has all terms that are chosen. Another combination might suit more members.
         """
         chosen: list[_RuleTerm] = []
         for mark, prefix in enumerate(form.prefixes):
@@ -294,7 +294,7 @@ class _CoverSearch:
         return NameRule(item.pieces, marks, form, texts, position, len(free), single)
 
     def _own(self, k: int, end: int | None) -> tuple[Form, list[_RuleTerm]]:
-        """Return what one name says of itself: numbers, and steps from `{last}` where it is it."""
+        """Return the form of one name and a term for each mark in it: a number, or `{last}`."""
         form = self._items[k].form
         if form is None:
             raise ValueError("a name without a meaning needs no rule")

@@ -23,7 +23,7 @@ ItemForms = Mapping[str, tuple[Form, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Item:
-    """A name, cut at its indices, and what it stands for.
+    """The name of a tensor cut at its indices, and the form of its entry.
 
     For each index, near: what it and its neighbours (`.prev`, ...) are; last: whether it is the
     last at its place; end: whether it is the first or the last; count: how many there are.

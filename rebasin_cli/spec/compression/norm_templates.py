@@ -86,7 +86,7 @@ class _NormFamilies:
         return {match.name for one in filled for match in matches(one, self.names)}
 
     def _with_stars(self, readers: Sequence[str], known: Variables) -> Iterator[str]:
-        """Yield readers with `*` for an index that the gain lacks, where it is for all there are.
+        """Yield readers, with `*` for an index that the gain lacks if every one of them reads it.
 
         Deeper models have more of them: layers that attend to one encoder, experts.
         """

@@ -153,7 +153,10 @@ def _cast(example: Arguments, dtype: torch.dtype) -> Arguments:
 def _refuted(
     traced: Trace, permutations: Mapping[str, Permutation], trial: Trial
 ) -> tuple[Trace, dict[str, str]]:
-    """Drop the groups that break the function, or only the parent of a group if that is enough."""
+    """Return the trace without the groups that break the function, and the reasons.
+
+    Of a group that holds with one permutation for all units of its parent, only the parent goes.
+    """
 
     def breaks(some: Mapping[str, Permutation]) -> bool:
         return not trial.keeps(traced.bound, some)

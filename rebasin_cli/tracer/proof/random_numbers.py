@@ -66,7 +66,7 @@ def random_sum(outputs: Iterable[Tensor]) -> Tensor:
 
 
 def noisy_values(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Return numbers with noise that is larger than they are; a mask turned over."""
+    """Return values with noise larger than they are; of whole numbers and masks, the negation."""
     if not is_floating(values.dtype):
         return (values == 0).to(values.dtype)
     noise = torch.randn(values.shape, generator=generator, dtype=torch.float32)

@@ -68,7 +68,7 @@ def _tie_axes(
 
 
 def _layout(analysis: Analysis, call: Call, values: Sequence[Value]) -> CallLayout | None:
-    """Return all that decides what a call does but its floating numbers, or None."""
+    """Return all that determines a call except the values of floating tensors; None: unknown."""
     if any(value not in call.results for value in call.written):
         return None
     operands: dict[Value, Operand] = {}

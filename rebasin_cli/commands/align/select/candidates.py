@@ -77,7 +77,7 @@ WAYS: Mapping[str, Sequence[_Variation]] = {
 def candidates_of(
     kinds: Sequence[str], search: Search, activations: Activations, count: int
 ) -> tuple[Candidate, ...]:
-    """Return so many candidates, or as many as there are: first what is done without choosing.
+    """Return at most `count` candidates; what align does without --select comes first.
 
     kinds: the classes of maps that are allowed. search, activations: as they were asked for.
     """

@@ -45,7 +45,9 @@ class Trio(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """One layer of the midpoint beside that of its parents; every place of an output counts.
+    """One layer of the midpoint compared with the same layer of its parents.
+
+    Every position of an output counts as a sample.
 
     variance: of the midpoint's units over the mean of the parents'. response: |f(x) - f(0)| of
     the midpoint over the mean of the parents', None where there is no zero input. similarity:

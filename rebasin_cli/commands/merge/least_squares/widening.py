@@ -32,9 +32,10 @@ CHANGED = "the model computes something else when its units stand twice"
 
 @dataclass(frozen=True)
 class Wider:
-    """What becomes wider. groups: their axes; tensors: those of the tensors they stand on.
+    """The groups and tensors that become wider.
 
-    narrow: groups that stay as they are, and why. difference: see `Solved`.
+    groups: the wider axis of each group. tensors: the wider axes of each tensor. narrow: groups
+    that stay as they are, and why. difference: see `Solved`.
     """
 
     groups: Mapping[str, WiderAxis]
@@ -67,7 +68,7 @@ def widening(
 def _groups(
     plan: SolvedMeanPlan, kept: Sequence[str], models: Sequence[nn.Module], progress: Progress
 ) -> dict[str, WiderAxis]:
-    """Return the axes of groups; units that correlate the least with their partners stay apart."""
+    """Return the wider axes of groups; units that correlate least with partners are not merged."""
     machine, growth = plan.merge.machine, plan.growth
     readers = seen_at(plan.code.network, {group: growth.readers[group] for group in kept})
     moments = stacked_moments(models, readers, batches_of(plan.code, machine), progress=progress)
@@ -82,11 +83,11 @@ def _groups(
 
 @dataclass(frozen=True)
 class GrowthProof:
-    """Whether a model computes what it did when some of its units stand twice.
+    """The proof that a model computes the same if some of its units occur twice.
 
-    Both parents are the same model, so that a wider mean of them has to compute what it does,
-    whichever units are merged. A norm over all units, a softmax over them, a product of two of them
-    would differ. Looked at is the model with its tensors, in float64, on one example.
+    Both parents are taken to be this model: a wider mean of them then has to compute what it does,
+    whichever units are merged. A norm or a softmax over all units, or a product of two, would not.
+    The model is run with its tensors in float64, on one example.
     """
 
     source: TensorSource
