@@ -103,15 +103,28 @@ def apply(
             permutation, model, base, inverse=inverse, keep_unknown=keep_unknown
         )
     seen = open_owned(model)
-    if isinstance(permutation, PairMatching):
-        under = _owner_under(permutation, seen, base)
-        if under is None:
-            _refuse_base(seen, base)
-            return permutation.apply(model, inverse=inverse)
-        order = _reordering_of(permutation, inverse=inverse)
-        moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
-        return _moved_in_form(model, seen, seen, moved, inverse=inverse)
-    path = _permutation_path(permutation)
+    if not isinstance(permutation, PairMatching):
+        path = _permutation_path(permutation)
+        return _applied_file(path, model, seen, base, inverse=inverse, keep_unknown=keep_unknown)
+    under = _owner_under(permutation, seen, base)
+    if under is None:
+        _refuse_base(seen, base)
+        return permutation.apply(model, inverse=inverse)
+    order = _reordering_of(permutation, inverse=inverse)
+    moved, _ = reordered_adapter(seen, order, under, keep_unknown=keep_unknown)
+    return _moved_in_form(model, seen, seen, moved, inverse=inverse)
+
+
+def _applied_file(
+    path: Path,
+    model: Model,
+    seen: Checkpoint,
+    base: Model | None,
+    *,
+    inverse: bool,
+    keep_unknown: bool,
+) -> dict[str, Tensor] | Checkpoint:
+    """Return a model, or an adapter, with a file of permutations or maps applied. seen: opened."""
     if STATISTICS in seen.metadata:
         hint = "rebasin apply PERM FILE --base MODEL carries them"
         raise UsageError(f"{seen.path} holds what units do on data", hint=hint)

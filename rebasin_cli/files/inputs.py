@@ -222,40 +222,53 @@ def check_moves_as(
 def _mismatches(
     reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
 ) -> Iterator[Problem]:
-    """Yield what keeps a model from being compared with the reference, tensor by tensor."""
-    missing, extra = difference.missing, difference.extra
-    if missing or extra:
-        yield Problem(
-            f"its tensors are not those of {reference.path}",
-            where=str(model.path),
-            detail="\n".join(label_names("missing", missing) + label_names("not expected", extra)),
-            hint=names_hint(difference, number),
-        )
-    a, b, shapes = difference.wanted, difference.found, difference.shapes
-    if shapes:
-        yield Problem(
-            f"{len(shapes)} {plural(len(shapes), 'tensor')} of another shape "
-            f"than in {reference.path}",
-            where=str(model.path),
-            detail="\n".join(
-                label_names("shape", [shape_text(n, b[n].shape, a[n].shape) for n in shapes])
-            ),
-            hint=f"{_skipping(shapes)} leaves them as they are; where vocabularies, classes or "
-            "channels differ, align, merge and lerp take what both have with --common; "
-            "where layers are narrower, align --widen",
-        )
-    kinds = difference.kinds
-    if kinds:
-        texts = [
-            f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in kinds
-        ]
-        yield Problem(
-            f"{len(kinds)} {plural(len(kinds), 'tensor')} of another kind of "
-            f"numbers than in {reference.path}",
-            where=str(model.path),
-            detail="\n".join(label_names("kind", texts)),
-            hint=f"{_skipping(kinds)} leaves them as they are",
-        )
+    """Yield what keeps a model from being compared with the reference, tensor by tensor.
+
+    number: of the model, from 1, as --rename counts it.
+    """
+    if difference.missing or difference.extra:
+        yield _other_names(reference, model, difference, number)
+    if difference.shapes:
+        yield _other_shapes(reference, model, difference)
+    if difference.kinds:
+        yield _other_kinds(reference, model, difference)
+
+
+def _other_names(
+    reference: Checkpoint, model: Checkpoint, difference: Difference, number: int
+) -> Problem:
+    missing = label_names("missing", difference.missing)
+    return Problem(
+        f"its tensors are not those of {reference.path}",
+        where=str(model.path),
+        detail="\n".join(missing + label_names("not expected", difference.extra)),
+        hint=names_hint(difference, number),
+    )
+
+
+def _other_shapes(reference: Checkpoint, model: Checkpoint, difference: Difference) -> Problem:
+    a, b, names = difference.wanted, difference.found, difference.shapes
+    texts = [shape_text(name, b[name].shape, a[name].shape) for name in names]
+    return Problem(
+        f"{len(names)} {plural(len(names), 'tensor')} of another shape than in {reference.path}",
+        where=str(model.path),
+        detail="\n".join(label_names("shape", texts)),
+        hint=f"{_skipping(names)} leaves them as they are; where vocabularies, classes or "
+        "channels differ, align, merge and lerp take what both have with --common; "
+        "where layers are narrower, align --widen",
+    )
+
+
+def _other_kinds(reference: Checkpoint, model: Checkpoint, difference: Difference) -> Problem:
+    a, b, names = difference.wanted, difference.found, difference.kinds
+    texts = [f"{n} is {dtype_name(b[n].dtype)}, expected {dtype_name(a[n].dtype)}" for n in names]
+    return Problem(
+        f"{len(names)} {plural(len(names), 'tensor')} of another kind of numbers than in "
+        f"{reference.path}",
+        where=str(model.path),
+        detail="\n".join(label_names("kind", texts)),
+        hint=f"{_skipping(names)} leaves them as they are",
+    )
 
 
 def _skipping(names: Sequence[str]) -> str:

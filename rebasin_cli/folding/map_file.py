@@ -97,30 +97,30 @@ def read_maps(source: Path, checkpoint: Checkpoint) -> SavedMaps:
         (checkpoint,) = untie_heads([checkpoint], heads)
         bound = untied_spec(bind_saved(file, source, checkpoint), heads)
         folding = FoldPlan(bound, checkpoint.ties)
-        groups = folding.moving.groups
-        turned = {n for n in groups if folding.classes[n] != PERMUTATION}
-        expected = {
-            name: (*group.shape, group.size) if name in turned else group.shape
-            for name, group in groups.items()
-        }
-        check_shapes(file, source, checkpoint, expected)
-        permutations = {
-            name: permutation_in(file, source, group)
-            for name, group in groups.items()
-            if name not in turned
-        }
-        linear = {
-            name: _map_in(file, source, groups[name], folding.classes[name])
-            for name in groups
-            if name in turned
-        }
+        maps = _maps_in(file, source, checkpoint, folding)
         saved = Saved(
             bound,
-            permutations,
+            maps.permutations,
             object_in(file, source, CONFIG),
             frozenset(object_in(file, source, PASSED)),
         )
-        return SavedMaps(checkpoint, folding, GroupMaps(permutations, linear), saved)
+        return SavedMaps(checkpoint, folding, maps, saved)
+
+
+def _maps_in(
+    file: Checkpoint, source: Path, checkpoint: Checkpoint, folding: FoldPlan
+) -> GroupMaps:
+    """Return the maps of all groups: a matrix where its class has one, else a permutation."""
+    groups, classes = folding.moving.groups, folding.classes
+    turned = {name: group for name, group in groups.items() if classes[name] != PERMUTATION}
+    permuted = {name: group for name, group in groups.items() if name not in turned}
+    matrices = {name: (*group.shape, group.size) for name, group in turned.items()}
+    shapes = {name: group.shape for name, group in groups.items()}
+    check_shapes(file, source, checkpoint, {**shapes, **matrices})
+    return GroupMaps(
+        {name: permutation_in(file, source, group) for name, group in permuted.items()},
+        {name: _map_in(file, source, group, classes[name]) for name, group in turned.items()},
+    )
 
 
 def _map_in(file: Checkpoint, source: Path, group: BoundGroup, kind: str) -> OrthogonalMap:
