@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rebasin_cli.activations.statistics_file import KEY as STATISTICS
 from rebasin_cli.adapters.factor_names import is_adapter
-from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.adapters.unknown_tensors import refuse_or_keep
 from rebasin_cli.api.pairs import PairMatching
 from rebasin_cli.api.running import library_verb
 from rebasin_cli.api.tensors_in import (
@@ -231,7 +231,7 @@ def _applied_training(
         owner = _owner(path, base)
         _, movement, _ = read_movement(path, owner.model, inverse=inverse)
     found = training_in(state, [()], movement, owner)
-    tell_kept(found.wrong, Path("the state of training"), keep_unknown=keep_unknown)
+    refuse_or_keep(found.wrong, Path("the state of training"), keep_unknown=keep_unknown)
     return _with_moments(state, found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rebasin_cli.adapters.adapter import Adapter, bind_adapter
 from rebasin_cli.adapters.factor_names import is_adapter
-from rebasin_cli.adapters.kept import tell_kept
+from rebasin_cli.adapters.unknown_tensors import refuse_or_keep
 from rebasin_cli.checkpoint.endings import format_of
 from rebasin_cli.checkpoint.failures import cap_problems
 from rebasin_cli.checkpoint.opened_files import Reading
@@ -136,7 +136,7 @@ def plan_training(
     """
     container = load_container(file.files[0], ignoring=file.layout.ignoring).value
     found = training_in(container, parts, movement, owner)
-    tell_kept(found.wrong, file.path, keep_unknown=keep_unknown)
+    refuse_or_keep(found.wrong, file.path, keep_unknown=keep_unknown)
     return found
 
 

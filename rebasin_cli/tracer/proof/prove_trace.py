@@ -32,7 +32,7 @@ from rebasin_cli.tracer.proof.ineffective import (
     without_unmoved,
 )
 from rebasin_cli.tracer.proof.proof import Proof, Trial, random_permutations, rotate_units
-from rebasin_cli.tracer.proof.uniform_buffers import vary_uniform_buffers
+from rebasin_cli.tracer.proof.random_numbers import vary_uniform_buffers
 from rebasin_cli.tracer.proof.unproved import UNMOVED, Doubt
 from rebasin_cli.tracer.recording.capture import Arguments
 
