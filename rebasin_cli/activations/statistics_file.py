@@ -21,11 +21,12 @@ from rebasin_cli.activations.moments import Moments
 from rebasin_cli.activations.units import UnitDims, UnitMoments
 from rebasin_cli.checkpoint.reader import Checkpoint, open_checkpoint
 from rebasin_cli.errors import CheckpointError
+from rebasin_cli.files.saved.permutation_file import SPEC
 from rebasin_cli.json_text import read_json
 from rebasin_cli.spec.language.model import Spec
 from rebasin_cli.spec.language.parse import parse
 
-KEY, SPEC = "rebasin.statistics", "rebasin.spec"
+KEY = "rebasin.statistics"
 VERSION = 1
 SIDES = "ab"
 _MOST = 1 << 31  # units of a layer

@@ -21,7 +21,7 @@ from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, subject_giv
 from rebasin_cli.api.tensors_in import Model, open_all
 from rebasin_cli.commands.barrier.curve import Barrier, sign
 from rebasin_cli.commands.barrier.curve import barrier as barrier_of
-from rebasin_cli.commands.barrier.plan import line_alphas
+from rebasin_cli.commands.barrier.plan import STEPS, line_alphas
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.inputs import check_fit
 from rebasin_cli.files.part_sources import finite_model
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from rebasin_cli.api.keywords import Options
-
-STEPS = 25  # points, both ends among them
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.checkpoint.renamed import strip_wrappers
-from rebasin_cli.checkpoint.torch_format.container import tensors_in_state
+from rebasin_cli.checkpoint.torch_format.container import DEEPEST, tensors_in_state
 from rebasin_cli.tensors import TensorInfo, TensorSource
 from rebasin_cli.tensors.numbers import is_floating
 
@@ -20,7 +20,6 @@ KeyPath = tuple[Any, ...]  # the keys from the top of a file to one of its parts
 # Numbers under the names of weights that are none: they follow the weights otherwise.
 _NO_WEIGHTS = re.compile(r"optim|grad|moment|exp_avg|sched", re.IGNORECASE)
 _PARALLEL = "module."
-_DEEPEST = 6  # as of the search for the weights
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _shared(
 
 
 def _mappings(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Mapping[Any, Any]]]:
-    if isinstance(value, Mapping) and len(path) <= _DEEPEST:
+    if isinstance(value, Mapping) and len(path) <= DEEPEST:
         yield path, value
         for key, item in value.items():
             yield from _mappings(item, (*path, key))
@@ -176,7 +175,7 @@ def _belongs(path: KeyPath, value: Any, shapes: set[tuple[int, ...]]) -> bool:
 
 
 # Not `tensors.trees`: what a file holds may be nested without end, or hold itself.
-def _tensors_in(value: Any, depth: int = _DEEPEST) -> Iterator[Tensor]:
+def _tensors_in(value: Any, depth: int = DEEPEST) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif depth and isinstance(value, Mapping | list | tuple):

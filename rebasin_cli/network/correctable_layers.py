@@ -18,6 +18,7 @@ from rebasin_cli.errors import UserCodeError
 from rebasin_cli.models.batch import Batch
 from rebasin_cli.network.layers import Layer, input_hook, layers_of, with_hooks
 from rebasin_cli.network.scoring.scores import call_model, logits_of
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tensors.trees import tensors_in
 
 
@@ -54,7 +55,7 @@ class CorrectableLayer:
     @property
     def tensors(self) -> tuple[str, ...]:
         """The names in the model's state dict of what a correction changes."""
-        own = ("running_mean", "running_var") if self.layer.norm else ("weight", "bias")
+        own = RUNNING_STATISTICS if self.layer.norm else ("weight", "bias")
         prefix = f"{self.name}." if self.name else ""
         kept = own if self.layer.norm or self.biased else own[:1]
         return tuple(prefix + name for name in kept)

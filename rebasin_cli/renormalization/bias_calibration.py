@@ -21,10 +21,8 @@ from torch import Tensor
 from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, untold
 from rebasin_cli.spec.binding.axis_sides import MATRIX
 from rebasin_cli.spec.binding.bound import BoundSpec
-from rebasin_cli.tensors import TensorSource
+from rebasin_cli.tensors import RUNNING_STATISTICS, TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
-
-_STATISTICS = ("running_mean", "running_var")
 
 Paths = Mapping[str, Sequence[str]]  # bias -> the weights up to it, its layer's the last
 BiasCalibration = Callable[[Sequence[TensorSource], Sequence[float], Paths], dict[str, Tensor]]
@@ -111,11 +109,11 @@ def _refuse(names: Sequence[str], bound: BoundSpec) -> None:
     """Raise UsageError for vectors that are not biases of a layer."""
     matrices = [tensor for tensor in bound.tensors if len(tensor.shape) >= MATRIX]
     named = Counter(map(_stem, matrices))
-    wrong = [f"{n} is a statistic of a norm" for n in names if n.endswith(_STATISTICS)]
+    wrong = [f"{n} is a statistic of a norm" for n in names if n.endswith(RUNNING_STATISTICS)]
     wrong += [
         f"{name} is not the bias of a layer"
         for name in names
-        if name.rpartition(".")[0] not in named and not name.endswith(_STATISTICS)
+        if name.rpartition(".")[0] not in named and not name.endswith(RUNNING_STATISTICS)
     ]
     wrong += [f"{stem} has several matrices" for stem, count in named.items() if count > 1]
     wrong += [

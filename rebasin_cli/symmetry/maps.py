@@ -76,6 +76,9 @@ class GroupMaps:
         return GroupMaps(back, linear)
 
 
+NO_MAPS = GroupMaps({}, {})  # of no group: nothing is moved
+
+
 def _identities(permutations: Permutations) -> dict[str, Permutation]:
     units = {
         name: torch.arange(p.index.shape[-1], device=p.index.device)

@@ -27,8 +27,9 @@ from rebasin_cli.matching.problem.group_families import GroupFamily, sites_of
 from rebasin_cli.permutation import gather
 from rebasin_cli.symmetry.family_solution import LinearTerm, similarities_of
 from rebasin_cli.symmetry.map_sweeps import MapSearch
-from rebasin_cli.symmetry.maps import GroupMaps, carry, map_axes
+from rebasin_cli.symmetry.maps import NO_MAPS, GroupMaps, carry, map_axes
 from rebasin_cli.symmetry.voting_blocks import (
+    TINY,
     Place,
     key_of,
     load_voting,
@@ -41,8 +42,6 @@ from rebasin_cli.symmetry.voting_blocks import (
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import BoundTensor
 
-TINY = 1e-300
-NO_MAPS = GroupMaps({}, {})
 R = TypeVar("R")
 BothBlocks = tuple[Tensor, Tensor]  # the values of both models, the reference first
 

@@ -18,6 +18,7 @@ from rebasin_cli.tensors.blocks import BoundTensor
 from rebasin_cli.tensors.numbers import all_finite
 
 HALF = (torch.float16, torch.bfloat16)
+TINY = 1e-300  # instead of a length of zero, by which a cosine would be divided
 Place = tuple[str, int]  # a block: the first name of its tensor, and its offset
 
 

@@ -23,11 +23,10 @@ from rebasin_cli.matching.diagnostics.unit_figures import group_dims
 from rebasin_cli.matching.problem.inner_products import inner, square
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.spec.language.model import INTERLEAVED, ORTHOGONAL, PERMUTATION, ROTARY
-from rebasin_cli.symmetry.voting_blocks import Place, key_of
+from rebasin_cli.symmetry.voting_blocks import TINY, Place, key_of
 from rebasin_cli.tensors import InMemory, TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor, ByTensor, Dim
 
-TINY = 1e-300
 LEAST = 16  # units, of which none are left out
 NUCLEAR = (8 / (3 * pi)) ** 2  # of n^3: square of the nuclear norm of an (n, n) of Gaussians
 TURNED = (ROTARY, INTERLEAVED)  # classes whose units are kept in pairs

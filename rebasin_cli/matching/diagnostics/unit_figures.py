@@ -15,7 +15,7 @@ from math import lgamma, prod, sqrt
 import torch
 from torch import Tensor
 
-from rebasin_cli.matching.problem.inner_products import AT_ONCE, IN_CACHE
+from rebasin_cli.matching.problem.inner_products import AT_ONCE
 from rebasin_cli.matching.problem.measure import Measured, Sums, compare_block, measure
 from rebasin_cli.matching.problem.result import Change
 from rebasin_cli.matching.problem.shared_work import INLINE
@@ -24,6 +24,7 @@ from rebasin_cli.progress import Progress, silent
 from rebasin_cli.spec.binding.bound import BoundGroup, BoundSpec
 from rebasin_cli.tensors import TensorSource
 from rebasin_cli.tensors.blocks import Block, BoundTensor
+from rebasin_cli.tensors.ranges import IN_CACHE
 
 ROUNDING = 1e-9  # of sums in float64 whose terms come in another order, with room to spare
 

@@ -25,9 +25,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rebasin_cli.spec.compression.forms import MARK, Form, prefixes_of
-from rebasin_cli.spec.compression.items import ATTACHED, Item
+from rebasin_cli.spec.compression.items import ATTACHED, VARIABLES, Item
 
-_VARIABLES = "ijkmnpqrs"  # no l and no o, which look like numbers
 _RULE = 12  # characters that a line is worth, whatever stands in it
 _SINGLE = 6  # more for a line about one name: it says nothing about deeper models
 _FORMS = 3  # that are tried in one family, the most frequent ones
@@ -107,7 +106,7 @@ class _CoverSearch:
         self._least = [self._fewest(slot) for slot in range(len(pieces) - 1)]
         self._prefixes = prefixes_of(pieces)
         taken = {text for piece in pieces for text in re.findall(r"\[(\w+)\]", piece)}
-        self._letters = [letter for letter in _VARIABLES if letter not in taken]
+        self._letters = [letter for letter in VARIABLES if letter not in taken]
 
     def _fewest(self, slot: int) -> int:
         """Return how many values an index has at least.

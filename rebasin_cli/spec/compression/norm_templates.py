@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rebasin_cli.spec.compression.choices import Line, choices
+from rebasin_cli.spec.compression.items import VARIABLES
 from rebasin_cli.spec.language.model import Norm
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME, TensorNames
 
-_VARIABLES = "ijkmnpqrs"
 _MARK = "#"
 _FEWEST = 2  # layers that make a template
 
@@ -116,7 +116,7 @@ def _together(short: Sequence[tuple[str, Norm]]) -> tuple[str, Norm] | None:
 
 
 def _variable(slot: int) -> str:
-    return f"{{{_VARIABLES[slot]}}}"
+    return f"{{{VARIABLES[slot]}}}"
 
 
 def _variables(gain: str, free: frozenset[int]) -> dict[str, str]:

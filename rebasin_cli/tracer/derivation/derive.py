@@ -26,6 +26,7 @@ from rebasin_cli.spec.language.model import (
     interleaving,
     product,
 )
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tensors.numbers import is_floating
 from rebasin_cli.tracer.axes.analysis import Analysis, AxisTerms
 from rebasin_cli.tracer.axes.axis_terms import (
@@ -45,7 +46,6 @@ from rebasin_cli.tracer.derivation.unused import hold_unused
 from rebasin_cli.tracer.points.points import Chart, Points, points
 from rebasin_cli.tracer.recording.record import Call, Record, Value
 
-STATISTICS = ("running_mean", "running_var")
 UNSEEN = "weights that were not exercised read or write it"
 
 
@@ -246,7 +246,7 @@ def _mark_optional(entries: Mapping[str, Entry], tensors: Mapping[str, Value]) -
     result = {}
     for name, entry in entries.items():
         value = tensors[name]
-        loose = value.source.startswith("buffer") and not name.endswith(STATISTICS)
+        loose = value.source.startswith("buffer") and not name.endswith(RUNNING_STATISTICS)
         result[f"{name}?" if loose or value in seen else name] = entry
         seen.add(value)
     return result

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from rebasin_cli.errors import UsageError, suggest
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tracer.axes.analysis import analyse
 from rebasin_cli.tracer.derivation.derive import DerivedSpec, derive
 from rebasin_cli.tracer.recording.record import Record, Value, live
@@ -111,7 +112,7 @@ def movable_buffers(model: nn.Module, globs: Sequence[str]) -> frozenset[str]:
     found: set[str] = set()
     for prefix, module in model.named_modules():
         own = {name for name, buffer in module.named_buffers(recurse=False) if buffer is not None}
-        whole = {"running_mean", "running_var"} <= own or ".parametrizations." in f".{prefix}."
+        whole = {*RUNNING_STATISTICS} <= own or ".parametrizations." in f".{prefix}."
         parameters = {name for name, _ in module.named_parameters(recurse=False)}
         moving = own if whole else {n for n in own if _beside(n) in parameters}
         found.update(f"{prefix}.{name}" if prefix else name for name in moving)

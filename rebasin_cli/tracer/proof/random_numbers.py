@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable
 import torch
 from torch import Tensor, nn
 
+from rebasin_cli.tensors import RUNNING_STATISTICS
 from rebasin_cli.tensors.numbers import in_reals, is_floating
 from rebasin_cli.tracer.axes.analysis import uniform_axes
 
@@ -26,9 +27,7 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
     wrong permutation changes nothing. Noise is added to everything that hardly varies. What
     varies enough is left alone, so that doing it again changes nothing.
     """
-    statistics = {
-        n for n, _ in model.named_buffers() if n.endswith(("running_mean", "running_var"))
-    }
+    statistics = {n for n, _ in model.named_buffers() if n.endswith(RUNNING_STATISTICS)}
     for name, tensor in model_tensors(model).items():
         if is_floating(tensor.dtype) and (isinstance(tensor, nn.Parameter) or name in statistics):
             positive = name.endswith("running_var")

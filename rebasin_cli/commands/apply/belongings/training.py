@@ -27,10 +27,8 @@ from rebasin_cli.commands.apply.movement import Reordering
 from rebasin_cli.errors import PermutationError, Problem
 from rebasin_cli.permutation import Permutations
 from rebasin_cli.permuted import Permuted
-from rebasin_cli.tensors import InMemory
+from rebasin_cli.tensors import RUNNING_STATISTICS, InMemory
 from rebasin_cli.tensors.blocks import BoundTensor
-
-_STATISTICS = ("running_mean", "running_var")  # float, and no parameters
 
 
 @dataclass(frozen=True)
@@ -197,7 +195,7 @@ class _StateBinder:
         for name in self._model.names():
             if name in self._model.ties or not self._model.info(name).floating:
                 continue
-            buffer = name in self._bound.buffers or name.endswith(_STATISTICS)
+            buffer = name in self._bound.buffers or name.endswith(RUNNING_STATISTICS)
             certain = name in self._places and not buffer
             yield Parameter(name, self._movement(name), certain)
 
