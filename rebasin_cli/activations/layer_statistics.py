@@ -85,7 +85,7 @@ def goals(known: Mapping[str, LayerStatistics], weights: Sequence[float]) -> dic
     return {name: statistics.goal(shares) for name, statistics in known.items()}
 
 
-def flat(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
+def layer_tensors(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
     """Return tensors by name: `layer.NAME.mean.0`, and for a pair `layer.NAME.covariance.0.1`.
 
     Where that is not known: `layer.NAME.correlation.0.1`.
@@ -104,7 +104,7 @@ def flat(known: Mapping[str, LayerStatistics]) -> dict[str, Tensor]:
 
 
 def from_flat(tensors: Mapping[str, Tensor]) -> dict[str, LayerStatistics]:
-    """Return what `flat` was given; tensors with other names are left out.
+    """Return what `layer_tensors` was given; tensors with other names are left out.
 
     Raises CheckpointError where tensors of a layer are missing.
     """

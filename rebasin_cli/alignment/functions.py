@@ -15,7 +15,7 @@ from rebasin_cli.errors import MachineError, PermutationError, UsageError
 from rebasin_cli.models.module_weights import fill, widen_model, widen_tensor
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.permuted import Permuted
 from rebasin_cli.spec.binding.bound import BoundSpec, draw_permutations
 from rebasin_cli.tensors import TensorSource, dtype_name
@@ -90,7 +90,7 @@ def compare_functions(
         raise MachineError(f"{subject.name} does not fit into memory") from error
     except RuntimeError as error:
         what = f"{subject.name} does not run with the weights of the checkpoints"
-        raise UsageError(what, detail=cause(error)) from error
+        raise UsageError(what, detail=cause_of(error)) from error
     difference = _largest_difference(*runs) if _finite(runs[0]) else math.nan
     return FunctionDifference(difference, len(examples), dtype_name(dtype))
 

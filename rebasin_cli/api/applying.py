@@ -20,9 +20,9 @@ from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
     OutputForm,
+    in_given_form,
     open_all,
     open_owned,
-    result,
 )
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
@@ -187,7 +187,7 @@ def _moved_in_form(
     facts = partial(
         provenance, "apply", [seen], basin=None, inverse=inverse, **dict(movement.facts)
     )
-    return result([given], movement.apply(held), OutputForm([held], facts, _PLAIN, part))
+    return in_given_form([given], movement.apply(held), OutputForm([held], facts, _PLAIN, part))
 
 
 def _owner(source: Path, base: Model | None) -> OwnerModel:

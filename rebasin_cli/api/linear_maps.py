@@ -11,7 +11,7 @@ from typing import overload
 from torch import Tensor
 
 from rebasin_cli.api.running import library_verb
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, in_given_form, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.checkpoint.remote.remote_path import named_path
 from rebasin_cli.commands.merge.linear_maps.linear_map_file import ModelMaps, read_linear_maps
@@ -48,7 +48,7 @@ class LinearMaps:
         """
         (seen,) = open_all([model], Selection(), label="the model")
         form = OutputForm([seen], partial(provenance, "merge", [seen], basin=None), Selection())
-        return result([model], self.models[number].mapped(seen), form)
+        return in_given_form([model], self.models[number].mapped(seen), form)
 
 
 @library_verb

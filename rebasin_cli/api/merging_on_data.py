@@ -12,12 +12,12 @@ from torch import Tensor
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups
 from rebasin_cli.api.running import first_batch, module_among, running_models, user_code
-from rebasin_cli.api.specs import SpecSource, problem, subject_given
-from rebasin_cli.api.tensors_in import Model, OutputForm, result
+from rebasin_cli.api.specs import SpecSource, matching_problem, subject_given
+from rebasin_cli.api.tensors_in import Model, OutputForm, in_given_form
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.command import LINEAR, MergeRequest
 from rebasin_cli.commands.merge.common_frame import bring_into_frame
-from rebasin_cli.commands.merge.data_methods import permuting
+from rebasin_cli.commands.merge.data_methods import as_permuting
 from rebasin_cli.commands.merge.least_squares.plan import check_solved, plan_solved_mean
 from rebasin_cli.commands.merge.least_squares.run import solved_facts, solved_mean
 from rebasin_cli.commands.merge.linear_maps.plan import check_linear, plan_linear_mean
@@ -61,14 +61,14 @@ def _plan_code_and_mean(
     whole = groups.selection.all_tensors
     runnable = network_of(subject_given(network), models.opened[0], whole)
     code = user_code(runnable, models.data, None, models.batches)
-    asked = permuting(request)
+    asked = as_permuting(request)
     aligning = replace(groups, search=asked.search)
     machine = plan_machine(aligning.computing, aligning.search)
     if request.strategy == "none":
         return code, plan_mean(asked, MatchingProblem(tuple(models.opened), machine, None))
     fed = source.inputs if source.inputs is not None else first_batch(code, machine)
     traced = SpecSource(None, network, fed) if source.spec is None else SpecSource(source.spec)
-    found = problem(models.opened, models.given, traced, aligning, done="averaged")
+    found = matching_problem(models.opened, models.given, traced, aligning, done="averaged")
     return code, plan_mean(asked, MatchingProblem(found.models, found.machine, found.choice))
 
 
@@ -80,7 +80,7 @@ def _merge_by_linear_maps(
     _, maps = found_maps(plan, together.sources, silent)
     facts = partial(running_facts, merge, plan.method)
     form = OutputForm(merge.models, facts, request.selection)
-    return result(models.given, map_units(plan, together.sources, maps), form)
+    return in_given_form(models.given, map_units(plan, together.sources, maps), form)
 
 
 def _merge_by_least_squares(
@@ -90,4 +90,4 @@ def _merge_by_least_squares(
     found = solved_mean(plan, bring_into_frame(merge, silent), silent)
     facts = partial(solved_facts, plan)
     form = OutputForm(merge.models, facts, request.selection, others=found.others)
-    return result(models.given, found.source, form)
+    return in_given_form(models.given, found.source, form)

@@ -14,9 +14,9 @@ from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of, is_number, numbers
 from rebasin_cli.api.merging_on_data import MergedModels, merge_on_data
 from rebasin_cli.api.pairs import PairMatching, match_open_models
-from rebasin_cli.api.running import library_verb, several
-from rebasin_cli.api.specs import MatchOptions, NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.running import library_verb, model_list
+from rebasin_cli.api.specs import MatchOptions, NetworkLike, SpecLike, SpecSource, matching_problem
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, in_given_form, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.commands.merge.checks import check_way
 from rebasin_cli.commands.merge.combining import Combining
@@ -125,7 +125,7 @@ def merge(
     them, it is a checkpoint that is computed as it is read, one tensor at a time: until then the
     models must not change. Names, dtypes, and tensors that have no mean, are those of the first.
     """
-    models = several(models)
+    models = model_list(models)
     given = [*models, *([] if base is None else [base])]
     if len(given) < 2:
         raise UsageError(f"merge takes at least two models: there are {len(given)}")
@@ -149,7 +149,7 @@ def merge(
     plan = plan_mean(request, _problem(found, given, groups, source, strategy))
     together = bring_into_frame(plan, silent)
     facts = partial(merge_facts, plan, together)
-    return result(
+    return in_given_form(
         given, together.mean, OutputForm(plan.models, facts, groups.selection, together.parts)
     )
 
@@ -181,7 +181,7 @@ def _problem(
         check_fit(found[0], found[1:], groups.selection, groups.tracing)
         machine = plan_machine(groups.computing, groups.search)
         return MatchingProblem(tuple(found), machine, None)
-    matched = problem(found, given, source, groups, done="averaged")
+    matched = matching_problem(found, given, source, groups, done="averaged")
     return MatchingProblem(matched.models, matched.machine, matched.choice)
 
 
@@ -293,7 +293,7 @@ class _LineBetween:
             )
 
         form = OutputForm(self.models, partial(self._facts, alpha, mode), selection, part)
-        return result(
+        return in_given_form(
             given, between(finite_model(first, selection), finite_model(other, selection)), form
         )
 

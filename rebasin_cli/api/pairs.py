@@ -14,14 +14,14 @@ from torch import Tensor
 from rebasin_cli.alignment.match import match_models
 from rebasin_cli.api.keywords import Groups, groups_of
 from rebasin_cli.api.running import library_verb, running_models
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, matching_problem
 from rebasin_cli.api.tensors_in import (
     Model,
     ModelInMemory,
     OutputForm,
+    in_given_form,
     open_all,
     open_beside,
-    result,
 )
 from rebasin_cli.api.widths import as_wide_as
 from rebasin_cli.checkpoint.reader import Checkpoint
@@ -136,7 +136,7 @@ class PairMatching:
         permutations = inverse_of(self.permutations) if inverse else self.permutations
         parts = moved_parts(seen, self.bound.tensors, permutations)
         form = OutputForm([seen], partial(self._facts, seen), selection, parts)
-        return result([model], Permuted(seen, self.bound.tensors, permutations), form)
+        return in_given_form([model], Permuted(seen, self.bound.tensors, permutations), form)
 
     def _facts(self, seen: Checkpoint) -> Mapping[str, str]:
         return provenance(
@@ -189,7 +189,7 @@ def match_open_models(
     """Return the matching of two models that are open; given: as they came."""
     start = groups.search.start_file
     search = replace(groups.search, start=None) if start else groups.search
-    found = problem(models, given, source, replace(groups, search=search))
+    found = matching_problem(models, given, source, replace(groups, search=search))
     reference, other = found.models
     refuse_torn_codes([other], moves_together(found.choice.bound, found.choice.movable))
     initial = read_permutations(start, reference).permutations if start else None
@@ -256,7 +256,7 @@ def verify(
     """
     groups = groups_of(SpecSource(spec).named, options)
     models = open_all([a, b], groups.selection)
-    found = problem(models, (a, b), SpecSource(spec, model, inputs), groups)
+    found = matching_problem(models, (a, b), SpecSource(spec, model, inputs), groups)
     request = VerifyRequest(
         a=found.models[0].path,
         b=found.models[1].path,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from rebasin_cli.alignment.problem import MatchingProblem
 from rebasin_cli.api.keywords import Groups, groups_of
-from rebasin_cli.api.running import library_verb, several
-from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, problem
-from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, open_all, result
+from rebasin_cli.api.running import library_verb, model_list
+from rebasin_cli.api.specs import NetworkLike, SpecLike, SpecSource, matching_problem
+from rebasin_cli.api.tensors_in import Model, ModelInMemory, OutputForm, in_given_form, open_all
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import UsageError
 from rebasin_cli.files.part_sources import part_of
@@ -62,7 +62,7 @@ def fold(
     groups = groups_of(SpecSource(spec).named, options)
     (held,) = open_all([a], groups.selection, label="the model")
     source = SpecSource(spec, model, inputs)
-    found = problem([held], [a], source, groups, done="multiplied", rotated=True)
+    found = matching_problem([held], [a], source, groups, done="multiplied", rotated=True)
     (seen,), choice = found.models, found.choice
     folding = plan_folding(choice, [seen])
     check_foldable(folding, choice.name)
@@ -71,7 +71,7 @@ def fold(
         check_tied(folded, seen)
     basin = folded_basin(seen)
     facts = partial(provenance, "fold", [seen], basin=basin, spec=choice.name, folded=True)
-    return result(
+    return in_given_form(
         [a], folded, OutputForm([seen], facts, groups.selection, folded_parts(seen, folding))
     )
 
@@ -108,7 +108,7 @@ def rotate(
     Raises UsageError for a spec that allows permutations alone and for another method than
     `weights`, MachineError if two models do not fit into memory, and what `fold` raises.
     """
-    models = several(models)
+    models = model_list(models)
     if not 0 <= ref < len(models):
         raise UsageError(f"ref {ref}: there are {len(models)} models, the first is 0")
     groups = groups_of(SpecSource(spec).named, options)
@@ -118,7 +118,7 @@ def rotate(
         )
     held = open_all(models, groups.selection)
     source = SpecSource(spec, model, inputs)
-    found = problem(held, models, source, groups, done="rotated", rotated=True)
+    found = matching_problem(held, models, source, groups, done="rotated", rotated=True)
     matched = MatchingProblem(found.models, found.machine, found.choice)
     rotated = rotate_models(rotation_of(matched), found.models, silent, reference=ref)
     forms = _RotatedForms(rotated, ref, groups)
@@ -151,4 +151,4 @@ class _RotatedForms:
             symmetry=ORTHOGONAL,
         )
         form = OutputForm([seen], facts, self._groups.selection, part)
-        return result([given], self._rotated.moved_one(number, seen), form)
+        return in_given_form([given], self._rotated.moved_one(number, seen), form)

@@ -17,7 +17,7 @@ from rebasin_cli.api.keywords import count
 from rebasin_cli.checkpoint.reader import Checkpoint
 from rebasin_cli.errors import RebasinError, UsageError
 from rebasin_cli.models.user.batch_inputs import examples_of_batches
-from rebasin_cli.models.user_functions import evaluation, loader, loader_of
+from rebasin_cli.models.user_functions import load_evaluation, load_loader, loader_of
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import Network, UserCode, no_data
 from rebasin_cli.options.data import Data
@@ -64,7 +64,7 @@ def library_verb(verb: Callable[_ParamsT, _ReturnT]) -> Callable[_ParamsT, _Retu
     return run
 
 
-def several(models: Iterable[_ReturnT]) -> list[_ReturnT]:
+def model_list(models: Iterable[_ReturnT]) -> list[_ReturnT]:
     """Return models that are given one by one. Raises TypeError for what is one model."""
     if isinstance(models, str | Mapping | nn.Module | Checkpoint):
         raise TypeError("models: expected several, in a list")
@@ -87,7 +87,7 @@ def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -
     return UserCode(
         network=network,
         loader=_loader(data),
-        evaluate=evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
+        evaluate=load_evaluation(evaluate) if isinstance(evaluate, str) else evaluate,
         data=Data(data="the data", batches=limit, evaluate="the evaluation"),
     )
 
@@ -95,7 +95,7 @@ def user_code(network: Network, data: Any, evaluate: Any, batches: int | None) -
 def _loader(data: Any) -> Any:
     if data is None:
         return no_data
-    return loader(data) if isinstance(data, str) else loader_of(data, "the data")
+    return load_loader(data) if isinstance(data, str) else loader_of(data, "the data")
 
 
 def first_batch(code: UserCode, machine: Machine) -> Any:

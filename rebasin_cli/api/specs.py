@@ -190,7 +190,7 @@ def _example(value: object) -> Example:
     )
 
 
-def problem(
+def matching_problem(
     models: Sequence[Checkpoint],
     given: Sequence[Model],
     source: SpecSource,

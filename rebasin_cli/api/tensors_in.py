@@ -132,7 +132,7 @@ def in_memory(model: Model) -> TypeGuard[ModelInMemory]:
     return isinstance(model, Mapping | nn.Module)
 
 
-def result(
+def in_given_form(
     given: Sequence[Model], source: TensorSource, form: OutputForm
 ) -> dict[str, Tensor] | ComputedCheckpoint:
     """Return the tensors of a source in the form of the models that it was made from.

@@ -84,7 +84,11 @@ class RotatedModels:
         if number in self.maps:
             moving = folding.moving.tensors
             return Carried(FoldedNorms(source, folding), moving, self.maps[number])
-        return source if stays(self.problem.models[number]) else FoldedNorms(source, folding)
+        return (
+            source
+            if is_settled_reference(self.problem.models[number])
+            else FoldedNorms(source, folding)
+        )
 
 
 def rotate_models(
@@ -104,7 +108,7 @@ def rotate_models(
     """
     model, folding = problem.models[reference], problem.folding
     found: list[Folded | Rotated] = []
-    if not stays(model):
+    if not is_settled_reference(model):
         found.append(fold_model(model, folding, problem.check, problem.choice.name))
     folded = [FoldedNorms(source, folding) for source in sources]
     tied = [check_tied(each, one) for each, one in zip(folded, problem.models, strict=True)]
@@ -137,6 +141,6 @@ def _rotated(
     return replace(outcome, reference=reference.path, seconds=seconds + perf_counter() - began)
 
 
-def stays(reference: Checkpoint) -> bool:
+def is_settled_reference(reference: Checkpoint) -> bool:
     """Return whether a reference is as it has to be: folded, its heads as those of the others."""
     return is_folded(reference) and not reference.apart

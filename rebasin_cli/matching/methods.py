@@ -12,8 +12,8 @@ import torch
 
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.matching.relaxation.frank_wolfe import FrankWolfe
-from rebasin_cli.matching.relaxation.losses import settle
-from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, words
+from rebasin_cli.matching.relaxation.losses import lower_loss
+from rebasin_cli.matching.relaxation.polytope import MIDDLE, Polytope, polytope, walk_words
 from rebasin_cli.matching.relaxation.sinkhorn import improve
 from rebasin_cli.matching.search.certainty import beyond_doubt
 from rebasin_cli.matching.search.descent import Descent
@@ -125,7 +125,7 @@ def _fits(search: PairSearch) -> bool:
 
     Beside the models themselves it holds some ten copies of one (see `polytope`), at full width.
     """
-    needed = words(search.families, models=1) * search.pair.dtype.itemsize
+    needed = walk_words(search.families, models=1) * search.pair.dtype.itemsize
     return needed <= search.settings.max_memory
 
 
@@ -164,7 +164,7 @@ def _sinkhorn_from(search: PairSearch, name: str, seed: int, meanwhile: Permutat
     if search.settings.loss == "l2":
         descent = search.descend(rounded, seed=seed)
     else:  # the objective may fall from here
-        settled, converged = settle(space, search.loss, rounded, search.settings.visits)
+        settled, converged = lower_loss(space, search.loss, rounded, search.settings.visits)
         descent = Descent(settled, (), converged)
     return search.attempt("sinkhorn", name, descent)
 

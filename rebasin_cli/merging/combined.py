@@ -22,7 +22,7 @@ from rebasin_cli.merging.whole_numbers import check_equal_where_no_mean
 from rebasin_cli.tensors import RUNNING_STATISTICS, Derived, TensorSource
 from rebasin_cli.tensors.derived import Gathered
 from rebasin_cli.tensors.numbers import in_reals, of_reals
-from rebasin_cli.tensors.ranges import IN_CACHE, Ranged, join_ranges, ranged_tensor, ranges_of
+from rebasin_cli.tensors.ranges import IN_CACHE, Ranged, join_ranges, ranges_in_memory, ranges_of
 
 # Of BatchNorm: a variance that differences are added to may fall below zero.
 
@@ -113,7 +113,7 @@ class FromBase(Derived):
         info, read = self.info(name), self.ranged(name)
         if read is not None:
             return join_ranges(read, info.shape)
-        base = ranged_tensor(self._base.load(name))
+        base = ranges_in_memory(self._base.load(name))
         opens = _loaded(name, [source for _, source, _ in self._live])
         moved = self._moved(name, base, opens, in_ranges=False)
         return moved(0, info.numel).reshape(info.shape)
@@ -228,7 +228,7 @@ def _loaded(name: str, sources: Sequence[TensorSource]) -> _Opens:
 
 
 def _load(source: TensorSource, name: str) -> Ranged:
-    return ranged_tensor(source.load(name))
+    return ranges_in_memory(source.load(name))
 
 
 def _reals_of(dtype: torch.dtype) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rebasin_cli.errors import CheckpointError
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import same_bits, wide
+from rebasin_cli.tensors.compare import in_widest, same_bits
 
 
 def number_kind(dtype: torch.dtype) -> str:
@@ -76,7 +76,7 @@ def converted_exactly(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
     result = tensor.to(dtype)
     # there and back: signs of 64-bit integers survive that, their values in between do not
     back = same_bits(result.to(tensor.dtype), tensor)
-    return result if back and torch.equal(wide(result), wide(tensor)) else None
+    return result if back and torch.equal(in_widest(result), in_widest(tensor)) else None
 
 
 def _same_numbers(a: Tensor, b: Tensor) -> bool:

@@ -37,7 +37,7 @@ SCHEMES: Mapping[str, Callable[[str, Mapping[str, object]], Subject]] = {
 }
 
 
-def subject(
+def subject_of_target(
     target: str,
     *,
     model_args: Mapping[str, object] | None = None,

@@ -18,7 +18,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, untold
+from rebasin_cli.renormalization.unit_flow import layer_units, paths_of, unclear_flow
 from rebasin_cli.spec.binding.axis_sides import MATRIX
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.tensors import RUNNING_STATISTICS, TensorSource
@@ -122,4 +122,4 @@ def _refuse(names: Sequence[str], bound: BoundSpec) -> None:
         if not tensor.members[0].endswith("weight") or tensor.stacked
     ]
     if wrong:
-        raise untold(wrong)
+        raise unclear_flow(wrong)

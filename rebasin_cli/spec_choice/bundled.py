@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rebasin_cli.errors import SpecError, UsageError
 from rebasin_cli.files.headers import Headers
-from rebasin_cli.files.names.name_views import View, bind_seen, chains, views
+from rebasin_cli.files.names.name_views import View, bind_seen, may_be_chain, views
 from rebasin_cli.options.selection import Selection
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.spec.binding.outline import idle_patterns, least_problems, outlines, ruled_out
@@ -111,7 +111,7 @@ def _trials(headers: Headers, selection: Selection) -> Iterator[_BundledFits]:
     """Yield the ways to see the names, as they are first."""
     aside = _excused_names(headers, selection)
     seen = views(headers.infos, headers.ties, aside)
-    return (_BundledFits(headers, selection, view) for view in seen if chains(view))
+    return (_BundledFits(headers, selection, view) for view in seen if may_be_chain(view))
 
 
 class _BundledFits:

@@ -10,7 +10,7 @@ from rebasin_cli.errors import MachineError, RebasinError, RebasinWarning, SpecE
 from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.models.transformers.library_names import ignored_names, stored_windows
 from rebasin_cli.models.trial_run import failure_on, quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.network.network import subject_for
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec_choice import trace_cache
@@ -122,7 +122,7 @@ def trace_subject(found: Subject, choices: Choices, *, recorded: int, fed: str, 
             raise
         raise UsageError(
             f"{found.name} does not run on {fed}",
-            detail=cause(complaint),
+            detail=cause_of(complaint),
             hint=hint,
         ) from error
 

@@ -18,7 +18,7 @@ from rebasin_cli.models.subject import Subject, without_memory
 from rebasin_cli.spec.language.tensor_names import INDEX_IN_NAME
 from rebasin_cli.tracer.classes.findings import ClassFindings
 from rebasin_cli.tracer.classes.proved_classes import with_classes
-from rebasin_cli.tracer.derivation.unit_symmetry import Choices, symmetry
+from rebasin_cli.tracer.derivation.unit_symmetry import Choices, derive_symmetry
 from rebasin_cli.tracer.model_trace import (
     Trace,
     compress_trace,
@@ -79,7 +79,7 @@ def trace(
             model = subject.build()
         randomise(model, torch.Generator().manual_seed(0))
         found, calls, examples = record_reaching(model, _examples(subject, model), recorded)
-        claimed = symmetry(found, model, choices, _name(subject))
+        claimed = derive_symmetry(found, model, choices, _name(subject))
         plain = trace_before_proof(claimed, found, model)
         more = None
         if training and plain.unused:
@@ -103,7 +103,7 @@ def _with_training(
     found = attempt(lambda: record(model, [*recorded, trained]))
     if found is None:
         return None
-    claimed = symmetry(found, model, choices, plain.spec.name)
+    claimed = derive_symmetry(found, model, choices, plain.spec.name)
     traced = trace_before_proof(claimed, found, model)
     if traced.share <= plain.share:
         return None
@@ -163,7 +163,7 @@ def _traced_beside(
         choices = replace(
             choices, buffers=(*choices.buffers, *_like(small.explicit.buffers, found))
         )
-    claimed = symmetry(found, model, choices, name)
+    claimed = derive_symmetry(found, model, choices, name)
     traced = trace_before_proof(claimed, found, model)
     if small is None:
         return replace(compress_trace(traced), doubt=TOO_LARGE)

@@ -16,7 +16,7 @@ from rebasin_cli.options.selection import Selection
 from rebasin_cli.options.tracing import Tracing
 from rebasin_cli.spec.binding.bound import BoundSpec
 from rebasin_cli.widening.growth import Growth
-from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, wider
+from rebasin_cli.widening.wider_checkpoint import WiderCheckpoint, as_wider
 from rebasin_cli.widening.wider_settings import found_settings, settings_like
 
 
@@ -57,12 +57,12 @@ def wider_model(
     needed: whether it is written; if not, it may stay unknown.
     """
     if not model.config or arguments:
-        return wider(model, growth, dict(arguments or {}) if model.config else {})
+        return as_wider(model, growth, dict(arguments or {}) if model.config else {})
     if like is not None and like.config:
-        return wider(model, growth, settings_like(model.config, like.config))
+        return as_wider(model, growth, settings_like(model.config, like.config))
     try:
-        return wider(model, growth, found_settings(model, bound, growth, selection))
+        return as_wider(model, growth, found_settings(model, bound, growth, selection))
     except UsageError:
         if needed:
             raise
-        return wider(model, growth, {})
+        return as_wider(model, growth, {})

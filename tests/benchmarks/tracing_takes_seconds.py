@@ -33,7 +33,7 @@ PLACES: Mapping[str, Sequence[Place]] = {
     "library": [(target_tracing, "subject_for")],
     "inputs": [(trace, "_examples")],
     "record": [(trace, "record")],
-    "axes": [(trace, "symmetry")],
+    "axes": [(trace, "derive_symmetry")],
     "first": [(prove_trace, "_trial")],
     "permuted": [(Trial, "difference"), (Trial, "keeps")],
     "use": [(Trial, "notices"), (prove_trace, "unmoved_groups")],

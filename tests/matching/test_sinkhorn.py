@@ -5,7 +5,7 @@ import torch
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.matching.problem.settings import Settings
-from rebasin_cli.matching.relaxation.losses import LOSSES, at_vertex, settle
+from rebasin_cli.matching.relaxation.losses import LOSSES, at_vertex, lower_loss
 from rebasin_cli.matching.relaxation.sinkhorn import Normalised, soft_loss, starting_scores
 from rebasin_cli.permutation import inverse
 from tests.matching.polytopes import (
@@ -167,18 +167,18 @@ def test_settling_never_raises_the_loss_and_ends_where_nothing_lowers_it(name, l
     here, start = space(problem, unrelated(name, 1)), problem.draw(seed)
     values = [at_vertex(here, chosen, here.orders(start))]
     for visits in (1, 2, 100):
-        found, converged = settle(here, chosen, start, visits)
+        found, converged = lower_loss(here, chosen, start, visits)
         values.append(at_vertex(here, chosen, here.orders(found)))
     assert values == sorted(values, reverse=True)
     assert name == "square" or values[-1] < values[0]  # there a move may be refused
     assert converged
-    assert same(settle(here, chosen, found, 100)[0], found)
+    assert same(lower_loss(here, chosen, found, 100)[0], found)
 
 
 def test_a_limit_of_visits_is_reported():
     problem = structure("chain")
     here = space(problem, unrelated("chain", 1))
-    assert settle(here, LOSSES["l1"], problem.draw(1), 1)[1] is False
+    assert lower_loss(here, LOSSES["l1"], problem.draw(1), 1)[1] is False
 
 
 def test_a_loss_that_does_not_exist_is_refused_with_the_nearest_name():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rebasin_cli.activations.layer_statistics import Goal, flat, from_flat, goals
+from rebasin_cli.activations.layer_statistics import Goal, from_flat, goals, layer_tensors
 from rebasin_cli.activations.measuring import layer_statistics
 from rebasin_cli.activations.moments import moments
 from rebasin_cli.errors import UsageError
@@ -140,7 +140,7 @@ def test_correlations_are_the_same_with_room_for_all_covariances():
     some: Any = layer_statistics(parents, data(images()), together=True, room=room)
     held = [one.means.shape[1] for one in some.values() if one.covariances is not None]
     assert held == [min(widths)]
-    back: Any = from_flat(flat(some))
+    back: Any = from_flat(layer_tensors(some))
     for name, one in some.items():
         assert torch.allclose(back[name].correlations, one.correlations, rtol=1e-9, atol=1e-12)
 
@@ -148,8 +148,8 @@ def test_correlations_are_the_same_with_room_for_all_covariances():
 def test_statistics_come_back_from_flat_vectors():
     _, parents = family()
     known: Any = layer_statistics([*parents, parents[0]], data(images()), together=True)
-    back: Any = from_flat(flat(known))
-    assert "layer.10.correlation.0.2" in flat(known)
+    back: Any = from_flat(layer_tensors(known))
+    assert "layer.10.correlation.0.2" in layer_tensors(known)
     for name, one in known.items():
         assert torch.equal(back[name].means, one.means)
         assert torch.equal(back[name].correlations, one.correlations)

@@ -12,7 +12,7 @@ from rebasin_cli.folding.rotated_pair import rotate_pair, rounding_of
 from rebasin_cli.folding.rotation_problem import RotationProblem
 from rebasin_cli.progress import Progress
 from rebasin_cli.tensors import TensorSource, dtype_name
-from rebasin_cli.tensors.compare import gap, same_bits
+from rebasin_cli.tensors.compare import measure_gap, same_bits
 
 
 def run_diff(plan: DiffPlan, progress: Progress) -> Iterator[Compared]:
@@ -90,7 +90,7 @@ def _change(name: str, first: TensorSource, second: TensorSource) -> TensorChang
     if ours.shape != theirs.shape:
         return TensorChange(name, "shape", f"{list(ours.shape)} and {list(theirs.shape)}")
     x, y = first.load(name), second.load(name)
-    same, apart = same_bits(x, y), gap(x, y)
+    same, apart = same_bits(x, y), measure_gap(x, y)
     kind, detail = "equal" if same else "values", ""
     if ours.dtype != theirs.dtype:
         kind, detail = "dtype", f"{dtype_name(ours.dtype)} and {dtype_name(theirs.dtype)}"

@@ -18,7 +18,7 @@ from rebasin_cli.commands.lerp.exec_hook import split_command
 from rebasin_cli.errors import CheckpointError, UsageError, suggest
 from rebasin_cli.execution.workers import LOCAL, Workers, plan_workers
 from rebasin_cli.files.inputs import describe_inputs
-from rebasin_cli.files.output_names import ending
+from rebasin_cli.files.output_names import result_ending
 from rebasin_cli.files.result_memory import largest_size, stored_bytes, written_bytes
 from rebasin_cli.files.targets import Target, describe_target, plan_target
 from rebasin_cli.folding.rotation_problem import RotationProblem, open_rotations, rotates
@@ -259,7 +259,7 @@ def _point_paths(alphas: Sequence[float], like: Checkpoint, request: LerpRequest
     ):
         return [request.output.path]
     folder = request.output.path or Path("lerp")
-    suffix = ending(like, request.output)
+    suffix = result_ending(like, request.output)
     for digits in DIGITS:
         names = [f"alpha-{alpha:.{digits}f}{suffix}" for alpha in alphas]
         if len(set(names)) == len(names):

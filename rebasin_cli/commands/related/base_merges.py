@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rebasin_cli.commands.related.convex_means import COPY, Merge
 from rebasin_cli.tensors import TensorSource
-from rebasin_cli.tensors.compare import wide
+from rebasin_cli.tensors.compare import in_widest
 from rebasin_cli.tensors.numbers import in_reals
 
 LEAST = 0.05  # a coefficient, below which a fine-tune has no part
@@ -72,9 +72,9 @@ def gram_of(models: Sequence[TensorSource], names: Sequence[str], steps: Sequenc
     entries = list[Tensor]()
     for name in names:
         loaded = [in_reals(model.load(name)).flatten() for model in models]
-        entries.append(torch.stack([wide(values[::every]) for values in loaded]))
+        entries.append(torch.stack([in_widest(values[::every]) for values in loaded]))
         for begin in range(0, len(loaded[0]), AT_ONCE):
-            rows = torch.stack([wide(values[begin : begin + AT_ONCE]) for values in loaded])
+            rows = torch.stack([in_widest(values[begin : begin + AT_ONCE]) for values in loaded])
             squares += rows.square().sum(1)
             rows -= rows[0].clone()
             products += rows @ rows.mT

@@ -13,7 +13,12 @@ from rebasin_cli.checkpoint.writing.writer import Written
 from rebasin_cli.commands.transport.by_adapter import AdapterPlan
 from rebasin_cli.commands.transport.command import ADAPTER, DELTA, PERMUTATION
 from rebasin_cli.commands.transport.gradient_mask import kept_share, mask_frame, slopes_of
-from rebasin_cli.commands.transport.held_out import HELD_OUT, learned_batches, learns, split_for
+from rebasin_cli.commands.transport.held_out import (
+    HELD_OUT,
+    learned_batches,
+    learns_from_data,
+    split_for,
+)
 from rebasin_cli.commands.transport.plan import TransportPlan
 from rebasin_cli.commands.transport.scored_models import Contender, ScoredModel, score_models
 from rebasin_cli.commands.transport.transported import CarriedFrame, DeltaOf, Transported
@@ -143,7 +148,11 @@ def _scale(plan: TransportPlan, frame: CarriedFrame) -> float:
 
 def _is_shared(plan: TransportPlan) -> bool:
     """Return whether models are judged on data that something is learned from too."""
-    return learns(plan.request) and plan.bench is not None and plan.bench.code.evaluate is None
+    return (
+        learns_from_data(plan.request)
+        and plan.bench is not None
+        and plan.bench.code.evaluate is None
+    )
 
 
 def _judging(plan: TransportPlan) -> Batches | None:

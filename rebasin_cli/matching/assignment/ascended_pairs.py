@@ -20,9 +20,9 @@ from torch import Tensor
 from rebasin_cli.matching.assignment.enumerated_pairs import (
     ENUMERATED,
     TOGETHER,
-    added_up,
     direct_terms,
     group_sizes,
+    summed_products,
 )
 from rebasin_cli.matching.assignment.inside import PairOrders, among_pairs, in_place
 from rebasin_cli.matching.assignment.linear import assign_all
@@ -200,7 +200,7 @@ class _MeetingGroups:
         return found
 
     def _made(self, group: str, terms: Sequence[Term]) -> Tensor:
-        return added_up(terms, (self.name, group), self.sizes).flatten(0, 1)
+        return summed_products(terms, (self.name, group), self.sizes).flatten(0, 1)
 
 
 def solve_ascending(

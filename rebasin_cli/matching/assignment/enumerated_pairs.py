@@ -133,9 +133,12 @@ def solve_enumerated(
     others = [group for group in inside if group != small]
     if not _enumerable(name, small, found, sizes):
         return None
-    alone = added_up(found, (name, small), sizes)
+    alone = summed_products(found, (name, small), sizes)
     met = {
-        g: _Crossed(added_up(found, (name, g), sizes), added_up(found, (name, small, g), sizes))
+        g: _Crossed(
+            summed_products(found, (name, g), sizes),
+            summed_products(found, (name, small, g), sizes),
+        )
         for g in others
     }
     return _UnitPairs(name, small, alone, met).best(current, step)
@@ -175,7 +178,9 @@ def all_orders(size: int) -> Iterator[Tensor]:
         yield from map(torch.tensor, permutations(range(size)))
 
 
-def added_up(terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]) -> Tensor:
+def summed_products(
+    terms: Sequence[Term], names: tuple[str, ...], sizes: Mapping[str, int]
+) -> Tensor:
     """Return the sum of the products of all terms of some groups, (n, n, *pairs of sizes)."""
     shape, count = [sizes[name] for name in names], len(names)
     total = torch.zeros(*shape, *shape, dtype=terms[0].dtype)

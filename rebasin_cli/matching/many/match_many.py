@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rebasin_cli.matching.match_weights import match_weights
 from rebasin_cli.matching.problem.inner_products import square
-from rebasin_cli.matching.problem.measure import constant
+from rebasin_cli.matching.problem.measure import constant_tensors
 from rebasin_cli.matching.problem.settings import Settings
 from rebasin_cli.permutation import Permutation, Permutations, compose, identity, inverse
 from rebasin_cli.permuted import Permuted
@@ -165,7 +165,7 @@ def voting_names(request: ManyRequest) -> list[str]:
     """Return the names of the tensors that count in the objective, the constant part included."""
     bound = request.bound
     named = [name for tensor in bound.tensors if tensor.votes for name in tensor.members]
-    return [*named, *constant(bound, request.sources[0])]
+    return [*named, *constant_tensors(bound, request.sources[0])]
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.device_tensors import load_models
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.settings import ORDERS
-from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, dense
+from rebasin_cli.matching.problem.similarity_cache import SimilarityCache, is_dense
 from rebasin_cli.matching.problem.terms import Pair
 from rebasin_cli.matching.search.descent import TOLERANCE
 from rebasin_cli.matching.search.threads import threads
@@ -40,7 +40,7 @@ def synchronise_in_sweeps(request: ManyRequest) -> Alignment:
     """
     start, settings = synchronise(request), request.settings
     moving, groups = families(request.bound, request.movable), request.bound.groups
-    solvable = {root: family for root, family in moving.items() if dense(family, groups)}
+    solvable = {root: family for root, family in moving.items() if is_dense(family, groups)}
     if not solvable or len(request.sources) < 2:
         return start
     with threads(settings, moving) as pool:

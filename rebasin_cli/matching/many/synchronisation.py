@@ -28,7 +28,7 @@ from rebasin_cli.matching.many.match_many import Alignment, ManyRequest
 from rebasin_cli.matching.problem.axis_chains import Chain
 from rebasin_cli.matching.problem.group_families import GroupFamily, families
 from rebasin_cli.matching.problem.similarity import Similarity
-from rebasin_cli.matching.problem.similarity_cache import dense
+from rebasin_cli.matching.problem.similarity_cache import is_dense
 from rebasin_cli.permutation import Permutation, Permutations, inverse
 from rebasin_cli.spec.binding.bound import BoundGroup
 
@@ -53,13 +53,15 @@ def synchronise(request: ManyRequest) -> Alignment:
     found = [dict(permutations) for permutations in star]
     rounds = 0
     for family in moving.values():
-        if dense(family, groups):
+        if is_dense(family, groups):
             reconciliation = Reconciliation(family, groups, count, reference, match_worth(pairs))
             solved, taken = reconciliation.solved(star, request.sync_method)
             rounds = max(rounds, taken)
             for which, permutations in enumerate(solved):
                 found[which].update(permutations)
-    return Alignment(tuple(found), rounds, rounds < ROUNDS, torn(moving.values(), pairs, count))
+    return Alignment(
+        tuple(found), rounds, rounds < ROUNDS, share_torn(moving.values(), pairs, count)
+    )
 
 
 def match_worth(pairs: Pairs) -> MatchWorth:
@@ -177,7 +179,7 @@ def _to_reference(pairs: Pairs, which: int, reference: int, request: ManyRequest
     return pairs[reference, which] if which > reference else inverse(pairs[which, reference])
 
 
-def torn(moving: Iterable[GroupFamily], pairs: Pairs, count: int) -> float:
+def share_torn(moving: Iterable[GroupFamily], pairs: Pairs, count: int) -> float:
     """Return the share of units that do not come back from a way around three models.
 
     pairs: (a, b) -> the permutations that bring b into a's frame, a < b.

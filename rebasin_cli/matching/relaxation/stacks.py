@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rebasin_cli.matching.problem.axis_chains import Chain
-from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, middle
+from rebasin_cli.matching.relaxation.soft_fields import Field, GroupNames, Vertex, mean_over_orders
 
 SMALL = 1 << 12  # values of a field that are computed with in less time than a call takes
 FEW = 3  # fields of one form that a chain is in; in more of them it is common to a whole stack
@@ -116,7 +116,7 @@ class Stack:
 
     def middle(self, array: Tensor, position: int, fixed: frozenset[str]) -> Tensor:
         """Return the mean of an array over all orders of the chains at a position."""
-        return middle(array, position + 1, self.chains[position], fixed)
+        return mean_over_orders(array, position + 1, self.chains[position], fixed)
 
     def units(self, array: Tensor, position: int) -> Tensor:
         """Return the units at a position as rows, (n, ...) if their chain is common.

@@ -14,7 +14,7 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import CPU, failure_on, normal_noise, random_ids
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def diffusers_examples(small: Callable[[], nn.Module], model: nn.Module) -> tupl
     error = failure_on(tried, _example(tried, makers, SIZES[0]))
     raise UsageError(
         f"no input was found that {type(model).__name__} accepts",
-        detail=f"given {', '.join(makers)}: {cause(error)}" if error else "",
+        detail=f"given {', '.join(makers)}: {cause_of(error)}" if error else "",
         hint="pass --input file.py:function",
     )
 

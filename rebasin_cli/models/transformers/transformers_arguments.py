@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker, parts
+from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker, configurations_in
 from rebasin_cli.models.transformers.transformers_audio import channel_wave, clip, frames, mel, wave
 from rebasin_cli.models.transformers.transformers_images import grid, image, patches, sides, video
 from rebasin_cli.models.trial_run import CPU, moved_to, normal_noise, quiet, random_ids
@@ -27,7 +27,9 @@ ArgumentForms = Mapping[str, Mapping[str, TensorMaker]]  # medium -> the argumen
 def tokens(frame: ExampleSize, length: int) -> torch.Tensor:
     """Return ordinary ids of the text vocabulary."""
     text = _text_config(frame.model.config)
-    fields = [pair for part in parts(frame.model.config, ()) for pair in vars(part).items()]
+    fields = [
+        pair for part in configurations_in(frame.model.config, ()) for pair in vars(part).items()
+    ]
     special = [v for k, v in fields if k.endswith(("token_id", "token_index"))]
     flat = [v for item in special for v in (item if isinstance(item, list) else [item])]
     below = getattr(text, "vocab_size", None) or frame.get("vocab_size", "n_tokens", default=2)

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from rebasin_cli.models.transformers.example_size import SEEING, ExampleSize, TensorMaker, parts
+from rebasin_cli.models.transformers.example_size import (
+    SEEING,
+    ExampleSize,
+    TensorMaker,
+    configurations_in,
+)
 from rebasin_cli.models.trial_run import CPU, normal_noise
 
 ImageForm = Mapping[str, TensorMaker]
@@ -19,7 +24,7 @@ def image(frame: ExampleSize, *frames: int) -> torch.Tensor:
 
 def sides(frame: ExampleSize) -> tuple[int, int]:
     """Return height and width of an image; some models want other than squares."""
-    for config in parts(frame.model.config, SEEING):
+    for config in configurations_in(frame.model.config, SEEING):
         value = getattr(config, "image_size", None)
         if isinstance(value, (list, tuple)) and len(value) == 2:
             return value[0], value[1]

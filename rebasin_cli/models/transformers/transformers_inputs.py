@@ -14,7 +14,7 @@ from torch import nn
 
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.transformers.coverage import reach
+from rebasin_cli.models.transformers.coverage import parameters_reached
 from rebasin_cli.models.transformers.example_size import ExampleSize, TensorMaker
 from rebasin_cli.models.transformers.transformers_arguments import (
     REQUIRED,
@@ -27,7 +27,7 @@ from rebasin_cli.models.transformers.transformers_arguments import (
 from rebasin_cli.models.transformers.transformers_audio import SOUNDS
 from rebasin_cli.models.transformers.transformers_images import PICTURES
 from rebasin_cli.models.trial_run import failure_on
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 
 SIZES = ((2, 7, 6), (3, 5, 4))
 PICTURED = ("image_grid_thw", "image_sizes", "mm_token_type_ids")  # beside pixel_values
@@ -112,7 +112,9 @@ def _fed(model: nn.Module, candidates: Iterable[Sequence[Makers]]) -> Iterator[A
     for variants in candidates:
         for makers in variants:
             if _refusal(model, makers, SIZES[0]) is None:
-                yield AcceptedInput(makers, reach(model, _example(model, makers, SIZES[0])))
+                yield AcceptedInput(
+                    makers, parameters_reached(model, _example(model, makers, SIZES[0]))
+                )
                 break
 
 
@@ -153,7 +155,7 @@ def _refusal(
         error = failure_on(model, _example(model, makers, size))
     except Exception as raised:  # see transformers_examples
         error = raised
-    return None if error is None else cause(error)
+    return None if error is None else cause_of(error)
 
 
 def _example(

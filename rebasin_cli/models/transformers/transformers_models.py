@@ -15,7 +15,7 @@ from torch import nn
 from rebasin_cli.errors import UsageError, suggest
 from rebasin_cli.models.libraries.optional_packages import optional, version_of
 from rebasin_cli.models.subject import Example, Subject
-from rebasin_cli.models.transformers.example_size import parts
+from rebasin_cli.models.transformers.example_size import configurations_in
 from rebasin_cli.models.transformers.shrink import shrink_subject, shrunk_ways
 from rebasin_cli.models.transformers.transformers_inputs import (
     Small,
@@ -23,7 +23,7 @@ from rebasin_cli.models.transformers.transformers_inputs import (
     transformers_examples,
 )
 from rebasin_cli.models.trial_run import CPU, quiet
-from rebasin_cli.models.user.construction import cause, construct
+from rebasin_cli.models.user.construction import cause_of, construct
 
 # What a head is good for does not matter; that the model has one does: without, its hidden states
 # are outputs and keep their order.
@@ -72,7 +72,7 @@ def transformers_subject(name: str, fields: Mapping[str, Any]) -> Subject:
         with quiet():
             config = transformers.CONFIG_MAPPING[kind].from_dict(dict(fields))
     except Exception as error:  # validation differs from class to class
-        raise UsageError(f"{name}: its configuration is refused", detail=cause(error)) from error
+        raise UsageError(f"{name}: its configuration is refused", detail=cause_of(error)) from error
     return config_subject(name, config)
 
 
@@ -126,7 +126,7 @@ def _built(architecture: Any, config: Any) -> nn.Module:
     ours = copy.deepcopy(config)
     for field, value in PLAIN.items():
         _each(ours, field, value)
-    for part in parts(ours, ()):
+    for part in configurations_in(ours, ()):
         if getattr(part, "pad_token_id", 0) is None and CLASSIFIER in architecture.__name__:
             part.pad_token_id = 0  # asked for by batches, and in none of them
     ours._attn_implementation = "eager"

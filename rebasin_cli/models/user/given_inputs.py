@@ -11,7 +11,7 @@ from torch import nn
 from rebasin_cli.errors import UsageError
 from rebasin_cli.models.subject import Example
 from rebasin_cli.models.trial_run import CPU, failure_on, moved_to, normal_noise, quiet, random_ids
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.models.user.imports import named_object
 
 Examples = Callable[[nn.Module], tuple[Example, ...]]
@@ -52,7 +52,7 @@ def examples_of_function(target: str) -> Examples:
             with quiet(), CPU:
                 value = function()
         except Exception as error:  # a user's function can do anything
-            raise UsageError(f"{target} fails", detail=cause(error)) from error
+            raise UsageError(f"{target} fails", detail=cause_of(error)) from error
         calls = value if isinstance(value, list) else [value]
         found = tuple(_example(target, call) for call in calls)
         if not found:

@@ -16,7 +16,7 @@ from typing import Any
 
 from rebasin_cli.errors import MachineError, UsageError, refusal_by_system, suggest
 from rebasin_cli.models.trial_run import quiet
-from rebasin_cli.models.user.construction import cause
+from rebasin_cli.models.user.construction import cause_of
 from rebasin_cli.models.user.uncached_imports import (
     StandaloneSource,
     folder_importable,
@@ -52,7 +52,7 @@ def named_object(target: str) -> Any:
     return found
 
 
-def home(target: str) -> Path:
+def import_folder(target: str) -> Path:
     """Return the folder that a target's own imports are looked up in."""
     place = target.rpartition(":")[0]
     return Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
@@ -123,7 +123,7 @@ def _run(name: str, action: Callable[[], object], folder: Path) -> None:
         if name == missing or name.startswith(f"{missing}."):
             raise UsageError(f"no module named {missing!r}", hint=FORMS) from error
         raise MachineError(
-            f"{name} needs the module {missing!r}, which is not installed", detail=cause(error)
+            f"{name} needs the module {missing!r}, which is not installed", detail=cause_of(error)
         ) from error
     except (Exception, SystemExit) as error:  # a user's file can do anything
-        raise UsageError(f"{name} cannot be imported", detail=cause(error)) from error
+        raise UsageError(f"{name} cannot be imported", detail=cause_of(error)) from error

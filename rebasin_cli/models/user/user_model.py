@@ -14,9 +14,9 @@ from rebasin_cli.errors import UsageError
 from rebasin_cli.models.libraries.optional_packages import version_of
 from rebasin_cli.models.subject import Example, Subject
 from rebasin_cli.models.trial_run import CPU, failure_on, two_sizes
-from rebasin_cli.models.user.construction import cause, check_arguments, construct
+from rebasin_cli.models.user.construction import cause_of, check_arguments, construct
 from rebasin_cli.models.user.guessed_inputs import guessed_families
-from rebasin_cli.models.user.imports import fingerprint, home, named_object
+from rebasin_cli.models.user.imports import fingerprint, import_folder, named_object
 from rebasin_cli.models.user.uncached_imports import folder_importable
 from rebasin_cli.tensors.trees import tensors_in
 
@@ -56,7 +56,7 @@ def own_subject(target: str, arguments: Mapping[str, object]) -> Subject:
     if not callable(found):  # a model can be called too
         raise UsageError(f"{target} is a {type(found).__name__}, not a model or a way to build one")
     subject = subject_of(found, model_args=arguments, name=target)
-    folder = home(target)
+    folder = import_folder(target)
 
     def build() -> nn.Module:
         with folder_importable(folder):
@@ -105,7 +105,7 @@ def _refusal(model: nn.Module) -> str:
         return "it has no layer from which a guess could start"
     example = family.make((2, *family.shapes[0]))
     error = failure_on(model, example)
-    return f"given a batch of shape {family.shapes[0]}: {cause(error)}" if error else ""
+    return f"given a batch of shape {family.shapes[0]}: {cause_of(error)}" if error else ""
 
 
 def _name(thing: object) -> str:

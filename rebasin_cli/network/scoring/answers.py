@@ -33,7 +33,7 @@ class Answers:
         return self.targets.argmax(-1) if self.targets.dim() == 2 else self.targets
 
 
-def answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
+def counted_answers(logits: Tensor, targets: Tensor, batch: Batch) -> Answers:
     """Return the answers in a batch that count. batch: whose targets they are, for an error.
 
     Targets are classes, as whole numbers of any dtype, with or without an axis of size 1, or

@@ -13,7 +13,7 @@ from rebasin_cli.models.batch import Batch
 from rebasin_cli.models.user.batch_inputs import fit_batch
 from rebasin_cli.network.batches import Batches
 from rebasin_cli.network.network import UserCode
-from rebasin_cli.network.scoring.answers import Answers, answers
+from rebasin_cli.network.scoring.answers import Answers, counted_answers
 from rebasin_cli.network.scoring.scores import call_model, check_scores, logits_of
 
 UNANSWERED = 1e-300  # a probability of 0 has no logarithm; float64 has smaller numbers than this
@@ -65,7 +65,7 @@ def judge_ensemble(
 def _answers_of(model: nn.Module, batch: Batch) -> Answers:
     fitted = fit_batch(batch, model)
     assert fitted.targets is not None, "`why_no_ensemble` has looked"
-    return answers(logits_of(call_model(model, fitted)), fitted.targets, fitted)
+    return counted_answers(logits_of(call_model(model, fitted)), fitted.targets, fitted)
 
 
 def _surprise(probabilities: Tensor, targets: Tensor) -> Tensor:

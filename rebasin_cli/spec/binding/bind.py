@@ -13,7 +13,7 @@ from rebasin_cli.spec.binding.cut_blocks import Piece, count_pieces, cut_pieces,
 from rebasin_cli.spec.binding.declared import (
     Declared,
     Sizes,
-    chain,
+    ancestry,
     declared_groups,
     declared_parents,
 )
@@ -112,7 +112,7 @@ class _Binder:
         turning = {name for name, d in declared.items() if d.maps.startswith(ROTARY)}
         excused = {n for n, d in declared.items() if d.fixed or d.one_sided} | turning
         check_sides(self._occurrences(placements), per, excused, problems)
-        ancestors = {name: chain(per, name)[:0:-1] for name in per}
+        ancestors = {name: ancestry(per, name)[:0:-1] for name in per}
         cut = [self._cut(placement, sizes, ancestors) for placement in placements]
         self._ties.check(placements, cut, problems)
         problems.stop()

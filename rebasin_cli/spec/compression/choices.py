@@ -24,7 +24,7 @@ class Line(Generic[M]):
     order: tuple[int, ...]
 
 
-def choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
+def with_choices(lines: Iterable[Line[M]]) -> list[Line[M]]:
     """Return fewer lines that say the same, sorted.
 
     A choice stands in the last component of names, and in one more. It gathers only what was

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rebasin_cli.spec.compression.choices import Line, choices
+from rebasin_cli.spec.compression.choices import Line, with_choices
 from rebasin_cli.spec.compression.items import VARIABLES
 from rebasin_cli.spec.language.model import Norm
 from rebasin_cli.spec.language.pattern import compile_pattern, matches
@@ -32,7 +32,7 @@ def short_norms(norms: Mapping[str, Norm], names: TensorNames) -> dict[str, Norm
         for masked, gains in families.items()
         for line in found.lines(gains, frozenset(range(masked.count(_MARK))))
     ]
-    return {line.pattern: line.meaning for line in choices(lines)}
+    return {line.pattern: line.meaning for line in with_choices(lines)}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _NormFamilies:
 
         def fewer(said: Sequence[str]) -> tuple[str, ...]:
             short = [Line(name, True, (k,)) for k, name in enumerate(self._with_stars(said, known))]
-            return tuple(line.pattern for line in choices(short))
+            return tuple(line.pattern for line in with_choices(short))
 
         meaning = replace(norm, readers=fewer(norm.readers), writers=fewer(norm.writers))
         place = self.names.position(gain) if gain in self.names else -1

@@ -40,10 +40,10 @@ from rebasin_cli.tracer.axes.axis_terms import (
     extent,
 )
 from rebasin_cli.tracer.classes.findings import ClassFindings, find_classes
-from rebasin_cli.tracer.derivation.naming import AtomOccurrence, atom_occurrences, names
-from rebasin_cli.tracer.derivation.parents import parents
+from rebasin_cli.tracer.derivation.naming import AtomOccurrence, atom_occurrences, name_groups
+from rebasin_cli.tracer.derivation.parents import find_parents
 from rebasin_cli.tracer.derivation.unused import hold_unused
-from rebasin_cli.tracer.points.points import Chart, Points, points
+from rebasin_cli.tracer.points.points import Chart, Points, find_points
 from rebasin_cli.tracer.recording.record import Call, Record, Value
 
 UNSEEN = "weights that were not exercised read or write it"
@@ -90,13 +90,13 @@ def derive(
     unused = hold_unused(analysis, tensors, calls, outputs.values())
     axes = {n: _axes_of(analysis, value) for n, value in tensors.items()}
     free = _free(analysis, axes.values())
-    lines = _ancestors(parents(analysis, list(axes.values())), free)
+    lines = _ancestors(find_parents(analysis, list(axes.values())), free)
     read = _atoms_read(analysis, record)
     found = atom_occurrences(axes, read)
     # Frozen atoms that something moves inside of: groups too, declared as fixed, because a child
     # has to name its parent (heads with ALiBi slopes stay, the dims inside each do not).
     held = [p for p in dict.fromkeys(lines.values()) if p not in free]
-    named = names([*free, *held], found, lines)
+    named = name_groups([*free, *held], found, lines)
     entries = {n: _entry(terms, named) for n, terms in axes.items()}
     spec = Spec(
         tensors={**_mark_optional(entries, tensors), **_entries_of_fixed_buffers(record, tensors)},
@@ -112,7 +112,7 @@ def derive(
 
     returned = {n: entry(value) for n, value in outputs.items()}
     chart = Chart(entry, {named[a]: named[p] for a, p in lines.items() if a in named})
-    seen = points(record, calls, chart)
+    seen = find_points(record, calls, chart)
     unseen = dict.fromkeys((g for n in unused for g in entry_names(entries[n])), UNSEEN)
     classes = find_classes(analysis, calls, outputs.values(), named).without(unseen)
     return DerivedSpec(spec, tuple(_fixed(analysis, axes)), unused, returned, seen, classes)

@@ -82,7 +82,7 @@ def _standing(term: AxisTerm, *, inner: bool, outer: bool) -> Iterator[tuple[Ato
             yield from _standing(part, inner=inner, outer=outer)
 
 
-def names(
+def name_groups(
     groups: Sequence[Atom],
     found: Mapping[Atom, Sequence[AtomOccurrence]],
     parents: Mapping[Atom, Atom],

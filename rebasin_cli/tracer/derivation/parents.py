@@ -44,7 +44,7 @@ class Slot:
     confused: frozenset[Atom]
 
 
-def parents(analysis: Analysis, parameters: Sequence[AxisTerms]) -> dict[Atom, Atom]:
+def find_parents(analysis: Analysis, parameters: Sequence[AxisTerms]) -> dict[Atom, Atom]:
     """Return the parent of each atom that has one.
 
     parameters: the axes of the parameters, in order; the first occurrence ranks the atoms, so

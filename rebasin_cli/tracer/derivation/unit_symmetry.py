@@ -43,7 +43,7 @@ class Symmetry:
     calls: int
 
 
-def symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> Symmetry:
+def derive_symmetry(record: Record, model: nn.Module, choices: Choices, name: str) -> Symmetry:
     """Return the symmetry of a recorded model. Raises UsageError for an unknown output."""
     # Only what the chosen outputs depend on is analysed, since calls whose results nobody reads
     # tie axes as others do: the last states of an LSTM, stacked, would make all layers one group.

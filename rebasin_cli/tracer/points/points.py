@@ -83,7 +83,9 @@ CallPlaces = Mapping[str, Sequence[CallPlace]]  # by group, from the last to the
 Look = Callable[[Call], Mapping[str, tuple[int, ...]]]
 
 
-def points(record: Record, calls: Sequence[Call], chart: Chart) -> dict[str, tuple[Point, ...]]:
+def find_points(
+    record: Record, calls: Sequence[Call], chart: Chart
+) -> dict[str, tuple[Point, ...]]:
     """Return where to look at the units of every group that can be seen.
 
     After the activation: what operators are given that use the group up, so that none of their

@@ -20,7 +20,7 @@ from rebasin_cli.spec.language.model import (
 Breaks = Callable[[Mapping[str, Permutation]], bool]
 
 
-def culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
+def find_culprits(permutations: Mapping[str, Permutation], breaks: Breaks) -> list[str]:
     """Return the groups whose permutations break the function; see `find_by_halving`."""
     return find_by_halving(
         list(permutations), lambda some: breaks({n: permutations[n] for n in some})

@@ -24,7 +24,12 @@ from rebasin_cli.tracer.derivation.experts import (
     stack_experts,
 )
 from rebasin_cli.tracer.model_trace import Trace, compress_trace
-from rebasin_cli.tracer.proof.culprits import culprits, drop_groups, orphaned_groups, without_own
+from rebasin_cli.tracer.proof.culprits import (
+    drop_groups,
+    find_culprits,
+    orphaned_groups,
+    without_own,
+)
 from rebasin_cli.tracer.proof.ineffective import (
     fixed_axes,
     unmoved_groups,
@@ -161,7 +166,7 @@ def _refuted(
     def breaks(some: Mapping[str, Permutation]) -> bool:
         return not trial.keeps(traced.bound, some)
 
-    bad = culprits(permutations, breaks)
+    bad = find_culprits(permutations, breaks)
     parentless = [n for n in bad if permutations[n].parents and not breaks(_same(permutations, n))]
     gone = [name for name in bad if name not in parentless]
     spec = orphaned_groups(

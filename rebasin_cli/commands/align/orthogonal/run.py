@@ -32,7 +32,7 @@ from rebasin_cli.folding.folded_models import (
     folded_parts,
 )
 from rebasin_cli.folding.map_file import save_maps
-from rebasin_cli.folding.rotated_models import stays
+from rebasin_cli.folding.rotated_models import is_settled_reference
 from rebasin_cli.folding.rotated_outcome import LearnedMaps, Rotated, rotated_outcome
 from rebasin_cli.folding.rotation_data import ACTIVATIONS, measure_streams
 from rebasin_cli.network.batches import Batches
@@ -78,7 +78,7 @@ def run_orthogonal(
 def _fold_reference(
     plan: OrthogonalPlan, reference: Checkpoint, target: Target, progress: Progress
 ) -> LeftAsIs | Folded:
-    if stays(reference):
+    if is_settled_reference(reference):
         return LeftAsIs(reference.path, "reference")
     if target.place.skip:
         return LeftAsIs(target.path, "exists")
@@ -117,7 +117,7 @@ def _rotate(
         plan.request.learning.resume.unlink(missing_ok=True)
     return replace(
         outcome,
-        reference=reference.path if stays(reference) else plan.targets[0].path,
+        reference=reference.path if is_settled_reference(reference) else plan.targets[0].path,
         learned=learned,
         written=written,
         saved=saved,

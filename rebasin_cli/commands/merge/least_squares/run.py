@@ -12,7 +12,7 @@ from torch import nn
 from rebasin_cli.commands.merge.common_frame import ModelsInFrame
 from rebasin_cli.commands.merge.least_squares.plan import LeastSquaresPlan, SolvedMeanPlan
 from rebasin_cli.commands.merge.least_squares.solution import LayerSolution, solved_layers
-from rebasin_cli.commands.merge.least_squares.widening import Wider, widening
+from rebasin_cli.commands.merge.least_squares.widening import Wider, plan_wider_axes
 from rebasin_cli.commands.merge.least_squares.wider_mean import WiderMean
 from rebasin_cli.commands.merge.merged import Merged, Solved
 from rebasin_cli.commands.merge.run import MadeModel, run_making, running_facts
@@ -63,7 +63,7 @@ def solved_mean(plan: SolvedMeanPlan, together: ModelsInFrame, progress: Progres
     """Return what the aligned models of a plan make."""
     network, machine = plan.code.network, plan.merge.machine
     models = [build_network(network, source, machine) for source in together.sources]
-    wider = widening(plan, together.sources[0], models, progress)
+    wider = plan_wider_axes(plan, together.sources[0], models, progress)
     average = WiderMean(together.mean, together.sources, plan.shares, wider.tensors)
     solution = solved_layers(plan, models, average, wider.tensors, progress)
     return SolvedMean(models[0], average, wider, solution)

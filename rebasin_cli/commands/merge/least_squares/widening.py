@@ -15,7 +15,7 @@ from rebasin_cli.commands.merge.linear_maps.axis_roles import Sides
 from rebasin_cli.commands.merge.linear_maps.readers import seen_at, stacked_moments
 from rebasin_cli.commands.merge.linear_maps.zipit import correlations
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
-from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
+from rebasin_cli.commands.merge.preserve_first.cut_proof import outputs_difference, outputs_of
 from rebasin_cli.models.subject import Example
 from rebasin_cli.network.built import batches_of, build_network
 from rebasin_cli.network.network import Network
@@ -44,7 +44,7 @@ class Wider:
     difference: float | None
 
 
-def widening(
+def plan_wider_axes(
     plan: SolvedMeanPlan, first: TensorSource, models: Sequence[nn.Module], progress: Progress
 ) -> Wider:
     """Return what becomes wider: proved on the first model, chosen by what units do on the data.
@@ -115,7 +115,9 @@ class GrowthProof:
         shapes = {name: wider.info(name).shape for name in tensors}
         example = self._example()
         before = self._outputs(self.network, self.source, example)
-        return apart(before, self._outputs(resized_network(self.network, shapes), wider, example))
+        return outputs_difference(
+            before, self._outputs(resized_network(self.network, shapes), wider, example)
+        )
 
     def _half(self, group: str) -> WiderAxis:
         size = self.choice.bound.groups[group].size

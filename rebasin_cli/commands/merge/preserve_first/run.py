@@ -16,7 +16,7 @@ from rebasin_cli.commands.merge.common_frame import bring_into_frame
 from rebasin_cli.commands.merge.merged import BesideEnsemble, Merged, Preserved
 from rebasin_cli.commands.merge.operations import size_of
 from rebasin_cli.commands.merge.preserve_first.cut import widen_example
-from rebasin_cli.commands.merge.preserve_first.cut_proof import apart, outputs_of
+from rebasin_cli.commands.merge.preserve_first.cut_proof import outputs_difference, outputs_of
 from rebasin_cli.commands.merge.preserve_first.plan import PreservePlan
 from rebasin_cli.commands.merge.run import merge_facts, merged_outcome, save_parents
 from rebasin_cli.errors import CheckpointError, UserCodeError
@@ -24,7 +24,7 @@ from rebasin_cli.files.targets import DTYPES
 from rebasin_cli.files.write import folder_for, write_source
 from rebasin_cli.models.module_weights import fill, held_infos, held_ties, widen_model
 from rebasin_cli.models.subject import Example
-from rebasin_cli.models.user.imports import home
+from rebasin_cli.models.user.imports import import_folder
 from rebasin_cli.models.user.uncached_imports import folder_importable
 from rebasin_cli.network.built import batches_of, build_network, judge_of
 from rebasin_cli.network.scoring.ensemble import Ensemble, judge_ensemble, why_no_ensemble
@@ -114,7 +114,7 @@ def _built(plan: PreservePlan) -> ProofInputs:
     target = plan.merge.request.tracing.target or plan.network.subject.name
     with (
         users_code("the model"),
-        folder_importable(home(target)),
+        folder_importable(import_folder(target)),
         torch.random.fork_rng(devices=[]),
     ):
         exec(compile(plan.text, module.__file__, "exec"), vars(module))
@@ -183,7 +183,9 @@ def _proved(plan: PreservePlan, inputs: ProofInputs, names: Mapping[str, str]) -
     copies = _gathered(joined, names, [reference] * len(plan.merge.models), reference)
     fill(single, reference, plan.network.windows)
     fill(joined, copies, {name: Window.whole(info) for name, info in held_infos(joined).items()})
-    difference = max(apart(outputs_of(single, e), outputs_of(joined, e)) for e in inputs.examples)
+    difference = max(
+        outputs_difference(outputs_of(single, e), outputs_of(joined, e)) for e in inputs.examples
+    )
     if difference <= SAME_IN_FLOAT64:
         return difference
     raise UserCodeError(

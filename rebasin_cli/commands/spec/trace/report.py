@@ -7,7 +7,7 @@ from typing import Any
 
 from rebasin_cli.commands.spec.trace.explain import explain_trace, moving_groups, tensors_with
 from rebasin_cli.commands.spec.trace.plan import Traced
-from rebasin_cli.commands.spec.trace.traced_text import idle, unproved_text
+from rebasin_cli.commands.spec.trace.traced_text import idle_tensors, unproved_text
 from rebasin_cli.presentation.presenter import Presenter, Presenters
 from rebasin_cli.symmetry.fold_plan import can_rotate
 from rebasin_cli.tracer.model_trace import Trace
@@ -81,7 +81,7 @@ def _sentences(outcome: Traced) -> Iterator[str]:
         yield f"  its stream may be rotated{folded}: align --symmetry orthogonal"
     if trace.decided:
         yield f"  {unproved_text(trace)}"
-    for fate, names in idle(trace).items():
+    for fate, names in idle_tensors(trace).items():
         shown = list_names(names, NAMED, rest=AND_SO_ON)
         yield f"  {count(len(names), 'tensor')} not exercised, and so {fate}: {shown}"
     if buffers := _buffers(trace):
