@@ -121,8 +121,8 @@ def _applied_file(
     seen: Checkpoint,
     base: Model | None,
     *,
-    inverse: bool,
-    keep_unknown: bool,
+    inverse: bool = False,
+    keep_unknown: bool = False,
 ) -> dict[str, Tensor] | Checkpoint:
     """Return a model, or an adapter, with a file of permutations or maps applied. seen: opened."""
     if STATISTICS in seen.metadata:
